@@ -55,3 +55,19 @@ class VoxelField:
     coords: NDArray[np.int32]
     attributes: NDArray[np.float32]
     resolution: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shape:
+    """What an engine's shape stage makes.
+
+    Attributes:
+        mesh: the surface, before any decimation.
+        resolution: voxels along the cube's edge that were really used; it can be lower than
+            what was asked for.
+        state: what the engine's texture stage goes on from; opaque to everybody else.
+    """
+
+    mesh: Mesh
+    resolution: int
+    state: object

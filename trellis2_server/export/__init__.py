@@ -1,0 +1,181 @@
+"""From a mesh and its voxel attributes to a GLB, on the CPU.
+
+    prepare          clean and decimate
+    untextured_glb   positions and normals
+    textured_glb     unwrap, bake, encode and pack
+    warm_up          compile everything now instead of during the first export
+
+Every function may run in several threads at once and gives the same bytes each time. Heavy
+packages are imported at the first call.
+
+`report(stage, step, steps)` is called between steps; what it raises ends the export.
+
+What this package does not know: pictures, models, jobs, HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from trellis2_server.mesh import Mesh, VoxelField
+
+    Report = Callable[[str, int, int], None]
+
+__all__ = ["prepare", "textured_glb", "untextured_glb", "warm_up"]
+
+GENERATOR: Final = "trellis2-server"
+
+
+def prepare(mesh: Mesh, *, decimation_target: int, report: Report | None = None) -> Mesh:
+    """The mesh cleaned, and decimated to at most `decimation_target` faces.
+
+    Cleaning drops duplicate and degenerate faces, stray vertices and floaters, closes small
+    holes, and winds faces alike, outward where the surface is closed. It never moves a
+    vertex; the frame is kept.
+
+    Args:
+        mesh: as an engine made it.
+        decimation_target: faces, at least 4.
+        report: stages "clean" and "decimate".
+
+    Raises:
+        ExportError: the arrays are no mesh, or nothing is left of it.
+        MissingPackageError: numba is not installed.
+    """
+    from trellis2_server.export.clean import clean
+    from trellis2_server.export.decimate import decimate
+
+    if report:
+        report("clean", 0, 1)
+    cleaned = clean(mesh)
+    if report:
+        report("clean", 1, 1)
+    return decimate(cleaned, decimation_target, report)
+
+
+def untextured_glb(
+    mesh: Mesh,
+    *,
+    extras: Mapping[str, object] | None = None,
+    generator: str = GENERATOR,
+    compress: Literal["meshopt", "draco"] | None = None,
+) -> bytes:
+    """A GLB of the mesh with smooth normals and a neutral material.
+
+    Args:
+        mesh: in the model frame.
+        extras: JSON values that the file says about itself.
+        generator: the program's name and version.
+        compress: how to compress the triangles.
+
+    Raises:
+        ExportError: the mesh cannot be written.
+        MissingPackageError: numba or the package for `compress` is not installed.
+    """
+    from trellis2_server.export import clean, glb
+
+    clean.check(mesh)
+    neutral = glb.Material(color=(0.6, 0.6, 0.6, 1.0), metallic=0.0, roughness=0.7)
+    return glb.pack(
+        glb.geometry(mesh), neutral, extras=extras or {}, generator=generator, compress=compress
+    )
+
+
+def textured_glb(
+    mesh: Mesh,
+    field: VoxelField,
+    *,
+    texture_size: int,
+    original: Mesh | None = None,
+    alpha_mode: Literal["auto", "OPAQUE", "MASK", "BLEND"] = "auto",
+    texture_format: Literal["auto", "png", "jpeg", "webp"] = "auto",
+    compress: Literal["meshopt", "draco"] | None = None,
+    unwrap: Literal["own", "xatlas"] = "own",
+    extras: Mapping[str, object] | None = None,
+    generator: str = GENERATOR,
+    report: Report | None = None,
+) -> bytes:
+    """A GLB of the mesh, textured with the field's base colour, metallic and roughness.
+
+    Args:
+        mesh: in the model frame, best from `prepare`.
+        field: the attributes, in the same frame.
+        texture_size: edge of the square textures, in pixels.
+        original: the surface that the field belongs to, where `mesh` was decimated: colours
+            are read at its closest points.
+        alpha_mode: glTF's; "auto" is OPAQUE unless the field is really transparent
+            somewhere, then MASK where nearly all of it is either clear or solid, else BLEND.
+        texture_format: "auto" is JPEG, and WebP for a base colour with alpha.
+        compress: how to compress the triangles.
+        unwrap: whose charts; xatlas runs in a process of its own, with a deadline.
+        extras: JSON values that the file says about itself.
+        generator: the program's name and version.
+        report: stages "unwrap", "bake", "encode" and "pack".
+
+    Raises:
+        ExportError: the mesh cannot be unwrapped, baked or written.
+        MissingPackageError: numba, Pillow, or the package for `compress` or `unwrap` is
+            not installed.
+    """
+    from trellis2_server.export import clean, glb
+    from trellis2_server.export.bake import bake
+    from trellis2_server.export.encode import encode_maps
+    from trellis2_server.export.unwrap import unwrap as unwrap_here
+
+    clean.check(mesh)
+    clean.check_field(field)
+    if original is not None and original is not mesh:
+        clean.check(original)
+    if unwrap == "xatlas":
+        from trellis2_server.export.xatlas_process import unwrap as unwrap_there
+
+        atlas = unwrap_there(mesh, texture_size, report)
+    else:
+        atlas = unwrap_here(mesh, texture_size, report)
+    maps = bake(mesh, atlas, field, original, report)
+    if report:
+        report("encode", 0, 1)
+    material = encode_maps(maps, alpha_mode, texture_format)
+    if report:
+        report("pack", 0, 1)
+    shape = glb.geometry(mesh, atlas.uv / texture_size, atlas.source, atlas.faces)
+    content = glb.pack(
+        shape, material, extras=extras or {}, generator=generator, compress=compress
+    )
+    if report:
+        report("pack", 1, 1)
+    return content
+
+
+def warm_up() -> None:
+    """Compile every kernel, or load it from the cache, by exporting a small shape.
+
+    Raises:
+        MissingPackageError: numba or Pillow is not installed.
+    """
+    import numpy as np
+
+    from trellis2_server.mesh import Mesh, VoxelField
+
+    # An octahedron without one face, so that a hole is closed as well.
+    corners = np.array(
+        [[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], np.float32
+    )
+    faces = [
+        [a, b, c] if (a == 0) == ((b == 2) == (c == 4)) else [a, c, b]  # noqa: PLR2004
+        for a in (0, 1)
+        for b in (2, 3)
+        for c in (4, 5)
+    ]
+    mesh = Mesh(corners * np.float32(0.004), np.array(faces[:-1], np.int32))
+    field = VoxelField(
+        np.array([[i, j, k] for i in (1, 2) for j in (1, 2) for k in (1, 2)], np.int32),
+        np.linspace(0, 1, 48, dtype=np.float32).reshape(8, 6),
+        4,
+    )
+    small = prepare(mesh, decimation_target=6)
+    untextured_glb(small)
+    textured_glb(small, field, original=mesh, texture_size=32)

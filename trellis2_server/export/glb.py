@@ -1,0 +1,326 @@
+"""The bytes of a binary glTF 2.0 file.
+
+The only module that writes bytes and the only one that leaves the model frame:
+(x, y, z) becomes (x, z, -y), so that the file is Y up with the front toward +Z.
+
+Format: Khronos, "glTF 2.0 Specification", chapters 3 and 4.4 (binary container).
+
+What this module does not know: where the arrays come from.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+
+from trellis2_server.errors import ExportError
+from trellis2_server.export.adjacency import corner_lists, is_solid, twins
+from trellis2_server.export.kernel import kernel, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from trellis2_server.export.encode import Image
+    from trellis2_server.mesh import Mesh
+
+AlphaMode = Literal["OPAQUE", "MASK", "BLEND"]
+Compression = Literal["meshopt", "draco"]
+
+_FLOAT: Final = 5126
+_USHORT: Final = 5123
+_UINT: Final = 5125
+_ARRAY: Final = 34962
+_INDICES: Final = 34963
+_LINEAR, _MIPMAP, _CLAMP = 9729, 9987, 33071
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a renderer needs beside the geometry.
+
+    Attributes:
+        base_color: the picture, sRGB; none for a plain factor.
+        metal_rough: the picture, linear, roughness in G and metallic in B; or none.
+        color: linear RGBA factor.
+        metallic: factor.
+        roughness: factor.
+        alpha_mode: as glTF defines it.
+    """
+
+    base_color: Image | None = None
+    metal_rough: Image | None = None
+    color: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    metallic: float = 1.0
+    roughness: float = 1.0
+    alpha_mode: AlphaMode = "OPAQUE"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Geometry:
+    """One indexed triangle list, already in glTF's frame.
+
+    Attributes:
+        positions: float32 [N, 3].
+        normals: float32 [N, 3], unit length.
+        uv: float32 [N, 2] in [0, 1], (0, 0) the upper left corner of the picture, or none.
+        faces: uint32 [F, 3].
+        is_double_sided: the winding says nothing about inside and outside.
+    """
+
+    positions: NDArray[np.float32]
+    normals: NDArray[np.float32]
+    uv: NDArray[np.float32] | None
+    faces: NDArray[np.uint32]
+    is_double_sided: bool
+
+
+def smooth_normals(mesh: Mesh) -> NDArray[np.float32]:
+    """Unit normals, float32 [N, 3]: of the faces at each vertex, weighted by their angle.
+
+    Where they cancel out, the largest face's normal; where there is none, +Z.
+    """
+    faces = np.ascontiguousarray(mesh.faces, np.int32)
+    vertices = np.ascontiguousarray(mesh.vertices, np.float32)
+    first, corners = corner_lists(faces, len(vertices))
+    normals = np.empty((len(vertices), 3), np.float32)
+    spread(_sum_normals, len(vertices), vertices, faces, first, corners, normals)
+    return normals
+
+
+@kernel
+def _sum_normals(start, stop, vertices, faces, first, corners, normals):
+    for v in range(start, stop):
+        x, y, z = 0.0, 0.0, 0.0
+        large, lx, ly, lz = 0.0, 0.0, 0.0, 1.0
+        for i in range(first[v], first[v + 1]):
+            f, k = corners[i] // 3, corners[i] % 3
+            p, q = faces[f, (k + 1) % 3], faces[f, (k + 2) % 3]
+            ux = np.float64(vertices[p, 0]) - vertices[v, 0]
+            uy = np.float64(vertices[p, 1]) - vertices[v, 1]
+            uz = np.float64(vertices[p, 2]) - vertices[v, 2]
+            wx = np.float64(vertices[q, 0]) - vertices[v, 0]
+            wy = np.float64(vertices[q, 1]) - vertices[v, 1]
+            wz = np.float64(vertices[q, 2]) - vertices[v, 2]
+            nx, ny, nz = uy * wz - uz * wy, uz * wx - ux * wz, ux * wy - uy * wx
+            length = np.sqrt(nx * nx + ny * ny + nz * nz)
+            if length < 1e-18:
+                continue
+            angle = np.arctan2(length, ux * wx + uy * wy + uz * wz)
+            x += angle * nx / length
+            y += angle * ny / length
+            z += angle * nz / length
+            if length > large:
+                large, lx, ly, lz = length, nx / length, ny / length, nz / length
+        length = np.sqrt(x * x + y * y + z * z)
+        if length > 1e-3:
+            x, y, z = x / length, y / length, z / length
+        else:
+            x, y, z = lx, ly, lz
+        normals[v, 0], normals[v, 1], normals[v, 2] = x, y, z
+
+
+def geometry(
+    mesh: Mesh,
+    uv: NDArray[np.float32] | None = None,
+    source: NDArray[np.int32] | None = None,
+    faces: NDArray[np.int32] | None = None,
+) -> Geometry:
+    """The mesh in glTF's frame, its vertices repeated where `uv` needs it.
+
+    Args:
+        mesh: in the model frame.
+        uv: float32 [M, 2] in [0, 1].
+        source: int32 [M], the vertex of each row of `uv`.
+        faces: int32 [F, 3], rows of `uv`.
+    """
+    twin = twins(np.ascontiguousarray(mesh.faces, np.int32), len(mesh.vertices))
+    normals = smooth_normals(mesh)
+    positions = mesh.vertices
+    if source is not None:
+        positions, normals = positions[source], normals[source]
+    return Geometry(
+        _to_gltf(positions),
+        _to_gltf(normals),
+        uv,
+        np.ascontiguousarray(mesh.faces if faces is None else faces).astype(np.uint32),
+        not is_solid(np.ascontiguousarray(mesh.faces, np.int32), twin),
+    )
+
+
+def _to_gltf(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    turned = np.empty(rows.shape, np.float32)
+    turned[:, 0] = rows[:, 0]
+    turned[:, 1] = rows[:, 2]
+    np.negative(rows[:, 1], out=turned[:, 2])
+    return turned
+
+
+@dataclass(slots=True, eq=False)
+class _File:
+    """The JSON and the binary chunk of a file as they grow."""
+
+    json: dict[str, Any]
+    chunks: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, name: str, item: dict[str, Any]) -> int:
+        items = self.json.setdefault(name, [])
+        items.append(item)
+        return len(items) - 1
+
+    def add_bytes(self, content: bytes, **properties: int) -> int:
+        view = {"buffer": 0, "byteOffset": self.size, "byteLength": len(content), **properties}
+        padding = -len(content) % 4
+        self.chunks += [content, bytes(padding)]
+        self.size += len(content) + padding
+        return self.add("bufferViews", view)
+
+    def require(self, extension: str) -> None:
+        for name in ("extensionsUsed", "extensionsRequired"):
+            if extension not in self.json.setdefault(name, []):
+                self.json[name].append(extension)
+
+
+def pack(
+    shape: Geometry,
+    material: Material,
+    *,
+    extras: Mapping[str, object],
+    generator: str,
+    compress: Compression | None = None,
+) -> bytes:
+    """A GLB with one mesh: the same arguments always give the same bytes.
+
+    Args:
+        shape: the triangles.
+        material: how they look.
+        extras: what the file says about itself, JSON values, written at the asset.
+        generator: the program's name and version.
+        compress: how to compress the triangles; none leaves them plain.
+
+    Raises:
+        ExportError: `extras` is not JSON, or the file would reach 4 GiB.
+        MissingPackageError: the package for `compress` is not installed.
+    """
+    file = _File({"asset": {"version": "2.0", "generator": generator}})
+    if extras:
+        file.json["asset"]["extras"] = dict(extras)
+    file.json |= {"scene": 0, "scenes": [{"nodes": [0]}]}
+    file.add("nodes", {"mesh": 0})
+    if compress is None:
+        primitive = _plain(file, shape)
+    else:
+        from trellis2_server.export import compress as compression
+
+        primitive = compression.add(file, shape, compress)
+    primitive["material"] = _add_material(file, material, is_double_sided=shape.is_double_sided)
+    file.add("meshes", {"primitives": [primitive]})
+    return _container(file)
+
+
+def _plain(file: _File, shape: Geometry) -> dict[str, Any]:
+    attributes = {"POSITION": add_positions(file, shape.positions)}
+    attributes["NORMAL"] = _add_rows(file, shape.normals)
+    if shape.uv is not None:
+        attributes["TEXCOORD_0"] = _add_rows(file, shape.uv)
+    # 65535 restarts a primitive, so it is no index.
+    is_short = len(shape.positions) < 0xFFFF
+    indices = shape.faces.astype("<u2" if is_short else "<u4").reshape(-1)
+    accessor = {
+        "bufferView": file.add_bytes(indices.tobytes(), target=_INDICES),
+        "componentType": _USHORT if is_short else _UINT,
+        "count": int(indices.size),
+        "type": "SCALAR",
+    }
+    return {"attributes": attributes, "indices": file.add("accessors", accessor), "mode": 4}
+
+
+def _add_rows(file: _File, rows: NDArray[np.float32]) -> int:
+    view = file.add_bytes(np.ascontiguousarray(rows, "<f4").tobytes(), target=_ARRAY)
+    return file.add(
+        "accessors",
+        {
+            "bufferView": view,
+            "componentType": _FLOAT,
+            "count": len(rows),
+            "type": f"VEC{rows.shape[1]}",
+        },
+    )
+
+
+def add_positions(file: _File, positions: NDArray[np.float32]) -> int:
+    """The accessor of the positions, with the bounds that glTF asks for."""
+    index = _add_rows(file, positions)
+    file.json["accessors"][index] |= bounds(positions)
+    return index
+
+
+def bounds(rows: NDArray[Any]) -> dict[str, list[Any]]:
+    """`min` and `max` of an accessor."""
+    return {"min": rows.min(axis=0).tolist(), "max": rows.max(axis=0).tolist()}
+
+
+def _add_material(file: _File, material: Material, *, is_double_sided: bool) -> int:
+    pbr: dict[str, Any] = {}
+    if material.color != (1.0, 1.0, 1.0, 1.0):
+        pbr["baseColorFactor"] = list(material.color)
+    if material.base_color is not None:
+        pbr["baseColorTexture"] = {"index": _add_texture(file, material.base_color)}
+    if material.metallic != 1.0:
+        pbr["metallicFactor"] = material.metallic
+    if material.roughness != 1.0:
+        pbr["roughnessFactor"] = material.roughness
+    if material.metal_rough is not None:
+        pbr["metallicRoughnessTexture"] = {"index": _add_texture(file, material.metal_rough)}
+    item: dict[str, Any] = {"pbrMetallicRoughness": pbr}
+    if material.alpha_mode != "OPAQUE":
+        item["alphaMode"] = material.alpha_mode
+    if is_double_sided:
+        item["doubleSided"] = True
+    return file.add("materials", item)
+
+
+def _add_texture(file: _File, image: Image) -> int:
+    source = file.add(
+        "images", {"mimeType": image.mime_type, "bufferView": file.add_bytes(image.content)}
+    )
+    if "samplers" not in file.json:
+        file.add(
+            "samplers",
+            {"magFilter": _LINEAR, "minFilter": _MIPMAP, "wrapS": _CLAMP, "wrapT": _CLAMP},
+        )
+    texture: dict[str, Any] = {"sampler": 0}
+    if image.mime_type == "image/webp":
+        file.require("EXT_texture_webp")
+        texture["extensions"] = {"EXT_texture_webp": {"source": source}}
+    else:
+        texture["source"] = source
+    return file.add("textures", texture)
+
+
+def _container(file: _File) -> bytes:
+    file.json["buffers"] = [{"byteLength": file.size}]
+    try:
+        text = json.dumps(file.json, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise ExportError("What the file should say about itself is not JSON.") from error
+    head = text.encode()
+    head += b" " * (-len(head) % 4)
+    total = 12 + 8 + len(head) + 8 + file.size
+    if total >= 1 << 32:
+        raise ExportError("The file would be larger than the 4 GiB that a GLB can hold.")
+    return b"".join(
+        [
+            struct.pack("<4sII", b"glTF", 2, total),
+            struct.pack("<I4s", len(head), b"JSON"),
+            head,
+            struct.pack("<I4s", file.size, b"BIN\0"),
+            *file.chunks,
+        ]
+    )

@@ -1,0 +1,212 @@
+"""`Job`, a frozen record that changes through one method, and `JobTable`, which finds it.
+
+A job is found by its uid, and by the MD5 of the picture that the model sees: of several
+jobs with one hash, the hash means the one last asked for. The table belongs to one thread, the event
+loop's, and takes no lock.
+
+What this module does not know: threads, queues, HTTP, how a job is worked on.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+from trellis2_server.errors import InputError, JobNotFoundError, ServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator
+
+    from trellis2_server.config import Options
+
+_HASH: Final = re.compile(r"[0-9a-f]{32}")
+_UID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+class Status(Enum):
+    """Where a job is."""
+
+    #: Waiting for, or in, the cut-out, the shape stage or its export.
+    SHAPE_PROCESSING = "shape_processing"
+    #: The untextured GLB is there; the texture waits or is being made.
+    TEXTURE_PROCESSING = "texture_processing"
+    #: All that was asked for is there. A texture may still be asked for.
+    COMPLETED = "completed"
+    #: A stage failed. An untextured GLB that was there stays.
+    ERROR = "error"
+    #: Given up on request, at shutdown, or because nobody waited for it any more.
+    CANCELLED = "cancelled"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is being done or about to be done for the job."""
+        return self in _FINISHED
+
+
+_FINISHED: Final = frozenset({Status.COMPLETED, Status.ERROR, Status.CANCELLED})
+
+#: From where to where a job may go.
+TRANSITIONS: Final = {
+    Status.SHAPE_PROCESSING: frozenset(
+        {Status.TEXTURE_PROCESSING, Status.COMPLETED, Status.ERROR, Status.CANCELLED}
+    ),
+    Status.TEXTURE_PROCESSING: frozenset({Status.COMPLETED, Status.ERROR, Status.CANCELLED}),
+    Status.COMPLETED: frozenset({Status.TEXTURE_PROCESSING}),
+    Status.ERROR: frozenset[Status](),
+    Status.CANCELLED: frozenset[Status](),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the job's present status has come.
+
+    Attributes:
+        stage: what is being done, in the words of whoever does it.
+        fraction: 0 … 1 of the way from the status' begin to its end.
+    """
+
+    stage: str
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """One picture with one set of options, on its way or done.
+
+    Attributes:
+        uid: a UUID, version 4.
+        options: what was asked for.
+        engine: name of the engine.
+        created_at: seconds of the table's clock; so are the others.
+        status: where it is.
+        image_hash: MD5 of what the model sees; None until the picture is cut out.
+        background: how the object was found; None as long.
+        warnings: sentences for the client, in the order they came up.
+        resolution: voxels along the cube's edge that were really used; None until then.
+        progress: of the present status; None while the job waits, and at the end.
+        shape_glb: the untextured GLB.
+        textured_glb: the textured GLB.
+        error: why it is where it is, when that is `ERROR` or `CANCELLED`.
+        finished_at: when it became finished; None while it is not.
+    """
+
+    uid: str
+    options: Options
+    engine: str
+    created_at: float
+    status: Status = Status.SHAPE_PROCESSING
+    image_hash: str | None = None
+    background: str | None = None
+    warnings: tuple[str, ...] = ()
+    resolution: int | None = None
+    progress: Progress | None = None
+    shape_glb: bytes | None = None
+    textured_glb: bytes | None = None
+    error: ServerError | None = None
+    finished_at: float | None = None
+
+    def changed(self, now: float, **changes: Any) -> Job:
+        """The same job, further on.
+
+        Raises:
+            ValueError: `TRANSITIONS` has no such step.
+        """
+        job = replace(self, **changes)
+        if job.status is self.status:
+            return job
+        if job.status not in TRANSITIONS[self.status]:
+            raise ValueError(f"a job cannot go from {self.status.value} to {job.status.value}")
+        return replace(job, progress=None, finished_at=now if job.status.is_finished else None)
+
+
+class JobTable:
+    """All jobs that are kept."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, Job] = {}
+        self._aliases: dict[str, str] = {}
+        self._by_hash: dict[str, list[str]] = {}
+        self._by_key: dict[Hashable, str] = {}
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(list(self._jobs.values()))
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __contains__(self, uid: str) -> bool:
+        return uid in self._jobs
+
+    def put(self, job: Job) -> Job:
+        """Keep this state of the job, a new or a known one, and find it by its hash."""
+        known = self._jobs.get(job.uid)
+        self._jobs[job.uid] = job
+        if job.image_hash and (known is None or known.image_hash is None):
+            self._by_hash.setdefault(job.image_hash, []).append(job.uid)
+        return job
+
+    def bind(self, key: Hashable, uid: str) -> None:
+        """Let `match(key)` find this job."""
+        self._by_key[key] = uid
+
+    def alias(self, uid: str, meant: str) -> None:
+        """Let `uid` mean another job, which turned out to be the same; its own is dropped."""
+        self._remove(uid)
+        self._aliases[uid] = meant
+
+    def get(self, name: str) -> Job:
+        """The job with that uid, or the one last asked for with that image hash.
+
+        Raises:
+            JobNotFoundError: there is none.
+            InputError: neither a uid nor a hash.
+        """
+        name = name.strip().lower()
+        if _HASH.fullmatch(name):
+            uids = self._by_hash.get(name)
+            if uids:
+                return self._jobs[uids[-1]]
+        elif _UID.fullmatch(name):
+            job = self._jobs.get(self._aliases.get(name, name))
+            if job:
+                return job
+        else:
+            raise InputError("a job is named by an image hash (32 hex digits) or a uid (a UUID)")
+        raise JobNotFoundError(f"no such job: {name}; it was never here, or it has aged out")
+
+    def match(self, key: Hashable) -> Job | None:
+        """The job bound to `key`, unless it failed or was cancelled; its hash means it again."""
+        job = self._jobs.get(self._by_key.get(key, ""))
+        if job is None or job.error is not None:
+            return None
+        if job.image_hash:
+            uids = self._by_hash[job.image_hash]
+            uids.remove(job.uid)
+            uids.append(job.uid)
+        return job
+
+    def remove_aged(self, finished_before: float) -> list[Job]:
+        """Drop the finished jobs that ended before then; returns them."""
+        aged = [
+            job
+            for job in self._jobs.values()
+            if job.finished_at is not None and job.finished_at < finished_before
+        ]
+        for job in aged:
+            self._remove(job.uid)
+        if aged:
+            gone = {job.uid for job in aged}
+            self._aliases = {a: uid for a, uid in self._aliases.items() if uid not in gone}
+            self._by_key = {key: uid for key, uid in self._by_key.items() if uid not in gone}
+        return aged
+
+    def _remove(self, uid: str) -> None:
+        job = self._jobs.pop(uid)
+        if job.image_hash:
+            uids = self._by_hash[job.image_hash]
+            uids.remove(uid)
+            if not uids:
+                del self._by_hash[job.image_hash]

@@ -1,0 +1,181 @@
+"""The story on one screen: a picture's cut-out → shape → GLB → texture → GLB.
+
+    make_shape     the engine's first stage      on the device
+    export_shape   → the untextured GLB          on the CPU
+    make_texture   the engine's second stage     on the device
+    export_model   → the textured GLB            on the CPU
+
+`make_model` is all four in a row, for whoever has no queue. Every step takes a `report`,
+called as `report(stage, step, steps)` between steps; it may raise, which cancels.
+
+What this module does not know: jobs, threads, HTTP, how a stage does its work.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from trellis2_server import __version__, export
+from trellis2_server.engine_preview import PreviewEngine
+from trellis2_server.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from trellis2_server.config import ExportSettings, ModelSettings, Options
+    from trellis2_server.images import Cutout
+    from trellis2_server.mesh import Mesh, Shape, VoxelField
+
+    Report = Callable[[str, int, int], None]
+
+logger = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """What makes shapes and textures. One call at a time; arrays out, never files."""
+
+    #: What `X-Engine` says: `preview`, `trellis2`.
+    name: str
+
+    def load(self, report: Report) -> None:
+        """Make ready to serve: weights, compiled code.
+
+        Raises:
+            EngineError: says what is missing, and what to do about it.
+        """
+        ...
+
+    def unload(self) -> None:
+        """Give the device's memory back. `load` may follow."""
+        ...
+
+    def shape(self, cutout: Cutout, options: Options, report: Report) -> Shape:
+        """The object's surface, and what `texture` goes on from.
+
+        Raises:
+            EngineError: the stage failed.
+        """
+        ...
+
+    def texture(self, shape: Shape, cutout: Cutout, options: Options, report: Report) -> VoxelField:
+        """The material of that surface.
+
+        Raises:
+            EngineError: the stage failed.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Geometry:
+    """What `export_shape` leaves for `export_model`.
+
+    Attributes:
+        shape: the engine's, whole.
+        mesh: the same surface, cleaned and decimated: what both GLBs show.
+    """
+
+    shape: Shape
+    mesh: Mesh
+
+
+def choose_engine(settings: ModelSettings) -> tuple[Engine, tuple[str, ...]]:
+    """The engine to serve with, not loaded, and the warnings that go with the choice.
+
+    Raises:
+        ConfigError: the configuration asks for an engine that is not there.
+    """
+    missing = "this version has no TRELLIS.2 engine yet"
+    if settings.engine == "trellis2":
+        raise ConfigError(f'model.engine: {missing}; use "auto" or "preview"')
+    if settings.engine == "auto":
+        return PreviewEngine(), (f"{missing}: serving the embedded preview",)
+    return PreviewEngine(), ()
+
+
+def load(engine: Engine, report: Report) -> None:
+    """Make the engine and the exporter ready, so that the first job is as fast as the next."""
+    engine.load(report)
+    report("exporter", 0, 1)
+    export.warm_up()
+    report("exporter", 1, 1)
+
+
+def make_shape(engine: Engine, cutout: Cutout, options: Options, report: Report) -> Shape:
+    """The engine's first stage."""
+    return engine.shape(cutout, options, report)
+
+
+def export_shape(
+    engine: Engine, shape: Shape, options: Options, report: Report
+) -> tuple[Geometry, bytes]:
+    """The untextured GLB, and what the textured one goes on from."""
+    mesh = export.prepare(shape.mesh, decimation_target=options.decimation_target, report=report)
+    glb = export.untextured_glb(
+        mesh,
+        extras=_extras(engine, shape, mesh, options),
+        generator=_generator(engine),
+        compress=options.compress,
+    )
+    return Geometry(shape, mesh), glb
+
+
+def make_texture(
+    engine: Engine, geometry: Geometry, cutout: Cutout, options: Options, report: Report
+) -> VoxelField:
+    """The engine's second stage."""
+    return engine.texture(geometry.shape, cutout, options, report)
+
+
+def export_model(  # noqa: PLR0913, PLR0917 - one argument per thing that is joined here
+    engine: Engine,
+    geometry: Geometry,
+    field: VoxelField,
+    options: Options,
+    settings: ExportSettings,
+    report: Report,
+) -> bytes:
+    """The textured GLB."""
+    return export.textured_glb(
+        geometry.mesh,
+        field,
+        original=geometry.shape.mesh,
+        texture_size=options.texture_size,
+        alpha_mode=options.alpha_mode,
+        texture_format=options.texture_format,
+        compress=options.compress,
+        unwrap=settings.unwrap,
+        extras=_extras(engine, geometry.shape, geometry.mesh, options),
+        generator=_generator(engine),
+        report=report,
+    )
+
+
+def make_model(
+    engine: Engine, cutout: Cutout, options: Options, settings: ExportSettings, report: Report
+) -> Iterator[bytes]:
+    """Both GLBs, one after the other: the untextured one as soon as it is there."""
+    shape = make_shape(engine, cutout, options, report)
+    geometry, glb = export_shape(engine, shape, options, report)
+    yield glb
+    field = make_texture(engine, geometry, cutout, options, report)
+    yield export_model(engine, geometry, field, options, settings, report)
+
+
+def _generator(engine: Engine) -> str:
+    """`asset.generator`: says outright when a preview made the file."""
+    return f"trellis2-server {__version__} ({engine.name} engine)"
+
+
+def _extras(engine: Engine, shape: Shape, mesh: Mesh, options: Options) -> dict[str, object]:
+    """How the file came about; nothing of the texture stage: same seed, same bytes."""
+    return {
+        "engine": engine.name,
+        "seed": options.seed,
+        "pipeline_type": options.pipeline_type,
+        "resolution": shape.resolution,
+        "faces": len(mesh.faces),
+        "faces_before_decimation": len(shape.mesh.faces),
+    }
