@@ -13,7 +13,7 @@ import json
 import math
 import re
 import secrets
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
@@ -53,37 +53,39 @@ class _Section(BaseModel):
 class ServerSettings(_Section):
     """Who is served, and within which limits."""
 
-    host: str = Field("0.0.0.0", min_length=1, description="Address to listen on.")  # noqa: S104
-    port: int = Field(8082, ge=0, le=65_535, description="TCP port; 0 takes a free one.")
+    host: str = Field(default="0.0.0.0", min_length=1, description="Address to listen on.")  # noqa: S104
+    port: int = Field(default=8082, ge=0, le=65_535, description="TCP port; 0 takes a free one.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="What is logged, to standard error."
+        default="info", description="What is logged, to standard error."
     )
     log_format: Literal["text", "json"] = Field(
-        "text", description="One line a record, as text or JSON."
+        default="text", description="One line a record, as text or JSON."
     )
     api_keys: tuple[SecretStr, ...] = Field(
-        (), description="Keys of which a request must carry one; none: anybody is served."
+        default=(), description="Keys of which a request must carry one; none: anybody is served."
     )
     cors_origins: tuple[str, ...] | None = Field(
-        None,
+        default=None,
         description="Web origins whose pages may call this server; null: all without "
         "`api_keys`, none with them.",
     )
-    root_path: str = Field("", description="Path prefix under which a reverse proxy serves this.")
+    root_path: str = Field(
+        default="", description="Path prefix under which a reverse proxy serves this."
+    )
     trusted_proxies: tuple[str, ...] = Field(
-        ("127.0.0.1",), description="Addresses whose `X-Forwarded-For` is believed."
+        default=("127.0.0.1",), description="Addresses whose `X-Forwarded-For` is believed."
     )
     max_body_bytes: int = Field(
-        134_217_728, ge=65_536, le=2**31, description="Largest request body, bytes."
+        default=134_217_728, ge=65_536, le=2**31, description="Largest request body, bytes."
     )
     max_image_pixels: int = Field(
-        64_000_000,
+        default=64_000_000,
         ge=65_536,
         le=178_000_000,
         description="Largest picture, width x height, pixels.",
     )
     shutdown_grace_seconds: float = Field(
-        8.0, ge=0, le=600, description="Seconds that the running stage is given at a stop."
+        default=8.0, ge=0, le=600, description="Seconds that the running stage is given at a stop."
     )
 
     @field_validator("api_keys", "cors_origins", "trusted_proxies", mode="before")
@@ -104,21 +106,21 @@ class ModelSettings(_Section):
     """Which engine, and what it needs."""
 
     engine: Literal["auto", "trellis2", "preview"] = Field(
-        "auto",
+        default="auto",
         description="`auto`: TRELLIS.2 where it can run, otherwise the embedded CPU preview.",
     )
     model_path: str = Field(
-        "microsoft/TRELLIS.2-4B",
+        default="microsoft/TRELLIS.2-4B",
         min_length=1,
         description="TRELLIS.2's weights: a folder, or a repository on the Hugging Face Hub.",
     )
     device: str = Field(
-        "cuda",
+        default="cuda",
         pattern=r"^(cpu|mps|(cuda|xpu)(:\d{1,3})?)$",
         description="PyTorch device of TRELLIS.2: `cuda`, `cuda:1`, `mps`, `cpu`.",
     )
     trellis2_path: str | None = Field(
-        None,
+        default=None,
         description="A checkout of TRELLIS.2, put on `sys.path`; the environment variable "
         "`TRELLIS2_HOME` does the same.",
     )
@@ -126,12 +128,12 @@ class ModelSettings(_Section):
         default=False, description="Download nothing; what is missing is an error."
     )
     background: Literal["auto", "rembg", "grabcut", "none"] = Field(
-        "auto",
+        default="auto",
         description="How the object is cut out of an opaque picture; `auto`: rembg, and "
         "GrabCut where its model cannot be had.",
     )
     background_model: str = Field(
-        "isnet-general-use",
+        default="isnet-general-use",
         pattern=r"^[a-z0-9_-]+$",
         description="Name of the rembg model, downloaded by rembg on first use.",
     )
@@ -140,67 +142,79 @@ class ModelSettings(_Section):
 class GenerationSettings(_Section):
     """What a request that does not say otherwise gets."""
 
-    seed: int = Field(42, ge=RANDOM_SEED, le=MAX_SEED, description="Seed; -1: random.")
-    pipeline_type: PipelineType = Field("1024_cascade", description="Resolution of the voxels.")
+    seed: int = Field(default=42, ge=RANDOM_SEED, le=MAX_SEED, description="Seed; -1: random.")
+    pipeline_type: PipelineType = Field(
+        default="1024_cascade", description="Resolution of the voxels."
+    )
     max_num_tokens: int = Field(
-        49_152, ge=TOKEN_BOUNDS[0], le=TOKEN_BOUNDS[1], description="Tokens a cascade may use."
+        default=49_152,
+        ge=TOKEN_BOUNDS[0],
+        le=TOKEN_BOUNDS[1],
+        description="Tokens a cascade may use.",
     )
     ss_guidance_scale: float = Field(
-        7.5, ge=0, le=20, description="Guidance of the sparse-structure stage."
+        default=7.5, ge=0, le=20, description="Guidance of the sparse-structure stage."
     )
-    ss_sampling_steps: int = Field(12, ge=1, le=100, description="Steps of that stage.")
+    ss_sampling_steps: int = Field(default=12, ge=1, le=100, description="Steps of that stage.")
     shape_guidance_scale: float = Field(
-        7.5, ge=0, le=20, description="Guidance of the shape stage."
+        default=7.5, ge=0, le=20, description="Guidance of the shape stage."
     )
-    shape_sampling_steps: int = Field(12, ge=1, le=100, description="Steps of that stage.")
+    shape_sampling_steps: int = Field(default=12, ge=1, le=100, description="Steps of that stage.")
     tex_guidance_scale: float = Field(
-        1.0, ge=0, le=20, description="Guidance of the texture stage."
+        default=1.0, ge=0, le=20, description="Guidance of the texture stage."
     )
-    tex_sampling_steps: int = Field(12, ge=1, le=100, description="Steps of that stage.")
+    tex_sampling_steps: int = Field(default=12, ge=1, le=100, description="Steps of that stage.")
 
 
 class ExportSettings(_Section):
     """How a mesh becomes a file."""
 
     glb_decimation_target: int = Field(
-        1_000_000,
+        default=1_000_000,
         ge=FACE_BOUNDS[0],
         le=FACE_BOUNDS[1],
         description="Faces at most in a GLB.",
     )
     glb_texture_size: Literal[256, 512, 1024, 2048, 4096, 8192] = Field(
-        4096, description="Edge of the textures, pixels."
+        default=4096, description="Edge of the textures, pixels."
     )
     unwrap: Literal["own", "xatlas"] = Field(
-        "own", description="UV unwrapping: our own, or the slower xatlas in a subprocess."
+        default="own", description="UV unwrapping: our own, or the slower xatlas in a subprocess."
     )
-    alpha_mode: AlphaMode = Field("auto", description="glTF alpha mode; `auto`: by the field.")
+    alpha_mode: AlphaMode = Field(
+        default="auto", description="glTF alpha mode; `auto`: by the field."
+    )
     texture_format: TextureFormat = Field(
-        "auto", description="Image format in the GLB; `auto`: JPEG when opaque, else WebP."
+        default="auto", description="Image format in the GLB; `auto`: JPEG when opaque, else WebP."
     )
-    compress: Compression | None = Field(None, description="Geometry compression in the GLB.")
+    compress: Compression | None = Field(
+        default=None, description="Geometry compression in the GLB."
+    )
 
 
 class WorkerSettings(_Section):
     """Queue, limits and retention."""
 
     limit_model_concurrency: int = Field(
-        5, ge=1, le=64, description="Jobs that are being worked on at one time."
+        default=5, ge=1, le=64, description="Jobs that are being worked on at one time."
     )
     job_cleanup_interval_seconds: float = Field(
-        300, gt=0, le=86_400, description="Seconds between two looks for jobs that have aged out."
+        default=300,
+        gt=0,
+        le=86_400,
+        description="Seconds between two looks for jobs that have aged out.",
     )
     job_max_age_seconds: float = Field(
-        3600, gt=0, le=31_536_000, description="Seconds that a finished job is kept."
+        default=3600, gt=0, le=31_536_000, description="Seconds that a finished job is kept."
     )
     max_queue_length: int = Field(
-        100, ge=1, le=10_000, description="Jobs that may wait; further requests get 503."
+        default=100, ge=1, le=10_000, description="Jobs that may wait; further requests get 503."
     )
     texture_timeout_seconds: float = Field(
-        300, gt=0, le=86_400, description="Seconds that `/generate_texture` waits."
+        default=300, gt=0, le=86_400, description="Seconds that `/generate_texture` waits."
     )
     abandoned_job_seconds: float = Field(
-        120,
+        default=120,
         gt=0,
         le=86_400,
         description="Seconds after which a waiting job that nobody waits for is given up.",
@@ -210,11 +224,11 @@ class WorkerSettings(_Section):
 class Settings(_Section):
     """A whole configuration; every key has a default."""
 
-    server: ServerSettings = ServerSettings()  # pyright: ignore[reportCallIssue]
-    model: ModelSettings = ModelSettings()  # pyright: ignore[reportCallIssue]
-    generation: GenerationSettings = GenerationSettings()  # pyright: ignore[reportCallIssue]
-    export: ExportSettings = ExportSettings()  # pyright: ignore[reportCallIssue]
-    worker: WorkerSettings = WorkerSettings()  # pyright: ignore[reportCallIssue]
+    server: ServerSettings = ServerSettings()
+    model: ModelSettings = ModelSettings()
+    generation: GenerationSettings = GenerationSettings()
+    export: ExportSettings = ExportSettings()
+    worker: WorkerSettings = WorkerSettings()
 
 
 def load_settings(
@@ -657,13 +671,17 @@ def read_options(raw: Mapping[str, object], settings: Settings) -> Options:
     is_random = asked == RANDOM_SEED
 
     def sampler(prefix: str) -> SamplerOptions:
-        values = {
-            field.name: found.get(f"{prefix}_{field.name}") for field in fields(SamplerOptions)
-        }
-        for name in ("guidance_scale", "sampling_steps"):
-            if values[name] is None:
-                values[name] = getattr(generation, f"{prefix}_{name}")
-        return SamplerOptions(**values)
+        def given(name: str) -> Any:
+            return found.get(f"{prefix}_{name}")
+
+        scale, steps = given("guidance_scale"), given("sampling_steps")
+        return SamplerOptions(
+            getattr(generation, f"{prefix}_guidance_scale") if scale is None else scale,
+            getattr(generation, f"{prefix}_sampling_steps") if steps is None else steps,
+            given("guidance_rescale"),
+            given("guidance_interval"),
+            given("rescale_t"),
+        )
 
     return Options(
         seed=secrets.randbelow(MAX_SEED + 1) if is_random else asked,

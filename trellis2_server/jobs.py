@@ -1,8 +1,8 @@
 """`Job`, a frozen record that changes through one method, and `JobTable`, which finds it.
 
 A job is found by its uid, and by the MD5 of the picture that the model sees: of several
-jobs with one hash, the hash means the one last asked for. The table belongs to one thread, the event
-loop's, and takes no lock.
+jobs with one hash, the hash means the one last asked for. The table belongs to one thread,
+the event loop's, and takes no lock.
 
 What this module does not know: threads, queues, HTTP, how a job is worked on.
 """

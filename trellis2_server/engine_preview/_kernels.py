@@ -10,8 +10,8 @@ pixels, x to the right and y upward, so that counter-clockwise has its usual sig
 
 # The bodies are numba's: types come from the signatures, and loops stand where numpy's
 # temporary arrays would cost more than the work.
-# ruff: noqa: ANN001, ANN202, C901, PLR0911, PLR0912, PLR0913, PLR0914, PLR0915, PLR0917, PLR1702
-# pyright: basic, reportUntypedFunctionDecorator=false, reportArgumentType=false
+# ruff: noqa: ANN001, ANN202, C901, PLR0912, PLR0913, PLR0915, PLR0917, PLR2004
+# pyright: basic
 from __future__ import annotations
 
 import math
@@ -24,21 +24,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 OUTSIDE, INSIDE, CUT = 0, 1, 2
+#: Alpha up to which one looks through.
+CLEAR = 0.15
 TOP_LEVEL = 5
 TOP_CUT_LEVEL = 3
 #: Outline error of a cell that one straight line cannot stand for.
 IMPOSSIBLE = np.float32(1e9)
 
 
-def kernel(signature: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def kernel(signature: str) -> Callable[[Callable[..., Any]], Any]:
     """`numba.njit` without the lock, cached on disk where there is a writable place."""
+    jit: Any = nb.njit
 
-    def compile_(function: Callable[..., Any]) -> Callable[..., Any]:
-        arguments = () if signature is None else (signature,)
+    def compile_(function: Callable[..., Any]) -> Any:
         try:
-            return nb.njit(*arguments, nogil=True, error_model="numpy", cache=True)(function)
-        except RuntimeError:  # "no locator available": nothing here can be written to
-            return nb.njit(*arguments, nogil=True, error_model="numpy")(function)
+            return jit(signature, nogil=True, error_model="numpy", cache=True)(function)
+        except RuntimeError:  # "no locator available": there is no place for a cache
+            return jit(signature, nogil=True, error_model="numpy")(function)
 
     return compile_
 
@@ -54,7 +56,8 @@ inner = nb.njit(nogil=True, error_model="numpy")
 def drop_specks(field, seen, smallest_part, smallest_hole) -> int:
     """Empty the parts of `field` (iso 0.5) that are too small and fill such holes.
 
-    Parts hang together over edges, the outside over corners too. Returns the area kept.
+    Parts hang together over edges, the outside over corners too. A hole through which one
+    sees nowhere clearly (a window pane) is filled as well. Returns the area kept.
     """
     height, width = field.shape
     stack = np.empty(height * width, np.int32)
@@ -66,10 +69,12 @@ def drop_specks(field, seen, smallest_part, smallest_hole) -> int:
         inside = field[i, j] >= 0.5
         seen[i, j] = 1
         stack[0] = start
+        clearest = field[i, j]
         count = 1
         done = 0
         while done < count:  # the stack is never popped, so that it ends as the list of members
             p, q = stack[done] // width, stack[done] % width
+            clearest = min(clearest, field[p, q])
             done += 1
             for dp in range(-1, 2):
                 for dq in range(-1, 2):
@@ -85,7 +90,7 @@ def drop_specks(field, seen, smallest_part, smallest_hole) -> int:
         if inside and count < smallest_part:
             for k in range(count):
                 field[stack[k] // width, stack[k] % width] = 0.0
-        elif not inside and count < smallest_hole and start != 0:
+        elif not inside and start != 0 and (count < smallest_hole or clearest > CLEAR):
             for k in range(count):
                 field[stack[k] // width, stack[k] % width] = 1.0
             kept += count
@@ -152,10 +157,7 @@ def _outline_error(field, i0, j0, s):
     for i in range(i0, i0 + s + 1):
         for j in range(j0, j0 + s + 1):
             dist = (j - xs[0]) * nx + (i - ys[0]) * ny
-            if field[i, j] >= 0.5:
-                worst = max(worst, -dist)
-            else:
-                worst = max(worst, dist)
+            worst = max(worst, -dist if field[i, j] >= 0.5 else dist)
     return worst
 
 
@@ -231,7 +233,7 @@ def chamfer(distance) -> None:
 
 
 @inner
-def _plan(n, offsets, kind, error, distance, coarseness, outline_coarseness, split):
+def _plan(n, offsets, kind, error, room, coarseness, outline_coarseness, split):
     """Into `split` which cells have children, neighbours at most one level apart.
 
     A cell inside may grow with its distance from the outline; one that is cut splits
@@ -249,8 +251,9 @@ def _plan(n, offsets, kind, error, distance, coarseness, outline_coarseness, spl
                     split[c] = 0
                 elif state == INSIDE:
                     half = edge >> 2
-                    d = 2.0 * distance[(i * edge >> 1) + half, (j * edge >> 1) + half]
-                    split[c] = edge > coarseness * d**0.6
+                    split[c] = (
+                        edge > coarseness * room[(i * edge >> 1) + half, (j * edge >> 1) + half]
+                    )
                 elif (
                     k > TOP_CUT_LEVEL
                     or edge > 2.0 * outline_coarseness
@@ -439,34 +442,39 @@ def _leaf(field, offsets, k, i, j, split, ring, polygon, ids, points, faces, out
     " f8[:,::1], i4[:,::1], u1[::1], i8[::1])"
 )
 def triangulate(
-    field, offsets, kind, error, distance, coarseness, outline_coarseness, split, ids,
+    field, offsets, kind, error, room, coarseness, outline_coarseness, split, ids,
     points, faces, outline, state,
 ) -> int:  # fmt: skip
     """One sheet's triangles on the adaptive grid: how many, and where `faces` has room, they.
 
     `ids` [3, n+1, n+1] starts at -1; `state` comes back as the numbers of vertices and faces.
-    Coarseness is the edge a cell may have one pixel inside, in pixels.
+    Coarseness is the edge (pixels) that a cell may have one pixel behind the outline; `room`
+    says per cell of level 1 how many times that it may have there.
     """
     n = field.shape[0] - 1
-    _plan(n, offsets, kind, error, distance, coarseness, outline_coarseness, split)
+    _plan(n, offsets, kind, error, room, coarseness, outline_coarseness, split)
     dry = faces.shape[0] == 0
     ring = np.empty((8, 3), np.int64)
     polygon = np.empty(10, np.int64)
     maps = (ids[0], ids[1], ids[2])
     total = 0
+    # Leaves are the unsplit children of split cells; above the top, everything is split.
     for k in range(TOP_LEVEL + 1):
         size = n >> k
-        for i in range(size):
-            for j in range(size):
-                c = offsets[k] + i * size + j
-                if kind[c] == OUTSIDE or (k > 0 and split[c]):
+        above = size >> 1
+        for p in range(above):
+            for q in range(above):
+                if k < TOP_LEVEL and not split[offsets[k + 1] + p * above + q]:
                     continue
-                if k < TOP_LEVEL and not split[offsets[k + 1] + (i >> 1) * (size >> 1) + (j >> 1)]:
-                    continue
-                total += _leaf(
-                    field, offsets, k, i, j, split, ring, polygon, maps, points, faces, outline,
-                    state, dry,
-                )  # fmt: skip
+                for child in range(4):
+                    i, j = 2 * p + (child >> 1), 2 * q + (child & 1)
+                    c = offsets[k] + i * size + j
+                    if kind[c] == OUTSIDE or (k > 0 and split[c]):
+                        continue
+                    total += _leaf(
+                        field, offsets, k, i, j, split, ring, polygon, maps, points, faces,
+                        outline, state, dry,
+                    )  # fmt: skip
     return total
 
 
@@ -500,10 +508,11 @@ def _try_move(v, x, y, points, faces, start, members):
             return
 
 
-@kernel("void(f8[:,::1], i4[:,::1], u1[::1], i8[::1], i4[::1], i8, f8)")
-def relax(points, faces, outline, start, members, rounds, reach) -> None:
+@kernel("void(f8[:,::1], i4[:,::1], u1[::1], i8[::1], i4[::1], i8, f8, f8, f8)")
+def relax(points, faces, outline, start, members, rounds, reach, low, high) -> None:
     """Even out the outline (Taubin, at most `reach` pixels) and the triangles behind it.
 
+    Nothing leaves the picture's square, `low` to `high` in x and as much below zero in y.
     G. Taubin, "A signal processing approach to fair surface design", SIGGRAPH 1995.
     """
     n = points.shape[0]
@@ -540,6 +549,8 @@ def relax(points, faces, outline, start, members, rounds, reach) -> None:
                 along = min(max(along, -2 * reach), 2 * reach)
                 x = origin[v, 0] + along * tx - across * ty
                 y = origin[v, 1] + along * ty + across * tx
+                x = min(max(x, low), high)
+                y = min(max(y, -high), -low)
                 _try_move(v, x, y, points, faces, start, members)
         if step % 2 == 0:
             for v in range(n):
@@ -774,12 +785,15 @@ def refine(coarse, level, distance, detail, out) -> None:
         for j in range(width):
             cj = j >> 1
             dj = min(max(cj + (1 if j & 1 else -1), 0), cw - 1)
-            weight = level[i, j, 3]
+            # A quarter of a column is enough to know its colour: what is known grows outward
+            # by the shortest way.
+            weight = min(4.0 * level[i, j, 3], 1.0)
+            gain = weight / level[i, j, 3] if weight > 0.0 else 0.0
             keep = min(max(2.0 - distance[i, j] / detail, 0.0), 1.0)
             keep = keep * keep * (3.0 - 2.0 * keep)
             for c in range(3):
                 up = 0.75 * (0.75 * coarse[ci, cj, c] + 0.25 * coarse[ci, dj, c]) + 0.25 * (
                     0.75 * coarse[di, cj, c] + 0.25 * coarse[di, dj, c]
                 )
-                filled = level[i, j, c] + (1.0 - weight) * up
+                filled = gain * level[i, j, c] + (1.0 - weight) * up
                 out[i, j, c] = up + keep * (filled - up)

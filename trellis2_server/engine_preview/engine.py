@@ -31,15 +31,18 @@ MIN_SPECK_PX: Final = 4
 MARGIN_VOXELS: Final = 2.0
 MIN_RESOLUTION: Final = 256
 MAX_RESOLUTION: Final = 1024
-#: A round rod stays round: in a strip of half width w the solution is u = 2 (w² - x²).
+#: In a strip of half width w the solution is u = 2 (w² - x²), so that 0.71 would make rods
+#: round and 1 would make a disc a ball; less than either keeps broad things from ballooning.
 ROUNDNESS: Final = 0.6
 #: No part gets deeper than about this share of the picture's edge, to either side.
 MAX_HEIGHT: Final = 0.22
 ROUGHNESS: Final = 0.7
-#: The back loses the detail of so many octaves ...
-BLURRED_LEVELS: Final = 5
-#: ... each of them beyond this many of its own pixels from the outline.
+#: The middle of the back keeps what a picture of this many columns shows; each finer level
+#: of detail ends at a distance from the outline of so many of its own columns.
+BACK_COLUMNS: Final = 20
 KEPT_DETAIL: Final = 3.0
+#: Columns along the edge at which colours need not be made coarser.
+MIN_LEVEL: Final = 8
 #: Voxels of distance from the surface at which trilinear sampling still finds all corners.
 REACH_VOXELS: Final = 0.5
 
@@ -68,10 +71,10 @@ def _kernels() -> Any:
 class PreviewEngine:
     """The weight-free engine. Holds nothing between calls; safe in several threads at once."""
 
-    name: Final = "preview"
+    name: str = "preview"
 
     def load(self, report: Report) -> None:
-        """Compile every loop, or read it from the cache, and run each once."""
+        """Compile every loop, or read it from numba's cache; the first import does that."""
         report("compile", 0, 1)
         _kernels()
         report("compile", 1, 1)
@@ -97,22 +100,21 @@ class PreviewEngine:
         report("mesh", 1, 4)
         points, faces, outline = _triangulate(kernels, field, options.decimation_target)
         start, members = _incidence(len(points), faces)
-        kernels.relax(points, faces, outline, start, members, 6, 0.6)
+        kernels.relax(points, faces, outline, start, members, 6, 0.6, 1.5, size + 1.5)
         report("inflate", 2, 4)
         u = np.zeros(len(points))
         kernels.solve_poisson(points, faces, outline, start, members, u, 1e-3, 500)
         height = _height(u, outline, size)
         report("back", 3, 4)
         # Node 2 is the first pixel's centre (see `_mask_field`).
-        scale = (1.0 - 2.0 * MARGIN_VOXELS / resolution) / size
-        flat = (points + [-1.5, 1.5]) * scale + [-0.5, 0.5] * np.array(1 - 2 * MARGIN_VOXELS / resolution)
+        edge = 1.0 - 2.0 * MARGIN_VOXELS / resolution
+        scale = edge / size
+        flat = (points + np.array([-1.5, 1.5])) * scale + np.array([-0.5, 0.5]) * edge
         mesh = _solid(flat, height * scale, faces, outline)
         report("back", 4, 4)
         return Shape(mesh=mesh, resolution=resolution, state=PreviewState(front=len(faces)))
 
-    def texture(
-        self, shape: Shape, cutout: Cutout, options: Options, report: Report
-    ) -> VoxelField:
+    def texture(self, shape: Shape, cutout: Cutout, options: Options, report: Report) -> VoxelField:
         """The picture as a sparse field around the surface of `shape`.
 
         The front has the picture's colours, un-premultiplied, those at the outline taken
@@ -154,7 +156,7 @@ def field_resolution(texture_size_px: int) -> int:
 def _mask_field(kernels: Any, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Alpha at the nodes of the grid, specks dropped: pixel (i, j) is node (i+2, j+2)."""
     size = len(picture)
-    edge = 1 << kernels.TOP_LEVEL
+    edge = 2 << kernels.TOP_LEVEL
     n = -(-(size + 3) // edge) * edge
     field = np.zeros((n + 1, n + 1), np.float32)
     field[2 : size + 2, 2 : size + 2] = picture[..., 3] / np.float32(255)
@@ -182,6 +184,9 @@ def _triangulate(
     second = kind[offsets[1] : offsets[2]].reshape(n // 2, n // 2)
     distance = np.where(second == kernels.INSIDE, np.float32(1e6), np.float32(0))
     kernels.chamfer(distance)
+    # The height's curvature falls with the distance d from the outline like d to the -1.5,
+    # so that equal errors would allow d to the 0.75; a little less keeps the shading calm.
+    room = (2 * distance) ** np.float32(0.6)
     ids = np.full((3, n + 1, n + 1), -1, np.int32)
     state = np.zeros(2, np.int64)
 
@@ -194,7 +199,7 @@ def _triangulate(
     ) -> int:
         return int(
             kernels.triangulate(
-                field, offsets, kind, error, distance, inner, outer, split, ids,
+                field, offsets, kind, error, room, inner, outer, split, ids,
                 points, faces, outline, state,
             )
         )  # fmt: skip
@@ -202,10 +207,12 @@ def _triangulate(
     nothing = np.empty((0, 2)), np.empty((0, 3), np.int32), np.empty(0, np.uint8)
     wanted = min(target, MAX_FACES) // 2
     # First both at once, then the inside alone: the outline's count goes in large steps.
-    outer = _coarseness(lambda value: run(value, value, *nothing) <= wanted, 0.25, 16.0)
-    inner = _coarseness(lambda value: run(value, outer, *nothing) <= wanted, outer / 4, outer)
-    total = run(inner, outer, *nothing)
-    points = np.zeros((total + 64, 2))
+    outer, _ = _coarseness(lambda value: run(value, value, *nothing), wanted, 0.25, 16.0, 5)
+    inner, total = _coarseness(
+        lambda value: run(value, outer, *nothing), wanted, outer / 4, outer, 6
+    )
+    # A lone pixel has five vertices and four faces, everything else fewer for each.
+    points = np.zeros((total + total // 2, 2))
     faces = np.empty((total, 3), np.int32)
     outline = np.zeros(len(points), np.uint8)
     run(inner, outer, points, faces, outline)
@@ -213,17 +220,25 @@ def _triangulate(
     return points[:vertices].copy(), faces, outline[:vertices].copy()
 
 
-def _coarseness(is_enough: Callable[[float], bool], low: float, high: float) -> float:
-    """The smallest coarseness between `low` and `high` that is enough; `high` if none is."""
-    if is_enough(low):
-        return low
-    for _ in range(7):
+def _coarseness(
+    count: Callable[[float], int], wanted: int, low: float, high: float, rounds: int
+) -> tuple[float, int]:
+    """The smallest value between `low` and `high` with no more faces than wanted, and these.
+
+    `high` and its faces where even that is not coarse enough.
+    """
+    made = count(low)
+    if made <= wanted:
+        return low, made
+    made = None
+    for _ in range(rounds):
         middle = (low * high) ** 0.5
-        if is_enough(middle):
-            high = middle
+        faces = count(middle)
+        if faces <= wanted:
+            high, made = middle, faces
         else:
             low = middle
-    return high
+    return high, count(high) if made is None else made
 
 
 def _incidence(
@@ -266,9 +281,7 @@ def _solid(
     )
 
 
-def _widened(
-    values: NDArray[np.float32], axis: int, choose: np.ufunc
-) -> NDArray[np.float32]:
+def _widened(values: NDArray[Any], axis: int, choose: np.ufunc) -> NDArray[Any]:
     """Each column also has the ranges of its neighbours along `axis`."""
     out = values.copy()
     ahead, behind = [slice(None)] * 2, [slice(None)] * 2
@@ -278,19 +291,19 @@ def _widened(
     return out
 
 
-def _trusted(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _trusted(kernels: Any, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The picture without the pixels whose colour is mixed with what was behind the object.
 
     A pixel's colour counts where it is about as opaque as its surroundings of 5 by 5, so
     that glass keeps its own and an outline's fringe goes.
     """
     alpha = picture[..., 3]
-    most = alpha
+    most: NDArray[Any] = alpha
     for axis in range(2):
         for _ in range(2):
             most = _widened(most, axis, np.maximum)
     out = picture.copy()
-    out[..., 3] = (alpha >= most * np.float32(0.9)) & (alpha >= 255 * ISO)
+    out[..., 3] = (alpha >= most * np.float32(0.96)) & (alpha > 255 * kernels.CLEAR)
     return out
 
 
@@ -310,22 +323,23 @@ def _sheets(
     """
     scale = len(picture) / (size - 2 * MARGIN_VOXELS)
     base = np.empty((size, size, 4), np.float32)
-    kernels.resample(_trusted(picture), MARGIN_VOXELS, scale, base)
+    kernels.resample(_trusted(kernels, picture), MARGIN_VOXELS, scale, base)
     distance = np.where(base[..., 3] > ISO, np.float32(1e6), np.float32(0))
     kernels.chamfer(distance)
     levels = [(base, distance)]
-    while len(levels[-1][0]) % 2 == 0 and len(levels[-1][0]) > 8:
+    while len(levels[-1][0]) % 2 == 0 and len(levels[-1][0]) > MIN_LEVEL:
         levels.append((_halved(levels[-1][0]), np.ascontiguousarray(levels[-1][1][::2, ::2])))
     total = levels[-1][0].reshape(-1, 4).sum(0)
     mean = total[:3] / max(float(total[3]), 1e-6)
     edge = (len(levels[-1][0]) + 1) // 2
+    blurred = int(np.log2(size / BACK_COLUMNS))
     front = back = np.full((edge, edge, 3), mean, np.float32)
     for k in reversed(range(len(levels))):
         level, distance = levels[k]
         shape = (*level.shape[:2], 3)
         coarse, front = front, np.empty(shape, np.float32)
         kernels.refine(coarse, level, distance, np.float32(np.inf), front)
-        detail = KEPT_DETAIL * 2**k if k < BLURRED_LEVELS else np.inf
+        detail = KEPT_DETAIL * 2**k if k < blurred else np.inf
         coarse, back = back, np.empty(shape, np.float32)
         kernels.refine(coarse, level, distance, np.float32(detail), back)
     return front, back

@@ -124,17 +124,14 @@ def textured_glb(
     from trellis2_server.export.bake import bake
     from trellis2_server.export.encode import encode_maps
     from trellis2_server.export.unwrap import unwrap as unwrap_here
+    from trellis2_server.export.unwrap import unwrap_with_xatlas
 
     clean.check(mesh)
     clean.check_field(field)
     if original is not None and original is not mesh:
         clean.check(original)
-    if unwrap == "xatlas":
-        from trellis2_server.export.xatlas_process import unwrap as unwrap_there
-
-        atlas = unwrap_there(mesh, texture_size, report)
-    else:
-        atlas = unwrap_here(mesh, texture_size, report)
+    chart = unwrap_with_xatlas if unwrap == "xatlas" else unwrap_here
+    atlas = chart(mesh, texture_size, report)
     maps = bake(mesh, atlas, field, original, report)
     if report:
         report("encode", 0, 1)

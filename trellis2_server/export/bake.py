@@ -70,7 +70,7 @@ def bake(
     is_projected = original is not None and original is not mesh
     target = original if original is not None and is_projected else mesh
     # Without a projection the search has nothing to look through.
-    origin, cell, first, members = _index_faces(target, is_empty=not is_projected)
+    spheres, origin, cell, first, members = _index_faces(target, is_empty=not is_projected)
     base_color = np.zeros((size, size, 4), np.uint8)
     metal_rough = np.zeros((size, size, 3), np.uint8)
     covered = np.zeros((size, size), np.uint8)
@@ -79,7 +79,7 @@ def bake(
         np.ascontiguousarray(mesh.vertices, np.float32),
         np.ascontiguousarray(target.vertices, np.float32),
         np.ascontiguousarray(target.faces, np.int32),
-        is_projected, origin, cell, first, members,
+        is_projected, spheres, origin, cell, first, members,
         boxes, masks, ranks, rows, np.ascontiguousarray(field.attributes, np.float32),
         field.resolution, base_color, metal_rough, covered, grain=16,
     )  # fmt: skip
@@ -90,6 +90,59 @@ def bake(
     if report:
         report("bake", steps, steps)
     return Maps(base_color, metal_rough, covered)
+
+
+def look_up(
+    points: NDArray[np.float64], field: VoxelField, original: Mesh | None = None
+) -> NDArray[np.float64]:
+    """The field's attributes at points, as `bake` reads them.
+
+    Args:
+        points: float64 [N, 3], in the model frame.
+        field: the attributes.
+        original: where given, each point moves to the closest point of this surface first.
+
+    Returns:
+        float64 [N, 6], in [0, 1]; NaN where no voxel is near.
+    """
+    values = np.full((len(points), 6), np.nan)
+    places = np.array(points, np.float64, order="C")
+    if original is not None:
+        spheres, origin, cell, first, members = _index_faces(original, is_empty=False)
+        spread(
+            _project, len(places), places, np.ascontiguousarray(original.vertices, np.float32),
+            np.ascontiguousarray(original.faces, np.int32), spheres, origin, cell, first, members,
+        )  # fmt: skip
+    boxes, masks, ranks, rows = _index_voxels(field)
+    spread(
+        _read, len(places), places, boxes, masks, ranks, rows,
+        np.ascontiguousarray(field.attributes, np.float32), field.resolution, values,
+    )  # fmt: skip
+    return values
+
+
+@kernel
+def _project(start, stop, places, vertices, faces, spheres, origin, cell, first, members):
+    hit, trial = np.empty(3), np.empty(3)
+    for p in range(start, stop):
+        x, y, z = places[p, 0], places[p, 1], places[p, 2]
+        face = _closest(
+            vertices, faces, spheres, origin, cell, first, members, x, y, z, -1, hit, trial
+        )
+        if face >= 0:
+            places[p, 0], places[p, 1], places[p, 2] = hit[0], hit[1], hit[2]
+
+
+@kernel
+def _read(start, stop, places, boxes, masks, ranks, rows, attributes, resolution, values):
+    value = np.empty(6)
+    for p in range(start, stop):
+        if _sample(
+            places[p, 0], places[p, 1], places[p, 2],
+            boxes, masks, ranks, rows, attributes, resolution, value,
+        ):  # fmt: skip
+            for k in range(6):
+                values[p, k] = value[k]
 
 
 def _raster(atlas: Atlas, gutter: int) -> NDArray[np.int32]:
@@ -272,17 +325,21 @@ def _sample(x, y, z, boxes, masks, ranks, rows, attributes, resolution, out):
 
 def _index_faces(
     mesh: Mesh, *, is_empty: bool
-) -> tuple[NDArray[np.float64], float, NDArray[np.int32], NDArray[np.int32]]:
+) -> tuple[
+    NDArray[np.float32], NDArray[np.float64], float, NDArray[np.int32], NDArray[np.int32]
+]:
     """The faces that touch each cell of a uniform grid around the mesh.
 
     Returns:
+        spheres: float32 [F, 4], middle and radius of a sphere around each face.
         origin: float64 [3], the grid's corner.
         cell: the edge of a cell.
         first: int32 [X, Y, Z + 1], where a cell's faces start and stop in `members`.
         members: int32 [...], faces.
     """
     if is_empty:
-        return np.zeros(3), 1.0, np.zeros((1, 1, 2), np.int32), np.zeros(1, np.int32)
+        nothing = np.zeros(1, np.int32)
+        return np.zeros((1, 4), np.float32), np.zeros(3), 1.0, nothing.reshape(1, 1, 1), nothing
     vertices = np.ascontiguousarray(mesh.vertices, np.float32)
     faces = np.ascontiguousarray(mesh.faces, np.int32)
     low = vertices.min(axis=0).astype(np.float64)
@@ -304,7 +361,9 @@ def _index_faces(
     shape = (int(sides[0]), int(sides[1]), int(sides[2]))
     first[:, :, :-1] = starts[:-1].reshape(shape)
     first[:, :, -1] = starts[1:].reshape(shape)[:, :, -1]
-    return low, cell, first, members
+    spheres = np.empty((len(faces), 4), np.float32)
+    spread(_bound, len(faces), vertices, faces, spheres)
+    return spheres, low, cell, first, members
 
 
 @kernel
@@ -367,39 +426,75 @@ def _closest_on_face(vertices, faces, f, px, py, pz, out):
 
 
 @kernel
-def _closest(vertices, faces, origin, cell, first, members, point, hit, trial):
-    # Cells in a growing box around the point, until nothing outside it can be closer.
-    px, py, pz = point[0], point[1], point[2]
-    radius = 0.2 * cell
+def _bound(start, stop, vertices, faces, spheres):
+    # A sphere around each face: about the middle of its longest edge, or of its corners.
+    for f in range(start, stop):
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        square = 0.0
+        for k in range(3):
+            spheres[f, k] = (vertices[a, k] + vertices[b, k] + vertices[c, k]) / np.float32(3.0)
+        for v in (a, b, c):
+            dx = np.float64(vertices[v, 0]) - spheres[f, 0]
+            dy = np.float64(vertices[v, 1]) - spheres[f, 1]
+            dz = np.float64(vertices[v, 2]) - spheres[f, 2]
+            square = max(square, dx * dx + dy * dy + dz * dz)
+        # Rounded up, so that the bound holds in float32 as well.
+        spheres[f, 3] = np.sqrt(square) * 1.000001 + 1e-9
+
+
+@kernel
+def _closest(
+    vertices, faces, spheres, origin, cell, first, members, px, py, pz, seed, hit, trial
+):
+    # The closest point of the surface into `hit`; its face is returned, -1 for none.
+    # First the seed, for a bound; then cells in a growing box around the point, until
+    # nothing outside the box can be closer.
+    best_face = seed
     best = np.inf
-    for _ in range(12):
+    radius = 0.2 * cell
+    if seed >= 0:
+        best = _closest_on_face(vertices, faces, seed, px, py, pz, hit)
+        radius = min(radius, np.sqrt(best))
+    reach = np.sqrt(best)
+    for _ in range(40):
         i0 = max(0, int((px - radius - origin[0]) / cell))
         j0 = max(0, int((py - radius - origin[1]) / cell))
         k0 = max(0, int((pz - radius - origin[2]) / cell))
         i1 = min(first.shape[0] - 1, int((px + radius - origin[0]) / cell))
         j1 = min(first.shape[1] - 1, int((py + radius - origin[1]) / cell))
         k1 = min(first.shape[2] - 2, int((pz + radius - origin[2]) / cell))
-        for i in range(i0, i1 + 1):
-            for j in range(j0, j1 + 1):
-                for n in range(first[i, j, k0], first[i, j, k1 + 1]) if k1 >= k0 else range(0):
-                    square = _closest_on_face(vertices, faces, members[n], px, py, pz, trial)
-                    if square < best:
-                        best = square
-                        hit[0], hit[1], hit[2] = trial[0], trial[1], trial[2]
-        if best <= radius * radius:
-            return
-        radius = min(np.sqrt(best) * 1.0001, 8.0 * radius) if best < np.inf else 3.0 * radius
+        if k1 >= k0:
+            for i in range(i0, i1 + 1):
+                for j in range(j0, j1 + 1):
+                    for n in range(first[i, j, k0], first[i, j, k1 + 1]):
+                        f = members[n]
+                        dx, dy, dz = px - spheres[f, 0], py - spheres[f, 1], pz - spheres[f, 2]
+                        far = reach + spheres[f, 3]
+                        if dx * dx + dy * dy + dz * dz > far * far:
+                            continue
+                        square = _closest_on_face(vertices, faces, f, px, py, pz, trial)
+                        if square < best:
+                            best, best_face = square, f
+                            reach = np.sqrt(best)
+                            hit[0], hit[1], hit[2] = trial[0], trial[1], trial[2]
+        if reach <= radius:
+            break
+        # Rounded up, so that the next round ends the search.
+        radius = min(reach * 1.000001 + 1e-12, 4.0 * radius)
+    return best_face
 
 
 @kernel
 def _paint(
     start, stop, owner, uv, uv_faces, source, vertices, target_vertices, target_faces,
-    is_projected, origin, cell, first, members, boxes, masks, ranks, rows, attributes,
+    is_projected, spheres, origin, cell, first, members, boxes, masks, ranks, rows, attributes,
     resolution, base_color, metal_rough, covered,
 ):  # fmt: skip
     point, hit, trial = np.empty(3), np.empty(3), np.empty(3)
     value = np.empty(6)
     for row in range(start, stop):
+        # Each row starts without a seed: where the range was cut must not show.
+        seed = -1
         for column in range(owner.shape[1]):
             f = owner[row, column]
             if f == -1:
@@ -428,9 +523,10 @@ def _paint(
                 )
             hit[0], hit[1], hit[2] = point[0], point[1], point[2]
             if is_projected:
-                _closest(
-                    target_vertices, target_faces, origin, cell, first, members, point, hit, trial
-                )
+                seed = _closest(
+                    target_vertices, target_faces, spheres, origin, cell, first, members,
+                    point[0], point[1], point[2], seed, hit, trial,
+                )  # fmt: skip
             if _sample(
                 hit[0], hit[1], hit[2], boxes, masks, ranks, rows, attributes, resolution, value
             ):

@@ -162,24 +162,29 @@ def _to_gltf(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @dataclass(slots=True, eq=False)
-class _File:
+class File:
     """The JSON and the binary chunk of a file as they grow."""
 
     json: dict[str, Any]
     chunks: list[bytes] = field(default_factory=list)
-    size: int = 0
+    buffers: list[dict[str, Any]] = field(default_factory=lambda: [{"byteLength": 0}])
 
     def add(self, name: str, item: dict[str, Any]) -> int:
         items = self.json.setdefault(name, [])
         items.append(item)
         return len(items) - 1
 
-    def add_bytes(self, content: bytes, **properties: int) -> int:
-        view = {"buffer": 0, "byteOffset": self.size, "byteLength": len(content), **properties}
+    def append(self, content: bytes) -> int:
+        """Where in the binary chunk the bytes start."""
+        start = self.buffers[0]["byteLength"]
         padding = -len(content) % 4
         self.chunks += [content, bytes(padding)]
-        self.size += len(content) + padding
-        return self.add("bufferViews", view)
+        self.buffers[0]["byteLength"] = start + len(content) + padding
+        return start
+
+    def add_bytes(self, content: bytes, **properties: int) -> int:
+        view = {"buffer": 0, "byteOffset": self.append(content), "byteLength": len(content)}
+        return self.add("bufferViews", view | properties)
 
     def require(self, extension: str) -> None:
         for name in ("extensionsUsed", "extensionsRequired"):
@@ -208,7 +213,7 @@ def pack(
         ExportError: `extras` is not JSON, or the file would reach 4 GiB.
         MissingPackageError: the package for `compress` is not installed.
     """
-    file = _File({"asset": {"version": "2.0", "generator": generator}})
+    file = File({"asset": {"version": "2.0", "generator": generator}})
     if extras:
         file.json["asset"]["extras"] = dict(extras)
     file.json |= {"scene": 0, "scenes": [{"nodes": [0]}]}
@@ -224,8 +229,13 @@ def pack(
     return _container(file)
 
 
-def _plain(file: _File, shape: Geometry) -> dict[str, Any]:
-    attributes = {"POSITION": add_positions(file, shape.positions)}
+def _plain(file: File, shape: Geometry) -> dict[str, Any]:
+    attributes = {"POSITION": _add_rows(file, shape.positions)}
+    # glTF asks for the bounds of positions.
+    file.json["accessors"][0] |= {
+        "min": shape.positions.min(axis=0).tolist(),
+        "max": shape.positions.max(axis=0).tolist(),
+    }
     attributes["NORMAL"] = _add_rows(file, shape.normals)
     if shape.uv is not None:
         attributes["TEXCOORD_0"] = _add_rows(file, shape.uv)
@@ -241,7 +251,7 @@ def _plain(file: _File, shape: Geometry) -> dict[str, Any]:
     return {"attributes": attributes, "indices": file.add("accessors", accessor), "mode": 4}
 
 
-def _add_rows(file: _File, rows: NDArray[np.float32]) -> int:
+def _add_rows(file: File, rows: NDArray[np.float32]) -> int:
     view = file.add_bytes(np.ascontiguousarray(rows, "<f4").tobytes(), target=_ARRAY)
     return file.add(
         "accessors",
@@ -254,19 +264,7 @@ def _add_rows(file: _File, rows: NDArray[np.float32]) -> int:
     )
 
 
-def add_positions(file: _File, positions: NDArray[np.float32]) -> int:
-    """The accessor of the positions, with the bounds that glTF asks for."""
-    index = _add_rows(file, positions)
-    file.json["accessors"][index] |= bounds(positions)
-    return index
-
-
-def bounds(rows: NDArray[Any]) -> dict[str, list[Any]]:
-    """`min` and `max` of an accessor."""
-    return {"min": rows.min(axis=0).tolist(), "max": rows.max(axis=0).tolist()}
-
-
-def _add_material(file: _File, material: Material, *, is_double_sided: bool) -> int:
+def _add_material(file: File, material: Material, *, is_double_sided: bool) -> int:
     pbr: dict[str, Any] = {}
     if material.color != (1.0, 1.0, 1.0, 1.0):
         pbr["baseColorFactor"] = list(material.color)
@@ -286,7 +284,7 @@ def _add_material(file: _File, material: Material, *, is_double_sided: bool) -> 
     return file.add("materials", item)
 
 
-def _add_texture(file: _File, image: Image) -> int:
+def _add_texture(file: File, image: Image) -> int:
     source = file.add(
         "images", {"mimeType": image.mime_type, "bufferView": file.add_bytes(image.content)}
     )
@@ -304,15 +302,16 @@ def _add_texture(file: _File, image: Image) -> int:
     return file.add("textures", texture)
 
 
-def _container(file: _File) -> bytes:
-    file.json["buffers"] = [{"byteLength": file.size}]
+def _container(file: File) -> bytes:
+    file.json["buffers"] = file.buffers
+    size = file.buffers[0]["byteLength"]
     try:
         text = json.dumps(file.json, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError) as error:
         raise ExportError("What the file should say about itself is not JSON.") from error
     head = text.encode()
     head += b" " * (-len(head) % 4)
-    total = 12 + 8 + len(head) + 8 + file.size
+    total = 12 + 8 + len(head) + 8 + size
     if total >= 1 << 32:
         raise ExportError("The file would be larger than the 4 GiB that a GLB can hold.")
     return b"".join(
@@ -320,7 +319,7 @@ def _container(file: _File) -> bytes:
             struct.pack("<4sII", b"glTF", 2, total),
             struct.pack("<I4s", len(head), b"JSON"),
             head,
-            struct.pack("<I4s", file.size, b"BIN\0"),
+            struct.pack("<I4s", size, b"BIN\0"),
             *file.chunks,
         ]
     )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from trellis2_server.errors import ExportError
+from trellis2_server.export import foreign
 from trellis2_server.export.adjacency import twins
 from trellis2_server.export.kernel import kernel, spread
 
@@ -32,6 +33,8 @@ _SPREAD: Final = 0.2
 _SPREAD_SMALL: Final = 0.45
 #: Texels under which a chart counts as small.
 _SMALL_TEXELS: Final = 150.0
+#: How long xatlas may take; a million faces need about 400 s.
+XATLAS_DEADLINE_S: Final = 600.0
 #: How much of the atlas the first attempt at packing hopes to cover.
 _HOPE: Final = 0.86
 _ANGLES: Final = 24
@@ -805,3 +808,42 @@ def _move(flat, start, box, place, scale, gap, uv):
                 x, y = width - x, height - y
             uv[r, 0] = place[c, 0] + x
             uv[r, 1] = place[c, 1] + y
+
+
+def unwrap_with_xatlas(
+    mesh: Mesh, size_px: int, report: Callable[[str, int, int], None] | None = None
+) -> Atlas:
+    """An atlas with xatlas' charts, made in another process within `XATLAS_DEADLINE_S`.
+
+    Args:
+        mesh: any triangle mesh; a million faces take minutes.
+        size_px: edge of the texture, in texels.
+        report: called with "unwrap", before and after.
+
+    Raises:
+        ExportError: xatlas failed or ran past its deadline.
+        MissingPackageError: xatlas is not installed.
+    """
+    say = report or _say_nothing
+    say("unwrap", 0, 1)
+    result = foreign.call(
+        "xatlas",
+        {
+            "vertices": np.ascontiguousarray(mesh.vertices, np.float32),
+            "faces": np.ascontiguousarray(mesh.faces),
+            "size_px": np.array(size_px),
+            "gap_px": np.array(4 if size_px >= 2048 else 2),  # noqa: PLR2004
+        },
+        XATLAS_DEADLINE_S,
+    )
+    if int(result["pages"]) != 1:
+        raise ExportError(f"xatlas needs more than one texture of {size_px} pixels.")
+    faces = result["faces"].astype(np.int32)
+    # xatlas rounds its page up; the longer side is made the texture's.
+    longest = max(int(result["width"]), int(result["height"]))
+    scale = (np.array([result["width"], result["height"]]) * (size_px / longest)).astype(np.float32)
+    chart = np.empty(len(faces), np.int32)
+    everywhere = np.zeros(len(faces), np.int32)
+    _connect(twins(faces, len(result["uv"])), everywhere, chart, np.empty_like(chart))
+    say("unwrap", 1, 1)
+    return Atlas(result["uv"] * scale, result["source"].astype(np.int32), faces, chart, size_px)

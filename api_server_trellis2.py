@@ -1,0 +1,8 @@
+"""The server that people run TRELLIS.2 with: `python api_server_trellis2.py --help`."""
+
+from pathlib import Path
+
+from trellis2_server.command import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(config_folder=Path(__file__).resolve().parent))

@@ -1,0 +1,231 @@
+"""The command line: serve, check, or turn one picture into two GLBs.
+
+What this module does not know: how any of it is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import logging
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from trellis2_server import __version__, logs
+from trellis2_server.config import Options, Settings, load_settings, read_options
+from trellis2_server.errors import ServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trellis2_server.images import Cutter
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_CONFIG: Final = "api_server_config_default.json"
+_PACKAGES: Final = ("fastapi", "uvicorn", "numpy", "numba", "pillow", "rembg", "onnxruntime")
+_BAR_WIDTH: Final = 30
+
+
+def main(arguments: Sequence[str] | None = None, *, config_folder: Path) -> int:
+    """Do what the command line says; returns the exit code.
+
+    Args:
+        arguments: without the program's name; None takes the process' own.
+        config_folder: where the configuration files lie that come with the server.
+    """
+    asked = _parse(arguments, config_folder)
+    try:
+        settings = _settings(asked)
+        if asked.check:
+            return _check(settings, asked.config)
+        if asked.image is not None:
+            return _make(settings, asked.image, asked.output)
+        return _serve(settings)
+    except ServerError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the answer to a command
+        return 2
+
+
+def _parse(arguments: Sequence[str] | None, config_folder: Path) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="api_server_trellis2.py",
+        description="Serves TRELLIS.2's image-to-3D over HTTP: one picture in, two GLBs out.",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=config_folder / DEFAULT_CONFIG,
+        metavar="FILE",
+        help=f"configuration file (default: {DEFAULT_CONFIG} beside the server)",
+    )
+    parser.add_argument("--host", help="address to listen on, over the file's server.host")
+    parser.add_argument("--port", type=int, help="TCP port, over the file's server.port")
+    parser.add_argument("--check", action="store_true", help="print what would be loaded, and exit")
+    parser.add_argument(
+        "--image", type=Path, metavar="PICTURE", help="make the models of one picture, and exit"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("out"), metavar="FOLDER", help="of --image (out)"
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    return parser.parse_args(arguments)
+
+
+def _settings(asked: argparse.Namespace) -> Settings:
+    given = {"host": asked.host, "port": asked.port}
+    server = {key: value for key, value in given.items() if value is not None}
+    return load_settings(asked.config, {"server": server} if server else None)
+
+
+def _cutter(settings: Settings) -> Cutter:
+    from trellis2_server.images import Cutter
+
+    return Cutter(
+        background=settings.model.background,
+        background_model=settings.model.background_model,
+        max_image_pixels=settings.server.max_image_pixels,
+        offline=settings.model.offline,
+    )
+
+
+# ---- serving ---------------------------------------------------------------------------
+
+
+def _serve(settings: Settings) -> int:
+    import uvicorn
+
+    from trellis2_server.app import create_app
+    from trellis2_server.pipeline import choose_engine
+
+    server = settings.server
+    logs.configure(server)
+    engine, warnings = choose_engine(settings.model)
+    for warning in warnings:
+        logger.warning(warning)
+    if not server.api_keys and server.host not in {"127.0.0.1", "localhost", "::1"}:
+        logger.warning(
+            "Anybody who reaches %s:%d can use this server: no server.api_keys are set",
+            server.host,
+            server.port,
+        )
+    app = create_app(settings, engine, _cutter(settings), warnings)
+
+    class Server(uvicorn.Server):
+        """Tells the worker of a stop before it waits for open requests, which wait for jobs."""
+
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            worker = getattr(app.state, "worker", None)
+            if worker is not None:
+                worker.close_soon()
+            super().handle_exit(sig, frame)
+
+    config = uvicorn.Config(
+        app,
+        host=server.host,
+        port=server.port,
+        log_config=None,
+        access_log=server.log_level == "debug",
+        server_header=False,
+        forwarded_allow_ips=list(server.trusted_proxies),
+        timeout_graceful_shutdown=round(server.shutdown_grace_seconds) + 1,
+        timeout_keep_alive=30,
+    )
+    http_server = Server(config)
+    http_server.run()
+    worker = getattr(app.state, "worker", None)
+    if worker is not None and not worker.is_idle:
+        # A thread is inside a call that cannot be interrupted; the interpreter would wait for it.
+        logging.shutdown()
+        os._exit(0)
+    return 0 if http_server.started else 3
+
+
+# ---- checking ----------------------------------------------------------------------------
+
+
+def _check(settings: Settings, config: Path) -> int:
+    from trellis2_server.pipeline import choose_engine
+
+    engine, warnings = choose_engine(settings.model)
+    server = settings.server
+    rows = [
+        ("trellis2-server", __version__),
+        ("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        ("configuration", str(config)),
+        ("engine", f"{engine.name} (asked for: {settings.model.engine})"),
+        ("address", f"{server.host}:{server.port}, {len(server.api_keys)} API keys"),
+        ("background", f"{settings.model.background}, model {settings.model.background_model}"),
+        ("pipeline type", settings.generation.pipeline_type),
+        ("faces at most", str(settings.export.glb_decimation_target)),
+        ("texture size", f"{settings.export.glb_texture_size} px"),
+        *((name, _version(name)) for name in _PACKAGES),
+        *(("warning", warning) for warning in warnings),
+    ]
+    for name, value in rows:
+        print(f"{name:16} {value}")  # noqa: T201 - the answer to a command
+    return 0
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+# ---- one picture -------------------------------------------------------------------------
+
+
+def _make(settings: Settings, image: Path, output: Path) -> int:
+    from trellis2_server import pipeline
+
+    logs.configure(settings.server.model_copy(update={"log_level": "warning"}))
+    engine, warnings = pipeline.choose_engine(settings.model)
+    for warning in warnings:
+        logger.warning(warning)
+    try:
+        picture = image.read_bytes()
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        return 2
+    options: Options = read_options({}, settings)
+    bar = _Bar()
+    pipeline.load(engine, bar.report)
+    bar.report("cut out", 0, 1)
+    cutout = _cutter(settings).cut_out(picture, remove_background=options.remove_background)
+    glbs = pipeline.make_model(engine, cutout, options, settings.export, bar.report)
+    files: list[Path] = []
+    for kind, glb in zip(("shape", "textured"), glbs, strict=True):
+        files.append(output / f"{image.stem}_{kind}.glb")
+        files[-1].write_bytes(glb)
+    bar.end()
+    for file in files:
+        print(f"{file}  {file.stat().st_size / 1e6:.1f} MB")  # noqa: T201
+    print(f"engine {engine.name}, background {cutout.background}, seed {options.seed}")  # noqa: T201
+    return 0
+
+
+class _Bar:
+    """A progress bar on a terminal's last line; nothing where standard error is no terminal."""
+
+    def __init__(self) -> None:
+        self._is_shown = sys.stderr.isatty()
+
+    def report(self, stage: str, step: int, steps: int) -> None:
+        """Show how far a stage is."""
+        if self._is_shown:
+            done = _BAR_WIDTH * step // max(steps, 1)
+            bar = "#" * done + "." * (_BAR_WIDTH - done)
+            sys.stderr.write(f"\r[{bar}] {stage:20.20}")
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        """Leave the line to what comes next."""
+        if self._is_shown:
+            sys.stderr.write("\r" + " " * (_BAR_WIDTH + 24) + "\r")
+            sys.stderr.flush()

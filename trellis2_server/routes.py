@@ -1,0 +1,334 @@
+"""The native routes: unpack, one call, pack.
+
+What this module does not know: threads, engines, files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+
+from fastapi import APIRouter, Path, Request, Response
+from pydantic import BaseModel, Field
+from starlette.requests import ClientDisconnect
+
+from trellis2_server import __version__
+from trellis2_server.bodies import Body, read_body
+from trellis2_server.config import FIELDS, Settings, read_delivery, read_options
+from trellis2_server.errors import InputError
+from trellis2_server.jobs import Job, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from trellis2_server.worker import Worker
+
+T = TypeVar("T")
+
+GLB: Final = "model/gltf-binary"
+#: Headers of a served model, which a page of another origin may read too.
+MODEL_HEADERS: Final = ("X-Image-Hash", "X-Job-Id", "X-Seed", "X-Engine", "X-Background")
+
+router = APIRouter()
+
+
+# ---- what is sent and replied --------------------------------------------------------
+
+
+class ErrorReply(BaseModel):
+    """Every reply that is no success."""
+
+    text: str = Field(description="The cause, in one sentence that a client can act on.")
+    error_code: int = Field(
+        description="1 input or engine, 2 not ready in time, 3 not now, 4 key, 5 cancelled, "
+        "6 too large, 7 out of memory."
+    )
+
+
+class StatusReply(BaseModel):
+    """Where a job is."""
+
+    status: Literal["shape_processing", "texture_processing", "completed", "error"]
+    uid: str = Field(description="The job's own name; the hash can come to mean a newer job.")
+    image_hash: str | None = Field(default=None, description="MD5 of what the model sees.")
+    engine: str = Field(description="`trellis2` or `preview`.")
+    error: str | None = Field(default=None, description="Why; `cancelled` for a cancelled job.")
+    queue_position: int | None = Field(default=None, description="1: the next to be worked on.")
+    stage: str | None = Field(default=None, description="What is being done now.")
+    progress: float | None = Field(default=None, description="0 … 1 of the present status.")
+    resolution: int | None = Field(
+        default=None, description="Voxels along an edge, as really used."
+    )
+    warnings: list[str] | None = Field(default=None, description="What the client should know.")
+    shape_ready: bool = Field(description="Whether the untextured GLB is there.")
+    texture_ready: bool = Field(description="Whether the textured GLB is there.")
+
+
+class HealthReply(BaseModel):
+    """Whether this server serves, and with what."""
+
+    status: Literal["ok", "loading", "error"]
+    engine: str = Field(description="`trellis2` or `preview` (the embedded CPU engine).")
+    version: str | None = Field(default=None, description="Of this server.")
+    error: str | None = Field(default=None, description="Why the engine could not be loaded.")
+    stage: str | None = Field(default=None, description="What is being loaded.")
+    progress: float | None = Field(default=None, description="0 … 1 of that.")
+    load_seconds: float | None = Field(default=None, description="How long loading took.")
+    notes: list[str] | None = Field(default=None, description="What the operator should know.")
+
+
+class WorkerReply(BaseModel):
+    """How busy this server is."""
+
+    speed: Literal[1] = 1
+    queue_length: int = Field(description="Jobs running plus jobs waiting.")
+    loading: bool = Field(description="Whether the engine is still loading.")
+
+
+#: A disc, 32 x 32 pixels, so that the example in the API's pages can be tried as it stands.
+_EXAMPLE_PICTURE: Final = (
+    "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAgMAAAAOFJJnAAAADFBMVEXWYCgAAAAAAAAAAACKNnKGAAAABHRSTlP/"
+    "AAAAbZZgawAAAGhJREFUeNqd0LENwzAMRNEnQu41kkZwkyndeASNpN4G5EKFFaQLm/9xIEjg0secsMhxTLk4CU4u"
+    "woAm3NCFDrfQYCx3xmR7k3uyf/36Q/JkeZM0WZflCkkokIUMRUhQBTsbwcZO+mnjAZ99Ej90WnqzAAAAAElFTkSu"
+    "QmCC"
+)
+
+
+def _schema(*names: str, required: tuple[str, ...] = ()) -> dict[str, Any]:
+    """JSON Schema of an object with these fields; `*` stands for a generation's."""
+    known: dict[str, Any] = {
+        "image": {
+            "type": "string",
+            "description": "The picture, base64; a data: prefix is welcome.",
+        },
+        "image_hash": {"type": "string", "description": "X-Image-Hash of a job."},
+        "uid": {"type": "string", "description": "X-Job-Id of a job."},
+    }
+    properties: dict[str, Any] = {}
+    for name in names:
+        if name == "*":
+            properties |= {field.name: dict(field.schema) for field in FIELDS}
+        else:
+            properties[name] = known[name]
+    return {"type": "object", "properties": properties, "required": list(required)}
+
+
+def _request_body(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
+    form = {
+        **schema,
+        "properties": {
+            **schema["properties"],
+            "image": {"type": "string", "format": "binary", "description": "The picture."},
+        },
+    }
+    picture = {"schema": {"type": "string", "format": "binary"}}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": schema, "example": example},
+                "multipart/form-data": {"schema": form},
+                "image/png": picture,
+                "image/jpeg": picture,
+                "image/webp": picture,
+            },
+        }
+    }
+
+
+_MODEL_REPLY: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "A GLB.",
+        "content": {GLB: {"schema": {"type": "string", "format": "binary"}}},
+        "headers": {name: {"schema": {"type": "string"}} for name in MODEL_HEADERS},
+    }
+}
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    meanings = {
+        400: "Missing or invalid input.",
+        404: "No such job.",
+        405: "Another method is needed.",
+        408: "Not ready in time; the job goes on.",
+        409: "The job was cancelled.",
+        413: "Over a limit.",
+        500: "The engine failed.",
+        503: "Loading, leaving or full: see Retry-After.",
+        507: "Out of device memory.",
+    }
+    return {status: {"model": ErrorReply, "description": meanings[status]} for status in statuses}
+
+
+def _worker(request: Request) -> Worker:
+    return request.app.state.worker
+
+
+def _settings(request: Request) -> Settings:
+    return request.app.state.settings
+
+
+async def _while_connected(request: Request, call: Coroutine[Any, Any, T]) -> T:
+    """The call's result; the call is cancelled when the client goes away."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    waiting, leaving = asyncio.ensure_future(call), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            raise ClientDisconnect
+        return waiting.result()
+    finally:
+        leaving.cancel()
+        waiting.cancel()
+
+
+def _model_reply(job: Job, glb: bytes | None) -> Response:
+    headers = {
+        "X-Image-Hash": job.image_hash or "",
+        "X-Job-Id": job.uid,
+        "X-Seed": str(job.options.seed),
+        "X-Engine": job.engine,
+        "X-Background": job.background or "",
+    }
+    return Response(glb, media_type=GLB, headers=headers)
+
+
+# ---- the routes ------------------------------------------------------------------------
+
+
+@router.post(
+    "/generate",
+    response_class=Response,
+    summary="A picture in, a GLB out",
+    responses={**_MODEL_REPLY, **_errors(400, 409, 413, 500, 503, 507)},
+    openapi_extra=_request_body(
+        _schema("image", "*", required=("image",)), {"image": _EXAMPLE_PICTURE, "seed": 42}
+    ),
+)
+async def generate(request: Request) -> Response:
+    """The untextured model, at once; its texture is made in the background.
+
+    With `texture: true` the reply is the textured model, however long that takes. The same
+    picture with the same parameters is computed once: asking again gives the same bytes.
+    """
+    worker, settings = _worker(request), _settings(request)
+    body = await read_body(request, max_bytes=settings.server.max_body_bytes)
+    delivery = read_delivery(body.fields)
+    job = await worker.submit(
+        _picture(body), read_options(body.fields, settings), texture=delivery.texture
+    )
+    if delivery.texture:
+        job = await _while_connected(request, worker.texture(job))
+        return _model_reply(job, job.textured_glb)
+    job = await _while_connected(request, worker.shape(job))
+    return _model_reply(job, job.shape_glb)
+
+
+def _picture(body: Body) -> bytes:
+    if body.picture is None:
+        raise InputError("image: missing; send it as base64, as a file, or as the body")
+    return body.picture
+
+
+@router.post(
+    "/generate_texture",
+    response_class=Response,
+    summary="The textured GLB of a job",
+    responses={**_MODEL_REPLY, **_errors(400, 404, 408, 409, 413, 500, 503, 507)},
+    openapi_extra=_request_body(
+        _schema("image_hash", "uid", "image"), {"image_hash": "9e107d9d372bb6826bd81d3542a419d6"}
+    ),
+)
+async def generate_texture(request: Request) -> Response:
+    """Waits until the texture is ready, at most `worker.texture_timeout_seconds`.
+
+    The job is named by `image_hash`, by `uid`, or by the `image` itself. A texture that was
+    not wanted so far is started.
+    """
+    worker, settings = _worker(request), _settings(request)
+    body = await read_body(request, max_bytes=settings.server.max_body_bytes)
+    job = worker.job(await _job_name(worker, body))
+    job = await _while_connected(
+        request, worker.texture(job, settings.worker.texture_timeout_seconds)
+    )
+    return _model_reply(job, job.textured_glb)
+
+
+async def _job_name(worker: Worker, body: Body) -> str:
+    for name in ("image_hash", "uid"):
+        value = body.fields.get(name)
+        if value is not None:
+            if not isinstance(value, str):
+                raise InputError(f"{name}: must be a string")
+            return value
+    if body.picture is None:
+        raise InputError("image_hash: missing; name the job by image_hash, uid or image")
+    remove_background = read_options(body.fields, Settings()).remove_background
+    return await worker.known_hash(body.picture, remove_background=remove_background)
+
+
+@router.get(
+    "/status/{name}",
+    response_model_exclude_none=True,
+    summary="Where a job is",
+    responses=_errors(400, 404),
+)
+async def status(
+    request: Request, name: Annotated[str, Path(description="An image hash or a uid.")]
+) -> StatusReply:
+    """Where a job is; it never waits."""
+    worker = _worker(request)
+    job = worker.job(name)
+    return StatusReply(
+        status="error" if job.status is Status.CANCELLED else job.status.value,
+        uid=job.uid,
+        image_hash=job.image_hash,
+        engine=job.engine,
+        error=str(job.error) if job.error else None,
+        queue_position=worker.queue_position(job),
+        stage=job.progress.stage if job.progress else None,
+        progress=job.progress.fraction if job.progress else None,
+        resolution=job.resolution,
+        warnings=list(job.warnings) or None,
+        shape_ready=job.shape_glb is not None,
+        texture_ready=job.textured_glb is not None,
+    )
+
+
+@router.get(
+    "/healthcheck",
+    response_model_exclude_none=True,
+    summary="Whether this server serves",
+    responses={503: {"model": HealthReply, "description": "Loading, leaving, or it failed."}},
+)
+async def healthcheck(request: Request, response: Response) -> HealthReply:
+    """Answers at any time: 200 when models are served, 503 before that and when it failed."""
+    worker = _worker(request)
+    load = worker.load
+    if load.status != "ok" or worker.is_closing:
+        response.status_code = 503
+        response.headers["Retry-After"] = "5"
+    reply = HealthReply(status=load.status, engine=worker.engine.name)
+    if not request.state.is_trusted:
+        return reply
+    return reply.model_copy(
+        update={
+            "version": __version__,
+            "error": load.error,
+            "stage": load.stage or None,
+            "progress": load.fraction if load.status == "loading" else None,
+            "load_seconds": load.seconds,
+            "notes": list(request.app.state.notes) or None,
+        }
+    )
+
+
+@router.get("/worker_status", summary="How busy this server is")
+async def worker_status(request: Request) -> WorkerReply:
+    """Jobs running plus jobs waiting."""
+    worker = _worker(request)
+    return WorkerReply(queue_length=worker.queue_length, loading=worker.load.status == "loading")
