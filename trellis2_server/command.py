@@ -115,13 +115,19 @@ def _serve(settings: Settings) -> int:
     app = create_app(settings, engine, _cutter(settings), warnings)
 
     class Server(uvicorn.Server):
-        """Tells the worker of a stop before it waits for open requests, which wait for jobs."""
+        """Tells the worker of a stop before it waits for open requests, which wait for jobs.
+
+        A second signal does not wait. Unlike its base it leaves with 0: a stop that was
+        asked for is no failure.
+        """
 
         def handle_exit(self, sig: int, frame: Any) -> None:
+            del sig, frame
+            self.force_exit = self.should_exit
+            self.should_exit = True
             worker = getattr(app.state, "worker", None)
             if worker is not None:
                 worker.close_soon()
-            super().handle_exit(sig, frame)
 
     config = uvicorn.Config(
         app,

@@ -435,7 +435,7 @@ def _frame(rgba: NDArray[np.uint8], background: Background) -> NDArray[np.uint8]
     y0, x0 = max(top, 0), max(left, 0)
     part = rgba[y0 : top + side, x0 : left + side]
     square[y0 - top :, x0 - left :][: part.shape[0], : part.shape[1]] = part
-    # Hidden colour differs between formats, the object does not. A pixel at a time: 40 -> 3 ms.
+    # Hidden colour differs between formats, the object does not. (A mask takes ten times as long.)
     square.view(np.uint32)[..., 0] *= square[..., 3] > 0
     return square
 

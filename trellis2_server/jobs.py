@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
-from trellis2_server.errors import InputError, JobNotFoundError, ServerError
+from trellis2_server.errors import JobNotFoundError, ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -162,20 +162,17 @@ class JobTable:
 
         Raises:
             JobNotFoundError: there is none.
-            InputError: neither a uid nor a hash.
         """
         name = name.strip().lower()
-        if _HASH.fullmatch(name):
-            uids = self._by_hash.get(name)
-            if uids:
-                return self._jobs[uids[-1]]
-        elif _UID.fullmatch(name):
-            job = self._jobs.get(self._aliases.get(name, name))
-            if job:
-                return job
-        else:
-            raise InputError("a job is named by an image hash (32 hex digits) or a uid (a UUID)")
-        raise JobNotFoundError(f"no such job: {name}; it was never here, or it has aged out")
+        if not (_HASH.fullmatch(name) or _UID.fullmatch(name)):
+            raise JobNotFoundError(
+                "no such job: a job is named by an image hash (32 hex digits) or a uid (a UUID)"
+            )
+        uids = self._by_hash.get(name, [self._aliases.get(name, name)])
+        job = self._jobs.get(uids[-1])
+        if job is None:
+            raise JobNotFoundError(f"no such job: {name}; it was never here, or it has aged out")
+        return job
 
     def match(self, key: Hashable) -> Job | None:
         """The job bound to `key`, unless it failed or was cancelled; its hash means it again."""

@@ -292,7 +292,6 @@ class Worker:
 
         Raises:
             JobNotFoundError: there is none.
-            InputError: `name` is neither.
         """
         job = self._table.get(name)
         task = self._tasks.get(job.uid)
@@ -717,7 +716,7 @@ class Worker:
     def _log_end(self, task: _Task) -> None:
         job = self._table.get(task.uid)
         logger.log(
-            logging.INFO if job.error is None else logging.WARNING,
+            logging.WARNING if isinstance(job.error, EngineError) else logging.INFO,
             "Job %s",
             job.status.value,
             extra={
