@@ -77,7 +77,7 @@ def untextured_glb(
     """
     from trellis2_server.export import clean, glb
 
-    clean.check(mesh)
+    mesh = clean.checked(mesh)
     neutral = glb.Material(color=(0.6, 0.6, 0.6, 1.0), metallic=0.0, roughness=0.7)
     return glb.pack(
         glb.geometry(mesh), neutral, extras=extras or {}, generator=generator, compress=compress
@@ -126,10 +126,8 @@ def textured_glb(
     from trellis2_server.export.unwrap import unwrap as unwrap_here
     from trellis2_server.export.unwrap import unwrap_with_xatlas
 
-    clean.check(mesh)
-    clean.check_field(field)
-    if original is not None and original is not mesh:
-        clean.check(original)
+    original = None if original is mesh or original is None else clean.checked(original)
+    mesh, field = clean.checked(mesh), clean.checked_field(field)
     chart = unwrap_with_xatlas if unwrap == "xatlas" else unwrap_here
     atlas = chart(mesh, texture_size, report)
     maps = bake(mesh, atlas, field, original, report)

@@ -67,8 +67,8 @@ def bake(
     if report:
         report("bake", 1, steps)
     boxes, masks, ranks, rows = _index_voxels(field)
-    is_projected = original is not None and original is not mesh
-    target = original if original is not None and is_projected else mesh
+    is_projected = original is not None
+    target = original or mesh
     # Without a projection the search has nothing to look through.
     spheres, origin, cell, first, members = _index_faces(target, is_empty=not is_projected)
     base_color = np.zeros((size, size, 4), np.uint8)
@@ -76,11 +76,9 @@ def bake(
     covered = np.zeros((size, size), np.uint8)
     spread(
         _paint, size, owner, atlas.uv, atlas.faces, atlas.source,
-        np.ascontiguousarray(mesh.vertices, np.float32),
-        np.ascontiguousarray(target.vertices, np.float32),
-        np.ascontiguousarray(target.faces, np.int32),
+        mesh.vertices, target.vertices, target.faces,
         is_projected, spheres, origin, cell, first, members,
-        boxes, masks, ranks, rows, np.ascontiguousarray(field.attributes, np.float32),
+        boxes, masks, ranks, rows, field.attributes,
         field.resolution, base_color, metal_rough, covered, grain=16,
     )  # fmt: skip
     if report:
@@ -110,13 +108,13 @@ def look_up(
     if original is not None:
         spheres, origin, cell, first, members = _index_faces(original, is_empty=False)
         spread(
-            _project, len(places), places, np.ascontiguousarray(original.vertices, np.float32),
-            np.ascontiguousarray(original.faces, np.int32), spheres, origin, cell, first, members,
+            _project, len(places), places, original.vertices,
+            original.faces, spheres, origin, cell, first, members,
         )  # fmt: skip
     boxes, masks, ranks, rows = _index_voxels(field)
     spread(
         _read, len(places), places, boxes, masks, ranks, rows,
-        np.ascontiguousarray(field.attributes, np.float32), field.resolution, values,
+        field.attributes, field.resolution, values,
     )  # fmt: skip
     return values
 
@@ -239,7 +237,7 @@ def _index_voxels(
         rows: int32 [V], the row of each voxel in brick order.
     """
     side = (field.resolution + 3) // 4
-    coords = np.ascontiguousarray(field.coords, np.int32)
+    coords = field.coords
     boxes = np.full((side, side, side), -1, np.int32)
     bricks = _count_bricks(coords, boxes)
     masks = np.zeros(bricks, np.uint64)
@@ -340,8 +338,7 @@ def _index_faces(
     if is_empty:
         nothing = np.zeros(1, np.int32)
         return np.zeros((1, 4), np.float32), np.zeros(3), 1.0, nothing.reshape(1, 1, 1), nothing
-    vertices = np.ascontiguousarray(mesh.vertices, np.float32)
-    faces = np.ascontiguousarray(mesh.faces, np.int32)
+    vertices, faces = mesh.vertices, mesh.faces
     low = vertices.min(axis=0).astype(np.float64)
     extent = vertices.max(axis=0).astype(np.float64) - low
     longest = max(float(extent.max()), 1e-6)

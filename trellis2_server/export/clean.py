@@ -12,12 +12,10 @@ import numpy as np
 from trellis2_server.errors import ExportError
 from trellis2_server.export.adjacency import twins
 from trellis2_server.export.kernel import kernel
-from trellis2_server.mesh import Mesh
+from trellis2_server.mesh import Mesh, VoxelField
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from trellis2_server.mesh import VoxelField
 
 #: Holes with a shorter rim than this, in model units, are closed.
 HOLE_PERIMETER: Final = 0.03
@@ -37,9 +35,8 @@ def clean(mesh: Mesh) -> Mesh:
     Raises:
         ExportError: the arrays are no mesh, or nothing is left of it.
     """
-    check(mesh)
-    vertices = np.ascontiguousarray(mesh.vertices, np.float32)
-    faces = np.ascontiguousarray(mesh.faces, np.int32)
+    mesh = checked(mesh)
+    vertices, faces = mesh.vertices, mesh.faces
     faces = _weld_rims(vertices, faces)
     faces = drop_repeated(faces, len(vertices))
     if len(faces) == 0:
@@ -53,8 +50,8 @@ def clean(mesh: Mesh) -> Mesh:
     return Mesh(vertices, faces)
 
 
-def check(mesh: Mesh) -> None:
-    """Refuse arrays that are no mesh.
+def checked(mesh: Mesh) -> Mesh:
+    """The same mesh in the one memory layout that the kernels are compiled for.
 
     Raises:
         ExportError: a shape, an index or a coordinate is wrong; the sentence says which.
@@ -68,10 +65,13 @@ def check(mesh: Mesh) -> None:
         raise ExportError("A face of the mesh names a vertex that is not there.")
     if not bool(np.isfinite(vertices).all()):
         raise ExportError("A vertex of the mesh is not finite.")
+    return Mesh(
+        np.require(vertices, np.float32, ["C", "W"]), np.require(faces, np.int32, ["C", "W"])
+    )
 
 
-def check_field(field: VoxelField) -> None:
-    """Refuse arrays that are no field of voxels.
+def checked_field(field: VoxelField) -> VoxelField:
+    """The same field in the one memory layout that the kernels are compiled for.
 
     Raises:
         ExportError: a shape, a coordinate or a value is wrong; the sentence says which.
@@ -85,6 +85,11 @@ def check_field(field: VoxelField) -> None:
         raise ExportError("A voxel of the field lies outside its resolution.")
     if not bool(np.isfinite(attributes).all()):
         raise ExportError("An attribute of the field is not finite.")
+    return VoxelField(
+        np.require(coords, np.int32, ["C", "W"]),
+        np.require(attributes, np.float32, ["C", "W"]),
+        int(field.resolution),
+    )
 
 
 def _weld_rims(vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> NDArray[np.int32]:

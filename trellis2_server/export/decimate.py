@@ -74,15 +74,17 @@ def decimate(
             chosen = chosen[cost[chosen] <= limit]
         chosen = chosen[np.argsort(cost[chosen], kind="stable")].astype(np.int32)
         before = len(faces)
+        # A reckless collapse may remove more than its own faces: leave room.
+        budget = before - target if level < _RECKLESS else max(1, (before - target) // 4)
         stamp.fill(0)
         left = _collapse(
             chosen, partner, place, vertices, quadrics, faces, first, corners,
-            np.zeros(count, np.int8), avoid, stamp, times, before - target, level,
+            np.zeros(count, np.int8), avoid, stamp, times, budget, level,
         )  # fmt: skip
         faces = faces[:left]
         if level == _RECKLESS:
             faces = drop_repeated(faces, count)
-        if before - left < min(before - target, max(2, before // 500)):
+        if before - left < min(budget, max(2, before // 500)):
             if share < 1.0:
                 share = min(1.0, 2.0 * share)
             elif before - left < max(2, before // 5000):
@@ -191,7 +193,7 @@ def _price(
                 square = hx * hx + hy * hy + hz * hz
                 # A weak pull to the middle decides where the planes do not.
                 trace = a + d + g
-                pull = 1e-3 * trace + 1e-30
+                pull = 1e-5 * trace + 1e-30
                 a2, d2, g2 = a + pull, d + pull, g + pull
                 # Solve for the step from the middle.
                 rx = -(a * mx + b * my + c * mz + p)

@@ -85,8 +85,7 @@ def smooth_normals(mesh: Mesh) -> NDArray[np.float32]:
 
     Where they cancel out, the largest face's normal; where there is none, +Z.
     """
-    faces = np.ascontiguousarray(mesh.faces, np.int32)
-    vertices = np.ascontiguousarray(mesh.vertices, np.float32)
+    vertices, faces = mesh.vertices, mesh.faces
     first, corners = corner_lists(faces, len(vertices))
     normals = np.empty((len(vertices), 3), np.float32)
     spread(_sum_normals, len(vertices), vertices, faces, first, corners, normals)
@@ -139,7 +138,7 @@ def geometry(
         source: int32 [M], the vertex of each row of `uv`.
         faces: int32 [F, 3], rows of `uv`.
     """
-    twin = twins(np.ascontiguousarray(mesh.faces, np.int32), len(mesh.vertices))
+    twin = twins(mesh.faces, len(mesh.vertices))
     normals = smooth_normals(mesh)
     positions = mesh.vertices
     if source is not None:
@@ -149,7 +148,7 @@ def geometry(
         _to_gltf(normals),
         uv,
         np.ascontiguousarray(mesh.faces if faces is None else faces).astype(np.uint32),
-        not is_solid(np.ascontiguousarray(mesh.faces, np.int32), twin),
+        not is_solid(mesh.faces, twin),
     )
 
 

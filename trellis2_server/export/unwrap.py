@@ -76,8 +76,7 @@ def unwrap(
     """
     steps = 4
     say = report or _say_nothing
-    faces = np.ascontiguousarray(mesh.faces, np.int32)
-    vertices = np.ascontiguousarray(mesh.vertices, np.float32)
+    vertices, faces = mesh.vertices, mesh.faces
     say("unwrap", 0, steps)
     twin = twins(faces, len(vertices))
     normals = np.empty((len(faces), 4), np.float32)
@@ -829,8 +828,8 @@ def unwrap_with_xatlas(
     result = foreign.call(
         "xatlas",
         {
-            "vertices": np.ascontiguousarray(mesh.vertices, np.float32),
-            "faces": np.ascontiguousarray(mesh.faces),
+            "vertices": mesh.vertices,
+            "faces": mesh.faces,
             "size_px": np.array(size_px),
             "gap_px": np.array(4 if size_px >= 2048 else 2),  # noqa: PLR2004
         },

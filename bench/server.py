@@ -1,0 +1,358 @@
+"""Measures the server as its users meet it: over HTTP, with the embedded engine.
+
+    python bench/server.py            a table
+    python bench/server.py --json     one JSON line
+
+What is measured, and against what the issue asks for:
+
+- start: process start to the first `/healthcheck` answer, and to `ok`, with warm and with
+  cold compile caches;
+- latency: request to untextured, and to textured GLB, of every picture, 50k faces, 1024²;
+- likeness: the textured model's front view against the cut-out (PSNR inside the mask, IoU);
+- responsiveness: `/healthcheck` while four jobs are in progress, and the same against an
+  app that runs its stages inside its handlers (`blocking`), as servers of this kind do;
+- memory: resident set after the 20th and the 200th of 200 different pictures.
+
+Pictures: `--images FOLDER`, or `../shared/images` where that is there, or drawn ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import http.client
+import io
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from PIL import Image, ImageDraw
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from bench.render import front_view_match  # noqa: E402 - after the path is set
+from trellis2_server import pipeline  # noqa: E402
+from trellis2_server.config import ModelSettings, Settings, read_options  # noqa: E402
+from trellis2_server.images import Cutter  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HOST: Final = "127.0.0.1"
+FIELDS: Final = {"decimation_target": 50_000, "texture_size": 1024}
+IMAGE_KINDS: Final = {".webp", ".png"}
+
+
+# ---- the server under measurement ------------------------------------------------------
+
+
+class Server:
+    """A server process on a free port."""
+
+    def __init__(self, command: list[str], *, environment: dict[str, str] | None = None) -> None:
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            self.port: int = probe.getsockname()[1]
+        self.begin = time.monotonic()
+        self.process = subprocess.Popen(
+            [*command, "--host", HOST, "--port", str(self.port)],
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def request(
+        self, method: str, path: str, body: dict[str, Any] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=600)
+        with contextlib.closing(connection):
+            content = None if body is None else json.dumps(body).encode()
+            connection.request(method, path, content, {"Content-Type": "application/json"})
+            reply = connection.getresponse()
+            headers = {name.lower(): value for name, value in reply.getheaders()}
+            return reply.status, headers, reply.read()
+
+    def until(self, want: tuple[int, ...], *, limit_s: float = 180) -> float:
+        """Seconds from the process' start until `/healthcheck` answers one of these."""
+        pause = threading.Event()
+        while time.monotonic() - self.begin < limit_s:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                if self.request("GET", "/healthcheck")[0] in want:
+                    return time.monotonic() - self.begin
+            pause.wait(0.02)
+        raise SystemExit("the server did not come up")
+
+    def resident_mb(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+        return int(line.split()[1]) / 1024
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+
+
+@contextlib.contextmanager
+def serving(config: dict[str, Any], **environment: str) -> Iterator[Server]:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.json"
+        file.write_text(json.dumps(config), encoding="utf-8")
+        server = Server(
+            [sys.executable, "api_server_trellis2.py", "--config", str(file)],
+            environment=environment,
+        )
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+PREVIEW: Final = {"model": {"engine": "preview"}, "server": {"log_level": "error"}}
+
+
+# ---- pictures ----------------------------------------------------------------------------
+
+
+def drawn(seed: int, size_px: int = 1024) -> Image.Image:
+    """A picture that no other seed has: a few overlapping coloured blobs on transparency."""
+    random = np.random.default_rng(seed)
+    picture = Image.new("RGBA", (size_px, size_px))
+    draw = ImageDraw.Draw(picture)
+    for _ in range(8):
+        x, y = random.uniform(0.25, 0.75, 2) * size_px
+        w, h = random.uniform(0.08, 0.24, 2) * size_px
+        colour = tuple(int(c) for c in random.integers(30, 230, 3))
+        draw.ellipse((x - w, y - h, x + w, y + h), fill=(*colour, 255))
+    return picture
+
+
+def png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def pictures(folder: Path | None) -> list[tuple[str, bytes]]:
+    """Cut-out pictures, 1024 px on the longer side, as PNG."""
+    if folder is None:
+        return [(f"drawn {seed}", png(drawn(seed))) for seed in range(4)]
+    found: list[tuple[str, bytes]] = []
+    for file in sorted(folder.iterdir()):
+        if file.suffix in IMAGE_KINDS:
+            picture = Image.open(file).convert("RGBA")
+            scale = 1024 / max(picture.size)
+            size = tuple(round(edge * scale) for edge in picture.size)
+            found.append((file.stem, png(picture.resize(size, Image.Resampling.LANCZOS))))
+    return found
+
+
+def ask(server: Server, picture: bytes, **fields: Any) -> tuple[dict[str, str], bytes]:
+    body = {"image": base64.b64encode(picture).decode(), **FIELDS, **fields}
+    status, headers, glb = server.request("POST", "/generate", body)
+    if status != 200:
+        raise SystemExit(f"/generate answered {status}: {glb[:300]!r}")
+    return headers, glb
+
+
+# ---- what is measured --------------------------------------------------------------------
+
+
+def measure_start() -> dict[str, float]:
+    result: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as cache:
+        for kind in ("cold", "warm"):
+            with serving(PREVIEW, NUMBA_CACHE_DIR=cache) as server:
+                result[f"first_answer_{kind}_s"] = server.until((200, 503))
+                result[f"ok_{kind}_s"] = server.until((200,))
+    return result
+
+
+def measure_models(server: Server, images: list[tuple[str, bytes]]) -> dict[str, Any]:
+    cutter = Cutter(background="none")
+    rows: list[dict[str, Any]] = []
+    ask(server, png(drawn(10**6)), texture=True)  # a warm server
+    for name, picture in images:
+        begin = time.monotonic()
+        headers, _ = ask(server, picture)
+        untextured = time.monotonic() - begin
+        status, _, glb = server.request(
+            "POST", "/generate_texture", {"image_hash": headers["x-image-hash"]}
+        )
+        textured = time.monotonic() - begin
+        if status != 200:
+            raise SystemExit(f"/generate_texture answered {status}: {glb[:300]!r}")
+        psnr, iou = front_view_match(glb, cutter.cut_out(picture).rgba)
+        rows.append(
+            {
+                "picture": name,
+                "untextured_s": untextured,
+                "textured_s": textured,
+                "psnr_db": psnr,
+                "iou": iou,
+            }
+        )
+
+    def column(name: str) -> list[float]:
+        return [row[name] for row in rows]
+
+    return {
+        "pictures": rows,
+        "untextured_s": statistics.median(column("untextured_s")),
+        "untextured_max_s": max(column("untextured_s")),
+        "textured_s": statistics.median(column("textured_s")),
+        "textured_max_s": max(column("textured_s")),
+        "psnr_db": statistics.mean(column("psnr_db")),
+        "iou": statistics.mean(column("iou")),
+    }
+
+
+_PROBE: Final = """
+import http.client, json, sys, threading, time
+port, seconds = int(sys.argv[1]), float(sys.argv[2])
+end, taken, pause = time.monotonic() + seconds, [], threading.Event()
+connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+while time.monotonic() < end:
+    begin = time.monotonic()
+    connection.request("GET", "/healthcheck")
+    connection.getresponse().read()
+    taken.append(time.monotonic() - begin)
+    pause.wait(0.01)
+print(json.dumps(taken))
+"""
+
+
+def measure_health(
+    server: Server, first_seed: int, *, jobs: int = 4, seconds: float = 12
+) -> dict[str, float]:
+    """`/healthcheck` times while `jobs` clients keep as many jobs in progress."""
+    stop = threading.Event()
+    done = [0] * jobs
+
+    def work(k: int) -> None:
+        while not stop.is_set():
+            ask(server, png(drawn(first_seed + k + jobs * done[k], 512)), texture=True)
+            done[k] += 1
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(jobs)]
+    for thread in threads:
+        thread.start()
+    try:
+        stop.wait(1.0)
+        probe = subprocess.run(
+            [sys.executable, "-c", _PROBE, str(server.port), str(seconds)],
+            check=True,
+            capture_output=True,
+        )
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    taken = sorted(json.loads(probe.stdout))
+    return {
+        "health_p50_ms": 1e3 * taken[len(taken) // 2],
+        "health_p99_ms": 1e3 * taken[min(int(0.99 * len(taken)), len(taken) - 1)],
+        "health_max_ms": 1e3 * taken[-1],
+        "health_samples": len(taken),
+        "jobs_meanwhile": sum(done),
+    }
+
+
+def measure_memory(server: Server, jobs: int) -> dict[str, float]:
+    early = 0.0
+    for k in range(jobs):
+        ask(server, png(drawn(50_000 + k, 512)), texture=True, texture_size=512)
+        if k == 19:
+            early = server.resident_mb()
+    late = server.resident_mb()
+    return {"rss_20_mb": early, "rss_end_mb": late, "rss_growth": late / early - 1, "jobs": jobs}
+
+
+def serve_blocking(host: str, port: int) -> None:
+    """The other side: the same engine and exporter, run inside the handlers."""
+    engine, _ = pipeline.choose_engine(ModelSettings(engine="preview"))
+    pipeline.load(engine, lambda *_: None)
+    app = FastAPI()
+    cutter = Cutter()
+
+    @app.get("/healthcheck")
+    async def healthcheck() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.post("/generate")
+    async def generate(request: Request) -> Response:
+        fields = await request.json()
+        cutout = cutter.cut_out(base64.b64decode(fields.pop("image")))
+        options = read_options(fields, Settings())
+        *_, glb = pipeline.make_model(engine, cutout, options, Settings().export, lambda *_: None)
+        return Response(glb)
+
+    uvicorn.run(app, host=host, port=port, log_level="error")
+
+
+def measure_blocking() -> dict[str, float]:
+    server = Server([sys.executable, str(Path(__file__).resolve()), "--serve-blocking"])
+    try:
+        server.until((200,))
+        return {f"blocking_{k}": v for k, v in measure_health(server, 900_000).items()}
+    finally:
+        server.stop()
+
+
+# ---- command line ------------------------------------------------------------------------
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one JSON line")
+    parser.add_argument("--images", type=Path, help="folder of cut-out pictures (PNG, WebP)")
+    parser.add_argument("--jobs", type=int, default=200, help="pictures of the memory run (200)")
+    parser.add_argument("--serve-blocking", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--host", help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.serve_blocking:
+        serve_blocking(asked.host, asked.port)
+        return
+    beside = ROOT.parent / "shared" / "images"
+    folder = asked.images or (beside if beside.is_dir() else None)
+    result: dict[str, Any] = measure_start()
+    with serving(PREVIEW) as server:
+        server.until((200,))
+        result |= measure_models(server, pictures(folder))
+        result |= measure_health(server, 100_000)
+    result |= measure_blocking()
+    result["health_p99_ratio"] = result["blocking_health_p99_ms"] / result["health_p99_ms"]
+    small = {
+        **PREVIEW,
+        "worker": {"job_max_age_seconds": 0.01, "job_cleanup_interval_seconds": 0.1},
+    }
+    with serving(small) as server:
+        server.until((200,))
+        result |= measure_memory(server, asked.jobs)
+    if asked.json:
+        print(json.dumps(result, default=float))
+        return
+    for row in result.pop("pictures"):
+        print(
+            "  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{v:14}" for k, v in row.items())
+        )
+    for key, value in result.items():
+        print(f"{key:28} {value:.3f}" if isinstance(value, float) else f"{key:28} {value}")
+
+
+if __name__ == "__main__":
+    main()

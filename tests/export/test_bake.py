@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.interpolate import RegularGridInterpolator
+
+from tests.export import shapes
+from trellis2_server import export
+from trellis2_server.export import bake
+from trellis2_server.export.unwrap import unwrap
+from trellis2_server.mesh import Mesh, VoxelField
+
+
+def test_a_full_grid_is_sampled_as_scipy_samples_it() -> None:
+    field = shapes.field(20)
+    axis = (np.arange(20) + 0.5) / 20 - 0.5
+    points = np.random.default_rng(0).uniform(-0.47, 0.47, (500, 3))
+    wanted = RegularGridInterpolator((axis,) * 3, field.attributes.reshape(20, 20, 20, 6))(points)
+    np.testing.assert_allclose(bake.look_up(points, field), wanted, atol=1e-6)
+
+
+def test_absent_voxels_are_left_out_and_the_rest_renormalised() -> None:
+    coords = np.array([[3, 3, 3], [4, 3, 3]], np.int32)
+    field = VoxelField(coords, np.array([[0.2] * 6, [0.6] * 6], np.float32), 9)
+    middle = (np.array([[4.0, 3.9, 3.1], [3.5, 3.5, 3.5], [0.5, 0.5, 0.5]]) / 9) - 0.5
+    values = bake.look_up(middle, field)
+    np.testing.assert_allclose(values[0], 0.4, atol=1e-6)
+    np.testing.assert_allclose(values[1], 0.2, atol=1e-6)
+    assert np.isnan(values[2]).all()
+
+
+def test_values_outside_zero_to_one_are_clamped() -> None:
+    coords = np.array([[0, 0, 0]], np.int32)
+    field = VoxelField(coords, np.array([[-3, 0.5, 3, 0, 1, 9]], np.float32), 1)
+    values = bake.look_up(np.zeros((1, 3)), field)
+    np.testing.assert_allclose(values, [[0, 0.5, 1, 0, 1, 1]])
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.sampled_from([3, 4, 17, 64, 130]))
+def test_any_set_of_voxels_is_found_again(seed: int, count: int, resolution: int) -> None:
+    rng = np.random.default_rng(seed)
+    coords = np.unique(rng.integers(0, resolution, (count, 3)), axis=0).astype(np.int32)
+    rng.shuffle(coords)
+    values = rng.random((len(coords), 6)).astype(np.float32)
+    middle = (coords + 0.5) / resolution - 0.5
+    found = bake.look_up(middle, VoxelField(coords, values, resolution))
+    np.testing.assert_allclose(found, values, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", ["torus", "soup", "moebius", "needles"])
+def test_the_closest_point_is_the_one_trimesh_finds(shape: str) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    pytest.importorskip("rtree")
+    mesh = shapes.ALL[shape]()
+    points = np.random.default_rng(3).uniform(-0.5, 0.5, (200, 3))
+    _, wanted, _ = trimesh.proximity.closest_point(
+        trimesh.Trimesh(mesh.vertices, mesh.faces, process=False), points
+    )
+    check_closest(mesh, points, wanted)
+
+
+def test_the_closest_point_is_the_one_of_all_faces() -> None:
+    mesh = shapes.sphere(10)
+    corner = mesh.vertices[mesh.faces].astype(np.float64)
+    # A dense set of points on every face stands in for the surface.
+    w = np.random.default_rng(0).dirichlet([1, 1, 1], 400)
+    dense = (w[:, None, :, None] * corner[None]).sum(2).reshape(-1, 3)
+    points = np.random.default_rng(3).uniform(-0.5, 0.5, (100, 3))
+    best = np.array([np.linalg.norm(dense - p, axis=1).min() for p in points])
+    ours = project(mesh, points)
+    away = np.linalg.norm(ours - points, axis=1)
+    assert (away <= best + 1e-9).all()
+    assert (best - away < 5e-3).all()
+
+
+def project(mesh: Mesh, points: np.ndarray) -> np.ndarray:
+    """Where `bake` puts points on the surface, read back from a field that is its place."""
+    resolution = 8
+    axis = np.arange(resolution, dtype=np.int32)
+    coords = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    place = np.zeros((len(coords), 6), np.float32)
+    place[:, :3] = (coords + 0.5) / resolution
+    return bake.look_up(points, VoxelField(coords, place, resolution), mesh)[:, :3] - 0.5
+
+
+def check_closest(mesh: Mesh, points: np.ndarray, wanted: np.ndarray) -> None:
+    ours = np.linalg.norm(project(mesh, points) - points, axis=1)
+    np.testing.assert_allclose(ours, np.linalg.norm(wanted - points, axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", shapes.ALL)
+def test_no_face_is_without_data(shape: str) -> None:
+    mesh = export.prepare(shapes.ALL[shape](), decimation_target=3000)
+    atlas = unwrap(mesh, 256)
+    maps = bake.bake(mesh, atlas, shapes.field())
+    middle = atlas.uv[atlas.faces].mean(1)
+    x, y = np.clip(middle, 0, 255.999).astype(int).T
+    assert (maps.covered[y, x] > 0).all()
+
+
+def test_texels_show_the_colour_of_their_place() -> None:
+    mesh = shapes.torus()
+    atlas = unwrap(mesh, 256)
+    maps = bake.bake(mesh, atlas, shapes.field(96))
+    middle = atlas.uv[atlas.faces].mean(1)
+    x, y = middle.astype(int).T
+    wanted = 255 * shapes.colors(mesh.vertices[mesh.faces].mean(1))
+    assert np.abs(maps.base_color[y, x] - wanted[:, [0, 1, 2, 5]]).mean() < 3
+    assert np.abs(maps.metal_rough[y, x, 1] - wanted[:, 4]).mean() < 3
+    assert np.abs(maps.metal_rough[y, x, 2] - wanted[:, 3]).mean() < 3
+
+
+def test_texels_outside_every_face_get_the_colours_of_the_nearest_ones() -> None:
+    mesh = shapes.sphere(12)
+    coords = shapes.field(8).coords
+    red = np.tile(np.array([1, 0.5, 0.25, 0, 1, 1], np.float32), (len(coords), 1))
+    maps = bake.bake(mesh, unwrap(mesh, 128), VoxelField(coords, red, 8))
+    assert (maps.covered == 0).any()
+    np.testing.assert_array_equal(
+        np.unique(maps.base_color.reshape(-1, 4), axis=0), [[255, 128, 64, 255]]
+    )
+
+
+def test_a_decimated_mesh_takes_its_colours_from_the_original() -> None:
+    original = shapes.torus(120, 60)
+    mesh = export.prepare(original, decimation_target=200)
+    inside = np.linalg.norm(shapes.field(64).coords + 0.5 - 32, axis=1) < 0
+    assert not inside.any()
+    cells = np.unique(np.floor((original.vertices + 0.5) * 64).astype(np.int32), axis=0)
+    field = VoxelField(cells, shapes.colors((cells + 0.5) / 64 - 0.5), 64)
+    atlas = unwrap(mesh, 256)
+    near = bake.bake(mesh, atlas, field, original).covered
+    far = bake.bake(mesh, atlas, field).covered
+    assert (near == 1).sum() > (far == 1).sum()
