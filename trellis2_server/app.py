@@ -149,7 +149,7 @@ class _Keys:
         if not given:
             return False
         # Every key is compared, so that the time says nothing about which one came near.
-        matches = [hmac.compare_digest(given.encode(), key) for key in self._keys]
+        matches = [hmac.compare_digest(given.encode("latin-1"), key) for key in self._keys]
         return any(matches)
 
 

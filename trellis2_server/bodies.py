@@ -135,6 +135,8 @@ async def _read_form(request: Request, max_bytes: int) -> Body:
         form = await bounded.form(max_files=1, max_fields=MAX_FORM_FIELDS, max_part_size=max_bytes)
     except HTTPException as error:
         raise InputError(f"the multipart body is broken: {error.detail}") from error
+    except ValueError as error:  # a charset that is none
+        raise InputError("the multipart body is broken: its text cannot be decoded") from error
     except ClientDisconnect as error:
         raise InputError("the connection was closed before the body was complete") from error
     try:

@@ -6,6 +6,7 @@ What this module does not know: how any of it is done.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import logging
 import os
@@ -141,13 +142,15 @@ def _serve(settings: Settings) -> int:
         timeout_keep_alive=30,
     )
     http_server = Server(config)
-    http_server.run()
+    with contextlib.suppress(SystemExit):  # it could not listen, and has logged why
+        http_server.run()
+    code = 0 if http_server.started else 3
     worker = getattr(app.state, "worker", None)
     if worker is not None and not worker.is_idle:
         # A thread is inside a call that cannot be interrupted; the interpreter would wait for it.
         logging.shutdown()
-        os._exit(0)
-    return 0 if http_server.started else 3
+        os._exit(code)
+    return code
 
 
 # ---- checking ----------------------------------------------------------------------------
@@ -208,7 +211,12 @@ def _make(settings: Settings, image: Path, output: Path) -> int:
     files: list[Path] = []
     for kind, glb in zip(("shape", "textured"), glbs, strict=True):
         files.append(output / f"{image.stem}_{kind}.glb")
-        files[-1].write_bytes(glb)
+        try:
+            files[-1].write_bytes(glb)
+        except OSError as error:
+            bar.end()
+            print(f"error: {files[-1]}: {error.strerror}", file=sys.stderr)  # noqa: T201
+            return 2
     bar.end()
     for file in files:
         print(f"{file}  {file.stat().st_size / 1e6:.1f} MB")  # noqa: T201

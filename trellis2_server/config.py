@@ -242,7 +242,7 @@ def load_settings(
         ConfigError: one line that names the file, the key and what is allowed.
     """
     try:
-        parsed: object = json.loads(file.read_text(encoding="utf-8"))
+        parsed: object = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -279,7 +279,8 @@ def _first_problem(error: ValidationError) -> str:
         return f"{key}: unknown key; known here: {_names(model)}"  # pyright: ignore[reportArgumentType]
     given = problem["input"]
     shown = "" if "api_keys" in where or isinstance(given, dict | list) else f", not {given!r:.60}"
-    return f"{key}: {problem['msg'].removeprefix('Value error, ').lower()}{shown}"
+    what = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {what[:1].lower()}{what[1:]}{shown}"
 
 
 # ---- what one request asks for ---------------------------------------------------------
@@ -427,7 +428,7 @@ def _compression(name: str, value: object) -> str | None:
 
 
 def _texture_size(name: str, value: object) -> int:
-    wanted = max(float(min(_number(name, value), TEXTURE_SIZES_PX[-1])), 1.0)
+    wanted = min(max(_number(name, value), 1), TEXTURE_SIZES_PX[-1])
     return min(TEXTURE_SIZES_PX, key=lambda size: abs(math.log2(size / wanted)))
 
 

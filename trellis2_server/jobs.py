@@ -9,6 +9,7 @@ What this module does not know: threads, queues, HTTP, how a job is worked on.
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -129,6 +130,8 @@ class JobTable:
         self._jobs: dict[str, Job] = {}
         self._aliases: dict[str, str] = {}
         self._by_hash: dict[str, list[str]] = {}
+        self._asked: dict[str, int] = {}
+        self._askings = itertools.count()
         self._by_key: dict[Hashable, str] = {}
 
     def __iter__(self) -> Iterator[Job]:
@@ -144,9 +147,16 @@ class JobTable:
         """Keep this state of the job, a new or a known one, and find it by its hash."""
         known = self._jobs.get(job.uid)
         self._jobs[job.uid] = job
+        if known is None:
+            self._asked[job.uid] = next(self._askings)
         if job.image_hash and (known is None or known.image_hash is None):
+            # Not simply last: its cut-out may have been overtaken by a later job's.
             self._by_hash.setdefault(job.image_hash, []).append(job.uid)
+            self._sort(job.image_hash)
         return job
+
+    def _sort(self, image_hash: str) -> None:
+        self._by_hash[image_hash].sort(key=self._asked.__getitem__)
 
     def bind(self, key: Hashable, uid: str) -> None:
         """Let `match(key)` find this job."""
@@ -179,10 +189,9 @@ class JobTable:
         job = self._jobs.get(self._by_key.get(key, ""))
         if job is None or job.error is not None:
             return None
+        self._asked[job.uid] = next(self._askings)
         if job.image_hash:
-            uids = self._by_hash[job.image_hash]
-            uids.remove(job.uid)
-            uids.append(job.uid)
+            self._sort(job.image_hash)
         return job
 
     def remove_aged(self, finished_before: float) -> list[Job]:
@@ -202,6 +211,7 @@ class JobTable:
 
     def _remove(self, uid: str) -> None:
         job = self._jobs.pop(uid)
+        del self._asked[uid]
         if job.image_hash:
             uids = self._by_hash[job.image_hash]
             uids.remove(uid)

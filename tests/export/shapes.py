@@ -107,7 +107,9 @@ def thin_box() -> Mesh:
 def moebius() -> Mesh:
     """A Moebius strip: one side, so no winding."""
     n, m = 120, 9
-    u, v = np.meshgrid(np.linspace(0, 2 * np.pi, n, False), np.linspace(-0.12, 0.12, m), indexing="ij")  # noqa: E501, FBT003
+    u, v = np.meshgrid(
+        np.linspace(0, 2 * np.pi, n, False), np.linspace(-0.12, 0.12, m), indexing="ij"
+    )
     ring = 0.3 + v * np.cos(u / 2)
     p = np.stack([ring * np.cos(u), ring * np.sin(u), v * np.sin(u / 2)], -1).reshape(-1, 3)
     faces = []
@@ -132,7 +134,8 @@ def soup() -> Mesh:
     faces = np.arange(1200, dtype=np.int32).reshape(-1, 3)
     bad = np.array([[0, 0, 1], [5, 5, 5], [7, 9, 7]], np.int32)
     return Mesh(
-        points, np.concatenate([faces, faces[:50], faces[50:90, ::-1], faces[90:99, [1, 2, 0]], bad])
+        points,
+        np.concatenate([faces, faces[:50], faces[50:90, ::-1], faces[90:99, [1, 2, 0]], bad]),
     )
 
 
@@ -160,9 +163,7 @@ def joined(*meshes: Mesh) -> Mesh:
     start = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes])
     return Mesh(
         np.concatenate([mesh.vertices for mesh in meshes]),
-        np.concatenate(
-            [mesh.faces + np.int32(n) for mesh, n in zip(meshes, start, strict=False)]
-        ),
+        np.concatenate([mesh.faces + np.int32(n) for mesh, n in zip(meshes, start, strict=False)]),
     )
 
 

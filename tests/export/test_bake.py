@@ -50,20 +50,9 @@ def test_any_set_of_voxels_is_found_again(seed: int, count: int, resolution: int
     np.testing.assert_allclose(found, values, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", ["torus", "soup", "moebius", "needles"])
-def test_the_closest_point_is_the_one_trimesh_finds(shape: str) -> None:
-    trimesh = pytest.importorskip("trimesh")
-    pytest.importorskip("rtree")
-    mesh = shapes.ALL[shape]()
-    points = np.random.default_rng(3).uniform(-0.5, 0.5, (200, 3))
-    _, wanted, _ = trimesh.proximity.closest_point(
-        trimesh.Trimesh(mesh.vertices, mesh.faces, process=False), points
-    )
-    check_closest(mesh, points, wanted)
-
-
-def test_the_closest_point_is_the_one_of_all_faces() -> None:
-    mesh = shapes.sphere(10)
+@pytest.mark.parametrize("shape", ["sphere", "links", "soup", "moebius"])
+def test_the_closest_point_is_the_one_of_all_faces(shape: str) -> None:
+    mesh = export.prepare(shapes.ALL[shape](), decimation_target=800)
     corner = mesh.vertices[mesh.faces].astype(np.float64)
     # A dense set of points on every face stands in for the surface.
     w = np.random.default_rng(0).dirichlet([1, 1, 1], 400)
@@ -84,11 +73,6 @@ def project(mesh: Mesh, points: np.ndarray) -> np.ndarray:
     place = np.zeros((len(coords), 6), np.float32)
     place[:, :3] = (coords + 0.5) / resolution
     return bake.look_up(points, VoxelField(coords, place, resolution), mesh)[:, :3] - 0.5
-
-
-def check_closest(mesh: Mesh, points: np.ndarray, wanted: np.ndarray) -> None:
-    ours = np.linalg.norm(project(mesh, points) - points, axis=1)
-    np.testing.assert_allclose(ours, np.linalg.norm(wanted - points, axis=1), atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", shapes.ALL)
@@ -127,8 +111,6 @@ def test_texels_outside_every_face_get_the_colours_of_the_nearest_ones() -> None
 def test_a_decimated_mesh_takes_its_colours_from_the_original() -> None:
     original = shapes.torus(120, 60)
     mesh = export.prepare(original, decimation_target=200)
-    inside = np.linalg.norm(shapes.field(64).coords + 0.5 - 32, axis=1) < 0
-    assert not inside.any()
     cells = np.unique(np.floor((original.vertices + 0.5) * 64).astype(np.int32), axis=0)
     field = VoxelField(cells, shapes.colors((cells + 0.5) / 64 - 0.5), 64)
     atlas = unwrap(mesh, 256)

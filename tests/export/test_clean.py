@@ -41,8 +41,12 @@ def test_an_open_sheet_keeps_the_side_most_of_it_shows() -> None:
     _, balance = shapes.edge_uses(cleaned.faces)
     uses, _ = shapes.edge_uses(mesh.faces)
     assert (np.abs(balance) == (uses == 1)).all()
-    normal = np.cross(*(mesh.vertices[mesh.faces[:, k]] - mesh.vertices[mesh.faces[:, 0]] for k in (1, 2)))  # noqa: E501
-    got = np.cross(*(mesh.vertices[cleaned.faces[:, k]] - mesh.vertices[cleaned.faces[:, 0]] for k in (1, 2)))  # noqa: E501
+    normal = np.cross(
+        *(mesh.vertices[mesh.faces[:, k]] - mesh.vertices[mesh.faces[:, 0]] for k in (1, 2))
+    )
+    got = np.cross(
+        *(mesh.vertices[cleaned.faces[:, k]] - mesh.vertices[cleaned.faces[:, 0]] for k in (1, 2))
+    )
     assert (normal * got).sum() > 0
 
 

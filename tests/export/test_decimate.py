@@ -51,7 +51,10 @@ def test_the_corners_of_a_cube_stay_sharp() -> None:
     sides: list[Mesh] = []
     for axis in range(3):
         for sign in (-0.3, 0.3):
-            def place(u: np.ndarray, v: np.ndarray, axis: int = axis, sign: float = sign) -> np.ndarray:  # noqa: E501
+
+            def place(
+                u: np.ndarray, v: np.ndarray, axis: int = axis, sign: float = sign
+            ) -> np.ndarray:
                 p = np.empty((*u.shape, 3))
                 p[..., axis] = sign
                 p[..., (axis + 1) % 3] = np.interp(u, np.linspace(0, 1, 21), side)

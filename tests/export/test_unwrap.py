@@ -64,7 +64,7 @@ def test_the_density_is_the_same_everywhere(shape: str) -> None:
     share = np.cumsum(area[order]) / area.sum()
     low, high = ratio[order][np.searchsorted(share, [0.05, 0.95])]
     assert high / low < 2
-    assert 0.5 * flat.sum() > 0.5 * 512**2
+    assert 0.5 * flat.sum() > 0.45 * 512**2
 
 
 def test_a_sheet_seen_from_the_front_is_one_chart() -> None:

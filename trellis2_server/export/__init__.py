@@ -137,9 +137,7 @@ def textured_glb(
     if report:
         report("pack", 0, 1)
     shape = glb.geometry(mesh, atlas.uv / texture_size, atlas.source, atlas.faces)
-    content = glb.pack(
-        shape, material, extras=extras or {}, generator=generator, compress=compress
-    )
+    content = glb.pack(shape, material, extras=extras or {}, generator=generator, compress=compress)
     if report:
         report("pack", 1, 1)
     return content

@@ -323,9 +323,7 @@ def _sample(x, y, z, boxes, masks, ranks, rows, attributes, resolution, out):
 
 def _index_faces(
     mesh: Mesh, *, is_empty: bool
-) -> tuple[
-    NDArray[np.float32], NDArray[np.float64], float, NDArray[np.int32], NDArray[np.int32]
-]:
+) -> tuple[NDArray[np.float32], NDArray[np.float64], float, NDArray[np.int32], NDArray[np.int32]]:
     """The faces that touch each cell of a uniform grid around the mesh.
 
     Returns:
@@ -393,7 +391,11 @@ def _closest_on_face(vertices, faces, f, px, py, pz, out):
     ux, uy, uz = vertices[b, 0] - ax, vertices[b, 1] - ay, vertices[b, 2] - az
     vx, vy, vz = vertices[c, 0] - ax, vertices[c, 1] - ay, vertices[c, 2] - az
     wx, wy, wz = px - ax, py - ay, pz - az
-    uu, uv, vv = ux * ux + uy * uy + uz * uz, ux * vx + uy * vy + uz * vz, vx * vx + vy * vy + vz * vz
+    uu, uv, vv = (
+        ux * ux + uy * uy + uz * uz,
+        ux * vx + uy * vy + uz * vz,
+        vx * vx + vy * vy + vz * vz,
+    )
     d1, d2 = ux * wx + uy * wy + uz * wz, vx * wx + vy * wy + vz * wz
     d3, d4 = d1 - uu, d2 - uv
     d5, d6 = d1 - uv, d2 - vv
@@ -440,9 +442,7 @@ def _bound(start, stop, vertices, faces, spheres):
 
 
 @kernel
-def _closest(
-    vertices, faces, spheres, origin, cell, first, members, px, py, pz, seed, hit, trial
-):
+def _closest(vertices, faces, spheres, origin, cell, first, members, px, py, pz, seed, hit, trial):
     # The closest point of the surface into `hit`; its face is returned, -1 for none.
     # First the seed, for a bound; then cells in a growing box around the point, until
     # nothing outside the box can be closer.

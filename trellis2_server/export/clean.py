@@ -273,9 +273,7 @@ def _orient(vertices, faces, twin, flip, queue):
             ax, ay, az = _minus(vertices, faces[f, 0], o)
             bx, by, bz = _minus(vertices, faces[f, 1], o)
             cx, cy, cz = _minus(vertices, faces[f, 2], o)
-            six = (
-                ax * (by * cz - bz * cy) + ay * (bz * cx - bx * cz) + az * (bx * cy - by * cx)
-            )
+            six = ax * (by * cz - bz * cy) + ay * (bz * cx - bx * cz) + az * (bx * cy - by * cx)
             volume += six if flip[f] == 2 else -six
             ux, uy, uz = bx - ax, by - ay, bz - az
             vx, vy, vz = cx - ax, cy - ay, cz - az

@@ -22,7 +22,6 @@ from trellis2_server.mesh import Mesh
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
 
 #: Share of the vertices whose cheapest edge is tried in one round.
 _SHARE: Final = 0.35
@@ -148,9 +147,7 @@ def _sum_quadrics(start, stop, vertices, faces, first, corners, rim_weight, quad
 
 
 @kernel
-def _price(
-    start, stop, vertices, quadrics, faces, first, corners, avoid, partner, cost, place
-):
+def _price(start, stop, vertices, quadrics, faces, first, corners, avoid, partner, cost, place):
     seen = np.empty(1024, np.int32)
     for v in range(start, stop):
         partner[v] = -1

@@ -117,9 +117,9 @@ def _judge_alpha(count: NDArray[np.int64]) -> AlphaMode:
     total = int(count.sum())
     clear, between = int(count[:26].sum()), int(count[26:230].sum())
     # A few texels below one are rounding or a voxel's edge, not glass.
-    if clear + between <= 0.002 * total:  # noqa: PLR2004
+    if clear + between <= 0.002 * total:
         return "OPAQUE"
-    return "MASK" if between <= 0.15 * (clear + between) else "BLEND"  # noqa: PLR2004
+    return "MASK" if between <= 0.15 * (clear + between) else "BLEND"
 
 
 def _constant(count: NDArray[np.int64]) -> float | None:

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 try:
     import numba
 except ImportError as error:
-    raise MissingPackageError(
-        "The exporter needs numba: run `pip install numba`."
-    ) from error
+    raise MissingPackageError("The exporter needs numba: run `pip install numba`.") from error
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
@@ -45,7 +43,9 @@ def kernel(function: _F) -> _F:
         return numba.njit(nogil=True, error_model="numpy")(function)
 
 
-def spread(function: Callable[..., None], count: int, *arguments: object, grain: int = 4096) -> None:
+def spread(
+    function: Callable[..., None], count: int, *arguments: object, grain: int = 4096
+) -> None:
     """Run `function(start, stop, *arguments)` over `range(count)`, cut among threads.
 
     Args:

@@ -230,9 +230,7 @@ def _aim(start, stop, normals, ways, label):
         best = -2.0
         for w in range(ways.shape[0]):
             dot = (
-                normals[f, 0] * ways[w, 0]
-                + normals[f, 1] * ways[w, 1]
-                + normals[f, 2] * ways[w, 2]
+                normals[f, 0] * ways[w, 0] + normals[f, 1] * ways[w, 1] + normals[f, 2] * ways[w, 2]
             )
             if dot > best:
                 best = dot
@@ -252,9 +250,7 @@ def _smooth(start, stop, normals, ways, twin, label, other):
                     continue
                 w = label[h // 3]
             score = (
-                normals[f, 0] * ways[w, 0]
-                + normals[f, 1] * ways[w, 1]
-                + normals[f, 2] * ways[w, 2]
+                normals[f, 0] * ways[w, 0] + normals[f, 1] * ways[w, 1] + normals[f, 2] * ways[w, 2]
             )
             for k in range(3):
                 h = twin[3 * f + k]
@@ -514,9 +510,7 @@ def _lay_out(
 
 
 @kernel
-def _flatten(
-    vertices, faces, order, first, axes, owner, slot, flat, source, uv_faces, start
-):
+def _flatten(vertices, faces, order, first, axes, owner, slot, flat, source, uv_faces, start):
     rows = 0
     for c in range(axes.shape[0]):
         start[c] = rows

@@ -1,0 +1,37 @@
+"""Fails a run that skipped what it could have had.
+
+On a developer's machine a missing tool is a skip with a reason. Where
+`TRELLIS2_SERVER_NO_SKIPS` is set, as in `.ci/run`, only the reasons in `ALLOWED` are.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+#: Beginnings of the reasons for which no package can be installed, or that another step of
+#: `.ci/run` makes up for.
+ALLOWED = ("needs a CUDA device", "needs Blender", "needs TRELLIS2_HOME", "needs torch")
+
+_skipped: list[tuple[str, str]] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and isinstance(report.longrepr, tuple):
+        reason = str(report.longrepr[2]).removeprefix("Skipped: ")
+        if not reason.startswith(ALLOWED):
+            _skipped.append((report.nodeid, reason))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if os.environ.get("TRELLIS2_SERVER_NO_SKIPS") and _skipped:
+        session.exitstatus = 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if os.environ.get("TRELLIS2_SERVER_NO_SKIPS"):
+        for nodeid, reason in _skipped:
+            terminalreporter.write_line(f"SKIPPED, and that is an error here: {nodeid}: {reason}")
