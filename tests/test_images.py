@@ -30,7 +30,7 @@ from trellis2_server.errors import (
     MissingPackageError,
     TooLargeError,
 )
-from trellis2_server.images import Cutout, Cutter, decode_base64
+from trellis2_server.images import Cutout, Cutter, ModelPending, decode_base64
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -751,6 +751,40 @@ def test_the_wait_for_a_model_ends_by_itself() -> None:
     with pytest.raises(EngineError, match=r"not ready within 0\.05 s"):
         cutter.cut_out(encode(photograph()))
     network.set()
+
+
+def test_who_does_not_want_to_wait_for_a_model_is_asked_to_call_again() -> None:
+    arrived = threading.Event()
+
+    def open_session(name: str) -> Session:
+        assert name
+        arrived.wait(10)
+        return Session()
+
+    cutter = Cutter(background="rembg", open_session=open_session, download_timeout_s=10)
+    with pytest.raises(ModelPending) as pending:
+        cutter.cut_out(encode(photograph()), wait=False)
+    assert 0 < pending.value.timeout_s <= 10
+    arrived.set()
+    pending.value.loaded.result(10)
+    assert cutter.cut_out(encode(photograph()), wait=False).background == "rembg"
+
+
+def test_a_picture_with_transparency_does_not_wait_for_a_model() -> None:
+    arrived = threading.Event()
+
+    def open_session(name: str) -> Session:
+        assert name
+        arrived.wait(10)
+        return Session()
+
+    cutter = Cutter(background="rembg", open_session=open_session)
+    with pytest.raises(ModelPending):
+        cutter.cut_out(encode(photograph()), wait=False)
+    cut = Image.new("RGBA", (64, 64))
+    cut.paste((200, 30, 30, 255), (8, 8, 56, 56))
+    assert cutter.cut_out(encode(cut), wait=False).background == "alpha"
+    arrived.set()
 
 
 def test_pictures_are_cut_out_from_several_threads_at_once() -> None:

@@ -21,6 +21,7 @@ import os
 import threading
 import time
 import warnings
+from concurrent.futures import Future, TimeoutError  # noqa: A004 - not the builtin before 3.11
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -191,7 +192,7 @@ class Cutter:
             clock=clock,
         )
 
-    def cut_out(self, data: bytes, *, remove_background: bool = True) -> Cutout:
+    def cut_out(self, data: bytes, *, remove_background: bool = True, wait: bool = True) -> Cutout:
         """The object in an image file.
 
         A picture with a pixel under alpha 255 is cut out already: its alpha is the object,
@@ -204,8 +205,11 @@ class Cutter:
         Args:
             data: PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF.
             remove_background: whether to look for the object where no alpha shows it.
+            wait: whether to wait for a background model that is being loaded; downloading it
+                can take minutes.
 
         Raises:
+            ModelPending: not `wait`, and the picture needs such a model: call again later.
             InputError: no image, a broken one, or no object in it.
             TooLargeError: more pixels than the limit; found in the header, before decoding.
             MissingPackageError: `rembg` is asked for and not installed, or neither it nor
@@ -221,7 +225,7 @@ class Cutter:
             background = "none"
         else:
             rgb = np.ascontiguousarray(rgba[..., :3])
-            background, alpha = self._find_object(picture, rgb, notes)
+            background, alpha = self._find_object(picture, rgb, notes, wait=wait)
             rgba[..., :3] = _foreground(rgb, alpha)
             rgba[..., 3] = alpha
         for note in notes:
@@ -229,13 +233,13 @@ class Cutter:
         return Cutout(_frame(rgba, background), background, tuple(notes))
 
     def _find_object(
-        self, picture: Image.Image, rgb: NDArray[np.uint8], notes: list[str]
+        self, picture: Image.Image, rgb: NDArray[np.uint8], notes: list[str], *, wait: bool
     ) -> tuple[Background, NDArray[np.uint8]]:
         """How the object was found, and its alpha, uint8 [H, W]."""
         if self._background == "grabcut":
             return "grabcut", _grabcut(rgb)
         try:
-            return "rembg", self._model.alpha(picture.convert("RGB"))
+            return "rembg", self._model.alpha(picture.convert("RGB"), wait=wait)
         except EngineError as error:
             if self._background == "rembg":
                 raise
@@ -534,12 +538,26 @@ class Session(Protocol):
         ...
 
 
+class ModelPending(Exception):  # noqa: N818 - no error: asks to be called again
+    """A background model is on its way, and the caller did not want to wait for it.
+
+    Attributes:
+        loaded: done when there is no more to wait for, well or badly; its result is None.
+        timeout_s: for how long to wait for that at most, before calling again.
+    """
+
+    def __init__(self, loaded: Future[None], timeout_s: float) -> None:
+        super().__init__("a background model is being loaded")
+        self.loaded = loaded
+        self.timeout_s = timeout_s
+
+
 class _Attempt:
-    """One try at loading the model; written by its thread, read after `over` is set."""
+    """One try at loading the model; written by its thread, read after `over` is done."""
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
-        self.over = threading.Event()
+        self.over: Future[None] = Future()
         self.session: Session | None = None
         self.error: EngineError | None = None
         self.retry_at = math.inf
@@ -564,13 +582,14 @@ class _BackgroundModel:
         self._attempt: _Attempt | None = None
         self._predicting = threading.Lock()
 
-    def alpha(self, picture: Image.Image) -> NDArray[np.uint8]:
+    def alpha(self, picture: Image.Image, *, wait: bool) -> NDArray[np.uint8]:
         """The object's alpha in an RGB picture, uint8 [H, W], soft at the edge.
 
         Raises:
+            ModelPending: not `wait`, and the model is being loaded.
             EngineError: the model cannot be had, or failed on this picture.
         """
-        session = self._session()
+        session = self._session(wait=wait)
         try:
             with self._predicting:  # one run takes all cores, and up to 2 GB
                 masks = session.predict(picture)
@@ -583,19 +602,24 @@ class _BackgroundModel:
             ) from error
         return _tidied(mask)
 
-    def _session(self) -> Session:
+    def _session(self, *, wait: bool) -> Session:
         with self._lock:
             attempt = self._attempt
-            if attempt is None or (attempt.over.is_set() and self._clock() >= attempt.retry_at):
+            if attempt is None or (attempt.over.done() and self._clock() >= attempt.retry_at):
                 attempt = self._attempt = _Attempt(self._clock() + self._timeout_s)
                 # A daemon: a download that hangs must not keep the process from leaving.
                 threading.Thread(
                     target=self._load, args=(attempt,), name="background-model", daemon=True
                 ).start()
-        if not attempt.over.wait(max(0.0, attempt.deadline - self._clock())):
+        left_s = max(0.0, attempt.deadline - self._clock())
+        if not wait and left_s and not attempt.over.done():
+            raise ModelPending(attempt.over, left_s)
+        try:
+            attempt.over.result(left_s)
+        except TimeoutError:
             raise EngineError(
                 f"the background model {self._name} was not ready within {self._timeout_s:g} s"
-            )
+            ) from None
         if attempt.session is not None:
             return attempt.session
         # Raised anew: one exception object must not collect the tracebacks of many threads.
@@ -633,7 +657,7 @@ class _BackgroundModel:
                     # Of no network there is nothing more to say; of a broken install there is.
                     exc_info=None if isinstance(cause, OSError) else cause,
                 )
-            attempt.over.set()
+            attempt.over.set_result(None)
 
 
 def _open_rembg(name: str, *, offline: bool) -> Session:
