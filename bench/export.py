@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,6 +32,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from trellis2_server import export
 from trellis2_server.mesh import Mesh, VoxelField
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SHAPES = ("blob", "torus", "links", "noise", "inflated", "sheet")
 
@@ -252,9 +256,8 @@ def baseline(mesh: Mesh, size: int, *, alpha: bool) -> dict[str, float]:
     for faces in clusters:
         used, where = np.unique(faces, return_inverse=True)
         atlas.add_mesh(mesh.vertices[used], where.reshape(-1, 3).astype(np.uint32))
-    options = xatlas.PackOptions()
-    options.resolution, options.padding, options.bilinear = size, 2, True
-    atlas.generate(xatlas.ChartOptions(), options)
+    # Its default packing: at a given resolution xatlas takes far longer.
+    atlas.generate()
     unwrapped = time.perf_counter()
 
     parts, offset = [], 0
@@ -303,22 +306,21 @@ def baseline(mesh: Mesh, size: int, *, alpha: bool) -> dict[str, float]:
 
 
 def cones(mesh: Mesh) -> list[np.ndarray]:
-    """Connected groups of faces, each grown while its normals stay within 90 degrees of its first.
+    """Connected groups of faces whose normals lie in a cone of about 90 degrees.
 
-    A plain stand-in for upstream's clustering on a GPU; its time is not counted.
+    The exporter's own first grouping stands in for upstream's clustering on a GPU; its time is
+    not counted.
     """
     from trellis2_server.export import unwrap
     from trellis2_server.export.adjacency import twins
+    from trellis2_server.export.kernels import unwrap as kernels
 
     normals = np.empty((len(mesh.faces), 4), np.float32)
-    unwrap._measure(0, len(mesh.faces), mesh.vertices, mesh.faces, normals)
-    ways = np.concatenate([np.eye(3), -np.eye(3)]).astype(np.float32)
-    label = np.argmax(normals[:, :3] @ ways.T, axis=1).astype(np.int32)
-    group = np.empty(len(mesh.faces), np.int32)
+    kernels.measure(0, len(mesh.faces), mesh.vertices, mesh.faces, normals)
     twin = twins(mesh.faces, len(mesh.vertices))
-    count = unwrap._connect(twin, label, group, np.empty(len(mesh.faces), np.int32))
+    group = unwrap.group(mesh.vertices, mesh.faces, twin, normals, density=1e3)
     order = np.argsort(group, kind="stable")
-    return np.split(mesh.faces[order], np.cumsum(np.bincount(group, minlength=count))[:-1])
+    return np.split(mesh.faces[order], np.cumsum(np.bincount(group))[:-1])
 
 
 def paint_flat(
@@ -335,7 +337,7 @@ def paint_flat(
         np.zeros(len(faces), np.int32),
         size,
     )
-    owner = bake._raster(atlas, gutter=0)
+    owner = bake.raster(atlas, gutter=0)
     inside = owner >= 0
     middle = vertices[faces].mean(1)
     values = (attributes(middle, alpha=alpha).clip(0, 1) * 255).astype(np.uint8)
@@ -380,7 +382,7 @@ class Pulse:
             self.longest = max(self.longest, now - last - 0.002)
             last = now
 
-    def __enter__(self) -> Pulse:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

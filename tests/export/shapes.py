@@ -59,9 +59,9 @@ def sphere(rows: int = 32, radius: float = 0.4) -> Mesh:
             for j in range(rows + 1 - i):
                 name[i, j] = len(points)
                 points.append((a * (rows - i - j) + b * i + c * j) / rows)
-        for i, j in name:
+        for (i, j), here in name.items():
             if i + j < rows:
-                faces.append([name[i, j], name[i + 1, j], name[i, j + 1]])
+                faces.append([here, name[i + 1, j], name[i, j + 1]])
             if i + j < rows - 1:
                 faces.append([name[i + 1, j], name[i + 1, j + 1], name[i, j + 1]])
     p = np.array(points)
@@ -107,9 +107,8 @@ def thin_box() -> Mesh:
 def moebius() -> Mesh:
     """A Moebius strip: one side, so no winding."""
     n, m = 120, 9
-    u, v = np.meshgrid(
-        np.linspace(0, 2 * np.pi, n, False), np.linspace(-0.12, 0.12, m), indexing="ij"
-    )
+    around = 2 * np.pi * np.arange(n) / n
+    u, v = np.meshgrid(around, np.linspace(-0.12, 0.12, m), indexing="ij")
     ring = 0.3 + v * np.cos(u / 2)
     p = np.stack([ring * np.cos(u), ring * np.sin(u), v * np.sin(u / 2)], -1).reshape(-1, 3)
     faces = []

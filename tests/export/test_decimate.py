@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
 from tests.export import shapes
 from trellis2_server import export
-from trellis2_server.mesh import Mesh
+
+if TYPE_CHECKING:
+    from trellis2_server.mesh import Mesh
 
 
 @pytest.mark.parametrize("shape", shapes.ALL)

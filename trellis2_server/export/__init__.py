@@ -84,7 +84,7 @@ def untextured_glb(
     )
 
 
-def textured_glb(
+def textured_glb(  # noqa: PLR0913
     mesh: Mesh,
     field: VoxelField,
     *,
@@ -120,6 +120,8 @@ def textured_glb(
         MissingPackageError: numba, Pillow, or the package for `compress` or `unwrap` is
             not installed.
     """
+    import numpy as np
+
     from trellis2_server.export import clean, glb
     from trellis2_server.export.bake import bake
     from trellis2_server.export.encode import encode_maps
@@ -136,7 +138,8 @@ def textured_glb(
     material = encode_maps(maps, alpha_mode, texture_format)
     if report:
         report("pack", 0, 1)
-    shape = glb.geometry(mesh, atlas.uv / texture_size, atlas.source, atlas.faces)
+    uv = np.divide(atlas.uv, texture_size, dtype=np.float32)
+    shape = glb.geometry(mesh, uv, atlas.source, atlas.faces)
     content = glb.pack(shape, material, extras=extras or {}, generator=generator, compress=compress)
     if report:
         report("pack", 1, 1)
@@ -163,7 +166,9 @@ def warm_up() -> None:
         for b in (2, 3)
         for c in (4, 5)
     ]
-    mesh = Mesh(corners * np.float32(0.004), np.array(faces[:-1], np.int32))
+    # … and a speck, so that there is a floater to drop.
+    both = np.concatenate([corners * 0.004, corners * 1e-6 + 0.004]).astype(np.float32)
+    mesh = Mesh(both, np.array(faces[:-1] + [[i + 6 for i in face] for face in faces], np.int32))
     field = VoxelField(
         np.array([[i, j, k] for i in (1, 2) for j in (1, 2) for k in (1, 2)], np.int32),
         np.linspace(0, 1, 48, dtype=np.float32).reshape(8, 6),

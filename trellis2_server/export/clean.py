@@ -11,7 +11,7 @@ import numpy as np
 
 from trellis2_server.errors import ExportError
 from trellis2_server.export.adjacency import twins
-from trellis2_server.export.kernel import kernel
+from trellis2_server.export.kernels import clean as kernels
 from trellis2_server.mesh import Mesh, VoxelField
 
 if TYPE_CHECKING:
@@ -118,100 +118,27 @@ def _weld_rims(vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> NDArr
 def drop_repeated(faces: NDArray[np.int32], vertex_count: int) -> NDArray[np.int32]:
     """Faces with three different corners, the first of those with the same three."""
     keep = np.ones(len(faces), bool)
-    _mark_repeated(faces, np.full(vertex_count, -1, np.int32), np.empty(len(faces), np.int32), keep)
+    kernels.mark_repeated(
+        faces, np.full(vertex_count, -1, np.int32), np.empty(len(faces), np.int32), keep
+    )
     return faces[keep]
-
-
-@kernel
-def _mark_repeated(faces, head, following, keep):
-    # A chain of faces at each smallest vertex.
-    for f in range(faces.shape[0]):
-        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-        if a == b or b == c or a == c:
-            keep[f] = False
-            continue
-        low = min(a, min(b, c))
-        high = max(a, max(b, c))
-        middle = a ^ b ^ c ^ low ^ high
-        g = head[low]
-        steps = 0
-        while g >= 0 and steps < 256:
-            p, q, r = faces[g, 0], faces[g, 1], faces[g, 2]
-            g_high = max(p, max(q, r))
-            if g_high == high and (p ^ q ^ r ^ low ^ g_high) == middle:
-                keep[f] = False
-                break
-            g = following[g]
-            steps += 1
-        if keep[f]:
-            following[f] = head[low]
-            head[low] = f
 
 
 def _drop_floaters(
     vertices: NDArray[np.float32], faces: NDArray[np.int32], twin: NDArray[np.int32]
 ) -> NDArray[np.int32]:
     part = np.empty(len(faces), np.int32)
-    count = _label_parts(faces, twin, part, np.empty(len(faces), np.int32))
+    count = kernels.label_parts(faces, twin, part, np.empty(len(faces), np.int32))
     if count == 1:
         return faces
     low = np.full((count, 3), np.inf, np.float32)
     high = np.full((count, 3), -np.inf, np.float32)
     area = np.zeros(count)
-    _measure_parts(vertices, faces, part, low, high, area)
+    kernels.measure_parts(vertices, faces, part, low, high, area)
     size = np.linalg.norm(high - low, axis=1)
     whole = float(np.linalg.norm(high.max(axis=0) - low.min(axis=0)))
     floats = (size < FLOATER_SIZE * whole) & (area < FLOATER_AREA * area.max())
     return faces[~floats[part]] if bool(floats.any()) else faces
-
-
-@kernel
-def _label_parts(faces, twin, part, stack):
-    # Parts are joined through edges with exactly two faces.
-    for f in range(faces.shape[0]):
-        part[f] = -1
-    count = 0
-    for seed in range(faces.shape[0]):
-        if part[seed] >= 0:
-            continue
-        part[seed] = count
-        stack[0] = seed
-        top = 1
-        while top > 0:
-            top -= 1
-            f = stack[top]
-            for k in range(3):
-                h = twin[3 * f + k]
-                if h >= 0 and part[h // 3] < 0:
-                    part[h // 3] = count
-                    stack[top] = h // 3
-                    top += 1
-        count += 1
-    return count
-
-
-@kernel
-def _measure_parts(vertices, faces, part, low, high, area):
-    for f in range(faces.shape[0]):
-        p = part[f]
-        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-        for k in range(3):
-            x, y, z = vertices[a, k], vertices[b, k], vertices[c, k]
-            low[p, k] = min(low[p, k], min(x, min(y, z)))
-            high[p, k] = max(high[p, k], max(x, max(y, z)))
-        ux, uy, uz = _minus(vertices, b, a)
-        vx, vy, vz = _minus(vertices, c, a)
-        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
-        area[p] += 0.5 * np.sqrt(nx * nx + ny * ny + nz * nz)
-
-
-@kernel
-def _minus(vertices, a, b):
-    return (
-        np.float64(vertices[a, 0]) - np.float64(vertices[b, 0]),
-        np.float64(vertices[a, 1]) - np.float64(vertices[b, 1]),
-        np.float64(vertices[a, 2]) - np.float64(vertices[b, 2]),
-    )
 
 
 def drop_unused(
@@ -230,63 +157,11 @@ def _wind(
     vertices: NDArray[np.float32], faces: NDArray[np.int32], twin: NDArray[np.int32]
 ) -> NDArray[np.int32]:
     flip = np.zeros(len(faces), np.int8)
-    _orient(vertices, faces, twin, flip, np.empty(len(faces), np.int32))
+    kernels.orient(vertices, faces, twin, flip, np.empty(len(faces), np.int32))
     wound = faces.copy()
     turned = flip == 1
     wound[turned] = faces[turned][:, [0, 2, 1]]
     return wound
-
-
-@kernel
-def _orient(vertices, faces, twin, flip, queue):
-    # flip: 0 not seen (becomes 2), 1 turn it, 2 leave it; one part at a time.
-    for seed in range(faces.shape[0]):
-        if flip[seed] != 0:
-            continue
-        flip[seed] = 2
-        queue[0] = seed
-        head, tail = 0, 1
-        is_closed, is_orientable = True, True
-        while head < tail:
-            f = queue[head]
-            head += 1
-            for k in range(3):
-                h = twin[3 * f + k]
-                if h < 0:
-                    is_closed = False
-                    continue
-                g = h // 3
-                # Two faces agree when they walk their edge in opposite directions.
-                agree = faces[f, k] != faces[g, h % 3]
-                wanted = flip[f] if agree else 3 - flip[f]
-                if flip[g] == 0:
-                    flip[g] = wanted
-                    queue[tail] = g
-                    tail += 1
-                elif flip[g] != wanted:
-                    is_orientable = False
-        # The volume is taken against a corner of the part: far less cancellation.
-        volume, kept, turned = 0.0, 0.0, 0.0
-        o = faces[seed, 0]
-        for i in range(tail):
-            f = queue[i]
-            ax, ay, az = _minus(vertices, faces[f, 0], o)
-            bx, by, bz = _minus(vertices, faces[f, 1], o)
-            cx, cy, cz = _minus(vertices, faces[f, 2], o)
-            six = ax * (by * cz - bz * cy) + ay * (bz * cx - bx * cz) + az * (bx * cy - by * cx)
-            volume += six if flip[f] == 2 else -six
-            ux, uy, uz = bx - ax, by - ay, bz - az
-            vx, vy, vz = cx - ax, cy - ay, cz - az
-            nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
-            area = np.sqrt(nx * nx + ny * ny + nz * nz)
-            if flip[f] == 2:
-                kept += area
-            else:
-                turned += area
-        inside_out = volume < 0.0 if is_closed and is_orientable else turned > kept
-        if inside_out:
-            for i in range(tail):
-                flip[queue[i]] = 3 - flip[queue[i]]
 
 
 def _close_holes(
@@ -301,7 +176,7 @@ def _close_holes(
     start, stop = corner[rim], corner[ends]
     new_vertices = np.empty((rim.size, 3), np.float32)
     new_faces = np.empty((rim.size, 3), np.int32)
-    vertex_count, face_count = _fan(
+    vertex_count, face_count = kernels.fan(
         vertices,
         start,
         stop,
@@ -316,52 +191,3 @@ def _close_holes(
         np.concatenate([vertices, new_vertices[:vertex_count]]),
         np.concatenate([faces, new_faces[:face_count]]),
     )
-
-
-@kernel
-def _fan(vertices, start, stop, owner, leaving, loop, limit, new_vertices, new_faces):
-    # leaving[v]: the rim edge that starts at v, -1 none, -2 several (no simple loop).
-    for e in range(start.shape[0]):
-        v = start[e]
-        leaving[v] = e if leaving[v] == -1 else -2
-    made_vertices, made_faces = 0, 0
-    for first in range(start.shape[0]):
-        length = 0
-        perimeter = 0.0
-        e = first
-        while e >= 0:
-            loop[length] = e
-            length += 1
-            dx, dy, dz = _minus(vertices, stop[e], start[e])
-            perimeter += np.sqrt(dx * dx + dy * dy + dz * dz)
-            e = leaving[stop[e]]
-            if e == first or perimeter > limit or length >= loop.shape[0]:
-                break
-        if e != first or perimeter > limit or length < 3 or leaving[start[first]] != first:
-            continue
-        if length == 3 and owner[loop[0]] == owner[loop[1]] == owner[loop[2]]:
-            continue  # a lone triangle is no hole
-        if length == 3:
-            # The rim runs with its faces, the patch against them.
-            new_faces[made_faces, 0] = start[loop[0]]
-            new_faces[made_faces, 1] = start[loop[2]]
-            new_faces[made_faces, 2] = start[loop[1]]
-            made_faces += 1
-        else:
-            x, y, z = 0.0, 0.0, 0.0
-            for i in range(length):
-                v = start[loop[i]]
-                x += vertices[v, 0]
-                y += vertices[v, 1]
-                z += vertices[v, 2]
-                new_faces[made_faces, 0] = stop[loop[i]]
-                new_faces[made_faces, 1] = v
-                new_faces[made_faces, 2] = vertices.shape[0] + made_vertices
-                made_faces += 1
-            new_vertices[made_vertices, 0] = x / length
-            new_vertices[made_vertices, 1] = y / length
-            new_vertices[made_vertices, 2] = z / length
-            made_vertices += 1
-        for i in range(length):
-            leaving[start[loop[i]]] = -1
-    return made_vertices, made_faces

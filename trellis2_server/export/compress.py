@@ -11,6 +11,7 @@ import numpy as np
 
 from trellis2_server.errors import ExportError, MissingPackageError
 from trellis2_server.export import foreign
+from trellis2_server.export.glb import SHORT_VERTICES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,7 +82,7 @@ def _add_meshopt(file: File, shape: Geometry) -> dict[str, Any]:
                 file, meshopt.encode_gltf_buffer(uv, "ATTRIBUTES"), used, 4,
                 componentType=_USHORT, type="VEC2", normalized=True,
             )  # fmt: skip
-        is_short = used < 0xFFFF
+        is_short = used <= SHORT_VERTICES
         triangles = indices.astype("<u2" if is_short else "<u4")
         accessor = _add_view(
             file, meshopt.encode_gltf_buffer(triangles, "TRIANGLES"), int(indices.size),
@@ -93,7 +94,7 @@ def _add_meshopt(file: File, shape: Geometry) -> dict[str, Any]:
     return {"attributes": attributes, "indices": accessor, "mode": 4}
 
 
-def _add_view(
+def _add_view(  # noqa: PLR0913
     file: File,
     content: bytes,
     count: int,
@@ -164,7 +165,7 @@ def _add_draco(file: File, shape: Geometry) -> dict[str, Any]:
         for name in names
     }
     indices = {
-        "componentType": _USHORT if len(points) < 0xFFFF else _UINT,
+        "componentType": _USHORT if len(points) <= SHORT_VERTICES else _UINT,
         "count": 3 * int(packed["face_count"]),
         "type": "SCALAR",
     }

@@ -14,7 +14,7 @@ import numpy as np
 
 from trellis2_server.errors import ExportError, MissingPackageError
 from trellis2_server.export.glb import Material
-from trellis2_server.export.kernel import kernel
+from trellis2_server.export.kernels import encode as kernels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,14 +57,14 @@ def encode(pixels: NDArray[np.uint8], file_format: Format) -> Image:
         from PIL import Image as pillow  # noqa: N813
     except ImportError as error:
         raise MissingPackageError("Textures need Pillow: run `pip install pillow`.") from error
-    options: dict[str, object] = {
+    options = {
         "jpeg": {"quality": _JPEG_QUALITY, "subsampling": "4:4:4"},
         "png": {"compress_level": 1},
         "webp": {"quality": _WEBP_QUALITY, "method": 0, "exact": True, "alpha_quality": 100},
     }[file_format]
     stream = io.BytesIO()
     try:
-        pillow.fromarray(np.ascontiguousarray(pixels)).save(stream, file_format, **options)
+        pillow.fromarray(np.ascontiguousarray(pixels)).save(stream, file_format, **options)  # pyright: ignore[reportArgumentType]
     except (OSError, ValueError, KeyError) as error:
         raise ExportError(f"A texture could not be encoded as {file_format}.") from error
     return Image(f"image/{file_format}", stream.getvalue())
@@ -88,7 +88,7 @@ def encode_maps(
         MissingPackageError: Pillow is not installed.
     """
     counts = np.zeros((3, 256), np.int64)
-    _count_values(maps.base_color, maps.metal_rough, maps.covered, counts)
+    kernels.count_values(maps.base_color, maps.metal_rough, maps.covered, counts)
     if alpha_mode == "auto":
         alpha_mode = _judge_alpha(counts[0])
     base_format: Format = "jpeg" if texture_format == "auto" else texture_format
@@ -130,13 +130,3 @@ def _constant(count: NDArray[np.int64]) -> float | None:
     if int(present[-1] - present[0]) > 2:  # noqa: PLR2004
         return None
     return round(float((present * count[present]).sum() / count.sum()) / 255.0, 4)
-
-
-@kernel
-def _count_values(base_color, metal_rough, covered, counts):
-    for row in range(covered.shape[0]):
-        for column in range(covered.shape[1]):
-            if covered[row, column] == 1:
-                counts[0, base_color[row, column, 3]] += 1
-                counts[1, metal_rough[row, column, 1]] += 1
-                counts[2, metal_rough[row, column, 2]] += 1

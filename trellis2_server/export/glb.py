@@ -19,7 +19,8 @@ import numpy as np
 
 from trellis2_server.errors import ExportError
 from trellis2_server.export.adjacency import corner_lists, is_solid, twins
-from trellis2_server.export.kernel import kernel, spread
+from trellis2_server.export.kernel import spread
+from trellis2_server.export.kernels import glb as kernels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +38,8 @@ _USHORT: Final = 5123
 _UINT: Final = 5125
 _ARRAY: Final = 34962
 _INDICES: Final = 34963
+#: So many vertices can be named in 16 bits: 65535 itself would restart a primitive.
+SHORT_VERTICES: Final = 0xFFFF
 _LINEAR, _MIPMAP, _CLAMP = 9729, 9987, 33071
 
 
@@ -88,40 +91,8 @@ def smooth_normals(mesh: Mesh) -> NDArray[np.float32]:
     vertices, faces = mesh.vertices, mesh.faces
     first, corners = corner_lists(faces, len(vertices))
     normals = np.empty((len(vertices), 3), np.float32)
-    spread(_sum_normals, len(vertices), vertices, faces, first, corners, normals)
+    spread(kernels.sum_normals, len(vertices), vertices, faces, first, corners, normals)
     return normals
-
-
-@kernel
-def _sum_normals(start, stop, vertices, faces, first, corners, normals):
-    for v in range(start, stop):
-        x, y, z = 0.0, 0.0, 0.0
-        large, lx, ly, lz = 0.0, 0.0, 0.0, 1.0
-        for i in range(first[v], first[v + 1]):
-            f, k = corners[i] // 3, corners[i] % 3
-            p, q = faces[f, (k + 1) % 3], faces[f, (k + 2) % 3]
-            ux = np.float64(vertices[p, 0]) - vertices[v, 0]
-            uy = np.float64(vertices[p, 1]) - vertices[v, 1]
-            uz = np.float64(vertices[p, 2]) - vertices[v, 2]
-            wx = np.float64(vertices[q, 0]) - vertices[v, 0]
-            wy = np.float64(vertices[q, 1]) - vertices[v, 1]
-            wz = np.float64(vertices[q, 2]) - vertices[v, 2]
-            nx, ny, nz = uy * wz - uz * wy, uz * wx - ux * wz, ux * wy - uy * wx
-            length = np.sqrt(nx * nx + ny * ny + nz * nz)
-            if length < 1e-18:
-                continue
-            angle = np.arctan2(length, ux * wx + uy * wy + uz * wz)
-            x += angle * nx / length
-            y += angle * ny / length
-            z += angle * nz / length
-            if length > large:
-                large, lx, ly, lz = length, nx / length, ny / length, nz / length
-        length = np.sqrt(x * x + y * y + z * z)
-        if length > 1e-3:
-            x, y, z = x / length, y / length, z / length
-        else:
-            x, y, z = lx, ly, lz
-        normals[v, 0], normals[v, 1], normals[v, 2] = x, y, z
 
 
 def geometry(
@@ -169,6 +140,7 @@ class File:
     buffers: list[dict[str, Any]] = field(default_factory=lambda: [{"byteLength": 0}])
 
     def add(self, name: str, item: dict[str, Any]) -> int:
+        """The index of the item, now the last of its list."""
         items = self.json.setdefault(name, [])
         items.append(item)
         return len(items) - 1
@@ -182,10 +154,12 @@ class File:
         return start
 
     def add_bytes(self, content: bytes, **properties: int) -> int:
+        """The index of a buffer view of the bytes."""
         view = {"buffer": 0, "byteOffset": self.append(content), "byteLength": len(content)}
         return self.add("bufferViews", view | properties)
 
     def require(self, extension: str) -> None:
+        """Declare an extension without which the file cannot be shown."""
         for name in ("extensionsUsed", "extensionsRequired"):
             if extension not in self.json.setdefault(name, []):
                 self.json[name].append(extension)
@@ -238,8 +212,7 @@ def _plain(file: File, shape: Geometry) -> dict[str, Any]:
     attributes["NORMAL"] = _add_rows(file, shape.normals)
     if shape.uv is not None:
         attributes["TEXCOORD_0"] = _add_rows(file, shape.uv)
-    # 65535 restarts a primitive, so it is no index.
-    is_short = len(shape.positions) < 0xFFFF
+    is_short = len(shape.positions) <= SHORT_VERTICES
     indices = shape.faces.astype("<u2" if is_short else "<u4").reshape(-1)
     accessor = {
         "bufferView": file.add_bytes(indices.tobytes(), target=_INDICES),

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from trellis2_server.errors import MissingPackageError
 
@@ -38,9 +39,9 @@ def kernel(function: _F) -> _F:
     compiled in memory, once a process.
     """
     try:
-        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+        return cast("_F", numba.njit(nogil=True, cache=True, error_model="numpy")(function))
     except RuntimeError:  # numba: "no locator available", no cache directory is writable
-        return numba.njit(nogil=True, error_model="numpy")(function)
+        return cast("_F", numba.njit(nogil=True, error_model="numpy")(function))
 
 
 def spread(
@@ -61,7 +62,6 @@ def spread(
     cuts = [count * i // chunks for i in range(chunks + 1)]
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="export") as pool:
         for done in [
-            pool.submit(function, start, stop, *arguments)
-            for start, stop in zip(cuts, cuts[1:], strict=False)
+            pool.submit(function, start, stop, *arguments) for start, stop in pairwise(cuts)
         ]:
             done.result()

@@ -18,7 +18,8 @@ import numpy as np
 from trellis2_server.errors import ExportError
 from trellis2_server.export import foreign
 from trellis2_server.export.adjacency import twins
-from trellis2_server.export.kernel import kernel, spread
+from trellis2_server.export.kernel import spread
+from trellis2_server.export.kernels import unwrap as kernels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,10 +28,11 @@ if TYPE_CHECKING:
 
     from trellis2_server.mesh import Mesh
 
-#: Mean squared sine between the normals of a chart and its axis: a cap of about 40 degrees.
-_SPREAD: Final = 0.2
+#: Mean squared sine between the normals of a chart and its axis: a cap of about 28
+#: degrees, or a bend of 34.
+_SPREAD: Final = 0.11
 #: … of a chart so small that its gutter costs more than its stretch.
-_SPREAD_SMALL: Final = 0.45
+_SPREAD_SMALL: Final = 0.22
 #: Texels under which a chart counts as small.
 _SMALL_TEXELS: Final = 150.0
 #: How long xatlas may take; a million faces need about 400 s.
@@ -80,17 +82,17 @@ def unwrap(
     say("unwrap", 0, steps)
     twin = twins(faces, len(vertices))
     normals = np.empty((len(faces), 4), np.float32)
-    spread(_measure, len(faces), vertices, faces, normals)
+    spread(kernels.measure, len(faces), vertices, faces, normals)
     area = float(normals[:, 3].sum(dtype=np.float64))
     density = np.sqrt(0.75 * size_px * size_px / max(area, 1e-30))
-    chart = _group(vertices, faces, twin, normals, density)
+    chart = group(vertices, faces, twin, normals, density)
     say("unwrap", 1, steps)
 
     order, first = _by_chart(chart)
     final = np.full(len(faces), -1, np.int32)
     axes = np.empty((len(faces), 3), np.float32)
     grid_px = 2 * size_px
-    count = _lay_out(
+    count = kernels.lay_out(
         vertices, faces, twin, normals, order, first, chart, density, final, axes,
         np.empty(len(faces), np.int32), np.empty(len(faces), np.int32),
         np.full(len(faces), -1, np.int32), np.zeros((grid_px, grid_px), np.int32),
@@ -103,12 +105,12 @@ def unwrap(
     source = np.empty(faces.size, np.int32)
     uv_faces = np.empty_like(faces)
     start = np.empty(count + 1, np.int32)
-    rows = _flatten(
+    rows = kernels.flatten(
         vertices, faces, order, first, axes, np.full(len(vertices), -1, np.int32),
         np.empty(len(vertices), np.int32), flat, source, uv_faces, start,
     )  # fmt: skip
     flat, source = flat[:rows].copy(), source[:rows].copy()
-    spread(_straighten, count, flat, start, _ANGLES, grain=8)
+    spread(kernels.straighten, count, flat, start, _ANGLES, grain=8)
     say("unwrap", 3, steps)
     uv = pack(flat, start, uv_faces, chart, twin, size_px)
     say("unwrap", steps, steps)
@@ -127,24 +129,7 @@ def _by_chart(chart: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.i
     return order, first
 
 
-@kernel
-def _measure(start, stop, vertices, faces, normals):
-    for f in range(start, stop):
-        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-        ux = np.float64(vertices[b, 0]) - vertices[a, 0]
-        uy = np.float64(vertices[b, 1]) - vertices[a, 1]
-        uz = np.float64(vertices[b, 2]) - vertices[a, 2]
-        vx = np.float64(vertices[c, 0]) - vertices[a, 0]
-        vy = np.float64(vertices[c, 1]) - vertices[a, 1]
-        vz = np.float64(vertices[c, 2]) - vertices[a, 2]
-        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
-        length = np.sqrt(nx * nx + ny * ny + nz * nz)
-        scale = 1.0 / length if length > 1e-20 else 0.0
-        normals[f, 0], normals[f, 1], normals[f, 2] = nx * scale, ny * scale, nz * scale
-        normals[f, 3] = 0.5 * length
-
-
-def _group(
+def group(
     vertices: NDArray[np.float32],
     faces: NDArray[np.int32],
     twin: NDArray[np.int32],
@@ -162,34 +147,34 @@ def _group(
         np.float32,
     )
     label = np.empty(len(faces), np.int32)
-    spread(_aim, len(faces), normals, ways, label)
+    spread(kernels.aim, len(faces), normals, ways, label)
     other = np.empty_like(label)
     for _ in range(_SMOOTHINGS):
-        spread(_smooth, len(faces), normals, ways, twin, label, other)
+        spread(kernels.smooth, len(faces), normals, ways, twin, label, other)
         label, other = other, label
-    group = np.empty(len(faces), np.int32)
-    count = _connect(twin, label, group, np.empty(len(faces), np.int32))
+    groups = np.empty(len(faces), np.int32)
+    count = kernels.connect(twin, label, groups, np.empty(len(faces), np.int32))
     small = _SMALL_TEXELS / (density * density)
     for _ in range(8):
         sums = np.zeros((count, 10))
-        _sum_normals(normals, group, sums)
-        low, high, length = _borders(vertices, faces, twin, group, count)
+        kernels.sum_normals(normals, groups, sums)
+        low, high, length = _borders(vertices, faces, twin, groups, count)
         if low.size == 0:
             break
         perimeter = np.bincount(low, length, count) + np.bincount(high, length, count)
         share = length / np.minimum(perimeter[low], perimeter[high])
         best = np.argsort(-share, kind="stable")
         parent = np.arange(count, dtype=np.int32)
-        merged = _merge(
+        merged = kernels.merge(
             low[best].astype(np.int32), high[best].astype(np.int32), sums, parent,
             _SPREAD, _SPREAD_SMALL, small,
         )  # fmt: skip
         if merged == 0:
             break
         names, parent = np.unique(parent, return_inverse=True)
-        group = parent.astype(np.int32)[group]
+        groups = parent.astype(np.int32)[groups]
         count = len(names)
-    return group
+    return groups
 
 
 def _borders(
@@ -201,7 +186,7 @@ def _borders(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """The pairs of groups with a common border, and how long it is."""
     half = np.empty(twin.size, np.int32)
-    half = half[: _pick_borders(twin, group, half)]
+    half = half[: kernels.pick_borders(twin, group, half)]
     if half.size == 0:
         nothing = np.zeros(0, np.int64)
         return nothing, nothing, np.zeros(0)
@@ -210,362 +195,14 @@ def _borders(
     ends = np.where(half % 3 == 2, half - 2, half + 1)  # noqa: PLR2004
     length = np.linalg.norm(vertices[corner[half]] - vertices[corner[ends]], axis=1)
     keys, where = np.unique(np.minimum(a, b) * count + np.maximum(a, b), return_inverse=True)
-    return keys // count, keys % count, np.bincount(where, length.astype(np.float64)) + 1e-12
-
-
-@kernel
-def _pick_borders(twin, group, half):
-    count = 0
-    for h in range(twin.shape[0]):
-        t = twin[h]
-        if t > h and group[t // 3] != group[h // 3]:
-            half[count] = h
-            count += 1
-    return count
-
-
-@kernel
-def _aim(start, stop, normals, ways, label):
-    for f in range(start, stop):
-        best = -2.0
-        for w in range(ways.shape[0]):
-            dot = (
-                normals[f, 0] * ways[w, 0] + normals[f, 1] * ways[w, 1] + normals[f, 2] * ways[w, 2]
-            )
-            if dot > best:
-                best = dot
-                label[f] = w
-
-
-@kernel
-def _smooth(start, stop, normals, ways, twin, label, other):
-    # A face takes the label that suits its normal and its neighbours best.
-    for f in range(start, stop):
-        best = -10.0
-        for i in range(4):
-            w = label[f]
-            if i < 3:
-                h = twin[3 * f + i]
-                if h < 0:
-                    continue
-                w = label[h // 3]
-            score = (
-                normals[f, 0] * ways[w, 0] + normals[f, 1] * ways[w, 1] + normals[f, 2] * ways[w, 2]
-            )
-            for k in range(3):
-                h = twin[3 * f + k]
-                if h >= 0 and label[h // 3] == w:
-                    score += 0.16
-            if score > best or (score == best and w < other[f]):
-                best = score
-                other[f] = w
-
-
-@kernel
-def _connect(twin, label, group, stack):
-    for f in range(label.shape[0]):
-        group[f] = -1
-    count = 0
-    for seed in range(label.shape[0]):
-        if group[seed] >= 0:
-            continue
-        group[seed] = count
-        stack[0] = seed
-        top = 1
-        while top > 0:
-            top -= 1
-            f = stack[top]
-            for k in range(3):
-                h = twin[3 * f + k]
-                if h >= 0:
-                    g = h // 3
-                    if group[g] < 0 and label[g] == label[seed]:
-                        group[g] = count
-                        stack[top] = g
-                        top += 1
-        count += 1
-    return count
-
-
-@kernel
-def _sum_normals(normals, group, sums):
-    # Per group: area, normal times area, and the six products of the normal times area.
-    for f in range(group.shape[0]):
-        g, a = group[f], np.float64(normals[f, 3])
-        x, y, z = np.float64(normals[f, 0]), np.float64(normals[f, 1]), np.float64(normals[f, 2])
-        sums[g, 0] += a
-        sums[g, 1] += a * x
-        sums[g, 2] += a * y
-        sums[g, 3] += a * z
-        sums[g, 4] += a * x * x
-        sums[g, 5] += a * x * y
-        sums[g, 6] += a * x * z
-        sums[g, 7] += a * y * y
-        sums[g, 8] += a * y * z
-        sums[g, 9] += a * z * z
-
-
-@kernel
-def _merge(low, high, sums, parent, limit, limit_small, small):
-    merged = 0
-    for i in range(low.shape[0]):
-        a, b = low[i], high[i]
-        while parent[a] != a:
-            parent[a] = parent[parent[a]]
-            a = parent[a]
-        while parent[b] != b:
-            parent[b] = parent[parent[b]]
-            b = parent[b]
-        if a == b:
-            continue
-        area = sums[a, 0] + sums[b, 0]
-        x, y, z = sums[a, 1] + sums[b, 1], sums[a, 2] + sums[b, 2], sums[a, 3] + sums[b, 3]
-        length = np.sqrt(x * x + y * y + z * z)
-        allowed = limit_small if min(sums[a, 0], sums[b, 0]) < small else limit
-        if area > 0.0:
-            if length < 0.5 * area:
-                continue
-            x, y, z = x / length, y / length, z / length
-            along = (
-                x * x * (sums[a, 4] + sums[b, 4])
-                + 2.0 * x * y * (sums[a, 5] + sums[b, 5])
-                + 2.0 * x * z * (sums[a, 6] + sums[b, 6])
-                + y * y * (sums[a, 7] + sums[b, 7])
-                + 2.0 * y * z * (sums[a, 8] + sums[b, 8])
-                + z * z * (sums[a, 9] + sums[b, 9])
-            )
-            if 1.0 - along / area > allowed:
-                continue
-        if b < a:
-            a, b = b, a
-        parent[b] = a
-        for k in range(10):
-            sums[a, k] += sums[b, k]
-        merged += 1
-    for g in range(parent.shape[0]):
-        a = g
-        while parent[a] != a:
-            a = parent[a]
-        parent[g] = a
-    return merged
-
-
-@kernel
-def _side(ax, ay, bx, by, px, py):
-    # Twice the area of (a, b, p): exactly opposite for (b, a, p). A point on the edge
-    # belongs to the face that walks the edge in ascending order.
-    if ax < bx or (ax == bx and ay < by):
-        return (bx - ax) * (py - ay) - (by - ay) * (px - ax) >= 0.0
-    return (ax - bx) * (py - by) - (ay - by) * (px - bx) < 0.0
-
-
-@kernel
-def _covers(ax, ay, bx, by, cx, cy, px, py):
     return (
-        _side(ax, ay, bx, by, px, py)
-        and _side(bx, by, cx, cy, px, py)
-        and _side(cx, cy, ax, ay, px, py)
+        keys // count,
+        keys % count,
+        np.bincount(where, length.astype(np.float64)).astype(np.float64) + 1e-12,
     )
 
 
-@kernel
-def _basis(x, y, z):
-    # Two unit vectors with which the axis makes a right-handed frame.
-    if abs(x) <= abs(y) and abs(x) <= abs(z):
-        tx, ty, tz = 0.0, z, -y
-    elif abs(y) <= abs(z):
-        tx, ty, tz = -z, 0.0, x
-    else:
-        tx, ty, tz = y, -x, 0.0
-    length = np.sqrt(tx * tx + ty * ty + tz * tz)
-    tx, ty, tz = tx / length, ty / length, tz / length
-    return tx, ty, tz, y * tz - z * ty, z * tx - x * tz, x * ty - y * tx
-
-
-@kernel
-def _lay_out(
-    vertices, faces, twin, normals, order, first, group, density,
-    final, axes, members, queue, mark, grid,
-):  # fmt: skip
-    # final: -1 not laid out. Each group is grown face by face over a grid of texels; what
-    # would cover a taken texel is left for a later chart of the same group.
-    count = 0
-    token = 0
-    turn = 0
-    side = grid.shape[0]
-    for c in range(first.shape[0] - 1):
-        done = first[c]
-        while done < first[c + 1]:
-            seed = order[done]
-            if final[seed] >= 0:
-                done += 1
-                continue
-            # What is left of the group around the seed.
-            turn += 1
-            members[0] = seed
-            mark[seed] = turn
-            size = 1
-            head = 0
-            x, y, z = 0.0, 0.0, 0.0
-            while head < size:
-                f = members[head]
-                head += 1
-                area = normals[f, 3]
-                x += area * normals[f, 0]
-                y += area * normals[f, 1]
-                z += area * normals[f, 2]
-                for k in range(3):
-                    h = twin[3 * f + k]
-                    if h < 0:
-                        continue
-                    g = h // 3
-                    if group[g] == c and final[g] < 0 and mark[g] != turn:
-                        mark[g] = turn
-                        members[size] = g
-                        size += 1
-            length = np.sqrt(x * x + y * y + z * z)
-            best, best_dot = seed, -2.0
-            if length > 0.0:
-                x, y, z = x / length, y / length, z / length
-                for i in range(size):
-                    f = members[i]
-                    dot = normals[f, 0] * x + normals[f, 1] * y + normals[f, 2] * z
-                    if dot > best_dot:
-                        best, best_dot = f, dot
-            if best_dot < 0.2:
-                # The normals cancel out: start from the face itself.
-                x = np.float64(normals[best, 0])
-                y = np.float64(normals[best, 1])
-                z = np.float64(normals[best, 2])
-                if x == 0.0 and y == 0.0 and z == 0.0:
-                    z = 1.0
-            tx, ty, tz, bx, by, bz = _basis(x, y, z)
-            low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
-            for i in range(size):
-                f = members[i]
-                for k in range(3):
-                    v = faces[f, k]
-                    px = tx * vertices[v, 0] + ty * vertices[v, 1] + tz * vertices[v, 2]
-                    py = bx * vertices[v, 0] + by * vertices[v, 1] + bz * vertices[v, 2]
-                    low_x, high_x = min(low_x, px), max(high_x, px)
-                    low_y, high_y = min(low_y, py), max(high_y, py)
-            extent = max(high_x - low_x, high_y - low_y, 1e-20)
-            scale = min(density, (side - 4) / extent)
-            token += 1
-            queue[0] = best
-            final[best] = count
-            head, tail = 0, 1
-            while head < tail:
-                f = queue[head]
-                head += 1
-                # Taken faces stay in `final`; the first is taken whatever it covers.
-                u0 = (tx * vertices[faces[f, 0], 0] + ty * vertices[faces[f, 0], 1]
-                      + tz * vertices[faces[f, 0], 2] - low_x) * scale + 1.5  # fmt: skip
-                v0 = (bx * vertices[faces[f, 0], 0] + by * vertices[faces[f, 0], 1]
-                      + bz * vertices[faces[f, 0], 2] - low_y) * scale + 1.5  # fmt: skip
-                u1 = (tx * vertices[faces[f, 1], 0] + ty * vertices[faces[f, 1], 1]
-                      + tz * vertices[faces[f, 1], 2] - low_x) * scale + 1.5  # fmt: skip
-                v1 = (bx * vertices[faces[f, 1], 0] + by * vertices[faces[f, 1], 1]
-                      + bz * vertices[faces[f, 1], 2] - low_y) * scale + 1.5  # fmt: skip
-                u2 = (tx * vertices[faces[f, 2], 0] + ty * vertices[faces[f, 2], 1]
-                      + tz * vertices[faces[f, 2], 2] - low_x) * scale + 1.5  # fmt: skip
-                v2 = (bx * vertices[faces[f, 2], 0] + by * vertices[faces[f, 2], 1]
-                      + bz * vertices[faces[f, 2], 2] - low_y) * scale + 1.5  # fmt: skip
-                dot = normals[f, 0] * x + normals[f, 1] * y + normals[f, 2] * z
-                fits = dot > 0.15 or normals[f, 3] == 0.0
-                row_0 = int(np.ceil(min(v0, v1, v2) - 0.5))
-                row_1 = int(np.floor(max(v0, v1, v2) - 0.5))
-                column_0 = int(np.ceil(min(u0, u1, u2) - 0.5))
-                column_1 = int(np.floor(max(u0, u1, u2) - 0.5))
-                for write in range(2):
-                    if not fits:
-                        break
-                    for row in range(row_0, row_1 + 1):
-                        for column in range(column_0, column_1 + 1):
-                            if _covers(u0, v0, u1, v1, u2, v2, column + 0.5, row + 0.5):
-                                if write == 1:
-                                    grid[row, column] = token
-                                elif grid[row, column] == token:
-                                    fits = False
-                                    break
-                        if not fits:
-                            break
-                if not fits and f != best:
-                    final[f] = -1
-                    continue
-                for k in range(3):
-                    h = twin[3 * f + k]
-                    if h < 0:
-                        continue
-                    g = h // 3
-                    if mark[g] == turn and final[g] < 0:
-                        final[g] = count
-                        # Seen once: a face that does not fit is not tried again.
-                        mark[g] = turn - 1 if turn > 1 else -2
-                        queue[tail] = g
-                        tail += 1
-            axes[count, 0], axes[count, 1], axes[count, 2] = x, y, z
-            count += 1
-    return count
-
-
-@kernel
-def _flatten(vertices, faces, order, first, axes, owner, slot, flat, source, uv_faces, start):
-    rows = 0
-    for c in range(axes.shape[0]):
-        start[c] = rows
-        tx, ty, tz, bx, by, bz = _basis(
-            np.float64(axes[c, 0]), np.float64(axes[c, 1]), np.float64(axes[c, 2])
-        )
-        for i in range(first[c], first[c + 1]):
-            f = order[i]
-            for k in range(3):
-                v = faces[f, k]
-                if owner[v] != c:
-                    owner[v] = c
-                    slot[v] = rows
-                    source[rows] = v
-                    x = np.float64(vertices[v, 0])
-                    y = np.float64(vertices[v, 1])
-                    z = np.float64(vertices[v, 2])
-                    flat[rows, 0] = tx * x + ty * y + tz * z
-                    flat[rows, 1] = bx * x + by * y + bz * z
-                    rows += 1
-                uv_faces[f, k] = slot[v]
-    start[axes.shape[0]] = rows
-    return rows
-
-
-@kernel
-def _straighten(begin, end, flat, start, angles):
-    # Turn each chart so that its box is smallest and lies down, with a corner at 0.
-    for c in range(begin, end):
-        best, best_area = 0, np.inf
-        for i in range(angles):
-            co, si = np.cos(0.5 * np.pi * i / angles), np.sin(0.5 * np.pi * i / angles)
-            low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
-            for r in range(start[c], start[c + 1]):
-                x = co * flat[r, 0] - si * flat[r, 1]
-                y = si * flat[r, 0] + co * flat[r, 1]
-                low_x, high_x = min(low_x, x), max(high_x, x)
-                low_y, high_y = min(low_y, y), max(high_y, y)
-            area = (high_x - low_x) * (high_y - low_y)
-            # A chart keeps its angle unless another one is clearly better.
-            if area < best_area * 0.98:
-                best, best_area = i, area
-        co, si = np.cos(0.5 * np.pi * best / angles), np.sin(0.5 * np.pi * best / angles)
-        low_x, low_y = np.inf, np.inf
-        for r in range(start[c], start[c + 1]):
-            x = co * flat[r, 0] - si * flat[r, 1]
-            y = si * flat[r, 0] + co * flat[r, 1]
-            flat[r, 0], flat[r, 1] = x, y
-            low_x, low_y = min(low_x, x), min(low_y, y)
-        for r in range(start[c], start[c + 1]):
-            flat[r, 0] -= low_x
-            flat[r, 1] -= low_y
-
-
-def pack(
+def pack(  # noqa: PLR0913, PLR0917
     flat: NDArray[np.float64],
     start: NDArray[np.int32],
     uv_faces: NDArray[np.int32],
@@ -592,14 +229,14 @@ def pack(
     count = len(start) - 1
     gap = 1 if size_px < 2048 else 2  # noqa: PLR2004
     rim = np.empty(uv_faces.size, np.int32)
-    rim = rim[: _pick_rims(twin, chart, rim)]
+    rim = rim[: kernels.pick_rims(twin, chart, rim)]
     edges = np.empty((rim.size, 2), np.int32)
     corner = uv_faces.reshape(-1)
     edges[:, 0] = corner[rim]
     edges[:, 1] = corner[np.where(rim % 3 == 2, rim - 2, rim + 1)]  # noqa: PLR2004
     owner = chart[rim // 3]
     box = np.zeros((count, 2))
-    _measure_boxes(flat, start, box)
+    kernels.measure_boxes(flat, start, box)
     order = np.argsort(-box.max(axis=1), kind="stable").astype(np.int32)
     a, b, c = (flat[uv_faces[:, k]] for k in range(3))
     area = 0.5 * float(
@@ -639,11 +276,11 @@ def pack(
             "or a larger texture."
         )
     uv = np.empty((len(flat), 2), np.float32)
-    _move(flat, start, box, best, best_scale, gap, uv)
+    kernels.move(flat, start, box, best, best_scale, gap, uv)
     return np.clip(uv, 0.0, np.float32(size_px))
 
 
-def _try_packing(
+def _try_packing(  # noqa: PLR0913, PLR0917
     box: NDArray[np.float64],
     order: NDArray[np.int32],
     edges: NDArray[np.int32],
@@ -662,145 +299,9 @@ def _try_packing(
     np.cumsum(cells[:, 0] + cells[:, 1], out=first[1:])
     low = np.full(int(first[-1]), 1 << 30, np.int32)
     high = np.full(int(first[-1]), -1, np.int32)
-    _outline(flat, edges, owner, scale, gap, cells, first, low, high)
+    kernels.outline(flat, edges, owner, scale, gap, cells, first, low, high)
     last = np.full((size_px, size_px), -1, np.int32)
-    return int(_place(order, cells, first, low, high, last, np.zeros(1024, np.int32), place))
-
-
-@kernel
-def _pick_rims(twin, chart, rim):
-    count = 0
-    for h in range(twin.shape[0]):
-        if twin[h] < 0 or chart[twin[h] // 3] != chart[h // 3]:
-            rim[count] = h
-            count += 1
-    return count
-
-
-@kernel
-def _measure_boxes(flat, start, box):
-    for c in range(box.shape[0]):
-        for r in range(start[c], start[c + 1]):
-            box[c, 0] = max(box[c, 0], flat[r, 0])
-            box[c, 1] = max(box[c, 1], flat[r, 1])
-
-
-@kernel
-def _outline(flat, edges, owner, scale, gap, cells, first, low, high):
-    # For each chart: the leftmost and rightmost cell of each row, then of each column,
-    # widened by the gap on all sides.
-    for e in range(edges.shape[0]):
-        c = owner[e]
-        for way in range(2):
-            base = first[c] + (cells[c, 1] if way == 1 else 0)
-            px = flat[edges[e, 0], way] * scale + gap
-            py = flat[edges[e, 0], 1 - way] * scale + gap
-            qx = flat[edges[e, 1], way] * scale + gap
-            qy = flat[edges[e, 1], 1 - way] * scale + gap
-            if py > qy:
-                px, py, qx, qy = qx, qy, px, py
-            for row in range(int(py), int(qy) + 1):
-                slope = (qx - px) / (qy - py) if qy > py else 0.0
-                x0 = px + slope * (max(np.float64(row), py) - py)
-                x1 = px + slope * (min(row + 1.0, qy) - py)
-                if qy == py:
-                    x1 = qx
-                left = int(min(x0, x1)) - gap
-                right = int(max(x0, x1)) + gap
-                for near in range(max(0, row - gap), min(cells[c, 1 - way], row + gap + 1)):
-                    low[base + near] = min(low[base + near], max(left, 0))
-                    high[base + near] = max(high[base + near], min(right, cells[c, way] - 1))
-
-
-@kernel
-def _place(order, cells, first, low, high, last, hint, place):
-    # last[y, x]: the nearest taken cell at or left of x in row y.
-    # place: x, y and how the chart is turned: 0 as it is, 1 half, 2 mirrored over the
-    # diagonal, 3 that and half.
-    size = last.shape[0]
-    used = 0
-    for n in range(order.shape[0]):
-        c = order[n]
-        best_top, best_x, best_y, best_turn = 1 << 30, -1, -1, -1
-        for turn in range(4):
-            way = turn // 2
-            width, height = cells[c, way], cells[c, 1 - way]
-            base = first[c] + (cells[c, 1] if way == 1 else 0)
-            if width > size or height > size:
-                continue
-            y = 0
-            key = -1
-            if width < 64 and height < 64:
-                key = (min(15, width // 4) * 16 + min(15, height // 4)) * 4 + turn
-                y = hint[key]
-            found = False
-            row = 0
-            while y + height <= size and y + height < best_top:
-                x = 0
-                free = 0
-                while free < height:
-                    own = height - 1 - row if turn % 2 == 1 else row
-                    left, right = low[base + own], high[base + own]
-                    if turn % 2 == 1:
-                        left, right = width - 1 - right, width - 1 - left
-                    if right >= left:
-                        taken = last[y + row, x + right]
-                        if taken >= x + left:
-                            x = taken + 1 - left
-                            free = 0
-                            if x + width > size:
-                                break
-                            continue
-                    free += 1
-                    row += 1
-                    if row >= height:
-                        row = 0
-                if free >= height:
-                    found = True
-                    break
-                y += 1
-            if found:
-                best_top, best_x, best_y, best_turn = y + height, x, y, turn
-            if key >= 0:
-                hint[key] = y if found or y > hint[key] else hint[key]
-        if best_turn < 0:
-            return -1
-        place[c, 0], place[c, 1], place[c, 2] = best_x, best_y, best_turn
-        used = max(used, best_top)
-        way = best_turn // 2
-        width, height = cells[c, way], cells[c, 1 - way]
-        base = first[c] + (cells[c, 1] if way == 1 else 0)
-        for row in range(height):
-            own = height - 1 - row if best_turn % 2 == 1 else row
-            left, right = low[base + own], high[base + own]
-            if right < left:
-                continue
-            if best_turn % 2 == 1:
-                left, right = width - 1 - right, width - 1 - left
-            y = best_y + row
-            for x in range(best_x + left, best_x + right + 1):
-                last[y, x] = x
-            x = best_x + right + 1
-            while x < size and last[y, x] != x:
-                last[y, x] = best_x + right
-                x += 1
-    return used
-
-
-@kernel
-def _move(flat, start, box, place, scale, gap, uv):
-    for c in range(place.shape[0]):
-        turn = place[c, 2]
-        way = turn // 2
-        width = np.ceil(box[c, way] * scale) + 1 + 2 * gap
-        height = np.ceil(box[c, 1 - way] * scale) + 1 + 2 * gap
-        for r in range(start[c], start[c + 1]):
-            x = flat[r, way] * scale + gap
-            y = flat[r, 1 - way] * scale + gap
-            if turn % 2 == 1:
-                x, y = width - x, height - y
-            uv[r, 0] = place[c, 0] + x
-            uv[r, 1] = place[c, 1] + y
+    return int(kernels.place(order, cells, first, low, high, last, np.zeros(1024, np.int32), place))
 
 
 def unwrap_with_xatlas(
@@ -837,6 +338,6 @@ def unwrap_with_xatlas(
     scale = (np.array([result["width"], result["height"]]) * (size_px / longest)).astype(np.float32)
     chart = np.empty(len(faces), np.int32)
     everywhere = np.zeros(len(faces), np.int32)
-    _connect(twins(faces, len(result["uv"])), everywhere, chart, np.empty_like(chart))
+    kernels.connect(twins(faces, len(result["uv"])), everywhere, chart, np.empty_like(chart))
     say("unwrap", 1, 1)
     return Atlas(result["uv"] * scale, result["source"].astype(np.int32), faces, chart, size_px)

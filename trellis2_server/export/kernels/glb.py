@@ -1,0 +1,46 @@
+"""A loop over vertices.
+
+Compiled by numba, which infers every type from the arguments: see the callers for them.
+"""
+
+# ruff: noqa: ANN001, ANN201, D103, PLR0913, PLR0917, PLR2004
+# Loops are written as the machine runs them: flat, with positional scalars and arrays.
+# pyright: basic
+
+from __future__ import annotations
+
+import numpy as np
+
+from trellis2_server.export.kernel import kernel
+
+
+@kernel
+def sum_normals(start, stop, vertices, faces, first, corners, normals):
+    for v in range(start, stop):
+        x, y, z = 0.0, 0.0, 0.0
+        large, lx, ly, lz = 0.0, 0.0, 0.0, 1.0
+        for i in range(first[v], first[v + 1]):
+            f, k = corners[i] // 3, corners[i] % 3
+            p, q = faces[f, (k + 1) % 3], faces[f, (k + 2) % 3]
+            ux = np.float64(vertices[p, 0]) - vertices[v, 0]
+            uy = np.float64(vertices[p, 1]) - vertices[v, 1]
+            uz = np.float64(vertices[p, 2]) - vertices[v, 2]
+            wx = np.float64(vertices[q, 0]) - vertices[v, 0]
+            wy = np.float64(vertices[q, 1]) - vertices[v, 1]
+            wz = np.float64(vertices[q, 2]) - vertices[v, 2]
+            nx, ny, nz = uy * wz - uz * wy, uz * wx - ux * wz, ux * wy - uy * wx
+            length = np.sqrt(nx * nx + ny * ny + nz * nz)
+            if length < 1e-18:
+                continue
+            angle = np.arctan2(length, ux * wx + uy * wy + uz * wz)
+            x += angle * nx / length
+            y += angle * ny / length
+            z += angle * nz / length
+            if length > large:
+                large, lx, ly, lz = length, nx / length, ny / length, nz / length
+        length = np.sqrt(x * x + y * y + z * z)
+        if length > 1e-3:
+            x, y, z = x / length, y / length, z / length
+        else:
+            x, y, z = lx, ly, lz
+        normals[v, 0], normals[v, 1], normals[v, 2] = x, y, z

@@ -1,0 +1,519 @@
+"""Loops that lay charts out and pack them.
+
+Compiled by numba, which infers every type from the arguments: see the callers for them.
+"""
+
+# ruff: noqa: ANN001, ANN201, C901, D103, PLR0912, PLR0913, PLR0915, PLR0917, PLR2004
+# Loops are written as the machine runs them: flat, with positional scalars and arrays.
+# pyright: basic
+
+from __future__ import annotations
+
+import numpy as np
+
+from trellis2_server.export.kernel import kernel
+
+
+@kernel
+def measure(start, stop, vertices, faces, normals):
+    for f in range(start, stop):
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        ux = np.float64(vertices[b, 0]) - vertices[a, 0]
+        uy = np.float64(vertices[b, 1]) - vertices[a, 1]
+        uz = np.float64(vertices[b, 2]) - vertices[a, 2]
+        vx = np.float64(vertices[c, 0]) - vertices[a, 0]
+        vy = np.float64(vertices[c, 1]) - vertices[a, 1]
+        vz = np.float64(vertices[c, 2]) - vertices[a, 2]
+        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+        length = np.sqrt(nx * nx + ny * ny + nz * nz)
+        scale = 1.0 / length if length > 1e-20 else 0.0
+        normals[f, 0], normals[f, 1], normals[f, 2] = nx * scale, ny * scale, nz * scale
+        normals[f, 3] = 0.5 * length
+
+
+@kernel
+def pick_borders(twin, group, half):
+    count = 0
+    for h in range(twin.shape[0]):
+        t = twin[h]
+        if t > h and group[t // 3] != group[h // 3]:
+            half[count] = h
+            count += 1
+    return count
+
+
+@kernel
+def aim(start, stop, normals, ways, label):
+    for f in range(start, stop):
+        best = -2.0
+        for w in range(ways.shape[0]):
+            dot = (
+                normals[f, 0] * ways[w, 0] + normals[f, 1] * ways[w, 1] + normals[f, 2] * ways[w, 2]
+            )
+            if dot > best:
+                best = dot
+                label[f] = w
+
+
+@kernel
+def smooth(start, stop, normals, ways, twin, label, other):
+    # A face takes the label that suits its normal and its neighbours best.
+    for f in range(start, stop):
+        best = -10.0
+        for i in range(4):
+            w = label[f]
+            if i < 3:
+                h = twin[3 * f + i]
+                if h < 0:
+                    continue
+                w = label[h // 3]
+            score = (
+                normals[f, 0] * ways[w, 0] + normals[f, 1] * ways[w, 1] + normals[f, 2] * ways[w, 2]
+            )
+            for k in range(3):
+                h = twin[3 * f + k]
+                if h >= 0 and label[h // 3] == w:
+                    score += 0.16
+            if score > best or (score == best and w < other[f]):
+                best = score
+                other[f] = w
+
+
+@kernel
+def connect(twin, label, group, stack):
+    for f in range(label.shape[0]):
+        group[f] = -1
+    count = 0
+    for seed in range(label.shape[0]):
+        if group[seed] >= 0:
+            continue
+        group[seed] = count
+        stack[0] = seed
+        top = 1
+        while top > 0:
+            top -= 1
+            f = stack[top]
+            for k in range(3):
+                h = twin[3 * f + k]
+                if h >= 0:
+                    g = h // 3
+                    if group[g] < 0 and label[g] == label[seed]:
+                        group[g] = count
+                        stack[top] = g
+                        top += 1
+        count += 1
+    return count
+
+
+@kernel
+def sum_normals(normals, group, sums):
+    # Per group: area, normal times area, and the six products of the normal times area.
+    for f in range(group.shape[0]):
+        g, a = group[f], np.float64(normals[f, 3])
+        x, y, z = np.float64(normals[f, 0]), np.float64(normals[f, 1]), np.float64(normals[f, 2])
+        sums[g, 0] += a
+        sums[g, 1] += a * x
+        sums[g, 2] += a * y
+        sums[g, 3] += a * z
+        sums[g, 4] += a * x * x
+        sums[g, 5] += a * x * y
+        sums[g, 6] += a * x * z
+        sums[g, 7] += a * y * y
+        sums[g, 8] += a * y * z
+        sums[g, 9] += a * z * z
+
+
+@kernel
+def merge(low, high, sums, parent, limit, limit_small, small):
+    merged = 0
+    for i in range(low.shape[0]):
+        a, b = low[i], high[i]
+        while parent[a] != a:
+            parent[a] = parent[parent[a]]
+            a = parent[a]
+        while parent[b] != b:
+            parent[b] = parent[parent[b]]
+            b = parent[b]
+        if a == b:
+            continue
+        area = sums[a, 0] + sums[b, 0]
+        x, y, z = sums[a, 1] + sums[b, 1], sums[a, 2] + sums[b, 2], sums[a, 3] + sums[b, 3]
+        length = np.sqrt(x * x + y * y + z * z)
+        allowed = limit_small if min(sums[a, 0], sums[b, 0]) < small else limit
+        if area > 0.0:
+            if length < 0.5 * area:
+                continue
+            x, y, z = x / length, y / length, z / length
+            along = (
+                x * x * (sums[a, 4] + sums[b, 4])
+                + 2.0 * x * y * (sums[a, 5] + sums[b, 5])
+                + 2.0 * x * z * (sums[a, 6] + sums[b, 6])
+                + y * y * (sums[a, 7] + sums[b, 7])
+                + 2.0 * y * z * (sums[a, 8] + sums[b, 8])
+                + z * z * (sums[a, 9] + sums[b, 9])
+            )
+            if 1.0 - along / area > allowed:
+                continue
+        if b < a:
+            a, b = b, a
+        parent[b] = a
+        for k in range(10):
+            sums[a, k] += sums[b, k]
+        merged += 1
+    for g in range(parent.shape[0]):
+        a = g
+        while parent[a] != a:
+            a = parent[a]
+        parent[g] = a
+    return merged
+
+
+@kernel
+def side(ax, ay, bx, by, px, py):
+    # Twice the area of (a, b, p): exactly opposite for (b, a, p). A point on the edge
+    # belongs to the face that walks the edge in ascending order.
+    if ax < bx or (ax == bx and ay < by):
+        return (bx - ax) * (py - ay) - (by - ay) * (px - ax) >= 0.0
+    return (ax - bx) * (py - by) - (ay - by) * (px - bx) < 0.0
+
+
+@kernel
+def covers(ax, ay, bx, by, cx, cy, px, py):
+    return (
+        side(ax, ay, bx, by, px, py)
+        and side(bx, by, cx, cy, px, py)
+        and side(cx, cy, ax, ay, px, py)
+    )
+
+
+@kernel
+def basis(x, y, z):
+    # Two unit vectors with which the axis makes a right-handed frame.
+    if abs(x) <= abs(y) and abs(x) <= abs(z):
+        tx, ty, tz = 0.0, z, -y
+    elif abs(y) <= abs(z):
+        tx, ty, tz = -z, 0.0, x
+    else:
+        tx, ty, tz = y, -x, 0.0
+    length = np.sqrt(tx * tx + ty * ty + tz * tz)
+    tx, ty, tz = tx / length, ty / length, tz / length
+    return tx, ty, tz, y * tz - z * ty, z * tx - x * tz, x * ty - y * tx
+
+
+@kernel
+def lay_out(
+    vertices, faces, twin, normals, order, first, group, density,
+    final, axes, members, queue, mark, grid,
+):  # fmt: skip
+    # final: -1 not laid out. Each group is grown face by face over a grid of texels; what
+    # would cover a taken texel is left for a later chart of the same group.
+    count = 0
+    token = 0
+    turn = 0
+    side = grid.shape[0]
+    for c in range(first.shape[0] - 1):
+        done = first[c]
+        while done < first[c + 1]:
+            seed = order[done]
+            if final[seed] >= 0:
+                done += 1
+                continue
+            # What is left of the group around the seed.
+            turn += 1
+            members[0] = seed
+            mark[seed] = turn
+            size = 1
+            head = 0
+            x, y, z = 0.0, 0.0, 0.0
+            while head < size:
+                f = members[head]
+                head += 1
+                area = normals[f, 3]
+                x += area * normals[f, 0]
+                y += area * normals[f, 1]
+                z += area * normals[f, 2]
+                for k in range(3):
+                    h = twin[3 * f + k]
+                    if h < 0:
+                        continue
+                    g = h // 3
+                    if group[g] == c and final[g] < 0 and mark[g] != turn:
+                        mark[g] = turn
+                        members[size] = g
+                        size += 1
+            length = np.sqrt(x * x + y * y + z * z)
+            best, best_dot = seed, -2.0
+            if length > 0.0:
+                x, y, z = x / length, y / length, z / length
+                for i in range(size):
+                    f = members[i]
+                    dot = normals[f, 0] * x + normals[f, 1] * y + normals[f, 2] * z
+                    if dot > best_dot:
+                        best, best_dot = f, dot
+            if best_dot < 0.2:
+                # The normals cancel out: start from the face itself.
+                x = np.float64(normals[best, 0])
+                y = np.float64(normals[best, 1])
+                z = np.float64(normals[best, 2])
+                if x == 0.0 and y == 0.0 and z == 0.0:
+                    z = 1.0
+            tx, ty, tz, bx, by, bz = basis(x, y, z)
+            low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
+            for i in range(size):
+                f = members[i]
+                for k in range(3):
+                    v = faces[f, k]
+                    px = tx * vertices[v, 0] + ty * vertices[v, 1] + tz * vertices[v, 2]
+                    py = bx * vertices[v, 0] + by * vertices[v, 1] + bz * vertices[v, 2]
+                    low_x, high_x = min(low_x, px), max(high_x, px)
+                    low_y, high_y = min(low_y, py), max(high_y, py)
+            extent = max(high_x - low_x, high_y - low_y, 1e-20)
+            scale = min(density, (side - 4) / extent)
+            token += 1
+            queue[0] = best
+            final[best] = count
+            head, tail = 0, 1
+            while head < tail:
+                f = queue[head]
+                head += 1
+                # Taken faces stay in `final`; the first is taken whatever it covers.
+                u0 = (tx * vertices[faces[f, 0], 0] + ty * vertices[faces[f, 0], 1]
+                      + tz * vertices[faces[f, 0], 2] - low_x) * scale + 1.5  # fmt: skip
+                v0 = (bx * vertices[faces[f, 0], 0] + by * vertices[faces[f, 0], 1]
+                      + bz * vertices[faces[f, 0], 2] - low_y) * scale + 1.5  # fmt: skip
+                u1 = (tx * vertices[faces[f, 1], 0] + ty * vertices[faces[f, 1], 1]
+                      + tz * vertices[faces[f, 1], 2] - low_x) * scale + 1.5  # fmt: skip
+                v1 = (bx * vertices[faces[f, 1], 0] + by * vertices[faces[f, 1], 1]
+                      + bz * vertices[faces[f, 1], 2] - low_y) * scale + 1.5  # fmt: skip
+                u2 = (tx * vertices[faces[f, 2], 0] + ty * vertices[faces[f, 2], 1]
+                      + tz * vertices[faces[f, 2], 2] - low_x) * scale + 1.5  # fmt: skip
+                v2 = (bx * vertices[faces[f, 2], 0] + by * vertices[faces[f, 2], 1]
+                      + bz * vertices[faces[f, 2], 2] - low_y) * scale + 1.5  # fmt: skip
+                dot = normals[f, 0] * x + normals[f, 1] * y + normals[f, 2] * z
+                fits = dot > 0.15 or normals[f, 3] == 0.0
+                row_0 = int(np.ceil(min(v0, v1, v2) - 0.5))
+                row_1 = int(np.floor(max(v0, v1, v2) - 0.5))
+                column_0 = int(np.ceil(min(u0, u1, u2) - 0.5))
+                column_1 = int(np.floor(max(u0, u1, u2) - 0.5))
+                for write in range(2):
+                    if not fits:
+                        break
+                    for row in range(row_0, row_1 + 1):
+                        for column in range(column_0, column_1 + 1):
+                            if covers(u0, v0, u1, v1, u2, v2, column + 0.5, row + 0.5):
+                                if write == 1:
+                                    grid[row, column] = token
+                                elif grid[row, column] == token:
+                                    fits = False
+                                    break
+                        if not fits:
+                            break
+                if not fits and f != best:
+                    final[f] = -1
+                    continue
+                for k in range(3):
+                    h = twin[3 * f + k]
+                    if h < 0:
+                        continue
+                    g = h // 3
+                    if mark[g] == turn and final[g] < 0:
+                        final[g] = count
+                        # Seen once: a face that does not fit is not tried again.
+                        mark[g] = turn - 1 if turn > 1 else -2
+                        queue[tail] = g
+                        tail += 1
+            axes[count, 0], axes[count, 1], axes[count, 2] = x, y, z
+            count += 1
+    return count
+
+
+@kernel
+def flatten(vertices, faces, order, first, axes, owner, slot, flat, source, uv_faces, start):
+    rows = 0
+    for c in range(axes.shape[0]):
+        start[c] = rows
+        tx, ty, tz, bx, by, bz = basis(
+            np.float64(axes[c, 0]), np.float64(axes[c, 1]), np.float64(axes[c, 2])
+        )
+        for i in range(first[c], first[c + 1]):
+            f = order[i]
+            for k in range(3):
+                v = faces[f, k]
+                if owner[v] != c:
+                    owner[v] = c
+                    slot[v] = rows
+                    source[rows] = v
+                    x = np.float64(vertices[v, 0])
+                    y = np.float64(vertices[v, 1])
+                    z = np.float64(vertices[v, 2])
+                    flat[rows, 0] = tx * x + ty * y + tz * z
+                    flat[rows, 1] = bx * x + by * y + bz * z
+                    rows += 1
+                uv_faces[f, k] = slot[v]
+    start[axes.shape[0]] = rows
+    return rows
+
+
+@kernel
+def straighten(begin, end, flat, start, angles):
+    # Turn each chart so that its box is smallest and lies down, with a corner at 0.
+    for c in range(begin, end):
+        best, best_area = 0, np.inf
+        for i in range(angles):
+            co, si = np.cos(0.5 * np.pi * i / angles), np.sin(0.5 * np.pi * i / angles)
+            low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
+            for r in range(start[c], start[c + 1]):
+                x = co * flat[r, 0] - si * flat[r, 1]
+                y = si * flat[r, 0] + co * flat[r, 1]
+                low_x, high_x = min(low_x, x), max(high_x, x)
+                low_y, high_y = min(low_y, y), max(high_y, y)
+            area = (high_x - low_x) * (high_y - low_y)
+            # A chart keeps its angle unless another one is clearly better.
+            if area < best_area * 0.98:
+                best, best_area = i, area
+        co, si = np.cos(0.5 * np.pi * best / angles), np.sin(0.5 * np.pi * best / angles)
+        low_x, low_y = np.inf, np.inf
+        for r in range(start[c], start[c + 1]):
+            x = co * flat[r, 0] - si * flat[r, 1]
+            y = si * flat[r, 0] + co * flat[r, 1]
+            flat[r, 0], flat[r, 1] = x, y
+            low_x, low_y = min(low_x, x), min(low_y, y)
+        for r in range(start[c], start[c + 1]):
+            flat[r, 0] -= low_x
+            flat[r, 1] -= low_y
+
+
+@kernel
+def pick_rims(twin, chart, rim):
+    count = 0
+    for h in range(twin.shape[0]):
+        if twin[h] < 0 or chart[twin[h] // 3] != chart[h // 3]:
+            rim[count] = h
+            count += 1
+    return count
+
+
+@kernel
+def measure_boxes(flat, start, box):
+    for c in range(box.shape[0]):
+        for r in range(start[c], start[c + 1]):
+            box[c, 0] = max(box[c, 0], flat[r, 0])
+            box[c, 1] = max(box[c, 1], flat[r, 1])
+
+
+@kernel
+def outline(flat, edges, owner, scale, gap, cells, first, low, high):
+    # For each chart: the leftmost and rightmost cell of each row, then of each column,
+    # widened by the gap on all sides.
+    for e in range(edges.shape[0]):
+        c = owner[e]
+        for way in range(2):
+            base = first[c] + (cells[c, 1] if way == 1 else 0)
+            px = flat[edges[e, 0], way] * scale + gap
+            py = flat[edges[e, 0], 1 - way] * scale + gap
+            qx = flat[edges[e, 1], way] * scale + gap
+            qy = flat[edges[e, 1], 1 - way] * scale + gap
+            if py > qy:
+                px, py, qx, qy = qx, qy, px, py
+            for row in range(int(py), int(qy) + 1):
+                slope = (qx - px) / (qy - py) if qy > py else 0.0
+                x0 = px + slope * (max(np.float64(row), py) - py)
+                x1 = px + slope * (min(row + 1.0, qy) - py)
+                if qy == py:
+                    x1 = qx
+                left = int(min(x0, x1)) - gap
+                right = int(max(x0, x1)) + gap
+                for near in range(max(0, row - gap), min(cells[c, 1 - way], row + gap + 1)):
+                    low[base + near] = min(low[base + near], max(left, 0))
+                    high[base + near] = max(high[base + near], min(right, cells[c, way] - 1))
+
+
+@kernel
+def place(order, cells, first, low, high, last, hint, place):
+    # last[y, x]: the nearest taken cell at or left of x in row y.
+    # place: x, y and how the chart is turned: 0 as it is, 1 half, 2 mirrored over the
+    # diagonal, 3 that and half.
+    size = last.shape[0]
+    used = 0
+    for n in range(order.shape[0]):
+        c = order[n]
+        best_top, best_x, best_y, best_turn = 1 << 30, -1, -1, -1
+        for turn in range(4):
+            way = turn // 2
+            width, height = cells[c, way], cells[c, 1 - way]
+            base = first[c] + (cells[c, 1] if way == 1 else 0)
+            if width > size or height > size:
+                continue
+            y = 0
+            key = -1
+            if width < 64 and height < 64:
+                key = (min(15, width // 4) * 16 + min(15, height // 4)) * 4 + turn
+                y = hint[key]
+            found = False
+            row = 0
+            while y + height <= size and y + height < best_top:
+                x = 0
+                free = 0
+                while free < height:
+                    own = height - 1 - row if turn % 2 == 1 else row
+                    left, right = low[base + own], high[base + own]
+                    if turn % 2 == 1:
+                        left, right = width - 1 - right, width - 1 - left
+                    if right >= left:
+                        taken = last[y + row, x + right]
+                        if taken >= x + left:
+                            x = taken + 1 - left
+                            free = 0
+                            if x + width > size:
+                                break
+                            continue
+                    free += 1
+                    row += 1
+                    if row >= height:
+                        row = 0
+                if free >= height:
+                    found = True
+                    break
+                y += 1
+            if found:
+                best_top, best_x, best_y, best_turn = y + height, x, y, turn
+            if key >= 0:
+                hint[key] = y if found or y > hint[key] else hint[key]
+        if best_turn < 0:
+            return -1
+        place[c, 0], place[c, 1], place[c, 2] = best_x, best_y, best_turn
+        used = max(used, best_top)
+        way = best_turn // 2
+        width, height = cells[c, way], cells[c, 1 - way]
+        base = first[c] + (cells[c, 1] if way == 1 else 0)
+        for row in range(height):
+            own = height - 1 - row if best_turn % 2 == 1 else row
+            left, right = low[base + own], high[base + own]
+            if right < left:
+                continue
+            if best_turn % 2 == 1:
+                left, right = width - 1 - right, width - 1 - left
+            y = best_y + row
+            for x in range(best_x + left, best_x + right + 1):
+                last[y, x] = x
+            x = best_x + right + 1
+            while x < size and last[y, x] != x:
+                last[y, x] = best_x + right
+                x += 1
+    return used
+
+
+@kernel
+def move(flat, start, box, place, scale, gap, uv):
+    for c in range(place.shape[0]):
+        turn = place[c, 2]
+        way = turn // 2
+        width = np.ceil(box[c, way] * scale) + 1 + 2 * gap
+        height = np.ceil(box[c, 1 - way] * scale) + 1 + 2 * gap
+        for r in range(start[c], start[c + 1]):
+            x = flat[r, way] * scale + gap
+            y = flat[r, 1 - way] * scale + gap
+            if turn % 2 == 1:
+                x, y = width - x, height - y
+            uv[r, 0] = place[c, 0] + x
+            uv[r, 1] = place[c, 1] + y
