@@ -5,6 +5,7 @@ What this module does not know: what the routes do, which engine it is.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 from contextlib import asynccontextmanager
@@ -26,6 +27,7 @@ from trellis2_server.errors import (
     JobNotFoundError,
     OutOfMemoryError,
     ServerError,
+    ShuttingDownError,
     TextureTimeoutError,
     TooLargeError,
     UnauthorizedError,
@@ -37,7 +39,7 @@ from trellis2_server.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from trellis2_server.config import Settings
     from trellis2_server.images import Cutter
@@ -84,8 +86,10 @@ def create_app(
         version=__version__,
         description=_DESCRIPTION,
         lifespan=_lifespan,
-        root_path=settings.server.root_path,
     )
+    # Not as an argument, which newer versions deprecate: a server's own root path would have
+    # the proxy strip the prefix; this way it may or may not.
+    app.root_path = settings.server.root_path
     app.state.settings = settings
     app.state.notes = tuple(notes)
     app.state.make_worker = lambda: Worker(engine, cutter, settings)
@@ -96,6 +100,7 @@ def create_app(
     app.add_exception_handler(ClientDisconnect, _reply_nobody)
     app.add_exception_handler(Exception, _reply_unexpected)
     app.add_middleware(_Keys, keys=[key.get_secret_value() for key in settings.server.api_keys])
+    app.add_middleware(_Leaving)
     origins = settings.server.cors_origins
     if origins is None:
         origins = () if settings.server.api_keys else ("*",)
@@ -119,6 +124,29 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         yield
     finally:
         await worker.close()
+
+
+class _Leaving:
+    """Answers the requests that are cancelled because the process leaves, half-sent ones."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def note(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note)
+        except asyncio.CancelledError:
+            if scope["type"] != "http" or has_begun or not scope["app"].state.worker.is_closing:
+                raise
+            error = ShuttingDownError("the server is shutting down", retry_after_s=30)
+            await _reply(error)(scope, receive, send)
 
 
 class _Keys:
@@ -186,4 +214,9 @@ async def _reply_nobody(_: Request, error: Any) -> JSONResponse:
 
 async def _reply_unexpected(_: Request, error: Any) -> JSONResponse:
     logger.error("Unexpected error", exc_info=error)
-    return JSONResponse({"text": "an unexpected error; the log has it", "error_code": 1}, 500)
+    # uvicorn closes the connection after an error that it was not told of.
+    return JSONResponse(
+        {"text": "an unexpected error; the log has it", "error_code": 1},
+        500,
+        {"Connection": "close"},
+    )

@@ -204,9 +204,8 @@ class JobTable:
         for job in aged:
             self._remove(job.uid)
         if aged:
-            gone = {job.uid for job in aged}
-            self._aliases = {a: uid for a, uid in self._aliases.items() if uid not in gone}
-            self._by_key = {key: uid for key, uid in self._by_key.items() if uid not in gone}
+            self._aliases = {a: uid for a, uid in self._aliases.items() if uid in self._jobs}
+            self._by_key = {key: uid for key, uid in self._by_key.items() if uid in self._jobs}
         return aged
 
     def _remove(self, uid: str) -> None:

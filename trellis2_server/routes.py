@@ -56,6 +56,9 @@ class StatusReply(BaseModel):
     queue_position: int | None = Field(default=None, description="1: the next to be worked on.")
     stage: str | None = Field(default=None, description="What is being done now.")
     progress: float | None = Field(default=None, description="0 … 1 of the present status.")
+    eta_seconds: float | None = Field(
+        default=None, description="Until the present status ends, by this server's experience."
+    )
     resolution: int | None = Field(
         default=None, description="Voxels along an edge, as really used."
     )
@@ -70,7 +73,7 @@ class HealthReply(BaseModel):
     status: Literal["ok", "loading", "error"]
     engine: str = Field(description="`trellis2` or `preview` (the embedded CPU engine).")
     version: str | None = Field(default=None, description="Of this server.")
-    error: str | None = Field(default=None, description="Why the engine could not be loaded.")
+    error: str | None = Field(default=None, description="Why nothing can be served.")
     stage: str | None = Field(default=None, description="What is being loaded.")
     progress: float | None = Field(default=None, description="0 … 1 of that.")
     load_seconds: float | None = Field(default=None, description="How long loading took.")
@@ -148,8 +151,8 @@ _MODEL_REPLY: Final[dict[int | str, dict[str, Any]]] = {
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     meanings = {
         400: "Missing or invalid input.",
+        401: "API keys are configured, and none or a wrong one was sent.",
         404: "No such job.",
-        405: "Another method is needed.",
         408: "Not ready in time; the job goes on.",
         409: "The job was cancelled.",
         413: "Over a limit.",
@@ -204,7 +207,7 @@ def _model_reply(job: Job, glb: bytes | None) -> Response:
     "/generate",
     response_class=Response,
     summary="A picture in, a GLB out",
-    responses={**_MODEL_REPLY, **_errors(400, 409, 413, 500, 503, 507)},
+    responses={**_MODEL_REPLY, **_errors(400, 401, 409, 413, 500, 503, 507)},
     openapi_extra=_request_body(
         _schema("image", "*", required=("image",)), {"image": _EXAMPLE_PICTURE, "seed": 42}
     ),
@@ -238,7 +241,7 @@ def _picture(body: Body) -> bytes:
     "/generate_texture",
     response_class=Response,
     summary="The textured GLB of a job",
-    responses={**_MODEL_REPLY, **_errors(400, 404, 408, 409, 413, 500, 503, 507)},
+    responses={**_MODEL_REPLY, **_errors(400, 401, 404, 408, 409, 413, 500, 503, 507)},
     openapi_extra=_request_body(
         _schema("image_hash", "uid", "image"), {"image_hash": "9e107d9d372bb6826bd81d3542a419d6"}
     ),
@@ -268,14 +271,15 @@ async def _job_name(worker: Worker, body: Body) -> str:
     if body.picture is None:
         raise InputError("image_hash: missing; name the job by image_hash, uid or image")
     remove_background = read_options(body.fields, Settings()).remove_background
-    return await worker.known_hash(body.picture, remove_background=remove_background)
+    return await worker.name_of(body.picture, remove_background=remove_background)
 
 
 @router.get(
     "/status/{name}",
     response_model_exclude_none=True,
     summary="Where a job is",
-    responses=_errors(400, 404),
+    # With a "4XX" FastAPI does not document a 422, which is never sent.
+    responses={**_errors(401, 404), "4XX": {"model": ErrorReply, "description": "Not meant."}},
 )
 async def status(
     request: Request, name: Annotated[str, Path(description="An image hash or a uid.")]
@@ -283,6 +287,7 @@ async def status(
     """Where a job is; it never waits."""
     worker = _worker(request)
     job = worker.job(name)
+    eta_s = worker.eta_s(job)
     return StatusReply(
         status="error" if job.status is Status.CANCELLED else job.status.value,
         uid=job.uid,
@@ -292,6 +297,7 @@ async def status(
         queue_position=worker.queue_position(job),
         stage=job.progress.stage if job.progress else None,
         progress=job.progress.fraction if job.progress else None,
+        eta_seconds=None if eta_s is None else round(eta_s, 1),
         resolution=job.resolution,
         warnings=list(job.warnings) or None,
         shape_ready=job.shape_glb is not None,
@@ -312,13 +318,15 @@ async def healthcheck(request: Request, response: Response) -> HealthReply:
     if load.status != "ok" or worker.is_closing:
         response.status_code = 503
         response.headers["Retry-After"] = "5"
-    reply = HealthReply(status=load.status, engine=worker.engine.name)
+    reply = HealthReply(
+        status="error" if worker.is_closing else load.status, engine=worker.engine.name
+    )
     if not request.state.is_trusted:
         return reply
     return reply.model_copy(
         update={
             "version": __version__,
-            "error": load.error,
+            "error": "the server is shutting down" if worker.is_closing else load.error,
             "stage": load.stage or None,
             "progress": load.fraction if load.status == "loading" else None,
             "load_seconds": load.seconds,
@@ -327,7 +335,7 @@ async def healthcheck(request: Request, response: Response) -> HealthReply:
     )
 
 
-@router.get("/worker_status", summary="How busy this server is")
+@router.get("/worker_status", summary="How busy this server is", responses=_errors(401))
 async def worker_status(request: Request) -> WorkerReply:
     """Jobs running plus jobs waiting."""
     worker = _worker(request)

@@ -15,16 +15,16 @@ What this module does not know: HTTP, how a step does its work.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import copy
 import hashlib
-import heapq
 import itertools
 import logging
 import os
 import re
 import time
 import uuid
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -42,6 +42,7 @@ from trellis2_server.errors import (
     ShuttingDownError,
     TextureTimeoutError,
 )
+from trellis2_server.images import ModelPending
 from trellis2_server.jobs import Job, JobTable, Progress, Status
 
 if TYPE_CHECKING:
@@ -63,7 +64,10 @@ PROGRESS_INTERVAL_S: Final = 0.05
 #: What a client is told to wait for when the queue is full.
 RETRY_AFTER_FULL_S: Final = 10
 
-#: The steps of a status, with the part of its way that each takes.
+#: How much the latest duration of a step weighs in what is expected of the next.
+PACE_WEIGHT: Final = 0.3
+
+#: The steps, with the part of their status' way that each takes.
 _SHARES: Final = {
     "cutout": (0.0, 0.1),
     "shape": (0.1, 0.7),
@@ -74,6 +78,8 @@ _SHARES: Final = {
 
 Step = Literal["cutout", "shape", "shape_export", "texture", "texture_export"]
 _LANE_STEPS: Final = frozenset({"shape", "texture"})
+_SHAPE_STEPS: Final[tuple[Step, ...]] = ("cutout", "shape", "shape_export")
+_TEXTURE_STEPS: Final[tuple[Step, ...]] = ("texture", "texture_export")
 
 
 class _Stopped(Exception):  # noqa: N818 - no error: unwinds a step that nobody wants any more
@@ -138,6 +144,23 @@ class Load:
     seconds: float | None = None
 
 
+class Pace:
+    """How long each step takes here, learned from the steps that ended; a moving mean."""
+
+    def __init__(self) -> None:
+        self._means: dict[tuple[Step, str, int], float] = {}
+
+    def note(self, step: Step, options: Options, seconds: float) -> None:
+        """A step of a job with these options took so long."""
+        key = (step, options.pipeline_type, options.texture_size)
+        mean = self._means.get(key, seconds)
+        self._means[key] = mean + PACE_WEIGHT * (seconds - mean)
+
+    def expect(self, step: Step, options: Options) -> float | None:
+        """Seconds that such a step is expected to take; None: there was none yet."""
+        return self._means.get((step, options.pipeline_type, options.texture_size))
+
+
 class Worker:
     """One engine's queue. Make it, `start` it on a running event loop, `close` it there.
 
@@ -166,6 +189,7 @@ class Worker:
         self._tasks: dict[str, _Task] = {}
         self._ready: list[tuple[float, int, str]] = []
         self._order = itertools.count()
+        self._pace = Pace()
         self._uploads: OrderedDict[tuple[str, bool], str] = OrderedDict()
         self._running = 0
         self._lane_is_busy = True  # until the engine is loaded
@@ -178,6 +202,8 @@ class Worker:
         self._is_closing = False
         self._is_closed = asyncio.Event()
         self._one_lookup = asyncio.Semaphore(1)
+        self._lookups = 0
+        self._lookup = ThreadPoolExecutor(1, thread_name_prefix="lookup")
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -240,7 +266,7 @@ class Worker:
         )
 
     async def close(self) -> None:
-        """Take no more jobs, let the running steps end within the grace, answer everybody."""
+        """Take no more jobs, let the running ones go on within the grace, answer everybody."""
         if self._is_closing:
             await self._is_closed.wait()
             return
@@ -259,6 +285,7 @@ class Worker:
         await asyncio.gather(*self._background, return_exceptions=True)
         self._lane.shutdown(wait=False, cancel_futures=True)
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._lookup.shutdown(wait=False)
         self._is_closed.set()
 
     def close_soon(self) -> None:
@@ -278,7 +305,7 @@ class Worker:
     @property
     def is_idle(self) -> bool:
         """Whether no thread works on anything."""
-        return self._idle.is_set() and self.load.status != "loading"
+        return self._idle.is_set() and not self._lookups and self.load.status != "loading"
 
     # ---- asking --------------------------------------------------------------------------
 
@@ -304,10 +331,52 @@ class Worker:
         task = self._tasks.get(job.uid)
         if task is None or not task.waiting_for:
             return None
-        place = next((entry for entry in self._ready if entry[2] == job.uid), None)
-        if place is None:
+        places = (at for at, entry in enumerate(self._ready, 1) if entry[2] == job.uid)
+        return next(places, None)  # None: it waits for a background model
+
+    def eta_s(self, job: Job) -> float | None:
+        """Seconds until the job's present status ends, by this server's own experience.
+
+        None: nothing is being done for the job, or there is no experience yet. An estimate:
+        what comes later with an earlier deadline is not in it.
+        """
+        task = self._tasks.get(job.uid)
+        if task is None or not (task.running or task.waiting_for):
             return None
-        return 1 + sum(1 for entry in self._ready if entry < place)
+        left = self._seconds_left(task)
+        if left is None:
+            return None
+        if task.running in {_SHAPE_STEPS[-1], _TEXTURE_STEPS[-1]}:
+            return sum(left)
+        ahead = [
+            self._seconds_left(other) or (0.0, 0.0)
+            for other in self._tasks.values()
+            if other is not task
+            and (other.running or (other.waiting_for and other.deadline < task.deadline))
+        ]
+        lane = sum(seconds for seconds, _ in ahead)
+        pool = sum(seconds for _, seconds in ahead) / self._pool_size
+        return sum(left) + max(lane, pool)
+
+    def _seconds_left(self, task: _Task) -> tuple[float, float] | None:
+        """Of the present status, on the lane and in the pool."""
+        step = task.running or task.waiting_for
+        if step is None:
+            return None
+        steps = _SHAPE_STEPS if step in _SHAPE_STEPS else _TEXTURE_STEPS
+        options = self._table.get(task.uid).options
+        lane = pool = 0.0
+        for next_step in steps[steps.index(step) :]:
+            seconds = self._pace.expect(next_step, options)
+            if seconds is None:
+                return None
+            if next_step == task.running:
+                seconds = max(0.0, seconds - (self._clock() - task.step_began))
+            if next_step in _LANE_STEPS:
+                lane += seconds
+            else:
+                pool += seconds
+        return lane, pool
 
     async def submit(self, picture: bytes, options: Options, *, texture: bool | None) -> Job:
         """The job of that picture and those options: a known one, or a new one.
@@ -378,27 +447,47 @@ class Worker:
             last_asked=now,
         )
         logger.info("Job accepted", extra={"uid": job.uid, "seed": options.seed})
-        self._enqueue(task, "cutout", partial(self._cut_out, picture, options.remove_background))
+        cut_out = partial(self._cut_out, picture, options.remove_background)
+        self._enqueue(task, "cutout", cut_out)
         return job
 
-    async def known_hash(self, picture: bytes, *, remove_background: bool) -> str:
-        """The image hash of an upload: remembered, or found by cutting it out once more.
+    async def name_of(self, picture: bytes, *, remove_background: bool) -> str:
+        """What an upload's job is found by: its image hash, or a uid before there is a hash.
+
+        The hash is remembered, or found by cutting the picture out once more.
 
         Raises:
             InputError: no image, or no object in it.
         """
         self._check_open()
         upload = (await asyncio.to_thread(_md5, picture), remove_background)
-        image_hash = self._uploads.get(upload)
-        if image_hash is None:
+        cut_out = partial(_guarded, "cutout", self._cut_out, picture, remove_background)
+        while True:
             async with self._one_lookup:
-                call = partial(_guarded, "cutout", self._cut_out, picture, remove_background)
-                cutout = await self._loop.run_in_executor(self._pool, call)
-            image_hash = self._remember(upload, cutout)
-        return image_hash
+                self._check_open()
+                image_hash = self._uploads.get(upload)
+                if image_hash is not None:
+                    return image_hash
+                for task in reversed(self._tasks.values()):
+                    if task.upload == upload:
+                        return task.uid
+                lookup = self._loop.run_in_executor(self._lookup, cut_out)
+                self._lookups += 1
+                lookup.add_done_callback(self._lookup_ended)
+                try:
+                    # Shielded: the thread goes on when the request is gone.
+                    return self._remember(upload, await asyncio.shield(lookup))
+                except ModelPending as pending:
+                    loaded, timeout_s = asyncio.wrap_future(pending.loaded), pending.timeout_s
+            await asyncio.wait({loaded}, timeout=timeout_s)  # holding up no other
+
+    def _lookup_ended(self, lookup: asyncio.Future[Cutout]) -> None:
+        self._lookups -= 1
+        if not lookup.cancelled():
+            lookup.exception()  # seen, though nobody may wait for it any more
 
     def _cut_out(self, picture: bytes, remove_background: bool) -> Cutout:  # noqa: FBT001 - for an executor
-        return self._cutter.cut_out(picture, remove_background=remove_background)
+        return self._cutter.cut_out(picture, remove_background=remove_background, wait=False)
 
     def _remember(self, upload: tuple[str, bool], cutout: Cutout) -> str:
         self._uploads[upload] = cutout.image_hash
@@ -410,8 +499,9 @@ class Worker:
     def want_texture(self, job: Job) -> None:
         """Have the job's texture made, if it is neither there nor on its way."""
         task = self._tasks.get(job.uid)
-        if task is None or job.textured_glb is not None or job.error is not None:
+        if task is None:  # its texture is there, or will never be
             return
+        job = self._table.get(job.uid)
         task.wants_texture = True
         if job.status is Status.COMPLETED:
             if self._is_closing:
@@ -424,6 +514,8 @@ class Worker:
         Raises:
             ServerError: why there is none.
         """
+        if job.shape_glb is None:
+            job = self._table.get(job.uid)  # it may have gone on since
         task = self._tasks.get(job.uid)
         if task and job.shape_glb is None:
             with self._waiting(task):
@@ -443,6 +535,9 @@ class Worker:
             TextureTimeoutError: it was not ready in time; the job goes on.
             ServerError: why there is none.
         """
+        if job.textured_glb is not None:
+            return job
+        job = self._table.get(job.uid)  # it may have gone on since
         self.want_texture(job)
         try:
             job = await asyncio.wait_for(self._textured(job), timeout_s)
@@ -483,40 +578,40 @@ class Worker:
 
     def _enqueue(self, task: _Task, step: Step, call: Callable[[], Any]) -> None:
         task.waiting_for, task.call = step, call
-        heapq.heappush(self._ready, (task.deadline, next(self._order), task.uid))
+        bisect.insort(self._ready, (task.deadline, next(self._order), task.uid))
+        self._idle.clear()
         self._pump()
 
     def _pump(self) -> None:
         """Start every step that can start, earliest deadline first."""
         while self._running < self._limits.limit_model_concurrency:
-            entry = next(
-                (entry for entry in sorted(self._ready) if self._can_start(self._tasks[entry[2]])),
-                None,
-            )
-            if entry is None:
+            steps = self._startable()
+            waiting = (self._tasks[uid] for _, _, uid in self._ready)
+            task = next((task for task in waiting if task.waiting_for in steps), None)
+            if task is None:
                 return
-            self._ready.remove(entry)
-            heapq.heapify(self._ready)
-            task = self._tasks[entry[2]]
+            self._leave_queue(task)
             if self._is_abandoned(task, self._clock()):
                 self._end(task, JobCancelledError("cancelled: nobody asked for the job any more"))
             else:
                 self._begin(task)
 
-    def _can_start(self, task: _Task) -> bool:
-        step = task.waiting_for
-        if step in _LANE_STEPS:
-            # No stage starts while as many results as jobs may be worked on wait for export:
-            # they are large.
-            waiting = self._count_waiting("shape_export") + self._count_waiting("texture_export")
-            return not self._lane_is_busy and waiting < self._limits.limit_model_concurrency
-        if step == "cutout":
-            too_many = self._count_waiting("shape") >= self._limits.limit_model_concurrency
-            return self._pool_running < self._pool_size and not too_many
-        return self._pool_running < self._pool_size
+    def _startable(self) -> set[Step]:
+        """The kinds of step that there is room for."""
+        waiting = Counter(self._tasks[uid].waiting_for for _, _, uid in self._ready)
+        at_most = self._limits.limit_model_concurrency
+        steps: set[Step] = set()
+        # What a step leaves is large: none starts while too many of its results wait.
+        if not self._lane_is_busy and waiting["shape_export"] + waiting["texture_export"] < at_most:
+            steps |= {"shape", "texture"}
+        if self._pool_running < self._pool_size:
+            steps |= {"shape_export", "texture_export"}
+            if waiting["shape"] < at_most:
+                steps.add("cutout")
+        return steps
 
-    def _count_waiting(self, step: Step) -> int:
-        return sum(1 for task in self._tasks.values() if task.waiting_for == step)
+    def _leave_queue(self, task: _Task) -> None:
+        self._ready = [entry for entry in self._ready if entry[2] != task.uid]
 
     def _begin(self, task: _Task) -> None:
         step, call = task.waiting_for, task.call
@@ -526,7 +621,6 @@ class Worker:
         task.waiting_for, task.call, task.running = None, None, step
         task.step_began = self._clock()
         self._running += 1
-        self._idle.clear()
         if on_lane:
             self._lane_is_busy = True
         else:
@@ -534,7 +628,7 @@ class Worker:
         future = self._loop.run_in_executor(
             self._lane if on_lane else self._pool, partial(_guarded, step, call)
         )
-        future.add_done_callback(partial(self._ended, task, step))
+        future.add_done_callback(partial(self._ended, task, step, call))
 
     def _reporter(self, task: _Task, step: Step) -> Callable[[str, int, int], None]:
         begin, share = _SHARES[step]
@@ -555,10 +649,16 @@ class Worker:
         return report
 
     def _note_progress(self, task: _Task, step: Step, progress: Progress) -> None:
-        if task.running == step and not task.is_stopped:
-            self._change(task, progress=progress)
+        if task.running != step or task.is_stopped:
+            return
+        known = self._table.get(task.uid).progress
+        if known is not None and known.fraction > progress.fraction:  # a step of many stages
+            progress = Progress(progress.stage, known.fraction)
+        self._change(task, progress=progress)
 
-    def _ended(self, task: _Task, step: Step, future: asyncio.Future[Any]) -> None:
+    def _ended(
+        self, task: _Task, step: Step, call: Callable[[], Any], future: asyncio.Future[Any]
+    ) -> None:
         """A step has ended, on the event loop: free its place, take its result, go on."""
         self._running -= 1
         if step in _LANE_STEPS:
@@ -566,25 +666,57 @@ class Worker:
         else:
             self._pool_running -= 1
         task.running = None
-        if not self._running:
-            self._idle.set()
         error = None if future.cancelled() else future.exception()
         if not task.is_stopped and not future.cancelled():
+            seconds = self._clock() - task.step_began
             logger.debug(
                 "Step ended",
-                extra={
-                    "uid": task.uid,
-                    "step": step,
-                    "seconds": round(self._clock() - task.step_began, 3),
-                },
+                extra={"uid": task.uid, "step": step, "seconds": round(seconds, 3)},
             )
             if error is None:
-                self._take(task, step, future.result())
+                self._pace.note(step, self._table.get(task.uid).options, seconds)
+                self._take_safely(task, step, future.result())
             elif isinstance(error, ServerError):
                 self._end(task, error)
+            elif isinstance(error, ModelPending):
+                self._park(task, call, error)
             else:  # `_guarded` lets nothing else out but `_Stopped`
                 self._end(task, JobCancelledError("cancelled"))
         self._pump()
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if not self._running and not self._ready:
+            self._idle.set()
+
+    def _park(self, task: _Task, call: Callable[[], Any], pending: ModelPending) -> None:
+        """Have the cut-out done again when its background model is there, on no thread so far."""
+        if self._is_closing:
+            self._end(task, ShuttingDownError("the server is shutting down", retry_after_s=30))
+            return
+        task.waiting_for = "cutout"
+        self._change(task, progress=Progress("background model", 0.0))
+        resume = partial(self._unpark, task, call)
+
+        def loaded(_: object) -> None:
+            with suppress(RuntimeError):  # the loop has closed
+                self._loop.call_soon_threadsafe(resume)
+
+        self._loop.call_later(pending.timeout_s, resume)
+        pending.loaded.add_done_callback(loaded)
+
+    def _unpark(self, task: _Task, call: Callable[[], Any]) -> None:
+        if task.waiting_for == "cutout" and task.call is None:
+            self._enqueue(task, "cutout", call)
+
+    def _take_safely(self, task: _Task, step: Step, result: Any) -> None:
+        """Take a result; an engine's that breaks its protocol ends the job, not the queue."""
+        try:
+            self._take(task, step, result)
+        except Exception as error:
+            logger.exception("Result not understood", extra={"uid": task.uid, "step": step})
+            if task.uid in self._tasks:
+                self._end(task, EngineError(f"{step} failed: {_safe(error)}"))
 
     def _take(self, task: _Task, step: Step, result: Any) -> None:
         if step == "cutout":
@@ -681,7 +813,7 @@ class Worker:
         options = self._table.get(task.uid).options
         self._table.alias(task.uid, known.uid)
         self._table.bind(("upload", task.upload, options), known.uid)
-        if task.wants_texture:
+        if task.wants_texture and not self._is_closing:
             self.want_texture(known)
         other = self._tasks.get(known.uid)
         if other is None:
@@ -697,13 +829,13 @@ class Worker:
         """The job ends without all of its results; everybody who waits is told why."""
         is_given_up = isinstance(error, JobCancelledError | ShuttingDownError)
         task.is_stopped = True
-        self._ready = [entry for entry in self._ready if entry[2] != task.uid]
-        heapq.heapify(self._ready)
+        self._leave_queue(task)
         # Without its traceback, whose frames would keep the stage's arrays.
         bare = copy.copy(error)
         self._change(task, status=Status.CANCELLED if is_given_up else Status.ERROR, error=bare)
         self._log_end(task)
         self._forget(task)
+        self._note_idle()
 
     def _forget(self, task: _Task) -> None:
         """Drop what only a job that goes on needs, and wake whoever waits."""
@@ -752,18 +884,18 @@ def _guarded(step: str, call: Callable[..., Any], *args: Any) -> Any:
     """The call's result; whatever it raises comes out as one of our own errors."""
     try:
         return call(*args)
-    except (ServerError, _Stopped):
+    except (ServerError, ModelPending, _Stopped):
         raise
     except MemoryError as error:
         logger.exception("Out of memory", extra={"step": step})
         raise OutOfMemoryError(f"{step}: out of memory") from error
-    except Exception as error:
+    except BaseException as error:  # a thread's border: a library's sys.exit() comes by too
         logger.exception("Step failed", extra={"step": step})
         raise EngineError(f"{step} failed: {_safe(error)}") from error
 
 
-def _safe(error: Exception) -> str:
+def _safe(error: BaseException) -> str:
     """An exception in one line, without the machine's paths."""
-    text = " ".join(str(error).split())[:300]
+    text = " ".join(str(error).encode(errors="replace").decode().split())[:300]
     text = re.sub(r"(?:[A-Za-z]:)?[\\/](?:[^\s\\/:'\"]+[\\/])+", "", text)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

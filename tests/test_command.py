@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from tests.server import encoded, fields, picture, until
+from trellis2_server import __version__, command
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+ROOT = Path(__file__).resolve().parents[1]
+ENTRY = ROOT / "api_server_trellis2.py"
+
+
+def configured(folder: Path, **sections: dict[str, Any]) -> Path:
+    file = folder / "config.json"
+    model = {"engine": "preview", "background": "none"}
+    export = {"glb_texture_size": 256, "glb_decimation_target": 2000}
+    file.write_text(json.dumps({"model": model, "export": export, **sections}))
+    return file
+
+
+@pytest.fixture(autouse=True)
+def untouched_logging(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command.logs, "configure", lambda _: None)
+
+
+def run(*arguments: object) -> int:
+    return command.main([str(argument) for argument in arguments], config_folder=ROOT)
+
+
+# ---- without serving -----------------------------------------------------------------------
+
+
+def test_a_check_says_what_would_be_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--check", "--host", "::1", "--port", 9) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"engine +preview \(asked for: auto\)", said)
+    assert "::1:9" in said
+    assert __version__ in said
+    assert "warning" in said
+
+
+def test_one_picture_becomes_two_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photo.png").write_bytes(picture())
+    output = tmp_path / "new" / "out"
+    asked = ("--config", configured(tmp_path), "--image", tmp_path / "photo.png")
+    assert run(*asked, "--output", output) == 0
+    files = sorted(output.iterdir())
+    assert [file.name for file in files] == ["photo_shape.glb", "photo_textured.glb"]
+    assert all(file.read_bytes()[:4] == b"glTF" for file in files)
+    said = capsys.readouterr().out
+    assert str(files[0]) in said
+    assert "engine preview, background alpha, seed 42" in said
+
+
+def test_what_cannot_be_done_is_said_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configured(tmp_path)
+    (tmp_path / "text.png").write_text("text")
+    (tmp_path / "photo.png").write_bytes(picture())
+    (tmp_path / "file").touch()
+    (tmp_path / "out" / "photo_shape.glb").mkdir(parents=True)
+    image = ("--config", config, "--image")
+    for asked, said in (
+        (("--config", tmp_path / "none.json"), "none.json: cannot be read"),
+        (("--port", "99999"), "server.port: input should be less than or equal to 65535"),
+        ((*image, tmp_path / "none.png"), "none.png: No such file"),
+        ((*image, tmp_path / "text.png"), "image: not a PNG"),
+        ((*image, tmp_path / "photo.png", "--output", tmp_path / "file"), "file: File exists"),
+        ((*image, tmp_path / "photo.png", "--output", tmp_path / "out"), "shape.glb: Is a dir"),
+    ):
+        assert run(*asked) == 2
+        error = capsys.readouterr().err.strip()
+        assert error.startswith("error: ")
+        assert said in error
+        assert "\n" not in error
+
+
+def test_a_bar_is_drawn_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for is_terminal, drawn in ((False, ""), (True, "\r[###############...............] bake")):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda is_terminal=is_terminal: is_terminal)
+        bar = command._Bar()
+        bar.report("bake", 1, 2)
+        assert capsys.readouterr().err.rstrip() == drawn
+        bar.end()
+        capsys.readouterr()
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_the_entry_file_answers_without_loading_anything(argument: str) -> None:
+    done = subprocess.run(
+        [sys.executable, ENTRY, argument], capture_output=True, text=True, check=True
+    )
+    assert done.stdout
+
+
+# ---- serving, as a process -------------------------------------------------------------------
+
+
+class Process:
+    """The server as users start it."""
+
+    def __init__(self, config: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.began = time.monotonic()
+        self.process = subprocess.Popen(
+            [sys.executable, ENTRY, "--config", config, "--host", "127.0.0.1",
+             "--port", str(self.port)],
+            stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONWARNINGS": "default"},
+        )  # fmt: skip
+        self.log: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        with self.process.stderr as lines:
+            self.log.extend(lines)
+
+    def health(self) -> dict[str, Any]:
+        try:
+            return httpx.get(self.url + "/healthcheck", timeout=10).json()
+        except httpx.TransportError:
+            return {"status": "absent"}
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, float]:
+        """The exit code, and how long leaving took."""
+        began = time.monotonic()
+        self.process.send_signal(number)
+        code = self.process.wait(20)
+        return code, time.monotonic() - began
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(20)
+        self._reader.join(20)
+
+
+@contextmanager
+def process(config: Path) -> Generator[Process]:
+    running = Process(config)
+    try:
+        yield running
+    finally:
+        running.end()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_at_rest_leaves_at_once_with_0(tmp_path: Path, number: int) -> None:
+    with process(configured(tmp_path)) as server:
+        until(lambda: server.health()["status"] == "ok", "ok")
+        code, seconds = server.stop(number)
+    assert code == 0
+    assert seconds < 3
+    said = "".join(server.log)
+    assert "Traceback" not in said
+    assert " Ready engine=preview" in said
+
+
+def test_a_process_that_works_leaves_in_time_and_tells_everybody(tmp_path: Path) -> None:
+    worker = {"limit_model_concurrency": 1}
+    grace = {"shutdown_grace_seconds": 1.0}
+    with process(configured(tmp_path, worker=worker, server=grace)) as server:
+        until(lambda: server.health()["status"] == "ok", "ok")
+        replies: list[httpx.Response] = []
+
+        def ask(shade: int) -> None:
+            big = {"texture_size": 4096, "decimation_target": 200_000}
+            body = {**fields(shade, texture=True), **big}
+            body["image"] = encoded(picture(shade, 1000))
+            replies.append(httpx.post(server.url + "/generate", json=body, timeout=60))
+
+        threads = [threading.Thread(target=ask, args=(shade,)) for shade in range(4)]
+        for thread in threads:
+            thread.start()
+        status = server.url + "/worker_status"
+        until(lambda: httpx.get(status).json()["queue_length"] == 4, "four jobs")
+        code, seconds = server.stop()
+        for thread in threads:
+            thread.join(20)
+    assert code == 0
+    assert seconds < 10
+    assert len(replies) == 4
+    assert {reply.status_code for reply in replies} <= {200, 503}
+    refused = [reply for reply in replies if reply.status_code == 503]
+    assert refused
+    assert all(reply.json()["text"] == "the server is shutting down" for reply in refused)
+    assert all(int(reply.headers["retry-after"]) > 0 for reply in refused)
+    assert "Traceback" not in "".join(server.log)
+
+
+def test_a_client_that_never_ends_its_request_is_told_at_a_stop(tmp_path: Path) -> None:
+    with process(configured(tmp_path, server={"shutdown_grace_seconds": 0.2})) as server:
+        until(lambda: server.health()["status"] == "ok", "ok")
+        head = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
+        with (
+            socket.create_connection(("127.0.0.1", server.port), timeout=20) as half,
+            socket.create_connection(("127.0.0.1", server.port), timeout=20) as less,
+        ):
+            half.sendall(head + b"{")
+            less.sendall(b"POST /gen")
+            server.health()  # a later connection's answer: both are open
+            code, seconds = server.stop()
+            assert half.recv(4096).startswith(b"HTTP/1.1 503 ")
+    assert code == 0
+    assert seconds < 5
+    assert "Traceback" not in "".join(server.log)
+
+
+def test_a_process_that_loads_leaves_in_time(tmp_path: Path) -> None:
+    with process(configured(tmp_path)) as server:
+        until(lambda: server.health()["status"] != "absent", "an answer")
+        code, seconds = server.stop()
+    assert code == 0
+    assert seconds < 10
+
+
+def test_a_port_that_is_taken_is_said_and_ends_the_process(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = subprocess.run(
+            [sys.executable, ENTRY, "--config", configured(tmp_path), "--host", "127.0.0.1",
+             "--port", str(taken.getsockname()[1])],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 3
+    assert "address already in use" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_file_stops_the_start(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, ENTRY, "--config", configured(tmp_path, server={"prot": 1})],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "config.json: server.prot: unknown key; known here: host, port" in done.stderr

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from tests.server import settings
+from trellis2_server import logs
+
+
+@pytest.fixture(autouse=True)
+def untouched_logging() -> Any:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(capture=False)
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().err.splitlines()
+
+
+def log(kind: str) -> None:
+    logs.configure(settings(server={"log_format": kind}).server)
+    logger = logging.getLogger("trellis2_server.x")
+    logger.debug("Not shown")
+    logger.info("Job accepted", extra={"uid": "u\nforged", "seconds": 1.5})
+    try:
+        int("why")
+    except ValueError:
+        logger.exception("Step failed")
+
+
+def test_a_record_is_a_line_with_its_data(capsys: pytest.CaptureFixture[str]) -> None:
+    log("text")
+    said = lines(capsys)
+    assert said[0].endswith("INFO trellis2_server.x: Job accepted uid=u\\nforged seconds=1.5")
+    assert said[1].endswith("ERROR trellis2_server.x: Step failed")
+    assert said[-1].startswith("ValueError: invalid literal")
+
+
+def test_as_json_it_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    log("json")
+    accepted, failed = (json.loads(line) for line in lines(capsys))
+    assert accepted["message"] == "Job accepted"
+    assert (accepted["level"], accepted["uid"], accepted["seconds"]) == ("info", "u\nforged", 1.5)
+    assert accepted["time"].endswith("Z")
+    assert "ValueError: invalid literal" in failed["exception"]

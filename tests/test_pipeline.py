@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import pytest
+
+from tests.engines import GatedEngine
+from tests.server import SMALL, picture, settings
+from trellis2_server import pipeline
+from trellis2_server.config import ModelSettings, Settings, read_options
+from trellis2_server.engine_preview import PreviewEngine
+from trellis2_server.errors import ConfigError
+from trellis2_server.images import Cutter
+
+
+def models(engine: pipeline.Engine, seen: list[tuple[str, int, int]]) -> list[bytes]:
+    def report(*progress: Any) -> None:
+        seen.append(progress)
+
+    cutout = Cutter(background="none").cut_out(picture())
+    options = read_options({"seed": 3, **SMALL}, Settings())
+    return list(pipeline.make_model(engine, cutout, options, settings().export, report))
+
+
+def said(glb: bytes) -> dict[str, Any]:
+    size = struct.unpack_from("<I", glb, 12)[0]
+    return json.loads(glb[20 : 20 + size])["asset"]
+
+
+@pytest.mark.parametrize("engine", [GatedEngine(), PreviewEngine()])
+def test_a_picture_becomes_two_files_that_say_how(engine: pipeline.Engine) -> None:
+    pipeline.load(engine, lambda *_: None)
+    seen: list[tuple[str, int, int]] = []
+    glbs = models(engine, seen)
+    assert len(glbs) == 2
+    for glb in glbs:
+        assert f"({engine.name} engine)" in said(glb)["generator"]
+    assert all(0 <= step <= steps for _, step, steps in seen)
+    assert models(engine, []) == glbs  # same picture, same options, same bytes
+
+
+def test_a_report_that_raises_ends_it_at_that_step() -> None:
+    class Enough(Exception):  # noqa: N818
+        pass
+
+    def report(stage: str, *_: int) -> None:
+        if stage == "texture":
+            raise Enough
+
+    cutout = Cutter(background="none").cut_out(picture())
+    options = read_options({"seed": 3, **SMALL}, Settings())
+    made = pipeline.make_model(GatedEngine(), cutout, options, settings().export, report)
+    assert next(made)
+    with pytest.raises(Enough):
+        next(made)
+
+
+def test_which_engine_is_taken_and_what_the_operator_is_told() -> None:
+    engine, warnings = pipeline.choose_engine(ModelSettings(engine="preview"))
+    assert (engine.name, warnings) == ("preview", ())
+    engine, warnings = pipeline.choose_engine(ModelSettings(engine="auto"))
+    assert engine.name == "preview"
+    assert len(warnings) == 1
+    with pytest.raises(ConfigError, match=r"^model\.engine: "):
+        pipeline.choose_engine(ModelSettings(engine="trellis2"))
