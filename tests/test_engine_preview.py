@@ -426,9 +426,7 @@ def test_an_unloaded_engine_serves_again(engine: PreviewEngine) -> None:
 
 
 def run(code: str) -> str:
-    done = subprocess.run(  # noqa: S603 (our own interpreter)
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 

@@ -806,7 +806,7 @@ def test_neither_importing_nor_cutting_by_alpha_imports_a_heavy_package() -> Non
         "heavy = {'rembg', 'onnxruntime', 'cv2', 'torch', 'numba', 'scipy'} & set(sys.modules)\n"
         "sys.exit(' '.join(heavy) or None)\n"
     )
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-c", code],
         input=encode(vase()),
         capture_output=True,
@@ -825,7 +825,7 @@ def run_cutter(arguments: str, home: Path) -> subprocess.CompletedProcess[bytes]
         "print(cutout.background, cutout.rgba.shape[0], *cutout.warnings)\n"
     )
     environment = os.environ | {"U2NET_HOME": str(home), "MODEL_CHECKSUM_DISABLED": "1"}
-    return subprocess.run(  # noqa: S603
+    return subprocess.run(
         [sys.executable, "-c", code],
         input=encode(photograph()),
         capture_output=True,

@@ -235,9 +235,7 @@ def test_the_command_line_writes_a_picture_and_says_how_it_matches(tmp_path: Pat
         str(ROOT / "bench" / "render.py"),
         *("model.glb", "out.png", "--size", "64", "--match", "cutout.png"),
     ]
-    done = subprocess.run(  # noqa: S603 (our own script)
-        command, cwd=tmp_path, check=True, capture_output=True, text=True
-    )
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
     assert "IoU 1.000" in done.stdout
     with Image.open(tmp_path / "out.png") as shown:
         assert shown.size == (64, 64)
