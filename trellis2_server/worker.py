@@ -22,6 +22,8 @@ import itertools
 import logging
 import os
 import re
+import sys
+import threading
 import time
 import uuid
 from collections import Counter, OrderedDict
@@ -64,6 +66,8 @@ PROGRESS_INTERVAL_S: Final = 0.05
 #: What a client is told to wait for when the queue is full.
 RETRY_AFTER_FULL_S: Final = 10
 
+#: Of the threads that work, against the event loop's 0.
+THREAD_NICENESS: Final = 5
 #: How much the latest duration of a step weighs in what is expected of the next.
 PACE_WEIGHT: Final = 0.3
 
@@ -195,15 +199,15 @@ class Worker:
         self._lane_is_busy = True  # until the engine is loaded
         self._pool_size = min(self._limits.limit_model_concurrency, max(2, os.cpu_count() or 2))
         self._pool_running = 0
-        self._lane = ThreadPoolExecutor(1, thread_name_prefix="lane")
-        self._pool = ThreadPoolExecutor(self._pool_size, thread_name_prefix="pool")
+        self._lane = ThreadPoolExecutor(1, "lane", _give_way)
+        self._pool = ThreadPoolExecutor(self._pool_size, "pool", _give_way)
         self._background: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._is_closing = False
         self._is_closed = asyncio.Event()
         self._one_lookup = asyncio.Semaphore(1)
         self._lookups = 0
-        self._lookup = ThreadPoolExecutor(1, thread_name_prefix="lookup")
+        self._lookup = ThreadPoolExecutor(1, "lookup", _give_way)
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -867,6 +871,16 @@ class Worker:
 
     def _future(self) -> asyncio.Future[Job]:
         return self._loop.create_future()
+
+
+def _give_way() -> None:
+    """Let the event loop's thread go before this one and the threads that it starts.
+
+    Only on Linux has each thread a niceness of its own.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), THREAD_NICENESS)
 
 
 def _reason(job: Job) -> ServerError:
