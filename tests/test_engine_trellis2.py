@@ -20,7 +20,16 @@ import pytest
 from PIL import Image
 
 from trellis2_server.config import ModelSettings, Options, Settings, read_options
-from trellis2_server.engine_trellis2 import Trellis2Engine, engine, environment, loading, why_not
+from trellis2_server.engine_trellis2 import (
+    Finding,
+    Trellis2Engine,
+    engine,
+    environment,
+    inspect_trellis2,
+    inspection,
+    loading,
+    why_not,
+)
 from trellis2_server.errors import (
     EngineError,
     InputError,
@@ -610,6 +619,107 @@ def test_the_description_is_plain_json(loaded: Trellis2Engine) -> None:
     assert said["device"] == "cpu"
     assert set(said["extensions"]) == {"flash_attn", "flex_gemm", "o_voxel", "cumesh"}
     assert said["low_vram"] is False
+
+
+def levels(found: list[Finding]) -> dict[str, set[str]]:
+    return {f.what: {g.level for g in found if g.what == f.what} for f in found}
+
+
+def test_an_inspection_of_a_whole_checkpoint_finds_no_error(checkpoint: Path) -> None:
+    found = inspect_trellis2(settings(checkpoint))
+    assert levels(found) == {
+        "packages": {"ok"},
+        "trellis2": {"ok"},
+        "device": {"warning"},
+        "extensions": {"warning"},
+        "checkpoint": {"ok"},
+    }
+    assert "8 models" in found[-1].text
+    assert "every tensor is there" in found[-1].text
+
+
+def test_an_inspection_goes_on_after_the_first_error(copy: Path, tmp_path: Path) -> None:
+    edit_weights(
+        copy / "ckpts" / "tex_slat_decoder.safetensors", lambda t: t.pop("output_layer.bias")
+    )
+    found = inspect_trellis2(settings(copy).model_copy(update={"device": "cuda:99"}))
+    assert levels(found)["device"] == {"error"}
+    assert found[-1] == Finding("checkpoint", "error", found[-1].text)
+    assert "lacks output_layer.bias" in found[-1].text
+    found = inspect_trellis2(
+        settings("nobody/nothing").model_copy(update={"trellis2_path": str(tmp_path)})
+    )
+    assert levels(found)["trellis2"] == {"error"}
+    assert "not on this machine" in found[-1].text
+    online = settings("nobody/nothing").model_copy(update={"offline": False})
+    assert levels(inspect_trellis2(online))["checkpoint"] == {"warning"}
+
+
+@pytest.mark.parametrize(
+    ("capability", "made_for", "fits"),
+    [
+        ((9, 0), ["sm_80", "sm_90"], True),
+        ((8, 9), ["sm_80", "sm_90"], True),
+        ((12, 0), ["sm_80", "sm_90"], False),
+        ((12, 0), ["sm_80", "compute_90"], True),
+        ((12, 0), ["sm_120a"], True),
+        ((7, 5), ["sm_80"], False),
+    ],
+)
+def test_kernels_run_on_later_minor_versions_and_ptx_on_all_later_ones(
+    capability: tuple[int, int], made_for: list[str], *, fits: bool
+) -> None:
+    assert inspection._has_kernels(*capability, made_for) is fits
+
+
+IN_THE_CACHE = """
+import sys
+from trellis2_server.config import ModelSettings
+from trellis2_server.engine_trellis2 import Trellis2Engine
+made = Trellis2Engine(ModelSettings(
+    engine="trellis2", model_path="some/model", device="cpu", offline=True,
+    revision={revision!r}, trellis2_path={home!r}))
+made.load(lambda *_: None)
+"""
+
+
+def test_a_checkpoint_in_the_hubs_cache_is_loaded_offline(checkpoint: Path, tmp_path: Path) -> None:
+    def put(repository: str, folder: Path) -> None:
+        place = tmp_path / f"models--{repository.replace('/', '--')}"
+        shutil.copytree(folder, place / "snapshots" / ("a" * 40))
+        (place / "refs").mkdir()
+        (place / "refs" / "main").write_text("a" * 40)
+
+    def start(revision: str | None) -> subprocess.CompletedProcess[str]:
+        code = IN_THE_CACHE.format(home=str(HOME), revision=revision)
+        environ = {**os.environ, "HF_HUB_CACHE": str(tmp_path)}
+        return subprocess.run(  # noqa: S603
+            [sys.executable, "-c", code],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=environ,
+            cwd=HERE.parent,
+        )
+
+    put("some/model", checkpoint)
+    put("other/decoder", checkpoint)
+    put("gated/encoder", checkpoint / "image_encoder")
+    snapshot = tmp_path / "models--some--model" / "snapshots" / ("a" * 40)
+    shutil.rmtree(snapshot / "image_encoder")
+
+    def change(args: dict[str, Any]) -> None:
+        args["image_cond_model"]["args"]["model_name"] = "gated/encoder"
+        name = "sparse_structure_decoder"
+        args["models"][name] = f"other/decoder/ckpts/{name}"
+
+    edit_pipeline(snapshot, change)
+    for revision in (None, "a" * 40):
+        run = start(revision)
+        assert run.returncode == 0, run.stderr
+    assert "not on this machine" in start("b" * 40).stderr
+    shutil.rmtree(tmp_path / "models--gated--encoder")
+    assert "config.json of gated/encoder is not on this machine" in start(None).stderr
 
 
 SIGNATURES = """

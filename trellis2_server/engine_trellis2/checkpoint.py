@@ -126,27 +126,46 @@ def find(settings: ModelSettings, wanted: Sequence[str], report: Report) -> Chec
     missing = [name for name in wanted if name not in args["models"]]
     if missing:
         logger.warning("Checkpoint without some models", extra={"missing": missing})
-    entries = {name: args["models"][name] for name in wanted if name in args["models"]}
-    if not entries:
+    names = [name for name in wanted if name in args["models"]]
+    if not names:
         raise EngineError("the checkpoint's pipeline.json names none of TRELLIS.2's models")
-    encoder = encoder_name(settings, args)
-    local = _local_encoder(settings, encoder)
-    files: dict[str, Path | HubFile] = {}
-    if local is None:
-        for file in _ENCODER_FILES:
-            files[f"encoder/{file}"] = HubFile(encoder, file, None)
-    for name, entry in entries.items():
-        for suffix in (".json", ".safetensors"):
-            files[f"{name}{suffix}"] = _place(settings, f"{entry}{suffix}")
-    found = fetch(files, offline=settings.offline, report=report)
+    found = fetch(_wanted_files(settings, args, names), offline=settings.offline, report=report)
     return Checkpoint(
         args=args,
         models=tuple(
-            ModelFiles(name, found[f"{name}.json"], found[f"{name}.safetensors"])
-            for name in entries
+            ModelFiles(name, found[f"{name}.json"], found[f"{name}.safetensors"]) for name in names
         ),
-        encoder=str(local or found[f"encoder/{_ENCODER_FILES[0]}"].parent),
+        encoder=str(found[f"encoder/{_ENCODER_FILES[0]}"].parent),
     )
+
+
+def absent(settings: ModelSettings, wanted: Sequence[str]) -> dict[str, HubFile]:
+    """What `find` would download; asks nobody.
+
+    Raises:
+        EngineError: `pipeline.json` is not on this machine either, or is none.
+    """
+    args = read_pipeline(settings)
+    names = [name for name in wanted if name in args["models"]]
+    places = _wanted_files(settings, args, names)
+    remote = {key: file for key, file in places.items() if isinstance(file, HubFile)}
+    have = _cached(importlib.import_module("huggingface_hub"), remote) if remote else {}
+    return {key: file for key, file in remote.items() if key not in have}
+
+
+def _wanted_files(
+    settings: ModelSettings, args: Mapping[str, Any], names: Sequence[str]
+) -> dict[str, Path | HubFile]:
+    encoder = encoder_name(settings, args)
+    local = _local_encoder(settings, encoder)
+    files: dict[str, Path | HubFile] = {
+        f"encoder/{file}": local / file if local else HubFile(encoder, file, None)
+        for file in _ENCODER_FILES
+    }
+    for name in names:
+        for suffix in (".json", ".safetensors"):
+            files[name + suffix] = _place(settings, args["models"][name] + suffix)
+    return files
 
 
 def read_pipeline(settings: ModelSettings) -> dict[str, Any]:
@@ -277,19 +296,57 @@ def _cached(hub: Any, files: Mapping[str, HubFile]) -> dict[str, Path]:
 def _downloaded(hub: Any, files: Mapping[str, HubFile], report: Report | None) -> dict[str, Path]:
     if not files:
         return {}
-    sizes = _sizes(hub, files)
-    _check_disk(hub, sum(sizes.values()))
-    total = math.ceil(sum(sizes.values()) / _MIB)
+    bytes_of = sizes(files)
+    _check_disk(sum(bytes_of.values()))
+    total = math.ceil(sum(bytes_of.values()) / _MIB)
     found: dict[str, Path] = {}
     done = 0
     for key, file in files.items():
         if report:
             report("download", done // _MIB, total)
         found[key] = Path(_download(hub, file))
-        done += sizes[key]
+        done += bytes_of[key]
     if report:
         report("download", total, total)
     return found
+
+
+def sizes(files: Mapping[str, HubFile]) -> dict[str, int]:
+    """Bytes of each file; asks the Hub once for each repository.
+
+    Raises:
+        EngineError: the Hub cannot be reached, or does not have them.
+    """
+    hub: Any = importlib.import_module("huggingface_hub")
+    found = dict.fromkeys(files, 0)
+    groups: dict[tuple[str, str | None], dict[str, str]] = {}
+    for key, file in files.items():
+        groups.setdefault((file.repository, file.revision), {})[file.path] = key
+    for (repository, revision), keys in groups.items():
+        with _hub_errors(hub, repository):
+            for info in hub.HfApi().get_paths_info(repository, list(keys), revision=revision):
+                found[keys[info.path]] = info.size
+    return found
+
+
+def check_access(repository: str) -> None:
+    """Ask the Hub whether this machine may download from a repository.
+
+    Raises:
+        EngineError: it may not, and what to do about it.
+    """
+    hub: Any = importlib.import_module("huggingface_hub")
+    with _hub_errors(hub, repository):
+        hub.HfApi().auth_check(repository)
+
+
+def cache_folder() -> Path:
+    """Where the Hub's files go, or the nearest folder above that exists."""
+    hub: Any = importlib.import_module("huggingface_hub")
+    folder = Path(hub.constants.HF_HUB_CACHE)
+    while not folder.exists():
+        folder = folder.parent
+    return folder
 
 
 def _place(settings: ModelSettings, path: str) -> Path | HubFile:
@@ -335,25 +392,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _sizes(hub: Any, files: Mapping[str, HubFile]) -> dict[str, int]:
-    """Bytes of each file; asks the Hub once for each repository."""
-    api = hub.HfApi()
-    sizes = dict.fromkeys(files, 0)
-    groups: dict[tuple[str, str | None], dict[str, str]] = {}
-    for key, file in files.items():
-        groups.setdefault((file.repository, file.revision), {})[file.path] = key
-    for (repository, revision), keys in groups.items():
-        with _hub_errors(hub, repository):
-            for info in api.get_paths_info(repository, list(keys), revision=revision):
-                sizes[keys[info.path]] = info.size
-    return sizes
-
-
-def _check_disk(hub: Any, needed: int) -> None:
-    folder = Path(hub.constants.HF_HUB_CACHE)
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+def _check_disk(needed: int) -> None:
+    free = shutil.disk_usage(cache_folder()).free
     if free < needed + _SPARE_BYTES:
         raise EngineError(
             f"the download takes {needed / 2**30:.1f} GiB, and the disk of the Hugging Face cache "
