@@ -347,7 +347,7 @@ def edit_weights(file: Path, change: Callable[[dict[str, Any]], object]) -> None
     tensors = importlib.import_module("safetensors.torch")
     content = tensors.load_file(file)
     change(content)
-    tensors.save_file(content, file)
+    tensors.save_file(content, file, metadata={"format": "pt"})
 
 
 def load_error(folder: Path | str, **more: Any) -> str:
@@ -385,6 +385,21 @@ def test_a_tensor_of_another_shape_is_named(copy: Path, torch: Any) -> None:
     file = copy / "ckpts" / "tex_slat_flow_model_512.safetensors"
     edit_weights(file, lambda t: t.update({"out_layer.bias": torch.zeros(3)}))
     assert "another shape of out_layer.bias" in load_error(copy)
+
+
+def test_an_encoder_that_lacks_a_tensor_is_refused(copy: Path) -> None:
+    edit_pipeline(
+        copy, lambda args: args["image_cond_model"]["args"].update(model_name="image_encoder")
+    )
+    file = copy / "image_encoder" / "model.safetensors"
+    lost: list[str] = []
+
+    def change(tensors: dict[str, Any]) -> None:
+        lost.append(next(key for key in tensors if "cls_token" in key))
+        tensors.pop(lost[0])
+
+    edit_weights(file, change)
+    assert "the image encoder lacks embeddings.cls_token" in load_error(copy)
 
 
 def test_tensors_that_nobody_needs_are_only_warned_of(copy: Path, torch: Any) -> None:

@@ -32,6 +32,9 @@ class ImageEncoder:
         model_name: folder with a DINOv3 in transformers' format, or its name on the Hub.
         image_size: edge of the square that pictures are resized to, a multiple of 16;
             TRELLIS.2 sets it before each call.
+
+    Raises:
+        EngineError: tensors are missing.
     """
 
     def __init__(self, model_name: str, image_size: int = 512) -> None:
@@ -39,7 +42,11 @@ class ImageEncoder:
         transformers: Any = importlib.import_module("transformers")
         self.model_name = model_name
         self.image_size = image_size
-        self.model = transformers.DINOv3ViTModel.from_pretrained(model_name, dtype=torch.float32)
+        self.model, said = transformers.DINOv3ViTModel.from_pretrained(
+            model_name, dtype=torch.float32, output_loading_info=True
+        )
+        if said["missing_keys"]:  # transformers leaves them random, and only logs it
+            raise EngineError(f"the image encoder lacks {min(said['missing_keys'])}")
         self.model.eval().requires_grad_(requires_grad=False)
         self.model.norm = torch.nn.Identity()
 

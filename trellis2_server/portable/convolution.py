@@ -74,18 +74,18 @@ def find_neighbors(
             *(range(-r, r + 1, step) for r, step in zip(reach, dilation, strict=True))
         )
     )
-    rows = torch.full((len(offsets), count), count, dtype=torch.int32, device=coords.device)
+    rows = torch.full((count, len(offsets)), count, dtype=torch.int32, device=coords.device)
     centre = len(offsets) // 2
-    rows[centre] = torch.arange(count, dtype=torch.int32, device=coords.device)
+    rows[:, centre] = torch.arange(count, dtype=torch.int32, device=coords.device)
     if count:
         lookup = Lookup(coords, reach)
         order = lookup.order.int()
         for cell in range(centre):
             place, found = lookup.find(lookup.keys + lookup.shift(offsets[cell]))
             here, there = order[found], order[place[found]]
-            rows[cell].index_copy_(0, here.long(), there)
-            rows[-1 - cell].index_copy_(0, there.long(), here)
-    return NeighborMap(rows.t().contiguous())
+            rows[:, cell].index_copy_(0, here.long(), there)
+            rows[:, -1 - cell].index_copy_(0, there.long(), here)
+    return NeighborMap(rows)
 
 
 def sparse_submanifold_conv3d(  # noqa: PLR0913, PLR0917 - flex_gemm's signature
