@@ -69,11 +69,14 @@ def torch() -> Any:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, torch: Any) -> Path:
     del torch
-    folder = tmp_path_factory.mktemp("checkpoint")
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+def write_checkpoint(folder: Path, **kinds: Any) -> Path:
     environment.import_upstream(settings(folder))
     sys.path.insert(0, str(HERE))
     try:
-        return importlib.import_module("tiny_checkpoint").write(folder)
+        return importlib.import_module("tiny_checkpoint").write(folder, **kinds)
     finally:
         sys.path.remove(str(HERE))
 
@@ -212,6 +215,22 @@ def test_the_two_stages_equal_trellis2s_own_run(
     assert np.array_equal(shape.mesh.faces, faces[: len(shape.mesh.faces)])
     assert np.array_equal(field.coords, whole[0].coords.numpy())
     assert np.array_equal(field.attributes, whole[0].attrs.numpy())
+
+
+@pytest.mark.skipif(HOME == STANDIN, reason="TRELLIS2_HOME names no clone of TRELLIS.2")
+def test_half_precision_as_in_the_real_checkpoint_goes_through(tmp_path: Path, torch: Any) -> None:
+    made = Trellis2Engine(settings(write_checkpoint(tmp_path, dtype="bfloat16", use_fp16=True)))
+    made.load(silent)
+    shape, field = make(made, picture(), options("1024_cascade"))
+    models = made._pipeline.models
+    kinds = {p.dtype for p in models["shape_slat_flow_model_512"].blocks.parameters()}
+    assert torch.bfloat16 in kinds
+    kinds = {p.dtype for p in models["tex_slat_decoder"].blocks.parameters()}
+    assert torch.float16 in kinds
+    _, mesh, voxels = one_run(torch, made._pipeline, picture(), options("1024_cascade"))
+    assert np.array_equal(shape.mesh.vertices, mesh.vertices.numpy())
+    assert np.array_equal(field.attributes, voxels.feats.numpy())
+    made.unload()
 
 
 def test_the_mesh_and_the_field_are_what_the_exporter_expects(loaded: Trellis2Engine) -> None:
