@@ -56,7 +56,7 @@ NEEDED = ("torch", "transformers", "safetensors", "easydict", "tqdm", "huggingfa
 @pytest.fixture(scope="session", autouse=True)
 def _packages() -> None:
     for package in NEEDED:
-        pytest.importorskip(package, reason=f"{package} is not installed")
+        pytest.importorskip(package, reason=f"needs torch and what goes with it: {package}")
 
 
 @pytest.fixture(scope="session")
@@ -181,7 +181,7 @@ def test_the_two_stages_equal_one_run_bit_for_bit(
     assert np.array_equal(field.attributes, voxels.feats.numpy())
 
 
-@pytest.mark.skipif(HOME == STANDIN, reason="TRELLIS2_HOME names no clone of TRELLIS.2")
+@pytest.mark.skipif(HOME == STANDIN, reason="needs TRELLIS2_HOME")
 @pytest.mark.parametrize("pipeline_type", TYPES)
 def test_the_two_stages_equal_trellis2s_own_run(
     loaded: Trellis2Engine, torch: Any, pipeline_type: str, monkeypatch: pytest.MonkeyPatch
@@ -217,7 +217,7 @@ def test_the_two_stages_equal_trellis2s_own_run(
     assert np.array_equal(field.attributes, whole[0].attrs.numpy())
 
 
-@pytest.mark.skipif(HOME == STANDIN, reason="TRELLIS2_HOME names no clone of TRELLIS.2")
+@pytest.mark.skipif(HOME == STANDIN, reason="needs TRELLIS2_HOME")
 def test_half_precision_as_in_the_real_checkpoint_goes_through(tmp_path: Path, torch: Any) -> None:
     made = Trellis2Engine(settings(write_checkpoint(tmp_path, dtype="bfloat16", use_fp16=True)))
     made.load(silent)
@@ -645,7 +645,7 @@ Trellis2Engine(ModelSettings())
 heavy = {"torch", "transformers", "trellis2", "huggingface_hub"} & set(sys.modules)
 assert not heavy, heavy
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)  # noqa: S603
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
 def test_the_description_is_plain_json(loaded: Trellis2Engine) -> None:
@@ -727,7 +727,7 @@ def test_a_checkpoint_in_the_hubs_cache_is_loaded_offline(checkpoint: Path, tmp_
     def start(revision: str | None) -> subprocess.CompletedProcess[str]:
         code = IN_THE_CACHE.format(home=str(HOME), revision=revision)
         environ = {**os.environ, "HF_HUB_CACHE": str(tmp_path)}
-        return subprocess.run(  # noqa: S603
+        return subprocess.run(
             [sys.executable, "-c", code],
             check=False,
             capture_output=True,
@@ -778,12 +778,12 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.skipif(HOME == STANDIN, reason="TRELLIS2_HOME names no clone of TRELLIS.2")
+@pytest.mark.skipif(HOME == STANDIN, reason="needs TRELLIS2_HOME")
 def test_the_stand_in_has_the_signatures_of_the_real_package() -> None:
     def signatures(home: Path) -> Any:
         code = SIGNATURES.format(root=str(HERE.parent), home=str(home))
         environ = {k: v for k, v in os.environ.items() if k != "TRELLIS2_HOME"}
-        run = subprocess.run(  # noqa: S603
+        run = subprocess.run(
             [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environ
         )
         return json.loads(run.stdout.splitlines()[-1])
