@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from trellis2_server.config import ModelSettings, Options, Settings, read_options
@@ -30,6 +32,7 @@ from trellis2_server.engine_trellis2 import (
     loading,
     why_not,
 )
+from trellis2_server.engine_trellis2 import checkpoint as files
 from trellis2_server.errors import (
     EngineError,
     InputError,
@@ -53,14 +56,15 @@ pytestmark = [] if HOME == STANDIN else [pytest.mark.filterwarnings(f) for f in 
 NEEDED = ("torch", "transformers", "safetensors", "easydict", "tqdm", "huggingface_hub")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _packages() -> None:
+@pytest.fixture(scope="session")
+def packages() -> None:
     for package in NEEDED:
         pytest.importorskip(package, reason=f"needs torch and what goes with it: {package}")
 
 
 @pytest.fixture(scope="session")
-def torch() -> Any:
+def torch(packages: None) -> Any:
+    del packages
     module = importlib.import_module("torch")
     module.set_num_threads(1)  # spinning threads make small models slower
     return module
@@ -394,6 +398,36 @@ def test_a_file_that_is_no_safetensors_is_named(copy: Path, content: bytes) -> N
     assert "shape_slat_decoder.safetensors is no safetensors file" in load_error(copy)
 
 
+def safetensors_bytes(shapes: dict[str, list[int]]) -> bytes:
+    """A file of zeros, written by hand."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        size = 4 * int(np.prod(shape))
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(end)
+
+
+@given(
+    shapes=st.dictionaries(
+        st.text(min_size=1, max_size=8), st.lists(st.integers(0, 4), max_size=3), max_size=4
+    ),
+    share=st.floats(0, 1, exclude_max=True),
+)
+def test_a_header_is_read_as_written_and_any_cut_is_noticed(
+    tmp_path_factory: pytest.TempPathFactory, shapes: dict[str, list[int]], share: float
+) -> None:
+    file = tmp_path_factory.mktemp("header") / "x.safetensors"
+    content = safetensors_bytes(shapes)
+    file.write_bytes(content)
+    assert files.read_header(file) == {name: tuple(shape) for name, shape in shapes.items()}
+    file.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(EngineError, match=r"x\.safetensors"):
+        files.read_header(file)
+
+
 def test_a_missing_tensor_is_named_instead_of_left_random(copy: Path) -> None:
     file = copy / "ckpts" / "shape_slat_flow_model_512.safetensors"
     edit_weights(file, lambda tensors: tensors.pop("out_layer.weight"))
@@ -451,6 +485,7 @@ def test_the_image_encoder_can_be_another_folder(copy: Path) -> None:
     Trellis2Engine(settings(copy, image_encoder="image_encoder")).load(silent)
 
 
+@pytest.mark.usefixtures("packages")
 def test_a_model_path_that_is_neither_folder_nor_repository_is_refused() -> None:
     assert "no folder" in load_error("nowhere")
     assert "not on this machine" in load_error("nobody/nothing-of-this-name")
@@ -619,13 +654,15 @@ def test_why_not_names_the_first_thing_that_is_missing(tmp_path: Path) -> None:
         return why_not(settings("x").model_copy(update=changes)) or ""
 
     assert "is the CPU" in why()
-    assert "model.trellis2_path" in why(device="cuda", trellis2_path=str(tmp_path))
-    torch = importlib.import_module("torch")
+    assert "model.trellis2_path: no checkout" in why(device="cuda", trellis2_path=str(tmp_path))
+
+
+def test_a_device_that_is_not_there_is_named(torch: Any) -> None:
     if not torch.cuda.is_available():
-        assert "finds no cuda device" in why(device="cuda")
-    if torch.cuda.device_count() < 99:
-        with pytest.raises(EngineError, match=r"model\.device"):
-            environment.import_upstream(settings("x").model_copy(update={"device": "cuda:99"}))
+        missing = settings("x").model_copy(update={"device": "cuda"})
+        assert "finds no cuda device" in (why_not(missing) or "")
+    with pytest.raises(EngineError, match=r"model\.device"):
+        environment.import_upstream(settings("x").model_copy(update={"device": "cuda:99"}))
 
 
 def test_a_missing_checkout_names_what_to_do(tmp_path: Path) -> None:
@@ -706,54 +743,143 @@ def test_kernels_run_on_later_minor_versions_and_ptx_on_all_later_ones(
     assert inspection._has_kernels(*capability, made_for) is fits
 
 
-IN_THE_CACHE = """
-import sys
+FIND = """
+import json
 from trellis2_server.config import ModelSettings
-from trellis2_server.engine_trellis2 import Trellis2Engine
-made = Trellis2Engine(ModelSettings(
-    engine="trellis2", model_path="some/model", device="cpu", offline=True,
-    revision={revision!r}, trellis2_path={home!r}))
-made.load(lambda *_: None)
+from trellis2_server.engine_trellis2 import checkpoint, engine, inspect_trellis2
+from trellis2_server.errors import EngineError
+settings = ModelSettings(
+    engine="trellis2", model_path="some/model", device="cpu", trellis2_path={home!r}, **{more!r})
+reports = []
+try:
+    if {inspects!r}:
+        found = inspect_trellis2(settings, ask_network=True)
+        said = [[f.what, f.level, f.text] for f in found if f.what in ("checkpoint", "encoder")]
+    else:
+        found = checkpoint.find(settings, engine.MODELS, lambda *report: reports.append(report))
+        said = [str(m.weights) for m in found.models] + [found.encoder]
+except EngineError as error:
+    said = str(error)
+print(json.dumps({{"said": said, "reports": reports}}))
 """
 
 
-def test_a_checkpoint_in_the_hubs_cache_is_loaded_offline(checkpoint: Path, tmp_path: Path) -> None:
-    def put(repository: str, folder: Path) -> None:
-        place = tmp_path / f"models--{repository.replace('/', '--')}"
-        shutil.copytree(folder, place / "snapshots" / ("a" * 40))
-        (place / "refs").mkdir()
-        (place / "refs" / "main").write_text("a" * 40)
+class OtherMachine:
+    """A process with a Hub's cache of its own."""
 
-    def start(revision: str | None) -> subprocess.CompletedProcess[str]:
-        code = IN_THE_CACHE.format(home=str(HOME), revision=revision)
-        environ = {**os.environ, "HF_HUB_CACHE": str(tmp_path)}
-        return subprocess.run(
+    def __init__(self, folder: Path, url: str) -> None:
+        self.cache = folder / "cache"
+        self._environ = {**os.environ, "HF_HUB_CACHE": str(self.cache), "HF_ENDPOINT": url}
+        self._environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        for name in ("HF_HUB_OFFLINE", "HF_TOKEN"):
+            self._environ.pop(name, None)
+
+    def find(self, *, inspects: bool = False, **more: Any) -> tuple[Any, list[list[Any]]]:
+        code = FIND.format(home=str(HOME), more=more, inspects=inspects)
+        run = subprocess.run(
             [sys.executable, "-c", code],
             check=False,
             capture_output=True,
             text=True,
-            env=environ,
+            env=self._environ,
             cwd=HERE.parent,
         )
+        assert run.returncode == 0, run.stderr
+        answer = json.loads(run.stdout.splitlines()[-1])
+        return answer["said"], answer["reports"]
 
-    put("some/model", checkpoint)
-    put("other/decoder", checkpoint)
-    put("gated/encoder", checkpoint / "image_encoder")
-    snapshot = tmp_path / "models--some--model" / "snapshots" / ("a" * 40)
-    shutil.rmtree(snapshot / "image_encoder")
+
+@pytest.fixture
+def hub(copy: Path) -> Iterator[Any]:
+    """The checkpoint as three repositories: one model and the encoder are others'."""
+    encoder, decoder = copy.parent / "encoder", copy.parent / "decoder"
+    shutil.move(copy / "image_encoder", encoder)
+    name = "sparse_structure_decoder"
+    decoder.mkdir()
+    for suffix in (".json", ".safetensors"):
+        (decoder / "ckpts").mkdir(exist_ok=True)
+        shutil.move(copy / "ckpts" / (name + suffix), decoder / "ckpts")
 
     def change(args: dict[str, Any]) -> None:
         args["image_cond_model"]["args"]["model_name"] = "gated/encoder"
-        name = "sparse_structure_decoder"
         args["models"][name] = f"other/decoder/ckpts/{name}"
 
-    edit_pipeline(snapshot, change)
-    for revision in (None, "a" * 40):
-        run = start(revision)
-        assert run.returncode == 0, run.stderr
-    assert "not on this machine" in start("b" * 40).stderr
-    shutil.rmtree(tmp_path / "models--gated--encoder")
-    assert "config.json of gated/encoder is not on this machine" in start(None).stderr
+    edit_pipeline(copy, change)
+    sys.path.insert(0, str(HERE))
+    try:
+        module = importlib.import_module("hub")
+    finally:
+        sys.path.remove(str(HERE))
+    repositories = {"some/model": copy, "other/decoder": decoder, "gated/encoder": encoder}
+    with module.serve(repositories) as server:
+        yield server
+
+
+def test_a_checkpoint_is_downloaded_once_and_then_found_offline(hub: Any, tmp_path: Path) -> None:
+    machine = OtherMachine(tmp_path, hub.url)
+    assert "not on this machine" in machine.find(offline=True)[0]
+    found, reports = machine.find()
+    assert len(found) == 9
+    assert all(str(machine.cache) in path for path in found)
+    stages = [report[0] for report in reports]
+    assert set(stages) == {"download"}
+    assert len(stages) == 2 + 2 * 8 + 1
+    assert reports[-1][1] == reports[-1][2] >= 1
+    assert [r[1] for r in reports] == sorted(r[1] for r in reports)
+    asked = len(hub.asked)
+    assert machine.find(offline=True)[0] == found
+    assert machine.find(revision="c" * 40, offline=True)[0] == found
+    assert len(hub.asked) == asked
+    assert "not on this machine" in machine.find(revision="b" * 40, offline=True)[0]
+    assert "no such revision (model.revision)" in machine.find(revision="b" * 40)[0]
+
+
+def test_a_gated_encoder_is_named_before_any_weights_are_downloaded(
+    hub: Any, tmp_path: Path
+) -> None:
+    hub.gated.add("gated/encoder")
+    machine = OtherMachine(tmp_path, hub.url)
+    text, _ = machine.find()
+    assert "gated/encoder is gated: accept its terms at" in text
+    assert not any("safetensors" in request for request in hub.asked if "resolve" in request)
+    findings, _ = machine.find(inspects=True)
+    assert ["encoder", "error"] in [finding[:2] for finding in findings]
+    hub.folders["free/encoder"] = hub.folders["gated/encoder"]
+    found, _ = machine.find(image_encoder="free/encoder")
+    assert "free--encoder" in found[-1]
+
+
+@pytest.mark.usefixtures("packages")
+def test_a_large_file_reports_while_it_comes_and_may_be_cancelled() -> None:
+    seen: list[tuple[str, int, int]] = []
+
+    def report(stage: str, step: int, steps: int) -> None:
+        seen.append((stage, step, steps))
+        if step > 40:
+            raise CancelledError
+
+    progress = files._Bytes(report, 100)
+    with progress.bar()(total=100 * 2**20, name="x") as bar:
+        for _ in range(9):
+            bar.update(4 * 2**20)
+        assert seen == [("download", 16, 100), ("download", 32, 100)]
+        with pytest.raises(CancelledError) as caught:
+            bar.update(20 * 2**20)
+    assert progress.raised is caught.value
+
+
+def test_what_the_hub_does_not_have_is_named(hub: Any, tmp_path: Path) -> None:
+    machine = OtherMachine(tmp_path, hub.url)
+    (hub.folders["other/decoder"] / "ckpts" / "sparse_structure_decoder.safetensors").unlink()
+    assert "other/decoder lacks a file" in machine.find()[0]
+    del hub.folders["other/decoder"]
+    assert "the Hugging Face Hub has no other/decoder" in machine.find()[0]
+
+
+def test_a_hub_that_cannot_be_reached_is_an_error_with_a_cause(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub", reason="needs torch and what goes with it")
+    text, _ = OtherMachine(tmp_path, "http://127.0.0.1:9").find()
+    assert text.startswith("some/model could not be downloaded: ")
 
 
 SIGNATURES = """

@@ -13,6 +13,7 @@ What this module does not know: PyTorch, the models' classes.
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import logging
 import math
@@ -47,6 +48,7 @@ _ENCODER_FILES: Final = ("config.json", "model.safetensors")
 #: No header of a checkpoint is nearly as large; a file that says so is none.
 _MAX_HEADER_BYTES: Final = 100_000_000
 _MIB: Final = 2**20
+_SAID_EVERY_BYTES: Final = 16 * _MIB
 #: Left free on the disk after a download.
 _SPARE_BYTES: Final = 512 * _MIB
 
@@ -299,16 +301,58 @@ def _downloaded(hub: Any, files: Mapping[str, HubFile], report: Report | None) -
     bytes_of = sizes(files)
     _check_disk(sum(bytes_of.values()))
     total = math.ceil(sum(bytes_of.values()) / _MIB)
+    progress = _Bytes(report, total)
     found: dict[str, Path] = {}
     done = 0
     for key, file in files.items():
-        if report:
-            report("download", done // _MIB, total)
-        found[key] = Path(_download(hub, file))
+        progress.set(done)
+        found[key] = Path(_download(hub, file, progress))
         done += bytes_of[key]
-    if report:
-        report("download", total, total)
+    progress.set(total * _MIB)
     return found
+
+
+class _Bytes:
+    """Reports a download in MiB, and remembers what the report raised."""
+
+    def __init__(self, report: Report | None, total: int) -> None:
+        self._report, self._total = report, total
+        self._done = 0
+        self._said = 0
+        self.raised: BaseException | None = None
+
+    def set(self, done: int) -> None:
+        """So many bytes are here; said in any case."""
+        self._done = self._said = done
+        if self._report:
+            self._report("download", min(done // _MIB, self._total), self._total)
+
+    def add(self, more: int) -> None:
+        """More bytes of the file that is on its way; said now and then."""
+        self._done += more
+        if self._done - self._said >= _SAID_EVERY_BYTES:
+            try:
+                self.set(self._done)
+            except BaseException as error:
+                self.raised = error
+                raise
+
+    def bar(self) -> Any:
+        """A class for the Hub's client, which shows a bar of it to nobody."""
+        tqdm: Any = importlib.import_module("tqdm").tqdm
+        add = self.add
+
+        class Bar(tqdm):
+            """Counts."""
+
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                kwargs.pop("name", None)
+                super().__init__(*args, **{**kwargs, "disable": True})
+
+            def update(self, n: float | None = 1) -> None:
+                add(int(n or 0))
+
+        return Bar
 
 
 def sizes(files: Mapping[str, HubFile]) -> dict[str, int]:
@@ -401,23 +445,29 @@ def _check_disk(needed: int) -> None:
         )
 
 
-def _download(hub: Any, file: HubFile) -> str:
-    with _hub_errors(hub, file.repository):
-        return hub.hf_hub_download(file.repository, file.path, revision=file.revision)
+def _download(hub: Any, file: HubFile, progress: _Bytes) -> str:
+    more: dict[str, Any] = {}
+    if "tqdm_class" in inspect.signature(hub.hf_hub_download).parameters:  # not in older ones
+        more["tqdm_class"] = progress.bar()
+    with _hub_errors(hub, file.repository, progress):
+        return hub.hf_hub_download(file.repository, file.path, revision=file.revision, **more)
 
 
 class _hub_errors:  # noqa: N801 - reads as the function it stands for
     """Says what keeps a repository's files from being had."""
 
-    def __init__(self, hub: Any, repository: str) -> None:
+    def __init__(self, hub: Any, repository: str, progress: _Bytes | None = None) -> None:
         self._errors = hub.errors
         self._repository = repository
+        self._progress = progress
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if error is None or not isinstance(error, Exception):
+        if not isinstance(error, Exception):
+            return
+        if self._progress is not None and error is self._progress.raised:
             return
         errors, name = self._errors, self._repository
         if isinstance(error, errors.GatedRepoError):
@@ -433,8 +483,6 @@ class _hub_errors:  # noqa: N801 - reads as the function it stands for
             message = (
                 f"the Hugging Face Hub has no {name}, or a token is needed to see it (HF_TOKEN)"
             )
-        elif isinstance(error, OSError | errors.HfHubHTTPError | ValueError):
+        else:  # of the disk, or of whichever HTTP library the Hub's client uses
             message = f"{name} could not be downloaded: {type(error).__name__}"
-        else:
-            return
         raise EngineError(message) from error
