@@ -4,7 +4,8 @@
 
 Runs on a random tiny checkpoint, made in a temporary folder, unless `--model` names another.
 Without TRELLIS2_HOME it runs on the tests' stand-in, which says little. The two ways take
-turns, so that a busy machine slows both; medians are printed, in seconds.
+turns; medians are printed, in seconds. On the CPU they are seconds of the processor with one
+thread, so that other programs on the machine do not count.
 """
 
 from __future__ import annotations
@@ -78,12 +79,12 @@ def bare(torch: Any, pipeline: Any, image: Image.Image, asked: Options) -> None:
         _ = voxels.coords.cpu().numpy(), voxels.feats.cpu().numpy()
 
 
-def timed(work: Callable[[], object]) -> float:
+def timed(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds, without the garbage of what ran before."""
     gc.collect()
-    start = time.perf_counter()
+    start = clock()
     work()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def measure(
@@ -100,11 +101,13 @@ def measure(
     def texture() -> None:
         made.texture(kept["shape"], cutout, asked, silent)
 
-    bare(torch, made._pipeline, image, asked)  # noqa: SLF001 - the same pipeline, without us
+    pipeline = made._pipeline  # noqa: SLF001 - the same one, without us
+    clock = time.process_time if pipeline.device.type == "cpu" else time.perf_counter
+    bare(torch, pipeline, image, asked)
     for _ in range(rounds):
-        times["bare"].append(timed(lambda: bare(torch, made._pipeline, image, asked)))  # noqa: SLF001
-        times["shape"].append(timed(shape))
-        times["texture"].append(timed(texture))
+        times["bare"].append(timed(lambda: bare(torch, pipeline, image, asked), clock))
+        times["shape"].append(timed(shape, clock))
+        times["texture"].append(timed(texture, clock))
         times["job"].append(times["shape"][-1] + times["texture"][-1])
     median = {name: statistics.median(values) for name, values in times.items()}
     differences = [job - base for job, base in zip(times["job"], times["bare"], strict=True)]

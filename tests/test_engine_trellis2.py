@@ -412,7 +412,9 @@ def safetensors_bytes(shapes: dict[str, list[int]]) -> bytes:
 
 @given(
     shapes=st.dictionaries(
-        st.text(min_size=1, max_size=8), st.lists(st.integers(0, 4), max_size=3), max_size=4
+        st.text("ab._é", min_size=1, max_size=8),
+        st.lists(st.integers(0, 4), max_size=3),
+        max_size=4,
     ),
     share=st.floats(0, 1, exclude_max=True),
 )
@@ -566,6 +568,28 @@ def test_a_job_out_of_memory_is_tried_again_with_less(loaded: Trellis2Engine, to
     assert ("retry", 1, 1) in seen
     assert isinstance(shape.state, engine.Trellis2State)
     assert shape.state.warnings == ("out of memory with 1024_cascade; tried again with 512",)
+
+
+class Elsewhere(Trellis2Engine):
+    """Believes that it is on a GPU; its tensors are on the CPU all the same."""
+
+    def _may_save_memory(self, pipeline: Any) -> bool:
+        return not pipeline.low_vram
+
+
+def test_out_of_memory_first_moves_models_one_at_a_time_which_changes_no_result(
+    checkpoint: Path, torch: Any
+) -> None:
+    made = Elsewhere(settings(checkpoint), oom_fallback="none")
+    made.load(silent)
+    pipeline = made._pipeline
+    expected = make(made, picture(), options("1024_cascade"))
+    for name in ("shape_slat_decoder", "tex_slat_flow_model_1024"):
+        pipeline.low_vram = False
+        handle = out_of_memory(torch, pipeline, name, 1)
+        assert same(expected, make(made, picture(), options("1024_cascade")))
+        assert pipeline.low_vram is True
+        handle.remove()
 
 
 def test_a_job_that_stays_out_of_memory_says_so(checkpoint: Path, torch: Any) -> None:
