@@ -162,16 +162,30 @@ class Trellis2Engine:
         low_vram = self._settings.low_vram
         if low_vram is None:
             low_vram = bool(found.args.get("low_vram", True))
-        progress = _Progress(report)
-        with _translated(progress, "loading"):
-            self._pipeline = loading.build(
-                upstream, found, device=self._settings.device, low_vram=low_vram, report=progress
-            )
+        try:
+            self._pipeline = self._build(upstream, found, report, low_vram=low_vram)
+        except OutOfMemoryError:
+            # Who said that all of it must be on the device is told that it does not fit.
+            if low_vram or self._settings.low_vram is False or self._settings.device == "cpu":
+                raise
+        if self._pipeline is None:
+            logger.warning("The weights do not fit on the device at once: loading with low_vram")
+            _collect(upstream.torch)
+            self._pipeline = self._build(upstream, found, report, low_vram=True)
         # What is here now stays. Left out, the search for garbage between jobs takes
         # microseconds; with torch's and transformers' 400,000 objects it took 0.25 s.
         gc.collect()
         gc.freeze()
         logger.info("TRELLIS.2 loaded", extra=self.describe())
+
+    def _build(
+        self, upstream: Upstream, found: files.Checkpoint, report: Report, *, low_vram: bool
+    ) -> Any:
+        progress = _Progress(report)
+        with _translated(progress, "loading"):
+            return loading.build(
+                upstream, found, device=self._settings.device, low_vram=low_vram, report=progress
+            )
 
     def unload(self) -> None:
         """Give the device's memory back. `load` may follow."""
