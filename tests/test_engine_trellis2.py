@@ -624,7 +624,6 @@ def live_tensors(torch: Any) -> int:
     return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
 
 
-@pytest.mark.slow
 def test_fifty_jobs_leave_nothing_behind(loaded: Trellis2Engine, torch: Any) -> None:
     make(loaded, picture(), options())
     before = live_tensors(torch)
