@@ -127,6 +127,21 @@ class ModelSettings(_Section):
     offline: bool = Field(
         default=False, description="Download nothing; what is missing is an error."
     )
+    revision: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Branch, tag or commit of `model_path` on the Hub; null: its default branch.",
+    )
+    image_encoder: str | None = Field(
+        default=None,
+        min_length=1,
+        description="DINOv3 in transformers' format, a folder or a repository on the Hub; null: "
+        "the checkpoint's, which is gated.",
+    )
+    low_vram: bool | None = Field(
+        default=None,
+        description="Keep models on the CPU until they are needed; null: as the checkpoint says.",
+    )
     background: Literal["auto", "rembg", "grabcut", "none"] = Field(
         default="auto",
         description="How the object is cut out of an opaque picture; `auto`: rembg, and "
@@ -212,6 +227,11 @@ class WorkerSettings(_Section):
     )
     texture_timeout_seconds: float = Field(
         default=300, gt=0, le=86_400, description="Seconds that `/generate_texture` waits."
+    )
+    oom_fallback: Literal["none", "tokens", "resolution"] = Field(
+        default="resolution",
+        description="What a job that is out of GPU memory is tried again with: fewer tokens, or "
+        "then also a lower pipeline type.",
     )
     abandoned_job_seconds: float = Field(
         default=120,

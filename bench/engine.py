@@ -1,0 +1,185 @@
+"""What the adapter costs over the same TRELLIS.2 calls made bare.
+
+    TRELLIS2_HOME=path/to/TRELLIS.2 python bench/engine.py [--json] [--types 1024_cascade,512]
+
+Runs on a random tiny checkpoint, made in a temporary folder, unless `--model` names another.
+Without TRELLIS2_HOME it runs on the tests' stand-in, which says little. The two ways take
+turns; medians are printed, in seconds. On the CPU they are seconds of the processor with one
+thread, so that other programs on the machine do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import importlib
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from trellis2_server.config import ModelSettings, Options, Settings, read_options  # noqa: E402
+from trellis2_server.engine_trellis2 import Trellis2Engine, engine, environment  # noqa: E402
+from trellis2_server.images import Cutout  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def silent(stage: str, step: int, steps: int) -> None:
+    """A report that nobody reads."""
+
+
+def picture(size: int) -> Cutout:
+    """A disc in two colours."""
+    rgba = np.zeros((size, size, 4), np.uint8)
+    y, x = np.mgrid[:size, :size]
+    disc = (y - size / 2) ** 2 + (x - size / 2) ** 2 < (size / 2 - 1) ** 2
+    rgba[disc] = (200, 60, 40, 255)
+    rgba[: size // 2][disc[: size // 2]] = (30, 90, 220, 255)
+    return Cutout(rgba, "alpha")
+
+
+def bare(torch: Any, pipeline: Any, image: Image.Image, asked: Options) -> None:
+    """The calls of one job, results brought to the CPU, nothing else."""
+    sets = [
+        {"steps": o.sampling_steps, "guidance_strength": o.guidance_scale}
+        for o in (asked.ss, asked.shape, asked.tex)
+    ]
+    plan = engine.PLANS[asked.pipeline_type]
+    with torch.inference_mode():
+        torch.manual_seed(asked.seed)
+        low = pipeline.get_cond([image], 512)
+        last = low if asked.pipeline_type == "512" else pipeline.get_cond([image], 1024)
+        coords = pipeline.sample_sparse_structure(low, plan.structure_resolution, 1, sets[0])
+        models = [pipeline.models[name] for name in plan.shape]
+        if len(models) == 1:
+            latent = pipeline.sample_shape_slat(last, models[0], coords, sets[1])
+            resolution = plan.resolution
+        else:
+            latent, resolution = pipeline.sample_shape_slat_cascade(
+                low, last, *models, 512, plan.resolution, coords, sets[1], asked.max_num_tokens
+            )
+        meshes, subdivisions = pipeline.decode_shape_slat(latent, resolution)
+        _ = meshes[0].vertices.cpu().numpy(), meshes[0].faces.cpu().numpy()
+        texture = pipeline.sample_tex_slat(last, pipeline.models[plan.texture], latent, sets[2])
+        voxels = pipeline.decode_tex_slat(texture, subdivisions)
+        _ = voxels.coords.cpu().numpy(), voxels.feats.cpu().numpy()
+
+
+def timed(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds, without the garbage of what ran before."""
+    gc.collect()
+    start = clock()
+    work()
+    return clock() - start
+
+
+def measure(
+    made: Trellis2Engine, torch: Any, cutout: Cutout, asked: Options, rounds: int
+) -> dict[str, Any]:
+    """Medians of both ways and of the adapter's stages."""
+    image = Image.fromarray(cutout.rgb)
+    times: dict[str, list[float]] = {"bare": [], "shape": [], "texture": [], "job": []}
+    kept: dict[str, Any] = {}
+
+    def shape() -> None:
+        kept["shape"] = made.shape(cutout, asked, silent)
+
+    def texture() -> None:
+        made.texture(kept["shape"], cutout, asked, silent)
+
+    pipeline = made._pipeline  # noqa: SLF001 - the same one, without us
+    clock = time.process_time if pipeline.device.type == "cpu" else time.perf_counter
+    bare(torch, pipeline, image, asked)
+    for _ in range(rounds):
+        times["bare"].append(timed(lambda: bare(torch, pipeline, image, asked), clock))
+        times["shape"].append(timed(shape, clock))
+        times["texture"].append(timed(texture, clock))
+        times["job"].append(times["shape"][-1] + times["texture"][-1])
+    median = {name: statistics.median(values) for name, values in times.items()}
+    differences = [job - base for job, base in zip(times["job"], times["bare"], strict=True)]
+    return {
+        **{f"{name}_s": round(value, 4) for name, value in median.items()},
+        "overhead_percent": round(100 * statistics.median(differences) / median["bare"], 2),
+        "kept_between_stages_bytes": kept["shape"].state.nbytes,
+        "voxels": len(kept["shape"].mesh.vertices),
+        "faces": len(kept["shape"].mesh.faces),
+    }
+
+
+def main() -> None:
+    """Measure, and print a table or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--types", default=",".join(engine.PLANS))
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--model", help="a checkpoint; default: a random tiny one")
+    given = parser.parse_args()
+
+    home = os.environ.get(environment.HOME_VARIABLE) or str(ROOT / "tests" / "standin")
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        settings = ModelSettings(
+            engine="trellis2",
+            model_path=given.model or folder,
+            device=given.device,
+            trellis2_path=home,
+        )
+        torch = environment.import_upstream(settings).torch
+        torch.set_num_threads(given.threads)
+        if not given.model:
+            importlib.import_module("tiny_checkpoint").write(Path(folder))
+        made = Trellis2Engine(settings)
+        load_s = timed(lambda: made.load(silent))
+        results = {
+            kind: measure(
+                made,
+                torch,
+                picture(512),
+                read_options(
+                    {
+                        "pipeline_type": kind,
+                        "seed": 7,
+                        **{f"{s}_sampling_steps": given.steps for s in ("ss", "shape", "tex")},
+                    },
+                    Settings(),
+                ),
+                given.rounds,
+            )
+            for kind in given.types.split(",")
+        }
+    said = {
+        "package": "stand-in" if home.endswith("standin") else "TRELLIS.2",
+        "torch": torch.__version__,
+        "device": given.device,
+        "threads": given.threads,
+        "steps": given.steps,
+        "rounds": given.rounds,
+        "load_s": round(load_s, 3),
+        "types": results,
+    }
+    if given.json:
+        print(json.dumps(said, indent=2))
+        return
+    print(f"{said['package']}, torch {said['torch']}, {given.device}, {given.steps} steps")
+    for kind, row in results.items():
+        print(f"{kind:14}", "  ".join(f"{name} {value}" for name, value in row.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,438 @@
+"""TRELLIS.2 at full size on a GPU, with random weights: right, how fast, how much memory.
+
+    TRELLIS2_HOME=path/to/TRELLIS.2 python tests/gpu/run.py [--device cuda] [--json FILE]
+
+Needs a clone of TRELLIS.2, PyTorch, transformers, and nothing else: no weights, no compiled
+extensions. In one call it
+
+1. holds each stand-in against a float64 reference on the device,
+2. builds all of TRELLIS.2's models at their real size with random weights,
+3. runs the stages of the four pipeline types through the adapter at fixed numbers of tokens
+   and measures time and peak memory of each, and the same calls made bare,
+4. exports each result, and
+5. runs ten more jobs and looks for memory that does not come back.
+
+Random weights make no object. So the structure model runs as it is, and its result is
+replaced by voxels on a sphere; and the decoder is biased to divide each voxel into a sheet,
+which makes about as many voxels as a real surface has.
+
+`--size tiny --device cpu` runs the same on any machine, to see that the script works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "bench")]
+
+from trellis2_server.config import ModelSettings, Options, Settings, read_options  # noqa: E402
+from trellis2_server.engine_trellis2 import Trellis2Engine, engine, environment, loading  # noqa: E402
+from trellis2_server.engine_trellis2.encoder import ImageEncoder  # noqa: E402
+from trellis2_server.images import Cutout  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trellis2_server.mesh import Shape, VoxelField
+
+GIB = 2**30
+#: Pipeline type → tokens of the structure, and what they become: 4 times as many in the
+#: 1024 cascade, 9 times in the 1536 one, each voxel being a sheet.
+TOKENS = {"512": 10_000, "1024": 25_000, "1024_cascade": 6_250, "1536_cascade": 5_450}
+TINY_TOKENS = {"512": 60, "1024": 100, "1024_cascade": 40, "1536_cascade": 30}
+
+_FLOW = {
+    "model_channels": 1536,
+    "cond_channels": 1024,
+    "num_blocks": 30,
+    "num_heads": 12,
+    "mlp_ratio": 5.3334,
+    "pe_mode": "rope",
+    "share_mod": True,
+    "initialization": "scaled",
+    "qk_rms_norm": True,
+    "qk_rms_norm_cross": True,
+    "dtype": "bfloat16",
+}
+_DECODER = {
+    "model_channels": [1024, 512, 256, 128, 64],
+    "latent_channels": 32,
+    "num_blocks": [4, 16, 8, 4, 0],
+    "block_type": ["SparseConvNeXtBlock3d"] * 5,
+    "up_block_type": ["SparseResBlockC2S3d"] * 4,
+    "block_args": [{"use_checkpoint": False}] * 5,
+    "use_fp16": True,
+}
+
+
+def _slat(resolution: int, in_channels: int) -> tuple[str, dict[str, Any]]:
+    return "SLatFlowModel", {
+        **_FLOW,
+        "resolution": resolution,
+        "in_channels": in_channels,
+        "out_channels": 32,
+    }
+
+
+def full_models() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Class and arguments of each model, as TRELLIS.2's own configurations give them."""
+    return {
+        "sparse_structure_flow_model": (
+            "SparseStructureFlowModel",
+            {**_FLOW, "resolution": 16, "in_channels": 8, "out_channels": 8},
+        ),
+        "sparse_structure_decoder": (
+            "SparseStructureDecoder",
+            {
+                "out_channels": 1,
+                "latent_channels": 8,
+                "num_res_blocks": 2,
+                "num_res_blocks_middle": 2,
+                "channels": [512, 128, 32],
+                "use_fp16": True,
+            },
+        ),
+        "shape_slat_flow_model_512": _slat(32, 32),
+        "shape_slat_flow_model_1024": _slat(64, 32),
+        "shape_slat_decoder": ("FlexiDualGridVaeDecoder", {**_DECODER, "resolution": 256}),
+        "tex_slat_flow_model_512": _slat(32, 64),
+        "tex_slat_flow_model_1024": _slat(64, 64),
+        "tex_slat_decoder": (
+            "SparseUnetVaeDecoder",
+            {**_DECODER, "out_channels": 6, "pred_subdiv": False},
+        ),
+    }
+
+
+def silent(stage: str, step: int, steps: int) -> None:
+    """A report that nobody reads."""
+
+
+# ---- 1. the stand-ins ----------------------------------------------------------------------
+
+
+def relative(got: Any, expected: Any) -> float:
+    """Norm of the difference over the norm."""
+    return float((got.double() - expected).norm() / expected.norm())
+
+
+def check_standins(torch: Any, device: str) -> dict[str, float]:
+    """Relative error of each against float64, on the device."""
+    from trellis2_server.portable import attention, convolution, dualgrid, sampling
+
+    double = torch.float64 if device.partition(":")[0] != "mps" else torch.float32
+    torch.manual_seed(0)
+    errors: dict[str, float] = {}
+    size, channels = 24, 64
+    grid = torch.cartesian_prod(torch.zeros(1, dtype=torch.long), *[torch.arange(size)] * 3)
+    coords = grid[torch.rand(len(grid)) < 0.3].int().to(device)
+    b, x, y, z = coords.long().unbind(1)
+    feats = torch.randn(len(coords), channels, device=device)
+    weight = torch.randn(channels, 3, 3, 3, channels, device=device) / 40
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        f, w = feats.to(dtype), weight.to(dtype)
+        dense = torch.zeros(1, channels, size, size, size, dtype=double, device=device)
+        dense[b, :, x, y, z] = f.to(double)
+        kernel = w.to(double).permute(0, 4, 1, 2, 3)
+        expected = torch.nn.functional.conv3d(dense, kernel, padding=1)[b, :, x, y, z]
+        got, _ = convolution.sparse_submanifold_conv3d(f, coords, (), w)
+        errors[f"convolution {dtype}"] = relative(got, expected)
+
+        qkv = torch.randn(3000, 3, 12, 128, device=device, dtype=dtype)
+        bounds = torch.tensor([0, 1000, 3000], dtype=torch.int32, device=device)
+        got = attention.flash_attn_varlen_qkvpacked_func(qkv, bounds, 2000)
+        parts = []
+        for rows in (slice(0, 1000), slice(1000, 3000)):
+            q, k, v = (t.transpose(0, 1) for t in qkv[rows].to(double).unbind(1))
+            parts.append(((q @ k.transpose(1, 2) / 128**0.5).softmax(-1) @ v).transpose(0, 1))
+        errors[f"attention {dtype}"] = relative(got, torch.cat(parts))
+
+    points = torch.rand(1, 5000, 3, device=device) * (size - 1) + 0.5
+    full = grid.int().to(device)
+    values = torch.randn(len(full), 6, device=device)
+    volume = torch.zeros(1, 6, size, size, size, dtype=double, device=device)
+    _, x, y, z = full.long().unbind(1)
+    volume[0, :, z, y, x] = values.to(double).t()
+    where = (points / size * 2 - 1).to(double).view(1, 1, 1, -1, 3)
+    expected = torch.nn.functional.grid_sample(volume, where, align_corners=False)
+    got = sampling.grid_sample_3d(values, full, (), points)[0]
+    errors["grid sample torch.float32"] = relative(got, expected[0, :, 0, 0].t())
+
+    flags, split = torch.rand(len(coords), 3) > 0.5, torch.rand(len(coords), 1)
+    faces = [
+        dualgrid.flexible_dual_grid_to_mesh(
+            coords[:, 1:].to(place),
+            torch.zeros(len(coords), 3, device=place),
+            flags.to(place),
+            split.to(place),
+            aabb=[[0.0] * 3, [1.0] * 3],
+            grid_size=size,
+        )[1].cpu()
+        for place in (device, "cpu")
+    ]
+    errors["dual grid, faces that differ from the CPU's"] = float((faces[0] != faces[1]).sum())
+    return errors
+
+
+# ---- 2. the models -------------------------------------------------------------------------
+
+
+def build(up: environment.Upstream, size: str, device: str, folder: Path) -> Any:
+    """A pipeline of random models on the device."""
+    tiny: Any = importlib.import_module("tiny_checkpoint")
+    if size == "tiny":
+        table = {
+            name: (config["name"], config["args"])
+            for name, config in tiny.models("float32", use_fp16=False).items()
+        }
+    else:
+        table = full_models()
+    torch = up.torch
+    models: dict[str, Any] = {}
+    for name, (kind, args) in table.items():
+        with torch.device(device), loading._NoInitialValues.mode(torch):
+            model = getattr(up.models, kind)(**args)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                width = parameter[0].numel() if parameter.dim() > 1 else 0
+                parameter.normal_(std=0.5 / width**0.5 if width else 0.05)
+            if name == "shape_slat_decoder":
+                for level in model.blocks[:-1]:
+                    subdivide = level[-1].to_subdiv
+                    subdivide.weight.mul_(0.05)
+                    subdivide.bias.copy_(torch.tensor([2.0] * 4 + [-2.0] * 4))
+                model.output_layer.bias[5] = 1.0
+        models[name] = model.eval().requires_grad_(requires_grad=False).to(device)
+    widths = {"tiny": (tiny.COND_CHANNELS, 2, 2), "full": (1024, 24, 16)}
+    write_encoder(folder, *widths[size])
+    args = tiny._pipeline(folder, list(table))["args"]
+    pipeline = up.pipeline(
+        models=models,
+        **{name: loading._sampler(up, args[name]) for name in loading.SAMPLERS},
+        **{f"{name}_params": args[name]["params"] for name in loading.SAMPLERS},
+        shape_slat_normalization=args["shape_slat_normalization"],
+        tex_slat_normalization=args["tex_slat_normalization"],
+        image_cond_model=ImageEncoder(str(folder)),
+        low_vram=False,
+    )
+    pipeline.to(torch.device(device))
+    return pipeline
+
+
+def write_encoder(folder: Path, width: int, layers: int, heads: int) -> None:
+    """A DINOv3 of that size, random."""
+    transformers: Any = importlib.import_module("transformers")
+    config = transformers.DINOv3ViTConfig(
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_register_tokens=4,
+        patch_size=16,
+        image_size=512,
+    )
+    transformers.DINOv3ViTModel(config).save_pretrained(folder)
+
+
+def sphere(torch: Any, resolution: int, tokens: int) -> Any:
+    """So many voxels nearest to a sphere, int32 [tokens, 4]."""
+    grid = torch.cartesian_prod(*[torch.arange(resolution)] * 3)
+    away = ((grid - (resolution - 1) / 2).float().norm(dim=1) - 0.4 * resolution).abs()
+    voxels = grid[away.argsort(stable=True)[:tokens].sort().values]
+    return torch.cat([torch.zeros(len(voxels), 1, dtype=torch.long), voxels], dim=1).int()
+
+
+# ---- 3. to 5. ------------------------------------------------------------------------------
+
+
+class Meter:
+    """Seconds and peak memory of what runs on a device."""
+
+    def __init__(self, torch: Any, device: str) -> None:
+        self._cuda = torch.cuda if device.startswith("cuda") else None
+
+    def allocated(self) -> int:
+        """Bytes in use."""
+        return self._cuda.memory_allocated() if self._cuda else 0
+
+    def run(self, work: Callable[[], Any]) -> tuple[Any, float, float]:
+        """What it returns, seconds, and GiB at most."""
+        gc.collect()
+        if self._cuda:
+            self._cuda.synchronize()
+            self._cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        result = work()
+        if self._cuda:
+            self._cuda.synchronize()
+        seconds = time.perf_counter() - start
+        return result, seconds, self._cuda.max_memory_allocated() / GIB if self._cuda else 0.0
+
+
+def picture() -> Cutout:
+    """A disc in two colours."""
+    rgba = np.zeros((1024, 1024, 4), np.uint8)
+    y, x = np.mgrid[:1024, :1024]
+    disc = (y - 512) ** 2 + (x - 512) ** 2 < 511**2
+    rgba[disc] = (200, 60, 40, 255)
+    rgba[:512][disc[:512]] = (30, 90, 220, 255)
+    return Cutout(rgba, "alpha")
+
+
+def export(shape: Shape, field: VoxelField, asked: Options, made: Trellis2Engine) -> str:
+    """Seconds of our exporter, or why it did not run."""
+    from trellis2_server import pipeline as story
+
+    try:
+        start = time.perf_counter()
+        geometry, _ = story.export_shape(made, shape, asked, silent)
+        first = time.perf_counter()
+        story.export_model(made, geometry, field, asked, Settings().export, silent)
+    except Exception as error:  # noqa: BLE001 - the table goes on
+        return f"{type(error).__name__}: {error}"[:60]
+    return f"{first - start:.1f} + {time.perf_counter() - first:.1f}"
+
+
+def run_types(  # noqa: PLR0913, PLR0917 - a script
+    torch: Any, made: Trellis2Engine, meter: Meter, types: list[str], steps: int, size: str
+) -> list[dict[str, Any]]:
+    """A row for each pipeline type."""
+    bare: Any = importlib.import_module("engine")  # bench/engine.py
+    pipeline = made._pipeline
+    tokens = TOKENS if size == "full" else TINY_TOKENS
+    sample = pipeline.sample_sparse_structure
+    rows: list[dict[str, Any]] = []
+    for kind in types:
+        voxels = sphere(torch, engine.PLANS[kind].structure_resolution, tokens[kind])
+
+        def structure(*args: Any, voxels: Any = voxels) -> Any:
+            sample(*args)
+            return voxels.to(pipeline.device)
+
+        pipeline.sample_sparse_structure = structure
+        asked = read_options(
+            {
+                "pipeline_type": kind,
+                "seed": 1,
+                "max_num_tokens": 65_536,
+                "texture_size": 2048 if size == "full" else 256,
+                **{f"{s}_sampling_steps": steps for s in ("ss", "shape", "tex")},
+            },
+            Settings(),
+        )
+        cutout = picture()
+        image = Image.fromarray(cutout.rgb)
+        row: dict[str, Any] = {"type": kind}
+        try:
+            made.texture(made.shape(cutout, asked, silent), cutout, asked, silent)  # warms up
+            shape, row["shape_s"], row["shape_gib"] = meter.run(
+                lambda: made.shape(cutout, asked, silent)  # noqa: B023
+            )
+            field, row["texture_s"], row["texture_gib"] = meter.run(
+                lambda: made.texture(shape, cutout, asked, silent)  # noqa: B023
+            )
+            _, row["bare_s"], row["bare_gib"] = meter.run(
+                lambda: bare.bare(torch, pipeline, image, asked)  # noqa: B023
+            )
+        except Exception as error:  # noqa: BLE001 - the table goes on
+            row["error"] = f"{type(error).__name__}: {error}"[:200]
+        else:
+            job = row["shape_s"] + row["texture_s"]
+            row["overhead_percent"] = 100 * (job / row["bare_s"] - 1)
+            row["resolution"] = shape.resolution
+            row["tokens"] = len(shape.state.features)
+            row["voxels"], row["faces"] = len(field.coords), len(shape.mesh.faces)
+            row["kept_mb"] = shape.state.nbytes / 1e6
+            row["export_s"] = export(shape, field, asked, made)
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    return rows
+
+
+def find_leaks(made: Trellis2Engine, meter: Meter, steps: int) -> list[int]:
+    """Bytes on the device after each of ten jobs, with the voxels of the last type."""
+    asked = read_options(
+        {"pipeline_type": "512", **{f"{s}_sampling_steps": steps for s in ("ss", "shape", "tex")}},
+        Settings(),
+    )
+    after: list[int] = []
+    for seed in range(10):
+        job = engine.replace(asked, seed=seed)
+        made.texture(made.shape(picture(), job, silent), picture(), job, silent)
+        gc.collect()
+        after.append(meter.allocated())
+    return after
+
+
+def main() -> None:
+    """All of it, and a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--size", choices=("full", "tiny"), default="full")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--types", default=",".join(engine.PLANS))
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    settings = ModelSettings(
+        engine="trellis2",
+        device=given.device,
+        trellis2_path=os.environ.get(environment.HOME_VARIABLE),
+    )
+    up = environment.import_upstream(settings)
+    torch = up.torch
+    meter = Meter(torch, given.device)
+    name = torch.cuda.get_device_name() if given.device.startswith("cuda") else given.device
+    report: dict[str, Any] = {
+        "device": name,
+        "torch": torch.__version__,
+        "size": given.size,
+        "steps": given.steps,
+        "extensions": {e.name: e.kind for e in up.extensions},
+        "errors": check_standins(torch, given.device),
+    }
+    print(json.dumps(report, indent=1), flush=True)
+    made = Trellis2Engine(settings)
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline, build_s, _ = meter.run(lambda: build(up, given.size, given.device, Path(folder)))
+    made._upstream, made._pipeline = up, pipeline
+    report["build_s"] = build_s
+    report["weights_gib"] = meter.allocated() / GIB
+    report["types"] = run_types(torch, made, meter, given.types.split(","), given.steps, given.size)
+    report["allocated_after_each_job"] = find_leaks(made, meter, min(given.steps, 2))
+    print_table(report)
+    if given.json:
+        given.json.write_text(json.dumps(report, indent=1))
+
+
+def print_table(report: dict[str, Any]) -> None:
+    """Markdown."""
+    print(f"\n{report['device']}, PyTorch {report['torch']}, {report['size']} size, random weights")
+    print(f"\nWeights {report['weights_gib']:.1f} GiB, built in {report['build_s']:.0f} s.\n")
+    columns = [
+        "type", "resolution", "tokens", "voxels", "faces", "shape_s", "shape_gib", "texture_s",
+        "texture_gib", "bare_s", "overhead_percent", "kept_mb", "export_s", "error",
+    ]  # fmt: skip
+    print("|", " | ".join(columns), "|")
+    print("|", " | ".join("---" for _ in columns), "|")
+    for row in report["types"]:
+        cells = (row.get(column, "") for column in columns)
+        print("|", " | ".join(f"{c:.2f}" if isinstance(c, float) else str(c) for c in cells), "|")
+    after = report["allocated_after_each_job"]
+    print(f"\nBytes in use after ten jobs: {after[-1] - after[0]:+d} against the first.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Features of sequences, and of sparse voxels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+class VarLenTensor:
+    """Rows of features."""
+
+    def __init__(self, feats: torch.Tensor, layout: list[slice] | None = None) -> None:
+        self.feats = feats
+        self.layout = layout
+
+    def replace(self, feats: torch.Tensor) -> VarLenTensor:
+        """The same rows with other features."""
+        return VarLenTensor(feats, self.layout)
+
+
+class SparseTensor(VarLenTensor):
+    """Voxels with features; what was computed for the voxels is shared by all on them."""
+
+    def __init__(
+        self,
+        feats: torch.Tensor,
+        coords: torch.Tensor,
+        cache: dict[str, object] | None = None,
+    ) -> None:
+        super().__init__(feats)
+        self.coords = coords
+        self.cache = {} if cache is None else cache
+
+    def replace(self, feats: torch.Tensor) -> SparseTensor:
+        """The same voxels with other features."""
+        return SparseTensor(feats, self.coords, self.cache)
