@@ -283,7 +283,7 @@ def measure_memory(server: Server, jobs: int) -> dict[str, float]:
 
 def serve_blocking(host: str, port: int) -> None:
     """The other side: the same engine and exporter, run inside the handlers."""
-    engine, _ = pipeline.choose_engine(ModelSettings(engine="preview"))
+    engine, _ = pipeline.choose_engine(Settings(model=ModelSettings(engine="preview")))
     pipeline.load(engine, lambda *_: None)
     app = FastAPI()
     cutter = Cutter()

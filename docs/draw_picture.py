@@ -128,7 +128,7 @@ def overview(picture: Path) -> Image.Image:
     from trellis2_server.config import ModelSettings, Settings, read_options
     from trellis2_server.images import Cutter
 
-    engine, _ = pipeline.choose_engine(ModelSettings(engine="preview"))
+    engine, _ = pipeline.choose_engine(Settings(model=ModelSettings(engine="preview")))
     pipeline.load(engine, lambda *_: None)
     cutout = Cutter().cut_out(picture.read_bytes())
     settings = Settings()

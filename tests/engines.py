@@ -93,6 +93,9 @@ class GatedEngine:
     def unload(self) -> None:
         pass
 
+    def describe(self) -> dict[str, object]:
+        return {"device": "none"}
+
     def shape(self, cutout: Cutout, options: Options, report: Report) -> Shape:
         assert cutout.rgba.shape[2] == 4
         self._pass("shape", options.seed, report)

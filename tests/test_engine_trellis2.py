@@ -567,7 +567,7 @@ def test_a_job_out_of_memory_is_tried_again_with_less(loaded: Trellis2Engine, to
     assert same(lower, (shape, field))
     assert ("retry", 1, 1) in seen
     assert isinstance(shape.state, engine.Trellis2State)
-    assert shape.state.warnings == ("out of memory with 1024_cascade; tried again with 512",)
+    assert shape.warnings == ("out of memory with 1024_cascade; tried again with 512",)
 
 
 class Elsewhere(Trellis2Engine):

@@ -104,7 +104,7 @@ def _serve(settings: Settings) -> int:
 
     server = settings.server
     logs.configure(server)
-    engine, warnings = choose_engine(settings.model)
+    engine, warnings = choose_engine(settings)
     for warning in warnings:
         logger.warning(warning)
     if not server.api_keys and server.host not in {"127.0.0.1", "localhost", "::1"}:
@@ -157,9 +157,10 @@ def _serve(settings: Settings) -> int:
 
 
 def _check(settings: Settings, config: Path) -> int:
+    from trellis2_server.engine_trellis2 import inspect_trellis2
     from trellis2_server.pipeline import choose_engine
 
-    engine, warnings = choose_engine(settings.model)
+    engine, warnings = choose_engine(settings)
     server = settings.server
     rows = [
         ("trellis2-server", __version__),
@@ -176,7 +177,18 @@ def _check(settings: Settings, config: Path) -> int:
     ]
     for name, value in rows:
         print(f"{name:16} {value}")  # noqa: T201 - the answer to a command
-    return 0
+    if settings.model.engine == "preview":
+        return 0
+    print("\nTRELLIS.2, without loading it:")  # noqa: T201
+    findings = inspect_trellis2(
+        settings.model,
+        pipeline_type=settings.generation.pipeline_type,
+        ask_network=not settings.model.offline,
+    )
+    for finding in findings:
+        print(f"  {finding.level:8} {finding.what:12} {finding.text}")  # noqa: T201
+    is_wanted = settings.model.engine == "trellis2"
+    return int(is_wanted and any(finding.level == "error" for finding in findings))
 
 
 def _version(package: str) -> str:
@@ -193,7 +205,7 @@ def _make(settings: Settings, image: Path, output: Path) -> int:
     from trellis2_server import pipeline
 
     logs.configure(settings.server.model_copy(update={"log_level": "warning"}))
-    engine, warnings = pipeline.choose_engine(settings.model)
+    engine, warnings = pipeline.choose_engine(settings)
     for warning in warnings:
         logger.warning(warning)
     try:

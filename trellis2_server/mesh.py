@@ -66,8 +66,10 @@ class Shape:
         resolution: voxels along the cube's edge that were really used; it can be lower than
             what was asked for.
         state: what the engine's texture stage goes on from; opaque to everybody else.
+        warnings: sentences for the client: what was given up to make it at all.
     """
 
     mesh: Mesh
     resolution: int
     state: object
+    warnings: tuple[str, ...] = ()

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from trellis2_server import __version__, export
 from trellis2_server.engine_preview import PreviewEngine
-from trellis2_server.errors import ConfigError
+from trellis2_server.engine_trellis2 import Trellis2Engine, why_not
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
-    from trellis2_server.config import ExportSettings, ModelSettings, Options
+    from trellis2_server.config import ExportSettings, Options, Settings
     from trellis2_server.images import Cutout
     from trellis2_server.mesh import Mesh, Shape, VoxelField
 
@@ -49,6 +49,10 @@ class Engine(Protocol):
 
     def unload(self) -> None:
         """Give the device's memory back. `load` may follow."""
+        ...
+
+    def describe(self) -> Mapping[str, object]:
+        """For the operator: device, memory, what stands in for what. Plain JSON values."""
         ...
 
     def shape(self, cutout: Cutout, options: Options, report: Report) -> Shape:
@@ -81,18 +85,15 @@ class Geometry:
     mesh: Mesh
 
 
-def choose_engine(settings: ModelSettings) -> tuple[Engine, tuple[str, ...]]:
-    """The engine to serve with, not loaded, and the warnings that go with the choice.
-
-    Raises:
-        ConfigError: the configuration asks for an engine that is not there.
-    """
-    missing = "this version has no TRELLIS.2 engine yet"
-    if settings.engine == "trellis2":
-        raise ConfigError(f'model.engine: {missing}; use "auto" or "preview"')
-    if settings.engine == "auto":
-        return PreviewEngine(), (f"{missing}: serving the embedded preview",)
-    return PreviewEngine(), ()
+def choose_engine(settings: Settings) -> tuple[Engine, tuple[str, ...]]:
+    """The engine to serve with, not loaded, and the warnings that go with the choice."""
+    if settings.model.engine == "preview":
+        return PreviewEngine(), ()
+    if settings.model.engine == "auto":
+        missing = why_not(settings.model)
+        if missing:
+            return PreviewEngine(), (f"serving the embedded preview, not TRELLIS.2: {missing}",)
+    return Trellis2Engine(settings.model, oom_fallback=settings.worker.oom_fallback), ()
 
 
 def load(engine: Engine, report: Report) -> None:

@@ -78,6 +78,9 @@ class HealthReply(BaseModel):
     progress: float | None = Field(default=None, description="0 … 1 of that.")
     load_seconds: float | None = Field(default=None, description="How long loading took.")
     notes: list[str] | None = Field(default=None, description="What the operator should know.")
+    details: dict[str, object] | None = Field(
+        default=None, description="The engine's own: device, memory, extensions."
+    )
 
 
 class WorkerReply(BaseModel):
@@ -331,6 +334,7 @@ async def healthcheck(request: Request, response: Response) -> HealthReply:
             "progress": load.fraction if load.status == "loading" else None,
             "load_seconds": load.seconds,
             "notes": list(request.app.state.notes) or None,
+            "details": dict(worker.engine.describe()),
         }
     )
 

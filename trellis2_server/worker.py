@@ -758,7 +758,8 @@ class Worker:
         )
 
     def _take_shape(self, task: _Task, shape: Shape) -> None:
-        job = self._change(task, resolution=shape.resolution)
+        warnings = (*self._table.get(task.uid).warnings, *shape.warnings)
+        job = self._change(task, resolution=shape.resolution, warnings=warnings)
         report = self._reporter(task, "shape_export")
         self._enqueue(
             task,

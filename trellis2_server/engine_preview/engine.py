@@ -82,6 +82,10 @@ class PreviewEngine:
     def unload(self) -> None:
         """Nothing is held."""
 
+    def describe(self) -> dict[str, object]:
+        """It runs on the CPU."""
+        return {"device": "cpu"}
+
     def shape(self, cutout: Cutout, options: Options, report: Report) -> Shape:
         """The cut-out's silhouette as a closed, manifold, outward-oriented solid.
 

@@ -99,7 +99,6 @@ class Trellis2State:
         condition: float32 [1, P, C], the picture's features for the texture's model.
         generator: uint8, PyTorch's CPU generator.
         subdivisions: for each level of the decoder uint8 [N, 1]: one bit a child.
-        warnings: what was given up for want of memory, sentences.
     """
 
     pipeline_type: str
@@ -108,7 +107,6 @@ class Trellis2State:
     condition: NDArray[np.float32]
     generator: NDArray[np.uint8]
     subdivisions: tuple[NDArray[np.uint8], ...]
-    warnings: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -328,9 +326,8 @@ class Trellis2Engine:
             condition=_array(last_condition["cond"], np.float32),
             generator=generator,
             subdivisions=tuple(_pack(level.feats) for level in subdivisions),
-            warnings=warnings,
         )
-        return Shape(mesh=_mesh(meshes[0]), resolution=int(resolution), state=state)
+        return Shape(_mesh(meshes[0]), int(resolution), state, warnings)
 
     def _texture(
         self,
