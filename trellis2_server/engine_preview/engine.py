@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
+from trellis2_server.engine_preview.projection import project, surface_kernels
 from trellis2_server.errors import EngineError, MissingPackageError
 from trellis2_server.mesh import Mesh, Shape, VoxelField
 
@@ -77,6 +78,8 @@ class PreviewEngine:
         """Compile every loop, or read it from numba's cache; the first import does that."""
         report("compile", 0, 1)
         _kernels()
+        surface_kernels()
+
         report("compile", 1, 1)
 
     def unload(self) -> None:
@@ -149,6 +152,17 @@ class PreviewEngine:
         kernels.fill_voxels(*given, coords, attributes)
         report("voxels", 3, 3)
         return VoxelField(coords=coords, attributes=attributes, resolution=size)
+
+    def texture_mesh(
+        self, mesh: Mesh, cutout: Cutout, options: Options, report: Report
+    ) -> VoxelField:
+        """The picture as a sparse field around a given mesh, whose front faces -Y.
+
+        What the picture does not show starts from its colours at the outline and loses
+        detail away from it.
+        """
+        wanted = field_resolution(options.texture_size)
+        return project(_kernels(), _sheets, mesh, cutout, wanted, ROUGHNESS, report)
 
 
 def field_resolution(texture_size_px: int) -> int:
