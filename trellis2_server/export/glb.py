@@ -23,7 +23,7 @@ from trellis2_server.export.kernel import spread
 from trellis2_server.export.kernels import glb as kernels
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -70,7 +70,7 @@ class Geometry:
 
     Attributes:
         positions: float32 [N, 3].
-        normals: float32 [N, 3], unit length.
+        normals: float32 [N, 3], unit length; [0, 3] where faces are meant flat.
         uv: float32 [N, 2] in [0, 1], (0, 0) the upper left corner of the picture, or none.
         faces: uint32 [F, 3].
         is_double_sided: the winding says nothing about inside and outside.
@@ -202,14 +202,54 @@ def pack(
     return _container(file)
 
 
+def pack_tree(
+    shapes: Sequence[tuple[int, Geometry]],
+    material: Material,
+    *,
+    nodes: Sequence[Mapping[str, Any]],
+    roots: Sequence[int],
+    meshes: Sequence[str | None],
+    extras: Mapping[str, object],
+    generator: str,
+) -> bytes:
+    """A GLB with a tree of nodes, everything in it of one material.
+
+    Args:
+        shapes: the triangles, each with the mesh it belongs to; every mesh has some.
+        material: how all of them look.
+        nodes: glTF nodes.
+        roots: which of them hang in no other.
+        meshes: their names.
+        extras: what the file says about itself, JSON values, written at the asset.
+        generator: the program's name and version.
+
+    Raises:
+        ExportError: `extras` or a node is not JSON, or the file would reach 4 GiB.
+    """
+    file = File({"asset": {"version": "2.0", "generator": generator}})
+    if extras:
+        file.json["asset"]["extras"] = dict(extras)
+    file.json |= {"scene": 0, "scenes": [{"nodes": list(roots)}]}
+    file.json["nodes"] = [dict(node) for node in nodes]
+    is_double_sided = any(shape.is_double_sided for _, shape in shapes)
+    number = _add_material(file, material, is_double_sided=is_double_sided)
+    for at, name in enumerate(meshes):
+        primitives = [
+            _plain(file, shape) | {"material": number} for mesh, shape in shapes if mesh == at
+        ]
+        file.add("meshes", ({"name": name} if name else {}) | {"primitives": primitives})
+    return _container(file)
+
+
 def _plain(file: File, shape: Geometry) -> dict[str, Any]:
     attributes = {"POSITION": _add_rows(file, shape.positions)}
     # glTF asks for the bounds of positions.
-    file.json["accessors"][0] |= {
+    file.json["accessors"][attributes["POSITION"]] |= {
         "min": shape.positions.min(axis=0).tolist(),
         "max": shape.positions.max(axis=0).tolist(),
     }
-    attributes["NORMAL"] = _add_rows(file, shape.normals)
+    if len(shape.normals):
+        attributes["NORMAL"] = _add_rows(file, shape.normals)
     if shape.uv is not None:
         attributes["TEXCOORD_0"] = _add_rows(file, shape.uv)
     is_short = len(shape.positions) <= SHORT_VERTICES
