@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import secrets
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +19,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
-from trellis2_server import __version__
+from trellis2_server import __version__, routes, routes_hunyuan
 from trellis2_server.errors import (
     ConfigError,
     EngineError,
@@ -33,7 +34,6 @@ from trellis2_server.errors import (
     UnauthorizedError,
     UnavailableError,
 )
-from trellis2_server.routes import MODEL_HEADERS, router
 from trellis2_server.worker import Worker
 
 if TYPE_CHECKING:
@@ -61,8 +61,14 @@ HTTP_ERRORS: Final[dict[type[ServerError], tuple[int, int]]] = {
     OutOfMemoryError: (507, 7),
     UnavailableError: (503, 3),
 }
+#: Some Hunyuan3D clients look for every route under this.
+HUNYUAN_PREFIX: Final = "/api"
 #: Answered without a key; `/healthcheck` says less then.
-OPEN_PATHS: Final = frozenset({"/healthcheck"})
+OPEN_PATHS: Final = frozenset(
+    f"{prefix}/{path}"
+    for prefix in ("", HUNYUAN_PREFIX)
+    for path in ("healthcheck", "health", "status/test")
+)
 
 _DESCRIPTION: Final = (
     "One picture in, two GLBs out: the untextured model at once, the textured one when it is "
@@ -93,7 +99,10 @@ def create_app(
     app.state.settings = settings
     app.state.notes = tuple(notes)
     app.state.make_worker = lambda: Worker(engine, cutter, settings)
-    app.include_router(router)
+    app.state.worker_id = secrets.token_hex(3)
+    for each in (routes_hunyuan.router, routes.router):
+        app.include_router(each)
+        app.include_router(each, prefix=HUNYUAN_PREFIX, include_in_schema=False)
     app.add_exception_handler(ServerError, _reply_server_error)
     app.add_exception_handler(HTTPException, _reply_http_error)
     app.add_exception_handler(RequestValidationError, _reply_validation_error)
@@ -110,7 +119,7 @@ def create_app(
             allow_origins=origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "X-API-Key"],
-            expose_headers=[*MODEL_HEADERS, "Retry-After"],
+            expose_headers=[*routes.MODEL_HEADERS, "Retry-After"],
         )
     return app
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 MAX_INLINE_BYTES: Final = 65_536
 #: Fields of a multipart body; there are about forty.
 MAX_FORM_FIELDS: Final = 200
+#: Fields that are files, or their base64.
+FILES: Final = ("image", "mesh")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,12 +37,14 @@ class Body:
     """A request's body, taken apart.
 
     Attributes:
-        fields: as they were sent; the picture is not among them.
+        fields: as they were sent; the files are not among them.
         picture: the bytes of an image file; None where there is none.
+        mesh: the bytes of a mesh file; None where there is none.
     """
 
     fields: dict[str, object]
     picture: bytes | None
+    mesh: bytes | None = None
 
 
 async def read_body(request: Request, *, max_bytes: int) -> Body:
@@ -116,23 +120,27 @@ def _parse_json(content: bytes, max_bytes: int) -> Body:
         raise InputError("the body has a number that is too long") from error
     if not isinstance(fields, dict):
         raise InputError("the body must be a JSON object")
-    return Body(fields, _take_picture(fields, max_bytes))
+    return Body(
+        fields, _take_file(fields, "image", max_bytes), _take_file(fields, "mesh", max_bytes)
+    )
 
 
-def _take_picture(fields: dict[str, Any], max_bytes: int) -> bytes | None:
-    """The decoded `image`; it is removed from the fields."""
-    image: object = fields.pop("image", None)
-    if image is None:
+def _take_file(fields: dict[str, Any], name: str, max_bytes: int) -> bytes | None:
+    """The decoded `image` or `mesh`; it is removed from the fields."""
+    text: object = fields.pop(name, None)
+    if text is None:
         return None
-    if not isinstance(image, str):
-        raise InputError("image: must be a base64 string")
-    return decode_base64(image, max_bytes=max_bytes)
+    if not isinstance(text, str):
+        raise InputError(f"{name}: must be a base64 string")
+    return decode_base64(text, max_bytes=max_bytes, name=name)
 
 
 async def _read_form(request: Request, max_bytes: int) -> Body:
     bounded = Request(request.scope, _bounded(request, max_bytes))
     try:
-        form = await bounded.form(max_files=1, max_fields=MAX_FORM_FIELDS, max_part_size=max_bytes)
+        form = await bounded.form(
+            max_files=len(FILES), max_fields=MAX_FORM_FIELDS, max_part_size=max_bytes
+        )
     except HTTPException as error:
         raise InputError(f"the multipart body is broken: {error.detail}") from error
     except ValueError as error:  # a charset that is none
@@ -141,17 +149,21 @@ async def _read_form(request: Request, max_bytes: int) -> Body:
         raise InputError("the connection was closed before the body was complete") from error
     try:
         fields: dict[str, Any] = dict(form.multi_items())
-        upload = fields.get("image")
-        if isinstance(upload, UploadFile):
-            del fields["image"]
-            picture = await upload.read()
-            if not picture:
-                raise InputError("image: empty")
-        else:
-            picture = await asyncio.to_thread(_take_picture, fields, max_bytes)
+        found = {name: await _form_file(fields, name, max_bytes) for name in FILES}
     finally:
         await form.close()
     for name, value in fields.items():
         if isinstance(value, UploadFile):
-            raise InputError(f"{name}: a file; only image is sent as one")
-    return Body(fields, picture)
+            raise InputError(f"{name}: a file; only image and mesh are sent as one")
+    return Body(fields, found["image"], found["mesh"])
+
+
+async def _form_file(fields: dict[str, Any], name: str, max_bytes: int) -> bytes | None:
+    upload = fields.get(name)
+    if not isinstance(upload, UploadFile):
+        return await asyncio.to_thread(_take_file, fields, name, max_bytes)
+    del fields[name]
+    content = await upload.read()
+    if not content:
+        raise InputError(f"{name}: empty")
+    return content

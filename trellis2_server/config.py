@@ -28,7 +28,7 @@ PipelineType = Literal["512", "1024", "1024_cascade", "1536_cascade"]
 AlphaMode = Literal["auto", "OPAQUE", "MASK", "BLEND"]
 TextureFormat = Literal["auto", "webp", "png", "jpeg"]
 Compression = Literal["meshopt", "draco"]
-FileType = Literal["glb"]
+FileType = Literal["glb", "obj", "ply", "stl", "obj_zip"]
 
 MAX_SEED: Final = 2**32 - 1
 RANDOM_SEED: Final = -1
@@ -343,6 +343,8 @@ class Options:
         texture_format: of the images in the GLB.
         compress: of the geometry in the GLB.
         remove_background: whether an opaque picture is cut out.
+        mesh: MD5 of the file of a mesh that is to be textured; None: one is to be made.
+        geo_rotation: degrees by which that mesh is turned before it is textured.
     """
 
     seed: int
@@ -358,6 +360,8 @@ class Options:
     texture_format: TextureFormat
     compress: Compression | None
     remove_background: bool
+    mesh: str | None = None
+    geo_rotation: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,6 +415,10 @@ def _real(low: float, high: float) -> Callable[[str, object], float]:
 
 def _whole(low: int, high: int) -> Callable[[str, object], int]:
     return lambda name, value: round(min(max(_number(name, value), low), high))
+
+
+def _angle(name: str, value: object) -> float:
+    return math.fmod(_real(-1e9, 1e9)(name, value), 360.0)
 
 
 def _seed(name: str, value: object) -> int:
@@ -503,7 +511,8 @@ def _sampler_fields(
             f"{prefix}_sampling_steps",
             _whole(*STEP_BOUNDS),
             _bounded("integer", STEP_BOUNDS, f"Steps of the {stage} stage; 12 unless configured."),
-            aliases("sampling_steps"),
+            # Hunyuan3D's texturing calls its steps so.
+            (*aliases("sampling_steps"), *(("diffusion_steps",) if prefix == "tex" else ())),
         ),
         RequestField(
             f"{prefix}_guidance_rescale",
@@ -572,6 +581,34 @@ FIELDS: Final = (
     *_sampler_fields("ss", "ss", "sparse-structure", 7.5),
     *_sampler_fields("shape", "shape_slat", "shape", 7.5),
     *_sampler_fields("tex", "tex_slat", "texture", 1.0),
+    RequestField(
+        "guidance_scale",
+        _real(*GUIDANCE_BOUNDS),
+        _bounded(
+            "number",
+            GUIDANCE_BOUNDS,
+            "Hunyuan3D's: guidance of the first two stages where they have none of their own.",
+        ),
+    ),
+    RequestField(
+        "num_inference_steps",
+        _whole(*STEP_BOUNDS),
+        _bounded(
+            "integer",
+            STEP_BOUNDS,
+            "Hunyuan3D's: steps of the first two stages where they have none of their own.",
+        ),
+    ),
+    RequestField(
+        "geo_rotation",
+        _angle,
+        {
+            "type": "number",
+            "description": "Degrees by which `mesh` is turned, counter-clockwise seen from "
+            "above, before the picture is laid on its front (+Z in its file). The reply is "
+            "not turned.",
+        },
+    ),
     RequestField(
         "pipeline_type",
         _choice(*get_args(PipelineType)),
@@ -678,8 +715,13 @@ def read_delivery(raw: Mapping[str, object]) -> Delivery:
     return Delivery(texture=found.get("texture"), type=found.get("type", "glb"))
 
 
-def read_options(raw: Mapping[str, object], settings: Settings) -> Options:
+def read_options(raw: Mapping[str, object], settings: Settings, mesh: str | None = None) -> Options:
     """What the request asks for, over what is configured.
+
+    Args:
+        raw: the fields.
+        settings: what is configured.
+        mesh: MD5 of the mesh that the request brings, if it does.
 
     Raises:
         InputError: names the field that cannot be meant.
@@ -696,6 +738,9 @@ def read_options(raw: Mapping[str, object], settings: Settings) -> Options:
             return found.get(f"{prefix}_{name}")
 
         scale, steps = given("guidance_scale"), given("sampling_steps")
+        if prefix != "tex":  # Hunyuan3D has one stage where TRELLIS.2 has two
+            scale = found.get("guidance_scale") if scale is None else scale
+            steps = found.get("num_inference_steps") if steps is None else steps
         return SamplerOptions(
             getattr(generation, f"{prefix}_guidance_scale") if scale is None else scale,
             getattr(generation, f"{prefix}_sampling_steps") if steps is None else steps,
@@ -716,6 +761,11 @@ def read_options(raw: Mapping[str, object], settings: Settings) -> Options:
         texture_size=found.get("texture_size", export.glb_texture_size),
         alpha_mode=found.get("alpha_mode", export.alpha_mode),
         texture_format=found.get("texture_format", export.texture_format),
-        compress=found.get("compress", export.compress),
+        # It is the GLB's geometry that is compressed, and not that of somebody else's.
+        compress=None
+        if mesh or found.get("type", "glb") != "glb"
+        else found.get("compress", export.compress),
         remove_background=found.get("remove_background", not found.get("no_rembg", False)),
+        mesh=mesh,
+        geo_rotation=found.get("geo_rotation", 0.0) if mesh else 0.0,
     )

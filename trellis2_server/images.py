@@ -125,8 +125,8 @@ class Cutout:
         return file.getvalue()
 
 
-def decode_base64(text: str, *, max_bytes: int) -> bytes:
-    """The bytes behind the base64 of a request's `image`.
+def decode_base64(text: str, *, max_bytes: int, name: str = "image") -> bytes:
+    """The bytes behind the base64 of a request's `image`, or of another field.
 
     A `data:…;base64,` prefix, white space, the URL-safe alphabet and missing padding are
     taken as they come.
@@ -139,19 +139,19 @@ def decode_base64(text: str, *, max_bytes: int) -> bytes:
     if text[:64].lstrip()[:5].lower() == "data:":
         start = text.find(",", 0, 1024) + 1
         if not start or not text[: start - 1].rstrip().lower().endswith("base64"):
-            raise InputError("image: the data: prefix does not end in ';base64,'")
+            raise InputError(f"{name}: the data: prefix does not end in ';base64,'")
     try:
         digits = text[start:].encode("ascii").translate(_URL_SAFE, _WHITE_SPACE).rstrip(b"=")
     except UnicodeEncodeError as error:
-        raise InputError("image: not base64, it has characters outside ASCII") from error
+        raise InputError(f"{name}: not base64, it has characters outside ASCII") from error
     if not digits:
-        raise InputError("image: empty")
+        raise InputError(f"{name}: empty")
     if len(digits) * 3 // 4 > max_bytes:
-        raise TooLargeError(f"image: over the limit of {max_bytes} bytes")
+        raise TooLargeError(f"{name}: over the limit of {max_bytes} bytes")
     try:
         return base64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True)
     except binascii.Error as error:
-        raise InputError("image: not base64") from error
+        raise InputError(f"{name}: not base64") from error
 
 
 class Cutter:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import uuid
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
@@ -89,6 +90,7 @@ class Job:
         resolution: voxels along the cube's edge that were really used; None until then.
         progress: of the present status; None while the job waits, and at the end.
         shape_glb: the untextured GLB.
+        shape_md5: of that file; a mesh is known again by it.
         textured_glb: the textured GLB.
         error: why it is where it is, when that is `ERROR` or `CANCELLED`.
         finished_at: when it became finished; None while it is not.
@@ -105,6 +107,7 @@ class Job:
     resolution: int | None = None
     progress: Progress | None = None
     shape_glb: bytes | None = None
+    shape_md5: str | None = None
     textured_glb: bytes | None = None
     error: ServerError | None = None
     finished_at: float | None = None
@@ -133,6 +136,9 @@ class JobTable:
         self._asked: dict[str, int] = {}
         self._askings = itertools.count()
         self._by_key: dict[Hashable, str] = {}
+        self._by_shape: dict[str, str] = {}
+        self._tickets: dict[str, tuple[str, Hashable]] = {}
+        self._ticket_of: dict[tuple[str, Hashable], str] = {}
 
     def __iter__(self) -> Iterator[Job]:
         return iter(list(self._jobs.values()))
@@ -153,7 +159,26 @@ class JobTable:
             # Not simply last: its cut-out may have been overtaken by a later job's.
             self._by_hash.setdefault(job.image_hash, []).append(job.uid)
             self._sort(job.image_hash)
+        if job.shape_md5:
+            self._by_shape[job.shape_md5] = job.uid
         return job
+
+    def of_shape(self, md5: str) -> Job | None:
+        """The job whose untextured GLB has that MD5, unless it failed or was cancelled."""
+        job = self._jobs.get(self._by_shape.get(md5, ""))
+        return None if job is None or job.error is not None else job
+
+    def ticket(self, job: Job, wanted: Hashable) -> str:
+        """Another uid of the job, which remembers what is wanted of it; the same for the same."""
+        known = self._ticket_of.get((job.uid, wanted))
+        if known is None:
+            known = self._ticket_of[job.uid, wanted] = str(uuid.uuid4())
+            self._tickets[known] = job.uid, wanted
+        return known
+
+    def wanted(self, ticket: str) -> Hashable:
+        """What a ticket remembers; None for any other name."""
+        return self._tickets.get(ticket.strip().lower(), ("", None))[1]
 
     def _sort(self, image_hash: str) -> None:
         self._by_hash[image_hash].sort(key=self._asked.__getitem__)
@@ -178,7 +203,8 @@ class JobTable:
             raise JobNotFoundError(
                 "no such job: a job is named by an image hash (32 hex digits) or a uid (a UUID)"
             )
-        uids = self._by_hash.get(name, [self._aliases.get(name, name)])
+        uid = self._tickets.get(name, (name, None))[0]
+        uids = self._by_hash.get(uid, [self._aliases.get(uid, uid)])
         job = self._jobs.get(uids[-1])
         if job is None:
             raise JobNotFoundError(f"no such job: {name}; it was never here, or it has aged out")
@@ -206,10 +232,18 @@ class JobTable:
         if aged:
             self._aliases = {a: uid for a, uid in self._aliases.items() if uid in self._jobs}
             self._by_key = {key: uid for key, uid in self._by_key.items() if uid in self._jobs}
+            self._forget_tickets()
         return aged
+
+    def _forget_tickets(self) -> None:
+        for ticket, (uid, wanted) in list(self._tickets.items()):
+            if self._aliases.get(uid, uid) not in self._jobs:
+                del self._tickets[ticket], self._ticket_of[uid, wanted]
 
     def _remove(self, uid: str) -> None:
         job = self._jobs.pop(uid)
+        if job.shape_md5 and self._by_shape.get(job.shape_md5) == uid:
+            del self._by_shape[job.shape_md5]
         del self._asked[uid]
         if job.image_hash:
             uids = self._by_hash[job.image_hash]

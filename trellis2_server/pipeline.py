@@ -5,6 +5,8 @@
     make_texture   the engine's second stage     on the device
     export_model   → the textured GLB            on the CPU
 
+A mesh that the client gave takes the place of the first stage: `read_mesh`.
+
 `make_model` is all four in a row, for whoever has no queue. Every step takes a `report`,
 called as `report(stage, step, steps)` between steps; it may raise, which cancels.
 
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 from trellis2_server import __version__, export
 from trellis2_server.engine_preview import PreviewEngine
 from trellis2_server.engine_trellis2 import Trellis2Engine, why_not
+from trellis2_server.scenes import placed, read_scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from trellis2_server.config import ExportSettings, Options, Settings
     from trellis2_server.images import Cutout
     from trellis2_server.mesh import Mesh, Shape, VoxelField
+    from trellis2_server.scenes import Scene
 
     Report = Callable[[str, int, int], None]
 
@@ -71,6 +75,16 @@ class Engine(Protocol):
         """
         ...
 
+    def texture_mesh(
+        self, mesh: Mesh, cutout: Cutout, options: Options, report: Report
+    ) -> VoxelField:
+        """The material of a given mesh: in the model frame, filling the cube, front to -Y.
+
+        Raises:
+            EngineError: the stage failed.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Geometry:
@@ -82,6 +96,19 @@ class Geometry:
     """
 
     shape: Shape
+    mesh: Mesh
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GivenMesh:
+    """What `read_mesh` leaves for `export_model`.
+
+    Attributes:
+        scene: what the client gave, in its own frame.
+        mesh: all of it in the model frame, turned by `geo_rotation`.
+    """
+
+    scene: Scene
     mesh: Mesh
 
 
@@ -116,29 +143,71 @@ def export_shape(
     mesh = export.prepare(shape.mesh, decimation_target=options.decimation_target, report=report)
     glb = export.untextured_glb(
         mesh,
-        extras=_extras(engine, shape, mesh, options),
+        extras=_extras(engine, mesh, options, shape),
         generator=_generator(engine),
         compress=options.compress,
     )
     return Geometry(shape, mesh), glb
 
 
+def read_mesh(
+    engine: Engine, content: bytes, options: Options, report: Report
+) -> tuple[GivenMesh, bytes]:
+    """A client's mesh file, and its GLB without any texture.
+
+    Raises:
+        InputError: it is no mesh file, or a broken one.
+        TooLargeError: it is over a limit.
+    """
+    from trellis2_server.export import given
+
+    report("read", 0, 2)
+    scene = read_scene(content)
+    mesh = placed(scene, options.geo_rotation)
+    report("read", 1, 2)
+    extras = _extras(engine, mesh, options)
+    glb = given.untextured_glb(scene, mesh, extras=extras, generator=_generator(engine))
+    report("read", 2, 2)
+    return GivenMesh(scene, mesh), glb
+
+
 def make_texture(
-    engine: Engine, geometry: Geometry, cutout: Cutout, options: Options, report: Report
+    engine: Engine,
+    geometry: Geometry | GivenMesh,
+    cutout: Cutout,
+    options: Options,
+    report: Report,
 ) -> VoxelField:
     """The engine's second stage."""
+    if isinstance(geometry, GivenMesh):
+        return engine.texture_mesh(geometry.mesh, cutout, options, report)
     return engine.texture(geometry.shape, cutout, options, report)
 
 
 def export_model(  # noqa: PLR0913, PLR0917 - one argument per thing that is joined here
     engine: Engine,
-    geometry: Geometry,
+    geometry: Geometry | GivenMesh,
     field: VoxelField,
     options: Options,
     settings: ExportSettings,
     report: Report,
 ) -> bytes:
     """The textured GLB."""
+    if isinstance(geometry, GivenMesh):
+        from trellis2_server.export import given
+
+        return given.textured_glb(
+            geometry.scene,
+            geometry.mesh,
+            field,
+            texture_size=options.texture_size,
+            alpha_mode=options.alpha_mode,
+            texture_format=options.texture_format,
+            unwrap=settings.unwrap,
+            extras=_extras(engine, geometry.mesh, options),
+            generator=_generator(engine),
+            report=report,
+        )
     return export.textured_glb(
         geometry.mesh,
         field,
@@ -148,7 +217,7 @@ def export_model(  # noqa: PLR0913, PLR0917 - one argument per thing that is joi
         texture_format=options.texture_format,
         compress=options.compress,
         unwrap=settings.unwrap,
-        extras=_extras(engine, geometry.shape, geometry.mesh, options),
+        extras=_extras(engine, geometry.mesh, options, geometry.shape),
         generator=_generator(engine),
         report=report,
     )
@@ -170,11 +239,14 @@ def _generator(engine: Engine) -> str:
     return f"trellis2-server {__version__} ({engine.name} engine)"
 
 
-def _extras(engine: Engine, shape: Shape, mesh: Mesh, options: Options) -> dict[str, object]:
+def _extras(
+    engine: Engine, mesh: Mesh, options: Options, shape: Shape | None = None
+) -> dict[str, object]:
     """How the file came about; nothing of the texture stage: same seed, same bytes."""
-    return {
-        "engine": engine.name,
-        "seed": options.seed,
+    extras: dict[str, object] = {"engine": engine.name, "seed": options.seed}
+    if shape is None:
+        return extras | {"geometry": "given", "faces": len(mesh.faces)}
+    return extras | {
         "pipeline_type": options.pipeline_type,
         "resolution": shape.resolution,
         "faces": len(mesh.faces),

@@ -13,19 +13,19 @@ from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
 from trellis2_server import __version__
-from trellis2_server.bodies import Body, read_body
-from trellis2_server.config import FIELDS, Settings, read_delivery, read_options
+from trellis2_server.config import FIELDS
 from trellis2_server.errors import InputError
 from trellis2_server.jobs import Job, Status
+from trellis2_server.orders import MEDIA_TYPES, Order, as_file, place, read_order
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from trellis2_server.config import FileType, Settings
     from trellis2_server.worker import Worker
 
 T = TypeVar("T")
 
-GLB: Final = "model/gltf-binary"
 #: Headers of a served model, which a page of another origin may read too.
 MODEL_HEADERS: Final = ("X-Image-Hash", "X-Job-Id", "X-Seed", "X-Engine", "X-Background")
 
@@ -107,6 +107,12 @@ def _schema(*names: str, required: tuple[str, ...] = ()) -> dict[str, Any]:
             "type": "string",
             "description": "The picture, base64; a data: prefix is welcome.",
         },
+        "mesh": {
+            "type": "string",
+            "description": "A GLB, OBJ, PLY or STL file, base64: it is textured after the "
+            "picture instead of a shape being made.",
+        },
+        "text": {"type": "string", "description": "Ignored beside an image; not enough alone."},
         "image_hash": {"type": "string", "description": "X-Image-Hash of a job."},
         "uid": {"type": "string", "description": "X-Job-Id of a job."},
     }
@@ -125,6 +131,7 @@ def _request_body(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, 
         "properties": {
             **schema["properties"],
             "image": {"type": "string", "format": "binary", "description": "The picture."},
+            "mesh": {"type": "string", "format": "binary", "description": "The mesh."},
         },
     }
     picture = {"schema": {"type": "string", "format": "binary"}}
@@ -144,8 +151,11 @@ def _request_body(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, 
 
 _MODEL_REPLY: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "description": "A GLB.",
-        "content": {GLB: {"schema": {"type": "string", "format": "binary"}}},
+        "description": "The model, a GLB unless another `type` was asked for.",
+        "content": {
+            media_type: {"schema": {"type": "string", "format": "binary"}}
+            for media_type in MEDIA_TYPES.values()
+        },
         "headers": {name: {"schema": {"type": "string"}} for name in MODEL_HEADERS},
     }
 }
@@ -192,7 +202,7 @@ async def _while_connected(request: Request, call: Coroutine[Any, Any, T]) -> T:
         waiting.cancel()
 
 
-def _model_reply(job: Job, glb: bytes | None) -> Response:
+async def _model_reply(job: Job, glb: bytes | None, file_type: FileType) -> Response:
     headers = {
         "X-Image-Hash": job.image_hash or "",
         "X-Job-Id": job.uid,
@@ -200,7 +210,8 @@ def _model_reply(job: Job, glb: bytes | None) -> Response:
         "X-Engine": job.engine,
         "X-Background": job.background or "",
     }
-    return Response(glb, media_type=GLB, headers=headers)
+    content = await as_file(glb or b"", file_type)
+    return Response(content, media_type=MEDIA_TYPES[file_type], headers=headers)
 
 
 # ---- the routes ------------------------------------------------------------------------
@@ -212,7 +223,8 @@ def _model_reply(job: Job, glb: bytes | None) -> Response:
     summary="A picture in, a GLB out",
     responses={**_MODEL_REPLY, **_errors(400, 401, 409, 413, 500, 503, 507)},
     openapi_extra=_request_body(
-        _schema("image", "*", required=("image",)), {"image": _EXAMPLE_PICTURE, "seed": 42}
+        _schema("image", "mesh", "text", "*", required=("image",)),
+        {"image": _EXAMPLE_PICTURE, "seed": 42},
     ),
 )
 async def generate(request: Request) -> Response:
@@ -221,23 +233,15 @@ async def generate(request: Request) -> Response:
     With `texture: true` the reply is the textured model, however long that takes. The same
     picture with the same parameters is computed once: asking again gives the same bytes.
     """
-    worker, settings = _worker(request), _settings(request)
-    body = await read_body(request, max_bytes=settings.server.max_body_bytes)
-    delivery = read_delivery(body.fields)
-    job = await worker.submit(
-        _picture(body), read_options(body.fields, settings), texture=delivery.texture
-    )
-    if delivery.texture:
+    worker = _worker(request)
+    order = await read_order(request, _settings(request))
+    wanted = order.delivery
+    job = await place(order, worker, texture=wanted.texture)
+    if wanted.texture:
         job = await _while_connected(request, worker.texture(job))
-        return _model_reply(job, job.textured_glb)
+        return await _model_reply(job, job.textured_glb, wanted.type)
     job = await _while_connected(request, worker.shape(job))
-    return _model_reply(job, job.shape_glb)
-
-
-def _picture(body: Body) -> bytes:
-    if body.picture is None:
-        raise InputError("image: missing; send it as base64, as a file, or as the body")
-    return body.picture
+    return await _model_reply(job, job.shape_glb, wanted.type)
 
 
 @router.post(
@@ -246,25 +250,31 @@ def _picture(body: Body) -> bytes:
     summary="The textured GLB of a job",
     responses={**_MODEL_REPLY, **_errors(400, 401, 404, 408, 409, 413, 500, 503, 507)},
     openapi_extra=_request_body(
-        _schema("image_hash", "uid", "image"), {"image_hash": "9e107d9d372bb6826bd81d3542a419d6"}
+        _schema("image_hash", "uid", "image", "mesh", "*"),
+        {"image_hash": "9e107d9d372bb6826bd81d3542a419d6"},
     ),
 )
 async def generate_texture(request: Request) -> Response:
     """Waits until the texture is ready, at most `worker.texture_timeout_seconds`.
 
     The job is named by `image_hash`, by `uid`, or by the `image` itself. A texture that was
-    not wanted so far is started.
+    not wanted so far is started. With a `mesh`, that is textured after the `image`; a mesh
+    that is the untextured GLB of a job gets that job's texture.
     """
     worker, settings = _worker(request), _settings(request)
-    body = await read_body(request, max_bytes=settings.server.max_body_bytes)
-    job = worker.job(await _job_name(worker, body))
+    order = await read_order(request, settings)
+    if order.body.mesh is None:
+        job = worker.job(await _job_name(worker, order))
+    else:
+        job = await place(order, worker, texture=True)
     job = await _while_connected(
         request, worker.texture(job, settings.worker.texture_timeout_seconds)
     )
-    return _model_reply(job, job.textured_glb)
+    return await _model_reply(job, job.textured_glb, order.delivery.type)
 
 
-async def _job_name(worker: Worker, body: Body) -> str:
+async def _job_name(worker: Worker, order: Order) -> str:
+    body = order.body
     for name in ("image_hash", "uid"):
         value = body.fields.get(name)
         if value is not None:
@@ -273,8 +283,7 @@ async def _job_name(worker: Worker, body: Body) -> str:
             return value
     if body.picture is None:
         raise InputError("image_hash: missing; name the job by image_hash, uid or image")
-    remove_background = read_options(body.fields, Settings()).remove_background
-    return await worker.name_of(body.picture, remove_background=remove_background)
+    return await worker.name_of(body.picture, remove_background=order.options.remove_background)
 
 
 @router.get(
@@ -287,7 +296,11 @@ async def _job_name(worker: Worker, body: Body) -> str:
 async def status(
     request: Request, name: Annotated[str, Path(description="An image hash or a uid.")]
 ) -> StatusReply:
-    """Where a job is; it never waits."""
+    """Where a job is; it never waits.
+
+    By its uid a job is described in the form that Hunyuan3D's clients read: `status` is
+    `processing`, `texturing`, `completed` with `model_base64`, or `error` with `message`.
+    """
     worker = _worker(request)
     job = worker.job(name)
     eta_s = worker.eta_s(job)

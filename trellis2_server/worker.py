@@ -34,6 +34,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from trellis2_server import pipeline
+from trellis2_server.config import Delivery
 from trellis2_server.errors import (
     EngineError,
     JobCancelledError,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from trellis2_server.config import Options, Settings
     from trellis2_server.images import Cutout, Cutter
     from trellis2_server.mesh import Shape, VoxelField
-    from trellis2_server.pipeline import Engine, Geometry
+    from trellis2_server.pipeline import Engine, Geometry, GivenMesh
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ class _Task:
         uid: of the job.
         upload: digest of the picture, and whether its background is to be removed.
         wants_texture: whether the texture is to be made after the shape.
+        mesh: the client's mesh file, until it is read; there is no shape stage then.
         shape_done: resolves to the job when its untextured GLB is there, or will never be.
         texture_done: likewise for the textured one; None until it is wanted.
         deadline: of the steps of the present status, seconds of the worker's clock.
@@ -118,6 +120,7 @@ class _Task:
     shape_done: asyncio.Future[Job]
     deadline: float
     last_asked: float
+    mesh: bytes | None = None
     texture_done: asyncio.Future[Job] | None = None
     waiting_for: Step | None = None
     call: Callable[[], Any] | None = None
@@ -125,7 +128,7 @@ class _Task:
     is_stopped: bool = False
     waiters: int = 0
     cutout: Cutout | None = None
-    source: tuple[Geometry, Cutout] | None = None
+    source: tuple[Geometry | GivenMesh, Cutout] | None = None
     step_began: float = 0.0
 
 
@@ -382,13 +385,22 @@ class Worker:
                 pool += seconds
         return lane, pool
 
-    async def submit(self, picture: bytes, options: Options, *, texture: bool | None) -> Job:
+    async def submit(
+        self,
+        picture: bytes,
+        options: Options,
+        *,
+        texture: bool | None,
+        mesh: bytes | None = None,
+    ) -> Job:
         """The job of that picture and those options: a known one, or a new one.
 
         Args:
             picture: an image file.
             options: what is asked for.
             texture: False: a new job's texture is not made before it is asked for.
+            mesh: the file that `options.mesh` names. The untextured GLB of a job that is
+                kept, with that job's own picture, means that job.
 
         Raises:
             UnavailableError: loading, shutting down, or too many jobs wait.
@@ -397,15 +409,33 @@ class Worker:
         self._check_open()
         upload = (digest, options.remove_background)
         key = None if options.is_seed_random else ("upload", upload, options)
-        job = self._table.match(key)
+        job = self._table.match(key) or self._own(options, self._uploads.get(upload))
         if job is None:
-            job = self._add(picture, upload, options, key, texture=texture)
+            job = self._add(picture, upload, options, key, texture=texture, mesh=mesh)
         task = self._tasks.get(job.uid)
         if task:
             task.last_asked = self._clock()
             if texture is not False and not (task.wants_texture or task.texture_done):
                 self.want_texture(job)
         return self._table.get(job.uid)
+
+    def _own(self, options: Options, image_hash: str | None) -> Job | None:
+        """The job of that picture whose untextured GLB is the mesh that is to be textured."""
+        job = None if options.geo_rotation else self.served(options.mesh)
+        return job if job and job.image_hash == image_hash else None
+
+    def served(self, mesh_md5: str | None) -> Job | None:
+        """The job that is kept whose untextured GLB has that MD5."""
+        return self._table.of_shape(mesh_md5) if mesh_md5 else None
+
+    def ticket(self, job: Job, wanted: Delivery) -> str:
+        """Another uid for the job, of which `delivery` tells what is wanted by it."""
+        return self._table.ticket(job, wanted)
+
+    def delivery(self, uid: str) -> Delivery | None:
+        """What is wanted by a ticket; None for any other name."""
+        wanted = self._table.wanted(uid)
+        return wanted if isinstance(wanted, Delivery) else None
 
     def _check_open(self) -> None:
         if self._is_closing:
@@ -417,7 +447,7 @@ class Worker:
                 f"the model could not be loaded: {self.load.error}", retry_after_s=60
             )
 
-    def _add(
+    def _add(  # noqa: PLR0913
         self,
         picture: bytes,
         upload: tuple[str, bool],
@@ -425,6 +455,7 @@ class Worker:
         key: Hashable,
         *,
         texture: bool | None,
+        mesh: bytes | None,
     ) -> Job:
         waiting = sum(1 for task in self._tasks.values() if task.waiting_for)
         if waiting >= self._limits.max_queue_length:
@@ -449,6 +480,7 @@ class Worker:
             shape_done=self._future(),
             deadline=now,
             last_asked=now,
+            mesh=mesh,
         )
         logger.info("Job accepted", extra={"uid": job.uid, "seed": options.seed})
         cut_out = partial(self._cut_out, picture, options.remove_background)
@@ -747,11 +779,17 @@ class Worker:
         )
         if not job.options.is_seed_random:
             key = ("cutout", cutout.key, job.options)
-            known = self._table.match(key)
+            known = self._table.match(key) or self._own(job.options, cutout.image_hash)
             if known is not None:
                 self._join(task, known)
                 return
             self._table.bind(key, task.uid)
+        if task.mesh is not None:
+            report = self._reporter(task, "shape_export")
+            read = partial(pipeline.read_mesh, self.engine, task.mesh, job.options, report)
+            task.mesh = None
+            self._enqueue(task, "shape_export", partial(_with_md5, read))
+            return
         report = self._reporter(task, "shape")
         self._enqueue(
             task, "shape", partial(pipeline.make_shape, self.engine, cutout, job.options, report)
@@ -764,18 +802,20 @@ class Worker:
         self._enqueue(
             task,
             "shape_export",
-            partial(pipeline.export_shape, self.engine, shape, job.options, report),
+            partial(_with_md5, pipeline.export_shape, self.engine, shape, job.options, report),
         )
 
-    def _take_shape_glb(self, task: _Task, geometry: Geometry, glb: bytes) -> None:
+    def _take_shape_glb(
+        self, task: _Task, geometry: Geometry | GivenMesh, glb: bytes, md5: str
+    ) -> None:
         if task.cutout is None:
             raise RuntimeError("a shape without a cut-out")
         task.source, task.cutout = (geometry, task.cutout), None
         if task.wants_texture and not self._is_closing:
-            self._change(task, shape_glb=glb)
+            self._change(task, shape_glb=glb, shape_md5=md5)
             self._begin_texture(task)
         else:
-            self._change(task, shape_glb=glb, status=Status.COMPLETED)
+            self._change(task, shape_glb=glb, shape_md5=md5, status=Status.COMPLETED)
             self._log_end(task)
         task.shape_done.set_result(self._table.get(task.uid))
 
@@ -845,7 +885,7 @@ class Worker:
     def _forget(self, task: _Task) -> None:
         """Drop what only a job that goes on needs, and wake whoever waits."""
         self._tasks.pop(task.uid, None)
-        task.waiting_for = task.call = task.cutout = task.source = None
+        task.waiting_for = task.call = task.cutout = task.source = task.mesh = None
         for future in (task.shape_done, task.texture_done):
             if future is not None and not future.done():
                 future.set_result(self._table.get(task.uid))
@@ -893,6 +933,14 @@ def _reason(job: Job) -> ServerError:
 
 def _md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _with_md5(
+    export: Callable[..., tuple[Geometry | GivenMesh, bytes]], *args: Any
+) -> tuple[Geometry | GivenMesh, bytes, str]:
+    """What an export gives, and the digest of the file."""
+    geometry, glb = export(*args)
+    return geometry, glb, _md5(glb)
 
 
 def _guarded(step: str, call: Callable[..., Any], *args: Any) -> Any:

@@ -1,0 +1,107 @@
+"""What a request orders, in whichever client's words; and what it gets for it.
+
+What this module does not know: which route it is for, threads, engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from trellis2_server.bodies import read_body
+from trellis2_server.config import (
+    Delivery,
+    FileType,
+    Options,
+    Settings,
+    read_delivery,
+    read_options,
+)
+from trellis2_server.errors import InputError
+from trellis2_server.export import files
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+    from trellis2_server.bodies import Body
+    from trellis2_server.jobs import Job
+    from trellis2_server.worker import Worker
+
+MEDIA_TYPES: Final[dict[FileType, str]] = {
+    "glb": "model/gltf-binary",
+    "obj": "model/obj",
+    "ply": "model/ply",
+    "stl": "model/stl",
+    "obj_zip": "application/zip",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Order:
+    """What a request asks for.
+
+    Attributes:
+        body: all that it said.
+        options: what is to be made.
+        delivery: what is to be sent back.
+    """
+
+    body: Body
+    options: Options
+    delivery: Delivery
+
+
+async def read_order(request: Request, settings: Settings) -> Order:
+    """What the request asks for.
+
+    Raises:
+        InputError: it cannot be meant; names the field.
+        TooLargeError: it is over a limit.
+    """
+    body = await read_body(request, max_bytes=settings.server.max_body_bytes)
+    digest = await asyncio.to_thread(_md5, body.mesh) if body.mesh else None
+    return Order(body, read_options(body.fields, settings, digest), read_delivery(body.fields))
+
+
+async def place(order: Order, worker: Worker, *, texture: bool | None) -> Job:
+    """The job that does what is ordered.
+
+    Args:
+        order: what is ordered.
+        worker: who does it.
+        texture: as of `Worker.submit`.
+
+    Raises:
+        InputError: there is no picture to go by.
+        UnavailableError: not now.
+    """
+    body = order.body
+    if body.picture is not None:
+        return await worker.submit(body.picture, order.options, texture=texture, mesh=body.mesh)
+    job = worker.served(order.options.mesh)
+    if job is not None:
+        return job
+    if body.fields.get("text") is not None:
+        raise InputError(
+            "text: there is no text-to-image model here; send an image of what you want"
+        )
+    if body.mesh is not None:
+        raise InputError("image: missing; a mesh is textured after a picture")
+    raise InputError("image: missing; send it as base64, as a file, or as the body")
+
+
+async def as_file(glb: bytes, file_type: FileType) -> bytes:
+    """The model as a file of that type.
+
+    Raises:
+        ExportError: it cannot be written so.
+    """
+    if file_type == "glb":
+        return glb
+    return await asyncio.to_thread(files.convert, glb, file_type)
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
