@@ -111,7 +111,8 @@ def read_scene(content: bytes) -> Scene:
     """
     kind, read = _reader(content)
     try:
-        scene = read(content)
+        with np.errstate(all="ignore"):  # what is not finite is refused below
+            scene = read(content)
     except InputError:
         raise
     except (
@@ -150,6 +151,7 @@ def _reader(content: bytes) -> tuple[str, Any]:
     raise InputError("mesh: not a GLB, OBJ, PLY or STL file, or its beginning is missing")
 
 
+@np.errstate(all="ignore")
 def placed(scene: Scene, rotation_deg: float = 0.0) -> Mesh:
     """All parts as one mesh in the model frame, filling the cube; faces in the parts' order.
 
@@ -219,8 +221,7 @@ def _one_node(part: Part, *, is_smooth: bool) -> Scene:
 
 
 def _part(positions: NDArray[Any], faces: NDArray[Any], mesh: int = 0) -> Part:
-    with np.errstate(over="ignore"):  # becomes infinite, which is refused
-        rows = np.ascontiguousarray(positions, np.float32)
+    rows = np.ascontiguousarray(positions, np.float32)
     return Part(mesh, rows, None, None, np.ascontiguousarray(faces, np.int32), np.eye(4))
 
 
