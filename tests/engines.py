@@ -49,7 +49,9 @@ class GatedEngine:
 
     def __init__(self, *closed: str, name: str = "gated") -> None:
         self.name = name
-        self.gates = {stage: threading.Event() for stage in ("load", "shape", "texture")}
+        self.gates = {
+            stage: threading.Event() for stage in ("load", "shape", "texture", "texture_mesh")
+        }
         for stage, gate in self.gates.items():
             if stage not in closed:
                 gate.set()
@@ -110,3 +112,11 @@ class GatedEngine:
         field = voxels()
         self.made.append(weakref.ref(field.attributes))
         return self.returns.pop("texture", field)
+
+    def texture_mesh(
+        self, mesh: Mesh, cutout: Cutout, options: Options, report: Report
+    ) -> VoxelField:
+        assert cutout.rgba.shape[2] == 4
+        assert np.abs(mesh.vertices).max() <= 0.5
+        self._pass("texture_mesh", options.seed, report)
+        return self.returns.pop("texture_mesh", voxels())

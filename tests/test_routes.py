@@ -120,7 +120,7 @@ def test_the_same_request_gives_the_same_bytes_and_another_seed_another_job(
     other = preview.generate(fields(103, seed=2))
     assert other.headers["x-job-id"] != first.headers["x-job-id"]
     assert preview.status(first.headers["x-image-hash"])["uid"] == other.headers["x-job-id"]
-    assert preview.status(first.headers["x-job-id"])["uid"] == first.headers["x-job-id"]
+    assert preview.worker.job(first.headers["x-job-id"]).uid == first.headers["x-job-id"]
 
 
 def test_a_random_seed_is_reported(preview: Server) -> None:
@@ -237,8 +237,9 @@ def test_a_cancelled_job_is_a_409_and_its_status_an_error(
         [job] = server.worker._table
         server.worker._loop.call_soon_threadsafe(server.worker.cancel, job)
         assert told(waiting.result(), 409, 5) == "cancelled"
-    status = server.status(job.uid)
+    status = server.status(job.image_hash or "")
     assert (status["status"], status["error"]) == ("error", "cancelled")
+    assert server.status(job.uid) == {"status": "error", "message": "cancelled"}
 
 
 def test_a_full_queue_is_a_503_that_says_when_to_come_back() -> None:

@@ -13,10 +13,10 @@ from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
 from trellis2_server import __version__
-from trellis2_server.config import FIELDS
 from trellis2_server.errors import InputError
 from trellis2_server.jobs import Job, Status
 from trellis2_server.orders import MEDIA_TYPES, Order, as_file, place, read_order
+from trellis2_server.schemas import EXAMPLE_PICTURE, ErrorReply, errors, request_body, schema
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -33,16 +33,6 @@ router = APIRouter()
 
 
 # ---- what is sent and replied --------------------------------------------------------
-
-
-class ErrorReply(BaseModel):
-    """Every reply that is no success."""
-
-    text: str = Field(description="The cause, in one sentence that a client can act on.")
-    error_code: int = Field(
-        description="1 input or engine, 2 not ready in time, 3 not now, 4 key, 5 cancelled, "
-        "6 too large, 7 out of memory."
-    )
 
 
 class StatusReply(BaseModel):
@@ -91,64 +81,6 @@ class WorkerReply(BaseModel):
     loading: bool = Field(description="Whether the engine is still loading.")
 
 
-#: A disc, 32 x 32 pixels, so that the example in the API's pages can be tried as it stands.
-_EXAMPLE_PICTURE: Final = (
-    "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAgMAAAAOFJJnAAAADFBMVEXWYCgAAAAAAAAAAACKNnKGAAAABHRSTlP/"
-    "AAAAbZZgawAAAGhJREFUeNqd0LENwzAMRNEnQu41kkZwkyndeASNpN4G5EKFFaQLm/9xIEjg0secsMhxTLk4CU4u"
-    "woAm3NCFDrfQYCx3xmR7k3uyf/36Q/JkeZM0WZflCkkokIUMRUhQBTsbwcZO+mnjAZ99Ej90WnqzAAAAAElFTkSu"
-    "QmCC"
-)
-
-
-def _schema(*names: str, required: tuple[str, ...] = ()) -> dict[str, Any]:
-    """JSON Schema of an object with these fields; `*` stands for a generation's."""
-    known: dict[str, Any] = {
-        "image": {
-            "type": "string",
-            "description": "The picture, base64; a data: prefix is welcome.",
-        },
-        "mesh": {
-            "type": "string",
-            "description": "A GLB, OBJ, PLY or STL file, base64: it is textured after the "
-            "picture instead of a shape being made.",
-        },
-        "text": {"type": "string", "description": "Ignored beside an image; not enough alone."},
-        "image_hash": {"type": "string", "description": "X-Image-Hash of a job."},
-        "uid": {"type": "string", "description": "X-Job-Id of a job."},
-    }
-    properties: dict[str, Any] = {}
-    for name in names:
-        if name == "*":
-            properties |= {field.name: dict(field.schema) for field in FIELDS}
-        else:
-            properties[name] = known[name]
-    return {"type": "object", "properties": properties, "required": list(required)}
-
-
-def _request_body(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
-    form = {
-        **schema,
-        "properties": {
-            **schema["properties"],
-            "image": {"type": "string", "format": "binary", "description": "The picture."},
-            "mesh": {"type": "string", "format": "binary", "description": "The mesh."},
-        },
-    }
-    picture = {"schema": {"type": "string", "format": "binary"}}
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": schema, "example": example},
-                "multipart/form-data": {"schema": form},
-                "image/png": picture,
-                "image/jpeg": picture,
-                "image/webp": picture,
-            },
-        }
-    }
-
-
 _MODEL_REPLY: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "The model, a GLB unless another `type` was asked for.",
@@ -159,21 +91,6 @@ _MODEL_REPLY: Final[dict[int | str, dict[str, Any]]] = {
         "headers": {name: {"schema": {"type": "string"}} for name in MODEL_HEADERS},
     }
 }
-
-
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    meanings = {
-        400: "Missing or invalid input.",
-        401: "API keys are configured, and none or a wrong one was sent.",
-        404: "No such job.",
-        408: "Not ready in time; the job goes on.",
-        409: "The job was cancelled.",
-        413: "Over a limit.",
-        500: "The engine failed.",
-        503: "Loading, leaving or full: see Retry-After.",
-        507: "Out of device memory.",
-    }
-    return {status: {"model": ErrorReply, "description": meanings[status]} for status in statuses}
 
 
 def _worker(request: Request) -> Worker:
@@ -221,10 +138,10 @@ async def _model_reply(job: Job, glb: bytes | None, file_type: FileType) -> Resp
     "/generate",
     response_class=Response,
     summary="A picture in, a GLB out",
-    responses={**_MODEL_REPLY, **_errors(400, 401, 409, 413, 500, 503, 507)},
-    openapi_extra=_request_body(
-        _schema("image", "mesh", "text", "*", required=("image",)),
-        {"image": _EXAMPLE_PICTURE, "seed": 42},
+    responses={**_MODEL_REPLY, **errors(400, 401, 409, 413, 500, 503, 507)},
+    openapi_extra=request_body(
+        schema("image", "mesh", "text", "*", required=("image",)),
+        {"image": EXAMPLE_PICTURE, "seed": 42},
     ),
 )
 async def generate(request: Request) -> Response:
@@ -248,9 +165,9 @@ async def generate(request: Request) -> Response:
     "/generate_texture",
     response_class=Response,
     summary="The textured GLB of a job",
-    responses={**_MODEL_REPLY, **_errors(400, 401, 404, 408, 409, 413, 500, 503, 507)},
-    openapi_extra=_request_body(
-        _schema("image_hash", "uid", "image", "mesh", "*"),
+    responses={**_MODEL_REPLY, **errors(400, 401, 404, 408, 409, 413, 500, 503, 507)},
+    openapi_extra=request_body(
+        schema("image_hash", "uid", "image", "mesh", "*"),
         {"image_hash": "9e107d9d372bb6826bd81d3542a419d6"},
     ),
 )
@@ -291,7 +208,7 @@ async def _job_name(worker: Worker, order: Order) -> str:
     response_model_exclude_none=True,
     summary="Where a job is",
     # With a "4XX" FastAPI does not document a 422, which is never sent.
-    responses={**_errors(401, 404), "4XX": {"model": ErrorReply, "description": "Not meant."}},
+    responses={**errors(401, 404), "4XX": {"model": ErrorReply, "description": "Not meant."}},
 )
 async def status(
     request: Request, name: Annotated[str, Path(description="An image hash or a uid.")]
@@ -352,7 +269,7 @@ async def healthcheck(request: Request, response: Response) -> HealthReply:
     )
 
 
-@router.get("/worker_status", summary="How busy this server is", responses=_errors(401))
+@router.get("/worker_status", summary="How busy this server is", responses=errors(401))
 async def worker_status(request: Request) -> WorkerReply:
     """Jobs running plus jobs waiting."""
     worker = _worker(request)

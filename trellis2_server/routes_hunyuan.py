@@ -23,6 +23,7 @@ from starlette.routing import Match
 from trellis2_server.config import Delivery
 from trellis2_server.jobs import Job, Status
 from trellis2_server.orders import as_file, place, read_order
+from trellis2_server.schemas import EXAMPLE_PICTURE, errors, request_body, schema
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -70,7 +71,10 @@ def _worker(request: Request) -> Worker:
 @router.post(
     "/send",
     summary="The same as /generate, in the background",
-    responses={400: {"description": "Missing or invalid input."}},
+    responses=errors(400, 401, 413, 503),
+    openapi_extra=request_body(
+        schema("image", "mesh", "text", "*", required=("image",)), {"image": EXAMPLE_PICTURE}
+    ),
 )
 async def send(request: Request) -> SendReply:
     """The name of the job, at once. Takes the fields of `/generate`."""

@@ -202,7 +202,7 @@ def pack(
     return _container(file)
 
 
-def pack_tree(
+def pack_tree(  # noqa: PLR0913
     shapes: Sequence[tuple[int, Geometry]],
     material: Material,
     *,
