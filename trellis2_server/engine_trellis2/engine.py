@@ -273,6 +273,20 @@ class Trellis2Engine:
         self._clean_up()
         return field
 
+    def texture_mesh(
+        self, mesh: Mesh, cutout: Cutout, options: Options, report: Report
+    ) -> VoxelField:
+        """Not yet: a given mesh needs upstream's encoder, which `load` does not load.
+
+        Raises:
+            EngineError: always.
+        """
+        del mesh, cutout, options, report
+        raise EngineError(
+            "TRELLIS.2 does not texture given meshes here yet; "
+            "a server with the preview engine does"
+        )
+
     def _shape(
         self,
         pipeline: Any,
