@@ -40,6 +40,7 @@ from trellis2_server.errors import (
     OutOfMemoryError,
 )
 from trellis2_server.images import Cutout
+from trellis2_server.mesh import Mesh
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -938,3 +939,12 @@ def test_the_stand_in_has_the_signatures_of_the_real_package() -> None:
         return json.loads(run.stdout.splitlines()[-1])
 
     assert signatures(STANDIN) == signatures(HOME)
+
+
+def test_a_given_mesh_is_refused_by_name() -> None:
+    corners = np.eye(3, dtype=np.float32) * 0.5
+    mesh = Mesh(corners, np.array([[0, 1, 2]], np.int32))
+    cutout = Cutout(np.full((32, 32, 4), 255, np.uint8), "none")
+    engine = Trellis2Engine(ModelSettings())
+    with pytest.raises(InputError, match="^mesh: "):
+        engine.texture_mesh(mesh, cutout, options(), lambda *_: None)

@@ -81,6 +81,7 @@ class Engine(Protocol):
         """The material of a given mesh: in the model frame, filling the cube, front to -Y.
 
         Raises:
+            InputError: this engine takes no given meshes.
             EngineError: the stage failed.
         """
         ...

@@ -279,12 +279,12 @@ class Trellis2Engine:
         """Not yet: a given mesh needs upstream's encoder, which `load` does not load.
 
         Raises:
-            EngineError: always.
+            InputError: always.
         """
         del mesh, cutout, options, report
-        raise EngineError(
-            "TRELLIS.2 does not texture given meshes here yet; "
-            "a server with the preview engine does"
+        raise InputError(
+            "mesh: TRELLIS.2 does not texture given meshes here yet, its shape encoder is not "
+            "loaded; a server with model.engine: preview does"
         )
 
     def _shape(
