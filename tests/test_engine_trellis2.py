@@ -946,5 +946,5 @@ def test_a_given_mesh_is_refused_by_name() -> None:
     mesh = Mesh(corners, np.array([[0, 1, 2]], np.int32))
     cutout = Cutout(np.full((32, 32, 4), 255, np.uint8), "none")
     engine = Trellis2Engine(ModelSettings())
-    with pytest.raises(InputError, match="^mesh: "):
+    with pytest.raises(InputError, match=r"^mesh: "):
         engine.texture_mesh(mesh, cutout, options(), lambda *_: None)
