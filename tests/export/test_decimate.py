@@ -7,6 +7,7 @@ import pytest
 
 from tests.export import shapes
 from trellis2_server import export
+from trellis2_server.export import kernel
 
 if TYPE_CHECKING:
     from trellis2_server.mesh import Mesh
@@ -89,3 +90,18 @@ def test_what_report_raises_ends_the_work() -> None:
 
     with pytest.raises(StopError):
         export.prepare(shapes.torus(), decimation_target=100, report=report)
+
+
+def test_cells_change_neither_the_topology_nor_with_the_number_of_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = shapes.sphere(120)
+    first = export.prepare(whole, decimation_target=9000)
+    assert 0.98 * 9000 <= len(first.faces) <= 9000
+    assert shapes.is_closed(first)
+    radius = np.linalg.norm(first.vertices[first.faces].mean(1), axis=1)
+    assert abs(radius - 0.4).max() < 0.001
+    monkeypatch.setattr(kernel, "_THREADS", 5 if kernel._THREADS == 1 else 1)
+    second = export.prepare(whole, decimation_target=9000)
+    np.testing.assert_array_equal(first.vertices, second.vertices)
+    np.testing.assert_array_equal(first.faces, second.faces)

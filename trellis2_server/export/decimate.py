@@ -1,9 +1,11 @@
 """Fewer faces for the same shape: edge collapses in the order of their quadric error.
 
 Garland and Heckbert, "Surface Simplification Using Quadric Error Metrics" (1997), in
-rounds: each round prices the best edge of every vertex, on all threads, then collapses the
-cheapest ones in order, skipping vertices that the round has moved already. Dey, Edelsbrunner,
-Guha and Nekhayev's link condition (1999) keeps a closed manifold closed and manifold.
+rounds. A round prices the best edge of every vertex and chooses a limit; then each cell of a
+grid, by itself and on whatever thread, collapses its edges in the order of their error up to
+that limit. Vertices beside another cell rest until the next round, which shifts the grid. The
+last round has one cell and meets the target. Dey, Edelsbrunner, Guha and Nekhayev's link
+condition (1999) keeps a closed manifold closed and manifold.
 
 What this module does not know: colours, charts.
 """
@@ -14,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from trellis2_server.export.adjacency import corner_lists
 from trellis2_server.export.clean import drop_repeated, drop_unused
 from trellis2_server.export.kernel import spread
 from trellis2_server.export.kernels import decimate as kernels
@@ -23,9 +24,13 @@ from trellis2_server.mesh import Mesh
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
 
-#: Share of the vertices whose cheapest edge is tried in one round.
-_SHARE: Final = 0.35
+#: About how many vertices a cell holds, and a mesh that is not worth cutting.
+_CELL_VERTICES: Final = 6000
+_ONE_CELL: Final = 40_000
+#: The last round, in one cell, removes at most this share of the faces.
+_LAST_SHARE: Final = 0.15
 #: How strongly an open edge resists being moved, against a face of its length squared.
 _RIM_WEIGHT: Final = 4.0
 #: What a collapse may break when nothing else is left: nothing, the shape, the topology.
@@ -50,57 +55,85 @@ def decimate(
         return mesh
     vertices = np.array(mesh.vertices, np.float64, order="C")
     count = len(vertices)
+    box = np.array([[f(vertices[:, k]) for k in range(3)] for f in (np.min, np.max)])
+    head, following = np.empty(count, np.int32), np.empty(faces.size, np.int32)
+    kernels.chain(faces, head, following)
     quadrics = np.zeros((count, 10))
-    first, corners = corner_lists(faces, count)
-    spread(kernels.sum_quadrics, count, vertices, faces, first, corners, _RIM_WEIGHT, quadrics)
+    spread(kernels.sum_quadrics, count, vertices, faces, head, following, _RIM_WEIGHT, quadrics)
 
-    partner = np.empty(count, np.int32)
-    avoid = np.full(count, -1, np.int32)
+    partner, avoid = np.empty(count, np.int32), np.full(count, -1, np.int32)
     cost = np.empty(count, np.float64)
-    place = np.empty((count, 3))
-    stamp = np.zeros(count, np.int32)
-    times = np.zeros(count, np.int32)
-    share, level, to_remove = _SHARE, _STRICT, len(faces) - target
+    age, stamp, times = np.zeros(count, np.int32), np.empty(count, np.int32), np.empty_like(avoid)
+    level, turn, is_stuck, to_remove = _STRICT, 0, False, len(faces) - target
     while len(faces) > target:
-        if report:
-            report("decimate", to_remove - (len(faces) - target), to_remove)
-        spread(
-            kernels.price,
-            count,
-            vertices,
-            quadrics,
-            faces,
-            first,
-            corners,
-            avoid,
-            partner,
-            cost,
-            place,
-        )
-        chosen = np.flatnonzero(partner >= 0)
-        wanted = max(1, int(share * len(chosen)))
-        if wanted < len(chosen):
-            limit = np.partition(cost[chosen], wanted - 1)[wanted - 1]
-            chosen = chosen[cost[chosen] <= limit]
-        chosen = chosen[np.argsort(cost[chosen], kind="stable")].astype(np.int32)
         before = len(faces)
-        # A reckless collapse may remove more than its own faces: leave room.
-        budget = before - target if level < _RECKLESS else max(1, (before - target) // 4)
-        stamp.fill(0)
-        left = kernels.collapse(
-            chosen, partner, place, vertices, quadrics, faces, first, corners,
-            np.zeros(count, np.int8), avoid, stamp, times, budget, level,
+        budget = before - target
+        if report:
+            report("decimate", to_remove - budget, to_remove)
+        is_last = is_stuck or before < 2 * _ONE_CELL or budget < _LAST_SHARE * before
+        cell = np.zeros(count, np.int16) if is_last else _cells(vertices, box, before // 2, turn)
+        spread(
+            kernels.price, count, vertices, quadrics, faces, head, following, cell, avoid,
+            partner, cost,
         )  # fmt: skip
-        faces = faces[:left]
+        able = np.flatnonzero(partner >= 0)
+        able = able[partner[partner[able]] != -2].astype(np.int32)  # noqa: PLR2004
+        limit = np.inf
+        if not is_last and able.size:
+            # A collapse removes two faces; not all succeed, so most cells reach the limit.
+            wanted = min(int(0.7 * able.size), budget // 2)
+            limit = float(np.partition(cost[able], wanted)[wanted])
+            able = able[cost[able] <= limit]
+        order = able[np.argsort(cell[able], kind="stable")]
+        sizes = np.bincount(cell[order], minlength=1)
+        first = np.zeros(len(sizes) + 1, np.int32)
+        np.cumsum(sizes, out=first[1:])
+        # A reckless collapse may remove more than its own faces: leave room.
+        allowed = budget if level < _RECKLESS else max(1, budget // 4)
+        budgets = allowed * sizes // max(1, len(order))
+        stamp.fill(0)
+        spread(
+            kernels.collapse, len(sizes), order, first, budgets, limit, level,
+            vertices, quadrics, faces, head, following, partner, cost, avoid, age, stamp, times,
+            grain=1,
+        )  # fmt: skip
+        faces = faces[: kernels.squeeze(faces)]
         if level == _RECKLESS:
             faces = drop_repeated(faces, count)
-        if before - left < min(budget, max(2, before // 500)):
-            if share < 1.0:
-                share = min(1.0, 2.0 * share)
-            elif before - left < max(2, before // 5000):
-                if level == _RECKLESS and before == left:
-                    break
-                level = min(_RECKLESS, level + 1)
-        first, corners = corner_lists(faces, count)
+        if is_last and before - len(faces) < min(allowed, max(2, before // 500)):
+            if level == _RECKLESS and before == len(faces):
+                break
+            level = min(_RECKLESS, level + 1)
+        is_stuck = is_stuck or before - len(faces) < budget // 10
+        turn += 1
+        kernels.chain(faces, head, following)
     kept, faces = drop_unused(vertices.astype(np.float32), faces)
     return Mesh(kept, np.ascontiguousarray(faces))
+
+
+def _cells(
+    vertices: NDArray[np.float64], box: NDArray[np.float64], count: int, turn: int
+) -> NDArray[np.int16]:
+    """The cell of each vertex in a grid that every turn shifts.
+
+    Args:
+        vertices: float64 [N, 3].
+        box: float64 [2, 3], lower corner and upper corner of the grid.
+        count: how many of them are used.
+        turn: the number of the round.
+    """
+    # A surface meets about three times as many cells as one side of the grid has.
+    side = max(1, min(30, round(float(np.sqrt(count / (3 * _CELL_VERTICES))))))
+    cell = np.empty(len(vertices), np.int16)
+    longest = max(float((box[1] - box[0]).max()), 1e-30)
+    spread(
+        kernels.sort_cells,
+        len(vertices),
+        vertices,
+        box[0],
+        side / longest,
+        side + 1,
+        (0.5 * turn + 0.25) % 1.0,
+        cell,
+    )
+    return cell
