@@ -134,6 +134,12 @@ def test_what_the_file_says_about_itself_is_written() -> None:
     assert khronos.messages(content) == []
 
 
+def test_an_editor_shows_a_good_name(field: VoxelField) -> None:
+    document, _ = opened(export.textured_glb(shapes.sphere(4), field, texture_size=64))
+    for kind in ("nodes", "meshes", "materials"):
+        assert [item["name"] for item in document[kind]] == ["model"]
+
+
 def test_extras_that_are_no_json_are_refused() -> None:
     for extras in ({"a": object()}, {"a": float("nan")}):
         with pytest.raises(ExportError, match="JSON"):

@@ -190,7 +190,7 @@ def pack(
     if extras:
         file.json["asset"]["extras"] = dict(extras)
     file.json |= {"scene": 0, "scenes": [{"nodes": [0]}]}
-    file.add("nodes", {"mesh": 0})
+    file.add("nodes", {"name": "model", "mesh": 0})
     if compress is None:
         primitive = _plain(file, shape)
     else:
@@ -198,7 +198,7 @@ def pack(
 
         primitive = compression.add(file, shape, compress)
     primitive["material"] = _add_material(file, material, is_double_sided=shape.is_double_sided)
-    file.add("meshes", {"primitives": [primitive]})
+    file.add("meshes", {"name": "model", "primitives": [primitive]})
     return _container(file)
 
 
@@ -288,7 +288,7 @@ def _add_material(file: File, material: Material, *, is_double_sided: bool) -> i
         pbr["roughnessFactor"] = material.roughness
     if material.metal_rough is not None:
         pbr["metallicRoughnessTexture"] = {"index": _add_texture(file, material.metal_rough)}
-    item: dict[str, Any] = {"pbrMetallicRoughness": pbr}
+    item: dict[str, Any] = {"name": "model", "pbrMetallicRoughness": pbr}
     if material.alpha_mode != "OPAQUE":
         item["alphaMode"] = material.alpha_mode
     if is_double_sided:
