@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from trellis2_server.export.kernel import spread
 from trellis2_server.export.kernels import adjacency as kernels
 
 if TYPE_CHECKING:
@@ -29,9 +30,10 @@ def twins(faces: NDArray[np.int32], vertex_count: int) -> NDArray[np.int32]:
         int32 [3 * F]: a half-edge, `BOUNDARY` where no other face has the edge, or
         `NON_MANIFOLD` where more than one has.
     """
-    twin = np.empty(faces.size, np.int32)
-    order = np.empty(faces.size, np.int32)
-    kernels.pair(faces, order, np.empty_like(order), np.zeros(vertex_count + 1, np.int32), twin)
+    twin, order, far = (np.empty(faces.size, np.int32) for _ in range(3))
+    first = np.zeros(vertex_count + 1, np.int32)
+    kernels.sort_edges(faces, first, order, far)
+    spread(kernels.pair, vertex_count, first, order, far, twin)
     return twin
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from trellis2_server.errors import ExportError
-from trellis2_server.export.adjacency import twins
+from trellis2_server.export.adjacency import BOUNDARY, twins
 from trellis2_server.export.kernels import clean as kernels
 from trellis2_server.mesh import Mesh, VoxelField
 
@@ -37,16 +37,20 @@ def clean(mesh: Mesh) -> Mesh:
     """
     mesh = checked(mesh)
     vertices, faces = mesh.vertices, mesh.faces
-    faces = _weld_rims(vertices, faces)
-    faces = drop_repeated(faces, len(vertices))
-    if len(faces) == 0:
+    # Pairing edges is what takes long: only where a step changed something.
+    twin = twins(faces, len(vertices))
+    welded = drop_repeated(_weld_rims(vertices, faces, twin), len(vertices))
+    if len(welded) == 0:
         raise ExportError("The mesh has no face with an area.")
-    twin = twins(faces, len(vertices))
-    faces = _drop_floaters(vertices, faces, twin)
-    vertices, faces = drop_unused(vertices, faces)
-    twin = twins(faces, len(vertices))
+    if welded is not faces:
+        faces, twin = welded, twins(welded, len(vertices))
+    large = _drop_floaters(vertices, faces, twin)
+    vertices, used = drop_unused(vertices, large)
+    if used is not faces:
+        faces, twin = used, twins(used, len(vertices))
     faces = _wind(vertices, faces, twin)
-    vertices, faces = _close_holes(vertices, faces)
+    if bool((twin == BOUNDARY).any()):
+        vertices, faces = _close_holes(vertices, faces)
     return Mesh(vertices, faces)
 
 
@@ -92,9 +96,11 @@ def checked_field(field: VoxelField) -> VoxelField:
     )
 
 
-def _weld_rims(vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> NDArray[np.int32]:
+def _weld_rims(
+    vertices: NDArray[np.float32], faces: NDArray[np.int32], twin: NDArray[np.int32]
+) -> NDArray[np.int32]:
     """Join open edges whose ends lie at exactly the same place."""
-    open_edges = np.flatnonzero(twins(faces, len(vertices)) == -1)
+    open_edges = np.flatnonzero(twin == BOUNDARY)
     if open_edges.size == 0:
         return faces
     corner = faces.reshape(-1)
@@ -121,7 +127,7 @@ def drop_repeated(faces: NDArray[np.int32], vertex_count: int) -> NDArray[np.int
     kernels.mark_repeated(
         faces, np.full(vertex_count, -1, np.int32), np.empty(len(faces), np.int32), keep
     )
-    return faces[keep]
+    return faces if bool(keep.all()) else faces[keep]
 
 
 def _drop_floaters(
@@ -158,8 +164,10 @@ def _wind(
 ) -> NDArray[np.int32]:
     flip = np.zeros(len(faces), np.int8)
     kernels.orient(vertices, faces, twin, flip, np.empty(len(faces), np.int32))
-    wound = faces.copy()
     turned = flip == 1
+    if not bool(turned.any()):
+        return faces
+    wound = faces.copy()
     wound[turned] = faces[turned][:, [0, 2, 1]]
     return wound
 
@@ -169,9 +177,7 @@ def _close_holes(
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Close rims shorter than `HOLE_PERIMETER` with a fan about their middle."""
     corner = faces.reshape(-1)
-    rim = np.flatnonzero(twins(faces, len(vertices)) == -1)
-    if rim.size == 0:
-        return vertices, faces
+    rim = np.flatnonzero(twins(faces, len(vertices)) == BOUNDARY)
     ends = np.where(rim % 3 == 2, rim - 2, rim + 1)  # noqa: PLR2004
     start, stop = corner[rim], corner[ends]
     new_vertices = np.empty((rim.size, 3), np.float32)
