@@ -112,7 +112,9 @@ def unwrap(
     flat, source = flat[:rows].copy(), source[:rows].copy()
     spread(kernels.straighten, count, flat, start, _ANGLES, grain=8)
     say("unwrap", 3, steps)
-    uv = pack(flat, start, uv_faces, chart, twin, size_px)
+    # Packing takes as many steps as the square has cells: a large one gets cells of two texels.
+    step = 2 if size_px >= 4096 and size_px % 2 == 0 else 1  # noqa: PLR2004
+    uv = pack(flat, start, uv_faces, chart, twin, size_px // step) * np.float32(step)
     say("unwrap", steps, steps)
     return Atlas(uv, source, uv_faces, chart, size_px)
 
