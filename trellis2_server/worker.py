@@ -81,6 +81,22 @@ _SHARES: Final = {
     "texture_export": (0.6, 0.4),
 }
 
+#: Stages that count from 0 to their own end, with the part of their step that each takes; any
+#: other counts on through the whole step.
+_STAGE_SHARES: Final = {
+    "condition": (0.0, 0.05),
+    "structure": (0.05, 0.25),
+    "shape": (0.3, 0.55),
+    "texture": (0.0, 0.85),
+    "decode": (0.85, 0.15),
+    "clean": (0.0, 0.3),
+    "decimate": (0.3, 0.7),
+    "unwrap": (0.0, 0.2),
+    "bake": (0.2, 0.5),
+    "encode": (0.7, 0.25),
+    "pack": (0.95, 0.05),
+}
+
 Step = Literal["cutout", "shape", "shape_export", "texture", "texture_export"]
 _LANE_STEPS: Final = frozenset({"shape", "texture"})
 _SHAPE_STEPS: Final[tuple[Step, ...]] = ("cutout", "shape", "shape_export")
@@ -678,7 +694,9 @@ class Worker:
             if now - last < PROGRESS_INTERVAL_S:
                 return
             last = now
-            progress = Progress(stage, round(begin + share * min(done / max(of, 1), 1.0), 4))
+            stage_begin, stage_share = _STAGE_SHARES.get(stage, (0.0, 1.0))
+            fraction = stage_begin + stage_share * min(done / max(of, 1), 1.0)
+            progress = Progress(stage, round(begin + share * fraction, 4))
             with suppress(RuntimeError):  # the loop has closed
                 self._loop.call_soon_threadsafe(self._note_progress, task, step, progress)
 
@@ -688,7 +706,7 @@ class Worker:
         if task.running != step or task.is_stopped:
             return
         known = self._table.get(task.uid).progress
-        if known is not None and known.fraction > progress.fraction:  # a step of many stages
+        if known is not None and known.fraction > progress.fraction:  # a stage began again
             progress = Progress(progress.stage, known.fraction)
         self._change(task, progress=progress)
 
