@@ -45,6 +45,7 @@ class GatedEngine:
         made: weak references to the arrays that were handed out.
         begun: (stage, seed) of each call, in order, as they begin.
         calls: the same, kept.
+        memory: what `device_memory` says.
     """
 
     def __init__(self, *closed: str, name: str = "gated") -> None:
@@ -61,6 +62,7 @@ class GatedEngine:
         self._held: dict[tuple[str, int], threading.Event] = {}
         self.begun: queue.Queue[tuple[str, int]] = queue.Queue()
         self.calls: list[tuple[str, int]] = []
+        self.memory: dict[str, int] = {}
 
     def hold(self, stage: str, seed: int) -> threading.Event:
         """A gate, closed, for that stage of the job with that seed alone."""
@@ -97,6 +99,9 @@ class GatedEngine:
 
     def describe(self) -> dict[str, object]:
         return {"device": "none"}
+
+    def device_memory(self) -> dict[str, int]:
+        return self.memory
 
     def shape(self, cutout: Cutout, options: Options, report: Report) -> Shape:
         assert cutout.rgba.shape[2] == 4

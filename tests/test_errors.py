@@ -36,12 +36,15 @@ def test_the_table_is_the_contracts() -> None:
         "JobCancelledError": (409, 5),
         "TextureTimeoutError": (408, 2),
         "EngineError": (500, 1),
+        "EngineBrokenError": (500, 1),
         "OutOfMemoryError": (507, 7),
         "ExportError": (500, 1),
         "MissingPackageError": (500, 1),
         "UnavailableError": (503, 3),
         "LoadingError": (503, 3),
         "QueueFullError": (503, 3),
+        "TooManyRequestsError": (429, 3),
+        "UnhealthyError": (503, 3),
         "ShuttingDownError": (503, 3),
     }
 

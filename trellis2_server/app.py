@@ -31,6 +31,7 @@ from trellis2_server.errors import (
     ShuttingDownError,
     TextureTimeoutError,
     TooLargeError,
+    TooManyRequestsError,
     UnauthorizedError,
     UnavailableError,
 )
@@ -60,6 +61,7 @@ HTTP_ERRORS: Final[dict[type[ServerError], tuple[int, int]]] = {
     EngineError: (500, 1),
     OutOfMemoryError: (507, 7),
     UnavailableError: (503, 3),
+    TooManyRequestsError: (429, 3),
 }
 #: Some Hunyuan3D clients look for every route under this.
 HUNYUAN_PREFIX: Final = "/api"

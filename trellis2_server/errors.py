@@ -9,12 +9,15 @@
     ├── JobCancelledError          the job was cancelled while somebody waited for it
     ├── TextureTimeoutError        the texture was not ready in time; the job goes on
     ├── EngineError                the engine failed on this job
+    │   ├── EngineBrokenError      … and on every later one: only a new process helps
     │   ├── OutOfMemoryError       … for want of device memory
     │   ├── ExportError            … or the mesh could not be turned into a file
     │   └── MissingPackageError    … or a package it needs is not installed
     └── UnavailableError           not now; ask again in `retry_after_s`
         ├── LoadingError           the model is loading, or failed to
         ├── QueueFullError         too many jobs wait
+        ├── TooManyRequestsError   this client asks too often, or for too much at once
+        ├── UnhealthyError         something hangs or broke for good; a restart is due
         └── ShuttingDownError      the process is leaving
 
 Domain code raises only these; a foreign error is translated, `from` its cause, in the
@@ -58,6 +61,10 @@ class EngineError(ServerError):
     """The engine failed on this job; the sentence carries no path and no stack."""
 
 
+class EngineBrokenError(EngineError):
+    """The engine failed in a way that it cannot recover from in this process."""
+
+
 class OutOfMemoryError(EngineError):
     """The device ran out of memory, after whatever retries there were."""
 
@@ -88,6 +95,14 @@ class LoadingError(UnavailableError):
 
 class QueueFullError(UnavailableError):
     """`worker.max_queue_length` jobs already wait."""
+
+
+class TooManyRequestsError(UnavailableError):
+    """One client is over its own limit, of requests a minute or of jobs at once."""
+
+
+class UnhealthyError(UnavailableError):
+    """The process cannot serve until it is restarted; the sentence says why."""
 
 
 class ShuttingDownError(UnavailableError):

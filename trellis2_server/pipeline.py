@@ -59,6 +59,10 @@ class Engine(Protocol):
         """For the operator: device, memory, what stands in for what. Plain JSON values."""
         ...
 
+    def device_memory(self) -> Mapping[str, int]:
+        """Bytes of the device: `used`, `peak` since the last call, `total`; empty: no device."""
+        ...
+
     def shape(self, cutout: Cutout, options: Options, report: Report) -> Shape:
         """The object's surface, and what `texture` goes on from.
 

@@ -89,6 +89,10 @@ class PreviewEngine:
         """It runs on the CPU."""
         return {"device": "cpu"}
 
+    def device_memory(self) -> dict[str, int]:
+        """It has no device."""
+        return {}
+
     def shape(self, cutout: Cutout, options: Options, report: Report) -> Shape:
         """The cut-out's silhouette as a closed, manifold, outward-oriented solid.
 

@@ -204,10 +204,21 @@ class Trellis2Engine:
             "extensions": {e.name: e.kind for e in self.extensions},
         }
         if self._upstream is not None:
-            said |= _memory(self._upstream.torch, self._settings.device)
+            memory = _memory(self._upstream.torch, self._settings.device)
+            said |= {f"vram_{name}_mb": size // 2**20 for name, size in memory.items()}
         if self._pipeline is not None:
             said["low_vram"] = bool(self._pipeline.low_vram)
         return said
+
+    def device_memory(self) -> dict[str, int]:
+        """Bytes of the GPU: `used`, `peak` since the last call, `total`; empty without one."""
+        if self._upstream is None:
+            return {}
+        torch, device = self._upstream.torch, self._settings.device
+        memory = _memory(torch, device)
+        if memory:
+            getattr(torch, device.partition(":")[0]).reset_peak_memory_stats(device)
+        return memory
 
     # ---- the two stages ----------------------------------------------------------------
 
@@ -558,17 +569,17 @@ def _collect(torch: Any) -> None:
             backend.empty_cache()
 
 
-def _memory(torch: Any, device: str) -> dict[str, object]:
-    """MiB on a GPU; empty elsewhere."""
+def _memory(torch: Any, device: str) -> dict[str, int]:
+    """Bytes of a GPU: `used`, `reserved`, `peak`, `total`; empty elsewhere."""
     kind = device.partition(":")[0]
     backend = getattr(torch, kind, None)
     if kind not in {"cuda", "xpu"} or backend is None or not backend.is_available():
         return {}
-    mib = 2**20
     return {
-        "vram_allocated_mb": backend.memory_allocated(device) // mib,
-        "vram_reserved_mb": backend.memory_reserved(device) // mib,
-        "vram_peak_mb": backend.max_memory_allocated(device) // mib,
+        "used": int(backend.memory_allocated(device)),
+        "reserved": int(backend.memory_reserved(device)),
+        "peak": int(backend.max_memory_allocated(device)),
+        "total": int(backend.get_device_properties(device).total_memory),
     }
 
 
