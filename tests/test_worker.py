@@ -29,7 +29,8 @@ from trellis2_server.errors import (
 )
 from trellis2_server.images import Cutout, Cutter
 from trellis2_server.jobs import Status
-from trellis2_server.worker import Pace, Worker
+from trellis2_server.steps import Pace
+from trellis2_server.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine

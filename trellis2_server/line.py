@@ -1,0 +1,488 @@
+"""`Line`: takes each task from step to step, and ends it.
+
+A job goes through steps: cut-out, shape stage, its export, and, when a texture is wanted,
+the texture stage and its export. The engine's stages run one at a time on the *lane*, a
+single thread; the others on a small pool, so that one job's export overlaps with the next
+one's stage. Of the steps that could start, the one with the earliest deadline does: a
+shape's is the arrival of its request, a texture's the moment it became ready plus
+`TEXTURE_PATIENCE_S`. So geometry comes back fast, and no texture starves.
+
+All state belongs to the event loop's thread; the threads get arguments and give results.
+
+What this module does not know: HTTP, who asks for a job, how a step does its work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import hashlib
+import logging
+import time
+from collections import Counter
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from trellis2_server import pipeline
+from trellis2_server.errors import (
+    EngineError,
+    JobCancelledError,
+    ServerError,
+    ShuttingDownError,
+)
+from trellis2_server.images import ModelPending
+from trellis2_server.jobs import Job, Progress, Status
+from trellis2_server.steps import LANE_STEPS, SHAPE_STEPS, TEXTURE_STEPS, Pace, fraction, steps_from
+from trellis2_server.tasks import Queue, Task
+from trellis2_server.threads import Stopped, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trellis2_server.config import Options, Settings
+    from trellis2_server.images import Cutout
+    from trellis2_server.jobs import JobTable
+    from trellis2_server.mesh import Shape, VoxelField
+    from trellis2_server.pipeline import Engine, Geometry, GivenMesh
+    from trellis2_server.steps import Step
+    from trellis2_server.threads import Threads
+    from trellis2_server.uploads import Uploads
+
+logger = logging.getLogger(__name__)
+
+#: How much later than a shape that arrives at the same moment a texture is due.
+TEXTURE_PATIENCE_S: Final = 60.0
+#: Progress is passed on at most this often, in seconds.
+PROGRESS_INTERVAL_S: Final = 0.05
+
+
+class Line:
+    """The tasks on their way. Make it on a running event loop's thread, and use it there.
+
+    Attributes:
+        tasks: of the jobs that are not finished, or whose texture may be asked for, by uid.
+        is_idle: set while no step runs, and none could.
+        is_closing: whether no texture is begun any more.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what a worker is made of
+        self,
+        engine: Engine,
+        settings: Settings,
+        table: JobTable,
+        uploads: Uploads,
+        threads: Threads,
+        clock: Callable[[], float],
+    ) -> None:
+        self.tasks: dict[str, Task] = {}
+        self.is_idle = asyncio.Event()
+        self.is_idle.set()
+        self.is_closing = False
+        self._engine = engine
+        self._settings = settings
+        self._limits = settings.worker
+        self._table = table
+        self._uploads = uploads
+        self._threads = threads
+        self._clock = clock
+        self._queue = Queue()
+        self._pace = Pace()
+
+    # ---- asking --------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait for a step to start, or for what that step needs."""
+        return sum(1 for task in self.tasks.values() if task.waiting_for)
+
+    @property
+    def length(self) -> int:
+        """How many tasks run or wait."""
+        return sum(1 for task in self.tasks.values() if task.running or task.waiting_for)
+
+    def position(self, task: Task) -> int | None:
+        """How many waiting steps start before the task's next one, plus one; None: not waiting."""
+        return self._queue.position(task) if task.waiting_for else None
+
+    def eta_s(self, task: Task) -> float | None:
+        """Seconds until the task's present status ends, by this server's own experience.
+
+        None: nothing is being done for it, or there is no experience yet. An estimate: what
+        comes later with an earlier deadline is not in it.
+        """
+        left = self._seconds_left(task)
+        if left is None:
+            return None
+        if task.running in {SHAPE_STEPS[-1], TEXTURE_STEPS[-1]}:
+            return sum(left)
+        ahead = [
+            self._seconds_left(other) or (0.0, 0.0)
+            for other in self.tasks.values()
+            if other is not task
+            and (other.running or (other.waiting_for and other.deadline < task.deadline))
+        ]
+        lane = sum(seconds for seconds, _ in ahead)
+        pool = sum(seconds for _, seconds in ahead) / self._threads.pool_size
+        return sum(left) + max(lane, pool)
+
+    def _seconds_left(self, task: Task) -> tuple[float, float] | None:
+        """Of the present status, on the lane and in the pool."""
+        step = task.running or task.waiting_for
+        if step is None:
+            return None
+        options = self._table.get(task.uid).options
+        lane = pool = 0.0
+        for next_step in steps_from(step):
+            seconds = self._pace.expect(next_step, options)
+            if seconds is None:
+                return None
+            if next_step == task.running:
+                seconds = max(0.0, seconds - (self._clock() - task.step_began))
+            if next_step in LANE_STEPS:
+                lane += seconds
+            else:
+                pool += seconds
+        return lane, pool
+
+    def own(self, options: Options, image_hash: str | None) -> Job | None:
+        """The job of that picture whose untextured GLB is the mesh that is to be textured."""
+        if options.geo_rotation or not options.mesh:
+            return None
+        job = self._table.of_shape(options.mesh)
+        return job if job and job.image_hash == image_hash else None
+
+    # ---- the queue -----------------------------------------------------------------------
+
+    def add(self, task: Task, picture: bytes) -> None:
+        """Have a new job's picture cut out, and go on from there."""
+        self.tasks[task.uid] = task
+        _, remove_background = task.upload
+        cut_out = partial(self._uploads.cut_out, picture, remove_background=remove_background)
+        self._enqueue(task, "cutout", cut_out)
+
+    def want_texture(self, job: Job) -> None:
+        """Have the job's texture made, if it is neither there nor on its way."""
+        task = self.tasks.get(job.uid)
+        if task is None:  # its texture is there, or will never be
+            return
+        task.wants_texture = True
+        if self._table.get(job.uid).status is Status.COMPLETED:
+            if self.is_closing:
+                raise ShuttingDownError("the server is shutting down", retry_after_s=30)
+            self._begin_texture(task)
+
+    def end_abandoned(self) -> None:
+        """Give up the waiting jobs that nobody asks for."""
+        for task in list(self.tasks.values()):
+            if self._is_abandoned(task):
+                self.end(task, JobCancelledError("cancelled: nobody asked for the job any more"))
+
+    def _is_abandoned(self, task: Task) -> bool:
+        return (
+            task.waiting_for == "cutout"
+            and not task.waiters
+            and self._clock() - task.last_asked > self._limits.abandoned_job_seconds
+        )
+
+    def _enqueue(self, task: Task, step: Step, call: Callable[[], Any]) -> None:
+        task.waiting_for, task.call = step, call
+        self._queue.add(task)
+        self.is_idle.clear()
+        self.pump()
+
+    def pump(self) -> None:
+        """Start every step that can start, earliest deadline first."""
+        while self._threads.steps_running < self._limits.limit_model_concurrency:
+            steps = self._startable()
+            task = next((task for task in self._queue if task.waiting_for in steps), None)
+            if task is None:
+                return
+            self._queue.remove(task)
+            if self._is_abandoned(task):
+                self.end(task, JobCancelledError("cancelled: nobody asked for the job any more"))
+            else:
+                self._begin(task)
+
+    def _startable(self) -> set[Step]:
+        """The kinds of step that there is room for."""
+        waiting = Counter(task.waiting_for for task in self._queue)
+        at_most = self._limits.limit_model_concurrency
+        exports = waiting["shape_export"] + waiting["texture_export"]
+        steps: set[Step] = set()
+        # What a step leaves is large: none starts while too many of its results wait.
+        if not self._threads.lane_is_busy and exports < at_most:
+            steps |= {"shape", "texture"}
+        if self._threads.pool_running < self._threads.pool_size:
+            steps |= {"shape_export", "texture_export"}
+            if waiting["shape"] < at_most:
+                steps.add("cutout")
+        return steps
+
+    def _begin(self, task: Task) -> None:
+        step, call = task.waiting_for, task.call
+        if step is None or call is None:
+            raise RuntimeError("a step begins that nobody waits for")
+        task.waiting_for, task.call, task.running = None, None, step
+        task.step_began = self._clock()
+        future = self._threads.begin(step, call)
+        future.add_done_callback(partial(self._ended, task, step, call))
+
+    def _reporter(self, task: Task, step: Step) -> Callable[[str, int, int], None]:
+        loop = asyncio.get_running_loop()
+        last = -1.0
+
+        def report(stage: str, done: int, of: int) -> None:
+            nonlocal last
+            if task.is_stopped:
+                raise Stopped
+            now = time.monotonic()
+            if now - last < PROGRESS_INTERVAL_S:
+                return
+            last = now
+            progress = Progress(stage, fraction(step, stage, done, of))
+            with suppress(RuntimeError):  # the loop has closed
+                loop.call_soon_threadsafe(self._note_progress, task, step, progress)
+
+        return report
+
+    def _note_progress(self, task: Task, step: Step, progress: Progress) -> None:
+        if task.running != step or task.is_stopped:
+            return
+        known = self._table.get(task.uid).progress
+        if known is not None and known.fraction > progress.fraction:  # a stage began again
+            progress = Progress(progress.stage, known.fraction)
+        self._change(task, progress=progress)
+
+    def _ended(
+        self, task: Task, step: Step, call: Callable[[], Any], future: asyncio.Future[Any]
+    ) -> None:
+        """A step has ended, on the event loop: take its result, go on."""
+        task.running = None
+        error = None if future.cancelled() else future.exception()
+        if not task.is_stopped and not future.cancelled():
+            seconds = self._clock() - task.step_began
+            logger.debug(
+                "Step ended",
+                extra={"uid": task.uid, "step": step, "seconds": round(seconds, 3)},
+            )
+            if error is None:
+                self._pace.note(step, self._table.get(task.uid).options, seconds)
+                self._take_safely(task, step, future.result())
+            elif isinstance(error, ServerError):
+                self.end(task, error)
+            elif isinstance(error, ModelPending):
+                self._park(task, call, error)
+            else:  # the threads let nothing else out but `Stopped`
+                self.end(task, JobCancelledError("cancelled"))
+        self.pump()
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if not self._threads.steps_running and not self._queue:
+            self.is_idle.set()
+
+    def _park(self, task: Task, call: Callable[[], Any], pending: ModelPending) -> None:
+        """Have the cut-out done again when its background model is there, on no thread so far."""
+        if self.is_closing:
+            self.end(task, ShuttingDownError("the server is shutting down", retry_after_s=30))
+            return
+        task.waiting_for = "cutout"
+        self._change(task, progress=Progress("background model", 0.0))
+        loop = asyncio.get_running_loop()
+        resume = partial(self._unpark, task, call)
+
+        def loaded(_: object) -> None:
+            with suppress(RuntimeError):  # the loop has closed
+                loop.call_soon_threadsafe(resume)
+
+        loop.call_later(pending.timeout_s, resume)
+        pending.loaded.add_done_callback(loaded)
+
+    def _unpark(self, task: Task, call: Callable[[], Any]) -> None:
+        if task.waiting_for == "cutout" and task.call is None:
+            self._enqueue(task, "cutout", call)
+
+    def _take_safely(self, task: Task, step: Step, result: Any) -> None:
+        """Take a result; an engine's that breaks its protocol ends the job, not the queue."""
+        try:
+            self._take(task, step, result)
+        except Exception as error:
+            logger.exception("Result not understood", extra={"uid": task.uid, "step": step})
+            if task.uid in self.tasks:
+                self.end(task, EngineError(f"{step} failed: {one_line(error)}"))
+
+    def _take(self, task: Task, step: Step, result: Any) -> None:
+        if step == "cutout":
+            self._take_cutout(task, result)
+        elif step == "shape":
+            self._take_shape(task, result)
+        elif step == "shape_export":
+            self._take_shape_glb(task, *result)
+        elif step == "texture":
+            self._take_voxels(task, result)
+        else:
+            self._change(task, status=Status.COMPLETED, textured_glb=result)
+            self._log_end(task)
+            self._forget(task)
+
+    def _take_cutout(self, task: Task, cutout: Cutout) -> None:
+        self._uploads.remember(task.upload, cutout)
+        task.cutout = cutout
+        job = self._change(
+            task,
+            image_hash=cutout.image_hash,
+            background=cutout.background,
+            warnings=cutout.warnings,
+        )
+        if not job.options.is_seed_random:
+            key = ("cutout", cutout.key, job.options)
+            known = self._table.match(key) or self.own(job.options, cutout.image_hash)
+            if known is not None:
+                self._join(task, known)
+                return
+            self._table.bind(key, task.uid)
+        if task.mesh is not None:
+            report = self._reporter(task, "shape_export")
+            read = partial(pipeline.read_mesh, self._engine, task.mesh, job.options, report)
+            task.mesh = None
+            self._enqueue(task, "shape_export", partial(_with_md5, read))
+            return
+        report = self._reporter(task, "shape")
+        self._enqueue(
+            task, "shape", partial(pipeline.make_shape, self._engine, cutout, job.options, report)
+        )
+
+    def _take_shape(self, task: Task, shape: Shape) -> None:
+        warnings = (*self._table.get(task.uid).warnings, *shape.warnings)
+        job = self._change(task, resolution=shape.resolution, warnings=warnings)
+        report = self._reporter(task, "shape_export")
+        self._enqueue(
+            task,
+            "shape_export",
+            partial(_with_md5, pipeline.export_shape, self._engine, shape, job.options, report),
+        )
+
+    def _take_shape_glb(
+        self, task: Task, geometry: Geometry | GivenMesh, glb: bytes, digest: str
+    ) -> None:
+        if task.cutout is None:
+            raise RuntimeError("a shape without a cut-out")
+        task.source, task.cutout = (geometry, task.cutout), None
+        if task.wants_texture and not self.is_closing:
+            self._change(task, shape_glb=glb, shape_md5=digest)
+            self._begin_texture(task)
+        else:
+            self._change(task, shape_glb=glb, shape_md5=digest, status=Status.COMPLETED)
+            self._log_end(task)
+        task.shape_done.set_result(self._table.get(task.uid))
+
+    def _begin_texture(self, task: Task) -> None:
+        if task.source is None:
+            raise RuntimeError("a texture without a shape")
+        job = self._change(task, status=Status.TEXTURE_PROCESSING)
+        task.deadline = self._clock() + TEXTURE_PATIENCE_S
+        task.texture_done = future_job()
+        report = self._reporter(task, "texture")
+        self._enqueue(
+            task,
+            "texture",
+            partial(pipeline.make_texture, self._engine, *task.source, job.options, report),
+        )
+
+    def _take_voxels(self, task: Task, voxels: VoxelField) -> None:
+        if task.source is None:
+            raise RuntimeError("a texture without a shape")
+        geometry, _ = task.source
+        task.source = None
+        self._enqueue(
+            task,
+            "texture_export",
+            partial(
+                pipeline.export_model,
+                self._engine,
+                geometry,
+                voxels,
+                self._table.get(task.uid).options,
+                self._settings.export,
+                self._reporter(task, "texture_export"),
+            ),
+        )
+
+    def _join(self, task: Task, known: Job) -> None:
+        """Another upload turned out to be the picture of a job that is there: be that job."""
+        logger.info("Job joined", extra={"uid": task.uid, "joined": known.uid})
+        del self.tasks[task.uid]
+        options = self._table.get(task.uid).options
+        self._table.alias(task.uid, known.uid)
+        self._table.bind(("upload", task.upload, options), known.uid)
+        if task.wants_texture and not self.is_closing:
+            self.want_texture(known)
+        other = self.tasks.get(known.uid)
+        if other is None:
+            task.shape_done.set_result(known)
+        else:
+            other.shape_done.add_done_callback(
+                lambda done: task.shape_done.set_result(done.result())
+            )
+
+    # ---- ends ----------------------------------------------------------------------------
+
+    def end(self, task: Task, error: ServerError) -> None:
+        """The job ends without all of its results; everybody who waits is told why."""
+        is_given_up = isinstance(error, JobCancelledError | ShuttingDownError)
+        task.is_stopped = True
+        self._queue.remove(task)
+        # Without its traceback, whose frames would keep the stage's arrays.
+        bare = copy.copy(error)
+        self._change(task, status=Status.CANCELLED if is_given_up else Status.ERROR, error=bare)
+        self._log_end(task)
+        self._forget(task)
+        self._note_idle()
+
+    def _forget(self, task: Task) -> None:
+        """Drop what only a job that goes on needs, and wake whoever waits."""
+        self.tasks.pop(task.uid, None)
+        task.waiting_for = task.call = task.cutout = task.source = task.mesh = None
+        for future in (task.shape_done, task.texture_done):
+            if future is not None and not future.done():
+                future.set_result(self._table.get(task.uid))
+
+    def _log_end(self, task: Task) -> None:
+        job = self._table.get(task.uid)
+        logger.log(
+            logging.WARNING if isinstance(job.error, EngineError) else logging.INFO,
+            "Job %s",
+            job.status.value,
+            extra={
+                "uid": job.uid,
+                "image_hash": job.image_hash,
+                "seconds": round(self._clock() - job.created_at, 3),
+                **({"error": str(job.error)} if job.error else {}),
+            },
+        )
+
+    def is_done(self, task: Task) -> bool:
+        """Whether nothing is being done or about to be done for its job."""
+        return self._table.get(task.uid).status.is_finished
+
+    def _change(self, task: Task, **changes: Any) -> Job:
+        return self._table.put(self._table.get(task.uid).changed(self._clock(), **changes))
+
+
+def future_job() -> asyncio.Future[Job]:
+    """Of a task: resolves to its job."""
+    return asyncio.get_running_loop().create_future()
+
+
+def md5(data: bytes) -> str:
+    """32 hex digits."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _with_md5(
+    export: Callable[..., tuple[Geometry | GivenMesh, bytes]], *args: Any
+) -> tuple[Geometry | GivenMesh, bytes, str]:
+    """What an export gives, and the digest of the file."""
+    geometry, glb = export(*args)
+    return geometry, glb, md5(glb)

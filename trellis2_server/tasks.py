@@ -1,0 +1,87 @@
+"""`Task`, what is held of a job that is not finished, and `Queue`, the tasks that wait.
+
+What this module does not know: threads, how a step does its work.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterator
+
+    from trellis2_server.images import Cutout
+    from trellis2_server.jobs import Job
+    from trellis2_server.pipeline import Geometry, GivenMesh
+    from trellis2_server.steps import Step
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """What is held of a job that is not finished, or whose texture may be asked for.
+
+    Attributes:
+        uid: of the job.
+        upload: digest of the picture, and whether its background is to be removed.
+        wants_texture: whether the texture is to be made after the shape.
+        mesh: the client's mesh file, until it is read; there is no shape stage then.
+        shape_done: resolves to the job when its untextured GLB is there, or will never be.
+        texture_done: likewise for the textured one; None until it is wanted.
+        deadline: of the steps of the present status, seconds of the worker's clock.
+        waiting_for: the step that waits to be started.
+        call: does that step, on another thread.
+        source: what a texture is made from, once the shape is exported.
+        running: the step that is being worked on.
+        is_stopped: set to unwind the running step at its next report.
+        waiters: requests that await a future of the task.
+        last_asked: when anybody last asked for the job.
+        cutout: between the cut-out and the shape's export.
+        step_began: when the running step did.
+    """
+
+    uid: str
+    upload: tuple[str, bool]
+    wants_texture: bool
+    shape_done: asyncio.Future[Job]
+    deadline: float
+    last_asked: float
+    mesh: bytes | None = None
+    texture_done: asyncio.Future[Job] | None = None
+    waiting_for: Step | None = None
+    call: Callable[[], Any] | None = None
+    running: Step | None = None
+    is_stopped: bool = False
+    waiters: int = 0
+    cutout: Cutout | None = None
+    source: tuple[Geometry | GivenMesh, Cutout] | None = None
+    step_began: float = 0.0
+
+
+class Queue:
+    """The tasks of which a step could start, earliest deadline first, then first come."""
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[float, int, Task]] = []
+        self._order = itertools.count()
+
+    def __iter__(self) -> Iterator[Task]:
+        return (task for _, _, task in self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, task: Task) -> None:
+        """Have the task wait, by its deadline."""
+        bisect.insort(self._entries, (task.deadline, next(self._order), task))
+
+    def remove(self, task: Task) -> None:
+        """Have it wait no longer; nothing happens where it did not."""
+        self._entries = [entry for entry in self._entries if entry[2] is not task]
+
+    def position(self, task: Task) -> int | None:
+        """How many wait before it, plus one; None: it is not here."""
+        return next((at for at, known in enumerate(self, 1) if known is task), None)

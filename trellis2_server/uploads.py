@@ -1,0 +1,84 @@
+"""`Uploads`: which image hash an upload has, so that its background is removed once.
+
+What this module does not know: jobs, HTTP, how a picture is cut out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from trellis2_server.images import ModelPending
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trellis2_server.images import Cutout, Cutter
+    from trellis2_server.threads import Threads
+
+#: Uploads of which the image hash is remembered.
+MAX_KNOWN_UPLOADS: Final = 4096
+
+#: Digest of a picture, and whether its background is removed.
+Upload = tuple[str, bool]
+
+
+class Uploads:
+    """The uploads that were cut out lately."""
+
+    def __init__(self, cutter: Cutter, threads: Threads) -> None:
+        self._cutter = cutter
+        self._threads = threads
+        self._hashes: OrderedDict[Upload, str] = OrderedDict()
+        self._one_lookup = asyncio.Semaphore(1)
+
+    def cut_out(self, picture: bytes, *, remove_background: bool) -> Cutout:
+        """The cut-out, made in the calling thread.
+
+        Raises:
+            ModelPending: its background model is on its way.
+            InputError: no image, or no object in it.
+        """
+        return self._cutter.cut_out(picture, remove_background=remove_background, wait=False)
+
+    def remember(self, upload: Upload, cutout: Cutout) -> str:
+        """Know the upload's image hash from now on; returns it."""
+        self._hashes[upload] = cutout.image_hash
+        self._hashes.move_to_end(upload)
+        while len(self._hashes) > MAX_KNOWN_UPLOADS:
+            self._hashes.popitem(last=False)
+        return cutout.image_hash
+
+    def image_hash(self, upload: Upload) -> str | None:
+        """The hash that is remembered."""
+        return self._hashes.get(upload)
+
+    async def name_of(
+        self, upload: Upload, picture: bytes, on_its_way: Callable[[], str | None]
+    ) -> str:
+        """The image hash, remembered, or found by cutting the picture out once more.
+
+        Args:
+            upload: what the picture is remembered by.
+            picture: an image file.
+            on_its_way: another name that makes a cut-out needless, or None; may raise.
+
+        Raises:
+            InputError: no image, or no object in it.
+        """
+        cut_out = partial(self.cut_out, picture, remove_background=upload[1])
+        while True:
+            async with self._one_lookup:
+                other = on_its_way()
+                name = self.image_hash(upload) or other
+                if name is not None:
+                    return name
+                try:
+                    # Shielded: the thread goes on when the request is gone.
+                    cutout = await asyncio.shield(self._threads.look_up(cut_out))
+                    return self.remember(upload, cutout)
+                except ModelPending as pending:
+                    loaded, timeout_s = asyncio.wrap_future(pending.loaded), pending.timeout_s
+            await asyncio.wait({loaded}, timeout=timeout_s)  # holding up no other
