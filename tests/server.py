@@ -80,7 +80,13 @@ class Server:
         self.address: tuple[str, int] = self._socket.getsockname()
         self.url = f"http://127.0.0.1:{self.address[1]}"
         self.uvicorn = uvicorn.Server(
-            uvicorn.Config(self.app, log_config=None, lifespan="on", timeout_graceful_shutdown=5)
+            uvicorn.Config(
+                self.app,
+                log_config=None,
+                access_log=False,
+                lifespan="on",
+                timeout_graceful_shutdown=5,
+            )
         )
         self._thread = threading.Thread(target=self._run, name="server")
         self.client = httpx.Client(base_url=self.url, timeout=PATIENCE_S)

@@ -100,10 +100,12 @@ def test_without_a_key_nothing_is_served(locked: Server, headers: dict[str, str]
     get = locked.client.get
     replies = [
         locked.client.post("/generate", json=fields(), headers=headers),
-        *(get(path, headers=headers) for path in ("/docs", "/openapi.json", "/worker_status", "/")),
+        *(get(path, headers=headers) for path in ("/docs", "/openapi.json", "/redoc", "/metrics")),
+        *(get(path, headers=headers) for path in ("/worker_status", "/api", "/page", "/pages/x")),
+        *(get(path, headers=headers) for path in ("/api/page/x", "/x/page/y")),
+        *(get(f"{locked.url}//{path}", headers=headers) for path in ("page/x", "healthcheck")),
         get("/status/" + "0" * 32, headers=headers),
         get("/healthcheck/", headers=headers),
-        get("//healthcheck", headers=headers),
     ]
     for reply in replies:
         assert reply.status_code == 401, reply.url
@@ -125,6 +127,11 @@ def test_with_a_key_it_is(locked: Server, headers: dict[str, str]) -> None:
     assert locked.client.post("/generate", json=fields(), headers=headers).is_success
     assert get("/worker_status", headers=headers).is_success
     assert get("/healthcheck", headers=headers).json()["notes"] == ["a note"]
+
+
+def test_the_page_and_what_it_is_made_of_need_none(locked: Server) -> None:
+    for path in ("/", "/page/missing.js"):
+        assert locked.client.get(path).status_code != 401
 
 
 def test_without_a_key_the_health_is_a_bare_word(locked: Server) -> None:
@@ -154,7 +161,10 @@ def origin(server: Server, value: str = "https://a.example") -> dict[str, str | 
 def test_any_page_may_call_and_read_the_hash(server: Server) -> None:
     allowed = origin(server)
     assert (allowed["preflight"], allowed["reply"]) == ("*", "*")
-    for name in ("X-Image-Hash", "X-Job-Id", "X-Seed", "X-Engine", "X-Background", "Retry-After"):
+    for name in (
+        "X-Image-Hash", "X-Job-Id", "X-Seed", "X-Engine", "X-Background", "Retry-After",
+        "X-Request-Id", "ETag", "Content-Range",
+    ):  # fmt: skip
         assert name in (allowed["exposed"] or "")
 
 
@@ -175,7 +185,7 @@ def test_the_documentation_is_complete_and_knows_no_422(server: Server) -> None:
     api = server.client.get("/openapi.json").json()
     assert set(api["paths"]) == {
         "/generate", "/generate_texture", "/status/{name}", "/healthcheck", "/worker_status",
-        "/send", "/status/test", "/health",
+        "/send", "/status/test", "/health", "/metrics",
     }  # fmt: skip
     assert "HTTPValidationError" not in api["components"]["schemas"]
     for operations in api["paths"].values():

@@ -6,8 +6,8 @@ import inspect
 import pytest
 
 from trellis2_server import errors
-from trellis2_server.app import HTTP_ERRORS
 from trellis2_server.errors import ServerError
+from trellis2_server.replies import HTTP_ERRORS
 
 TREE = [
     value

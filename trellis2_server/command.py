@@ -16,8 +16,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from trellis2_server import __version__, logs
-from trellis2_server.config import Options, Settings, load_settings, read_options
+from pydantic import SecretStr
+
+from trellis2_server import __version__, keys, logs
+from trellis2_server.config import Options, ServerSettings, Settings, load_settings, read_options
 from trellis2_server.errors import ServerError
 
 if TYPE_CHECKING:
@@ -82,7 +84,32 @@ def _parse(arguments: Sequence[str] | None, config_folder: Path) -> argparse.Nam
 def _settings(asked: argparse.Namespace) -> Settings:
     given = {"host": asked.host, "port": asked.port}
     server = {key: value for key, value in given.items() if value is not None}
-    return load_settings(asked.config, {"server": server} if server else None)
+    settings = load_settings(asked.config, {"server": server} if server else None)
+    return _with_all_keys(settings)
+
+
+def _with_all_keys(settings: Settings) -> Settings:
+    """The settings with the keys of the file of keys and of the environment among theirs."""
+    server = settings.server
+    configured = [key.get_secret_value() for key in server.api_keys]
+    found = keys.read_keys(configured, server.api_keys_file, os.environ)
+    secret = tuple(SecretStr(key) for key in found)
+    return settings.model_copy(update={"server": server.model_copy(update={"api_keys": secret})})
+
+
+def _access_warnings(server: ServerSettings) -> list[str]:
+    """What the operator should know of who can use the server."""
+    warnings: list[str] = []
+    if not server.api_keys and server.host not in {"127.0.0.1", "localhost", "::1"}:
+        warnings.append(
+            f"anybody who reaches {server.host}:{server.port} can use this server: "
+            "no API keys are set"
+        )
+    if server.api_keys_file is not None and keys.is_readable_by_all(server.api_keys_file):
+        warnings.append(
+            f"every user of this machine can read the keys in {server.api_keys_file}: chmod 600"
+        )
+    return warnings
 
 
 def _cutter(settings: Settings) -> Cutter:
@@ -109,14 +136,8 @@ def _serve(settings: Settings) -> int:
     logs.configure(server)
     _share_arenas()
     engine, warnings = choose_engine(settings)
-    for warning in warnings:
+    for warning in (*warnings, *_access_warnings(server)):
         logger.warning(warning)
-    if not server.api_keys and server.host not in {"127.0.0.1", "localhost", "::1"}:
-        logger.warning(
-            "Anybody who reaches %s:%d can use this server: no server.api_keys are set",
-            server.host,
-            server.port,
-        )
     app = create_app(settings, engine, _cutter(settings), warnings)
 
     class Server(uvicorn.Server):
@@ -139,7 +160,7 @@ def _serve(settings: Settings) -> int:
         host=server.host,
         port=server.port,
         log_config=None,
-        access_log=server.log_level == "debug",
+        access_log=False,  # `middleware` has a line for each request, without its query
         server_header=False,
         forwarded_allow_ips=list(server.trusted_proxies),
         timeout_graceful_shutdown=round(server.shutdown_grace_seconds) + 1,
@@ -188,7 +209,7 @@ def _check(settings: Settings, config: Path) -> int:
         ("faces at most", str(settings.export.glb_decimation_target)),
         ("texture size", f"{settings.export.glb_texture_size} px"),
         *((name, _version(name)) for name in _PACKAGES),
-        *(("warning", warning) for warning in warnings),
+        *(("warning", warning) for warning in (*warnings, *_access_warnings(server))),
     ]
     for name, value in rows:
         print(f"{name:16} {value}")  # noqa: T201 - the answer to a command

@@ -9,11 +9,13 @@ What this module does not know: HTTP, the engines, which packages are installed.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import math
 import re
 import secrets
 from dataclasses import dataclass
+from pathlib import Path  # noqa: TC003 - pydantic reads the annotation
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
@@ -22,7 +24,6 @@ from trellis2_server.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
 PipelineType = Literal["512", "1024", "1024_cascade", "1536_cascade"]
 AlphaMode = Literal["auto", "OPAQUE", "MASK", "BLEND"]
@@ -64,6 +65,12 @@ class ServerSettings(_Section):
     api_keys: tuple[SecretStr, ...] = Field(
         default=(), description="Keys of which a request must carry one; none: anybody is served."
     )
+    api_keys_file: Path | None = Field(
+        default=None,
+        strict=False,
+        description="A file of further keys, one a line, `#` before a comment. The environment "
+        "variable `TRELLIS2_SERVER_API_KEYS` holds keys too, with commas between them.",
+    )
     cors_origins: tuple[str, ...] | None = Field(
         default=None,
         description="Web origins whose pages may call this server; null: all without "
@@ -73,7 +80,15 @@ class ServerSettings(_Section):
         default="", description="Path prefix under which a reverse proxy serves this."
     )
     trusted_proxies: tuple[str, ...] = Field(
-        default=("127.0.0.1",), description="Addresses whose `X-Forwarded-For` is believed."
+        default=("127.0.0.1",),
+        description="Addresses or networks of proxies, whose `X-Forwarded-For` is believed.",
+    )
+    rate_per_minute: float | None = Field(
+        default=None,
+        gt=0,
+        le=1_000_000,
+        description="POST requests a minute of one client, by key or else by address; further "
+        "ones get 429. null: as many as come.",
     )
     max_body_bytes: int = Field(
         default=134_217_728, ge=65_536, le=2**31, description="Largest request body, bytes."
@@ -100,6 +115,24 @@ class ServerSettings(_Section):
         if any(not key.get_secret_value().strip() for key in keys):
             raise ValueError("an API key is empty")
         return keys
+
+    @field_validator("trusted_proxies", mode="after")
+    @classmethod
+    def _addresses(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = next((proxy for proxy in proxies if not _is_network(proxy)), None)
+        if wrong is not None:
+            raise ValueError(
+                f"{wrong!r:.60} is neither an IP address nor a network such as 10.0.0.0/8"
+            )
+        return proxies
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 class ModelSettings(_Section):

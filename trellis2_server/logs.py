@@ -8,6 +8,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from trellis2_server import request_ids
+
 if TYPE_CHECKING:
     from trellis2_server.config import ServerSettings
 
@@ -15,10 +17,22 @@ if TYPE_CHECKING:
 _STANDARD: Final = frozenset(
     set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 )
+#: Control characters, and what else some viewers take for the end of a line.
+_ESCAPED: Final = {
+    code: chr(code).encode("unicode_escape").decode()
+    for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
+}
 
 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:
     return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+
+
+def _add_request_id(record: logging.LogRecord) -> bool:
+    request_id = request_ids.current.get()
+    if request_id and not hasattr(record, "request_id"):
+        record.request_id = request_id
+    return True
 
 
 class TextFormatter(logging.Formatter):
@@ -31,8 +45,8 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """The line, with the record's data after the message."""
         data = "".join(f" {key}={value}" for key, value in _extras(record).items())
-        # A client's text must not begin a line of its own.
-        return (super().formatMessage(record) + data).replace("\r", "\\r").replace("\n", "\\n")
+        # A client's text must not begin a line of its own, nor talk to the terminal.
+        return (super().formatMessage(record) + data).translate(_ESCAPED)
 
 
 class JsonFormatter(logging.Formatter):
@@ -55,6 +69,7 @@ class JsonFormatter(logging.Formatter):
 def configure(settings: ServerSettings) -> None:
     """Send all records from the configured level on to standard error."""
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_add_request_id)
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     for chatty in ("numba", "PIL", "pooch", "urllib3", "asyncio", "python_multipart", "multipart"):

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from trellis2_server import __version__
 from trellis2_server.errors import InputError
 from trellis2_server.jobs import Job, Status
+from trellis2_server.metrics import MEDIA_TYPE
 from trellis2_server.orders import MEDIA_TYPES, Order, as_file, place, read_order
 from trellis2_server.schemas import EXAMPLE_PICTURE, ErrorReply, errors, request_body, schema
 
@@ -138,7 +139,7 @@ async def _model_reply(job: Job, glb: bytes | None, file_type: FileType) -> Resp
     "/generate",
     response_class=Response,
     summary="A picture in, a GLB out",
-    responses={**_MODEL_REPLY, **errors(400, 401, 409, 413, 500, 503, 507)},
+    responses={**_MODEL_REPLY, **errors(400, 401, 409, 413, 429, 500, 503, 507)},
     openapi_extra=request_body(
         schema("image", "mesh", "text", "*", required=("image",)),
         {"image": EXAMPLE_PICTURE, "seed": 42},
@@ -165,7 +166,7 @@ async def generate(request: Request) -> Response:
     "/generate_texture",
     response_class=Response,
     summary="The textured GLB of a job",
-    responses={**_MODEL_REPLY, **errors(400, 401, 404, 408, 409, 413, 500, 503, 507)},
+    responses={**_MODEL_REPLY, **errors(400, 401, 404, 408, 409, 413, 429, 500, 503, 507)},
     openapi_extra=request_body(
         schema("image_hash", "uid", "image", "mesh", "*"),
         {"image_hash": "9e107d9d372bb6826bd81d3542a419d6"},
@@ -274,3 +275,20 @@ async def worker_status(request: Request) -> WorkerReply:
     """Jobs running plus jobs waiting."""
     worker = _worker(request)
     return WorkerReply(queue_length=worker.queue_length, loading=worker.load.status == "loading")
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    summary="What Prometheus reads",
+    responses={
+        200: {"description": "The text format.", "content": {"text/plain": {}}},
+        **errors(401),
+    },
+)
+async def metrics(request: Request) -> Response:
+    """Requests, jobs, steps, memory, since the start; how to read them: `docs/operations.md`."""
+    worker = _worker(request)
+    memory = await asyncio.to_thread(worker.engine.device_memory)
+    content = request.app.state.metrics.render(worker, memory)
+    return Response(content, media_type=MEDIA_TYPE)

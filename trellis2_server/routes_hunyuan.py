@@ -71,7 +71,7 @@ def _worker(request: Request) -> Worker:
 @router.post(
     "/send",
     summary="The same as /generate, in the background",
-    responses=errors(400, 401, 413, 503),
+    responses=errors(400, 401, 413, 429, 503),
     openapi_extra=request_body(
         schema("image", "mesh", "text", "*", required=("image",)), {"image": EXAMPLE_PICTURE}
     ),

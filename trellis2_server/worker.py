@@ -13,6 +13,7 @@ import logging
 import os
 import time
 import uuid
+from collections import Counter
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -32,7 +33,7 @@ from trellis2_server.threads import Threads
 from trellis2_server.uploads import Uploads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Hashable
+    from collections.abc import Callable, Generator, Hashable, Mapping
 
     from trellis2_server.config import Options, Settings
     from trellis2_server.images import Cutter
@@ -163,6 +164,10 @@ class Worker:
     def queue_length(self) -> int:
         """Jobs running plus jobs waiting."""
         return self._line.length
+
+    def count_jobs(self) -> Mapping[Status, int]:
+        """How many jobs are kept, by status."""
+        return Counter(job.status for job in self._table)
 
     def job(self, name: str) -> Job:
         """The job with that uid or image hash.

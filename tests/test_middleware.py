@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.engines import GatedEngine
+from tests.server import Server, fields, serving, settings, until
+from trellis2_server import middleware, request_ids
+from trellis2_server.middleware import DEFAULT_HEADERS, Rate
+
+if TYPE_CHECKING:
+    import httpx
+
+# ---- ids and headers ------------------------------------------------------------------------
+
+
+def replies_of_every_kind(server: Server, headers: dict[str, str]) -> dict[int, httpx.Response]:
+    """One reply of each status that is easily had."""
+    client = server.client
+    worker = server.worker
+    found = [
+        client.get("/healthcheck", headers=headers),
+        client.get("/worker_status", headers=headers | {"X-API-Key": "k"}),
+        client.post("/generate", json=fields(), headers=headers | {"X-API-Key": "k"}),
+        client.post("/generate", content=b"{", headers=headers | {"X-API-Key": "k"}),
+        client.get("/worker_status", headers=headers),
+        client.get("/nothing", headers=headers | {"X-API-Key": "k"}),
+        client.get("/generate", headers=headers | {"X-API-Key": "k"}),
+        client.post(
+            "/generate",
+            content=b"x" * 70_000,
+            headers=headers | {"X-API-Key": "k", "Content-Type": "image/png"},
+        ),
+        *(client.post("/send", headers=headers | {"X-API-Key": "k"}) for _ in range(10)),
+    ]
+    server.app.state.worker = None
+    found.append(client.get("/worker_status", headers=headers | {"X-API-Key": "k"}))
+    server.app.state.worker = worker
+    return {reply.status_code: reply for reply in found}
+
+
+def test_every_reply_has_an_id_and_the_headers() -> None:
+    configured = settings(
+        server={"api_keys": ["k"], "max_body_bytes": 65_536, "rate_per_minute": 6}
+    )
+    with serving(GatedEngine(), configured) as server:
+        server.wait_until_loaded()
+        replies = replies_of_every_kind(server, {"X-Request-Id": "mine-1.a_B"})
+        assert set(replies) == {200, 400, 401, 404, 405, 413, 429, 500}
+        for status, reply in replies.items():
+            assert reply.headers["x-request-id"] == "mine-1.a_B", status
+            for name, value in DEFAULT_HEADERS.items():
+                assert reply.headers[name] == value, (status, name)
+        assert int(replies[429].headers["retry-after"]) > 0
+        assert replies[429].json()["error_code"] == 3
+
+
+@pytest.mark.parametrize("given", [None, "", "a b", "é", "x" * 65, "a\tb", '"', "a;b", "${jndi}"])
+def test_an_id_that_may_not_stand_in_a_log_is_replaced(given: str | None) -> None:
+    assert re.fullmatch("[0-9a-f]{32}", request_ids.choose(given))
+
+
+def test_two_requests_have_two_ids(server: Server) -> None:
+    ids = {server.client.get("/healthcheck").headers["x-request-id"] for _ in range(3)}
+    assert len(ids) == 3
+
+
+# ---- the log ------------------------------------------------------------------------------
+
+
+def requests(caplog: pytest.LogCaptureFixture) -> list[Any]:
+    return [record for record in caplog.records if record.getMessage() == "Request"]
+
+
+def test_a_request_is_a_line_without_its_query(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            server.client.get("/healthcheck?quiet=yes")
+        server.client.get("/worker_status/nothing?token=s3cret")
+        server.client.post("/generate?token=s3cret", json={"seed": 1})
+        until(lambda: len(requests(caplog)) == 2, "two lines")  # written after the reply
+    assert [(r.method, r.path, r.status) for r in requests(caplog)] == [
+        ("GET", "/worker_status/nothing", 404),
+        ("POST", "/generate", 400),
+    ]
+    assert not [r for r in caplog.records if r.name != "httpx" and "s3cret" in str(vars(r))]
+    with caplog.at_level(logging.DEBUG):
+        server.client.get("/healthcheck")
+        until(lambda: requests(caplog)[-1].path == "/healthcheck", "a line")
+    assert requests(caplog)[-1].client == "127.0.0.1"
+
+
+# ---- the rate -----------------------------------------------------------------------------
+
+
+class Clients:
+    """`Rate` with a clock that a test turns, and nothing behind it."""
+
+    def __init__(self, per_minute: float) -> None:
+        self.now = 0.0
+        self.rate = Rate(self._pass, per_minute, clock=lambda: self.now)
+        self._passed = False
+
+    async def _pass(self, *_: Any) -> None:
+        self._passed = True
+
+    async def ask(
+        self, address: str = "192.0.2.1", *, owner: str = "", method: str = "POST"
+    ) -> int | None:
+        """None: it may pass; else the seconds after which to come again."""
+        scope = {
+            "type": "http", "method": method, "headers": [], "path": "/",
+            "client": (address, 1), "state": {"owner": owner},
+        }  # fmt: skip
+        sent: list[Any] = []
+        self._passed = False
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await self.rate(scope, self._pass, send)  # type: ignore[arg-type]
+        if self._passed:
+            assert not sent
+            return None
+        assert sent[0]["status"] == 429
+        assert json.loads(sent[1]["body"])["error_code"] == 3
+        return int(dict(sent[0]["headers"])[b"retry-after"])
+
+
+def test_a_client_may_ask_so_often_and_again_when_it_was_told_to() -> None:
+    async def story() -> None:
+        clients = Clients(6)
+        assert [await clients.ask() for _ in range(7)] == [None] * 6 + [10]
+        assert await clients.ask("192.0.2.2") is None
+        assert await clients.ask(method="GET") is None
+        clients.now = 9.99
+        assert await clients.ask() == 1
+        clients.now = 10
+        assert await clients.ask() is None
+        assert await clients.ask() == 10
+        clients.now = 10_000
+        assert [await clients.ask() for _ in range(7)][5:] == [None, 10]
+
+    asyncio.run(story())
+
+
+def test_less_than_one_a_minute_is_a_rate_too() -> None:
+    async def story() -> None:
+        clients = Clients(0.5)
+        assert [await clients.ask() for _ in range(2)] == [None, 120]
+
+    asyncio.run(story())
+
+
+def test_a_client_is_a_key_or_an_address_or_a_network_of_ipv6() -> None:
+    async def story() -> None:
+        clients = Clients(1)
+        assert await clients.ask("192.0.2.1", owner="aa") is None
+        assert await clients.ask("192.0.2.2", owner="aa") == 60
+        assert await clients.ask("192.0.2.1", owner="bb") is None
+        assert await clients.ask("2001:db8::1") is None
+        assert await clients.ask("2001:db8::ffff:1") == 60
+        assert await clients.ask("2001:db8:0:1::1") is None
+        assert await clients.ask("::ffff:192.0.2.9") is None
+        assert await clients.ask("192.0.2.9") == 60
+
+    asyncio.run(story())
+
+
+def test_the_table_of_clients_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "MAX_CLIENTS", 10)
+
+    async def story() -> None:
+        clients = Clients(1)
+        for host in range(200):
+            assert await clients.ask(f"192.0.2.{host}") is None
+        assert len(clients.rate._left) == 10
+        assert await clients.ask("192.0.2.199") == 60
+
+    asyncio.run(story())

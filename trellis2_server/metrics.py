@@ -1,0 +1,116 @@
+"""What Prometheus is told: counters and histograms of one app, and the state at a look.
+
+Every label has few values, however many clients there are and whatever they send.
+
+What this module does not know: routes, how a job is worked on.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+
+from trellis2_server.jobs import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trellis2_server.worker import Worker
+
+#: Of the text format that every Prometheus reads.
+MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+_METHODS: Final = frozenset({"GET", "POST", "DELETE", "HEAD", "OPTIONS"})
+_HTTP_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+#: Has an entry for each thread, those of native libraries too; on Linux.
+_THREADS: Final = Path("/proc/self/task")
+
+
+class Metrics:
+    """The metrics of one app, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry(auto_describe=True)
+        ProcessCollector(registry=registry)  # memory, descriptors, CPU; where there is a /proc
+        self._requests = Counter(
+            "trellis2_http_requests_total",
+            "Requests answered.",
+            ("method", "route", "status"),
+            registry=registry,
+        )
+        self._request_seconds = Histogram(
+            "trellis2_http_request_seconds",
+            "From a request's head to the end of its reply.",
+            ("route",),
+            registry=registry,
+            buckets=_HTTP_SECONDS,
+        )
+        self._received = Counter(
+            "trellis2_http_received_bytes_total", "Of requests' bodies.", registry=registry
+        )
+        self._sent = Counter(
+            "trellis2_http_sent_bytes_total", "Of replies' bodies.", registry=registry
+        )
+        self._ready = Gauge(
+            "trellis2_ready",
+            "1: models are served. 0: loading, failed or leaving.",
+            ("engine",),
+            registry=registry,
+        )
+        self._queue = Gauge(
+            "trellis2_queue_length", "Jobs running plus jobs waiting.", registry=registry
+        )
+        self._kept = Gauge(
+            "trellis2_jobs_kept", "Jobs that are kept, by status.", ("status",), registry=registry
+        )
+        self._memory = Gauge(
+            "trellis2_device_memory_bytes",
+            "Of the engine's device: used now, at most since the last look, and in all.",
+            ("kind",),
+            registry=registry,
+        )
+        self._threads = Gauge("trellis2_threads", "Of this process.", registry=registry)
+
+    def note_request(  # noqa: PLR0913, PLR0917 - what there is to know of a request
+        self, method: str, route: str, status: int, seconds: float, received: int, sent: int
+    ) -> None:
+        """A request has been answered."""
+        method = method if method in _METHODS else "other"
+        self._requests.labels(method, route, str(status)).inc()
+        self._request_seconds.labels(route).observe(seconds)
+        self._received.inc(received)
+        self._sent.inc(sent)
+
+    def render(self, worker: Worker, memory: Mapping[str, int]) -> bytes:
+        """All of it as text, after a look at the worker. Call it on the event loop.
+
+        Args:
+            worker: whose jobs are counted.
+            memory: what its engine says of its device.
+        """
+        is_ready = worker.load.status == "ok" and not worker.is_closing
+        self._ready.labels(worker.engine.name).set(is_ready)
+        self._queue.set(worker.queue_length)
+        by_status = worker.count_jobs()
+        for status in Status:
+            self._kept.labels(status.value).set(by_status.get(status, 0))
+        for kind, size in memory.items():
+            self._memory.labels(kind).set(size)
+        self._threads.set(_count_threads())
+        return generate_latest(self._registry)
+
+
+def _count_threads() -> int:
+    if _THREADS.is_dir():
+        return sum(1 for _ in _THREADS.iterdir())
+    return threading.active_count()
