@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from trellis2_server import __version__, routes, routes_hunyuan
+from trellis2_server import __version__, routes, routes_hunyuan, routes_page
 from trellis2_server.errors import ServerError
 from trellis2_server.keys import KeyRing
 from trellis2_server.metrics import Metrics
@@ -89,6 +89,7 @@ def create_app(
     for each in (routes_hunyuan.router, routes.router):
         app.include_router(each)
         app.include_router(each, prefix=HUNYUAN_PREFIX, include_in_schema=False)
+    app.include_router(routes_page.router)
     app.add_exception_handler(ServerError, _reply_server_error)
     app.add_exception_handler(HTTPException, _reply_http_error)
     app.add_exception_handler(RequestValidationError, _reply_validation_error)

@@ -1,0 +1,26 @@
+/** The command that would do the same. */
+
+import { address, hasKey } from "./api.js";
+
+/**
+ * A curl command for a POSIX shell.
+ * @param {string} name of the picture's file.
+ * @param {Record<string, unknown>} fields
+ */
+export function curlCommand(name, fields) {
+  const stem = name.replace(/\.[^.]*$/, "") || "model";
+  const parts = ["curl --fail-with-body"];
+  if (hasKey()) parts.push('-H "X-API-Key: $TRELLIS2_API_KEY"');
+  parts.push(`-F ${quoted(`image=@${name}`)}`);
+  for (const [field, value] of Object.entries(fields)) {
+    if (value === undefined || value === null) continue;
+    parts.push(`-F ${quoted(`${field}=${Array.isArray(value) ? value.join(",") : value}`)}`);
+  }
+  parts.push(`-o ${quoted(`${stem}.glb`)}`, quoted(address("generate")));
+  return parts.join(" \\\n  ");
+}
+
+/** @param {string} text */
+function quoted(text) {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", String.raw`'\''`)}'`;
+}

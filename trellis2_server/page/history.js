@@ -1,0 +1,156 @@
+/** The jobs of this server, with what each model was made from. */
+
+import * as api from "./api.js";
+import { isCancelled, isFinished } from "./job.js";
+import { clock } from "./words.js";
+
+const WHILE_BUSY_MS = 2_000;
+const OTHERWISE_MS = 15_000;
+
+export class History {
+  /**
+   * @param {HTMLElement} list
+   * @param {HTMLElement} empty shown while there is nothing.
+   * @param {HTMLButtonElement} more
+   * @param {(uid: string) => void} choose
+   */
+  constructor(list, empty, more, choose) {
+    this.list = list;
+    this.empty = empty;
+    this.more = more;
+    this.choose = choose;
+    /** @type {Map<string, {item: HTMLLIElement, job: api.Job}>} */
+    this.entries = new Map();
+    this.chosen = "";
+    /** Of the last one shown; null: there are no earlier ones. @type {string | null} */
+    this.next = null;
+    this.hasMore = false;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    this.timer = undefined;
+    this.sight = new IntersectionObserver((seen) => {
+      for (const { isIntersecting, target } of seen) {
+        if (isIntersecting) this.#fetchThumbnail(/** @type {HTMLElement} */ (target));
+      }
+    });
+    more.addEventListener("click", () => this.#showEarlier());
+    document.addEventListener("visibilitychange", () => this.refresh());
+  }
+
+  /** Asks the server for its latest jobs, now and from now on. */
+  async refresh() {
+    clearTimeout(this.timer);
+    if (document.hidden) return;
+    const page = await api.jobs().catch(() => null);
+    if (page) {
+      const gone = new Set(this.entries.keys());
+      page.jobs.forEach((job, at) => (this.#put(job, at), gone.delete(job.uid)));
+      if (page.next === null) for (const uid of gone) this.#drop(uid);
+      if (!this.hasMore) this.#offer(page.next);
+    }
+    this.empty.hidden = this.entries.size > 0;
+    const isBusy = [...this.entries.values()].some(({ job }) => !isFinished(job));
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.refresh(), isBusy ? WHILE_BUSY_MS : OTHERWISE_MS);
+  }
+
+  /** A state of a job that somebody else heard of. @param {api.Job} job */
+  update(job) {
+    if (this.entries.has(job.uid)) this.#put(job);
+  }
+
+  /** Marks the job that is looked at. @param {string} uid */
+  mark(uid) {
+    this.chosen = uid;
+    for (const [each, { item }] of this.entries) {
+      const button = /** @type {HTMLElement} */ (item.firstElementChild);
+      if (each === uid) button.setAttribute("aria-current", "true");
+      else button.removeAttribute("aria-current");
+    }
+  }
+
+  async #showEarlier() {
+    const page = await api.jobs(this.next).catch(() => null);
+    if (!page) return;
+    for (const job of page.jobs) this.#put(job, this.entries.size);
+    this.hasMore = true;
+    this.#offer(page.next);
+  }
+
+  /** @param {string | null} next */
+  #offer(next) {
+    this.next = next;
+    this.more.hidden = next === null;
+  }
+
+  /**
+   * @param {api.Job} job
+   * @param {number} [at] its place, if that is known.
+   */
+  #put(job, at) {
+    const entry = this.entries.get(job.uid) ?? { item: this.#newItem(job.uid), job };
+    entry.job = job;
+    this.entries.set(job.uid, entry);
+    const { item } = entry;
+    if (at !== undefined && this.list.children[at] !== item) {
+      this.list.insertBefore(item, this.list.children[at] ?? null);
+    }
+    const [state, words] = stateOf(job);
+    item.dataset.state = state;
+    const [, when, what] = /** @type {HTMLCollectionOf<HTMLElement>} */ (
+      item.querySelectorAll("img, .when, .what")
+    );
+    when.textContent = job.created_at ? clock(job.created_at) : "";
+    what.textContent = words;
+    const picture = job.files?.["input.png"];
+    if (picture && !item.dataset.url) {
+      item.dataset.url = picture.url;
+      this.sight.observe(item);
+    }
+  }
+
+  /** @param {string} uid */
+  #newItem(uid) {
+    const item = document.createElement("li");
+    const button = item.appendChild(document.createElement("button"));
+    button.type = "button";
+    const image = button.appendChild(document.createElement("img"));
+    image.alt = "";
+    const when = button.appendChild(document.createElement("span"));
+    when.className = "when";
+    const what = button.appendChild(document.createElement("span"));
+    what.className = "what";
+    button.addEventListener("click", () => this.choose(uid));
+    if (uid === this.chosen) button.setAttribute("aria-current", "true");
+    return item;
+  }
+
+  /** @param {HTMLElement} item */
+  async #fetchThumbnail(item) {
+    this.sight.unobserve(item);
+    const content = await api.file(item.dataset.url ?? "").catch(() => null);
+    const image = /** @type {HTMLImageElement} */ (item.querySelector("img"));
+    if (content) image.src = URL.createObjectURL(content);
+  }
+
+  /** @param {string} uid */
+  #drop(uid) {
+    const entry = this.entries.get(uid);
+    if (!entry) return;
+    const { item } = entry;
+    const url = item.querySelector("img")?.src;
+    if (url) URL.revokeObjectURL(url);
+    this.sight.unobserve(item);
+    item.remove();
+    this.entries.delete(uid);
+  }
+}
+
+/** A state for the style sheet, and in words. @param {api.Job} job */
+function stateOf(job) {
+  if (isCancelled(job)) return ["cancelled", "cancelled"];
+  if (job.status === "error") return ["failed", "failed"];
+  if (!isFinished(job)) {
+    return job.queue_position && !job.stage ? ["waiting", "waiting"] : ["working", "in work"];
+  }
+  return job.texture_ready ? ["done", "textured"] : ["done", "untextured"];
+}

@@ -1,0 +1,191 @@
+/** The form of a request's fields; their bounds, meanings and defaults are the server's. */
+
+/**
+ * JSON Schema of a field, as far as it is used here.
+ * @typedef {object} Schema
+ * @property {string | string[]} [type]
+ * @property {number} [minimum]
+ * @property {number} [maximum]
+ * @property {(string | number | null)[]} [enum]
+ * @property {string} [description]
+ * @property {unknown} [default]
+ */
+/**
+ * @typedef {object} Options
+ * @property {Record<string, Schema>} properties
+ * @property {number} max_body_bytes
+ * @property {number} max_image_pixels
+ */
+
+const SAMPLER = [
+  ["sampling_steps", "Steps"],
+  ["guidance_scale", "Guidance"],
+  ["guidance_rescale", "Guidance rescale"],
+  ["guidance_interval", "Guided from, to"],
+  ["rescale_t", "Time rescale"],
+];
+
+/**
+ * What is shown, under which name, in which order; a field that the server does not name is
+ * left out.
+ * @type {{title: string, isOpen?: boolean, isSampler?: boolean, fields: string[][]}[]}
+ */
+const GROUPS = [
+  {
+    title: "The model",
+    isOpen: true,
+    fields: [
+      ["seed", "Seed"],
+      ["pipeline_type", "Resolution"],
+      ["texture_size", "Texture size"],
+      ["decimation_target", "Faces"],
+    ],
+  },
+  {
+    title: "Picture and file",
+    fields: [
+      ["remove_background", "Remove the background"],
+      ["alpha_mode", "Transparency"],
+      ["texture_format", "Texture format"],
+    ],
+  },
+  ...[
+    ["ss", "Sampler: rough structure"],
+    ["shape", "Sampler: shape"],
+    ["tex", "Sampler: texture"],
+  ].map(([stage, title]) => ({
+    title,
+    isSampler: true,
+    fields: SAMPLER.map(([name, label]) => [`${stage}_${name}`, label]),
+  })),
+];
+
+export class Settings {
+  /**
+   * @param {HTMLFormElement} form
+   * @param {HTMLButtonElement} reset
+   */
+  constructor(form, reset) {
+    this.form = form;
+    this.reset = reset;
+    /** @type {Options | null} */
+    this.options = null;
+    reset.addEventListener("click", () => (form.reset(), this.#note()));
+    form.addEventListener("input", () => this.#note());
+    form.addEventListener("submit", (event) => event.preventDefault());
+  }
+
+  /**
+   * @param {Options} options
+   * @param {boolean} isPreview whether the sampler's fields are of no use.
+   */
+  show(options, isPreview) {
+    this.options = options;
+    this.form.replaceChildren(
+      ...GROUPS.map(({ title, isOpen, isSampler, fields }) => {
+        const group = document.createElement("details");
+        group.open = isOpen ?? false;
+        const summary = group.appendChild(document.createElement("summary"));
+        summary.textContent = title;
+        if (isSampler && isPreview) {
+          const note = group.appendChild(document.createElement("p"));
+          note.className = "muted";
+          note.textContent = "TRELLIS.2's own; the preview engine has no use for them.";
+        }
+        const grid = group.appendChild(document.createElement("div"));
+        grid.className = "fields";
+        grid.append(...fieldRows(options, fields));
+        return group;
+      }),
+    );
+    this.#note();
+  }
+
+  #note() {
+    this.reset.hidden = Object.keys(this.values()).length === 0;
+  }
+
+  /** What was set, field by field; what was left alone is not there. */
+  values() {
+    return valuesOf(this.form);
+  }
+}
+
+/** @param {HTMLFormElement} form @returns {Record<string, string>} */
+export function valuesOf(form) {
+  /** @type {Record<string, string>} */
+  const values = {};
+  for (const [name, value] of new FormData(form)) {
+    if (typeof value === "string" && value.trim() !== "") values[name] = value.trim();
+  }
+  return values;
+}
+
+/**
+ * A labelled, explained input for each field that the server names.
+ * @param {Options} options
+ * @param {string[][]} fields name and label.
+ * @param {string} [prefix] of the elements' ids.
+ * @returns {HTMLElement[]}
+ */
+export function fieldRows(options, fields, prefix = "field") {
+  return fields
+    .filter(([name]) => name in options.properties)
+    .map(([name, text]) => {
+      const schema = options.properties[name];
+      const row = document.createElement("div");
+      row.className = "field";
+      const label = row.appendChild(document.createElement("label"));
+      label.textContent = text;
+      const input = row.appendChild(inputFor(schema));
+      const hint = row.appendChild(document.createElement("p"));
+      hint.className = "hint";
+      hint.textContent = [schema.description, bounds(schema)].filter(Boolean).join(" ");
+      input.name = name;
+      input.id = label.htmlFor = `${prefix}-${name}`;
+      hint.id = `${input.id}-hint`;
+      input.setAttribute("aria-describedby", hint.id);
+      return row;
+    });
+}
+
+/** @param {Schema} schema @returns {HTMLInputElement | HTMLSelectElement} */
+function inputFor(schema) {
+  const isFlag = schema.type === "boolean";
+  if (schema.enum || isFlag) {
+    const select = document.createElement("select");
+    const choices = isFlag ? [true, false] : (schema.enum ?? []);
+    select.add(new Option(`default: ${choiceWords(schema.default)}`, ""));
+    for (const each of choices) select.add(new Option(choiceWords(each), String(each ?? "none")));
+    return select;
+  }
+  const input = document.createElement("input");
+  input.autocomplete = "off";
+  input.placeholder = shown(schema.default);
+  if (schema.type === "array") return input;
+  input.type = "number";
+  input.step = schema.type === "integer" ? "1" : "any";
+  if (schema.minimum !== undefined) input.min = String(schema.minimum);
+  if (schema.maximum !== undefined) input.max = String(schema.maximum);
+  return input;
+}
+
+/** @param {unknown} value */
+function shown(value) {
+  if (value === undefined || value === null) return "the checkpoint's";
+  if (Array.isArray(value)) return value.join(", ");
+  if (value === -1) return "random";
+  return String(value);
+}
+
+/** @param {unknown} value */
+function choiceWords(value) {
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  return String(value ?? "none");
+}
+
+/** @param {Schema} schema */
+function bounds({ minimum, maximum }) {
+  if (minimum === undefined || maximum === undefined) return "";
+  return `${minimum.toLocaleString("en")} to ${maximum.toLocaleString("en")}.`;
+}
