@@ -185,7 +185,7 @@ def test_the_documentation_is_complete_and_knows_no_422(server: Server) -> None:
     api = server.client.get("/openapi.json").json()
     assert set(api["paths"]) == {
         "/generate", "/generate_texture", "/status/{name}", "/healthcheck", "/worker_status",
-        "/send", "/status/test", "/health", "/metrics",
+        "/send", "/status/test", "/health", "/metrics", "/page/options",
     }  # fmt: skip
     assert "HTTPValidationError" not in api["components"]["schemas"]
     for operations in api["paths"].values():

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from trellis2_server.config import Options, Settings
     from trellis2_server.images import Cutter
+    from trellis2_server.jobs import Status
     from trellis2_server.pipeline import Engine
     from trellis2_server.uploads import Upload
 
