@@ -40,6 +40,7 @@ def test_the_table_is_the_contracts() -> None:
         "OutOfMemoryError": (507, 7),
         "ExportError": (500, 1),
         "MissingPackageError": (500, 1),
+        "StoreError": (500, 1),
         "UnavailableError": (503, 3),
         "LoadingError": (503, 3),
         "QueueFullError": (503, 3),

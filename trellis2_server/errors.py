@@ -13,6 +13,7 @@
     │   ├── OutOfMemoryError       … for want of device memory
     │   ├── ExportError            … or the mesh could not be turned into a file
     │   └── MissingPackageError    … or a package it needs is not installed
+    ├── StoreError                 what was kept is damaged, gone, or cannot be written
     └── UnavailableError           not now; ask again in `retry_after_s`
         ├── LoadingError           the model is loading, or failed to
         ├── QueueFullError         too many jobs wait
@@ -75,6 +76,18 @@ class ExportError(EngineError):
 
 class MissingPackageError(EngineError):
     """An optional package is not installed: names the line that installs it."""
+
+
+class StoreError(ServerError):
+    """What was kept of a job is damaged or gone, or the directory cannot be used.
+
+    Attributes:
+        is_lost: it will not come back.
+    """
+
+    def __init__(self, message: str, *, is_lost: bool = False) -> None:
+        super().__init__(message)
+        self.is_lost = is_lost
 
 
 class UnavailableError(ServerError):

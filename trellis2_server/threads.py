@@ -53,9 +53,9 @@ class Threads:
         self.steps_running = 0
         self.lane_is_busy = True
         self.lookups = 0
-        self._lane = ThreadPoolExecutor(1, "lane", _give_way)
-        self._pool = ThreadPoolExecutor(pool_size, "pool", _give_way)
-        self._lookup = ThreadPoolExecutor(1, "lookup", _give_way)
+        self._lane = ThreadPoolExecutor(1, "lane", give_way)
+        self._pool = ThreadPoolExecutor(pool_size, "pool", give_way)
+        self._lookup = ThreadPoolExecutor(1, "lookup", give_way)
 
     def begin(self, step: Step, call: Callable[[], Any]) -> asyncio.Future[Any]:
         """A step's result, to come; its thread counts as working until then.
@@ -117,7 +117,7 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _give_way() -> None:
+def give_way() -> None:
     """Let the event loop's thread go before this one and the threads that it starts.
 
     Only on Linux has each thread a niceness of its own.
