@@ -7,7 +7,7 @@ import pytest
 
 from trellis2_server import errors
 from trellis2_server.errors import ServerError
-from trellis2_server.replies import HTTP_ERRORS
+from trellis2_server.refusals import HTTP_ERRORS
 
 TREE = [
     value

@@ -11,7 +11,8 @@ import pytest
 from tests.engines import GatedEngine
 from tests.server import Server, fields, serving, settings, until
 from trellis2_server import middleware, request_ids
-from trellis2_server.middleware import DEFAULT_HEADERS, Rate
+from trellis2_server.keys import KeyRing
+from trellis2_server.middleware import DEFAULT_HEADERS, Keys, Rate
 
 if TYPE_CHECKING:
     import httpx
@@ -101,23 +102,24 @@ def test_a_request_is_a_line_without_its_query(
 
 
 class Clients:
-    """`Rate` with a clock that a test turns, and nothing behind it."""
+    """`Rate` behind `Keys`, with a clock that a test turns, and nothing behind it."""
 
-    def __init__(self, per_minute: float) -> None:
+    def __init__(self, per_minute: float, *keys: str) -> None:
         self.now = 0.0
         self.rate = Rate(self._pass, per_minute, clock=lambda: self.now)
+        self._keys = Keys(self.rate, KeyRing(keys), (), "/open/")
         self._passed = False
 
     async def _pass(self, *_: Any) -> None:
         self._passed = True
 
     async def ask(
-        self, address: str = "192.0.2.1", *, owner: str = "", method: str = "POST"
+        self, address: str = "192.0.2.1", *, key: str = "", method: str = "POST"
     ) -> int | None:
         """None: it may pass; else the seconds after which to come again."""
         scope = {
-            "type": "http", "method": method, "headers": [], "path": "/",
-            "client": (address, 1), "state": {"owner": owner},
+            "type": "http", "method": method, "headers": [(b"x-api-key", key.encode())],
+            "path": "/", "client": (address, 1), "state": {},
         }  # fmt: skip
         sent: list[Any] = []
         self._passed = False
@@ -125,7 +127,10 @@ class Clients:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await self.rate(scope, self._pass, send)  # type: ignore[arg-type]
+        async def receive() -> Any:
+            return {"type": "http.request"}
+
+        await self._keys(scope, receive, send)
         if self._passed:
             assert not sent
             return None
@@ -159,17 +164,25 @@ def test_less_than_one_a_minute_is_a_rate_too() -> None:
     asyncio.run(story())
 
 
-def test_a_client_is_a_key_or_an_address_or_a_network_of_ipv6() -> None:
+def test_a_client_is_a_key_whatever_its_address() -> None:
+    async def story() -> None:
+        clients = Clients(1, "a", "b")
+        assert await clients.ask("192.0.2.1", key="a") is None
+        assert await clients.ask("192.0.2.2", key="a") == 60
+        assert await clients.ask("192.0.2.1", key="b") is None
+
+    asyncio.run(story())
+
+
+def test_a_client_without_a_key_is_an_address_or_a_network_of_ipv6() -> None:
     async def story() -> None:
         clients = Clients(1)
-        assert await clients.ask("192.0.2.1", owner="aa") is None
-        assert await clients.ask("192.0.2.2", owner="aa") == 60
-        assert await clients.ask("192.0.2.1", owner="bb") is None
-        assert await clients.ask("2001:db8::1") is None
-        assert await clients.ask("2001:db8::ffff:1") == 60
+        assert await clients.ask("2001:db8::1", key="a") is None
+        assert await clients.ask("2001:db8::ffff:1", key="b") == 60
         assert await clients.ask("2001:db8:0:1::1") is None
         assert await clients.ask("::ffff:192.0.2.9") is None
         assert await clients.ask("192.0.2.9") == 60
+        assert await clients.ask("a socket's path") is None
 
     asyncio.run(story())
 

@@ -20,7 +20,7 @@ from trellis2_server.errors import ServerError
 from trellis2_server.keys import KeyRing
 from trellis2_server.metrics import Metrics
 from trellis2_server.middleware import Envelope, Keys, LastResort, Rate
-from trellis2_server.replies import error_reply, plain_reply
+from trellis2_server.refusals import error_reply, plain_reply
 from trellis2_server.worker import Worker
 
 if TYPE_CHECKING:

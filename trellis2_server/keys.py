@@ -1,8 +1,8 @@
 """API keys: where they are read from, and whose a given one is.
 
 A key is held as its digest only, and compared in a time that says nothing about it. Whoever
-carries a key is known by an *owner*, a part of that digest, which says nothing about the key
-either.
+carries a key is known by an *owner*, the same after a restart, from which there is no way back
+to the key.
 
 What this module does not know: HTTP, what an owner may do.
 """
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 ENVIRONMENT: Final = "TRELLIS2_SERVER_API_KEYS"
 #: The owner of what is made without keys.
 NOBODY: Final = ""
-_OWNER_DIGITS: Final = 16
+#: So that trying words until one gives an owner, which is kept on disk, takes long.
+_OWNER_ROUNDS: Final = 20_000
 _READABLE_BY_OTHERS: Final = 0o004
 
 
@@ -32,26 +33,31 @@ class KeyRing:
     """The keys that are accepted; none: everybody is."""
 
     def __init__(self, keys: Iterable[str]) -> None:
-        self._digests: tuple[bytes, ...] = ()
+        self._owners: dict[bytes, str] = {}
         self.replace(keys)
 
     def __len__(self) -> int:
-        return len(self._digests)
+        return len(self._owners)
 
     def replace(self, keys: Iterable[str]) -> None:
         """Accept these from now on, and no others."""
-        self._digests = tuple(dict.fromkeys(_digest(key.encode()) for key in keys))
+        self._owners = {_digest(key.encode()): _owner(key.encode()) for key in keys}
 
     def owner(self, given: bytes) -> str | None:
         """Who carries that key; None: it is none of these."""
         digest = _digest(given)
         # Every key is compared, so that the time says nothing about which one came near.
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return digest.hex()[:_OWNER_DIGITS] if any(matches) else None
+        matches = [hmac.compare_digest(digest, known) for known in self._owners]
+        return self._owners[digest] if any(matches) else None
 
 
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
+
+
+def _owner(key: bytes) -> str:
+    salt = b"trellis2-server: owner"
+    return hashlib.pbkdf2_hmac("sha256", key, salt, _OWNER_ROUNDS, 16).hex()
 
 
 def read_keys(

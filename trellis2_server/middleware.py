@@ -23,7 +23,7 @@ from starlette.requests import Request
 from trellis2_server import request_ids
 from trellis2_server.errors import ShuttingDownError, TooManyRequestsError, UnauthorizedError
 from trellis2_server.keys import NOBODY
-from trellis2_server.replies import error_reply, plain_reply
+from trellis2_server.refusals import error_reply, plain_reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -158,7 +158,9 @@ class LastResort:
 class Keys:
     """Lets a request through that carries a key, or asks for what is open.
 
-    A request's state says `is_trusted`, and `owner`: whose jobs it may see.
+    A request's state says `is_trusted`; `owner`, whose jobs it may see, empty without keys;
+    and `client`, who it is where clients are counted: the owner, or else an address, of
+    which IPv6's are taken by network.
 
     Args:
         app: what is inside.
@@ -184,6 +186,7 @@ class Keys:
         owner = self._keys.owner(_given_key(request)) if len(self._keys) else NOBODY
         request.state.is_trusted = owner is not None
         request.state.owner = owner or NOBODY
+        request.state.client = owner or _origin(scope)
         if owner is not None or self._is_open(scope):
             await self._app(scope, receive, send)
             return
@@ -207,8 +210,6 @@ def _given_key(request: Request) -> bytes:
 class Rate:
     """Lets each client send so many requests a minute that make work, as many of them at once.
 
-    A client is a key's owner or, without keys, an address; of an IPv6 address, its network.
-
     Args:
         app: what is inside.
         per_minute: POST requests of one client.
@@ -226,7 +227,7 @@ class Rate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
-        wait_s = self._take(_client(scope)) if _makes_work(scope) else 0.0
+        wait_s = self._take(scope["state"]["client"]) if _makes_work(scope) else 0.0
         if not wait_s:
             await self._app(scope, receive, send)
             return
@@ -252,10 +253,7 @@ def _makes_work(scope: Scope) -> bool:
     return scope["type"] == "http" and scope["method"] == "POST"
 
 
-def _client(scope: Scope) -> str:
-    owner: str = scope["state"]["owner"]
-    if owner:
-        return owner
+def _origin(scope: Scope) -> str:
     client: Any = scope.get("client")
     address: str = client[0] if client else ""
     try:
