@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from tests.engines import PATIENCE_S, GatedEngine
 from trellis2_server.app import create_app
 from trellis2_server.config import Settings
+from trellis2_server.connections import uvicorn_config
 from trellis2_server.images import Cutter
 
 if TYPE_CHECKING:
@@ -79,15 +80,9 @@ class Server:
         self._socket.listen(100)
         self.address: tuple[str, int] = self._socket.getsockname()
         self.url = f"http://127.0.0.1:{self.address[1]}"
-        self.uvicorn = uvicorn.Server(
-            uvicorn.Config(
-                self.app,
-                log_config=None,
-                access_log=False,
-                lifespan="on",
-                timeout_graceful_shutdown=5,
-            )
-        )
+        config = uvicorn_config(self.app, configured.server)
+        config.lifespan, config.timeout_graceful_shutdown = "on", 5
+        self.uvicorn = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="server")
         self.client = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
 

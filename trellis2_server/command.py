@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_CONFIG: Final = "api_server_config_default.json"
 _PACKAGES: Final = ("fastapi", "uvicorn", "numpy", "numba", "pillow", "rembg", "onnxruntime")
 _BAR_WIDTH: Final = 30
+#: Beside connections: libraries, models, files of jobs.
+_OTHER_DESCRIPTORS: Final = 512
 #: `mallopt`'s parameter, from glibc's malloc.h.
 _M_ARENA_MAX: Final = -8
 
@@ -130,6 +132,7 @@ def _serve(settings: Settings) -> int:
     import uvicorn
 
     from trellis2_server.app import create_app
+    from trellis2_server.connections import uvicorn_config
     from trellis2_server.pipeline import choose_engine
 
     server = settings.server
@@ -155,18 +158,8 @@ def _serve(settings: Settings) -> int:
             if worker is not None:
                 worker.close_soon()
 
-    config = uvicorn.Config(
-        app,
-        host=server.host,
-        port=server.port,
-        log_config=None,
-        access_log=False,  # `middleware` has a line for each request, without its query
-        server_header=False,
-        forwarded_allow_ips=list(server.trusted_proxies),
-        timeout_graceful_shutdown=round(server.shutdown_grace_seconds) + 1,
-        timeout_keep_alive=30,
-    )
-    http_server = Server(config)
+    _allow_descriptors(server.max_connections)
+    http_server = Server(uvicorn_config(app, server))
     with contextlib.suppress(SystemExit):  # it could not listen, and has logged why
         http_server.run()
     code = 0 if http_server.started else 3
@@ -176,6 +169,23 @@ def _serve(settings: Settings) -> int:
         logging.shutdown()
         os._exit(code)
     return code
+
+
+def _allow_descriptors(connections: int) -> None:
+    """Let the process open what so many connections need, as far as it may allow itself."""
+    if sys.platform != "win32":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = connections + _OTHER_DESCRIPTORS
+        if hard != resource.RLIM_INFINITY:
+            wanted = min(wanted, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        if wanted < connections + _OTHER_DESCRIPTORS:
+            logger.warning(
+                "This process may open %d files, too few for server.max_connections", wanted
+            )
 
 
 def _share_arenas() -> None:

@@ -99,6 +99,20 @@ class ServerSettings(_Section):
         le=178_000_000,
         description="Largest picture, width x height, pixels.",
     )
+    max_connections: int = Field(
+        default=1000,
+        ge=10,
+        le=100_000,
+        description="Connections at one time; further ones take the place of those that ask for "
+        "nothing, or get 503.",
+    )
+    transfer_timeout_seconds: float = Field(
+        default=30,
+        gt=0,
+        le=3600,
+        description="Seconds for a request's head; for a body, and for taking a reply, so many "
+        "and one more for each 16 KiB.",
+    )
     shutdown_grace_seconds: float = Field(
         default=8.0, ge=0, le=600, description="Seconds that the running stage is given at a stop."
     )
