@@ -5,6 +5,7 @@ The weights are random; what is tested is the way through the package, not the s
 
 from __future__ import annotations
 
+import builtins
 import gc
 import importlib
 import json
@@ -34,6 +35,7 @@ from trellis2_server.engine_trellis2 import (
 )
 from trellis2_server.engine_trellis2 import checkpoint as files
 from trellis2_server.errors import (
+    EngineBrokenError,
     EngineError,
     InputError,
     MissingPackageError,
@@ -847,7 +849,7 @@ def test_a_checkpoint_is_downloaded_once_and_then_found_offline(hub: Any, tmp_pa
     assert all(str(machine.cache) in path for path in found)
     stages = [report[0] for report in reports]
     assert set(stages) == {"download"}
-    assert len(stages) == 2 + 2 * 8 + 1
+    assert len(stages) == 2 + 2 * 9 + 1
     assert reports[-1][1] == reports[-1][2] >= 1
     assert [r[1] for r in reports] == sorted(r[1] for r in reports)
     asked = len(hub.asked)
@@ -923,6 +925,10 @@ for s in ("FlowEulerSampler", "FlowEulerGuidanceIntervalSampler"):
         found[s + "." + m] = names(getattr(getattr(up.samplers, s), m))
 found["upsample"] = names(up.models.SparseUnetVaeDecoder.upsample)
 found["decode"] = names(up.models.SparseUnetVaeDecoder.forward)
+T = environment.import_texturing()
+for m in ("__init__", "to", "get_cond", "encode_shape_slat", "sample_tex_slat", "decode_tex_slat"):
+    found["T." + m] = names(getattr(T, m))
+found["encode"] = names(up.models.FlexiDualGridVaeEncoder.forward)
 found["VarLenTensor"] = names(up.sparse.VarLenTensor.__init__)
 print(json.dumps(found))
 """
@@ -941,10 +947,190 @@ def test_the_stand_in_has_the_signatures_of_the_real_package() -> None:
     assert signatures(STANDIN) == signatures(HOME)
 
 
-def test_a_given_mesh_is_refused_by_name() -> None:
-    corners = np.eye(3, dtype=np.float32) * 0.5
-    mesh = Mesh(corners, np.array([[0, 1, 2]], np.int32))
-    cutout = Cutout(np.full((32, 32, 4), 255, np.uint8), "none")
-    engine = Trellis2Engine(ModelSettings())
-    with pytest.raises(InputError, match=r"^mesh: "):
-        engine.texture_mesh(mesh, cutout, options(), lambda *_: None)
+# ---- given meshes ------------------------------------------------------------------------
+
+
+def cone() -> Mesh:
+    """A closed surface, small so that it has few voxels, in the model frame."""
+    angle = np.arange(24) * np.pi / 12 + 0.05
+    ring = np.stack([0.48 * np.cos(angle), 0.48 * np.sin(angle), np.full(24, -0.49)], axis=1)
+    vertices = np.concatenate([ring, [[0, 0, 0.49], [0, 0, -0.49]]]).astype(np.float32) * 0.09
+    i, j = np.arange(24), np.roll(np.arange(24), -1)
+    sides = np.stack([i, j, np.full(24, 24)], axis=1)
+    floor = np.stack([j, i, np.full(24, 25)], axis=1)
+    return Mesh(vertices, np.concatenate([sides, floor]).astype(np.int32))
+
+
+def test_a_given_mesh_is_textured_at_the_resolution_of_its_type(loaded: Trellis2Engine) -> None:
+    seen: dict[str, list[tuple[int, int]]] = {}
+
+    def report(stage: str, step: int, steps: int) -> None:
+        seen.setdefault(stage, []).append((step, steps))
+
+    fields = [
+        loaded.texture_mesh(cone(), picture(), options(kind), report)
+        for kind in ("512", "1024_cascade")
+    ]
+    assert [field.resolution for field in fields] == [512, 1024]
+    assert 3 < len(fields[1].coords) / len(fields[0].coords) < 5
+    assert list(seen) == ["condition", "texture", "decode"]
+    for stage in seen.values():
+        assert stage[: len(stage) // 2] == [(i, stage[0][1]) for i in range(stage[0][1] + 1)]
+    centres = (fields[0].coords + 0.5) / 512 - 0.5
+    away = 0.98 * np.hypot(*centres.T[:2]) + 0.48 * (centres[:, 2] - 0.49 * 0.09)
+    on_floor = np.abs(centres[:, 2] + 0.49 * 0.09) < 2 / 512
+    assert (on_floor | (np.abs(away) < 3 / 512)).all()
+    assert fields[0].attributes.shape == (len(fields[0].coords), 6)
+
+
+def test_a_given_mesh_gets_the_same_texture_after_cancels_and_other_jobs(
+    loaded: Trellis2Engine,
+) -> None:
+    reports: list[str] = []
+    first = loaded.texture_mesh(
+        cone(), picture(), options(), lambda stage, *_: reports.append(stage)
+    )
+    other = loaded.texture_mesh(cone(), picture(90), options(seed=8), silent)
+    assert not np.array_equal(first.attributes, other.attributes)
+    for last in range(0, len(reports), 5):
+        left = iter(range(last))
+
+        def report(stage: str, step: int, steps: int, left: Any = left) -> None:
+            if next(left, None) is None:
+                raise CancelledError(f"{stage} {step} {steps}")
+
+        with pytest.raises(CancelledError):
+            loaded.texture_mesh(cone(), picture(), options(seed=9), report)
+        hooks = [m._forward_pre_hooks for m in loaded._texturing.models.values()]
+        assert not any(hooks)
+    make(loaded, picture(), options())
+    again = loaded.texture_mesh(cone(), picture(), options(), silent)
+    assert np.array_equal(first.coords, again.coords)
+    assert np.array_equal(first.attributes, again.attributes)
+
+
+@pytest.mark.skipif(HOME == STANDIN, reason="needs TRELLIS2_HOME")
+@pytest.mark.parametrize("pipeline_type", ["512", "1024_cascade"])
+def test_a_given_mesh_gets_what_trellis2s_own_run_gives(
+    loaded: Trellis2Engine, pipeline_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trimesh = pytest.importorskip("trimesh", reason="TRELLIS.2's own run takes its meshes")
+    asked, mesh = options(pipeline_type), cone()
+    field = loaded.texture_mesh(mesh, picture(), asked, silent)
+    pipeline = loaded._texturing
+    # It turns the mesh from Y up to Z up itself, and what it made is looked at before the GLB.
+    x, y, z = mesh.vertices.astype(np.float64).T
+    module = sys.modules["trellis2.pipelines.trellis2_texturing"]
+    monkeypatch.setattr(module, "trimesh", trimesh)
+    monkeypatch.setattr(type(pipeline), "postprocess_mesh", lambda *args: args[2])
+    monkeypatch.setattr(type(pipeline), "preprocess_mesh", lambda _, given: given)
+    voxels = pipeline.run(
+        trimesh.Trimesh(np.stack([x, y, z], axis=1), mesh.faces, process=False),
+        Image.fromarray(picture().rgb),
+        seed=asked.seed,
+        tex_slat_sampler_params={
+            "steps": asked.tex.sampling_steps,
+            "guidance_strength": asked.tex.guidance_scale,
+        },
+        preprocess_image=False,
+        resolution=field.resolution,
+    )
+    assert np.array_equal(field.coords, voxels.coords[:, 1:].numpy())
+    assert np.array_equal(field.attributes, voxels.feats.numpy())
+
+
+def test_a_given_mesh_out_of_memory_is_textured_at_a_lower_resolution(
+    loaded: Trellis2Engine, torch: Any
+) -> None:
+    handle = out_of_memory(torch, loaded._pipeline, "tex_slat_flow_model_1024", 99)
+    try:
+        field = loaded.texture_mesh(cone(), picture(), options("1536_cascade"), silent)
+    finally:
+        handle.remove()
+    assert field.resolution == 512
+    handle = out_of_memory(torch, loaded._pipeline, "tex_slat_flow_model_512", 99)
+    with pytest.raises(OutOfMemoryError):
+        loaded.texture_mesh(cone(), picture(), options("512"), silent)
+    handle.remove()
+
+
+def test_a_given_mesh_is_refused_with_what_is_missing(copy: Path) -> None:
+    (copy / "texturing_pipeline.json").unlink()
+    made = Trellis2Engine(settings(copy))
+    made.load(silent)
+    make(made, picture(), options())
+    with pytest.raises(InputError, match=r"^mesh: .* has no shape_slat_encoder"):
+        made.texture_mesh(cone(), picture(), options(), silent)
+    made.unload()
+
+
+def test_what_only_trellis2s_glbs_need_is_not_left_behind(loaded: Trellis2Engine) -> None:
+    del loaded
+    for package in ("nvdiffrast", "nvdiffrast.torch", "trimesh"):
+        module = sys.modules.get(package)
+        assert module is None or module.__doc__ != "Not installed."
+
+
+# ---- errors that do not pass -------------------------------------------------------------
+
+LOST = (
+    "CUDA error: an illegal memory access was encountered",
+    "CUDA error: device-side assert triggered\nCUDA kernel errors might be asynchronously",
+    "CUDA error: unspecified launch failure",
+    "CUDA error: uncorrectable ECC error encountered",
+    "CUDA error: unknown error\nSearch for `cudaErrorUnknown' in https://docs.nvidia.com",
+    "HIP error: an illegal memory access was encountered",
+)
+
+
+@pytest.mark.parametrize("text", LOST)
+@pytest.mark.parametrize("kind", ["AcceleratorError", "RuntimeError"])
+def test_an_error_that_the_device_keeps_breaks_the_engine_for_good(
+    loaded: Trellis2Engine, torch: Any, kind: str, text: str
+) -> None:
+    raised = getattr(torch, kind, None) or RuntimeError
+
+    def fail(*_: object) -> None:
+        raise raised(text)
+
+    pipeline = loaded._pipeline
+    handle = pipeline.models["shape_slat_decoder"].register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(EngineBrokenError, match=r"for good in decode: .*must be started again"):
+            loaded.shape(picture(), options(), silent)
+        handle.remove()
+        for call in (
+            lambda: loaded.shape(picture(), options(), silent),
+            lambda: loaded.texture_mesh(cone(), picture(), options(), silent),
+        ):
+            with pytest.raises(EngineBrokenError, match="for good"):
+                call()
+        assert loaded.device_memory() == {}
+        assert "vram_used_mb" not in loaded.describe()
+    finally:
+        handle.remove()
+        loaded._broken = None
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "expected"),
+    [
+        ("OutOfMemoryError", "CUDA out of memory. Tried to allocate 2.00 GiB", OutOfMemoryError),
+        ("AcceleratorError", "CUDA error: out of memory", OutOfMemoryError),
+        ("RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED", OutOfMemoryError),
+        ("AcceleratorError", "CUDA error: invalid argument", EngineError),
+        ("RuntimeError", "CUDA error: no kernel image is available for execution", EngineError),
+        ("RuntimeError", "Expected all tensors on cuda:0, found two devices", EngineError),
+        ("ValueError", "device-side assert", EngineError),
+    ],
+)
+def test_an_error_that_passes_leaves_the_engine_as_it_was(
+    torch: Any, kind: str, text: str, expected: type[Exception]
+) -> None:
+    raised = getattr(torch, kind, None) or getattr(builtins, kind, RuntimeError)
+    with (
+        pytest.raises(EngineError) as caught,
+        engine._translated(engine._Progress(silent), "the stage"),
+    ):
+        raise raised(text)
+    assert type(caught.value) is expected

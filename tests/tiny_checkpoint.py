@@ -2,10 +2,10 @@
 
     python tests/tiny_checkpoint.py FOLDER
 
-Makes pipeline.json, a `.json` and a `.safetensors` for each model, and a small DINOv3, with
-the classes of the `trellis2` package that can be imported. The weights are random but for
-what it takes to get a mesh out: the structure is a ball, and each voxel is subdivided into a
-flat sheet.
+Makes pipeline.json, texturing_pipeline.json, a `.json` and a `.safetensors` for each model,
+and a small DINOv3, with the classes of the `trellis2` package that can be imported. The
+weights are random but for what it takes to get a mesh out: the structure is a ball, and each
+voxel is subdivided into a flat sheet.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, Final
 CENTRE: Final = 7.5
 RADIUS: Final = 1.5
 COND_CHANNELS: Final = 32
+MESH_ENCODER: Final = "shape_slat_encoder"
 
 _FLOW: Final = {
     "model_channels": 48,
@@ -31,6 +32,14 @@ _FLOW: Final = {
     "initialization": "scaled",
     "qk_rms_norm": True,
     "qk_rms_norm_cross": True,
+}
+_ENCODER: Final = {
+    "model_channels": [8, 16, 16, 32, 64],
+    "latent_channels": 32,
+    "num_blocks": [0, 1, 1, 1, 1],
+    "block_type": ["SparseConvNeXtBlock3d"] * 5,
+    "down_block_type": ["SparseResBlockS2C3d"] * 4,
+    "block_args": [{"use_checkpoint": False}] * 5,
 }
 _DECODER: Final = {
     "model_channels": [64, 32, 16, 16, 8],
@@ -93,6 +102,10 @@ def models(dtype: str, *, use_fp16: bool) -> dict[str, dict[str, Any]]:
             "name": "SparseUnetVaeDecoder",
             "args": {**_DECODER, "out_channels": 6, "pred_subdiv": False, "use_fp16": use_fp16},
         },
+        MESH_ENCODER: {
+            "name": "FlexiDualGridVaeEncoder",
+            "args": {**_ENCODER, "use_fp16": use_fp16},
+        },
     }
 
 
@@ -125,7 +138,12 @@ def write(folder: Path, *, dtype: str = "float32", use_fp16: bool = False, seed:
                 stem.with_suffix(".safetensors"),
             )
         _write_encoder(folder / "image_encoder")
-    (folder / "pipeline.json").write_text(json.dumps(_pipeline(folder, list(table)), indent=2))
+    content = _pipeline(folder, [name for name in table if name != MESH_ENCODER])
+    (folder / "pipeline.json").write_text(json.dumps(content, indent=2))
+    names = [MESH_ENCODER, *(name for name in table if name.startswith("tex_slat"))]
+    content["name"] = "Trellis2TexturingPipeline"
+    content["args"]["models"] = {name: f"ckpts/{name}" for name in names}
+    (folder / "texturing_pipeline.json").write_text(json.dumps(content, indent=2))
     return folder
 
 

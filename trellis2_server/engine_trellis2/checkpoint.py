@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PIPELINE_FILE: Final = "pipeline.json"
+#: Names the one model more that a given mesh needs.
+TEXTURING_FILE: Final = "texturing_pipeline.json"
+MESH_ENCODER: Final = "shape_slat_encoder"
 #: What a pipeline needs besides its models.
 _SECTIONS: Final = (
     "sparse_structure_sampler",
@@ -88,11 +91,13 @@ class Checkpoint:
         args: of `pipeline.json`.
         models: in the order of `pipeline.json`.
         encoder: folder of the image encoder.
+        mesh_encoder: what given meshes are encoded with; None: the checkpoint has none.
     """
 
     args: Mapping[str, Any]
     models: tuple[ModelFiles, ...]
     encoder: str
+    mesh_encoder: ModelFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +137,31 @@ def find(settings: ModelSettings, wanted: Sequence[str], report: Report) -> Chec
     if not names:
         raise EngineError("the checkpoint's pipeline.json names none of TRELLIS.2's models")
     found = fetch(_wanted_files(settings, args, names), offline=settings.offline, report=report)
+
+    def files_of(name: str) -> ModelFiles:
+        return ModelFiles(name, found[f"{name}.json"], found[f"{name}.safetensors"])
+
     return Checkpoint(
         args=args,
-        models=tuple(
-            ModelFiles(name, found[f"{name}.json"], found[f"{name}.safetensors"]) for name in names
-        ),
+        models=tuple(files_of(name) for name in names),
         encoder=str(found[f"encoder/{_ENCODER_FILES[0]}"].parent),
+        mesh_encoder=files_of(MESH_ENCODER) if f"{MESH_ENCODER}.json" in found else None,
     )
+
+
+def _mesh_encoder(settings: ModelSettings, args: Mapping[str, Any]) -> str | None:
+    """Where in the checkpoint the encoder of given meshes is, if it has one."""
+    if MESH_ENCODER in args["models"]:
+        return args["models"][MESH_ENCODER]
+    try:
+        place = _place(settings, TEXTURING_FILE)
+        path = fetch({TEXTURING_FILE: place}, offline=settings.offline)[TEXTURING_FILE]
+    except EngineError as error:
+        logger.info("Given meshes cannot be textured: %s", error)
+        return None
+    section = _read_json(path).get("args")
+    models: object = section.get("models") if isinstance(section, dict) else None
+    return models.get(MESH_ENCODER) if isinstance(models, dict) else None
 
 
 def absent(settings: ModelSettings, wanted: Sequence[str]) -> dict[str, HubFile]:
@@ -164,9 +187,13 @@ def _wanted_files(
         f"encoder/{file}": local / file if local else HubFile(encoder, file, None)
         for file in _ENCODER_FILES
     }
-    for name in names:
+    stems = {name: args["models"][name] for name in names}
+    mesh_encoder = _mesh_encoder(settings, args)
+    if mesh_encoder is not None:
+        stems[MESH_ENCODER] = mesh_encoder
+    for name, stem in stems.items():
         for suffix in (".json", ".safetensors"):
-            files[name + suffix] = _place(settings, args["models"][name] + suffix)
+            files[name + suffix] = _place(settings, stem + suffix)
     return files
 
 

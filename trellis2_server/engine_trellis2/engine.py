@@ -13,6 +13,7 @@ What this module does not know: pictures before the cut-out, files, jobs, queues
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import logging
 import math
@@ -25,7 +26,14 @@ from PIL import Image
 
 from trellis2_server.engine_trellis2 import checkpoint as files
 from trellis2_server.engine_trellis2 import environment, loading
-from trellis2_server.errors import EngineError, InputError, OutOfMemoryError, ServerError
+from trellis2_server.errors import (
+    EngineBrokenError,
+    EngineError,
+    InputError,
+    MissingPackageError,
+    OutOfMemoryError,
+    ServerError,
+)
 from trellis2_server.mesh import Mesh, Shape, VoxelField
 
 if TYPE_CHECKING:
@@ -45,10 +53,41 @@ logger = logging.getLogger(__name__)
 Tensor = Any
 OomFallback = Literal["none", "tokens", "resolution"]
 
+#: Voxels along the edge at which TRELLIS.2 textures given meshes.
+_MESH_RESOLUTIONS: Final = (512, 1024, 1536)
 #: Of a cascade, below which fewer tokens do not help: its resolution is at its lowest.
 MIN_TOKENS: Final = 24_576
 _SHRINK: Final = 0.75
 _ATTRIBUTES: Final = 6
+#: CUDA's words for what ends a process' use of the device (CUDA Runtime API, "Data types used
+#: by CUDA Runtime", cudaError), and for what does not.
+_FOR_GOOD: Final = (
+    "illegal memory access",
+    "illegal address",
+    "misaligned address",
+    "illegal instruction",
+    "invalid program counter",
+    "invalid address space",
+    "device-side assert",
+    "unspecified launch failure",
+    "launch timed out",
+    "hardware stack error",
+    "uncorrectable ecc error",
+    "over nvlink",
+    "unknown error",
+    "device is lost",
+    "fallen off the bus",
+    "driver shutting down",
+)
+_PASSING: Final = (
+    "out of memory",
+    "invalid argument",
+    "invalid configuration",
+    "invalid device function",
+    "no kernel image",
+    "too many resources requested",
+    "not supported",
+)
 _PATH: Final = re.compile(r"(?:[A-Za-z]:)?[/\\][^\s'\"]+")
 
 
@@ -135,6 +174,9 @@ class Trellis2Engine:
         self._oom_fallback: OomFallback = oom_fallback
         self._upstream: Upstream | None = None
         self._pipeline: Any = None
+        self._texturing: Any = None
+        self._no_texturing = "the model is not loaded"
+        self._broken: EngineBrokenError | None = None
 
     # ---- loading -----------------------------------------------------------------------
 
@@ -170,6 +212,11 @@ class Trellis2Engine:
             logger.warning("The weights do not fit on the device at once: loading with low_vram")
             _collect(upstream.torch)
             self._pipeline = self._build(upstream, found, report, low_vram=True)
+        try:
+            self._texturing = loading.build_texturing(upstream, found, self._pipeline)
+        except MissingPackageError as error:
+            self._no_texturing = str(error)
+            logger.warning("Given meshes cannot be textured: %s", error)
         # What is here now stays. Left out, the search for garbage between jobs takes
         # microseconds; with torch's and transformers' 400,000 objects it took 0.25 s.
         gc.collect()
@@ -187,8 +234,8 @@ class Trellis2Engine:
 
     def unload(self) -> None:
         """Give the device's memory back. `load` may follow."""
-        self._pipeline = None
-        if self._upstream is not None:
+        self._pipeline = self._texturing = None
+        if self._upstream is not None and self._broken is None:
             gc.unfreeze()
             _collect(self._upstream.torch)
 
@@ -203,7 +250,7 @@ class Trellis2Engine:
             "device": self._settings.device,
             "extensions": {e.name: e.kind for e in self.extensions},
         }
-        if self._upstream is not None:
+        if self._upstream is not None and self._broken is None:
             memory = _memory(self._upstream.torch, self._settings.device)
             said |= {f"vram_{name}_mb": size // 2**20 for name, size in memory.items()}
         if self._pipeline is not None:
@@ -212,7 +259,7 @@ class Trellis2Engine:
 
     def device_memory(self) -> dict[str, int]:
         """Bytes of the GPU: `used`, `peak` since the last call, `total`; empty without one."""
-        if self._upstream is None:
+        if self._upstream is None or self._broken is not None:
             return {}
         torch, device = self._upstream.torch, self._settings.device
         memory = _memory(torch, device)
@@ -287,16 +334,41 @@ class Trellis2Engine:
     def texture_mesh(
         self, mesh: Mesh, cutout: Cutout, options: Options, report: Report
     ) -> VoxelField:
-        """Not yet: a given mesh needs upstream's encoder, which `load` does not load.
+        """The material of a given mesh, through TRELLIS.2's own pipeline for that.
+
+        The voxels are as fine as the pipeline type says, or coarser after a retry.
+
+        Stages: "condition", "texture", "decode"; "retry" when memory ran out.
 
         Raises:
-            InputError: always.
+            InputError: a part of that pipeline is not there, or the mesh touches no voxel.
+            OutOfMemoryError: after the retries.
+            EngineError: TRELLIS.2 failed.
         """
-        del mesh, cutout, options, report
-        raise InputError(
-            "mesh: TRELLIS.2 does not texture given meshes here yet, its shape encoder is not "
-            "loaded; a server with model.engine: preview does"
-        )
+        pipeline = self._loaded()
+        if self._texturing is None:
+            raise InputError(
+                f"mesh: TRELLIS.2 cannot texture given meshes here: {self._no_texturing}; a "
+                "server with model.engine: preview can"
+            )
+        progress = _Progress(report)
+        is_stepwise = self._oom_fallback == "resolution"
+        wanted = PLANS[options.pipeline_type].resolution
+        ladder = [r for r in _MESH_RESOLUTIONS if r < wanted] if is_stepwise else []
+        ladder.append(wanted)
+        while True:
+            try:
+                with self._stage(progress):
+                    return self._texture_mesh(mesh, cutout, options, ladder[-1], progress)
+            except OutOfMemoryError:
+                if len(ladder) == 1 and not self._may_save_memory(pipeline):
+                    raise
+            if self._may_save_memory(pipeline):
+                self._save_memory(pipeline)
+                continue
+            ladder.pop()
+            logger.warning("Given mesh tried again with less", extra={"resolution": ladder[-1]})
+            progress("retry", 0, 1)
 
     def _shape(
         self,
@@ -385,14 +457,34 @@ class Trellis2Engine:
         ]
         with progress.blocks(pipeline.models["tex_slat_decoder"]):
             voxels = pipeline.decode_tex_slat(texture, guides)
-        attributes = _array(voxels.feats, np.float32)
-        if attributes.shape[1] != _ATTRIBUTES or not np.isfinite(attributes).all():
-            raise EngineError("TRELLIS.2 made no usable texture; another seed may help")
-        return VoxelField(
-            coords=np.ascontiguousarray(_array(voxels.coords, np.int32)[:, 1:]),
-            attributes=attributes,
-            resolution=resolution,
-        )
+        return _field(voxels, resolution)
+
+    def _texture_mesh(
+        self, mesh: Mesh, cutout: Cutout, options: Options, resolution: int, progress: _Progress
+    ) -> VoxelField:
+        texturing = self._texturing
+        plan = PLANS["512" if resolution == PLANS["512"].resolution else "1024"]
+        if plan.texture not in texturing.models:
+            raise EngineError(f"this checkpoint has no {plan.texture}")
+        parameters = self._parameters(texturing.tex_slat_sampler, options.tex, "tex")
+        texturing.low_vram = self._loaded().low_vram
+        encoder = texturing.models[files.MESH_ENCODER]
+        self._torch.manual_seed(options.seed)
+        step = progress.count("condition", len(_blocks(encoder)) + 2)
+        condition = texturing.get_cond([Image.fromarray(cutout.rgb)], plan.resolution)
+        step()
+        encoder.to(texturing.device)
+        with progress.hooks(encoder, step):
+            latent = texturing.encode_shape_slat(mesh, resolution)
+        encoder.cpu()
+        step()
+        with progress.steps(texturing.tex_slat_sampler, "texture", parameters["steps"]):
+            texture = texturing.sample_tex_slat(
+                condition, texturing.models[plan.texture], latent, parameters
+            )
+        with progress.blocks(texturing.models["tex_slat_decoder"]):
+            voxels = texturing.decode_tex_slat(texture)
+        return _field(voxels, resolution)
 
     # ---- around them -------------------------------------------------------------------
 
@@ -406,6 +498,8 @@ class Trellis2Engine:
         return self._require().torch
 
     def _loaded(self) -> Any:
+        if self._broken is not None:
+            raise EngineBrokenError(str(self._broken))
         if self._pipeline is None:
             raise EngineError("the model is not loaded")
         return self._pipeline
@@ -413,7 +507,8 @@ class Trellis2Engine:
     @contextlib.contextmanager
     def _stage(self, progress: _Progress) -> Generator[None, None, None]:
         """Inference mode and own random numbers; afterwards the pipeline is as it was."""
-        torch, pipeline = self._torch, self._loaded()
+        torch = self._torch
+        self._loaded()
         try:
             with (
                 _translated(progress, "the stage"),
@@ -421,10 +516,28 @@ class Trellis2Engine:
                 torch.random.fork_rng(devices=[]),
             ):
                 yield
+        except EngineBrokenError as error:
+            # No call on the device would do anything but raise this once more.
+            self._broken = copy.copy(error)
+            raise
         except BaseException:
-            _put_back(pipeline)
+            self._put_back()
             self._clean_up()
             raise
+
+    def _put_back(self) -> None:
+        """Undo what an exception kept TRELLIS.2 from undoing."""
+        pipeline = self._loaded()
+        for name in loading.SAMPLERS:
+            getattr(pipeline, name).on_step = None
+        if pipeline.low_vram:
+            for model in pipeline.models.values():
+                model.cpu()
+            pipeline.image_cond_model.cpu()
+        if "shape_slat_decoder" in pipeline.models:
+            pipeline.models["shape_slat_decoder"].low_vram = False
+        if self._texturing is not None:
+            self._texturing.models[files.MESH_ENCODER].cpu()
 
     def _clean_up(self) -> None:
         """Between jobs: no garbage, and no memory of the device kept for later."""
@@ -440,7 +553,7 @@ class Trellis2Engine:
         """From now on models are on the CPU until they are needed; changes no result."""
         logger.warning("Out of device memory: models are moved there one at a time from now on")
         pipeline.low_vram = True
-        _put_back(pipeline)
+        self._put_back()
         self._clean_up()
 
     def _plan(self, pipeline_type: str) -> Plan:
@@ -489,7 +602,8 @@ class _Progress:
             self.raised = error
             raise
 
-    def _count(self, stage: str, steps: int) -> Callable[[], None]:
+    def count(self, stage: str, steps: int) -> Callable[[], None]:
+        """To be called after each of so many steps of a stage."""
         done = 0
 
         def step() -> None:
@@ -503,7 +617,7 @@ class _Progress:
     @contextlib.contextmanager
     def steps(self, sampler: Any, stage: str, steps: int) -> Generator[None, None, None]:
         """Report each step of a sampler, `steps` in all."""
-        sampler.on_step = self._count(stage, steps)
+        sampler.on_step = self.count(stage, steps)
         try:
             yield
         finally:
@@ -512,19 +626,29 @@ class _Progress:
     @contextlib.contextmanager
     def blocks(self, decoder: Any) -> Generator[None, None, None]:
         """Report each block of a sparse decoder, as it begins."""
-        blocks = [block for level in decoder.blocks for block in level]
-        step = self._count("decode", len(blocks) + 1)
+        step = self.count("decode", len(_blocks(decoder)) + 1)
+        with self.hooks(decoder, step):
+            yield
+        step()
+
+    @contextlib.contextmanager
+    def hooks(self, model: Any, step: Callable[[], None]) -> Generator[None, None, None]:
+        """Call `step` as each block of a sparse model begins."""
 
         def begin(*_: object) -> None:
             step()
 
-        hooks = [block.register_forward_pre_hook(begin) for block in blocks]
+        hooks = [block.register_forward_pre_hook(begin) for block in _blocks(model)]
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
-        step()
+
+
+def _blocks(model: Any) -> list[Any]:
+    """Of a sparse encoder or decoder, in the order in which they run."""
+    return [block for level in model.blocks for block in level]
 
 
 def _attempts(options: Options, fallback: OomFallback) -> Iterator[Options]:
@@ -547,18 +671,6 @@ def _spoken(options: Options) -> str:
     if PLANS[options.pipeline_type].resolution > 1024:  # noqa: PLR2004 - tokens matter there alone
         return f"{options.pipeline_type} and {options.max_num_tokens} tokens"
     return options.pipeline_type
-
-
-def _put_back(pipeline: Any) -> None:
-    """Undo what an exception kept TRELLIS.2 from undoing."""
-    for name in loading.SAMPLERS:
-        getattr(pipeline, name).on_step = None
-    if pipeline.low_vram:
-        for model in pipeline.models.values():
-            model.cpu()
-        pipeline.image_cond_model.cpu()
-    if "shape_slat_decoder" in pipeline.models:
-        pipeline.models["shape_slat_decoder"].low_vram = False
 
 
 def _collect(torch: Any) -> None:
@@ -596,6 +708,11 @@ def _translated(progress: _Progress, doing: str) -> Generator[None, None, None]:
         where = progress.stage if doing == "the stage" else doing
         if _is_out_of_memory(error):
             raise OutOfMemoryError(f"the device ran out of memory in {where}") from error
+        if _is_for_good(error):
+            raise EngineBrokenError(
+                f"the device failed for good in {where}: {_first_line(error)}; the server must be "
+                "started again"
+            ) from error
         raise EngineError(f"TRELLIS.2 failed in {where}: {_first_line(error)}") from error
 
 
@@ -604,6 +721,19 @@ def _is_out_of_memory(error: Exception) -> bool:
         return True
     text = str(error).lower()
     return any(sign in text for sign in ("out of memory", "alloc_failed", "can't allocate memory"))
+
+
+def _is_for_good(error: Exception) -> bool:
+    """Whether every later call on the device in this process would fail as well.
+
+    CUDA keeps such an error with its context, which lives as long as the process does.
+    PyTorch raises `AcceleratorError`, before 2.8 a `RuntimeError`, with CUDA's own words.
+    """
+    text = str(error).lower()
+    if type(error).__name__ == "AcceleratorError":
+        return not any(sign in text for sign in _PASSING)
+    is_of_device = any(name in text for name in ("cuda", "hip error", "cudnn", "cublas", "nccl"))
+    return is_of_device and any(sign in text for sign in _FOR_GOOD)
 
 
 def _first_line(error: Exception) -> str:
@@ -625,6 +755,17 @@ def _pack(logits: Tensor) -> NDArray[np.uint8]:
 
 def _unpack(bits: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return np.unpackbits(bits, axis=1).astype(bool)
+
+
+def _field(voxels: Any, resolution: int) -> VoxelField:
+    attributes = _array(voxels.feats, np.float32)
+    if attributes.shape[1] != _ATTRIBUTES or not np.isfinite(attributes).all():
+        raise EngineError("TRELLIS.2 made no usable texture; another seed may help")
+    return VoxelField(
+        coords=np.ascontiguousarray(_array(voxels.coords, np.int32)[:, 1:]),
+        attributes=attributes,
+        resolution=resolution,
+    )
 
 
 def _mesh(mesh: Any) -> Mesh:

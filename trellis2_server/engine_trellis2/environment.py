@@ -40,6 +40,8 @@ PACKAGES: Final = {
     "easydict": "pip install easydict",
     "tqdm": "pip install tqdm",
 }
+#: What TRELLIS.2 imports to write GLBs, with a module of it that is imported by name.
+_FOR_GLBS: Final = {"trimesh": None, "nvdiffrast": "torch", "cv2": None}
 _CLONE: Final = (
     "git clone https://github.com/microsoft/TRELLIS.2 and set model.trellis2_path or "
     f"{HOME_VARIABLE} to it"
@@ -173,6 +175,46 @@ def import_upstream(settings: ModelSettings) -> Upstream:
         ) from error
     except (ImportError, AttributeError) as error:
         raise EngineError(f"TRELLIS.2 does not import: {error}") from error
+
+
+def import_texturing() -> Any:
+    """Class `Trellis2TexturingPipeline`, after `import_upstream`.
+
+    What its module imports for its GLBs alone is not needed, our exporter writes them: where
+    that is not installed, a place is held for it while the module is imported.
+
+    Raises:
+        MissingPackageError: this version of TRELLIS.2 has none, or it does not import.
+    """
+    name = "trellis2.pipelines.trellis2_texturing"
+    convert: Any = importlib.import_module("o_voxel.convert")
+    if not hasattr(convert, "mesh_to_flexible_dual_grid"):
+        raise MissingPackageError("the installed o_voxel has no mesh_to_flexible_dual_grid")
+    held: list[str] = []
+    try:
+        for package, child in _FOR_GLBS.items():
+            if package not in sys.modules and importlib.util.find_spec(package) is None:
+                held += _hold_place(package, child)
+        with contextlib.redirect_stdout(sys.stderr):
+            return importlib.import_module(name).Trellis2TexturingPipeline
+    except (ImportError, AttributeError) as error:
+        raise MissingPackageError(f"TRELLIS.2's texturing pipeline: {error}") from error
+    finally:
+        for module in held:
+            del sys.modules[module]
+
+
+def _hold_place(package: str, child: str | None) -> list[str]:
+    paths = [package] if child is None else [package, f"{package}.{child}"]
+    for path in paths:
+        module: Any = ModuleType(path, "Not installed.")
+        module.__spec__ = importlib.machinery.ModuleSpec(path, loader=None, is_package=True)
+        module.__path__ = []
+        module.Trimesh = object  # named in annotations
+        sys.modules[path] = module
+    if child is not None:
+        setattr(sys.modules[package], child, sys.modules[paths[1]])
+    return paths
 
 
 def _choose_attention(device: str) -> None:

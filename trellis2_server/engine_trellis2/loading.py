@@ -15,8 +15,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from trellis2_server.engine_trellis2 import checkpoint as files
+from trellis2_server.engine_trellis2 import environment
 from trellis2_server.engine_trellis2.encoder import ImageEncoder
-from trellis2_server.errors import EngineError, ServerError
+from trellis2_server.errors import EngineError, MissingPackageError, ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +41,8 @@ def check(upstream: Upstream, checkpoint: Checkpoint) -> None:
             cut short.
     """
     torch = upstream.torch
-    for model in checkpoint.models:
+    more = (checkpoint.mesh_encoder,) if checkpoint.mesh_encoder else ()
+    for model in (*checkpoint.models, *more):
         have = files.read_header(model.weights)
         with torch.device("meta"), _NoInitialValues.mode(torch):
             skeleton = _construct(upstream, model)
@@ -71,15 +73,11 @@ def build(
         EngineError: something does not load.
     """
     torch, args = upstream.torch, checkpoint.args
-    load_file: Any = importlib.import_module("safetensors.torch").load_file
     steps = len(checkpoint.models) + 1
     models: dict[str, Any] = {}
     for step, files_of_model in enumerate(checkpoint.models):
         report("load", step, steps)
-        with _NoInitialValues.mode(torch):
-            model = _construct(upstream, files_of_model)
-        model.load_state_dict(load_file(files_of_model.weights), strict=False)
-        model.eval().requires_grad_(requires_grad=False)
+        model = _load(upstream, files_of_model)
         models[files_of_model.name] = model if low_vram else model.to(device)
     report("load", steps - 1, steps)
     try:
@@ -102,6 +100,34 @@ def build(
     return pipeline
 
 
+def build_texturing(upstream: Upstream, checkpoint: Checkpoint, pipeline: Any) -> Any:
+    """TRELLIS.2's pipeline for given meshes, on the models of the other one.
+
+    Its one model more, the encoder, stays on the CPU until it is needed: it is seldom.
+
+    Raises:
+        MissingPackageError: a part of it is not there; says which.
+    """
+    if checkpoint.mesh_encoder is None:
+        raise MissingPackageError(
+            f"the checkpoint has no {files.MESH_ENCODER} ({files.TEXTURING_FILE} names it)"
+        )
+    texturing = environment.import_texturing()
+    encoder = _load(upstream, checkpoint.mesh_encoder)
+    made = texturing(
+        models={**pipeline.models, files.MESH_ENCODER: encoder},
+        tex_slat_sampler=pipeline.tex_slat_sampler,
+        tex_slat_sampler_params=pipeline.tex_slat_sampler_params,
+        shape_slat_normalization=pipeline.shape_slat_normalization,
+        tex_slat_normalization=pipeline.tex_slat_normalization,
+        image_cond_model=pipeline.image_cond_model,
+        rembg_model=None,
+        low_vram=True,
+    )
+    made.to(pipeline.device)  # notes where to compute, and moves nothing
+    return made
+
+
 def supported_parameters(sampler: Any) -> frozenset[str]:
     """The sampler's parameters that a request may set."""
     names = set(inspect.signature(type(sampler).__mro__[1].sample).parameters)
@@ -115,6 +141,14 @@ def supported_parameters(sampler: Any) -> frozenset[str]:
         "guidance_interval",
     }
     return frozenset(names & known)
+
+
+def _load(upstream: Upstream, model: ModelFiles) -> Any:
+    load_file: Any = importlib.import_module("safetensors.torch").load_file
+    with _NoInitialValues.mode(upstream.torch):
+        made = _construct(upstream, model)
+    made.load_state_dict(load_file(model.weights), strict=False)
+    return made.eval().requires_grad_(requires_grad=False)
 
 
 def _construct(upstream: Upstream, model: ModelFiles) -> Any:

@@ -4,6 +4,7 @@
     flex_gemm    convolution.py    submanifold convolution
                  sampling.py       trilinear look-up in sparse voxels
     o_voxel      dualgrid.py       voxels with dual vertices → mesh
+                 voxelization.py   mesh → voxels with dual vertices
     cumesh       holes.py          boundary loops, hole filling
 
 `install` puts one into `sys.modules` where the real package is absent, cannot be imported,
@@ -35,20 +36,23 @@ _ATTENTION: Final = (
     "flash_attn_varlen_qkvpacked_func",
 )
 _CONVOLUTION: Final = ("set_algorithm", "set_hashmap_ratio", "sparse_submanifold_conv3d")
-#: Extension → its modules → our module and the names that it takes from there.
-_SURFACES: Final[dict[str, dict[str, tuple[str, tuple[str, ...]] | None]]] = {
-    "flash_attn": {"flash_attn": ("attention", _ATTENTION)},
+#: Extension → its modules → our modules and the names that it takes from each.
+_SURFACES: Final[dict[str, dict[str, dict[str, tuple[str, ...]]]]] = {
+    "flash_attn": {"flash_attn": {"attention": _ATTENTION}},
     "flex_gemm": {
-        "flex_gemm": None,
-        "flex_gemm.ops": None,
-        "flex_gemm.ops.spconv": ("convolution", _CONVOLUTION),
-        "flex_gemm.ops.grid_sample": ("sampling", ("grid_sample_3d",)),
+        "flex_gemm": {},
+        "flex_gemm.ops": {},
+        "flex_gemm.ops.spconv": {"convolution": _CONVOLUTION},
+        "flex_gemm.ops.grid_sample": {"sampling": ("grid_sample_3d",)},
     },
     "o_voxel": {
-        "o_voxel": None,
-        "o_voxel.convert": ("dualgrid", ("flexible_dual_grid_to_mesh",)),
+        "o_voxel": {},
+        "o_voxel.convert": {
+            "dualgrid": ("flexible_dual_grid_to_mesh",),
+            "voxelization": ("mesh_to_flexible_dual_grid",),
+        },
     },
-    "cumesh": {"cumesh": ("holes", ("CuMesh",))},
+    "cumesh": {"cumesh": {"holes": ("CuMesh",)}},
 }
 EXTENSIONS: Final = tuple(_SURFACES)
 
@@ -131,16 +135,16 @@ def _inspect(name: str, device: str, alternatives: dict[str, str]) -> Extension:
 def _put(name: str) -> None:
     for module in [m for m in sys.modules if m.partition(".")[0] == name]:
         del sys.modules[module]
-    for path, source in _SURFACES[name].items():
+    for path, sources in _SURFACES[name].items():
         # transformers and others look for the specification of what is in `sys.modules`.
         spec = importlib.machinery.ModuleSpec(path, loader=None, is_package=True)
         module: Any = ModuleType(path, f"Stand-in for {path} in plain PyTorch.")
         module.__spec__ = spec
         module.__path__ = []
         module.__version__ = STANDIN_VERSION
-        if source:
-            ours = importlib.import_module(f"{__name__}.{source[0]}")
-            for attribute in source[1]:
+        for source, attributes in sources.items():
+            ours = importlib.import_module(f"{__name__}.{source}")
+            for attribute in attributes:
                 setattr(module, attribute, getattr(ours, attribute))
         sys.modules[path] = module
         parent, _, child = path.rpartition(".")

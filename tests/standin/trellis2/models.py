@@ -153,15 +153,73 @@ class _UpBlock(nn.Module):
             self.to_subdiv = nn.Linear(channels, 8)
 
     def forward(self, x: SparseTensor, subdiv: Any = None) -> Any:
-        own = subdiv is None
+        own = hasattr(self, "to_subdiv")
         if own:
             subdiv = x.replace(self.to_subdiv(x.feats))
-        voxel, child = subdiv.replace(subdiv.feats > 0).feats.nonzero(as_tuple=True)
-        coords = x.coords[voxel]
-        bits = torch.stack([child & 1, child >> 1 & 1, child >> 2 & 1], dim=1).to(coords.dtype)
-        coords = torch.cat([coords[:, :1], coords[:, 1:] * 2 + bits], dim=1)
-        out = self.conv(SparseTensor(functional.silu(x.feats)[voxel], coords))
+        if subdiv is None:
+            coords, voxel, _ = x.finer[-1]
+        else:
+            voxel, child = subdiv.replace(subdiv.feats > 0).feats.nonzero(as_tuple=True)
+            coords = x.coords[voxel]
+            bits = torch.stack([child >> i & 1 for i in range(3)], dim=1).to(coords.dtype)
+            coords = torch.cat([coords[:, :1], coords[:, 1:] * 2 + bits], dim=1)
+        feats = functional.silu(x.feats)[voxel]
+        out = self.conv(SparseTensor(feats, coords, None, x.finer[:-1]))
         return (out, subdiv) if own else out
+
+
+class _DownBlock(nn.Module):
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = _Convolution(channels, channels)
+        self.merge = nn.Linear(8 * channels, out_channels)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        half = torch.cat([x.coords[:, :1], x.coords[:, 1:] // 2], dim=1)
+        child = (x.coords[:, 1:] % 2) @ x.coords.new_tensor([1, 2, 4])
+        coords, voxel = half.unique(dim=0, return_inverse=True)
+        feats = functional.silu(self.conv(x).feats)
+        slots = feats.new_zeros(len(coords), 8, feats.shape[1])
+        slots[voxel, child.long()] = feats
+        finer = (*x.finer, (x.coords, voxel, child))
+        return SparseTensor(self.merge(slots.flatten(1)), coords, None, finer)
+
+
+class FlexiDualGridVaeEncoder(nn.Module):
+    """Voxels with dual vertices → latent voxels, sixteen times coarser."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - TRELLIS.2's
+        self,
+        model_channels: list[int],
+        latent_channels: int,
+        num_blocks: list[int],
+        block_type: list[str],
+        down_block_type: list[str],
+        block_args: list[dict[str, Any]],
+        use_fp16: bool = False,  # noqa: FBT001, FBT002
+    ) -> None:
+        super().__init__()
+        del num_blocks, block_type, down_block_type, block_args, use_fp16
+        self.input_layer = nn.Linear(6, model_channels[0])
+        pairs = itertools.pairwise(model_channels)
+        self.blocks = nn.ModuleList(nn.ModuleList([_DownBlock(a, b)]) for a, b in pairs)
+        self.blocks.append(nn.ModuleList())
+        self.to_latent = nn.Linear(model_channels[-1], latent_channels)
+
+    def forward(
+        self,
+        vertices: SparseTensor,
+        intersected: SparseTensor,
+        sample_posterior: bool = False,  # noqa: FBT001, FBT002
+        return_raw: bool = False,  # noqa: FBT001, FBT002
+    ) -> SparseTensor:
+        del sample_posterior, return_raw
+        both = torch.cat([vertices.feats, intersected.feats.float()], dim=1) - 0.5
+        h = vertices.replace(self.input_layer(both))
+        for level in self.blocks:
+            for block in level:
+                h = block(h)
+        return h.replace(self.to_latent(functional.layer_norm(h.feats, h.feats.shape[-1:])))
 
 
 class SparseUnetVaeDecoder(nn.Module):
@@ -199,11 +257,10 @@ class SparseUnetVaeDecoder(nn.Module):
         h, subs = x.replace(self.from_latent(x.feats)), []
         for i, level in enumerate(self.blocks):
             for block in level:
-                if guide_subs is None:
-                    h, sub = block(h)
+                h = block(h, subdiv=None if guide_subs is None else guide_subs[i])
+                if isinstance(h, tuple):
+                    h, sub = h
                     subs.append(sub)
-                else:
-                    h = block(h, subdiv=guide_subs[i])
         h = h.replace(self.output_layer(functional.layer_norm(h.feats, h.feats.shape[-1:])))
         return (h, subs) if return_subs else h
 

@@ -28,11 +28,18 @@ class SparseTensor(VarLenTensor):
         feats: torch.Tensor,
         coords: torch.Tensor,
         cache: dict[str, object] | None = None,
+        finer: tuple[tuple[torch.Tensor, ...], ...] = (),
     ) -> None:
         super().__init__(feats)
         self.coords = coords
         self.cache = {} if cache is None else cache
+        #: Of each level that an encoder left: its voxels, whose child each is, and which.
+        self.finer = finer
 
     def replace(self, feats: torch.Tensor) -> SparseTensor:
         """The same voxels with other features."""
-        return SparseTensor(feats, self.coords, self.cache)
+        return SparseTensor(feats, self.coords, self.cache, self.finer)
+
+    def to(self, device: object) -> SparseTensor:
+        """The same elsewhere."""
+        return SparseTensor(self.feats.to(device), self.coords.to(device), None, self.finer)
