@@ -284,7 +284,7 @@ def test_the_contracts_names_are_all_known() -> None:
         "shape_slat_guidance_strength", "shape_slat_sampling_steps", "tex_guidance_scale",
         "tex_slat_guidance_strength", "tex_slat_sampling_steps", "tex_sampling_steps",
         "max_num_tokens", "decimation_target", "face_count", "glb_decimation_target",
-        "texture_size", "glb_texture_size", "alpha_mode", "texture_format", "compress",
+        "texture_size", "glb_texture_size", "alpha_mode", "texture_format", "compress", "remesh",
         "shape_slat_guidance_interval", "shape_slat_rescale_t", "tex_slat_guidance_rescale",
     }  # fmt: skip
 
@@ -326,3 +326,13 @@ def test_no_rembg_is_the_opposite_of_remove_background() -> None:
     assert options(no_rembg=True, remove_background=True).remove_background is True
     assert options(compress="none").compress is None
     assert options(compress="MESHOPT").compress == "meshopt"
+
+
+def test_remesh_is_an_option_of_what_is_made_but_not_of_a_given_mesh() -> None:
+    assert options().remesh is False
+    assert options(remesh="true").remesh is True
+    assert options(remesh=True) != options(remesh=False)
+    configured = Settings.model_validate({"export": {"remesh": True}})
+    assert read_options({}, configured).remesh is True
+    assert read_options({"remesh": 0}, configured).remesh is False
+    assert read_options({"remesh": True}, configured, mesh="0" * 32).remesh is False

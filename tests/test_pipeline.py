@@ -64,3 +64,13 @@ def test_which_engine_is_taken_and_what_the_operator_is_told() -> None:
     assert "model.device" in warnings[0]
     engine, warnings = pipeline.choose_engine(settings(model={"engine": "trellis2"}))
     assert (engine.name, warnings) == ("trellis2", ())
+
+
+def test_both_files_of_a_remeshed_model_show_the_same_shell() -> None:
+    cutout = Cutter(background="none").cut_out(picture())
+    options = read_options({"seed": 3, "remesh": True, **SMALL}, Settings())
+    engine = GatedEngine()
+    glbs = list(pipeline.make_model(engine, cutout, options, settings().export, lambda *_: None))
+    faces = [said(glb)["extras"]["faces"] for glb in glbs]
+    assert faces[0] == faces[1] > 12  # the engine's cube has 12
+    assert all(said(glb)["extras"]["remesh"] for glb in glbs)

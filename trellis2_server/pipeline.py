@@ -97,7 +97,8 @@ class Geometry:
 
     Attributes:
         shape: the engine's, whole.
-        mesh: the same surface, cleaned and decimated: what both GLBs show.
+        mesh: the same surface, cleaned, remeshed where asked for, and decimated: what both
+            GLBs show.
     """
 
     shape: Shape
@@ -145,7 +146,12 @@ def export_shape(
     engine: Engine, shape: Shape, options: Options, report: Report
 ) -> tuple[Geometry, bytes]:
     """The untextured GLB, and what the textured one goes on from."""
-    mesh = export.prepare(shape.mesh, decimation_target=options.decimation_target, report=report)
+    mesh = export.prepare(
+        shape.mesh,
+        decimation_target=options.decimation_target,
+        remesh_resolution=shape.resolution if options.remesh else None,
+        report=report,
+    )
     glb = export.untextured_glb(
         mesh,
         extras=_extras(engine, mesh, options, shape),
@@ -254,6 +260,7 @@ def _extras(
     return extras | {
         "pipeline_type": options.pipeline_type,
         "resolution": shape.resolution,
+        "remesh": options.remesh,
         "faces": len(mesh.faces),
         "faces_before_decimation": len(shape.mesh.faces),
     }

@@ -120,6 +120,13 @@ def look_up(
     return values
 
 
+def project(points: NDArray[np.float64], surface: Mesh) -> NDArray[np.float64]:
+    """The closest point of the surface to each of the points, float64 [N, 3]."""
+    places = np.array(points, np.float64, order="C")
+    spread(kernels.project, len(places), places, *_index_faces(surface, is_empty=False))
+    return places
+
+
 def raster(atlas: Atlas, gutter: int) -> NDArray[np.int32]:
     """The face of each texel, int32 [S, S]: -1 none, -2 - face in the gutter beside it."""
     size = atlas.size_px
