@@ -50,7 +50,7 @@ def test_any_set_of_voxels_is_found_again(seed: int, count: int, resolution: int
     np.testing.assert_allclose(found, values, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", ["sphere", "links", "soup", "moebius"])
+@pytest.mark.parametrize("shape", ["sphere", "links", "soup", "moebius", "needles"])
 def test_the_closest_point_is_the_one_of_all_faces(shape: str) -> None:
     mesh = export.prepare(shapes.ALL[shape](), decimation_target=800)
     corner = mesh.vertices[mesh.faces].astype(np.float64)
@@ -84,7 +84,7 @@ def project(mesh: Mesh, points: np.ndarray) -> np.ndarray:
 def test_no_face_is_without_data(shape: str) -> None:
     mesh = export.prepare(shapes.ALL[shape](), decimation_target=3000)
     atlas = unwrap(mesh, 256)
-    maps = bake.bake(mesh, atlas, shapes.field())
+    maps = bake.bake(mesh, atlas, bake.index(shapes.field()))
     middle = atlas.uv[atlas.faces].mean(1)
     x, y = np.clip(middle, 0, 255.999).astype(int).T
     assert (maps.covered[y, x] > 0).all()
@@ -93,7 +93,7 @@ def test_no_face_is_without_data(shape: str) -> None:
 def test_texels_show_the_colour_of_their_place() -> None:
     mesh = shapes.torus()
     atlas = unwrap(mesh, 256)
-    maps = bake.bake(mesh, atlas, shapes.field(96))
+    maps = bake.bake(mesh, atlas, bake.index(shapes.field(96)))
     middle = atlas.uv[atlas.faces].mean(1)
     x, y = middle.astype(int).T
     wanted = 255 * shapes.colors(mesh.vertices[mesh.faces].mean(1))
@@ -106,7 +106,7 @@ def test_texels_outside_every_face_get_the_colours_of_the_nearest_ones() -> None
     mesh = shapes.sphere(12)
     coords = shapes.field(8).coords
     red = np.tile(np.array([1, 0.5, 0.25, 0, 1, 1], np.float32), (len(coords), 1))
-    maps = bake.bake(mesh, unwrap(mesh, 128), VoxelField(coords, red, 8))
+    maps = bake.bake(mesh, unwrap(mesh, 128), bake.index(VoxelField(coords, red, 8)))
     assert (maps.covered == 0).any()
     np.testing.assert_array_equal(
         np.unique(maps.base_color.reshape(-1, 4), axis=0), [[255, 128, 64, 255]]
@@ -122,6 +122,31 @@ def test_a_decimated_mesh_takes_its_colours_from_the_original() -> None:
     values = np.where(radius[:, None] > 0.365, [0, 1, 0, 0, 1, 1], [1, 0, 0, 0, 1, 1])
     field = VoxelField(coords, values.astype(np.float32), 64)
     atlas = unwrap(mesh, 128)
-    near, far = bake.bake(mesh, atlas, field, original), bake.bake(mesh, atlas, field)
+    near = bake.bake(mesh, atlas, bake.index(field, original))
+    far = bake.bake(mesh, atlas, bake.index(field))
     assert (near.base_color[near.covered == 1][:, 0] > 0).sum() == 0
     assert (far.base_color[far.covered == 1][:, 0] > 0).mean() > 0.2
+
+
+@pytest.mark.parametrize("shape", ["noisy_blob", "thin_box", "needles"])
+def test_a_search_from_the_texel_beside_finds_what_a_search_from_nowhere_finds(shape: str) -> None:
+    original = shapes.ALL[shape]()
+    mesh = export.prepare(original, decimation_target=500)
+    field, atlas = shapes.field(64), unwrap(mesh, 128)
+    owner = bake.raster(atlas, gutter=0)
+    maps = bake.bake(mesh, atlas, bake.index(field, original))
+    row, column = np.nonzero(owner >= 0)
+    face = owner[row, column]
+    a, b, c = (atlas.uv[atlas.faces[face, k]].astype(np.float64) for k in range(3))
+    texel = np.stack([column + 0.5, row + 0.5], 1)
+    sides = np.stack([b - a, c - a], 2)
+    wide = np.abs(np.linalg.det(sides)) > 0.1
+    sides, texel, face, a = sides[wide], texel[wide], face[wide], a[wide]
+    s, t = np.linalg.solve(sides, (texel - a)[..., None])[..., 0].T
+    weights = np.stack([1 - s - t, s, t], 1).clip(0)
+    weights /= weights.sum(1, keepdims=True)
+    places = (weights[..., None] * mesh.vertices[mesh.faces[face]]).sum(1)
+    wanted = 255 * bake.look_up(places, field, original)
+    have = maps.base_color[row[wide], column[wide]]
+    assert len(have) > 1000
+    assert np.abs(have - wanted[:, [0, 1, 2, 5]]).max() < 0.51

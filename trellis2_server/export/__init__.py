@@ -140,11 +140,8 @@ def textured_glb(  # noqa: PLR0913
     import numpy as np
 
     from trellis2_server.export import clean, glb
-    from trellis2_server.export.bake import bake
     from trellis2_server.export.deviation import deviation
-    from trellis2_server.export.encode import encode_maps
-    from trellis2_server.export.unwrap import unwrap as unwrap_here
-    from trellis2_server.export.unwrap import unwrap_with_xatlas
+    from trellis2_server.export.textures import textured
 
     original = None if original is mesh or original is None else clean.checked(original)
     mesh, field = clean.checked(mesh), clean.checked_field(field)
@@ -154,12 +151,16 @@ def textured_glb(  # noqa: PLR0913
         extras["error_voxels"] = round(error.p99, 4)
         if error.p99 <= PROJECTED_ABOVE_VOXELS:
             original = None
-    chart = unwrap_with_xatlas if unwrap == "xatlas" else unwrap_here
-    atlas = chart(mesh, texture_size, report)
-    maps = bake(mesh, atlas, field, original, report)
-    if report:
-        report("encode", 0, 1)
-    material = encode_maps(maps, alpha_mode, texture_format)
+    atlas, material = textured(
+        mesh,
+        field,
+        original,
+        texture_size=texture_size,
+        alpha_mode=alpha_mode,
+        texture_format=texture_format,
+        unwrap=unwrap,
+        report=report,
+    )
     if report:
         report("pack", 0, 1)
     uv = np.divide(atlas.uv, texture_size, dtype=np.float32)

@@ -11,7 +11,7 @@ What this module does not know: image formats, how the atlas was made.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -25,6 +25,28 @@ if TYPE_CHECKING:
 
     from trellis2_server.export.unwrap import Atlas
     from trellis2_server.mesh import Mesh, VoxelField
+
+    _Voxels = tuple[NDArray[np.int32], NDArray[np.uint64], NDArray[np.int32], NDArray[np.float32]]
+    _Surface = tuple[
+        NDArray[np.float32],
+        NDArray[np.float32],
+        NDArray[np.float64],
+        float,
+        NDArray[np.int32],
+        NDArray[np.int32],
+        NDArray[np.uint64],
+    ]
+
+_NO_FACES: Final = np.zeros(1, np.int32)
+_NO_SURFACE: Final = (
+    np.zeros((1, 9), np.float32),
+    np.zeros((1, 16), np.float32),
+    np.zeros(3),
+    1.0,
+    _NO_FACES.reshape(1, 1, 1),
+    _NO_FACES,
+    np.zeros(1, np.uint64),
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,11 +66,39 @@ class Maps:
     covered: NDArray[np.uint8]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Index:
+    """A field, and the surface it belongs to, made ready for look-ups.
+
+    Attributes:
+        resolution: of the field.
+        voxels: what `kernels.sample` takes: the voxels by bricks of 4 x 4 x 4.
+        surface: what `kernels.closest` takes: the faces of the original by the cells of a
+            grid; one empty cell without an original.
+        is_projected: whether there is an original.
+    """
+
+    resolution: int
+    voxels: _Voxels
+    surface: _Surface
+    is_projected: bool
+
+
+def index(field: VoxelField, original: Mesh | None = None) -> Index:
+    """The field, and the surface whose closest points are to be coloured, for `bake`.
+
+    Args:
+        field: read at the surface, trilinearly.
+        original: where given, each point moves to the closest point of this surface first.
+    """
+    surface = _NO_SURFACE if original is None else _index_faces(original)
+    return Index(field.resolution, _index_voxels(field), surface, original is not None)
+
+
 def bake(
     mesh: Mesh,
     atlas: Atlas,
-    field: VoxelField,
-    original: Mesh | None = None,
+    index: Index,
     report: Callable[[str, int, int], None] | None = None,
 ) -> Maps:
     """The field's colours on the surface of `mesh`, as textures for `atlas`.
@@ -56,8 +106,7 @@ def bake(
     Args:
         mesh: what the atlas was made of.
         atlas: where each face lies.
-        field: read at the surface, trilinearly.
-        original: where given, each point moves to the closest point of this surface first.
+        index: of the field, and of the surface that the mesh was decimated from.
         report: called between steps with "bake", the step and their number.
     """
     size = atlas.size_px
@@ -67,20 +116,14 @@ def bake(
     owner = raster(atlas, gutter=3 if size >= 1024 else 2)  # noqa: PLR2004
     if report:
         report("bake", 1, steps)
-    boxes, masks, ranks, rows = _index_voxels(field)
-    is_projected = original is not None
-    target = original or mesh
-    # Without a projection the search has nothing to look through.
-    bundles, origin, cell, first, members = _index_faces(target, is_empty=not is_projected)
     base_color = np.zeros((size, size, 4), np.uint8)
     metal_rough = np.zeros((size, size, 3), np.uint8)
     covered = np.zeros((size, size), np.uint8)
+    tiles = ((size + kernels.TILE - 1) // kernels.TILE) ** 2
     spread(
-        kernels.paint, size, owner, atlas.uv, atlas.faces, atlas.source,
-        mesh.vertices,
-        is_projected, bundles, origin, cell, first, members,
-        boxes, masks, ranks, rows, field.attributes,
-        field.resolution, base_color, metal_rough, covered, grain=16,
+        kernels.paint, tiles, owner, atlas.uv, atlas.faces, atlas.source, mesh.vertices,
+        index.is_projected, *index.surface, *index.voxels, index.resolution,
+        base_color, metal_rough, covered, grain=64,
     )  # fmt: skip
     if report:
         report("bake", 2, steps)
@@ -106,24 +149,17 @@ def look_up(
     """
     values = np.full((len(points), 6), np.nan)
     places = np.array(points, np.float64, order="C")
-    if original is not None:
-        bundles, origin, cell, first, members = _index_faces(original, is_empty=False)
-        spread(
-            kernels.project, len(places), places,
-            bundles, origin, cell, first, members,
-        )  # fmt: skip
-    boxes, masks, ranks, rows = _index_voxels(field)
-    spread(
-        kernels.read, len(places), places, boxes, masks, ranks, rows,
-        field.attributes, field.resolution, values,
-    )  # fmt: skip
+    ready = index(field, original)
+    if ready.is_projected:
+        spread(kernels.project, len(places), places, *ready.surface)
+    spread(kernels.read, len(places), places, *ready.voxels, ready.resolution, values)
     return values
 
 
 def project(points: NDArray[np.float64], surface: Mesh) -> NDArray[np.float64]:
     """The closest point of the surface to each of the points, float64 [N, 3]."""
     places = np.array(points, np.float64, order="C")
-    spread(kernels.project, len(places), places, *_index_faces(surface, is_empty=False))
+    spread(kernels.project, len(places), places, *_index_faces(surface))
     return places
 
 
@@ -141,16 +177,14 @@ def raster(atlas: Atlas, gutter: int) -> NDArray[np.int32]:
     return owner
 
 
-def _index_voxels(
-    field: VoxelField,
-) -> tuple[NDArray[np.int32], NDArray[np.uint64], NDArray[np.int32], NDArray[np.int32]]:
+def _index_voxels(field: VoxelField) -> _Voxels:
     """The voxels by bricks of 4 x 4 x 4.
 
     Returns:
         boxes: int32 [B, B, B], the brick of each box of the grid, -1 none.
         masks: uint64 [bricks], which of its 64 voxels a brick holds.
         ranks: int32 [bricks], how many voxels all bricks before it hold.
-        rows: int32 [V], the row of each voxel in brick order.
+        arranged: float32 [V, 6], the attributes in brick order.
     """
     side = (field.resolution + 3) // 4
     coords = field.coords
@@ -160,25 +194,24 @@ def _index_voxels(
     ranks = np.empty(bricks, np.int32)
     rows = np.zeros(len(coords), np.int32)
     kernels.rank_voxels(coords, boxes, masks, ranks, rows)
-    return boxes, masks, ranks, rows
+    arranged = np.empty_like(field.attributes)
+    spread(kernels.arrange, len(rows), rows, field.attributes, arranged)
+    return boxes, masks, ranks, arranged
 
 
-def _index_faces(
-    mesh: Mesh, *, is_empty: bool
-) -> tuple[NDArray[np.float32], NDArray[np.float64], float, NDArray[np.int32], NDArray[np.int32]]:
+def _index_faces(mesh: Mesh) -> _Surface:
     """The faces that touch each cell of a uniform grid around the mesh.
 
     Returns:
-        bundles: float32 [F, 16], of each face its box' lower and upper corner, then its three
-            corners: all that a search needs, in one line of the cache.
+        corners: float32 [F, 9], the first corner of each face and its two sides from there.
+        planes: float32 [F, 16], four planes: the face's own, and upright on its sides.
         origin: float64 [3], the grid's corner.
         cell: the edge of a cell.
         first: int32 [X, Y, Z + 1], where a cell's faces start and stop in `members`.
         members: int32 [...], faces.
+        extents: uint64 [...], the box of that face within that cell in six bytes, so that a
+            search passes most faces by without a look at them.
     """
-    if is_empty:
-        nothing = np.zeros(1, np.int32)
-        return np.zeros((1, 16), np.float32), np.zeros(3), 1.0, nothing.reshape(1, 1, 1), nothing
     vertices, faces = mesh.vertices, mesh.faces
     low = vertices.min(axis=0).astype(np.float64)
     extent = vertices.max(axis=0).astype(np.float64) - low
@@ -188,10 +221,11 @@ def _index_faces(
     sides = np.floor(extent / cell).astype(np.int64) + 1
     first = np.zeros((int(sides[0]), int(sides[1]), int(sides[2]) + 1), np.int32)
     flat = np.zeros(int(sides.prod()) + 1, np.int32)
-    kernels.count_members(vertices, faces, low, cell, sides, flat, np.empty(0, np.int32))
+    kernels.count_members(vertices, faces, low, cell, flat, sides)
     np.cumsum(flat, out=flat)
     members = np.empty(int(flat[-1]), np.int32)
-    kernels.count_members(vertices, faces, low, cell, sides, flat, members)
+    extents = np.empty(len(members), np.uint64)
+    kernels.list_members(vertices, faces, low, cell, flat, sides, members, extents)
     # Filling has moved every start to its stop.
     starts = np.empty_like(flat)
     starts[0] = 0
@@ -199,9 +233,10 @@ def _index_faces(
     shape = (int(sides[0]), int(sides[1]), int(sides[2]))
     first[:, :, :-1] = starts[:-1].reshape(shape)
     first[:, :, -1] = starts[1:].reshape(shape)[:, :, -1]
-    bundles = np.empty((len(faces), 16), np.float32)
-    spread(kernels.bundle, len(faces), vertices, faces, bundles)
-    return bundles, low, cell, first, members
+    corners = np.empty((len(faces), 9), np.float32)
+    planes = np.empty((len(faces), 16), np.float32)
+    spread(kernels.bundle, len(faces), vertices, faces, corners, planes)
+    return corners, planes, low, cell, first, members, extents
 
 
 def _fill(image: NDArray[np.uint8], covered: NDArray[np.uint8]) -> None:

@@ -11,10 +11,7 @@ import numpy as np
 
 from trellis2_server.export import clean, glb
 from trellis2_server.export.adjacency import is_solid, twins
-from trellis2_server.export.bake import bake
-from trellis2_server.export.encode import encode_maps
-from trellis2_server.export.unwrap import unwrap as unwrap_here
-from trellis2_server.export.unwrap import unwrap_with_xatlas
+from trellis2_server.export.textures import textured
 from trellis2_server.mesh import Mesh
 
 if TYPE_CHECKING:
@@ -94,12 +91,16 @@ def textured_glb(  # noqa: PLR0913 - what `export.textured_glb` takes
         ExportError: the scene cannot be unwrapped, baked or written.
     """
     placed, field = clean.checked(placed), clean.checked_field(field)
-    chart = unwrap_with_xatlas if unwrap == "xatlas" else unwrap_here
-    atlas = chart(placed, texture_size, report)
-    maps = bake(placed, atlas, field, None, report)
-    if report:
-        report("encode", 0, 1)
-    material = encode_maps(maps, alpha_mode, texture_format)
+    atlas, material = textured(
+        placed,
+        field,
+        None,
+        texture_size=texture_size,
+        alpha_mode=alpha_mode,
+        texture_format=texture_format,
+        unwrap=unwrap,
+        report=report,
+    )
     if report:
         report("pack", 0, 1)
     is_double_sided = _is_double_sided(scene, placed)
