@@ -16,6 +16,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
+from trellis2_server import long_json
 from trellis2_server.errors import InputError, TooLargeError
 from trellis2_server.images import decode_base64
 
@@ -89,14 +90,14 @@ def _bounded(request: Request, max_bytes: int) -> Callable[[], Awaitable[Message
 
 
 async def _read_bytes(request: Request, max_bytes: int) -> bytes:
-    content = bytearray()
     bounded = Request(request.scope, _bounded(request, max_bytes))
     try:
-        async for chunk in bounded.stream():
-            content += chunk
+        chunks = [chunk async for chunk in bounded.stream()]
     except ClientDisconnect as error:
         raise InputError("the connection was closed before the body was complete") from error
-    return bytes(content)
+    if sum(map(len, chunks)) <= MAX_INLINE_BYTES:
+        return b"".join(chunks)
+    return await asyncio.to_thread(b"".join, chunks)
 
 
 async def _read_json(content: bytes, max_bytes: int) -> Body:
@@ -106,10 +107,10 @@ async def _read_json(content: bytes, max_bytes: int) -> Body:
 
 
 def _parse_json(content: bytes, max_bytes: int) -> Body:
-    if not content.strip():
+    if len(content) <= MAX_INLINE_BYTES and not content.strip():
         raise InputError("the body is empty: send JSON, multipart/form-data or an image")
     try:
-        fields: Any = json.loads(content)
+        fields, long = long_json.parse(content)
     except RecursionError as error:
         raise InputError("the body is not JSON that can be meant: nested too deeply") from error
     except UnicodeDecodeError as error:
@@ -120,6 +121,7 @@ def _parse_json(content: bytes, max_bytes: int) -> Body:
         raise InputError("the body has a number that is too long") from error
     if not isinstance(fields, dict):
         raise InputError("the body must be a JSON object")
+    fields |= {name: long[name] for name in FILES if name in long}
     return Body(
         fields, _take_file(fields, "image", max_bytes), _take_file(fields, "mesh", max_bytes)
     )
@@ -130,7 +132,7 @@ def _take_file(fields: dict[str, Any], name: str, max_bytes: int) -> bytes | Non
     text: object = fields.pop(name, None)
     if text is None:
         return None
-    if not isinstance(text, str):
+    if not isinstance(text, str | memoryview):
         raise InputError(f"{name}: must be a base64 string")
     return decode_base64(text, max_bytes=max_bytes, name=name)
 
