@@ -118,7 +118,7 @@ def test_the_entry_file_answers_without_loading_anything(argument: str) -> None:
 class Process:
     """The server as users start it."""
 
-    def __init__(self, config: Path) -> None:
+    def __init__(self, config: Path, environment: dict[str, str] | None = None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -126,7 +126,8 @@ class Process:
         self.process = subprocess.Popen(
             [sys.executable, ENTRY, "--config", config, "--host", "127.0.0.1",
              "--port", str(self.port)],
-            stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONWARNINGS": "default"},
+            stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
+            env=(environment or os.environ) | {"PYTHONWARNINGS": "default"},
         )  # fmt: skip
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read)
@@ -158,8 +159,8 @@ class Process:
 
 
 @contextmanager
-def process(config: Path) -> Generator[Process]:
-    running = Process(config)
+def process(config: Path, environment: dict[str, str] | None = None) -> Generator[Process]:
+    running = Process(config, environment)
     try:
         yield running
     finally:
@@ -234,6 +235,112 @@ def test_a_process_that_loads_leaves_in_time(tmp_path: Path) -> None:
         code, seconds = server.stop()
     assert code == 0
     assert seconds < 10
+
+
+def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
+    grace = {"shutdown_grace_seconds": 60.0}
+    with process(configured(tmp_path, server=grace)) as server:
+        until(lambda: server.health()["status"] == "ok", "ok")
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as half:
+            half.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            until(lambda: server.health()["status"] == "ok", "a later connection's answer")
+            server.process.send_signal(signal.SIGTERM)
+            until(lambda: any("Waiting for connections" in line for line in server.log), "waiting")
+            code, seconds = server.stop(signal.SIGINT)
+    assert code == 0
+    assert seconds < 3
+    assert "Traceback" not in "".join(server.log)
+
+
+KEYS = ("first-key-8d1f", "second-key-77aa", "third-key-e0c2")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGHUP")
+def test_at_a_hangup_the_keys_and_the_level_are_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(KEYS[0])
+    config = configured(tmp_path, server={"api_keys_file": str(file)})
+    with process(config) as server:
+        until(lambda: server.health()["status"] == "ok", "ok")
+
+        def status(key: str) -> int:
+            headers = {"X-API-Key": key}
+            return httpx.get(server.url + "/worker_status", headers=headers).status_code
+
+        def hang_up(said: str) -> None:
+            before = len(server.log)
+            server.process.send_signal(signal.SIGHUP)
+            until(lambda: any(said in line for line in server.log[before:]), said)
+
+        assert [status(key) for key in KEYS] == [200, 401, 401]
+        file.write_text(f"{KEYS[1]}\n{KEYS[2]}\n")
+        assert status(KEYS[1]) == 401
+        configured(tmp_path, server={"api_keys_file": str(file), "log_level": "debug"})
+        hang_up("Reloaded keys=2 log_level=debug")
+        assert [status(key) for key in KEYS] == [401, 200, 200]
+        assert any(" DEBUG " in line for line in server.log)
+        file.write_text("# none")
+        hang_up(f"Not reloaded: server.api_keys_file: {file} holds no key")
+        configured(tmp_path)
+        hang_up("Keys not reloaded")
+        assert [status(key) for key in KEYS] == [401, 200, 200]
+        assert server.stop()[0] == 0
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_no_key_is_ever_written(tmp_path: Path, log_format: str) -> None:
+    file = tmp_path / "keys"
+    file.write_text(KEYS[1])
+    level = {"log_level": "debug", "log_format": log_format}
+    keys = {"api_keys": [KEYS[0]], "api_keys_file": str(file)}
+    config = configured(tmp_path, server={**level, **keys})
+    environment = os.environ | {"TRELLIS2_SERVER_API_KEYS": KEYS[2]}
+    wrong = "wrong-key-55ff"
+    with process(config, environment) as server:
+        until(lambda: server.health()["status"] == "ok", "ok")
+        for key in (*KEYS, wrong):
+            for headers in ({"X-API-Key": key}, {"Authorization": f"Bearer {key}"}):
+                for method, path in (
+                    ("GET", "/worker_status"), ("POST", f"/generate?key={key}"),
+                    ("GET", f"/metrics?token={key}"), ("GET", "/healthcheck"),
+                ):  # fmt: skip
+                    reply = httpx.request(method, server.url + path, headers=headers)
+                    assert key not in reply.text
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as junk:
+            junk.sendall(f"JUNK\r\nX-API-Key: {KEYS[0]}\r\n\r\n".encode())
+            assert KEYS[0].encode() not in junk.recv(4096)
+        assert server.stop()[0] == 0
+    asked = [sys.executable, ENTRY, "--config", config, "--check"]
+    checked = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True)
+    assert "3 API keys" in checked.stdout
+    wrong_file = configured(tmp_path, server={"api_keys": [KEYS[0], 5]})
+    broken = subprocess.run(
+        [*asked[:2], "--config", wrong_file], capture_output=True, text=True, check=False
+    )
+    assert broken.returncode == 2
+    said = "".join(server.log) + checked.stdout + checked.stderr + broken.stdout + broken.stderr
+    assert "/worker_status" in said
+    for key in (*KEYS, wrong):
+        assert key not in said
+    if log_format == "json":
+        lines = [json.loads(line) for line in server.log]
+        assert {line["logger"].split(".")[0] for line in lines} >= {"trellis2_server", "uvicorn"}
+
+
+def test_a_client_cannot_choose_its_address_but_through_a_trusted_proxy(tmp_path: Path) -> None:
+    def statuses(proxies: list[str], *forwarded: str) -> list[int]:
+        server = {"trusted_proxies": proxies, "rate_per_minute": 1}
+        with process(configured(tmp_path, server=server)) as running:
+            until(lambda: running.health()["status"] == "ok", "ok")
+            return [
+                httpx.post(running.url + "/send", headers={"X-Forwarded-For": each}).status_code
+                for each in forwarded
+            ]
+
+    assert statuses([], "192.0.2.1", "192.0.2.2", "") == [400, 429, 429]
+    # A proxy puts the address that it sees at the end.
+    sent = ("192.0.2.1", "192.0.2.2", "192.0.2.9, 192.0.2.1", "127.0.0.1, 192.0.2.2")
+    assert statuses(["127.0.0.0/8"], *sent) == [400, 400, 429, 429]
 
 
 def test_a_port_that_is_taken_is_said_and_ends_the_process(tmp_path: Path) -> None:

@@ -7,10 +7,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.engines import GatedEngine
-from tests.server import Server, fields, serving, until
+from tests.server import Server, encoded, fields, picture, serving, until
+from trellis2_server.errors import EngineError
 
 if TYPE_CHECKING:
     from prometheus_client.samples import Sample
+
+    from trellis2_server.config import Options
+    from trellis2_server.images import Cutout
+    from trellis2_server.mesh import Shape
+    from trellis2_server.pipeline import Report
 
 
 def samples(server: Server) -> list[Sample]:
@@ -97,3 +103,44 @@ def test_whatever_clients_send_the_labels_are_few(server: Server) -> None:
         server.client.request(f"METHOD{k}", "/")
     # A counter, its birth, and a histogram for each route: not for each path.
     assert len(samples(server)) - before < 100
+
+
+def test_jobs_are_counted_by_how_they_end_and_steps_are_timed(
+    server: Server, engine: GatedEngine
+) -> None:
+    assert server.generate(fields(texture=True)).is_success
+    ended, matched = "trellis2_jobs_ended_total", "trellis2_jobs_matched_total"
+    assert value(server, ended, engine="gated", status="completed") == 1
+    for step in ("cutout", "shape", "shape_export", "texture", "texture_export"):
+        assert value(server, "trellis2_step_seconds_count", step=step) == 1
+    assert server.generate().is_success
+    assert value(server, matched, by="upload") == 1
+    webp = encoded(picture(file_format="WEBP"))
+    assert server.generate(fields(image=webp)).is_success
+    assert value(server, matched, by="picture") == 1
+    engine.failures["shape"] = EngineError("why")
+    assert server.generate(fields(2)).status_code == 500
+    assert value(server, ended, engine="gated", status="error") == 1
+    held = engine.hold("shape", 5)
+    uid = server.client.post("/send", json=fields(3, seed=5)).json()["uid"]
+    engine.wait_for("shape")
+    server.app.state.worker._loop.call_soon_threadsafe(
+        lambda: server.worker.cancel(server.worker.job(uid))
+    )
+    until(lambda: server.client.get(f"/status/{uid}").json()["status"] == "error", "cancelled")
+    held.set()
+    assert value(server, ended, engine="gated", status="cancelled") == 1
+
+
+def test_what_is_tried_again_for_want_of_memory_is_counted() -> None:
+    class Greedy(GatedEngine):
+        def shape(self, cutout: Cutout, options: Options, report: Report) -> Shape:
+            report("shape", 0, 2)
+            report("retry", 1, 2)
+            report("retry", 2, 2)
+            return super().shape(cutout, options, report)
+
+    with serving(Greedy()) as server:
+        server.wait_until_loaded()
+        assert server.generate().is_success
+        assert value(server, "trellis2_out_of_memory_retries_total") == 2

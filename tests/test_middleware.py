@@ -4,13 +4,14 @@ import asyncio
 import json
 import logging
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.engines import GatedEngine
 from tests.server import Server, fields, serving, settings, until
-from trellis2_server import middleware, request_ids
+from trellis2_server import logs, middleware, request_ids
 from trellis2_server.keys import KeyRing
 from trellis2_server.middleware import DEFAULT_HEADERS, Keys, Rate
 
@@ -96,6 +97,38 @@ def test_a_request_is_a_line_without_its_query(
         server.client.get("/healthcheck")
         until(lambda: requests(caplog)[-1].path == "/healthcheck", "a line")
     assert requests(caplog)[-1].client == "127.0.0.1"
+
+
+def test_a_jobs_lines_carry_the_id_of_the_request_that_asked_for_it(
+    server: Server, engine: GatedEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    logs.configure(settings(server={"log_format": "json", "log_level": "debug"}).server)
+    try:
+        engine.failures["texture"] = RuntimeError("why")
+        engine.gates["texture"].clear()
+        for shade in (1, 2):
+            body = fields(shade, texture=False)
+            server.client.post("/generate", json=body, headers={"X-Request-Id": f"ask-{shade}"})
+        [one, two] = [job.image_hash for job in server.worker._table]
+        with ThreadPoolExecutor() as pool:
+            asked = [pool.submit(server.texture, image_hash=name) for name in (one, two)]
+            engine.gates["texture"].set()
+            assert {each.result().status_code for each in asked} == {200, 500}
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        logging.captureWarnings(capture=False)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    by_uid: dict[str, set[str]] = {}
+    for line in lines:
+        if "uid" in line:
+            by_uid.setdefault(line["uid"], set()).add(line["request_id"])
+    assert sorted(map(sorted, by_uid.values())) == [["ask-1"], ["ask-2"]]
+    [failed] = [line for line in lines if line["message"] == "Step failed"]
+    assert failed["request_id"] in {"ask-1", "ask-2"}
+    assert len([line for line in lines if line["message"].startswith("Job ")]) == 6
 
 
 # ---- the rate -----------------------------------------------------------------------------

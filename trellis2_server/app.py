@@ -84,7 +84,7 @@ def create_app(
     app.state.keys = KeyRing(key.get_secret_value() for key in server.api_keys)
     app.state.metrics = Metrics()
     app.state.notes = tuple(notes)
-    app.state.make_worker = lambda: Worker(engine, cutter, settings)
+    app.state.make_worker = lambda: Worker(engine, cutter, settings, app.state.metrics)
     app.state.worker_id = secrets.token_hex(3)
     for each in (routes_hunyuan.router, routes.router):
         app.include_router(each)

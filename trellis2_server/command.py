@@ -12,7 +12,9 @@ import importlib.metadata
 import logging
 import os
 import platform
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,9 +25,12 @@ from trellis2_server.config import Options, ServerSettings, Settings, load_setti
 from trellis2_server.errors import ServerError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    import uvicorn
 
     from trellis2_server.images import Cutter
+    from trellis2_server.keys import KeyRing
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +57,7 @@ def main(arguments: Sequence[str] | None = None, *, config_folder: Path) -> int:
             return _check(settings, asked.config)
         if asked.image is not None:
             return _make(settings, asked.image, asked.output)
-        return _serve(settings)
+        return _serve(settings, lambda: _settings(asked))
     except ServerError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the answer to a command
         return 2
@@ -128,7 +133,7 @@ def _cutter(settings: Settings) -> Cutter:
 # ---- serving ---------------------------------------------------------------------------
 
 
-def _serve(settings: Settings) -> int:
+def _serve(settings: Settings, read_again: Callable[[], Settings]) -> int:
     import uvicorn
 
     from trellis2_server.app import create_app
@@ -152,7 +157,9 @@ def _serve(settings: Settings) -> int:
 
         def handle_exit(self, sig: int, frame: Any) -> None:
             del sig, frame
-            self.force_exit = self.should_exit
+            if self.should_exit:
+                logging.shutdown()
+                os._exit(0)
             self.should_exit = True
             worker = getattr(app.state, "worker", None)
             if worker is not None:
@@ -160,6 +167,7 @@ def _serve(settings: Settings) -> int:
 
     _allow_descriptors(server.max_connections)
     http_server = Server(uvicorn_config(app, server))
+    _handle_hangup(http_server, lambda: _take_again(read_again, app.state.keys))
     with contextlib.suppress(SystemExit):  # it could not listen, and has logged why
         http_server.run()
     code = 0 if http_server.started else 3
@@ -169,6 +177,36 @@ def _serve(settings: Settings) -> int:
         logging.shutdown()
         os._exit(code)
     return code
+
+
+def _handle_hangup(server: uvicorn.Server, reload: Callable[[], None]) -> None:
+    """Have SIGHUP stop a server that somebody started in a terminal, and reload any other."""
+    if sys.platform == "win32" or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        return  # there is none; or `nohup` has said that it is to be ignored
+    has_terminal = sys.stdin.isatty()
+
+    def handle(number: int, frame: Any) -> None:
+        if has_terminal:  # it is gone
+            server.handle_exit(number, frame)
+        else:  # off the event loop, which this handler interrupts
+            threading.Thread(target=reload, name="reload", daemon=True).start()
+
+    signal.signal(signal.SIGHUP, handle)
+
+
+def _take_again(read_again: Callable[[], Settings], ring: KeyRing) -> None:
+    """Take the keys and the log's level from where they came from; the rest needs a restart."""
+    try:
+        server = read_again().server
+    except ServerError as error:
+        logger.error("Not reloaded: %s", error)  # noqa: TRY400 - the operator's, no bug
+        return
+    logging.getLogger().setLevel(server.log_level.upper())
+    if bool(server.api_keys) != bool(len(ring)):
+        logger.error("Keys not reloaded: from none to some, or to none, takes a restart")
+        return
+    ring.replace(key.get_secret_value() for key in server.api_keys)
+    logger.info("Reloaded", extra={"keys": len(ring), "log_level": server.log_level})
 
 
 def _allow_descriptors(connections: int) -> None:

@@ -59,7 +59,7 @@ def uvicorn_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         log_config=None,
-        access_log=False,  # `middleware` has a line for each request, without its query
+        access_log=False,
         server_header=False,
         forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_graceful_shutdown=round(settings.shutdown_grace_seconds) + 1,
@@ -85,6 +85,7 @@ class Connection(H11Protocol):
 
     def __init__(self, *, patience_s: float, max_connections: int, **given: Any) -> None:
         super().__init__(**given)
+        self.access_log = False  # `middleware` has a line for each request, without its query
         self._patience_s = patience_s
         self._max_connections = max_connections
         self._phase = ""

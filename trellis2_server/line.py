@@ -24,7 +24,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from trellis2_server import pipeline
+from trellis2_server import pipeline, request_ids
 from trellis2_server.errors import (
     EngineError,
     JobCancelledError,
@@ -33,6 +33,7 @@ from trellis2_server.errors import (
 )
 from trellis2_server.images import ModelPending
 from trellis2_server.jobs import Job, Progress, Status
+from trellis2_server.observers import Nobody
 from trellis2_server.steps import LANE_STEPS, SHAPE_STEPS, TEXTURE_STEPS, Pace, fraction, steps_from
 from trellis2_server.tasks import Queue, Task
 from trellis2_server.threads import Stopped, one_line
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from trellis2_server.images import Cutout
     from trellis2_server.jobs import JobTable
     from trellis2_server.mesh import Shape, VoxelField
+    from trellis2_server.observers import Observer
     from trellis2_server.pipeline import Engine, Geometry, GivenMesh
     from trellis2_server.steps import Step
     from trellis2_server.threads import Threads
@@ -64,6 +66,7 @@ class Line:
         tasks: of the jobs that are not finished, or whose texture may be asked for, by uid.
         is_idle: set while no step runs, and none could.
         is_closing: whether no texture is begun any more.
+        observer: told of steps and ends.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a worker is made of
@@ -88,6 +91,7 @@ class Line:
         self._clock = clock
         self._queue = Queue()
         self._pace = Pace()
+        self.observer: Observer = Nobody()
 
     # ---- asking --------------------------------------------------------------------------
 
@@ -225,8 +229,8 @@ class Line:
             raise RuntimeError("a step begins that nobody waits for")
         task.waiting_for, task.call, task.running = None, None, step
         task.step_began = self._clock()
-        future = self._threads.begin(step, call)
-        future.add_done_callback(partial(self._ended, task, step, call))
+        future = self._threads.begin(step, call, task.context)
+        future.add_done_callback(partial(self._ended, task, step, call), context=task.context)
 
     def _reporter(self, task: Task, step: Step) -> Callable[[str, int, int], None]:
         loop = asyncio.get_running_loop()
@@ -236,6 +240,8 @@ class Line:
             nonlocal last
             if task.is_stopped:
                 raise Stopped
+            if stage == "retry":
+                self.observer.note_retry()
             now = time.monotonic()
             if now - last < PROGRESS_INTERVAL_S:
                 return
@@ -268,6 +274,7 @@ class Line:
             )
             if error is None:
                 self._pace.note(step, self._table.get(task.uid).options, seconds)
+                self.observer.note_step(step, seconds)
                 self._take_safely(task, step, future.result())
             elif isinstance(error, ServerError):
                 self.end(task, error)
@@ -411,6 +418,7 @@ class Line:
 
     def _join(self, task: Task, known: Job) -> None:
         """Another upload turned out to be the picture of a job that is there: be that job."""
+        self.observer.note_match("picture")
         logger.info("Job joined", extra={"uid": task.uid, "joined": known.uid})
         del self.tasks[task.uid]
         options = self._table.get(task.uid).options
@@ -450,6 +458,7 @@ class Line:
 
     def _log_end(self, task: Task) -> None:
         job = self._table.get(task.uid)
+        request_id = task.context.get(request_ids.current, "")  # it may end in another's
         logger.log(
             logging.WARNING if isinstance(job.error, EngineError) else logging.INFO,
             "Job %s",
@@ -459,8 +468,10 @@ class Line:
                 "image_hash": job.image_hash,
                 "seconds": round(self._clock() - job.created_at, 3),
                 **({"error": str(job.error)} if job.error else {}),
+                **({"request_id": request_id} if request_id else {}),
             },
         )
+        self.observer.note_end(job.engine, job.status)
 
     def is_done(self, task: Task) -> bool:
         """Whether nothing is being done or about to be done for its job."""

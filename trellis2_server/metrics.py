@@ -25,6 +25,7 @@ from trellis2_server.jobs import Status
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from trellis2_server.steps import Step
     from trellis2_server.worker import Worker
 
 #: Of the text format that every Prometheus reads.
@@ -32,6 +33,7 @@ MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _METHODS: Final = frozenset({"GET", "POST", "DELETE", "HEAD", "OPTIONS"})
 _HTTP_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_STEP_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
 #: Has an entry for each thread, those of native libraries too; on Linux.
 _THREADS: Final = Path("/proc/self/task")
 
@@ -79,6 +81,30 @@ class Metrics:
             ("kind",),
             registry=registry,
         )
+        self._step_seconds = Histogram(
+            "trellis2_step_seconds",
+            "Of a job's step that ended well.",
+            ("step",),
+            registry=registry,
+            buckets=_STEP_SECONDS,
+        )
+        self._ended = Counter(
+            "trellis2_jobs_ended_total",
+            "Jobs that were finished, cancelled ones too; twice, where the texture came later.",
+            ("engine", "status"),
+            registry=registry,
+        )
+        self._matched = Counter(
+            "trellis2_jobs_matched_total",
+            "Requests that got a job that was there, known by their upload or their picture.",
+            ("by",),
+            registry=registry,
+        )
+        self._retries = Counter(
+            "trellis2_out_of_memory_retries_total",
+            "Times that the engine was out of memory and tried again with less.",
+            registry=registry,
+        )
         self._threads = Gauge("trellis2_threads", "Of this process.", registry=registry)
 
     def note_request(  # noqa: PLR0913, PLR0917 - what there is to know of a request
@@ -90,6 +116,22 @@ class Metrics:
         self._request_seconds.labels(route).observe(seconds)
         self._received.inc(received)
         self._sent.inc(sent)
+
+    def note_step(self, step: Step, seconds: float) -> None:
+        """A step has ended well."""
+        self._step_seconds.labels(step).observe(seconds)
+
+    def note_end(self, engine: str, status: Status) -> None:
+        """A job is finished."""
+        self._ended.labels(engine, status.value).inc()
+
+    def note_match(self, how: str) -> None:
+        """A request got a job that was there."""
+        self._matched.labels(how).inc()
+
+    def note_retry(self) -> None:
+        """The engine tries again with less."""
+        self._retries.inc()
 
     def render(self, worker: Worker, memory: Mapping[str, int]) -> bytes:
         """All of it as text, after a look at the worker. Call it on the event loop.

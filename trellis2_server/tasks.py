@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Task:
         last_asked: when anybody last asked for the job.
         cutout: between the cut-out and the shape's export.
         step_began: when the running step did.
+        context: of the request that first asked for the job; its steps run in it.
     """
 
     uid: str
@@ -59,6 +61,7 @@ class Task:
     cutout: Cutout | None = None
     source: tuple[Geometry | GivenMesh, Cutout] | None = None
     step_began: float = 0.0
+    context: Context = field(default_factory=copy_context)
 
 
 class Queue:

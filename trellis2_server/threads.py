@@ -15,6 +15,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +25,7 @@ from trellis2_server.steps import LANE_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextvars import Context
 
     from trellis2_server.steps import Step
 
@@ -57,8 +59,12 @@ class Threads:
         self._pool = ThreadPoolExecutor(pool_size, "pool", give_way)
         self._lookup = ThreadPoolExecutor(1, "lookup", give_way)
 
-    def begin(self, step: Step, call: Callable[[], Any]) -> asyncio.Future[Any]:
+    def begin(
+        self, step: Step, call: Callable[[], Any], context: Context | None = None
+    ) -> asyncio.Future[Any]:
         """A step's result, to come; its thread counts as working until then.
+
+        It runs in a copy of that context, or else of the present one.
 
         The future fails with a `ServerError`, a `ModelPending` or `Stopped`.
         """
@@ -76,7 +82,7 @@ class Threads:
             else:
                 self.pool_running -= 1
 
-        future = self._run(self._lane if on_lane else self._pool, step, call)
+        future = self._run(self._lane if on_lane else self._pool, step, call, context)
         future.add_done_callback(free)
         return future
 
@@ -105,9 +111,14 @@ class Threads:
 
     @staticmethod
     def _run(
-        executor: ThreadPoolExecutor, what: str, call: Callable[[], Any]
+        executor: ThreadPoolExecutor,
+        what: str,
+        call: Callable[[], Any],
+        context: Context | None = None,
     ) -> asyncio.Future[Any]:
-        return asyncio.get_running_loop().run_in_executor(executor, partial(_guarded, what, call))
+        run = (context or copy_context()).copy().run
+        guarded = partial(_guarded, what, call)
+        return asyncio.get_running_loop().run_in_executor(executor, partial(run, guarded))
 
 
 def one_line(error: BaseException) -> str:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from trellis2_server.config import Options, Settings
     from trellis2_server.images import Cutter
     from trellis2_server.jobs import Status
+    from trellis2_server.observers import Observer
     from trellis2_server.pipeline import Engine
     from trellis2_server.uploads import Upload
 
@@ -54,6 +55,7 @@ class Worker:
         engine: not loaded; `start` loads it in the background.
         cutter: cuts uploads out.
         settings: limits and retention.
+        observer: told of what happens to jobs.
         clock: monotonic seconds.
 
     Attributes:
@@ -66,6 +68,7 @@ class Worker:
         engine: Engine,
         cutter: Cutter,
         settings: Settings,
+        observer: Observer | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -80,6 +83,8 @@ class Worker:
         self._table = JobTable()
         self._uploads = Uploads(cutter, self._threads)
         self._line = Line(engine, settings, self._table, self._uploads, self._threads, clock)
+        if observer is not None:
+            self._line.observer = observer
         self._tasks = self._line.tasks
         self._background: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
@@ -224,6 +229,8 @@ class Worker:
         job = self._table.match(key) or self._line.own(options, image_hash)
         if job is None:
             job = self._add(picture, upload, options, key, texture=texture, mesh=mesh)
+        else:
+            self._line.observer.note_match("upload")
         task = self._tasks.get(job.uid)
         if task:
             task.last_asked = self._clock()
