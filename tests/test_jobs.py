@@ -95,11 +95,12 @@ class Tables(RuleBasedStateMachine):
         self.now = 0.0
 
     def known(self, uid: str) -> Job | None:
-        return self.table.get(uid) if uid in self.table else None
+        return next((known for known in self.table if known.uid == uid), None)
 
-    @rule(target=uids)
-    def add(self) -> str:
-        added = self.table.put(job())
+    @rule(target=uids, owner=st.sampled_from(["", "alice"]))
+    def add(self, owner: str) -> str:
+        added = self.table.put(job(owner=owner))
+        self.table.ask(added.uid, owner)
         self.table.bind(added.uid[:2], added.uid)
         return added.uid
 
@@ -118,9 +119,17 @@ class Tables(RuleBasedStateMachine):
 
     @rule(uid=uids, other=uids)
     def join(self, uid: str, other: str) -> None:
-        if uid != other and uid in self.table and other in self.table:
+        known, meant = self.known(uid), self.known(other)
+        if known and meant and known is not meant and known.owner == meant.owner:
             self.table.alias(uid, other)
-            assert self.table.get(uid).uid == other
+            assert self.table.get(uid, meant.owner).uid == other
+
+    @rule(uid=uids)
+    def remove(self, uid: str) -> None:
+        known = self.known(uid)
+        if known:
+            self.table.remove(known.uid)
+            assert known.uid not in self.table
 
     @rule(age=st.integers(0, 5))
     def age(self, age: int) -> None:
@@ -134,8 +143,10 @@ class Tables(RuleBasedStateMachine):
         assert set(self.table._asked) == kept
         assert sorted(hashed) == sorted(j.uid for j in self.table if j.image_hash)
         assert all(self.table._by_hash.values())
-        for image_hash in self.table._by_hash:
-            assert self.table.get(image_hash).image_hash == image_hash
+        assert set(self.table._clients) == kept
+        for owner, image_hash in self.table._by_hash:
+            found = self.table.get(image_hash, owner)
+            assert (found.owner, found.image_hash) == (owner, image_hash)
 
     def teardown(self) -> None:
         for known in self.table:

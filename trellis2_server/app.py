@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from trellis2_server import __version__, routes, routes_hunyuan, routes_page
+from trellis2_server import __version__, routes, routes_hunyuan, routes_jobs, routes_page
 from trellis2_server.errors import ServerError
 from trellis2_server.keys import KeyRing
 from trellis2_server.metrics import Metrics
@@ -86,7 +86,7 @@ def create_app(
     app.state.notes = tuple(notes)
     app.state.make_worker = lambda: Worker(engine, cutter, settings, app.state.metrics)
     app.state.worker_id = secrets.token_hex(3)
-    for each in (routes_hunyuan.router, routes.router):
+    for each in (routes_hunyuan.router, routes_jobs.router, routes.router):
         app.include_router(each)
         app.include_router(each, prefix=HUNYUAN_PREFIX, include_in_schema=False)
     app.include_router(routes_page.router)

@@ -14,7 +14,7 @@ import json
 import math
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
@@ -278,6 +278,19 @@ class WorkerSettings(_Section):
     )
     max_queue_length: int = Field(
         default=100, ge=1, le=10_000, description="Jobs that may wait; further requests get 503."
+    )
+    max_waiting_bytes: int = Field(
+        default=2**30,
+        ge=65_536,
+        le=2**40,
+        description="Bytes of uploads that jobs which wait may hold; further requests get 503.",
+    )
+    max_jobs_per_client: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Unfinished jobs that one client, an API key or an address, may have; further "
+        "requests get 429. Null: as many as there is room for.",
     )
     texture_timeout_seconds: float = Field(
         default=300, gt=0, le=86_400, description="Seconds that `/generate_texture` waits."
@@ -747,6 +760,36 @@ FIELDS: Final = (
         },
     ),
 )
+
+
+def fields_of(options: Options) -> dict[str, object]:
+    """The request's fields that give these options again; the mesh is left out."""
+    samplers = {
+        f"{prefix}_{name}": value
+        for prefix, sampler in (("ss", options.ss), ("shape", options.shape), ("tex", options.tex))
+        for name, value in asdict(sampler).items()
+        if value is not None
+    }
+    others = {
+        name: getattr(options, name)
+        for name in (
+            "pipeline_type",
+            "max_num_tokens",
+            "decimation_target",
+            "texture_size",
+            "alpha_mode",
+            "texture_format",
+            "remove_background",
+        )
+    }
+    turned = {"geo_rotation": options.geo_rotation} if options.mesh else {}
+    return {
+        "seed": options.seed,
+        **others,
+        "compress": options.compress or "none",
+        **samplers,
+        **turned,
+    }
 
 
 def read_fields(raw: Mapping[str, object]) -> dict[str, Any]:

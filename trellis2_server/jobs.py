@@ -1,8 +1,8 @@
 """`Job`, a frozen record that changes through one method, and `JobTable`, which finds it.
 
 A job is found by its uid, and by the MD5 of the picture that the model sees: of several
-jobs with one hash, the hash means the one last asked for. The table belongs to one thread,
-the event loop's, and takes no lock.
+jobs with one hash, the hash means the one last asked for. A job belongs to an owner, and
+nobody else finds it. The table belongs to one thread, the event loop's, and takes no lock.
 
 What this module does not know: threads, queues, HTTP, how a job is worked on.
 """
@@ -12,16 +12,33 @@ from __future__ import annotations
 import itertools
 import re
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.errors import JobNotFoundError, ServerError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Hashable, Iterator, Mapping
 
     from trellis2_server.config import Options
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks.
+
+    Attributes:
+        owner: whose jobs the caller sees: a digest of the API key; empty where there are none.
+        client: who has limits of its own: the same digest, or an address.
+    """
+
+    owner: str = ""
+    client: str = ""
+
+
+#: Of a server without keys.
+ANYBODY: Final = Caller()
 
 _HASH: Final = re.compile(r"[0-9a-f]{32}")
 _UID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -68,10 +85,14 @@ class Progress:
     Attributes:
         stage: what is being done, in the words of whoever does it.
         fraction: 0 … 1 of the way from the status' begin to its end.
+        step: how many steps of the stage are done; None where it has none.
+        steps: of how many.
     """
 
     stage: str
     fraction: float
+    step: int | None = None
+    steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +103,9 @@ class Job:
         uid: a UUID, version 4.
         options: what was asked for.
         engine: name of the engine.
-        created_at: seconds of the table's clock; so are the others.
+        created_at: seconds of the worker's clock, as is `finished_at`.
+        owner: who alone sees it.
+        created_unix_s: the same moment as `created_at`, for people.
         status: where it is.
         image_hash: MD5 of what the model sees; None until the picture is cut out.
         background: how the object was found; None as long.
@@ -94,12 +117,15 @@ class Job:
         textured_glb: the textured GLB.
         error: why it is where it is, when that is `ERROR` or `CANCELLED`.
         finished_at: when it became finished; None while it is not.
+        timings: seconds that each step took, by its name, of those that ended.
     """
 
     uid: str
     options: Options
     engine: str
     created_at: float
+    owner: str = ""
+    created_unix_s: float = 0.0
     status: Status = Status.SHAPE_PROCESSING
     image_hash: str | None = None
     background: str | None = None
@@ -111,6 +137,14 @@ class Job:
     textured_glb: bytes | None = None
     error: ServerError | None = None
     finished_at: float | None = None
+    timings: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def finished_unix_s(self) -> float | None:
+        """When it became finished, for people; a clock that was put right does not change it."""
+        if self.finished_at is None:
+            return None
+        return self.created_unix_s + self.finished_at - self.created_at
 
     def changed(self, now: float, **changes: Any) -> Job:
         """The same job, further on.
@@ -132,11 +166,12 @@ class JobTable:
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
         self._aliases: dict[str, str] = {}
-        self._by_hash: dict[str, list[str]] = {}
+        self._by_hash: dict[tuple[str, str], list[str]] = {}
         self._asked: dict[str, int] = {}
         self._askings = itertools.count()
         self._by_key: dict[Hashable, str] = {}
-        self._by_shape: dict[str, str] = {}
+        self._by_shape: dict[tuple[str, str], str] = {}
+        self._clients: dict[str, set[str]] = {}
         self._tickets: dict[str, tuple[str, Hashable]] = {}
         self._ticket_of: dict[tuple[str, Hashable], str] = {}
 
@@ -149,24 +184,51 @@ class JobTable:
     def __contains__(self, uid: str) -> bool:
         return uid in self._jobs
 
+    def __getitem__(self, uid: str) -> Job:
+        return self._jobs[self._aliases.get(uid, uid)]
+
     def put(self, job: Job) -> Job:
         """Keep this state of the job, a new or a known one, and find it by its hash."""
         known = self._jobs.get(job.uid)
         self._jobs[job.uid] = job
         if known is None:
             self._asked[job.uid] = next(self._askings)
+            self._clients[job.uid] = set()
         if job.image_hash and (known is None or known.image_hash is None):
             # Not simply last: its cut-out may have been overtaken by a later job's.
-            self._by_hash.setdefault(job.image_hash, []).append(job.uid)
-            self._sort(job.image_hash)
+            self._by_hash.setdefault((job.owner, job.image_hash), []).append(job.uid)
+            self._sort(job)
         if job.shape_md5:
-            self._by_shape[job.shape_md5] = job.uid
+            self._by_shape[job.owner, job.shape_md5] = job.uid
         return job
 
-    def of_shape(self, md5: str) -> Job | None:
-        """The job whose untextured GLB has that MD5, unless it failed or was cancelled."""
-        job = self._jobs.get(self._by_shape.get(md5, ""))
+    def of_shape(self, md5: str, owner: str = "") -> Job | None:
+        """The owner's job whose untextured GLB has that MD5, unless it failed or was cancelled."""
+        job = self._jobs.get(self._by_shape.get((owner, md5), ""))
         return None if job is None or job.error is not None else job
+
+    def newest(self, owner: str = "") -> list[Job]:
+        """The owner's jobs, the latest first."""
+        return [job for job in reversed(self._jobs.values()) if job.owner == owner]
+
+    def ask(self, uid: str, client: str) -> None:
+        """Know that this client wants the job."""
+        self._clients[uid].add(client)
+
+    def clients(self, uid: str) -> frozenset[str]:
+        """Who wants the job."""
+        return frozenset(self._clients.get(uid, ()))
+
+    def withdraw(self, uid: str, client: str) -> bool:
+        """Whether nobody wants the job when this client does not any more.
+
+        Who never asked for it speaks for all.
+        """
+        clients = self._clients[uid]
+        if client not in clients:
+            return True
+        clients.discard(client)
+        return not clients
 
     def ticket(self, job: Job, wanted: Hashable) -> str:
         """Another uid of the job, which remembers what is wanted of it; the same for the same."""
@@ -180,8 +242,9 @@ class JobTable:
         """What a ticket remembers; None for any other name."""
         return self._tickets.get(ticket.strip().lower(), ("", None))[1]
 
-    def _sort(self, image_hash: str) -> None:
-        self._by_hash[image_hash].sort(key=self._asked.__getitem__)
+    def _sort(self, job: Job) -> None:
+        if job.image_hash:
+            self._by_hash[job.owner, job.image_hash].sort(key=self._asked.__getitem__)
 
     def bind(self, key: Hashable, uid: str) -> None:
         """Let `match(key)` find this job."""
@@ -189,11 +252,12 @@ class JobTable:
 
     def alias(self, uid: str, meant: str) -> None:
         """Let `uid` mean another job, which turned out to be the same; its own is dropped."""
+        self._clients[meant] |= self._clients[uid]
         self._remove(uid)
         self._aliases[uid] = meant
 
-    def get(self, name: str) -> Job:
-        """The job with that uid, or the one last asked for with that image hash.
+    def get(self, name: str, owner: str = "") -> Job:
+        """The owner's job with that uid, or the one last asked for with that image hash.
 
         Raises:
             JobNotFoundError: there is none.
@@ -204,9 +268,9 @@ class JobTable:
                 "no such job: a job is named by an image hash (32 hex digits) or a uid (a UUID)"
             )
         uid = self._tickets.get(name, (name, None))[0]
-        uids = self._by_hash.get(uid, [self._aliases.get(uid, uid)])
+        uids = self._by_hash.get((owner, uid), [self._aliases.get(uid, uid)])
         job = self._jobs.get(uids[-1])
-        if job is None:
+        if job is None or job.owner != owner:
             raise JobNotFoundError(f"no such job: {name}; it was never here, or it has aged out")
         return job
 
@@ -216,9 +280,13 @@ class JobTable:
         if job is None or job.error is not None:
             return None
         self._asked[job.uid] = next(self._askings)
-        if job.image_hash:
-            self._sort(job.image_hash)
+        self._sort(job)
         return job
+
+    def remove(self, uid: str) -> None:
+        """Drop a job, and all of its names."""
+        self._remove(uid)
+        self._forget_names()
 
     def remove_aged(self, finished_before: float) -> list[Job]:
         """Drop the finished jobs that ended before then; returns them."""
@@ -230,23 +298,23 @@ class JobTable:
         for job in aged:
             self._remove(job.uid)
         if aged:
-            self._aliases = {a: uid for a, uid in self._aliases.items() if uid in self._jobs}
-            self._by_key = {key: uid for key, uid in self._by_key.items() if uid in self._jobs}
-            self._forget_tickets()
+            self._forget_names()
         return aged
 
-    def _forget_tickets(self) -> None:
+    def _forget_names(self) -> None:
+        self._aliases = {a: uid for a, uid in self._aliases.items() if uid in self._jobs}
+        self._by_key = {key: uid for key, uid in self._by_key.items() if uid in self._jobs}
         for ticket, (uid, wanted) in list(self._tickets.items()):
             if self._aliases.get(uid, uid) not in self._jobs:
                 del self._tickets[ticket], self._ticket_of[uid, wanted]
 
     def _remove(self, uid: str) -> None:
         job = self._jobs.pop(uid)
-        if job.shape_md5 and self._by_shape.get(job.shape_md5) == uid:
-            del self._by_shape[job.shape_md5]
-        del self._asked[uid]
+        if job.shape_md5 and self._by_shape.get((job.owner, job.shape_md5)) == uid:
+            del self._by_shape[job.owner, job.shape_md5]
+        del self._asked[uid], self._clients[uid]
         if job.image_hash:
-            uids = self._by_hash[job.image_hash]
+            uids = self._by_hash[job.owner, job.image_hash]
             uids.remove(uid)
             if not uids:
-                del self._by_hash[job.image_hash]
+                del self._by_hash[job.owner, job.image_hash]

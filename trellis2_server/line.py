@@ -21,6 +21,7 @@ import logging
 import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from trellis2_server.config import Options, Settings
     from trellis2_server.images import Cutout
     from trellis2_server.jobs import JobTable
+    from trellis2_server.listeners import Listeners
     from trellis2_server.mesh import Shape, VoxelField
     from trellis2_server.observers import Observer
     from trellis2_server.pipeline import Engine, Geometry, GivenMesh
@@ -76,6 +78,7 @@ class Line:
         table: JobTable,
         uploads: Uploads,
         threads: Threads,
+        listeners: Listeners,
         clock: Callable[[], float],
     ) -> None:
         self.tasks: dict[str, Task] = {}
@@ -88,6 +91,7 @@ class Line:
         self._table = table
         self._uploads = uploads
         self._threads = threads
+        self._listeners = listeners
         self._clock = clock
         self._queue = Queue()
         self._pace = Pace()
@@ -104,6 +108,11 @@ class Line:
     def length(self) -> int:
         """How many tasks run or wait."""
         return sum(1 for task in self.tasks.values() if task.running or task.waiting_for)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of the clients' files that are held until they are read."""
+        return sum(task.held_bytes for task in self.tasks.values())
 
     def position(self, task: Task) -> int | None:
         """How many waiting steps start before the task's next one, plus one; None: not waiting."""
@@ -135,7 +144,7 @@ class Line:
         step = task.running or task.waiting_for
         if step is None:
             return None
-        options = self._table.get(task.uid).options
+        options = self._job(task).options
         lane = pool = 0.0
         for next_step in steps_from(step):
             seconds = self._pace.expect(next_step, options)
@@ -149,11 +158,11 @@ class Line:
                 pool += seconds
         return lane, pool
 
-    def own(self, options: Options, image_hash: str | None) -> Job | None:
+    def own(self, options: Options, image_hash: str | None, owner: str) -> Job | None:
         """The job of that picture whose untextured GLB is the mesh that is to be textured."""
         if options.geo_rotation or not options.mesh:
             return None
-        job = self._table.of_shape(options.mesh)
+        job = self._table.of_shape(options.mesh, owner)
         return job if job and job.image_hash == image_hash else None
 
     # ---- the queue -----------------------------------------------------------------------
@@ -161,8 +170,10 @@ class Line:
     def add(self, task: Task, picture: bytes) -> None:
         """Have a new job's picture cut out, and go on from there."""
         self.tasks[task.uid] = task
-        _, remove_background = task.upload
-        cut_out = partial(self._uploads.cut_out, picture, remove_background=remove_background)
+        task.held_bytes = len(picture) + len(task.mesh or b"")
+        cut_out = partial(
+            self._uploads.cut_out, picture, remove_background=task.upload.remove_background
+        )
         self._enqueue(task, "cutout", cut_out)
 
     def want_texture(self, job: Job) -> None:
@@ -171,7 +182,7 @@ class Line:
         if task is None:  # its texture is there, or will never be
             return
         task.wants_texture = True
-        if self._table.get(job.uid).status is Status.COMPLETED:
+        if self._table[job.uid].status is Status.COMPLETED:
             if self.is_closing:
                 raise ShuttingDownError("the server is shutting down", retry_after_s=30)
             self._begin_texture(task)
@@ -202,11 +213,16 @@ class Line:
             task = next((task for task in self._queue if task.waiting_for in steps), None)
             if task is None:
                 return
-            self._queue.remove(task)
+            self._leave_queue(task)
             if self._is_abandoned(task):
                 self.end(task, JobCancelledError("cancelled: nobody asked for the job any more"))
             else:
                 self._begin(task)
+
+    def _leave_queue(self, task: Task) -> None:
+        self._queue.remove(task)
+        for waiting in self._queue:  # which moved up
+            self._listeners.stir(waiting.uid)
 
     def _startable(self) -> set[Step]:
         """The kinds of step that there is room for."""
@@ -246,7 +262,7 @@ class Line:
             if now - last < PROGRESS_INTERVAL_S:
                 return
             last = now
-            progress = Progress(stage, fraction(step, stage, done, of))
+            progress = Progress(stage, fraction(step, stage, done, of), done, of)
             with suppress(RuntimeError):  # the loop has closed
                 loop.call_soon_threadsafe(self._note_progress, task, step, progress)
 
@@ -255,9 +271,9 @@ class Line:
     def _note_progress(self, task: Task, step: Step, progress: Progress) -> None:
         if task.running != step or task.is_stopped:
             return
-        known = self._table.get(task.uid).progress
+        known = self._job(task).progress
         if known is not None and known.fraction > progress.fraction:  # a stage began again
-            progress = Progress(progress.stage, known.fraction)
+            progress = replace(progress, fraction=known.fraction)
         self._change(task, progress=progress)
 
     def _ended(
@@ -273,8 +289,10 @@ class Line:
                 extra={"uid": task.uid, "step": step, "seconds": round(seconds, 3)},
             )
             if error is None:
-                self._pace.note(step, self._table.get(task.uid).options, seconds)
+                job = self._job(task)
+                self._pace.note(step, job.options, seconds)
                 self.observer.note_step(step, seconds)
+                self._change(task, timings={**job.timings, step: round(seconds, 3)})
                 self._take_safely(task, step, future.result())
             elif isinstance(error, ServerError):
                 self.end(task, error)
@@ -336,6 +354,7 @@ class Line:
     def _take_cutout(self, task: Task, cutout: Cutout) -> None:
         self._uploads.remember(task.upload, cutout)
         task.cutout = cutout
+        task.held_bytes = len(task.mesh or b"")
         job = self._change(
             task,
             image_hash=cutout.image_hash,
@@ -343,8 +362,8 @@ class Line:
             warnings=cutout.warnings,
         )
         if not job.options.is_seed_random:
-            key = ("cutout", cutout.key, job.options)
-            known = self._table.match(key) or self.own(job.options, cutout.image_hash)
+            key = ("cutout", job.owner, cutout.key, job.options)
+            known = self._table.match(key) or self.own(job.options, cutout.image_hash, job.owner)
             if known is not None:
                 self._join(task, known)
                 return
@@ -361,7 +380,7 @@ class Line:
         )
 
     def _take_shape(self, task: Task, shape: Shape) -> None:
-        warnings = (*self._table.get(task.uid).warnings, *shape.warnings)
+        warnings = (*self._job(task).warnings, *shape.warnings)
         job = self._change(task, resolution=shape.resolution, warnings=warnings)
         report = self._reporter(task, "shape_export")
         self._enqueue(
@@ -376,13 +395,14 @@ class Line:
         if task.cutout is None:
             raise RuntimeError("a shape without a cut-out")
         task.source, task.cutout = (geometry, task.cutout), None
+        task.held_bytes = 0
         if task.wants_texture and not self.is_closing:
             self._change(task, shape_glb=glb, shape_md5=digest)
             self._begin_texture(task)
         else:
             self._change(task, shape_glb=glb, shape_md5=digest, status=Status.COMPLETED)
             self._log_end(task)
-        task.shape_done.set_result(self._table.get(task.uid))
+        task.shape_done.set_result(self._job(task))
 
     def _begin_texture(self, task: Task) -> None:
         if task.source is None:
@@ -410,7 +430,7 @@ class Line:
                 self._engine,
                 geometry,
                 voxels,
-                self._table.get(task.uid).options,
+                self._job(task).options,
                 self._settings.export,
                 self._reporter(task, "texture_export"),
             ),
@@ -421,8 +441,9 @@ class Line:
         self.observer.note_match("picture")
         logger.info("Job joined", extra={"uid": task.uid, "joined": known.uid})
         del self.tasks[task.uid]
-        options = self._table.get(task.uid).options
+        options = self._job(task).options
         self._table.alias(task.uid, known.uid)
+        self._listeners.move(task.uid, known)
         self._table.bind(("upload", task.upload, options), known.uid)
         if task.wants_texture and not self.is_closing:
             self.want_texture(known)
@@ -440,7 +461,7 @@ class Line:
         """The job ends without all of its results; everybody who waits is told why."""
         is_given_up = isinstance(error, JobCancelledError | ShuttingDownError)
         task.is_stopped = True
-        self._queue.remove(task)
+        self._leave_queue(task)
         # Without its traceback, whose frames would keep the stage's arrays.
         bare = copy.copy(error)
         self._change(task, status=Status.CANCELLED if is_given_up else Status.ERROR, error=bare)
@@ -454,10 +475,10 @@ class Line:
         task.waiting_for = task.call = task.cutout = task.source = task.mesh = None
         for future in (task.shape_done, task.texture_done):
             if future is not None and not future.done():
-                future.set_result(self._table.get(task.uid))
+                future.set_result(self._job(task))
 
     def _log_end(self, task: Task) -> None:
-        job = self._table.get(task.uid)
+        job = self._job(task)
         request_id = task.context.get(request_ids.current, "")  # it may end in another's
         logger.log(
             logging.WARNING if isinstance(job.error, EngineError) else logging.INFO,
@@ -475,10 +496,15 @@ class Line:
 
     def is_done(self, task: Task) -> bool:
         """Whether nothing is being done or about to be done for its job."""
-        return self._table.get(task.uid).status.is_finished
+        return self._job(task).status.is_finished
 
     def _change(self, task: Task, **changes: Any) -> Job:
-        return self._table.put(self._table.get(task.uid).changed(self._clock(), **changes))
+        job = self._table.put(self._job(task).changed(self._clock(), **changes))
+        self._listeners.tell(job)
+        return job
+
+    def _job(self, task: Task) -> Job:
+        return self._table[task.uid]
 
 
 def future_job() -> asyncio.Future[Job]:

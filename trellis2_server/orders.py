@@ -21,6 +21,7 @@ from trellis2_server.config import (
 )
 from trellis2_server.errors import InputError
 from trellis2_server.export import files
+from trellis2_server.jobs import Caller
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -65,12 +66,23 @@ async def read_order(request: Request, settings: Settings) -> Order:
     return Order(body, read_options(body.fields, settings, digest), read_delivery(body.fields))
 
 
-async def place(order: Order, worker: Worker, *, texture: bool | None) -> Job:
+def worker_of(request: Request) -> Worker:
+    """Who does the work."""
+    return request.app.state.worker
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks, as the middleware that checks the keys has found."""
+    return Caller(request.state.owner, request.state.client)
+
+
+async def place(order: Order, worker: Worker, caller: Caller, *, texture: bool | None) -> Job:
     """The job that does what is ordered.
 
     Args:
         order: what is ordered.
         worker: who does it.
+        caller: who orders it.
         texture: as of `Worker.submit`.
 
     Raises:
@@ -79,8 +91,10 @@ async def place(order: Order, worker: Worker, *, texture: bool | None) -> Job:
     """
     body = order.body
     if body.picture is not None:
-        return await worker.submit(body.picture, order.options, texture=texture, mesh=body.mesh)
-    job = worker.served(order.options.mesh)
+        return await worker.submit(
+            body.picture, order.options, caller, texture=texture, mesh=body.mesh
+        )
+    job = worker.served(order.options.mesh, caller)
     if job is not None:
         return job
     if body.fields.get("text") is not None:

@@ -14,15 +14,24 @@ from starlette.requests import ClientDisconnect
 
 from trellis2_server import __version__
 from trellis2_server.errors import InputError
-from trellis2_server.jobs import Job, Status
+from trellis2_server.job_replies import StatusReply, status_reply
 from trellis2_server.metrics import MEDIA_TYPE
-from trellis2_server.orders import MEDIA_TYPES, Order, as_file, place, read_order
+from trellis2_server.orders import (
+    MEDIA_TYPES,
+    Order,
+    as_file,
+    caller_of,
+    place,
+    read_order,
+    worker_of,
+)
 from trellis2_server.schemas import EXAMPLE_PICTURE, ErrorReply, errors, request_body, schema
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from trellis2_server.config import FileType, Settings
+    from trellis2_server.jobs import Caller, Job
     from trellis2_server.worker import Worker
 
 T = TypeVar("T")
@@ -34,28 +43,6 @@ router = APIRouter()
 
 
 # ---- what is sent and replied --------------------------------------------------------
-
-
-class StatusReply(BaseModel):
-    """Where a job is."""
-
-    status: Literal["shape_processing", "texture_processing", "completed", "error"]
-    uid: str = Field(description="The job's own name; the hash can come to mean a newer job.")
-    image_hash: str | None = Field(default=None, description="MD5 of what the model sees.")
-    engine: str = Field(description="`trellis2` or `preview`.")
-    error: str | None = Field(default=None, description="Why; `cancelled` for a cancelled job.")
-    queue_position: int | None = Field(default=None, description="1: the next to be worked on.")
-    stage: str | None = Field(default=None, description="What is being done now.")
-    progress: float | None = Field(default=None, description="0 … 1 of the present status.")
-    eta_seconds: float | None = Field(
-        default=None, description="Until the present status ends, by this server's experience."
-    )
-    resolution: int | None = Field(
-        default=None, description="Voxels along an edge, as really used."
-    )
-    warnings: list[str] | None = Field(default=None, description="What the client should know.")
-    shape_ready: bool = Field(description="Whether the untextured GLB is there.")
-    texture_ready: bool = Field(description="Whether the textured GLB is there.")
 
 
 class HealthReply(BaseModel):
@@ -92,10 +79,6 @@ _MODEL_REPLY: Final[dict[int | str, dict[str, Any]]] = {
         "headers": {name: {"schema": {"type": "string"}} for name in MODEL_HEADERS},
     }
 }
-
-
-def _worker(request: Request) -> Worker:
-    return request.app.state.worker
 
 
 def _settings(request: Request) -> Settings:
@@ -151,10 +134,11 @@ async def generate(request: Request) -> Response:
     With `texture: true` the reply is the textured model, however long that takes. The same
     picture with the same parameters is computed once: asking again gives the same bytes.
     """
-    worker = _worker(request)
+    worker = worker_of(request)
+    caller = caller_of(request)
     order = await read_order(request, _settings(request))
     wanted = order.delivery
-    job = await place(order, worker, texture=wanted.texture)
+    job = await place(order, worker, caller, texture=wanted.texture)
     if wanted.texture:
         job = await _while_connected(request, worker.texture(job))
         return await _model_reply(job, job.textured_glb, wanted.type)
@@ -179,19 +163,19 @@ async def generate_texture(request: Request) -> Response:
     not wanted so far is started. With a `mesh`, that is textured after the `image`; a mesh
     that is the untextured GLB of a job gets that job's texture.
     """
-    worker, settings = _worker(request), _settings(request)
+    worker, caller, settings = worker_of(request), caller_of(request), _settings(request)
     order = await read_order(request, settings)
     if order.body.mesh is None:
-        job = worker.job(await _job_name(worker, order))
+        job = worker.job(await _job_name(worker, caller, order), caller)
     else:
-        job = await place(order, worker, texture=True)
+        job = await place(order, worker, caller, texture=True)
     job = await _while_connected(
         request, worker.texture(job, settings.worker.texture_timeout_seconds)
     )
     return await _model_reply(job, job.textured_glb, order.delivery.type)
 
 
-async def _job_name(worker: Worker, order: Order) -> str:
+async def _job_name(worker: Worker, caller: Caller, order: Order) -> str:
     body = order.body
     for name in ("image_hash", "uid"):
         value = body.fields.get(name)
@@ -201,7 +185,8 @@ async def _job_name(worker: Worker, order: Order) -> str:
             return value
     if body.picture is None:
         raise InputError("image_hash: missing; name the job by image_hash, uid or image")
-    return await worker.name_of(body.picture, remove_background=order.options.remove_background)
+    remove_background = order.options.remove_background
+    return await worker.name_of(body.picture, caller, remove_background=remove_background)
 
 
 @router.get(
@@ -219,24 +204,8 @@ async def status(
     By its uid a job is described in the form that Hunyuan3D's clients read: `status` is
     `processing`, `texturing`, `completed` with `model_base64`, or `error` with `message`.
     """
-    worker = _worker(request)
-    job = worker.job(name)
-    eta_s = worker.eta_s(job)
-    return StatusReply(
-        status="error" if job.status is Status.CANCELLED else job.status.value,
-        uid=job.uid,
-        image_hash=job.image_hash,
-        engine=job.engine,
-        error=str(job.error) if job.error else None,
-        queue_position=worker.queue_position(job),
-        stage=job.progress.stage if job.progress else None,
-        progress=job.progress.fraction if job.progress else None,
-        eta_seconds=None if eta_s is None else round(eta_s, 1),
-        resolution=job.resolution,
-        warnings=list(job.warnings) or None,
-        shape_ready=job.shape_glb is not None,
-        texture_ready=job.textured_glb is not None,
-    )
+    worker = worker_of(request)
+    return status_reply(worker, worker.job(name, caller_of(request)))
 
 
 @router.get(
@@ -247,7 +216,7 @@ async def status(
 )
 async def healthcheck(request: Request, response: Response) -> HealthReply:
     """Answers at any time: 200 when models are served, 503 before that and when it failed."""
-    worker = _worker(request)
+    worker = worker_of(request)
     load = worker.load
     if load.status != "ok" or worker.is_closing:
         response.status_code = 503
@@ -273,7 +242,7 @@ async def healthcheck(request: Request, response: Response) -> HealthReply:
 @router.get("/worker_status", summary="How busy this server is", responses=errors(401))
 async def worker_status(request: Request) -> WorkerReply:
     """Jobs running plus jobs waiting."""
-    worker = _worker(request)
+    worker = worker_of(request)
     return WorkerReply(queue_length=worker.queue_length, loading=worker.load.status == "loading")
 
 
@@ -288,7 +257,7 @@ async def worker_status(request: Request) -> WorkerReply:
 )
 async def metrics(request: Request) -> Response:
     """Requests, jobs, steps, memory, since the start; how to read them: `docs/operations.md`."""
-    worker = _worker(request)
+    worker = worker_of(request)
     memory = await asyncio.to_thread(worker.engine.device_memory)
     content = request.app.state.metrics.render(worker, memory)
     return Response(content, media_type=MEDIA_TYPE)

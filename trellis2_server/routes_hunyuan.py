@@ -22,15 +22,13 @@ from starlette.routing import Match
 
 from trellis2_server.config import Delivery
 from trellis2_server.jobs import Job, Status
-from trellis2_server.orders import as_file, place, read_order
+from trellis2_server.orders import as_file, caller_of, place, read_order, worker_of
 from trellis2_server.schemas import EXAMPLE_PICTURE, errors, request_body, schema
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from starlette.types import Scope
-
-    from trellis2_server.worker import Worker
 
 #: Bytes of a model that become base64 at a time; a multiple of three.
 CHUNK_BYTES: Final = 3 * 65_536
@@ -64,10 +62,6 @@ class HealthyReply(BaseModel):
     worker_id: str = Field(description="Six characters, another one for each process.")
 
 
-def _worker(request: Request) -> Worker:
-    return request.app.state.worker
-
-
 @router.post(
     "/send",
     summary="The same as /generate, in the background",
@@ -78,10 +72,10 @@ def _worker(request: Request) -> Worker:
 )
 async def send(request: Request) -> SendReply:
     """The name of the job, at once. Takes the fields of `/generate`."""
-    worker = _worker(request)
+    worker = worker_of(request)
     order = await read_order(request, request.app.state.settings)
     wanted = Delivery(texture=bool(order.delivery.texture), type=order.delivery.type)
-    job = await place(order, worker, texture=wanted.texture)
+    job = await place(order, worker, caller_of(request), texture=wanted.texture)
     return SendReply(uid=worker.ticket(job, wanted))
 
 
@@ -93,8 +87,8 @@ async def ping() -> dict[str, str]:
 
 async def status(request: Request, uid: Annotated[str, Path(description="A uid.")]) -> Response:
     """Where a job is; the whole model once it is there."""
-    worker = _worker(request)
-    job, wanted = worker.job(uid), worker.delivery(uid)
+    worker = worker_of(request)
+    job, wanted = worker.job(uid, caller_of(request)), worker.delivery(uid)
     glb = _result(job, wanted)
     if glb is not None:
         content = await as_file(glb, wanted.type if wanted else "glb")
@@ -150,7 +144,7 @@ def _compact(reply: dict[str, Any]) -> Response:
 )
 async def health(request: Request) -> Response:
     """`healthy`, and a name for this process."""
-    worker = _worker(request)
+    worker = worker_of(request)
     says = "error" if worker.is_closing else worker.load.status
     reply = {
         "status": "healthy" if says == "ok" else says,

@@ -90,7 +90,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         408: "Not ready in time; the job goes on.",
         409: "The job was cancelled.",
         413: "Over a limit.",
-        429: "This client asks too often: see Retry-After.",
+        429: "Too much from this client: see Retry-After.",
         500: "The engine failed.",
         503: "Loading, leaving or full: see Retry-After.",
         507: "Out of device memory.",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trellis2_server.jobs import Job
     from trellis2_server.pipeline import Geometry, GivenMesh
     from trellis2_server.steps import Step
+    from trellis2_server.uploads import Upload
 
 
 @dataclass(slots=True, eq=False)
@@ -27,9 +28,10 @@ class Task:
 
     Attributes:
         uid: of the job.
-        upload: digest of the picture, and whether its background is to be removed.
+        upload: the picture's.
         wants_texture: whether the texture is to be made after the shape.
         mesh: the client's mesh file, until it is read; there is no shape stage then.
+        held_bytes: of the client's files that are held until they are read.
         shape_done: resolves to the job when its untextured GLB is there, or will never be.
         texture_done: likewise for the textured one; None until it is wanted.
         deadline: of the steps of the present status, seconds of the worker's clock.
@@ -46,12 +48,13 @@ class Task:
     """
 
     uid: str
-    upload: tuple[str, bool]
+    upload: Upload
     wants_texture: bool
     shape_done: asyncio.Future[Job]
     deadline: float
     last_asked: float
     mesh: bytes | None = None
+    held_bytes: int = 0
     texture_done: asyncio.Future[Job] | None = None
     waiting_for: Step | None = None
     call: Callable[[], Any] | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trellis2_server.images import ModelPending
 
@@ -21,8 +21,19 @@ if TYPE_CHECKING:
 #: Uploads of which the image hash is remembered.
 MAX_KNOWN_UPLOADS: Final = 4096
 
-#: Digest of a picture, and whether its background is removed.
-Upload = tuple[str, bool]
+
+class Upload(NamedTuple):
+    """What a picture is remembered by.
+
+    Attributes:
+        owner: whose it is; nobody else's requests are answered from it.
+        digest: MD5 of the file.
+        remove_background: whether its background is removed.
+    """
+
+    owner: str
+    digest: str
+    remove_background: bool
 
 
 class Uploads:
@@ -68,7 +79,7 @@ class Uploads:
         Raises:
             InputError: no image, or no object in it.
         """
-        cut_out = partial(self.cut_out, picture, remove_background=upload[1])
+        cut_out = partial(self.cut_out, picture, remove_background=upload.remove_background)
         while True:
             async with self._one_lookup:
                 other = on_its_way()

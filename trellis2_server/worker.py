@@ -1,4 +1,4 @@
-"""Owns every thread, queue and limit: `submit`, `shape`, `texture`, `cancel`, `close`.
+"""Owns every thread, queue and limit: `submit`, `shape`, `texture`, `watch`, `delete`, `close`.
 
 The order of the work is `line`'s. All state belongs to the event loop's thread.
 
@@ -24,28 +24,31 @@ from trellis2_server.errors import (
     ServerError,
     ShuttingDownError,
     TextureTimeoutError,
+    TooManyRequestsError,
 )
-from trellis2_server.jobs import Job, JobTable
+from trellis2_server.jobs import ANYBODY, Job, JobTable
 from trellis2_server.line import Line, future_job, md5
+from trellis2_server.listeners import Listeners
 from trellis2_server.loading import Loading
 from trellis2_server.tasks import Task
 from trellis2_server.threads import Threads
-from trellis2_server.uploads import Uploads
+from trellis2_server.uploads import Upload, Uploads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Hashable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Mapping
 
     from trellis2_server.config import Options, Settings
     from trellis2_server.images import Cutter
-    from trellis2_server.jobs import Status
+    from trellis2_server.jobs import Caller, Status
     from trellis2_server.observers import Observer
     from trellis2_server.pipeline import Engine
-    from trellis2_server.uploads import Upload
 
 logger = logging.getLogger(__name__)
 
 #: What a client is told to wait for when the queue is full.
 RETRY_AFTER_FULL_S: Final = 10
+#: A listener is told of changes at most this often, in seconds.
+WATCH_INTERVAL_S: Final = 0.1
 
 
 class Worker:
@@ -82,7 +85,10 @@ class Worker:
         self.load = Loading(engine, self._threads, clock)
         self._table = JobTable()
         self._uploads = Uploads(cutter, self._threads)
-        self._line = Line(engine, settings, self._table, self._uploads, self._threads, clock)
+        self._listeners = Listeners()
+        self._line = Line(
+            engine, settings, self._table, self._uploads, self._threads, self._listeners, clock
+        )
         if observer is not None:
             self._line.observer = observer
         self._tasks = self._line.tasks
@@ -175,17 +181,52 @@ class Worker:
         """How many jobs are kept, by status."""
         return Counter(job.status for job in self._table)
 
-    def job(self, name: str) -> Job:
-        """The job with that uid or image hash.
+    def job(self, name: str, caller: Caller = ANYBODY) -> Job:
+        """The caller's job with that uid or image hash.
 
         Raises:
-            JobNotFoundError: there is none.
+            JobNotFoundError: there is none that the caller may see.
         """
-        job = self._table.get(name)
+        job = self._table.get(name, caller.owner)
         task = self._tasks.get(job.uid)
         if task:
             task.last_asked = self._clock()
         return job
+
+    def jobs(
+        self, caller: Caller = ANYBODY, *, limit: int, before: str | None = None
+    ) -> tuple[list[Job], bool]:
+        """The caller's jobs, the latest first, and whether there are more.
+
+        Args:
+            caller: who asks.
+            limit: how many at most.
+            before: name of a job; the list goes on after it.
+
+        Raises:
+            JobNotFoundError: there is no job `before`.
+        """
+        jobs = self._table.newest(caller.owner)
+        if before is not None:
+            uid = self._table.get(before, caller.owner).uid
+            jobs = jobs[next(at for at, job in enumerate(jobs, 1) if job.uid == uid) :]
+        return jobs[:limit], len(jobs) > limit
+
+    async def watch(self, job: Job, *, heartbeat_s: float) -> AsyncGenerator[Job | None]:
+        """The job's state now, and after each change, until it is finished.
+
+        Who reads slowly gets the latest state and no backlog. None: nothing was new for
+        `heartbeat_s`.
+        """
+        with self._listeners.listening(job) as listener:
+            while True:
+                state = listener.job
+                yield state
+                if state.status.is_finished:
+                    return
+                await listener.rest(WATCH_INTERVAL_S)
+                while not await listener.told(heartbeat_s):
+                    yield None
 
     def queue_position(self, job: Job) -> int | None:
         """How many waiting steps start before the job's next one, plus one; None: not waiting."""
@@ -205,42 +246,47 @@ class Worker:
         self,
         picture: bytes,
         options: Options,
+        caller: Caller = ANYBODY,
         *,
         texture: bool | None,
         mesh: bytes | None = None,
     ) -> Job:
-        """The job of that picture and those options: a known one, or a new one.
+        """The job of that picture and those options: a known one of the caller's, or a new one.
 
         Args:
             picture: an image file.
             options: what is asked for.
+            caller: who asks.
             texture: False: a new job's texture is not made before it is asked for.
             mesh: the file that `options.mesh` names. The untextured GLB of a job that is
                 kept, with that job's own picture, means that job.
 
         Raises:
             UnavailableError: loading, shutting down, or too many jobs wait.
+            TooManyRequestsError: too many of this client's do.
         """
         digest = await asyncio.to_thread(md5, picture)
         self._check_open()
-        upload = (digest, options.remove_background)
+        upload = Upload(caller.owner, digest, options.remove_background)
         key = None if options.is_seed_random else ("upload", upload, options)
         image_hash = self._uploads.image_hash(upload)
-        job = self._table.match(key) or self._line.own(options, image_hash)
+        job = self._table.match(key) or self._line.own(options, image_hash, caller.owner)
         if job is None:
+            self._check_room(len(picture) + len(mesh or b""), caller)
             job = self._add(picture, upload, options, key, texture=texture, mesh=mesh)
         else:
             self._line.observer.note_match("upload")
+        self._table.ask(job.uid, caller.client)
         task = self._tasks.get(job.uid)
         if task:
             task.last_asked = self._clock()
             if texture is not False and not (task.wants_texture or task.texture_done):
                 self.want_texture(job)
-        return self._table.get(job.uid)
+        return self._table[job.uid]
 
-    def served(self, mesh_md5: str | None) -> Job | None:
-        """The job that is kept whose untextured GLB has that MD5."""
-        return self._table.of_shape(mesh_md5) if mesh_md5 else None
+    def served(self, mesh_md5: str | None, caller: Caller = ANYBODY) -> Job | None:
+        """The caller's job that is kept whose untextured GLB has that MD5."""
+        return self._table.of_shape(mesh_md5, caller.owner) if mesh_md5 else None
 
     def ticket(self, job: Job, wanted: Delivery) -> str:
         """Another uid for the job, of which `delivery` tells what is wanted by it."""
@@ -256,6 +302,31 @@ class Worker:
             raise ShuttingDownError("the server is shutting down", retry_after_s=30)
         self.load.check()
 
+    def _check_room(self, n_bytes: int, caller: Caller) -> None:
+        waiting, limits = self._line.waiting, self._limits
+        if waiting >= limits.max_queue_length:
+            raise QueueFullError(
+                f"the queue is full: {waiting} jobs wait", retry_after_s=RETRY_AFTER_FULL_S
+            )
+        held = self._line.waiting_bytes
+        if held and held + n_bytes > limits.max_waiting_bytes:
+            raise QueueFullError(
+                f"the queue is full: {held} bytes of uploads wait", retry_after_s=RETRY_AFTER_FULL_S
+            )
+        most = limits.max_jobs_per_client
+        if most is None:
+            return
+        own = sum(
+            1
+            for task in self._tasks.values()
+            if caller.client in self._table.clients(task.uid) and not self._line.is_done(task)
+        )
+        if own >= most:
+            raise TooManyRequestsError(
+                f"{own} of your jobs are not finished yet, and this server takes {most} at a time",
+                retry_after_s=RETRY_AFTER_FULL_S,
+            )
+
     def _add(  # noqa: PLR0913
         self,
         picture: bytes,
@@ -266,11 +337,6 @@ class Worker:
         texture: bool | None,
         mesh: bytes | None,
     ) -> Job:
-        waiting = self._line.waiting
-        if waiting >= self._limits.max_queue_length:
-            raise QueueFullError(
-                f"the queue is full: {waiting} jobs wait", retry_after_s=RETRY_AFTER_FULL_S
-            )
         now = self._clock()
         job = self._table.put(
             Job(
@@ -278,6 +344,8 @@ class Worker:
                 options=options,
                 engine=self.engine.name,
                 created_at=now,
+                owner=upload.owner,
+                created_unix_s=time.time(),
             )
         )
         if key is not None:
@@ -295,7 +363,9 @@ class Worker:
         self._line.add(task, picture)
         return job
 
-    async def name_of(self, picture: bytes, *, remove_background: bool) -> str:
+    async def name_of(
+        self, picture: bytes, caller: Caller = ANYBODY, *, remove_background: bool
+    ) -> str:
         """What an upload's job is found by: its image hash, or a uid before there is a hash.
 
         The hash is remembered, or found by cutting the picture out once more.
@@ -304,7 +374,8 @@ class Worker:
             InputError: no image, or no object in it.
         """
         self._check_open()
-        upload = (await asyncio.to_thread(md5, picture), remove_background)
+        digest = await asyncio.to_thread(md5, picture)
+        upload = Upload(caller.owner, digest, remove_background)
 
         def on_its_way() -> str | None:
             self._check_open()
@@ -324,7 +395,7 @@ class Worker:
             ServerError: why there is none.
         """
         if job.shape_glb is None:
-            job = self._table.get(job.uid)  # it may have gone on since
+            job = self._table.get(job.uid, job.owner)  # it may have gone on since
         task = self._tasks.get(job.uid)
         if task and job.shape_glb is None:
             with self._waiting(task):
@@ -346,7 +417,7 @@ class Worker:
         """
         if job.textured_glb is not None:
             return job
-        job = self._table.get(job.uid)  # it may have gone on since
+        job = self._table.get(job.uid, job.owner)  # it may have gone on since
         self.want_texture(job)
         try:
             job = await asyncio.wait_for(self._textured(job), timeout_s)
@@ -364,7 +435,7 @@ class Worker:
             job = await asyncio.shield(task.shape_done)  # of another job, where it joined that
         task = self._tasks.get(job.uid)
         if task is None or task.texture_done is None:
-            return self._table.get(job.uid)
+            return self._table.get(job.uid, job.owner)
         with self._waiting(task):
             return await asyncio.shield(task.texture_done)
 
@@ -382,6 +453,24 @@ class Worker:
         task = self._tasks.get(job.uid)
         if task and not self._line.is_done(task):
             self._line.end(task, JobCancelledError("cancelled"))
+
+    def delete(self, name: str, caller: Caller = ANYBODY) -> None:
+        """Cancel the caller's job with that name or, where it is finished, drop it.
+
+        A job that other clients asked for too stays theirs.
+
+        Raises:
+            JobNotFoundError: there is none that the caller may see.
+        """
+        job = self._table.get(name, caller.owner)
+        if not self._table.withdraw(job.uid, caller.client):
+            return
+        if job.status.is_finished:
+            self._tasks.pop(job.uid, None)
+            self._table.remove(job.uid)
+            logger.info("Job deleted", extra={"uid": job.uid})
+        else:
+            self.cancel(job)
 
 
 def _reason(job: Job) -> ServerError:
