@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import gc
 import importlib
+import io
 import json
 import os
 import shutil
@@ -22,7 +23,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from trellis2_server.config import ModelSettings, Options, Settings, read_options
+from trellis2_server import pipeline
+from trellis2_server.config import (
+    ExportSettings,
+    ModelSettings,
+    Options,
+    Settings,
+    read_options,
+)
 from trellis2_server.engine_trellis2 import (
     Finding,
     Trellis2Engine,
@@ -43,9 +51,12 @@ from trellis2_server.errors import (
 )
 from trellis2_server.images import Cutout
 from trellis2_server.mesh import Mesh
+from trellis2_server.scenes import read_scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
 
     from trellis2_server.mesh import Shape, VoxelField
 
@@ -691,6 +702,49 @@ def test_a_device_that_is_not_there_is_named(torch: Any) -> None:
         environment.import_upstream(settings("x").model_copy(update={"device": "cuda:99"}))
 
 
+@pytest.mark.usefixtures("packages")
+def test_pytorch_is_not_imported_to_say_that_it_has_no_gpu() -> None:
+    code = f"""
+import sys
+from trellis2_server.config import ModelSettings
+from trellis2_server.engine_trellis2 import environment, why_not
+import importlib.util
+why = why_not(ModelSettings(device="cuda:97", trellis2_path={str(HOME)!r}))
+assert "cuda" in why, why
+assert "torch" not in sys.modules
+import torch
+assert torch.cuda.is_available() or "finds no cuda device" in why, why
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=HERE.parent)
+
+
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [
+        ("__version__ = '2.9.0+cpu'\ncuda: Optional[str] = None\n", "built without CUDA"),
+        (
+            "__version__ = '2.9.0'\ncuda: Optional[str] = '12.8'\nhip: Optional[str] = None\n",
+            "driver",
+        ),
+        ("__version__ = '2.9.0'\ncuda: Optional[str] = None\nhip: Optional[str] = '6.4'\n", ""),
+    ],
+)
+def test_the_build_of_pytorch_is_read_from_its_files(
+    tmp_path: Path, version: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('too slow')")
+    (tmp_path / "torch" / "version.py").write_text(version)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    counts = {"": 0} if says else {"": 2}
+    monkeypatch.setattr(environment, "_count_cuda", lambda: counts[""])
+    monkeypatch.setattr(environment, "_count_rocm", lambda: counts[""])
+    why = environment._missing_build("cuda") or ""
+    assert says in why
+    assert bool(why) is bool(says)
+
+
 def test_a_missing_checkout_names_what_to_do(tmp_path: Path) -> None:
     made = Trellis2Engine(settings("x").model_copy(update={"trellis2_path": str(tmp_path)}))
     with pytest.raises(MissingPackageError, match="git clone"):
@@ -1069,6 +1123,112 @@ def test_what_only_trellis2s_glbs_need_is_not_left_behind(loaded: Trellis2Engine
     for package in ("nvdiffrast", "nvdiffrast.torch", "trimesh"):
         module = sys.modules.get(package)
         assert module is None or module.__doc__ != "Not installed."
+
+
+# ---- TRELLIS.2's own exporter and remover --------------------------------------------------
+
+
+def test_trellis2s_own_exporter_gives_the_same_frame_and_says_whose_it_is(
+    loaded: Trellis2Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("trimesh", reason="TRELLIS.2's exporter makes its files with it")
+    monkeypatch.syspath_prepend(STANDIN)
+    monkeypatch.setitem(sys.modules, "o_voxel.postprocess", importlib.import_module("to_glb"))
+    asked = options(decimation_target=20_000, texture_size=512, texture_format="png")
+    shape, field = make(loaded, picture(), asked)
+    geometry, _ = pipeline.export_shape(loaded, shape, asked, silent)
+    boxes: list[NDArray[np.float32]] = []
+    for backend in ("own", "upstream"):
+        glb = pipeline.export_model(
+            loaded, geometry, field, asked, ExportSettings(backend=backend), silent
+        )
+        asset = json.loads(glb[20 : 20 + int.from_bytes(glb[12:16], "little")])["asset"]
+        assert asset["generator"].startswith("trellis2-server")
+        assert asset["extras"].get("exporter", "own") == backend
+        assert asset["extras"]["seed"] == 7
+        points = np.concatenate([part.positions for part in read_scene(glb).parts])
+        boxes.append(np.stack([points.min(axis=0), points.max(axis=0)]))
+    assert np.abs(boxes[0] - boxes[1]).max() < 2 / shape.resolution
+    assert loaded.texture(shape, picture(), asked, silent).attributes.tobytes() == (
+        field.attributes.tobytes()
+    )
+
+
+def test_a_missing_exporter_stops_the_load_by_name(checkpoint: Path) -> None:
+    made = Trellis2Engine(settings(checkpoint), exports=True)
+    with pytest.raises(MissingPackageError, match=r"export\.backend: .*compiled o_voxel, cumesh"):
+        made.load(silent)
+    found = inspect_trellis2(settings(checkpoint), exports=True)
+    assert [f.level for f in found if f.what == "export"] == ["error"]
+
+
+def test_an_exporter_is_found_where_all_of_it_is_there(tmp_path: Path) -> None:
+    for package in ("o_voxel", "cumesh", "flex_gemm", "nvdiffrast", "trimesh", "cv2"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("")
+    (tmp_path / "o_voxel" / "postprocess.py").write_text("import nvdiffrast.torch\n")
+    code = f"""
+import sys; sys.path.insert(0, {str(tmp_path)!r})
+from trellis2_server.engine_trellis2 import upstream_glb
+print(upstream_glb.lacking())
+"""
+
+    def lacking() -> str:
+        run = [sys.executable, "-B", "-c", code]
+        return subprocess.run(run, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert "does not import: ModuleNotFoundError: No module named 'nvdiffrast.torch'" in lacking()
+    (tmp_path / "nvdiffrast" / "torch.py").write_text("")
+    assert lacking() == "None"
+    shutil.rmtree(tmp_path / "cumesh")
+    shutil.rmtree(tmp_path / "nvdiffrast")
+    assert "cumesh, nvdiffrast is not installed" in lacking()
+
+
+def with_remover(folder: Path) -> Settings:
+    """With a remover whose files are on this machine, as far as anybody looks."""
+    edit_pipeline(folder, lambda args: args["rembg_model"]["args"].update(model_name=str(folder)))
+    return Settings(model=settings(folder, background="upstream"))
+
+
+@pytest.mark.skipif(HOME != STANDIN, reason="TRELLIS.2's own remover runs on CUDA alone")
+@pytest.mark.parametrize("low_vram", [False, True])
+def test_trellis2s_own_remover_cuts_out_where_it_is_asked_for(
+    copy: Path, *, low_vram: bool
+) -> None:
+    whole = with_remover(copy)
+    made = Trellis2Engine(whole.model.model_copy(update={"low_vram": low_vram}))
+    made.load(silent)
+    image = Image.new("RGB", (90, 60), (9, 200, 9))
+    image.paste((200, 10, 10), (30, 20, 60, 50))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    cutout = pipeline.make_cutter(made, whole).cut_out(file.getvalue())
+    assert cutout.background == "upstream"
+    assert cutout.rgba.shape[:2] == (30, 30)
+    assert cutout.rgba[..., 3].min() == 255
+    make(made, cutout, options())
+    made.unload()
+
+
+def test_nothing_of_trellis2s_remover_is_loaded_unless_it_is_asked_for(
+    loaded: Trellis2Engine,
+) -> None:
+    assert loaded._remover is None
+    assert pipeline.make_cutter(loaded, Settings(model=settings("x")))._remover is None
+    with pytest.raises(EngineError, match="not loaded"):
+        loaded.remove_background(np.zeros((9, 9, 3), np.uint8))
+
+
+def test_a_gated_remover_is_named_before_any_weights_are_downloaded(
+    hub: Any, tmp_path: Path
+) -> None:
+    hub.folders["briaai/RMBG-2.0"] = hub.folders["gated/encoder"]
+    hub.gated.add("briaai/RMBG-2.0")
+    text, _ = OtherMachine(tmp_path, hub.url).find(background="upstream")
+    assert "briaai/RMBG-2.0 is gated: accept its terms at" in text
+    assert "model.background to rembg" in text
+    assert not any("safetensors" in request for request in hub.asked)
 
 
 # ---- errors that do not pass -------------------------------------------------------------

@@ -9,8 +9,9 @@ import pytest
 from tests.engines import GatedEngine
 from tests.server import SMALL, picture, settings
 from trellis2_server import pipeline
-from trellis2_server.config import Settings, read_options
+from trellis2_server.config import ModelSettings, Settings, read_options
 from trellis2_server.engine_preview import PreviewEngine
+from trellis2_server.errors import ConfigError
 from trellis2_server.images import Cutter
 
 
@@ -74,3 +75,17 @@ def test_both_files_of_a_remeshed_model_show_the_same_shell() -> None:
     faces = [said(glb)["extras"]["faces"] for glb in glbs]
     assert faces[0] == faces[1] > 12  # the engine's cube has 12
     assert all(said(glb)["extras"]["remesh"] for glb in glbs)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model": {"background": "upstream"}}, {"export": {"backend": "upstream"}}]
+)
+def test_the_preview_has_nothing_of_trellis2s(changes: dict[str, dict[str, str]]) -> None:
+    preview = {"model": {"engine": "preview", **changes.pop("model", {})}, **changes}
+    with pytest.raises(ConfigError, match=r"upstream is TRELLIS\.2's"):
+        pipeline.choose_engine(Settings.model_validate(preview))
+    automatic = Settings(model=ModelSettings(device="cpu", background="upstream"))
+    engine, warnings = pipeline.choose_engine(automatic)
+    assert engine.name == "preview"
+    assert warnings
+    assert pipeline.make_cutter(engine, automatic).cut_out(picture()).background != "upstream"

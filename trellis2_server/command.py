@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     import uvicorn
 
-    from trellis2_server.images import Cutter
     from trellis2_server.keys import KeyRing
 
 logger = logging.getLogger(__name__)
@@ -119,17 +118,6 @@ def _access_warnings(server: ServerSettings) -> list[str]:
     return warnings
 
 
-def _cutter(settings: Settings) -> Cutter:
-    from trellis2_server.images import Cutter
-
-    return Cutter(
-        background=settings.model.background,
-        background_model=settings.model.background_model,
-        max_image_pixels=settings.server.max_image_pixels,
-        offline=settings.model.offline,
-    )
-
-
 # ---- serving ---------------------------------------------------------------------------
 
 
@@ -138,7 +126,7 @@ def _serve(settings: Settings, read_again: Callable[[], Settings]) -> int:
 
     from trellis2_server.app import create_app
     from trellis2_server.connections import uvicorn_config
-    from trellis2_server.pipeline import choose_engine
+    from trellis2_server.pipeline import choose_engine, make_cutter
 
     server = settings.server
     logs.configure(server)
@@ -146,7 +134,7 @@ def _serve(settings: Settings, read_again: Callable[[], Settings]) -> int:
     engine, warnings = choose_engine(settings)
     for warning in (*warnings, *_access_warnings(server)):
         logger.warning(warning)
-    app = create_app(settings, engine, _cutter(settings), warnings)
+    app = create_app(settings, engine, make_cutter(engine, settings), warnings)
 
     class Server(uvicorn.Server):
         """Tells the worker of a stop before it waits for open requests, which wait for jobs.
@@ -267,6 +255,7 @@ def _check(settings: Settings, config: Path) -> int:
     findings = inspect_trellis2(
         settings.model,
         pipeline_type=settings.generation.pipeline_type,
+        exports=settings.export.backend == "upstream",
         ask_network=not settings.model.offline,
     )
     for finding in findings:
@@ -302,7 +291,8 @@ def _make(settings: Settings, image: Path, output: Path) -> int:
     bar = _Bar()
     pipeline.load(engine, bar.report)
     bar.report("cut out", 0, 1)
-    cutout = _cutter(settings).cut_out(picture, remove_background=options.remove_background)
+    cutter = pipeline.make_cutter(engine, settings)
+    cutout = cutter.cut_out(picture, remove_background=options.remove_background)
     glbs = pipeline.make_model(engine, cutout, options, settings.export, bar.report)
     files: list[Path] = []
     for kind, glb in zip(("shape", "textured"), glbs, strict=True):

@@ -189,10 +189,10 @@ class ModelSettings(_Section):
         default=None,
         description="Keep models on the CPU until they are needed; null: as the checkpoint says.",
     )
-    background: Literal["auto", "rembg", "grabcut", "none"] = Field(
+    background: Literal["auto", "rembg", "grabcut", "none", "upstream"] = Field(
         default="auto",
         description="How the object is cut out of an opaque picture; `auto`: rembg, and "
-        "GrabCut where its model cannot be had.",
+        "GrabCut where its model cannot be had; `upstream`: TRELLIS.2's own gated remover.",
     )
     background_model: str = Field(
         default="isnet-general-use",
@@ -246,6 +246,11 @@ class ExportSettings(_Section):
         default=False,
         description="Wrap every model in one watertight shell; otherwise surfaces stay open where "
         "they are.",
+    )
+    backend: Literal["own", "upstream"] = Field(
+        default="own",
+        description="Who writes textured GLBs of TRELLIS.2's models: our exporter, or `upstream`: "
+        "TRELLIS.2's `to_glb`, which needs its compiled extensions.",
     )
     unwrap: Literal["own", "xatlas"] = Field(
         default="own", description="UV unwrapping: our own, or the slower xatlas in a subprocess."

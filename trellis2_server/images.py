@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Background = Literal["alpha", "rembg", "grabcut", "none"]
+Background = Literal["alpha", "rembg", "grabcut", "none", "upstream"]
 
 #: Longer side of what is cut out, in pixels: TRELLIS.2's.
 MAX_SIZE_PX: Final = 1024
@@ -217,7 +217,7 @@ class Cutter:
     Args:
         background: what is done to a picture without transparency. "auto": `rembg`, and
             GrabCut with a warning where no background model can be had; "rembg": `rembg` or
-            an error; "grabcut"; "none": the whole frame is the object.
+            an error; "grabcut"; "none": the whole frame is the object; "upstream": `remover`.
         background_model: a model name of `rembg`.
         max_image_pixels: width times height in the file's header. Pillow itself opens
             nothing over about 179 million.
@@ -225,6 +225,7 @@ class Cutter:
         download_timeout_s: for how long the pictures that need the model wait for it to be
             loaded, downloaded if need be, counted from the first. The download goes on after
             that, and its model is used once it is there.
+        remover: RGB uint8 [H, W, 3] → alpha uint8 [H, W], of "upstream".
         clock: monotonic seconds.
         open_session: loads a background model by name; made to be replaced in tests.
     """
@@ -232,15 +233,17 @@ class Cutter:
     def __init__(  # noqa: PLR0913 - one argument per setting
         self,
         *,
-        background: Literal["auto", "rembg", "grabcut", "none"] = "auto",
+        background: Literal["auto", "rembg", "grabcut", "none", "upstream"] = "auto",
         background_model: str = "isnet-general-use",
         max_image_pixels: int = 64_000_000,
         offline: bool = False,
         download_timeout_s: float = 120,
+        remover: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         open_session: Callable[[str], Session] | None = None,
     ) -> None:
         self._background = background
+        self._remover = remover
         self._max_pixels = max_image_pixels
         self._model = _BackgroundModel(
             background_model,
@@ -295,6 +298,8 @@ class Cutter:
         """How the object was found, and its alpha, uint8 [H, W]."""
         if self._background == "grabcut":
             return "grabcut", _grabcut(rgb)
+        if self._background == "upstream" and self._remover is not None:
+            return "upstream", self._remover(rgb)
         try:
             return "rembg", self._model.alpha(picture.convert("RGB"), wait=wait)
         except EngineError as error:

@@ -35,7 +35,7 @@ from trellis2_server.errors import (
 from trellis2_server.images import ModelPending
 from trellis2_server.jobs import Job, Progress, Status
 from trellis2_server.observers import Nobody
-from trellis2_server.steps import LANE_STEPS, SHAPE_STEPS, TEXTURE_STEPS, Pace, fraction, steps_from
+from trellis2_server.steps import SHAPE_STEPS, TEXTURE_STEPS, Pace, fraction, steps_from
 from trellis2_server.tasks import Queue, Task
 from trellis2_server.threads import Stopped, one_line
 
@@ -152,7 +152,7 @@ class Line:
                 return None
             if next_step == task.running:
                 seconds = max(0.0, seconds - (self._clock() - task.step_began))
-            if next_step in LANE_STEPS:
+            if next_step in self._threads.lane_steps:
                 lane += seconds
             else:
                 pool += seconds
@@ -229,14 +229,17 @@ class Line:
         waiting = Counter(task.waiting_for for task in self._queue)
         at_most = self._limits.limit_model_concurrency
         exports = waiting["shape_export"] + waiting["texture_export"]
-        steps: set[Step] = set()
         # What a step leaves is large: none starts while too many of its results wait.
-        if not self._threads.lane_is_busy and exports < at_most:
+        steps: set[Step] = {"shape_export", "texture_export"}
+        if waiting["shape"] < at_most:
+            steps.add("cutout")
+        if exports < at_most:
             steps |= {"shape", "texture"}
-        if self._threads.pool_running < self._threads.pool_size:
-            steps |= {"shape_export", "texture_export"}
-            if waiting["shape"] < at_most:
-                steps.add("cutout")
+        on_lane = self._threads.lane_steps
+        if self._threads.lane_is_busy:
+            steps -= on_lane
+        if self._threads.pool_running >= self._threads.pool_size:
+            steps &= on_lane
         return steps
 
     def _begin(self, task: Task) -> None:

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Protocol
 from trellis2_server import __version__, export
 from trellis2_server.engine_preview import PreviewEngine
 from trellis2_server.engine_trellis2 import Trellis2Engine, why_not
+from trellis2_server.errors import ConfigError
+from trellis2_server.images import Cutter
 from trellis2_server.scenes import placed, read_scene
 
 if TYPE_CHECKING:
@@ -121,12 +123,44 @@ class GivenMesh:
 def choose_engine(settings: Settings) -> tuple[Engine, tuple[str, ...]]:
     """The engine to serve with, not loaded, and the warnings that go with the choice."""
     if settings.model.engine == "preview":
+        for key, value in _upstream_parts(settings).items():
+            if value:
+                raise ConfigError(f"{key}: upstream is TRELLIS.2's, and model.engine is preview")
         return PreviewEngine(), ()
     if settings.model.engine == "auto":
         missing = why_not(settings.model)
         if missing:
             return PreviewEngine(), (f"serving the embedded preview, not TRELLIS.2: {missing}",)
-    return Trellis2Engine(settings.model, oom_fallback=settings.worker.oom_fallback), ()
+    made = Trellis2Engine(
+        settings.model,
+        oom_fallback=settings.worker.oom_fallback,
+        exports=settings.export.backend == "upstream",
+    )
+    return made, ()
+
+
+def make_cutter(engine: Engine, settings: Settings) -> Cutter:
+    """What cuts pictures out; it asks the engine where TRELLIS.2's own remover is configured."""
+    background, remover = settings.model.background, None
+    if background == "upstream":
+        if isinstance(engine, Trellis2Engine):
+            remover = engine.remove_background
+        else:  # `auto` has taken the preview
+            background = "auto"
+    return Cutter(
+        background=background,
+        background_model=settings.model.background_model,
+        max_image_pixels=settings.server.max_image_pixels,
+        offline=settings.model.offline,
+        remover=remover,
+    )
+
+
+def _upstream_parts(settings: Settings) -> dict[str, bool]:
+    return {
+        "model.background": settings.model.background == "upstream",
+        "export.backend": settings.export.backend == "upstream",
+    }
 
 
 def load(engine: Engine, report: Report) -> None:
@@ -219,6 +253,10 @@ def export_model(  # noqa: PLR0913, PLR0917 - one argument per thing that is joi
             generator=_generator(engine),
             report=report,
         )
+    if settings.backend == "upstream" and isinstance(engine, Trellis2Engine):
+        glb = engine.export(geometry.shape, field, options, report)
+        extras = _extras(engine, geometry.mesh, options, geometry.shape) | {"exporter": "upstream"}
+        return export.labelled(glb, extras=extras, generator=_generator(engine))
     return export.textured_glb(
         geometry.mesh,
         field,

@@ -11,12 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
-    from trellis2_server.config import Options
+    from trellis2_server.config import Options, Settings
 
 Step = Literal["cutout", "shape", "shape_export", "texture", "texture_export"]
 
-#: The engine's own, which run one at a time.
-LANE_STEPS: Final = frozenset[Step]({"shape", "texture"})
 SHAPE_STEPS: Final[tuple[Step, ...]] = ("cutout", "shape", "shape_export")
 TEXTURE_STEPS: Final[tuple[Step, ...]] = ("texture", "texture_export")
 
@@ -47,6 +45,16 @@ _STAGE_SHARES: Final = {
     "encode": (0.7, 0.25),
     "pack": (0.95, 0.05),
 }
+
+
+def lane_steps(settings: Settings) -> frozenset[Step]:
+    """Those that need the engine's device, and so run one at a time."""
+    steps: set[Step] = {"shape", "texture"}
+    if settings.model.background == "upstream":
+        steps.add("cutout")
+    if settings.export.backend == "upstream":
+        steps.add("texture_export")
+    return frozenset(steps)
 
 
 def steps_from(step: Step) -> tuple[Step, ...]:

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.errors import EngineError, OutOfMemoryError, ServerError
 from trellis2_server.images import ModelPending
-from trellis2_server.steps import LANE_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,13 +43,15 @@ class Threads:
 
     Attributes:
         pool_size: how many threads the pool has.
+        lane_steps: which steps the lane does.
         pool_running: how many of them work.
         lane_is_busy: whether the engine works; from the start, until somebody loads it.
         lookups: how many lookups run or wait.
     """
 
-    def __init__(self, pool_size: int) -> None:
+    def __init__(self, pool_size: int, lane_steps: frozenset[Step]) -> None:
         self.pool_size = pool_size
+        self.lane_steps = lane_steps
         self.pool_running = 0
         self.steps_running = 0
         self.lane_is_busy = True
@@ -68,7 +69,7 @@ class Threads:
 
         The future fails with a `ServerError`, a `ModelPending` or `Stopped`.
         """
-        on_lane = step in LANE_STEPS
+        on_lane = step in self.lane_steps
         self.steps_running += 1
         if on_lane:
             self.lane_is_busy = True

@@ -30,6 +30,7 @@ from trellis2_server.jobs import ANYBODY, Job, JobTable
 from trellis2_server.line import Line, future_job, md5
 from trellis2_server.listeners import Listeners
 from trellis2_server.loading import Loading
+from trellis2_server.steps import lane_steps
 from trellis2_server.tasks import Task
 from trellis2_server.threads import Threads
 from trellis2_server.uploads import Upload, Uploads
@@ -80,7 +81,8 @@ class Worker:
         self._limits = settings.worker
         self._clock = clock
         self._threads = Threads(
-            min(self._limits.limit_model_concurrency, max(2, os.cpu_count() or 2))
+            min(self._limits.limit_model_concurrency, max(2, os.cpu_count() or 2)),
+            lane_steps(settings),
         )
         self.load = Loading(engine, self._threads, clock)
         self._table = JobTable()

@@ -5,6 +5,7 @@
     encoder       the image encoder, on any device and with transformers 4 or 5
     loading       from checked files to a pipeline
     engine        the two stages
+    upstream_glb  TRELLIS.2's own exporter
     inspection    what `--check` prints
 
 Importing this package imports none of torch, transformers or trellis2.

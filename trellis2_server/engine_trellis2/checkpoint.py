@@ -130,6 +130,8 @@ def find(settings: ModelSettings, wanted: Sequence[str], report: Report) -> Chec
         EngineError: a file is missing, cannot be had, or does not fit on the disk.
     """
     args = read_pipeline(settings)
+    if settings.background == "upstream":
+        check_remover(settings, args)
     missing = [name for name in wanted if name not in args["models"]]
     if missing:
         logger.warning("Checkpoint without some models", extra={"missing": missing})
@@ -226,6 +228,37 @@ def encoder_name(settings: ModelSettings, args: Mapping[str, Any]) -> str:
             f"{section.get('name')!r}; this server knows DinoV3FeatureExtractor"
         )
     return name
+
+
+def remover(args: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Class and arguments of TRELLIS.2's background remover.
+
+    Raises:
+        EngineError: the checkpoint has none.
+    """
+    section: object = args.get("rembg_model")
+    if not isinstance(section, dict) or not isinstance(section.get("name"), str):
+        raise EngineError("model.background: the checkpoint's pipeline.json has no rembg_model")
+    return section["name"], dict(section.get("args", {}))
+
+
+def check_remover(settings: ModelSettings, args: Mapping[str, Any]) -> None:
+    """Whether the remover's files are here or may be had, before anything large is downloaded.
+
+    Raises:
+        EngineError: they may not, and what to do about it.
+    """
+    name = str(remover(args)[1].get("model_name", ""))
+    if Path(name).expanduser().is_dir() or _cached(
+        importlib.import_module("huggingface_hub"), {"": HubFile(name, "config.json", None)}
+    ):
+        return
+    if settings.offline or os.environ.get("HF_HUB_OFFLINE") == "1":
+        raise EngineError(
+            f"model.background: {name} is not on this machine, and model.offline forbids to "
+            "download it"
+        )
+    check_access(name)
 
 
 def read_header(path: Path) -> dict[str, tuple[int, ...]]:
@@ -500,7 +533,8 @@ class _hub_errors:  # noqa: N801 - reads as the function it stands for
         if isinstance(error, errors.GatedRepoError):
             message = (
                 f"{name} is gated: accept its terms at https://huggingface.co/{name} and set "
-                "HF_TOKEN, or set model.image_encoder to an ungated copy if it is the encoder"
+                "HF_TOKEN; or set model.image_encoder to an ungated copy if it is the encoder, "
+                "model.background to rembg if it is the background remover"
             )
         elif isinstance(error, errors.RevisionNotFoundError):
             message = f"{name} has no such revision (model.revision)"

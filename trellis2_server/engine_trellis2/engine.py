@@ -18,6 +18,7 @@ import gc
 import logging
 import math
 import re
+import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
@@ -25,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from trellis2_server.engine_trellis2 import checkpoint as files
-from trellis2_server.engine_trellis2 import environment, loading
+from trellis2_server.engine_trellis2 import environment, loading, upstream_glb
 from trellis2_server.errors import (
     EngineBrokenError,
     EngineError,
@@ -159,6 +160,7 @@ class Trellis2Engine:
 
     Args:
         settings: which weights, where, on which device.
+        exports: whether `export` will be called, so that `load` looks for what it needs.
         oom_fallback: what a job that is out of memory is tried again with. First it is, in
             any case, models moved to the device one at a time, which changes no result.
             "none": nothing else; "tokens": fewer tokens (cascades above 1024); "resolution":
@@ -168,9 +170,17 @@ class Trellis2Engine:
     name: str = "trellis2"
 
     def __init__(
-        self, settings: ModelSettings, *, oom_fallback: OomFallback = "resolution"
+        self,
+        settings: ModelSettings,
+        *,
+        oom_fallback: OomFallback = "resolution",
+        exports: bool = False,
     ) -> None:
         self._settings = settings
+        self._exports = exports
+        self._remover: Any = None
+        #: The cut-out may be asked for from another thread than the stages.
+        self._device_lock = threading.Lock()
         self._oom_fallback: OomFallback = oom_fallback
         self._upstream: Upstream | None = None
         self._pipeline: Any = None
@@ -195,6 +205,8 @@ class Trellis2Engine:
         report("import", 0, 1)
         upstream = self._upstream = environment.import_upstream(self._settings)
         report("import", 1, 1)
+        if self._exports:
+            upstream_glb.check()
         found = files.find(self._settings, MODELS, report)
         report("check", 0, 1)
         loading.check(upstream, found)
@@ -212,6 +224,8 @@ class Trellis2Engine:
             logger.warning("The weights do not fit on the device at once: loading with low_vram")
             _collect(upstream.torch)
             self._pipeline = self._build(upstream, found, report, low_vram=True)
+        if self._settings.background == "upstream":
+            self._remover = loading.build_remover(found, self._settings.device, low_vram=low_vram)
         try:
             self._texturing = loading.build_texturing(upstream, found, self._pipeline)
         except MissingPackageError as error:
@@ -234,7 +248,7 @@ class Trellis2Engine:
 
     def unload(self) -> None:
         """Give the device's memory back. `load` may follow."""
-        self._pipeline = self._texturing = None
+        self._pipeline = self._texturing = self._remover = None
         if self._upstream is not None and self._broken is None:
             gc.unfreeze()
             _collect(self._upstream.torch)
@@ -459,6 +473,50 @@ class Trellis2Engine:
             voxels = pipeline.decode_tex_slat(texture, guides)
         return _field(voxels, resolution)
 
+    # ---- TRELLIS.2's own, where it is asked for ----------------------------------------
+
+    def remove_background(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Alpha, uint8 [H, W], of a picture RGB uint8 [H, W, 3], by TRELLIS.2's remover.
+
+        Raises:
+            OutOfMemoryError: the device has no room for it.
+            EngineError: it is not loaded, or failed.
+        """
+        pipeline = self._loaded()
+        if self._remover is None:
+            raise EngineError("TRELLIS.2's background remover is not loaded")
+        progress = _Progress(_silent)
+        progress("background", 0, 1)
+        with self._stage(progress), _current(self._torch, self._settings.device):
+            if pipeline.low_vram:
+                self._remover.to(self._settings.device)
+            cut_out = self._remover(Image.fromarray(rgb))
+            if pipeline.low_vram:
+                self._remover.cpu()
+        return np.array(cut_out.getchannel("A"))
+
+    def export(self, shape: Shape, field: VoxelField, options: Options, report: Report) -> bytes:
+        """The textured GLB as TRELLIS.2's own exporter writes it, in glTF's frame.
+
+        Stage: "export". It cannot be cancelled on its way.
+
+        Raises:
+            OutOfMemoryError: the device has no room for it.
+            EngineError: it failed.
+        """
+        progress = _Progress(report)
+        progress("export", 0, 1)
+        with (
+            self._stage(progress, for_inference=False),
+            _current(self._torch, self._settings.device),
+        ):
+            glb = upstream_glb.write(
+                self._torch, shape.mesh, field, options, device=self._loaded().device
+            )
+        progress("export", 1, 1)
+        self._clean_up()
+        return glb
+
     def _texture_mesh(
         self, mesh: Mesh, cutout: Cutout, options: Options, resolution: int, progress: _Progress
     ) -> VoxelField:
@@ -505,14 +563,17 @@ class Trellis2Engine:
         return self._pipeline
 
     @contextlib.contextmanager
-    def _stage(self, progress: _Progress) -> Generator[None, None, None]:
+    def _stage(
+        self, progress: _Progress, *, for_inference: bool = True
+    ) -> Generator[None, None, None]:
         """Inference mode and own random numbers; afterwards the pipeline is as it was."""
         torch = self._torch
         self._loaded()
         try:
             with (
+                self._device_lock,
                 _translated(progress, "the stage"),
-                torch.inference_mode(),
+                torch.inference_mode() if for_inference else torch.no_grad(),
                 torch.random.fork_rng(devices=[]),
             ):
                 yield
@@ -538,6 +599,8 @@ class Trellis2Engine:
             pipeline.models["shape_slat_decoder"].low_vram = False
         if self._texturing is not None:
             self._texturing.models[files.MESH_ENCODER].cpu()
+        if self._remover is not None and pipeline.low_vram:
+            self._remover.cpu()
 
     def _clean_up(self) -> None:
         """Between jobs: no garbage, and no memory of the device kept for later."""
@@ -671,6 +734,20 @@ def _spoken(options: Options) -> str:
     if PLANS[options.pipeline_type].resolution > 1024:  # noqa: PLR2004 - tokens matter there alone
         return f"{options.pipeline_type} and {options.max_num_tokens} tokens"
     return options.pipeline_type
+
+
+def _silent(stage: str, step: int, steps: int) -> None:
+    """A report that nobody reads."""
+
+
+@contextlib.contextmanager
+def _current(torch: Any, device: str) -> Generator[None, None, None]:
+    """`device` as the one that TRELLIS.2 means by "cuda"."""
+    if device.partition(":")[0] != "cuda":
+        yield
+        return
+    with torch.cuda.device(device):
+        yield
 
 
 def _collect(torch: Any) -> None:

@@ -11,11 +11,13 @@ What this module does not know: checkpoints, stages.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import importlib.machinery
 import importlib.util
 import logging
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,11 +74,51 @@ class Upstream:
 def why_not(settings: ModelSettings) -> str | None:
     """What keeps `model.engine: "auto"` from taking TRELLIS.2, in one sentence; None: nothing.
 
-    Loads and downloads nothing. PyTorch is imported only where all else is there.
+    Loads and downloads nothing, and does not wait for PyTorch to import.
     """
     if settings.device == "cpu":
         return 'model.device is the CPU, which takes more than an hour a model; "cuda" is a GPU'
-    return missing_package(settings) or missing_device(settings.device)
+    return missing_package(settings) or _missing_build(settings.device)
+
+
+def _missing_build(device: str) -> str | None:
+    """What is known of a device without importing PyTorch, which takes seconds."""
+    kind = device.partition(":")[0]
+    spec = importlib.util.find_spec("torch")
+    file = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
+    if kind != "cuda" or file is None or not file.is_file():
+        return missing_device(device)
+    said = dict(re.findall(r"^(\w+)\b[^=\n]*= '([^']+)'", file.read_text("utf-8"), re.MULTILINE))
+    version = said.get("__version__", "")
+    if "cuda" in said:
+        count = _count_cuda()
+    elif "hip" in said:
+        count = _count_rocm()
+    else:
+        return f"model.device: PyTorch {version} finds no cuda device: it is built without CUDA"
+    number = int(device.partition(":")[2] or 0)
+    if number < count:
+        return None
+    if number:
+        return f"model.device: there is no {device}, only {count} cuda device(s)"
+    return f"model.device: PyTorch {version} finds no cuda device: there is no driver, or no GPU"
+
+
+def _count_rocm() -> int:
+    """AMD's devices, by the files of the kernel's driver."""
+    return len(list(Path("/dev/dri").glob("renderD*"))) if Path("/dev/kfd").exists() else 0
+
+
+def _count_cuda() -> int:
+    """NVIDIA's devices, by its driver's own library."""
+    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL(name)
+        is_counted = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+    except (OSError, AttributeError):
+        return 0
+    return count.value if is_counted else 0
 
 
 def missing_package(settings: ModelSettings) -> str | None:
@@ -202,6 +244,27 @@ def import_texturing() -> Any:
     finally:
         for module in held:
             del sys.modules[module]
+
+
+def import_remover(name: str) -> Any:
+    """TRELLIS.2's class of a background remover, which `import_upstream` keeps out.
+
+    Raises:
+        MissingPackageError: it, or what it needs, is not there.
+    """
+    path = "trellis2.pipelines.rembg"
+    ours = sys.modules.pop(path, None)
+    try:
+        return getattr(importlib.import_module(path), name)
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            f"model.background: TRELLIS.2's remover needs {error.name}: pip install {error.name}"
+        ) from error
+    except (ImportError, AttributeError) as error:
+        raise MissingPackageError(f"model.background: no {name} in TRELLIS.2: {error}") from error
+    finally:
+        if ours is not None:
+            sys.modules[path] = ours
 
 
 def _hold_place(package: str, child: str | None) -> list[str]:

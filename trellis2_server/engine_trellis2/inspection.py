@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from trellis2_server import portable
 from trellis2_server.engine_trellis2 import checkpoint as files
-from trellis2_server.engine_trellis2 import environment, loading
+from trellis2_server.engine_trellis2 import environment, loading, upstream_glb
 from trellis2_server.engine_trellis2.engine import MODELS, PLANS
 from trellis2_server.errors import EngineError, MissingPackageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from trellis2_server.config import ModelSettings
 
@@ -41,7 +41,8 @@ class Finding:
     """One thing that was looked at.
 
     Attributes:
-        what: "packages", "trellis2", "device", "extensions", "checkpoint", "encoder", "disk".
+        what: "packages", "trellis2", "device", "extensions", "export", "checkpoint", "encoder",
+            "background", "disk".
         level: `error`: TRELLIS.2 will not start; `warning`: it will, but slower or with less.
         text: a sentence; what to do, where something is to be done.
     """
@@ -52,19 +53,26 @@ class Finding:
 
 
 def inspect_trellis2(
-    settings: ModelSettings, *, pipeline_type: str = "1024_cascade", ask_network: bool = False
+    settings: ModelSettings,
+    *,
+    pipeline_type: str = "1024_cascade",
+    exports: bool = False,
+    ask_network: bool = False,
 ) -> list[Finding]:
     """All that can be known about TRELLIS.2 without loading it.
 
     Args:
         settings: as it would be started with.
         pipeline_type: what requests get by default, for the memory.
+        exports: whether TRELLIS.2's own exporter is to write the GLBs.
         ask_network: whether the Hugging Face Hub is asked for sizes and access.
     """
     findings = [*_packages(), *_clone(settings)]
     has_torch = importlib.util.find_spec("torch") is not None
     if has_torch:
         findings += [*_device(settings, pipeline_type), *_extensions(settings)]
+        if exports:
+            findings.append(_exporter(settings, findings))
     has_packages = not any(
         finding.level == "error" for finding in findings if finding.what != "device"
     )
@@ -175,6 +183,29 @@ def _extensions(settings: ModelSettings) -> Iterator[Finding]:
             )
 
 
+def _exporter(settings: ModelSettings, findings: list[Finding]) -> Finding:
+    lacking = upstream_glb.lacking()
+    if settings.device.partition(":")[0] != "cuda":
+        lacking = f"it runs on CUDA alone, and model.device is {settings.device}"
+    elif lacking is None and any(f.what == "device" and f.level == "error" for f in findings):
+        lacking = "the device is not there"
+    if lacking:
+        return Finding("export", "error", f"export.backend upstream: {lacking}")
+    return Finding("export", "ok", "TRELLIS.2's own to_glb (nvdiffrast: not for commercial use)")
+
+
+def _remover(settings: ModelSettings, args: Mapping[str, Any], *, ask_network: bool) -> Finding:
+    try:
+        environment.import_remover(files.remover(args)[0])
+        name = str(files.remover(args)[1].get("model_name"))
+        if ask_network or settings.offline:
+            files.check_remover(settings, args)
+            return Finding("background", "ok", f"{name}, with the code that it brings")
+    except EngineError as error:
+        return Finding("background", "error", str(error))
+    return Finding("background", "warning", f"whether {name} may be downloaded was not asked")
+
+
 def _checkpoint(
     settings: ModelSettings, *, has_packages: bool, ask_network: bool
 ) -> Iterator[Finding]:
@@ -183,6 +214,8 @@ def _checkpoint(
         args = files.read_pipeline(local)
         name = files.encoder_name(local, args)
         absent = files.absent(local, MODELS)
+        if settings.background == "upstream" and has_packages:
+            yield _remover(settings, args, ask_network=ask_network)
     except EngineError as error:
         if Path(settings.model_path).expanduser().is_dir() or settings.offline:
             yield Finding("checkpoint", "error", str(error))

@@ -128,6 +128,25 @@ def build_texturing(upstream: Upstream, checkpoint: Checkpoint, pipeline: Any) -
     return made
 
 
+def build_remover(checkpoint: Checkpoint, device: str, *, low_vram: bool) -> Any:
+    """TRELLIS.2's background remover, which downloads its weights, and code with them.
+
+    Raises:
+        EngineError: it does not load.
+    """
+    name, args = files.remover(checkpoint.args)
+    remover = environment.import_remover(name)
+    try:
+        made = remover(**args)
+        if not low_vram:
+            made.to(device)
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise EngineError(
+            f"model.background: TRELLIS.2's remover does not load: {type(error).__name__}"
+        ) from error
+    return made
+
+
 def supported_parameters(sampler: Any) -> frozenset[str]:
     """The sampler's parameters that a request may set."""
     names = set(inspect.signature(type(sampler).__mro__[1].sample).parameters)

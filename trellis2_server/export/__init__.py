@@ -3,6 +3,7 @@
     prepare          clean, remesh where that is wanted, and decimate
     untextured_glb   positions and normals
     textured_glb     unwrap, bake, encode and pack
+    labelled         somebody else's GLB, which says of itself what ours do
     warm_up          compile everything now instead of during the first export
 
 Every function may run in several threads at once and gives the same bytes each time. Heavy
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     Report = Callable[[str, int, int], None]
 
-__all__ = ["prepare", "textured_glb", "untextured_glb", "warm_up"]
+__all__ = ["labelled", "prepare", "textured_glb", "untextured_glb", "warm_up"]
 
 GENERATOR: Final = "trellis2-server"
 #: Colours are read in place where no more than a hundredth of the original is farther from the
@@ -203,3 +204,14 @@ def warm_up() -> None:
     prepare(mesh, decimation_target=6, remesh_resolution=512)
     untextured_glb(small)
     textured_glb(small, field, original=mesh, texture_size=32)
+
+
+def labelled(glb: bytes, *, extras: Mapping[str, object], generator: str) -> bytes:
+    """A GLB that another exporter wrote, with our words about how it came about.
+
+    Raises:
+        ExportError: it is no GLB.
+    """
+    from trellis2_server.export.glb import labelled as label
+
+    return label(glb, extras=extras, generator=generator)

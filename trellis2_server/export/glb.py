@@ -314,6 +314,27 @@ def _add_texture(file: File, image: Image) -> int:
     return file.add("textures", texture)
 
 
+def labelled(content: bytes, *, extras: Mapping[str, object], generator: str) -> bytes:
+    """A GLB that somebody else wrote, which says how it came about as ours do.
+
+    Raises:
+        ExportError: it is no GLB.
+    """
+    try:
+        magic, _, _, size, _ = struct.unpack_from("<4sIII4s", content)
+        head = json.loads(content[20 : 20 + size])
+        head["asset"] |= {"generator": generator, "extras": dict(extras)}
+    except (struct.error, ValueError, KeyError, TypeError) as error:
+        raise ExportError("the exporter wrote no GLB") from error
+    if magic != b"glTF":
+        raise ExportError("the exporter wrote no GLB")
+    text = json.dumps(head, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 4)
+    rest = content[20 + size :]
+    start = struct.pack("<4sIII4s", b"glTF", 2, 20 + len(text) + len(rest), len(text), b"JSON")
+    return start + text + rest
+
+
 def _container(file: File) -> bytes:
     file.json["buffers"] = file.buffers
     size = file.buffers[0]["byteLength"]

@@ -1,0 +1,35 @@
+"""Which steps run where."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from trellis2_server.config import ExportSettings, ModelSettings, Settings
+from trellis2_server.steps import lane_steps
+from trellis2_server.threads import Threads
+
+
+def test_what_trellis2_does_itself_runs_on_the_lane() -> None:
+    assert lane_steps(Settings()) == {"shape", "texture"}
+    settings = Settings(
+        model=ModelSettings(background="upstream"), export=ExportSettings(backend="upstream")
+    )
+    assert lane_steps(settings) == {"shape", "texture", "cutout", "texture_export"}
+
+
+async def names(threads: Threads) -> list[str]:
+    def name() -> str:
+        return threading.current_thread().name
+
+    return [await threads.begin(step, name) for step in ("texture_export", "shape_export")]
+
+
+def test_a_step_runs_where_it_is_told_to() -> None:
+    threads = Threads(1, frozenset({"texture_export"}))
+    try:
+        lane, pool = asyncio.run(names(threads))
+    finally:
+        threads.close()
+    assert lane.startswith("lane")
+    assert pool.startswith("pool")
