@@ -802,8 +802,40 @@ def test_an_inspection_goes_on_after_the_first_error(copy: Path, tmp_path: Path)
     )
     assert levels(found)["trellis2"] == {"error"}
     assert "not on this machine" in found[-1].text
-    online = settings("nobody/nothing").model_copy(update={"offline": False})
-    assert levels(inspect_trellis2(online))["checkpoint"] == {"warning"}
+    online = settings("nobody/nothing", background="upstream").model_copy(update={"offline": False})
+    found = inspect_trellis2(online)
+    assert levels(found)["checkpoint"] == {"warning"}
+    assert [f.text for f in found if f.what in {"encoder", "background"}] == [
+        "whether facebook/dinov3-vitl16-pretrain-lvd1689m is gated was not asked",
+        "whether briaai/RMBG-2.0 is gated was not asked",
+    ]
+
+
+def test_an_inspection_says_that_given_meshes_are_refused(copy: Path) -> None:
+    (copy / "texturing_pipeline.json").unlink()
+    found = inspect_trellis2(settings(copy))
+    assert "it has no shape_slat_encoder: given meshes are refused" in [f.text for f in found]
+
+
+def test_the_check_ends_with_what_comes_of_it(copy: Path, tmp_path: Path) -> None:
+    def check(device: str) -> tuple[int, list[str], str]:
+        model = settings(copy).model_copy(update={"device": device})
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps({"model": model.model_dump()}))
+        run = subprocess.run(
+            [sys.executable, HERE.parent / "api_server_trellis2.py", "--config", config, "--check"],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        return run.returncode, run.stdout.splitlines(), run.stderr
+
+    code, lines, errors = check("cpu")
+    assert (code, lines[-1].split(None, 1)[1]) == (0, "it can be started")
+    assert "stand-in" not in errors
+    assert not any(line.startswith("[") for line in lines)
+    code, lines, _ = check("cuda:99")
+    assert (code, lines[-1].split(None, 1)[1]) == (1, "it will not start: 1 error(s) above")
 
 
 @pytest.mark.parametrize(
@@ -1182,7 +1214,7 @@ print(upstream_glb.lacking())
     assert lacking() == "None"
     shutil.rmtree(tmp_path / "cumesh")
     shutil.rmtree(tmp_path / "nvdiffrast")
-    assert "cumesh, nvdiffrast is not installed" in lacking()
+    assert "not installed: cumesh, nvdiffrast" in lacking()
 
 
 def with_remover(folder: Path) -> Settings:
@@ -1294,3 +1326,26 @@ def test_an_error_that_passes_leaves_the_engine_as_it_was(
     ):
         raise raised(text)
     assert type(caught.value) is expected
+
+
+def test_the_script_for_gpus_runs_through_on_a_cpu(tmp_path: Path, torch: Any) -> None:
+    del torch
+    report = tmp_path / "report.json"
+    run = subprocess.run(
+        [
+            *(sys.executable, HERE / "gpu" / "run.py", "--size", "tiny", "--device", "cpu"),
+            *("--types", "512", "--steps", "1", "--json", report),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TRELLIS2_HOME": str(HOME), "OMP_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    said = json.loads(report.read_text())
+    (row,) = said["types"]
+    assert "error" not in row
+    assert row["export_s"].replace(" + ", "").replace(".", "").isdigit()
+    assert max(e for name, e in said["errors"].items() if "float32" in name) < 1e-5
+    assert len(set(said["allocated_after_each_job"])) == 1
+    assert "| 512 | 512 | 60 |" in run.stdout

@@ -232,6 +232,8 @@ def _check(settings: Settings, config: Path) -> int:
     from trellis2_server.engine_trellis2 import inspect_trellis2
     from trellis2_server.pipeline import choose_engine
 
+    # What would be logged is on the screen.
+    logs.configure(settings.server.model_copy(update={"log_level": "error"}))
     engine, warnings = choose_engine(settings)
     server = settings.server
     rows = [
@@ -260,8 +262,10 @@ def _check(settings: Settings, config: Path) -> int:
     )
     for finding in findings:
         print(f"  {finding.level:8} {finding.what:12} {finding.text}")  # noqa: T201
-    is_wanted = settings.model.engine == "trellis2"
-    return int(is_wanted and any(finding.level == "error" for finding in findings))
+    errors = sum(finding.level == "error" for finding in findings)
+    verdict = f"it will not start: {errors} error(s) above" if errors else "it can be started"
+    print(f"  {'=':8} {verdict}")  # noqa: T201
+    return int(settings.model.engine == "trellis2" and errors > 0)
 
 
 def _version(package: str) -> str:

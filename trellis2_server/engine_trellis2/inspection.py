@@ -7,12 +7,14 @@ What this module does not know: how the findings are shown.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
 import platform
 import re
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -34,6 +36,9 @@ _LEAST_TRANSFORMERS: Final = (4, 56)
 _ASKED_VRAM_GIB: Final = 24
 _WEIGHTS_GIB: Final = 16
 _GIB: Final = 2**30
+#: What TRELLIS.2's own checkpoint names; both are gated.
+_ENCODER: Final = "facebook/dinov3-vitl16-pretrain-lvd1689m"
+_REMOVER: Final = "briaai/RMBG-2.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,7 @@ def inspect_trellis2(
         if exports:
             findings.append(_exporter(settings, findings))
     has_packages = not any(
-        finding.level == "error" for finding in findings if finding.what != "device"
+        finding.level == "error" for finding in findings if finding.what in {"packages", "trellis2"}
     )
     if importlib.util.find_spec("huggingface_hub") is not None:
         findings += _checkpoint(settings, has_packages=has_packages, ask_network=ask_network)
@@ -227,6 +232,11 @@ def _checkpoint(
                 f"{_WEIGHTS_GIB} GiB",
             )
             yield from _access(settings.model_path, ask_network=ask_network)
+            encoder = settings.image_encoder or _ENCODER
+            if not Path(encoder).expanduser().is_dir():
+                yield from _access(encoder, "encoder", ask_network=ask_network)
+            if settings.background == "upstream":
+                yield from _access(_REMOVER, "background", ask_network=ask_network)
             yield from _disk(_WEIGHTS_GIB * _GIB)
         return
     if absent:
@@ -260,13 +270,18 @@ def _files(settings: ModelSettings, *, has_packages: bool) -> Iterator[Finding]:
             usable = environment.missing_device(settings.device) is None
             device = settings.device if usable else "cpu"
             upstream = environment.import_upstream(settings.model_copy(update={"device": device}))
-            loading.check(upstream, found)
+            with contextlib.redirect_stdout(sys.stderr):  # TRELLIS.2 prints its choices
+                loading.check(upstream, found)
     except EngineError as error:
         yield Finding("checkpoint", "error", str(error))
         return
     lacking = [name for name in MODELS if name not in {model.name for model in found.models}]
     if lacking:
         yield Finding("checkpoint", "warning", f"it has no {', '.join(lacking)}")
+    if found.mesh_encoder is None:
+        yield Finding(
+            "checkpoint", "warning", f"it has no {files.MESH_ENCODER}: given meshes are refused"
+        )
     size = sum(model.weights.stat().st_size for model in found.models) / _GIB
     how = "every tensor is there" if has_packages else "no file is cut short"
     yield Finding("checkpoint", "ok", f"{len(found.models)} models, {size:.1f} GiB, {how}")

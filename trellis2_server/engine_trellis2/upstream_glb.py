@@ -52,7 +52,7 @@ def lacking() -> str | None:
         )
     absent = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if absent:
-        return f"{', '.join(absent)} is not installed; or set export.backend to own"
+        return f"not installed: {', '.join(absent)}; or set export.backend to own"
     try:
         importlib.import_module("o_voxel.postprocess")
     except Exception as error:  # noqa: BLE001 - a compiled package fails in any way it likes
