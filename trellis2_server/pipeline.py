@@ -39,6 +39,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+class Named(Protocol):
+    """What a file says it was made by."""
+
+    @property
+    def name(self) -> str:
+        """Of an engine."""
+        ...
+
+
 class Engine(Protocol):
     """What makes shapes and textures. One call at a time; arrays out, never files."""
 
@@ -176,27 +185,34 @@ def make_shape(engine: Engine, cutout: Cutout, options: Options, report: Report)
     return engine.shape(cutout, options, report)
 
 
-def export_shape(
-    engine: Engine, shape: Shape, options: Options, report: Report
-) -> tuple[Geometry, bytes]:
-    """The untextured GLB, and what the textured one goes on from."""
+def prepare_shape(shape: Shape, options: Options, report: Report) -> Geometry:
+    """The shape with its mesh cleaned and decimated, wrapped where that is asked for."""
     mesh = export.prepare(
         shape.mesh,
         decimation_target=options.decimation_target,
         remesh_resolution=shape.resolution if options.remesh else None,
         report=report,
     )
+    return Geometry(shape, mesh)
+
+
+def export_shape(
+    engine: Named, shape: Shape, options: Options, report: Report
+) -> tuple[Geometry, bytes]:
+    """The untextured GLB, and what the textured one goes on from."""
+    geometry = prepare_shape(shape, options, report)
+    mesh = geometry.mesh
     glb = export.untextured_glb(
         mesh,
         extras=_extras(engine, mesh, options, shape),
         generator=_generator(engine),
         compress=options.compress,
     )
-    return Geometry(shape, mesh), glb
+    return geometry, glb
 
 
 def read_mesh(
-    engine: Engine, content: bytes, options: Options, report: Report
+    engine: Named, content: bytes, options: Options, report: Report
 ) -> tuple[GivenMesh, bytes]:
     """A client's mesh file, and its GLB without any texture.
 
@@ -230,7 +246,7 @@ def make_texture(
 
 
 def export_model(  # noqa: PLR0913, PLR0917 - one argument per thing that is joined here
-    engine: Engine,
+    engine: Named,
     geometry: Geometry | GivenMesh,
     field: VoxelField,
     options: Options,
@@ -283,13 +299,13 @@ def make_model(
     yield export_model(engine, geometry, field, options, settings, report)
 
 
-def _generator(engine: Engine) -> str:
+def _generator(engine: Named) -> str:
     """`asset.generator`: says outright when a preview made the file."""
     return f"trellis2-server {__version__} ({engine.name} engine)"
 
 
 def _extras(
-    engine: Engine, mesh: Mesh, options: Options, shape: Shape | None = None
+    engine: Named, mesh: Mesh, options: Options, shape: Shape | None = None
 ) -> dict[str, object]:
     """How the file came about; nothing of the texture stage: same seed, same bytes."""
     extras: dict[str, object] = {"engine": engine.name, "seed": options.seed}
