@@ -186,7 +186,8 @@ def test_the_documentation_is_complete_and_knows_no_422(server: Server) -> None:
     assert set(api["paths"]) == {
         "/generate", "/generate_texture", "/status/{name}", "/healthcheck", "/worker_status",
         "/send", "/status/test", "/health", "/metrics", "/page/options",
-        "/jobs", "/jobs/{name}", "/events/{name}",
+        "/jobs", "/jobs/{name}", "/jobs/{name}/{file_name}", "/jobs/{name}/export",
+        "/events/{name}",
     }  # fmt: skip
     assert "HTTPValidationError" not in api["components"]["schemas"]
     for operations in api["paths"].values():

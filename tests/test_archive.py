@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.engines import PATIENCE_S
-from tests.loops import in_a_loop, until
+from tests.workers import in_a_loop, until
 from trellis2_server.archive import MAX_WAITING_PACKS, Archive
 from trellis2_server.errors import StoreError
 from trellis2_server.store import Artifact, DiskStore, Files, MemoryStore, Name

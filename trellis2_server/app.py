@@ -15,7 +15,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from trellis2_server import __version__, routes, routes_hunyuan, routes_jobs, routes_page
+from trellis2_server import (
+    __version__,
+    ranges,
+    routes,
+    routes_files,
+    routes_hunyuan,
+    routes_jobs,
+    routes_page,
+)
 from trellis2_server.errors import ServerError
 from trellis2_server.keys import KeyRing
 from trellis2_server.metrics import Metrics
@@ -32,6 +40,7 @@ if TYPE_CHECKING:
     from trellis2_server.config import Settings
     from trellis2_server.images import Cutter
     from trellis2_server.pipeline import Engine
+    from trellis2_server.store import Store
 
 #: Some Hunyuan3D clients look for every route under this.
 HUNYUAN_PREFIX: Final = "/api"
@@ -60,7 +69,11 @@ _DESCRIPTION: Final = (
 
 
 def create_app(
-    settings: Settings, engine: Engine, cutter: Cutter, notes: Sequence[str] = ()
+    settings: Settings,
+    engine: Engine,
+    cutter: Cutter,
+    notes: Sequence[str] = (),
+    store: Store | None = None,
 ) -> FastAPI:
     """The server as an ASGI application; the engine is loaded when it starts.
 
@@ -69,6 +82,7 @@ def create_app(
         engine: not loaded.
         cutter: cuts uploads out.
         notes: what the operator should know; `/healthcheck` says them.
+        store: where results are kept; None: as the settings say.
     """
     app = FastAPI(
         title="TRELLIS.2 server",
@@ -84,9 +98,9 @@ def create_app(
     app.state.keys = KeyRing(key.get_secret_value() for key in server.api_keys)
     app.state.metrics = Metrics()
     app.state.notes = tuple(notes)
-    app.state.make_worker = lambda: Worker(engine, cutter, settings, app.state.metrics)
+    app.state.make_worker = lambda: Worker(engine, cutter, settings, app.state.metrics, store=store)
     app.state.worker_id = secrets.token_hex(3)
-    for each in (routes_hunyuan.router, routes_jobs.router, routes.router):
+    for each in (routes_hunyuan.router, routes_jobs.router, routes_files.router, routes.router):
         app.include_router(each)
         app.include_router(each, prefix=HUNYUAN_PREFIX, include_in_schema=False)
     app.include_router(routes_page.router)
@@ -108,7 +122,7 @@ def create_app(
             allow_origins=origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=ALLOWED_HEADERS,
-            expose_headers=[*routes.MODEL_HEADERS, *EXPOSED_HEADERS],
+            expose_headers=[*routes.MODEL_HEADERS, *ranges.EXPOSED_HEADERS, *EXPOSED_HEADERS],
         )
     app.add_middleware(Envelope, observe=app.state.metrics.note_request)
     return app

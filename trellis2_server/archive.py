@@ -1,8 +1,8 @@
 """`Archive`: keeps the jobs' files and records in a store, off the event loop.
 
 What was just handed over is answered from memory while it is being written. What cannot be
-written stays in memory, with a note for the operator, and is tried again at `tend`: the
-server goes on without its disk.
+written stays in memory, with a note for the operator; then nothing is written until `tend`
+tries all of it again: the server goes on without its disk.
 
     keep     a file that was made              → an `Artifact`, at once
     pack     the same, made on a thread here   (a job's geometry)
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _READERS: Final = 2
+#: So that a picture need not wait for a geometry.
+_PACKERS: Final = 2
 #: Geometries that wait to be packed, at most: more than that are not kept.
 MAX_WAITING_PACKS: Final = 4
 
@@ -63,17 +65,22 @@ class Archive:
 
     Attributes:
         size: bytes of all files that are kept.
+        is_lasting: whether records are kept at all.
+        on_kept: is told of each file that is there.
     """
 
     def __init__(self, store: Store, *, max_packed_bytes: int) -> None:
         self._store = store
         self._max_packed = max_packed_bytes
+        self.is_lasting = store.is_lasting
+        self.on_kept: Callable[[Artifact], None] | None = None
         self._files: dict[str, dict[str, Artifact]] = {}
         self.size = 0
         self._packed: OrderedDict[Artifact, None] = OrderedDict()
         self._fresh: dict[Artifact, bytes] = {}
         self._records: dict[str, str] = {}
         self._names: dict[tuple[str, str], Name] = {}
+        self._names_of: dict[str, set[tuple[str, str]]] = {}
         self._next = _Batch()
         self._writing: asyncio.Task[None] | None = None
         self._reading: dict[Artifact, asyncio.Future[bytes]] = {}
@@ -84,7 +91,7 @@ class Archive:
         self._warnings: tuple[str, ...] = ()
         self._writer = ThreadPoolExecutor(1, "archive", give_way)
         self._readers = ThreadPoolExecutor(_READERS, "reader", give_way)
-        self._packer = ThreadPoolExecutor(1, "packer", give_way)
+        self._packer = ThreadPoolExecutor(_PACKERS, "packer", give_way)
 
     # ---- life ------------------------------------------------------------------------
 
@@ -108,7 +115,7 @@ class Archive:
             for artifact in job.files.values():
                 self._count(artifact)
         for name in opened.names:
-            self._names[name.kind, name.name] = name
+            self._know(name)
         return opened
 
     async def close(self) -> None:
@@ -125,6 +132,10 @@ class Archive:
         """Wait until what was handed over is written, or could not be."""
         while self._packing:
             await asyncio.wait(self._packing)
+        await self.written()
+
+    async def written(self) -> None:
+        """Wait until what was handed over is written, or could not be; not for what is packed."""
         if self._writing is not None:
             await asyncio.shield(self._writing)
 
@@ -154,8 +165,17 @@ class Archive:
 
     def name(self, name: Name) -> None:
         """Have the job found by another name too, also after a restart."""
-        self._names[name.kind, name.name] = self._next.names[name.kind, name.name] = name
+        self._know(name)
+        self._next.names[name.kind, name.name] = name
         self._begin_writing()
+
+    def _know(self, name: Name) -> None:
+        key = name.kind, name.name
+        known = self._names.get(key)
+        if known is not None:
+            self._names_of[known.uid].discard(key)
+        self._names[key] = name
+        self._names_of.setdefault(name.uid, set()).add(key)
 
     def keep(self, uid: str, name: str, content: bytes) -> Artifact:
         """Have a file of a job that has a record; it can be read at once."""
@@ -165,6 +185,8 @@ class Archive:
         # The store names a file in the record of its job.
         self._next.records.setdefault(uid, self._records[uid])
         self._begin_writing()
+        if self.on_kept is not None:
+            self.on_kept(artifact)
         return artifact
 
     def pack(self, uid: str, name: str, make: Callable[[], bytes], *, is_spare: bool) -> None:
@@ -233,9 +255,9 @@ class Archive:
             for artifact in self.files(uid):
                 self._forget(artifact)
             self._next.records.pop(uid, None)
-        for names in (self._names, self._next.names):
-            for key in [key for key, name in names.items() if name.uid in gone]:
-                del names[key]
+            for key in self._names_of.pop(uid, ()):
+                del self._names[key]
+                self._next.names.pop(key, None)
         self._next.removed |= gone
         self._begin_writing()
 
@@ -294,7 +316,8 @@ class Archive:
     # ---- writing ---------------------------------------------------------------------
 
     def _begin_writing(self) -> None:
-        if self._writing is None and (self._is_open or self._must_reopen):
+        is_well = self._is_open and self._failure is None
+        if self._writing is None and (is_well or self._must_reopen):
             self._writing = asyncio.get_running_loop().create_task(self._write_all())
 
     async def _write_all(self) -> None:

@@ -48,12 +48,17 @@ class Body:
     mesh: bytes | None = None
 
 
-async def read_body(request: Request, *, max_bytes: int) -> Body:
+async def read_body(request: Request, *, max_bytes: int, may_be_empty: bool = False) -> Body:
     """The fields and the picture of a request.
 
     `application/json` carries the picture as base64 in `image`; `multipart/form-data` as a
     file, or base64, of that name; a raw `image/*` body is the picture, and the query
     carries the fields. Without a content type, a body that begins with `{` is JSON.
+
+    Args:
+        request: whose body it is.
+        max_bytes: of the body.
+        may_be_empty: no body at all says nothing, and is no error.
 
     Raises:
         InputError: it is none of these, or broken.
@@ -68,6 +73,8 @@ async def read_body(request: Request, *, max_bytes: int) -> Body:
     content = await _read_bytes(request, max_bytes)
     if kind.startswith("image/") or kind == "application/octet-stream":
         return Body(dict(request.query_params), content or None)
+    if may_be_empty and not content.strip():
+        return Body(dict(request.query_params), None)
     return await _read_json(content, max_bytes)
 
 

@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from trellis2_server import __version__, keys, logs
 from trellis2_server.config import Options, ServerSettings, Settings, load_settings, read_options
-from trellis2_server.errors import ServerError
+from trellis2_server.errors import ServerError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -127,6 +127,7 @@ def _serve(settings: Settings, read_again: Callable[[], Settings]) -> int:
     from trellis2_server.app import create_app
     from trellis2_server.connections import uvicorn_config
     from trellis2_server.pipeline import choose_engine, make_cutter
+    from trellis2_server.store import make_store
 
     server = settings.server
     logs.configure(server)
@@ -134,7 +135,10 @@ def _serve(settings: Settings, read_again: Callable[[], Settings]) -> int:
     engine, warnings = choose_engine(settings)
     for warning in (*warnings, *_access_warnings(server)):
         logger.warning(warning)
-    app = create_app(settings, engine, make_cutter(engine, settings), warnings)
+    store = make_store(settings.worker.result_dir)
+    with contextlib.suppress(StoreError):  # the worker says so, and goes on without it
+        store.claim()
+    app = create_app(settings, engine, make_cutter(engine, settings), warnings, store)
 
     class Server(uvicorn.Server):
         """Tells the worker of a stop before it waits for open requests, which wait for jobs.
@@ -246,6 +250,7 @@ def _check(settings: Settings, config: Path) -> int:
         ("pipeline type", settings.generation.pipeline_type),
         ("faces at most", str(settings.export.glb_decimation_target)),
         ("texture size", f"{settings.export.glb_texture_size} px"),
+        ("results", settings.worker.result_dir or "in memory, gone after a restart"),
         *((name, _version(name)) for name in _PACKAGES),
         *(("warning", warning) for warning in (*warnings, *_access_warnings(server))),
     ]

@@ -14,7 +14,7 @@ import json
 import math
 import re
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
@@ -310,6 +310,25 @@ class WorkerSettings(_Section):
         gt=0,
         le=86_400,
         description="Seconds after which a waiting job that nobody waits for is given up.",
+    )
+    result_dir: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Folder that keeps results over restarts, for this server alone; null: they "
+        "are kept in memory.",
+    )
+    max_result_bytes: int = Field(
+        default=21_474_836_480,
+        ge=67_108_864,
+        le=2**50,
+        description="Bytes of results and geometry that are kept; the jobs that finished first go.",
+    )
+    max_kept_bytes: int = Field(
+        default=1_073_741_824,
+        ge=0,
+        le=2**40,
+        description="Bytes of geometry that are kept in memory for exporting again, least recently "
+        "used out first; with `result_dir` it goes to disk. 0: none is kept at all.",
     )
 
 
@@ -784,6 +803,7 @@ def fields_of(options: Options) -> dict[str, object]:
             "texture_size",
             "alpha_mode",
             "texture_format",
+            "remesh",
             "remove_background",
         )
     }
@@ -826,6 +846,32 @@ def read_delivery(raw: Mapping[str, object]) -> Delivery:
     """
     found = read_fields(raw)
     return Delivery(texture=found.get("texture"), type=found.get("type", "glb"))
+
+
+#: Fields of `Options` that change how a shape and its material become a file, and no more.
+EXPORT_FIELDS: Final = (
+    "decimation_target",
+    "texture_size",
+    "alpha_mode",
+    "texture_format",
+    "compress",
+    "remesh",
+)
+
+
+def read_export(raw: Mapping[str, object], options: Options) -> Options:
+    """These options, exported as the request asks for.
+
+    Raises:
+        InputError: names the field that cannot be meant.
+    """
+    found = read_fields(raw)
+    asked = {name: found[name] for name in EXPORT_FIELDS if name in found}
+    if options.mesh or found.get("type", "glb") != "glb":
+        asked["compress"] = None
+    if options.mesh:
+        asked["remesh"] = False
+    return replace(options, **asked)
 
 
 def read_options(raw: Mapping[str, object], settings: Settings, mesh: str | None = None) -> Options:

@@ -51,10 +51,23 @@ class JobReply(StatusReply):
     )
     seed: int = Field(description="The one that was used.")
     parameters: dict[str, Any] = Field(description="Fields that ask for the same again.")
+    files: dict[str, FileReply] = Field(
+        description="Those that are there: input.png, shape.glb, textured.glb."
+    )
+    can_export: bool = Field(
+        description="Whether `POST /jobs/{uid}/export` can make the model anew."
+    )
     timings: dict[str, float] = Field(
         description="Seconds that each step took, of those that ended: cutout, shape, "
         "shape_export, texture, texture_export."
     )
+
+
+class FileReply(BaseModel):
+    """A file that is there."""
+
+    bytes: int = Field(description="Its size.")
+    url: str = Field(description="Where it is, relative to the server's root.")
 
 
 class JobsReply(BaseModel):
@@ -78,6 +91,11 @@ def job_reply(worker: Worker, job: Job) -> JobReply:
         background=job.background,
         seed=job.options.seed,
         parameters=fields_of(job.options),
+        files={
+            file.name: FileReply(bytes=file.size, url=f"jobs/{job.uid}/{file.name}")
+            for file in worker.results.files(job)
+        },
+        can_export=worker.results.can_export(job),
         timings=dict(job.timings),
     )
 

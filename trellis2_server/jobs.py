@@ -9,12 +9,14 @@ What this module does not know: threads, queues, HTTP, how a job is worked on.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
+import time
 import uuid
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from trellis2_server.errors import JobNotFoundError, ServerError
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping
 
     from trellis2_server.config import Options
+    from trellis2_server.store import Artifact
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,8 @@ TRANSITIONS: Final = {
         {Status.TEXTURE_PROCESSING, Status.COMPLETED, Status.ERROR, Status.CANCELLED}
     ),
     Status.TEXTURE_PROCESSING: frozenset({Status.COMPLETED, Status.ERROR, Status.CANCELLED}),
-    Status.COMPLETED: frozenset({Status.TEXTURE_PROCESSING}),
+    # To an error when its files were lost.
+    Status.COMPLETED: frozenset({Status.TEXTURE_PROCESSING, Status.ERROR}),
     Status.ERROR: frozenset[Status](),
     Status.CANCELLED: frozenset[Status](),
 }
@@ -132,9 +136,9 @@ class Job:
     warnings: tuple[str, ...] = ()
     resolution: int | None = None
     progress: Progress | None = None
-    shape_glb: bytes | None = None
+    shape_glb: Artifact | None = None
     shape_md5: str | None = None
-    textured_glb: bytes | None = None
+    textured_glb: Artifact | None = None
     error: ServerError | None = None
     finished_at: float | None = None
     timings: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -160,16 +164,39 @@ class Job:
         return replace(job, progress=None, finished_at=now if job.status.is_finished else None)
 
 
-class JobTable:
-    """All jobs that are kept."""
+class Journal(Protocol):
+    """Who writes down what the table holds."""
 
-    def __init__(self) -> None:
+    def note(self, job: Job) -> None:
+        """The job is there, in this state."""
+        ...
+
+    def name(self, kind: str, name: str, uid: str, says: Hashable = None) -> None:
+        """The job has this name too: an "alias", a "ticket", a "key", or when it was "asked"."""
+        ...
+
+    def remove(self, uid: str) -> None:
+        """The job is there no longer."""
+        ...
+
+
+class JobTable:
+    """All jobs that are kept.
+
+    Args:
+        journal: is told of every change.
+        origin: what else, beside a key, decides a result: jobs of another origin never match.
+    """
+
+    def __init__(self, journal: Journal | None = None, origin: Hashable = None) -> None:
+        self._journal = journal
+        self._origin = origin
         self._jobs: dict[str, Job] = {}
         self._aliases: dict[str, str] = {}
         self._by_hash: dict[tuple[str, str], list[str]] = {}
         self._asked: dict[str, int] = {}
         self._askings = itertools.count()
-        self._by_key: dict[Hashable, str] = {}
+        self._by_key: dict[str, str] = {}
         self._by_shape: dict[tuple[str, str], str] = {}
         self._clients: dict[str, set[str]] = {}
         self._tickets: dict[str, tuple[str, Hashable]] = {}
@@ -200,6 +227,8 @@ class JobTable:
             self._sort(job)
         if job.shape_md5:
             self._by_shape[job.owner, job.shape_md5] = job.uid
+        if self._journal:
+            self._journal.note(job)
         return job
 
     def of_shape(self, md5: str, owner: str = "") -> Job | None:
@@ -236,6 +265,7 @@ class JobTable:
         if known is None:
             known = self._ticket_of[job.uid, wanted] = str(uuid.uuid4())
             self._tickets[known] = job.uid, wanted
+            self._name("ticket", known, job.uid, wanted)
         return known
 
     def wanted(self, ticket: str) -> Hashable:
@@ -248,13 +278,37 @@ class JobTable:
 
     def bind(self, key: Hashable, uid: str) -> None:
         """Let `match(key)` find this job."""
-        self._by_key[key] = uid
+        name = self._key_name(key)
+        self._by_key[name] = uid
+        self._name("key", name, uid)
+
+    def _key_name(self, key: Hashable) -> str:
+        # Keys are plain values and records of them, so that this is the same in any process.
+        return hashlib.sha256(repr((self._origin, key)).encode()).hexdigest()
+
+    def _name(self, kind: str, name: str, uid: str, says: Hashable = None) -> None:
+        if self._journal:
+            self._journal.name(kind, name, uid, says)
+
+    def restore_name(self, kind: str, name: str, uid: str, says: Hashable) -> None:
+        """Have a name that the journal was told of in an earlier process."""
+        if kind == "alias":
+            self._aliases[name] = uid
+        elif kind == "ticket":
+            self._tickets[name] = uid, says
+            self._ticket_of[uid, says] = name
+        elif kind == "key":
+            self._by_key[name] = uid
 
     def alias(self, uid: str, meant: str) -> None:
         """Let `uid` mean another job, which turned out to be the same; its own is dropped."""
         self._clients[meant] |= self._clients[uid]
         self._remove(uid)
         self._aliases[uid] = meant
+        self._name("alias", uid, meant)
+        for ticket, (known, wanted) in self._tickets.items():
+            if known == uid:
+                self._name("ticket", ticket, meant, wanted)
 
     def get(self, name: str, owner: str = "") -> Job:
         """The owner's job with that uid, or the one last asked for with that image hash.
@@ -276,10 +330,11 @@ class JobTable:
 
     def match(self, key: Hashable) -> Job | None:
         """The job bound to `key`, unless it failed or was cancelled; its hash means it again."""
-        job = self._jobs.get(self._by_key.get(key, ""))
+        job = self._jobs.get(self._by_key.get(self._key_name(key), ""))
         if job is None or job.error is not None:
             return None
         self._asked[job.uid] = next(self._askings)
+        self._name("asked", job.uid, job.uid, time.time())
         self._sort(job)
         return job
 
@@ -287,6 +342,11 @@ class JobTable:
         """Drop a job, and all of its names."""
         self._remove(uid)
         self._forget_names()
+
+    def oldest_finished(self) -> Job | None:
+        """The job that finished first."""
+        finished = [job for job in self._jobs.values() if job.finished_at is not None]
+        return min(finished, key=lambda job: job.finished_at or 0.0, default=None)
 
     def remove_aged(self, finished_before: float) -> list[Job]:
         """Drop the finished jobs that ended before then; returns them."""
@@ -309,6 +369,8 @@ class JobTable:
                 del self._tickets[ticket], self._ticket_of[uid, wanted]
 
     def _remove(self, uid: str) -> None:
+        if self._journal:
+            self._journal.remove(uid)
         job = self._jobs.pop(uid)
         if job.shape_md5 and self._by_shape.get((job.owner, job.shape_md5)) == uid:
             del self._by_shape[job.owner, job.shape_md5]

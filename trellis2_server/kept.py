@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from trellis2_server.pipeline import Geometry, GivenMesh, Report
 
 #: Names under which it is kept.
-SHAPE_FILE: Final = "shape.kept"
-FIELD_FILE: Final = "field.kept"
+SHAPE_KEPT: Final = "shape.kept"
+FIELD_KEPT: Final = "field.kept"
 
 
 @dataclass(frozen=True, slots=True)

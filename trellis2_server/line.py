@@ -19,7 +19,7 @@ import copy
 import hashlib
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -34,14 +34,16 @@ from trellis2_server.errors import (
 )
 from trellis2_server.images import ModelPending
 from trellis2_server.jobs import Job, Progress, Status
+from trellis2_server.kept import FIELD_KEPT, SHAPE_KEPT, kept_field, kept_mesh, kept_shape
 from trellis2_server.observers import Nobody
 from trellis2_server.steps import SHAPE_STEPS, TEXTURE_STEPS, Pace, fraction, steps_from
-from trellis2_server.tasks import Queue, Task
+from trellis2_server.tasks import Errand, Queue, Task
 from trellis2_server.threads import Stopped, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trellis2_server.archive import Archive
     from trellis2_server.config import Options, Settings
     from trellis2_server.images import Cutout
     from trellis2_server.jobs import JobTable
@@ -59,6 +61,10 @@ logger = logging.getLogger(__name__)
 TEXTURE_PATIENCE_S: Final = 60.0
 #: Progress is passed on at most this often, in seconds.
 PROGRESS_INTERVAL_S: Final = 0.05
+#: Names of a job's files.
+INPUT_FILE: Final = "input.png"
+SHAPE_FILE: Final = "shape.glb"
+TEXTURED_FILE: Final = "textured.glb"
 
 
 class Line:
@@ -79,6 +85,7 @@ class Line:
         uploads: Uploads,
         threads: Threads,
         listeners: Listeners,
+        archive: Archive,
         clock: Callable[[], float],
     ) -> None:
         self.tasks: dict[str, Task] = {}
@@ -92,8 +99,11 @@ class Line:
         self._uploads = uploads
         self._threads = threads
         self._listeners = listeners
+        self._archive = archive
         self._clock = clock
         self._queue = Queue()
+        self._errands: deque[Errand] = deque()
+        self._errands_running: set[Errand] = set()
         self._pace = Pace()
         self.observer: Observer = Nobody()
 
@@ -102,12 +112,13 @@ class Line:
     @property
     def waiting(self) -> int:
         """How many tasks wait for a step to start, or for what that step needs."""
-        return sum(1 for task in self.tasks.values() if task.waiting_for)
+        return sum(1 for task in self.tasks.values() if task.waiting_for) + len(self._errands)
 
     @property
     def length(self) -> int:
         """How many tasks run or wait."""
-        return sum(1 for task in self.tasks.values() if task.running or task.waiting_for)
+        tasks = sum(1 for task in self.tasks.values() if task.running or task.waiting_for)
+        return tasks + len(self._errands) + len(self._errands_running)
 
     @property
     def waiting_bytes(self) -> int:
@@ -176,6 +187,13 @@ class Line:
         )
         self._enqueue(task, "cutout", cut_out)
 
+    def can_give(self, job: Job, *, texture: bool) -> bool:
+        """Whether the job has what is wanted of it, or goes on until it has.
+
+        A job of an earlier process has no texture but the one that was made then.
+        """
+        return job.uid in self.tasks or (job.textured_glb if texture else job.shape_glb) is not None
+
     def want_texture(self, job: Job) -> None:
         """Have the job's texture made, if it is neither there nor on its way."""
         task = self.tasks.get(job.uid)
@@ -211,6 +229,10 @@ class Line:
         while self._threads.steps_running < self._limits.limit_model_concurrency:
             steps = self._startable()
             task = next((task for task in self._queue if task.waiting_for in steps), None)
+            errand = self._errands[0] if self._errands and "shape_export" in steps else None
+            if errand is not None and (task is None or errand.deadline <= task.deadline):
+                self._begin_errand(self._errands.popleft())
+                continue
             if task is None:
                 return
             self._leave_queue(task)
@@ -307,8 +329,65 @@ class Line:
         self._note_idle()
 
     def _note_idle(self) -> None:
-        if not self._threads.steps_running and not self._queue:
+        if not self._threads.steps_running and not self._queue and not self._errands:
             self.is_idle.set()
+
+    def now(self) -> float:
+        """Seconds of the jobs' clock."""
+        return self._clock()
+
+    # ---- errands ---------------------------------------------------------------------
+
+    async def run(self, call: Callable[[Callable[[str, int, int], None]], bytes]) -> bytes:
+        """What the call gives, done in the pool in its turn.
+
+        It is stopped at its next report when nobody awaits it any more.
+
+        Raises:
+            ServerError: why there is nothing.
+        """
+        done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        errand = Errand(call, done, self._clock())
+        self._errands.append(errand)
+        self.is_idle.clear()
+        self.pump()
+        try:
+            return await done
+        finally:
+            errand.is_stopped = True
+            if errand in self._errands:
+                self._errands.remove(errand)
+                self._note_idle()
+
+    def _begin_errand(self, errand: Errand) -> None:
+        def report(stage: str, done: int, of: int) -> None:
+            del stage, done, of
+            if errand.is_stopped:
+                raise Stopped
+
+        self._errands_running.add(errand)
+        future = self._threads.begin("shape_export", partial(errand.call, report))
+        future.add_done_callback(partial(self._errand_ended, errand))
+
+    def _errand_ended(self, errand: Errand, future: asyncio.Future[bytes]) -> None:
+        self._errands_running.discard(errand)
+        error = None if future.cancelled() else future.exception()
+        if not errand.done.done():
+            if error is None and not future.cancelled():
+                errand.done.set_result(future.result())
+            elif isinstance(error, ServerError):
+                errand.done.set_exception(copy.copy(error))  # without its stack and its arrays
+            else:
+                errand.done.set_exception(JobCancelledError("cancelled"))
+        self.pump()
+        self._note_idle()
+
+    def end_errands(self, error: ServerError, *, running: bool) -> None:
+        """Tell those who wait for an errand that there will be nothing."""
+        for errand in [*self._errands, *(self._errands_running if running else ())]:
+            if not errand.done.done():
+                errand.done.set_exception(copy.copy(error))
+        self._errands.clear()
 
     def _park(self, task: Task, call: Callable[[], Any], pending: ModelPending) -> None:
         """Have the cut-out done again when its background model is there, on no thread so far."""
@@ -350,7 +429,10 @@ class Line:
         elif step == "texture":
             self._take_voxels(task, result)
         else:
-            self._change(task, status=Status.COMPLETED, textured_glb=result)
+            glb, voxels = result
+            textured_glb = self._archive.keep(task.uid, TEXTURED_FILE, glb)
+            self._archive.pack(task.uid, FIELD_KEPT, partial(kept_field, voxels), is_spare=True)
+            self._change(task, status=Status.COMPLETED, textured_glb=textured_glb)
             self._log_end(task)
             self._forget(task)
 
@@ -367,11 +449,13 @@ class Line:
         if not job.options.is_seed_random:
             key = ("cutout", job.owner, cutout.key, job.options)
             known = self._table.match(key) or self.own(job.options, cutout.image_hash, job.owner)
-            if known is not None:
+            if known is not None and self.can_give(known, texture=task.wants_texture):
                 self._join(task, known)
                 return
             self._table.bind(key, task.uid)
+        self._archive.pack(task.uid, INPUT_FILE, cutout.png, is_spare=False)
         if task.mesh is not None:
+            self._archive.pack(task.uid, SHAPE_KEPT, partial(kept_mesh, task.mesh), is_spare=True)
             report = self._reporter(task, "shape_export")
             read = partial(pipeline.read_mesh, self._engine, task.mesh, job.options, report)
             task.mesh = None
@@ -398,12 +482,16 @@ class Line:
         if task.cutout is None:
             raise RuntimeError("a shape without a cut-out")
         task.source, task.cutout = (geometry, task.cutout), None
+        if isinstance(geometry, pipeline.Geometry):
+            shape = replace(geometry.shape, state=None)  # which may hold the device's memory
+            self._archive.pack(task.uid, SHAPE_KEPT, partial(kept_shape, shape), is_spare=True)
+        shape_glb = self._archive.keep(task.uid, SHAPE_FILE, glb)
         task.held_bytes = 0
         if task.wants_texture and not self.is_closing:
-            self._change(task, shape_glb=glb, shape_md5=digest)
+            self._change(task, shape_glb=shape_glb, shape_md5=digest)
             self._begin_texture(task)
         else:
-            self._change(task, shape_glb=glb, shape_md5=digest, status=Status.COMPLETED)
+            self._change(task, shape_glb=shape_glb, shape_md5=digest, status=Status.COMPLETED)
             self._log_end(task)
         task.shape_done.set_result(self._job(task))
 
@@ -429,6 +517,8 @@ class Line:
             task,
             "texture_export",
             partial(
+                _with_field,
+                voxels,
                 pipeline.export_model,
                 self._engine,
                 geometry,
@@ -526,3 +616,10 @@ def _with_md5(
     """What an export gives, and the digest of the file."""
     geometry, glb = export(*args)
     return geometry, glb, md5(glb)
+
+
+def _with_field(
+    field: VoxelField, export: Callable[..., bytes], *args: Any
+) -> tuple[bytes, VoxelField]:
+    """What an export gives, and the field that it was made of."""
+    return export(*args), field

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from starlette.requests import ClientDisconnect
 
 from trellis2_server.bodies import read_body
 from trellis2_server.config import (
@@ -19,16 +21,20 @@ from trellis2_server.config import (
     read_delivery,
     read_options,
 )
-from trellis2_server.errors import InputError
+from trellis2_server.errors import InputError, JobNotFoundError
 from trellis2_server.export import files
 from trellis2_server.jobs import Caller
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from fastapi import Request
 
     from trellis2_server.bodies import Body
     from trellis2_server.jobs import Job
     from trellis2_server.worker import Worker
+
+T = TypeVar("T")
 
 MEDIA_TYPES: Final[dict[FileType, str]] = {
     "glb": "model/gltf-binary",
@@ -104,6 +110,57 @@ async def place(order: Order, worker: Worker, caller: Caller, *, texture: bool |
     if body.mesh is not None:
         raise InputError("image: missing; a mesh is textured after a picture")
     raise InputError("image: missing; send it as base64, as a file, or as the body")
+
+
+async def fulfil(order: Order, worker: Worker, caller: Caller) -> tuple[Job, bytes]:
+    """The job that does what is ordered, and its model.
+
+    A model that turns out to be lost is made anew.
+
+    Raises:
+        ServerError: why there is none.
+    """
+    try:
+        return await _model(order, worker, caller)
+    except JobNotFoundError:
+        return await _model(order, worker, caller)
+
+
+async def _model(order: Order, worker: Worker, caller: Caller) -> tuple[Job, bytes]:
+    wanted = order.delivery.texture
+    job = await place(order, worker, caller, texture=wanted)
+    job = await (worker.texture(job) if wanted else worker.shape(job))
+    artifact = job.textured_glb if wanted else job.shape_glb
+    return job, await worker.results.content(artifact)
+
+
+def model_headers(job: Job) -> dict[str, str]:
+    """What a reply says of the job whose model it is."""
+    return {
+        "X-Image-Hash": job.image_hash or "",
+        "X-Job-Id": job.uid,
+        "X-Seed": str(job.options.seed),
+        "X-Engine": job.engine,
+        "X-Background": job.background or "",
+    }
+
+
+async def while_connected(request: Request, call: Coroutine[Any, Any, T]) -> T:
+    """The call's result; the call is cancelled when the client goes away."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    waiting, leaving = asyncio.ensure_future(call), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            raise ClientDisconnect
+        return waiting.result()
+    finally:
+        leaving.cancel()
+        waiting.cancel()
 
 
 async def as_file(glb: bytes, file_type: FileType) -> bytes:

@@ -6,11 +6,10 @@ What this module does not know: threads, engines, files.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
-from starlette.requests import ClientDisconnect
 
 from trellis2_server import __version__
 from trellis2_server.errors import InputError
@@ -21,20 +20,19 @@ from trellis2_server.orders import (
     Order,
     as_file,
     caller_of,
+    fulfil,
+    model_headers,
     place,
     read_order,
+    while_connected,
     worker_of,
 )
 from trellis2_server.schemas import EXAMPLE_PICTURE, ErrorReply, errors, request_body, schema
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from trellis2_server.config import FileType, Settings
     from trellis2_server.jobs import Caller, Job
     from trellis2_server.worker import Worker
-
-T = TypeVar("T")
 
 #: Headers of a served model, which a page of another origin may read too.
 MODEL_HEADERS: Final = ("X-Image-Hash", "X-Job-Id", "X-Seed", "X-Engine", "X-Background")
@@ -85,34 +83,9 @@ def _settings(request: Request) -> Settings:
     return request.app.state.settings
 
 
-async def _while_connected(request: Request, call: Coroutine[Any, Any, T]) -> T:
-    """The call's result; the call is cancelled when the client goes away."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    waiting, leaving = asyncio.ensure_future(call), asyncio.ensure_future(gone())
-    try:
-        await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
-            raise ClientDisconnect
-        return waiting.result()
-    finally:
-        leaving.cancel()
-        waiting.cancel()
-
-
-async def _model_reply(job: Job, glb: bytes | None, file_type: FileType) -> Response:
-    headers = {
-        "X-Image-Hash": job.image_hash or "",
-        "X-Job-Id": job.uid,
-        "X-Seed": str(job.options.seed),
-        "X-Engine": job.engine,
-        "X-Background": job.background or "",
-    }
-    content = await as_file(glb or b"", file_type)
-    return Response(content, media_type=MEDIA_TYPES[file_type], headers=headers)
+async def _model_reply(job: Job, glb: bytes, file_type: FileType) -> Response:
+    content = await as_file(glb, file_type)
+    return Response(content, media_type=MEDIA_TYPES[file_type], headers=model_headers(job))
 
 
 # ---- the routes ------------------------------------------------------------------------
@@ -134,16 +107,10 @@ async def generate(request: Request) -> Response:
     With `texture: true` the reply is the textured model, however long that takes. The same
     picture with the same parameters is computed once: asking again gives the same bytes.
     """
-    worker = worker_of(request)
-    caller = caller_of(request)
     order = await read_order(request, _settings(request))
-    wanted = order.delivery
-    job = await place(order, worker, caller, texture=wanted.texture)
-    if wanted.texture:
-        job = await _while_connected(request, worker.texture(job))
-        return await _model_reply(job, job.textured_glb, wanted.type)
-    job = await _while_connected(request, worker.shape(job))
-    return await _model_reply(job, job.shape_glb, wanted.type)
+    made = fulfil(order, worker_of(request), caller_of(request))
+    job, glb = await while_connected(request, made)
+    return await _model_reply(job, glb, order.delivery.type)
 
 
 @router.post(
@@ -169,10 +136,11 @@ async def generate_texture(request: Request) -> Response:
         job = worker.job(await _job_name(worker, caller, order), caller)
     else:
         job = await place(order, worker, caller, texture=True)
-    job = await _while_connected(
+    job = await while_connected(
         request, worker.texture(job, settings.worker.texture_timeout_seconds)
     )
-    return await _model_reply(job, job.textured_glb, order.delivery.type)
+    glb = await worker.results.content(job.textured_glb)
+    return await _model_reply(job, glb, order.delivery.type)
 
 
 async def _job_name(worker: Worker, caller: Caller, order: Order) -> str:
@@ -233,7 +201,7 @@ async def healthcheck(request: Request, response: Response) -> HealthReply:
             "stage": load.stage or None,
             "progress": load.fraction if load.status == "loading" else None,
             "load_seconds": load.seconds,
-            "notes": list(request.app.state.notes) or None,
+            "notes": [*request.app.state.notes, *worker.results.notes] or None,
             "details": dict(worker.engine.describe()),
         }
     )

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from starlette.types import Scope
 
+    from trellis2_server.store import Artifact
+
 #: Bytes of a model that become base64 at a time; a multiple of three.
 CHUNK_BYTES: Final = 3 * 65_536
 #: A job's uid; 32 digits in a row are an image hash, and the native route's.
@@ -76,7 +78,7 @@ async def send(request: Request) -> SendReply:
     order = await read_order(request, request.app.state.settings)
     wanted = Delivery(texture=bool(order.delivery.texture), type=order.delivery.type)
     job = await place(order, worker, caller_of(request), texture=wanted.texture)
-    return SendReply(uid=worker.ticket(job, wanted))
+    return SendReply(uid=await worker.ticket(job, wanted))
 
 
 @router.get("/status/test", summary="Any quick answer")
@@ -89,8 +91,9 @@ async def status(request: Request, uid: Annotated[str, Path(description="A uid."
     """Where a job is; the whole model once it is there."""
     worker = worker_of(request)
     job, wanted = worker.job(uid, caller_of(request)), worker.delivery(uid)
-    glb = _result(job, wanted)
-    if glb is not None:
+    result = _result(job, wanted)
+    if result is not None:
+        glb = await worker.results.content(result)
         content = await as_file(glb, wanted.type if wanted else "glb")
         head, tail = b'{"status":"completed","model_base64":"', b'"}'
         size = len(head) + (len(content) + 2) // 3 * 4 + len(tail)
@@ -113,7 +116,7 @@ router.add_api_route(
 )
 
 
-def _result(job: Job, wanted: Delivery | None) -> bytes | None:
+def _result(job: Job, wanted: Delivery | None) -> Artifact | None:
     """What `/send` asked for; for a job of `/generate`, the most there will be."""
     if wanted is not None:
         return job.textured_glb if wanted.texture else job.shape_glb

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, Field
 
-from trellis2_server.config import FIELDS
+from trellis2_server.config import EXPORT_FIELDS, FIELDS
 
 
 class ErrorReply(BaseModel):
@@ -54,6 +54,29 @@ def schema(*names: str, required: tuple[str, ...] = ()) -> dict[str, Any]:
         else:
             properties[name] = known[name]
     return {"type": "object", "properties": properties, "required": list(required)}
+
+
+#: What an export can be asked for.
+EXPORTS: Final = {
+    "type": "object",
+    "properties": {
+        field.name: dict(field.schema)
+        for field in FIELDS
+        if field.name in {*EXPORT_FIELDS, "type", "texture"}
+    }
+    | {
+        "texture": {
+            "type": "boolean",
+            "description": "Whether the model is textured; where there is a texture, it is.",
+        }
+    },
+}
+
+
+def export_body(example: dict[str, Any]) -> dict[str, Any]:
+    """A request body of `EXPORTS`, which may be left out."""
+    content = {"schema": EXPORTS, "example": example}
+    return {"requestBody": {"required": False, "content": {"application/json": content}}}
 
 
 def request_body(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:

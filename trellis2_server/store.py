@@ -26,13 +26,13 @@ import shutil
 import sqlite3
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Protocol
 
 from trellis2_server.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
-    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +134,15 @@ class Store(Protocol):
     #: Whether what is written is still there after a restart.
     is_lasting: bool
 
+    def claim(self) -> None:
+        """Let no other process use it; `open` does so too.
+
+        Raises:
+            ConfigError: another process uses it.
+            StoreError: it cannot be used now.
+        """
+        ...
+
     def open(self) -> Opened:
         """Make ready; what is held.
 
@@ -207,6 +216,9 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._files: dict[Artifact, bytes] = {}
+
+    def claim(self) -> None:
+        """Nothing: memory is this process' own."""
 
     def open(self) -> Opened:
         """Nothing was held."""
@@ -595,6 +607,11 @@ class DiskStore:
         if (status.st_dev, status.st_ino) != self._inode:
             raise StoreError("the folder for results was replaced")
         return self._connection
+
+
+def make_store(folder: str | None) -> Store:
+    """A store in that folder; None: in memory."""
+    return MemoryStore() if folder is None else DiskStore(Path(folder))
 
 
 def _make_folder(path: Path) -> None:

@@ -67,6 +67,23 @@ class Task:
     context: Context = field(default_factory=copy_context)
 
 
+@dataclass(slots=True, eq=False)
+class Errand:
+    """Work in the pool for one who waits, beside the jobs.
+
+    Attributes:
+        call: does it, with a `report`.
+        done: resolves to what the call gives.
+        deadline: seconds of the worker's clock.
+        is_stopped: set to unwind the call at its next report.
+    """
+
+    call: Callable[[Callable[[str, int, int], None]], bytes]
+    done: asyncio.Future[bytes]
+    deadline: float
+    is_stopped: bool = False
+
+
 class Queue:
     """The tasks of which a step could start, earliest deadline first, then first come."""
 

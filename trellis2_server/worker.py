@@ -17,20 +17,26 @@ from collections import Counter
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
+from trellis2_server import __version__
+from trellis2_server.archive import Archive
 from trellis2_server.config import Delivery
 from trellis2_server.errors import (
     JobCancelledError,
+    JobNotFoundError,
     QueueFullError,
     ServerError,
     ShuttingDownError,
     TextureTimeoutError,
     TooManyRequestsError,
 )
-from trellis2_server.jobs import ANYBODY, Job, JobTable
+from trellis2_server.jobs import ANYBODY, Job, JobTable, Status
 from trellis2_server.line import Line, future_job, md5
 from trellis2_server.listeners import Listeners
 from trellis2_server.loading import Loading
+from trellis2_server.records import Records
+from trellis2_server.results import Results
 from trellis2_server.steps import lane_steps
+from trellis2_server.store import make_store
 from trellis2_server.tasks import Task
 from trellis2_server.threads import Threads
 from trellis2_server.uploads import Upload, Uploads
@@ -40,14 +46,17 @@ if TYPE_CHECKING:
 
     from trellis2_server.config import Options, Settings
     from trellis2_server.images import Cutter
-    from trellis2_server.jobs import Caller, Status
+    from trellis2_server.jobs import Caller
     from trellis2_server.observers import Observer
     from trellis2_server.pipeline import Engine
+    from trellis2_server.store import Store
 
 logger = logging.getLogger(__name__)
 
 #: What a client is told to wait for when the queue is full.
 RETRY_AFTER_FULL_S: Final = 10
+#: How long a stop waits for the last results to be written.
+ARCHIVE_GRACE_S: Final = 10.0
 #: A listener is told of changes at most this often, in seconds.
 WATCH_INTERVAL_S: Final = 0.1
 
@@ -60,20 +69,23 @@ class Worker:
         cutter: cuts uploads out.
         settings: limits and retention.
         observer: told of what happens to jobs.
+        store: where results are kept; None: as the settings say.
         clock: monotonic seconds.
 
     Attributes:
         engine: the same.
         load: how loading it goes.
+        results: what the jobs leave.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one argument per thing that it works with
         self,
         engine: Engine,
         cutter: Cutter,
         settings: Settings,
         observer: Observer | None = None,
         *,
+        store: Store | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine = engine
@@ -85,12 +97,21 @@ class Worker:
             lane_steps(settings),
         )
         self.load = Loading(engine, self._threads, clock)
-        self._table = JobTable()
+        store = store or make_store(self._limits.result_dir)
+        self._archive = Archive(store, max_packed_bytes=self._limits.max_kept_bytes)
+        self._records = Records(self._archive, clock)
+        # What decides a result beside its key, as far as this server knows.
+        export = settings.export
+        origin = (__version__, engine.name, repr(settings.model), export.backend, export.unwrap)
+        self._table = JobTable(self._records, origin)
         self._uploads = Uploads(cutter, self._threads)
         self._listeners = Listeners()
         self._line = Line(
-            engine, settings, self._table, self._uploads, self._threads, self._listeners, clock
-        )
+            engine, settings, self._table, self._uploads, self._threads, self._listeners,
+            self._archive, clock,
+        )  # fmt: skip
+        self.results = Results(settings, self._table, self._listeners, self._line, self._archive)
+        self._archive.on_kept = self.results.note_kept
         if observer is not None:
             self._line.observer = observer
         self._tasks = self._line.tasks
@@ -104,6 +125,8 @@ class Worker:
     def start(self) -> None:
         """Begin to load the engine and to look after the jobs. Call it on the event loop."""
         self._loop = asyncio.get_running_loop()
+        self._records.restore(self._archive.open(), self._table)
+        self.clean_up()
         for coroutine in (self._load(), self._look_after_jobs()):
             task = self._loop.create_task(coroutine)
             self._background.add(task)
@@ -125,6 +148,7 @@ class Worker:
         for job in self._table.remove_aged(self._clock() - self._limits.job_max_age_seconds):
             self._tasks.pop(job.uid, None)
         self._line.end_abandoned()
+        self._archive.tend()
 
     async def close(self) -> None:
         """Take no more jobs, let the running ones go on within the grace, answer everybody."""
@@ -136,6 +160,7 @@ class Worker:
         for task in list(self._tasks.values()):
             if not task.running and not self._line.is_done(task):
                 self._line.end(task, leaving)
+        self._line.end_errands(leaving, running=False)
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(
                 self._line.is_idle.wait(), self._settings.server.shutdown_grace_seconds
@@ -143,10 +168,13 @@ class Worker:
         for task in list(self._tasks.values()):
             if not self._line.is_done(task):
                 self._line.end(task, leaving)
+        self._line.end_errands(leaving, running=True)
         for background in list(self._background):
             background.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         self._threads.close()
+        with suppress(asyncio.TimeoutError):  # a disk that hangs
+            await asyncio.wait_for(self._archive.close(), ARCHIVE_GRACE_S)
         self._is_closed.set()
 
     def close_soon(self) -> None:
@@ -170,6 +198,7 @@ class Worker:
             self._line.is_idle.is_set()
             and not self._threads.lookups
             and self.load.status != "loading"
+            and self._archive.is_idle
         )
 
     # ---- asking --------------------------------------------------------------------------
@@ -273,7 +302,7 @@ class Worker:
         key = None if options.is_seed_random else ("upload", upload, options)
         image_hash = self._uploads.image_hash(upload)
         job = self._table.match(key) or self._line.own(options, image_hash, caller.owner)
-        if job is None:
+        if job is None or not self._line.can_give(job, texture=texture is not False):
             self._check_room(len(picture) + len(mesh or b""), caller)
             job = self._add(picture, upload, options, key, texture=texture, mesh=mesh)
         else:
@@ -290,9 +319,14 @@ class Worker:
         """The caller's job that is kept whose untextured GLB has that MD5."""
         return self._table.of_shape(mesh_md5, caller.owner) if mesh_md5 else None
 
-    def ticket(self, job: Job, wanted: Delivery) -> str:
-        """Another uid for the job, of which `delivery` tells what is wanted by it."""
-        return self._table.ticket(job, wanted)
+    async def ticket(self, job: Job, wanted: Delivery) -> str:
+        """Another uid for the job, of which `delivery` tells what is wanted by it.
+
+        It is written down before anybody hears of it.
+        """
+        name = self._table.ticket(job, wanted)
+        await self._archive.written()
+        return name
 
     def delivery(self, uid: str) -> Delivery | None:
         """What is wanted by a ticket; None for any other name."""
@@ -305,11 +339,8 @@ class Worker:
         self.load.check()
 
     def _check_room(self, n_bytes: int, caller: Caller) -> None:
-        waiting, limits = self._line.waiting, self._limits
-        if waiting >= limits.max_queue_length:
-            raise QueueFullError(
-                f"the queue is full: {waiting} jobs wait", retry_after_s=RETRY_AFTER_FULL_S
-            )
+        limits = self._limits
+        self._check_queue()
         held = self._line.waiting_bytes
         if held and held + n_bytes > limits.max_waiting_bytes:
             raise QueueFullError(
@@ -327,6 +358,13 @@ class Worker:
             raise TooManyRequestsError(
                 f"{own} of your jobs are not finished yet, and this server takes {most} at a time",
                 retry_after_s=RETRY_AFTER_FULL_S,
+            )
+
+    def _check_queue(self) -> None:
+        waiting = self._line.waiting
+        if waiting >= self._limits.max_queue_length:
+            raise QueueFullError(
+                f"the queue is full: {waiting} jobs wait", retry_after_s=RETRY_AFTER_FULL_S
             )
 
     def _add(  # noqa: PLR0913
@@ -403,7 +441,7 @@ class Worker:
             with self._waiting(task):
                 job = await asyncio.shield(task.shape_done)
         if job.shape_glb is None:
-            raise _reason(job)
+            raise self._reason(job)
         return job
 
     async def texture(self, job: Job, timeout_s: float | None = None) -> Job:
@@ -426,8 +464,18 @@ class Worker:
         except asyncio.TimeoutError:
             raise TextureTimeoutError("Texture generation timed out") from None
         if job.textured_glb is None:
-            raise _reason(job)
+            raise self._reason(job)
         return job
+
+    async def export(self, job: Job, options: Options, *, texture: bool | None) -> bytes:
+        """As `Results.export`, within the limits.
+
+        Raises:
+            UnavailableError: shutting down, or too many jobs wait.
+        """
+        self._check_open()
+        self._check_queue()
+        return await self.results.export(job, options, texture=texture)
 
     async def _textured(self, job: Job) -> Job:
         task = self._tasks.get(job.uid)
@@ -440,6 +488,17 @@ class Worker:
             return self._table.get(job.uid, job.owner)
         with self._waiting(task):
             return await asyncio.shield(task.texture_done)
+
+    def _reason(self, job: Job) -> ServerError:
+        """Why a job lacks what was waited for: a new exception for each who waits."""
+        if job.error is not None:
+            return copy.copy(job.error)
+        if self._is_closing or job.status is not Status.COMPLETED:
+            return ShuttingDownError("the server is shutting down", retry_after_s=30)
+        return JobNotFoundError(
+            "the texture of this job cannot be made any more, the server was restarted since; "
+            "send the picture again"
+        )
 
     @contextmanager
     def _waiting(self, task: Task) -> Generator[None]:
@@ -468,15 +527,7 @@ class Worker:
         if not self._table.withdraw(job.uid, caller.client):
             return
         if job.status.is_finished:
-            self._tasks.pop(job.uid, None)
-            self._table.remove(job.uid)
+            self.results.drop(job)
             logger.info("Job deleted", extra={"uid": job.uid})
         else:
             self.cancel(job)
-
-
-def _reason(job: Job) -> ServerError:
-    """Why a job lacks what was waited for: a new exception for each who waits."""
-    if job.error is not None:
-        return copy.copy(job.error)
-    return ShuttingDownError("the server is shutting down", retry_after_s=30)
