@@ -18,6 +18,7 @@ import pytest
 
 from tests.server import encoded, fields, picture, until
 from trellis2_server import __version__, command
+from trellis2_server.store import DiskStore
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -363,3 +364,19 @@ def test_a_wrong_file_stops_the_start(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "config.json: server.prot: unknown key; known here: host, port" in done.stderr
+
+
+def test_a_second_server_on_a_folder_of_results_is_refused_in_one_line(tmp_path: Path) -> None:
+    worker = {"result_dir": str(tmp_path / "results")}
+    first = DiskStore(tmp_path / "results")
+    first.claim()
+    try:
+        second = subprocess.run(
+            [sys.executable, ENTRY, "--config", configured(tmp_path, worker=worker)],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    finally:
+        first.close()
+    assert second.returncode == 2
+    assert "is in use by another server" in second.stderr.splitlines()[-1]
+    assert "Traceback" not in second.stderr
