@@ -1,0 +1,376 @@
+"""Mixed traffic with bad clients among it, for as long as one likes.
+
+    python bench/soak.py --minutes 20          a table
+    python bench/soak.py --minutes 20 --json   one JSON line
+
+Good clients make models, with and without textures, in the foreground and in the background,
+follow them, cancel some, and read parts of files. Bad ones send garbage, wrong keys and half
+requests, leave in the midst of everything, and hold connections open. Each reply is held
+against what that request may be answered; whatever else comes is an *unexplained error*, of
+which there must be none. The process' memory, descriptors and threads are read after a
+warm-up and at the end, and `/healthcheck` is asked all the while by another process.
+
+What this server does not have yet is left out, and said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import http.client
+import json
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from bench.server import _PROBE, HOST, Server, drawn, png, serving  # noqa: E402 - after the path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEYS: Final = ("soak-key-one-5c1d", "soak-key-two-90ef")
+CONFIG: Final = {
+    "model": {"engine": "preview", "background": "none"},
+    "export": {"glb_decimation_target": 2000, "glb_texture_size": 256},
+    "server": {
+        "api_keys": list(KEYS),
+        "log_level": "error",
+        "max_body_bytes": 2_000_000,
+        "transfer_timeout_seconds": 3,
+        "max_connections": 200,
+    },
+    "worker": {
+        "max_queue_length": 30,
+        "job_max_age_seconds": 10,
+        "job_cleanup_interval_seconds": 1,
+        "texture_timeout_seconds": 60,
+    },
+}
+SHORT_S: Final = 30.0
+
+
+class Reply(NamedTuple):
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    content: bytes
+
+
+class Unexplained(Exception):  # noqa: N818 - what is looked for
+    """A reply that its request should not have had."""
+
+
+class Client:
+    """One of them, good and bad by turns."""
+
+    def __init__(self, server: Server, number: int, routes: set[str]) -> None:
+        self.server = server
+        self.random = random.Random(number)  # noqa: S311 - no secret
+        self.key = KEYS[number % len(KEYS)]
+        self.routes = routes
+        self.pictures = [
+            base64.b64encode(png(drawn(number % 4 * 10 + k, 128))).decode() for k in range(4)
+        ]
+
+    # ---- asking -----------------------------------------------------------------------
+
+    def ask(  # noqa: PLR0913, PLR0917 - what a request is made of
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        allowed: tuple[int, ...] = (200,),
+        headers: dict[str, str] | None = None,
+        key: str | None = "",
+    ) -> Reply:
+        sent = {"X-Request-Id": f"soak-{self.random.randrange(10**9)}", **(headers or {})}
+        if key is not None:
+            sent["X-API-Key"] = key or self.key
+        content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        connection = http.client.HTTPConnection(HOST, self.server.port, timeout=120)
+        with contextlib.closing(connection):
+            connection.request(method, path, content, sent)
+            got = connection.getresponse()
+            reply = Reply(got.status, {k.lower(): v for k, v in got.getheaders()}, got.read())
+        self.check(f"{method} {path}", reply, allowed, sent["X-Request-Id"])
+        return reply
+
+    @staticmethod
+    def check(what: str, reply: Reply, allowed: tuple[int, ...], request_id: str) -> None:
+        said = f"{what}: {reply.status} {reply.content[:200]!r}"
+        if reply.status not in allowed:
+            raise Unexplained(said)
+        if reply.headers.get("x-request-id") != request_id:
+            raise Unexplained(f"{said}: another request's id")
+        if reply.status >= 400 and set(json.loads(reply.content)) != {"text", "error_code"}:
+            raise Unexplained(f"{said}: not the form of an error")
+        if reply.status in {429, 503} and int(reply.headers["retry-after"]) <= 0:
+            raise Unexplained(f"{said}: no time to come again")
+
+    def fields(self, **more: Any) -> dict[str, Any]:
+        seed = self.random.choice((1, 2, self.random.randrange(10**6)))
+        return {"image": self.random.choice(self.pictures), "seed": seed, **more}
+
+    @contextlib.contextmanager
+    def raw(self, content: bytes) -> Any:
+        with socket.create_connection((HOST, self.server.port), timeout=SHORT_S) as connection:
+            with contextlib.suppress(OSError):
+                connection.sendall(content)
+            yield connection
+
+    def head(self, length: int) -> bytes:
+        return (
+            f"POST /generate HTTP/1.1\r\nHost: x\r\nX-API-Key: {self.key}\r\n"
+            f"Content-Length: {length}\r\n\r\n"
+        ).encode()
+
+    # ---- good ones -----------------------------------------------------------------------
+
+    def shape(self) -> None:
+        # 409: another client of the same key has cancelled the same job.
+        reply = self.ask("POST", "/generate", self.fields(), (200, 409, 503))
+        if reply.status == 200 and reply.content[:4] != b"glTF":
+            raise Unexplained("/generate: no GLB")
+
+    def textured(self) -> None:
+        reply = self.ask("POST", "/generate", self.fields(texture=True), (200, 409, 503))
+        if reply.status != 200:
+            return
+        if reply.content[:4] != b"glTF":
+            raise Unexplained("/generate: no GLB")
+        uid = reply.headers["x-job-id"]
+        again = self.ask("POST", "/generate_texture", {"uid": uid}, (200, 404, 409))
+        if again.status == 200 and again.content != reply.content:
+            raise Unexplained("/generate_texture: other bytes")
+        if "/jobs/{name}/textured.glb" in self.routes:
+            part = self.ask(
+                "GET",
+                f"/jobs/{uid}/textured.glb",
+                allowed=(206, 404, 416),
+                headers={"Range": f"bytes={self.random.randrange(2000)}-"},
+            )
+            if part.status == 206 and not reply.content.endswith(part.content):
+                raise Unexplained("a part of a file is none of it")
+
+    def converted(self) -> None:
+        kind = self.random.choice(("obj", "ply", "stl", "obj_zip"))
+        self.ask("POST", "/generate", self.fields(type=kind), (200, 409, 503))
+
+    def background(self) -> None:
+        sent = self.ask("POST", "/send", self.fields(texture=True), (200, 503))
+        if sent.status != 200:
+            return
+        self.follow(json.loads(sent.content)["uid"], ("completed", "error"))
+
+    def follow(self, uid: str, ends: tuple[str, ...]) -> None:
+        end, pause = time.monotonic() + 120, threading.Event()
+        while time.monotonic() < end:
+            reply = self.ask("GET", f"/status/{uid}", allowed=(200, 404))
+            status = json.loads(reply.content).get("status")  # none: it has aged out
+            if reply.status == 404 or status in ends:
+                return
+            if status not in {"processing", "texturing"}:
+                raise Unexplained(f"a job of /send is {status}")
+            pause.wait(0.2)
+        raise Unexplained("a job of /send has no end")
+
+    def listener(self) -> None:
+        sent = self.ask("POST", "/send", self.fields(texture=True), (200, 503))
+        if sent.status != 200:
+            return
+        uid = json.loads(sent.content)["uid"]
+        connection = http.client.HTTPConnection(HOST, self.server.port, timeout=120)
+        with contextlib.closing(connection):
+            connection.request("GET", f"/events/{uid}", headers={"X-API-Key": self.key})
+            reply = connection.getresponse()
+            if reply.status != 200:
+                raise Unexplained(f"/events: {reply.status} {reply.read()[:200]!r}")
+            if self.random.random() < 0.3:
+                reply.readline()
+                return
+            if b"event: end" not in reply.read():
+                raise Unexplained("/events: closed without an end")
+
+    def cancel(self) -> None:
+        sent = self.ask("POST", "/send", self.fields(texture=True, seed=-1), (200, 503))
+        if sent.status == 200:
+            uid = json.loads(sent.content)["uid"]
+            threading.Event().wait(self.random.random() * 0.3)
+            self.ask("DELETE", f"/jobs/{uid}", allowed=(204, 404))
+            self.ask("GET", f"/status/{uid}", allowed=(200, 404))
+
+    def look(self) -> None:
+        self.ask("GET", "/worker_status")
+        self.ask("GET", "/healthcheck")
+        self.ask("GET", "/metrics")
+        self.ask("GET", "/status/" + "0" * 32, allowed=(404,))
+        if "/jobs" in self.routes:
+            listed = json.loads(self.ask("GET", "/jobs?limit=5").content)
+            if len(listed["jobs"]) > 5:
+                raise Unexplained("/jobs: more than were asked for")
+
+    # ---- bad ones ------------------------------------------------------------------------
+
+    def garbage(self) -> None:
+        for body in (
+            self.random.randbytes(self.random.randrange(5000)),
+            b"{" * self.random.randrange(60_000),
+            json.dumps({**self.fields(), "seed": "x"}).encode(),
+            json.dumps({"image": base64.b64encode(self.random.randbytes(999)).decode()}).encode(),
+            json.dumps(self.fields()).encode()[:-20],
+        ):
+            self.ask("POST", "/generate", body, (400, 413))
+        kind = {"Content-Type": "image/png"}
+        # /send does not wait for the picture to be read.
+        sent = self.ask("POST", "/send", self.random.randbytes(3000), (200, 503), kind)
+        if sent.status == 200:
+            self.follow(json.loads(sent.content)["uid"], ("error",))
+
+    def too_large(self) -> None:
+        # The reply comes before the end of the body, and the connection may be gone by then.
+        with contextlib.suppress(ConnectionError):
+            self.ask("POST", "/generate", bytes(2_100_000), (413,))
+
+    def stranger(self) -> None:
+        wrong = self.random.choice((None, "wrong", self.key[:-1], "é"))
+        for method, path in (("POST", "/generate"), ("GET", "/metrics"), ("GET", "/docs")):
+            self.ask(method, path, b"{}", (401,), key=wrong)
+        self.ask("GET", "/healthcheck", key=None)
+
+    def slow(self) -> None:
+        sent = self.random.choice((b"", b"GET / HT", self.head(1000), self.head(1000) + b"{"))
+        with self.raw(sent) as connection, contextlib.suppress(ConnectionResetError):
+            while connection.recv(4096):
+                pass  # a socket.timeout here is an error: it was not closed
+
+    def leaver(self) -> None:
+        body = json.dumps(self.fields(texture=True)).encode()
+        cut = self.random.choice((0, len(body) // 2, len(body)))
+        with self.raw(self.head(len(body)) + body[:cut]):
+            threading.Event().wait(self.random.random() * 0.2)
+
+    def junk(self) -> None:
+        good = f"GET /healthcheck HTTP/1.1\r\nHost: x\r\nX-API-Key: {self.key}\r\n\r\n".encode()
+        with self.raw(good * 3 + b"\x00" + self.random.randbytes(50) + b"\r\n\r\n") as connection:
+            content = b""
+            with contextlib.suppress(ConnectionResetError):
+                while part := connection.recv(65_536):
+                    content += part
+        if content and not content.startswith(b"HTTP/1.1 200 "):
+            raise Unexplained(f"pipelined: {content[:100]!r}")
+
+    # ---- all of them ---------------------------------------------------------------------
+
+    def kinds(self) -> list[Callable[[], None]]:
+        known = [self.shape, self.textured, self.converted, self.background, self.look]
+        known += [self.garbage, self.too_large, self.stranger, self.slow, self.leaver, self.junk]
+        known += [self.shape, self.background]  # most of them are good
+        known += [self.listener] * ("/events/{name}" in self.routes)
+        known += [self.cancel] * ("/jobs/{name}" in self.routes)
+        return known
+
+
+def sample(server: Server) -> dict[str, float]:
+    process = Path(f"/proc/{server.process.pid}")
+    return {
+        "rss_mb": server.resident_mb(),
+        "descriptors": sum(1 for _ in (process / "fd").iterdir()),
+        "threads": sum(1 for _ in (process / "task").iterdir()),
+    }
+
+
+def routes_of(server: Server) -> set[str]:
+    connection = http.client.HTTPConnection(HOST, server.port, timeout=60)
+    with contextlib.closing(connection):
+        connection.request("GET", "/openapi.json", headers={"X-API-Key": KEYS[0]})
+        return set(json.loads(connection.getresponse().read())["paths"])
+
+
+def rest(server: Server) -> None:
+    """Until nothing runs or waits, and the slow ones are closed."""
+    threading.Event().wait(5)
+    client = Client(server, 0, set())
+    while json.loads(client.ask("GET", "/worker_status").content)["queue_length"]:
+        threading.Event().wait(0.2)
+
+
+def soak(server: Server, minutes: float, clients: int) -> dict[str, Any]:
+    seconds = 60 * minutes
+    warm_s = min(120.0, seconds / 4)
+    begin = time.monotonic()
+    routes = routes_of(server)
+    done: Counter[str] = Counter()
+    unexplained: list[str] = []
+
+    def run(number: int) -> None:
+        client = Client(server, number, routes)
+        kinds = client.kinds()
+        while time.monotonic() - begin < seconds:
+            kind = client.random.choice(kinds)
+            try:
+                kind()
+            except Exception as error:  # noqa: BLE001 - all of them are what is looked for
+                unexplained.append(f"{kind.__name__}: {type(error).__name__}: {error}")
+            done[kind.__name__] += 1
+
+    threads = [threading.Thread(target=run, args=(k,)) for k in range(clients)]
+    for thread in threads:
+        thread.start()
+    threading.Event().wait(warm_s)
+    samples: list[tuple[float, dict[str, float]]] = []
+    with subprocess.Popen(
+        [sys.executable, "-c", _PROBE, str(server.port), str(seconds - warm_s)],
+        stdout=subprocess.PIPE,
+    ) as probe:
+        while any(thread.is_alive() for thread in threads):
+            samples.append((time.monotonic() - begin, sample(server)))
+            threading.Event().wait(1)
+        taken = sorted(json.loads(probe.communicate()[0]))
+    busy = [each for at, each in samples if at <= seconds]
+    part = max(1, len(busy) // 10)
+    result: dict[str, Any] = {"minutes": minutes, "clients": clients, "left_out": []}
+    result["left_out"] = sorted({"/jobs", "/jobs/{name}", "/events/{name}"} - routes)
+    for name in ("rss_mb", "descriptors", "threads"):
+        result[f"{name}_early"] = statistics.median(each[name] for each in busy[:part])
+        result[f"{name}_late"] = statistics.median(each[name] for each in busy[-part:])
+    rest(server)
+    result |= {f"{name}_at_rest": value for name, value in sample(server).items()}
+    result["health_p50_ms"] = 1e3 * taken[len(taken) // 2]
+    result["health_p99_ms"] = 1e3 * taken[min(int(0.99 * len(taken)), len(taken) - 1)]
+    result["requests"] = dict(sorted(done.items()))
+    result["unexplained"] = len(unexplained)
+    result["examples"] = unexplained[:10]
+    return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--json", action="store_true", help="one JSON line")
+    asked = parser.parse_args()
+    with serving(CONFIG) as server:
+        server.until((200,))
+        result = soak(server, asked.minutes, asked.clients)
+    if asked.json:
+        print(json.dumps(result))
+    else:
+        for key, value in result.items():
+            print(f"{key:22} {value:.1f}" if isinstance(value, float) else f"{key:22} {value}")
+    return int(result["unexplained"] > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
