@@ -19,7 +19,7 @@ from trellis2_server.connections import MAX_HEAD_BYTES
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-LEAST_S = 0.4
+LEAST_S = 0.8
 GET = b"GET /worker_status HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
 
@@ -156,7 +156,7 @@ def test_a_connection_at_rest_between_two_requests_stays(hasty: Server) -> None:
 
 def test_a_client_that_waits_for_its_model_may_wait() -> None:
     engine = GatedEngine("shape")
-    with serving(engine, settings(server={"transfer_timeout_seconds": 0.1})) as server:
+    with serving(engine, settings(server={"transfer_timeout_seconds": 0.5})) as server:
         server.wait_until_loaded()
         with ThreadPoolExecutor() as pool:
             asked = pool.submit(server.generate)
