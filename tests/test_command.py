@@ -56,6 +56,46 @@ def test_a_check_says_what_would_be_loaded(capsys: pytest.CaptureFixture[str]) -
     assert "warning" in said
 
 
+def test_who_can_use_the_server_is_said_where_it_may_surprise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("a-key")
+    file.chmod(0o644)
+    locked = configured(tmp_path, server={"api_keys_file": str(file)})
+    said: list[str] = []
+    for asked in (("--host", "0.0.0.0"), ("--host", "127.0.0.1"), ("--config", locked)):  # noqa: S104
+        assert run("--check", *asked) == 0
+        said.append(capsys.readouterr().out)
+    assert ["anybody who reaches 0.0.0.0:8082" in each for each in said] == [True, False, False]
+    if os.name == "posix":
+        assert [f"can read the keys in {file}" in each for each in said] == [False, False, True]
+    assert "1 API keys" in said[2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits are another matter elsewhere")
+def test_it_allows_itself_the_files_that_its_connections_need(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    import resource
+
+    kind = resource.RLIMIT_NOFILE
+    soft, hard = resource.getrlimit(kind)
+    try:
+        resource.setrlimit(kind, (700, hard))
+        command._allow_descriptors(100)
+        assert resource.getrlimit(kind) == (700, hard)
+        command._allow_descriptors(400)
+        assert resource.getrlimit(kind) == (912, hard)
+        assert not caplog.records
+        if hard != resource.RLIM_INFINITY:
+            command._allow_descriptors(hard)
+            assert resource.getrlimit(kind) == (hard, hard)
+            assert f"may open {hard} files, too few" in caplog.text
+    finally:
+        resource.setrlimit(kind, (soft, hard))
+
+
 def test_one_picture_becomes_two_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "photo.png").write_bytes(picture())
     output = tmp_path / "new" / "out"
