@@ -58,6 +58,9 @@ CONFIG: Final = {
     },
 }
 SHORT_S: Final = 30.0
+WANTED: Final = {
+    "/jobs", "/jobs/{name}", "/jobs/{name}/{file_name}", "/jobs/{name}/export", "/events/{name}",
+}  # fmt: skip
 
 
 class Reply(NamedTuple):
@@ -154,7 +157,7 @@ class Client:
         again = self.ask("POST", "/generate_texture", {"uid": uid}, (200, 404, 409))
         if again.status == 200 and again.content != reply.content:
             raise Unexplained("/generate_texture: other bytes")
-        if "/jobs/{name}/textured.glb" in self.routes:
+        if "/jobs/{name}/{file_name}" in self.routes:
             part = self.ask(
                 "GET",
                 f"/jobs/{uid}/textured.glb",
@@ -163,6 +166,12 @@ class Client:
             )
             if part.status == 206 and not reply.content.endswith(part.content):
                 raise Unexplained("a part of a file is none of it")
+        if "/jobs/{name}/export" in self.routes:
+            # 404: its geometry is not kept any more.
+            body = {"decimation_target": 1000, "texture": self.random.random() < 0.5}
+            out = self.ask("POST", f"/jobs/{uid}/export", body, (200, 404, 409, 503))
+            if out.status == 200 and out.content[:4] != b"glTF":
+                raise Unexplained("/export: no GLB")
 
     def converted(self) -> None:
         kind = self.random.choice(("obj", "ply", "stl", "obj_zip"))
@@ -341,7 +350,7 @@ def soak(server: Server, minutes: float, clients: int) -> dict[str, Any]:
     busy = [each for at, each in samples if at <= seconds]
     part = max(1, len(busy) // 10)
     result: dict[str, Any] = {"minutes": minutes, "clients": clients, "left_out": []}
-    result["left_out"] = sorted({"/jobs", "/jobs/{name}", "/events/{name}"} - routes)
+    result["left_out"] = sorted(WANTED - routes)
     for name in ("rss_mb", "descriptors", "threads"):
         result[f"{name}_early"] = statistics.median(each[name] for each in busy[:part])
         result[f"{name}_late"] = statistics.median(each[name] for each in busy[-part:])
