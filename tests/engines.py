@@ -51,7 +51,8 @@ class GatedEngine:
     def __init__(self, *closed: str, name: str = "gated") -> None:
         self.name = name
         self.gates = {
-            stage: threading.Event() for stage in ("load", "shape", "texture", "texture_mesh")
+            stage: threading.Event()
+            for stage in ("load", "unload", "shape", "texture", "texture_mesh")
         }
         for stage, gate in self.gates.items():
             if stage not in closed:
@@ -95,7 +96,7 @@ class GatedEngine:
         self._pass("load", -1, report)
 
     def unload(self) -> None:
-        pass
+        self._pass("unload", -1, lambda *_: None)
 
     def describe(self) -> dict[str, object]:
         return {"device": "none"}

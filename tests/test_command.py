@@ -159,16 +159,19 @@ def test_the_entry_file_answers_without_loading_anything(argument: str) -> None:
 class Process:
     """The server as users start it."""
 
-    def __init__(self, config: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, config: Path, environment: dict[str, str] | None = None, entry: Path = ENTRY
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.began = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, ENTRY, "--config", config, "--host", "127.0.0.1",
+            [sys.executable, entry, "--config", config, "--host", "127.0.0.1",
              "--port", str(self.port)],
             stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
-            env=(environment or os.environ) | {"PYTHONWARNINGS": "default"},
+            env=(environment or os.environ)
+            | {"PYTHONWARNINGS": "default", "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read)
@@ -200,8 +203,10 @@ class Process:
 
 
 @contextmanager
-def process(config: Path, environment: dict[str, str] | None = None) -> Generator[Process]:
-    running = Process(config, environment)
+def process(
+    config: Path, environment: dict[str, str] | None = None, entry: Path = ENTRY
+) -> Generator[Process]:
+    running = Process(config, environment, entry)
     try:
         yield running
     finally:
@@ -382,6 +387,19 @@ def test_a_client_cannot_choose_its_address_but_through_a_trusted_proxy(tmp_path
     # A proxy puts the address that it sees at the end.
     sent = ("192.0.2.1", "192.0.2.2", "192.0.2.9, 192.0.2.1", "127.0.0.1, 192.0.2.2")
     assert statuses(["127.0.0.0/8"], *sent) == [400, 400, 429, 429]
+
+
+def test_a_process_whose_engine_hangs_says_so_and_leaves_for_a_new_one(tmp_path: Path) -> None:
+    limits = {"stage_timeout_seconds": 2.0}
+    config = configured(tmp_path, worker=limits)
+    with process(config, ROOT / "tests" / "hanging_server.py") as server:
+        until(lambda: server.health()["status"] == "ok", "ok")
+        reply = httpx.post(server.url + "/generate", json=fields(), timeout=60)
+        assert (reply.status_code, reply.json()["text"]) == (500, "shape: did not end within 2 s")
+        assert server.process.wait(20) == command.EXIT_UNHEALTHY == 70
+    said = "".join(server.log)
+    assert "Unhealthy, a restart is due: shape: did not end within 2 s" in said
+    assert "Traceback" not in said
 
 
 def test_a_port_that_is_taken_is_said_and_ends_the_process(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from tests.engines import PATIENCE_S, GatedEngine
@@ -36,7 +38,7 @@ from trellis2_server.errors import (
 )
 from trellis2_server.images import Cutter
 from trellis2_server.jobs import Status
-from trellis2_server.steps import Pace
+from trellis2_server.steps import Pace, seconds_left
 
 if TYPE_CHECKING:
     from trellis2_server.jobs import Job
@@ -236,15 +238,38 @@ async def test_what_is_expected_is_learned_from_what_was(engine: GatedEngine) ->
         await begin(engine, "shape")
         third = await submit(worker, 3, texture=False)
         await until(lambda: worker.job(third.uid).image_hash is not None)
-        assert worker.eta_s(second) == 8.0
-        assert worker.eta_s(third) == 16.0
+        # This engine says at once that its stage begins, which is after 30 % of the step.
+        await until(lambda: worker.job(second.uid).progress is not None)
+        assert worker.eta_s(second) == pytest.approx(5.6)
+        assert worker.eta_s(third) == pytest.approx(13.6)
         clock.now = 13.0
-        assert worker.eta_s(second) == 3.0
+        assert worker.eta_s(second) == pytest.approx(0.6)
         clock.now = 99.0
         assert worker.eta_s(second) == 0.0
         other = await worker.submit(picture(), options(texture_size=512), texture=False)
         assert worker.eta_s(other) is None  # no such job was done
         held.set()
+
+
+@given(
+    expected_s=st.floats(0, 1e4),
+    really_s=st.floats(1e-3, 1e4),
+    steps=st.integers(1, 50),
+)
+def test_an_estimate_is_never_negative_and_comes_ever_nearer(
+    expected_s: float, really_s: float, steps: int
+) -> None:
+    """With a clock that goes evenly, whatever was expected before."""
+    error = float("inf")
+    for step in range(steps + 1):
+        now = really_s * step / steps
+        left = seconds_left(expected_s, now, step / steps, now)
+        assert left >= 0
+        assert abs(left - (really_s - now)) <= error + 1e-6
+        error = abs(left - (really_s - now))
+        late = seconds_left(expected_s, now + really_s, step / steps, now)
+        assert 0 <= late <= left
+    assert error == pytest.approx(0, abs=1e-6)
 
 
 def test_a_pace_is_a_moving_mean_for_each_kind_of_job() -> None:

@@ -48,6 +48,19 @@ class Clock:
         return self.now
 
 
+class Leap:
+    """Lets the running event loop's time leap: what was to happen until then does now."""
+
+    def __init__(self) -> None:
+        self._leapt_s = 0.0
+        loop = asyncio.get_running_loop()
+        real = loop.time
+        loop.time = lambda: real() + self._leapt_s  # type: ignore[method-assign]
+
+    def __call__(self, seconds: float) -> None:
+        self._leapt_s += seconds
+
+
 class HeldCutter(Cutter):
     """Counts what it cuts out, and waits for a gate before."""
 
@@ -58,8 +71,9 @@ class HeldCutter(Cutter):
         self.calls: list[bytes] = []
 
     def cut_out(self, data: bytes, *, remove_background: bool = True, wait: bool = True) -> Cutout:
+        gate = self.gate
         self.calls.append(data)
-        assert self.gate.wait(PATIENCE_S)
+        assert gate.wait(PATIENCE_S)
         return super().cut_out(data, remove_background=remove_background, wait=wait)
 
 
@@ -77,7 +91,8 @@ async def working(
     engine: GatedEngine, *, cutter: Cutter | None = None, clock: Clock | None = None, **limits: Any
 ) -> AsyncGenerator[Worker]:
     grace = {"shutdown_grace_seconds": limits.pop("grace", 5.0)}
-    configured = settings(worker=limits, server=grace)
+    model = {"idle_unload_seconds": limits.pop("idle_unload_seconds", None)}
+    configured = settings(worker=limits, server=grace, model=model)
     cutter = cutter or Cutter(background="none")
     worker = Worker(engine, cutter, configured, **({"clock": clock} if clock else {}))
     worker.start()

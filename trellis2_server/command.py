@@ -6,6 +6,7 @@ What this module does not know: how any of it is done.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import ctypes
 import importlib.metadata
@@ -25,14 +26,20 @@ from trellis2_server.config import Options, ServerSettings, Settings, load_setti
 from trellis2_server.errors import ServerError, StoreError
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
 
     import uvicorn
 
     from trellis2_server.keys import KeyRing
+    from trellis2_server.pipeline import Engine
+
+    ChooseEngine = Callable[[Settings], tuple[Engine, tuple[str, ...]]]
 
 logger = logging.getLogger(__name__)
 
+#: sysexits.h's EX_SOFTWARE: only a new process helps, which a supervisor is to start.
+EXIT_UNHEALTHY: Final = 70
 DEFAULT_CONFIG: Final = "api_server_config_default.json"
 _PACKAGES: Final = ("fastapi", "uvicorn", "numpy", "numba", "pillow", "rembg", "onnxruntime")
 _BAR_WIDTH: Final = 30
@@ -42,12 +49,18 @@ _OTHER_DESCRIPTORS: Final = 512
 _M_ARENA_MAX: Final = -8
 
 
-def main(arguments: Sequence[str] | None = None, *, config_folder: Path) -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    config_folder: Path,
+    choose_engine: ChooseEngine | None = None,
+) -> int:
     """Do what the command line says; returns the exit code.
 
     Args:
         arguments: without the program's name; None takes the process' own.
         config_folder: where the configuration files lie that come with the server.
+        choose_engine: gives the engine to serve with, and warnings; None: the settings' own.
     """
     asked = _parse(arguments, config_folder)
     try:
@@ -56,7 +69,7 @@ def main(arguments: Sequence[str] | None = None, *, config_folder: Path) -> int:
             return _check(settings, asked.config)
         if asked.image is not None:
             return _make(settings, asked.image, asked.output)
-        return _serve(settings, lambda: _settings(asked))
+        return _serve(settings, lambda: _settings(asked), choose_engine)
     except ServerError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the answer to a command
         return 2
@@ -121,24 +134,26 @@ def _access_warnings(server: ServerSettings) -> list[str]:
 # ---- serving ---------------------------------------------------------------------------
 
 
-def _serve(settings: Settings, read_again: Callable[[], Settings]) -> int:
+def _serve(
+    settings: Settings, read_again: Callable[[], Settings], choose_engine: ChooseEngine | None
+) -> int:
     import uvicorn
 
+    from trellis2_server import pipeline
     from trellis2_server.app import create_app
     from trellis2_server.connections import uvicorn_config
-    from trellis2_server.pipeline import choose_engine, make_cutter
     from trellis2_server.store import make_store
 
     server = settings.server
     logs.configure(server)
     _share_arenas()
-    engine, warnings = choose_engine(settings)
+    engine, warnings = (choose_engine or pipeline.choose_engine)(settings)
     for warning in (*warnings, *_access_warnings(server)):
         logger.warning(warning)
     store = make_store(settings.worker.result_dir)
     with contextlib.suppress(StoreError):  # the worker says so, and goes on without it
         store.claim()
-    app = create_app(settings, engine, make_cutter(engine, settings), warnings, store)
+    app = create_app(settings, engine, pipeline.make_cutter(engine, settings), warnings, store)
 
     class Server(uvicorn.Server):
         """Tells the worker of a stop before it waits for open requests, which wait for jobs.
@@ -157,6 +172,14 @@ def _serve(settings: Settings, read_again: Callable[[], Settings]) -> int:
             if worker is not None:
                 worker.close_soon()
 
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            self._leaving = asyncio.ensure_future(self._leave_when_drained())
+
+        async def _leave_when_drained(self) -> None:
+            await app.state.worker.is_drained.wait()
+            self.should_exit = True
+
     _allow_descriptors(server.max_connections)
     http_server = Server(uvicorn_config(app, server))
     _handle_hangup(http_server, lambda: _take_again(read_again, app.state.keys))
@@ -164,6 +187,8 @@ def _serve(settings: Settings, read_again: Callable[[], Settings]) -> int:
         http_server.run()
     code = 0 if http_server.started else 3
     worker = getattr(app.state, "worker", None)
+    if worker is not None and worker.fault is not None:
+        code = EXIT_UNHEALTHY
     if worker is not None and not worker.is_idle:
         # A thread is inside a call that cannot be interrupted; the interpreter would wait for it.
         logging.shutdown()

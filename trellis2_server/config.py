@@ -189,6 +189,13 @@ class ModelSettings(_Section):
         default=None,
         description="Keep models on the CPU until they are needed; null: as the checkpoint says.",
     )
+    idle_unload_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        le=31_536_000,
+        description="Seconds without a job after which the device's memory is given back; the "
+        "next job loads the model again. Null: never.",
+    )
     background: Literal["auto", "rembg", "grabcut", "none", "upstream"] = Field(
         default="auto",
         description="How the object is cut out of an opaque picture; `auto`: rembg, and "
@@ -299,6 +306,26 @@ class WorkerSettings(_Section):
     )
     texture_timeout_seconds: float = Field(
         default=300, gt=0, le=86_400, description="Seconds that `/generate_texture` waits."
+    )
+    stage_timeout_seconds: float | None = Field(
+        default=1800,
+        gt=0,
+        le=86_400,
+        description="Seconds that one step of a job may take; past it the job fails, and the "
+        "process is unhealthy and leaves with 70. Null: as long as it likes.",
+    )
+    recycle_after_jobs: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Jobs after which the model is unloaded and loaded again. Null: never.",
+    )
+    max_vram_growth_mb: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Megabytes by which the device's memory in use may grow over what it was "
+        "after the first job; past it the model is loaded again. Null: any.",
     )
     oom_fallback: Literal["none", "tokens", "resolution"] = Field(
         default="resolution",

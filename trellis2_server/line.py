@@ -27,27 +27,38 @@ from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server import pipeline, request_ids
 from trellis2_server.errors import (
+    EngineBrokenError,
     EngineError,
     JobCancelledError,
     ServerError,
     ShuttingDownError,
+    UnhealthyError,
 )
 from trellis2_server.images import ModelPending
 from trellis2_server.jobs import Job, Progress, Status
 from trellis2_server.kept import FIELD_KEPT, SHAPE_KEPT, kept_field, kept_mesh, kept_shape
 from trellis2_server.observers import Nobody
-from trellis2_server.steps import SHAPE_STEPS, TEXTURE_STEPS, Pace, fraction, steps_from
+from trellis2_server.steps import (
+    SHAPE_STEPS,
+    TEXTURE_STEPS,
+    Pace,
+    fraction,
+    seconds_left,
+    step_fraction,
+    steps_from,
+)
 from trellis2_server.tasks import Errand, Queue, Task
 from trellis2_server.threads import Stopped, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from trellis2_server.archive import Archive
     from trellis2_server.config import Options, Settings
     from trellis2_server.images import Cutout
     from trellis2_server.jobs import JobTable
     from trellis2_server.listeners import Listeners
+    from trellis2_server.loading import Loading
     from trellis2_server.mesh import Shape, VoxelField
     from trellis2_server.observers import Observer
     from trellis2_server.pipeline import Engine, Geometry, GivenMesh
@@ -75,6 +86,9 @@ class Line:
         is_idle: set while no step runs, and none could.
         is_closing: whether no texture is begun any more.
         observer: told of steps and ends.
+        fault: why only a new process helps; None as long as all is well.
+        has_fault: set when there is one.
+        is_settled: set when there is one, and no job goes on any more.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a worker is made of
@@ -84,6 +98,7 @@ class Line:
         table: JobTable,
         uploads: Uploads,
         threads: Threads,
+        loading: Loading,
         listeners: Listeners,
         archive: Archive,
         clock: Callable[[], float],
@@ -92,12 +107,17 @@ class Line:
         self.is_idle = asyncio.Event()
         self.is_idle.set()
         self.is_closing = False
+        self.fault: str | None = None
+        self.has_fault = asyncio.Event()
+        self.is_settled = asyncio.Event()
         self._engine = engine
         self._settings = settings
         self._limits = settings.worker
         self._table = table
         self._uploads = uploads
         self._threads = threads
+        self._threads.on_free = self._note_idle
+        self._loading = loading
         self._listeners = listeners
         self._archive = archive
         self._clock = clock
@@ -106,6 +126,9 @@ class Line:
         self._errands_running: set[Errand] = set()
         self._pace = Pace()
         self.observer: Observer = Nobody()
+        self._has_chore = False
+        self._chores: set[asyncio.Task[None]] = set()
+        self._idle_timer: asyncio.TimerHandle | None = None
 
     # ---- asking --------------------------------------------------------------------------
 
@@ -140,6 +163,7 @@ class Line:
             return None
         if task.running in {SHAPE_STEPS[-1], TEXTURE_STEPS[-1]}:
             return sum(left)
+        load = self._loading.seconds_left if task.running not in self._threads.lane_steps else 0.0
         ahead = [
             self._seconds_left(other) or (0.0, 0.0)
             for other in self.tasks.values()
@@ -148,7 +172,7 @@ class Line:
         ]
         lane = sum(seconds for seconds, _ in ahead)
         pool = sum(seconds for _, seconds in ahead) / self._threads.pool_size
-        return sum(left) + max(lane, pool)
+        return sum(left) + max(lane, pool) + load
 
     def _seconds_left(self, task: Task) -> tuple[float, float] | None:
         """Of the present status, on the lane and in the pool."""
@@ -162,7 +186,8 @@ class Line:
             if seconds is None:
                 return None
             if next_step == task.running:
-                seconds = max(0.0, seconds - (self._clock() - task.step_began))
+                elapsed_s = self._clock() - task.step_began
+                seconds = seconds_left(seconds, elapsed_s, task.step_fraction, task.said_at)
             if next_step in self._threads.lane_steps:
                 lane += seconds
             else:
@@ -201,9 +226,20 @@ class Line:
             return
         task.wants_texture = True
         if self._table[job.uid].status is Status.COMPLETED:
-            if self.is_closing:
-                raise ShuttingDownError("the server is shutting down", retry_after_s=30)
+            self.check()
             self._begin_texture(task)
+
+    def check(self) -> None:
+        """Pass where work is taken on.
+
+        Raises:
+            ShuttingDownError: the process is leaving.
+            UnhealthyError: only a new one helps.
+        """
+        if self.is_closing:
+            raise _leaving()
+        if self.fault is not None:
+            raise _unhealthy(self.fault)
 
     def end_abandoned(self) -> None:
         """Give up the waiting jobs that nobody asks for."""
@@ -219,13 +255,19 @@ class Line:
         )
 
     def _enqueue(self, task: Task, step: Step, call: Callable[[], Any]) -> None:
+        if self.fault is not None and step in self._threads.lane_steps:
+            self.end(task, _unhealthy(self.fault))
+            return
         task.waiting_for, task.call = step, call
         self._queue.add(task)
         self.is_idle.clear()
         self.pump()
+        if task.waiting_for in self._threads.lane_steps and self._loading.is_reloading:
+            self._say_loading(task)
 
     def pump(self) -> None:
         """Start every step that can start, earliest deadline first."""
+        self._tend_engine()
         while self._threads.steps_running < self._limits.limit_model_concurrency:
             steps = self._startable()
             task = next((task for task in self._queue if task.waiting_for in steps), None)
@@ -258,7 +300,7 @@ class Line:
         if exports < at_most:
             steps |= {"shape", "texture"}
         on_lane = self._threads.lane_steps
-        if self._threads.lane_is_busy:
+        if self._threads.lane_is_busy or not self._loading.is_resident:
             steps -= on_lane
         if self._threads.pool_running >= self._threads.pool_size:
             steps &= on_lane
@@ -270,7 +312,12 @@ class Line:
             raise RuntimeError("a step begins that nobody waits for")
         task.waiting_for, task.call, task.running = None, None, step
         task.step_began = self._clock()
-        future = self._threads.begin(step, call, task.context)
+        task.step_fraction = task.said_at = 0.0
+        work = call
+        if step in self._threads.lane_steps:
+            task.has_used_engine = True
+            work = self._loading.watched(step, call)
+        future = self._threads.begin(step, work, task.context)
         future.add_done_callback(partial(self._ended, task, step, call), context=task.context)
 
     def _reporter(self, task: Task, step: Step) -> Callable[[str, int, int], None]:
@@ -296,6 +343,8 @@ class Line:
     def _note_progress(self, task: Task, step: Step, progress: Progress) -> None:
         if task.running != step or task.is_stopped:
             return
+        task.step_fraction = step_fraction(step, progress.fraction)
+        task.said_at = self._clock() - task.step_began
         known = self._job(task).progress
         if known is not None and known.fraction > progress.fraction:  # a stage began again
             progress = replace(progress, fraction=known.fraction)
@@ -307,6 +356,10 @@ class Line:
         """A step has ended, on the event loop: take its result, go on."""
         task.running = None
         error = None if future.cancelled() else future.exception()
+        if isinstance(error, EngineBrokenError):
+            if not task.is_stopped:
+                self.end(task, error)
+            self.break_down(str(error))
         if not task.is_stopped and not future.cancelled():
             seconds = self._clock() - task.step_began
             logger.debug(
@@ -329,8 +382,82 @@ class Line:
         self._note_idle()
 
     def _note_idle(self) -> None:
-        if not self._threads.steps_running and not self._queue and not self._errands:
+        is_busy = self._threads.steps_running or self._queue or self._errands or self._has_chore
+        if not is_busy and not self.is_idle.is_set():
             self.is_idle.set()
+            self.rest()
+        if self.fault is not None and all(map(self.is_done, self.tasks.values())):
+            self.is_settled.set()
+
+    # ---- the engine --------------------------------------------------------------------------
+
+    def _tend_engine(self) -> None:
+        """Have the engine loaded, where a job needs it or it is to be loaded anew."""
+        loading = self._loading
+        if self.is_closing and not loading.is_resident:
+            for task in [
+                task for task in self._queue if task.waiting_for in self._threads.lane_steps
+            ]:
+                self.end(task, _leaving())
+        if loading.status != "ok" or self._threads.lane_is_busy or self.is_closing or self.fault:
+            return
+        if loading.is_due or (not loading.is_resident and self.length):
+            self._do(loading.reload)
+            for task in self._queue:
+                if task.waiting_for in self._threads.lane_steps:
+                    self._say_loading(task)
+
+    def _say_loading(self, task: Task) -> None:
+        known = self._job(task).progress
+        self._change(task, progress=Progress("loading", known.fraction if known else 0.0))
+
+    def rest(self) -> None:
+        """Unload the engine when nobody has needed it for long, from now on."""
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        after_s = self._settings.model.idle_unload_seconds
+        if after_s is not None:
+            self._idle_timer = asyncio.get_running_loop().call_later(after_s, self._unload)
+
+    def _unload(self) -> None:
+        is_free = self.is_idle.is_set() and not self._threads.lane_is_busy
+        if is_free and self._loading.is_resident and not self.is_closing and not self.fault:
+            self._do(self._loading.unload)
+
+    def _do(self, chore: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Something with the engine that is no step, on the lane, which it takes at once."""
+        self._threads.lane_is_busy = self._has_chore = True
+        self.is_idle.clear()
+
+        async def done() -> None:
+            try:
+                await chore()
+            except EngineBrokenError as error:
+                self.break_down(str(error))
+            except ServerError as error:
+                self.break_down(f"the model cannot be loaded again: {error}")
+            except Stopped:
+                logger.info("Loading the engine was given up: the process is leaving")
+            finally:
+                self._has_chore = False
+            self.pump()
+            self._note_idle()
+
+        task = asyncio.get_running_loop().create_task(done())
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+    def break_down(self, reason: str) -> None:
+        """Take on nothing that needs the engine any more; what else runs may end."""
+        if self.fault is not None:
+            return
+        self.fault = reason
+        logger.critical("Unhealthy, a restart is due: %s", reason)
+        for task in list(self.tasks.values()):
+            if task.waiting_for in self._threads.lane_steps or task.waiting_for == "cutout":
+                self.end(task, _unhealthy(reason))
+        self.has_fault.set()
+        self._note_idle()
 
     def now(self) -> float:
         """Seconds of the jobs' clock."""
@@ -346,6 +473,7 @@ class Line:
         Raises:
             ServerError: why there is nothing.
         """
+        self.check()
         done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         errand = Errand(call, done, self._clock())
         self._errands.append(errand)
@@ -379,6 +507,8 @@ class Line:
                 errand.done.set_exception(copy.copy(error))  # without its stack and its arrays
             else:
                 errand.done.set_exception(JobCancelledError("cancelled"))
+        if isinstance(error, EngineBrokenError):
+            self.break_down(str(error))
         self.pump()
         self._note_idle()
 
@@ -389,10 +519,14 @@ class Line:
                 errand.done.set_exception(copy.copy(error))
         self._errands.clear()
 
+    # ---- results -----------------------------------------------------------------------------
+
     def _park(self, task: Task, call: Callable[[], Any], pending: ModelPending) -> None:
         """Have the cut-out done again when its background model is there, on no thread so far."""
-        if self.is_closing:
-            self.end(task, ShuttingDownError("the server is shutting down", retry_after_s=30))
+        try:
+            self.check()
+        except ServerError as error:
+            self.end(task, error)
             return
         task.waiting_for = "cutout"
         self._change(task, progress=Progress("background model", 0.0))
@@ -493,7 +627,8 @@ class Line:
         else:
             self._change(task, shape_glb=shape_glb, shape_md5=digest, status=Status.COMPLETED)
             self._log_end(task)
-        task.shape_done.set_result(self._job(task))
+        if not task.shape_done.done():
+            task.shape_done.set_result(self._job(task))
 
     def _begin_texture(self, task: Task) -> None:
         if task.source is None:
@@ -538,7 +673,7 @@ class Line:
         self._table.alias(task.uid, known.uid)
         self._listeners.move(task.uid, known)
         self._table.bind(("upload", task.upload, options), known.uid)
-        if task.wants_texture and not self.is_closing:
+        if task.wants_texture and not self.is_closing and self.fault is None:
             self.want_texture(known)
         other = self.tasks.get(known.uid)
         if other is None:
@@ -571,7 +706,10 @@ class Line:
                 future.set_result(self._job(task))
 
     def _log_end(self, task: Task) -> None:
-        job = self._job(task)
+        job, memory = self._job(task), self._loading.memory
+        if task.has_used_engine and not task.is_counted:
+            task.is_counted = True
+            self._loading.note_job()
         request_id = task.context.get(request_ids.current, "")  # it may end in another's
         logger.log(
             logging.WARNING if isinstance(job.error, EngineError) else logging.INFO,
@@ -583,6 +721,7 @@ class Line:
                 "seconds": round(self._clock() - job.created_at, 3),
                 **({"error": str(job.error)} if job.error else {}),
                 **({"request_id": request_id} if request_id else {}),
+                **{f"device_{kind}_mb": size // 1_000_000 for kind, size in memory.items()},
             },
         )
         self.observer.note_end(job.engine, job.status)
@@ -598,6 +737,14 @@ class Line:
 
     def _job(self, task: Task) -> Job:
         return self._table[task.uid]
+
+
+def _leaving() -> ShuttingDownError:
+    return ShuttingDownError("the server is shutting down", retry_after_s=30)
+
+
+def _unhealthy(reason: str) -> UnhealthyError:
+    return UnhealthyError(f"the server is unhealthy and restarts: {reason}", retry_after_s=30)
 
 
 def future_job() -> asyncio.Future[Job]:

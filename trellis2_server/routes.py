@@ -5,7 +5,6 @@ What this module does not know: threads, engines, files.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Path, Request, Response
@@ -52,6 +51,12 @@ class HealthReply(BaseModel):
     error: str | None = Field(default=None, description="Why nothing can be served.")
     stage: str | None = Field(default=None, description="What is being loaded.")
     progress: float | None = Field(default=None, description="0 … 1 of that.")
+    idle: bool | None = Field(
+        default=None, description="The model is unloaded until the next job comes."
+    )
+    reloading: bool | None = Field(
+        default=None, description="The model is being loaded again; jobs wait for it."
+    )
     load_seconds: float | None = Field(default=None, description="How long loading took.")
     notes: list[str] | None = Field(default=None, description="What the operator should know.")
     details: dict[str, object] | None = Field(
@@ -183,23 +188,27 @@ async def status(
     responses={503: {"model": HealthReply, "description": "Loading, leaving, or it failed."}},
 )
 async def healthcheck(request: Request, response: Response) -> HealthReply:
-    """Answers at any time: 200 when models are served, 503 before that and when it failed."""
+    """Answers at any time: 200 when models are served, 503 before that and when it failed.
+
+    A server that is unhealthy says why, and that it restarts.
+    """
     worker = worker_of(request)
-    load = worker.load
-    if load.status != "ok" or worker.is_closing:
+    load, error = worker.load, worker.why_not
+    if load.status != "ok" or error:
         response.status_code = 503
         response.headers["Retry-After"] = "5"
-    reply = HealthReply(
-        status="error" if worker.is_closing else load.status, engine=worker.engine.name
-    )
+    reply = HealthReply(status="error" if error else load.status, engine=worker.engine.name)
     if not request.state.is_trusted:
         return reply
     return reply.model_copy(
         update={
             "version": __version__,
-            "error": "the server is shutting down" if worker.is_closing else load.error,
+            "error": error,
             "stage": load.stage or None,
-            "progress": load.fraction if load.status == "loading" else None,
+            "progress": load.fraction if load.stage else None,
+            "idle": (load.status == "ok" and not load.is_resident and not load.is_reloading)
+            or None,
+            "reloading": load.is_reloading or None,
             "load_seconds": load.seconds,
             "notes": [*request.app.state.notes, *worker.results.notes] or None,
             "details": dict(worker.engine.describe()),
@@ -226,6 +235,5 @@ async def worker_status(request: Request) -> WorkerReply:
 async def metrics(request: Request) -> Response:
     """Requests, jobs, steps, memory, since the start; how to read them: `docs/operations.md`."""
     worker = worker_of(request)
-    memory = await asyncio.to_thread(worker.engine.device_memory)
-    content = request.app.state.metrics.render(worker, memory)
+    content = request.app.state.metrics.render(worker, worker.load.memory)
     return Response(content, media_type=MEDIA_TYPE)

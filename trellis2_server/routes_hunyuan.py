@@ -148,7 +148,7 @@ def _compact(reply: dict[str, Any]) -> Response:
 async def health(request: Request) -> Response:
     """`healthy`, and a name for this process."""
     worker = worker_of(request)
-    says = "error" if worker.is_closing else worker.load.status
+    says = "error" if worker.why_not else worker.load.status
     reply = {
         "status": "healthy" if says == "ok" else says,
         "worker_id": request.app.state.worker_id,

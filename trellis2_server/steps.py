@@ -70,6 +70,28 @@ def fraction(step: Step, stage: str, done: int, of: int) -> float:
     return round(begin + share * (stage_begin + stage_share * min(done / max(of, 1), 1.0)), 4)
 
 
+def step_fraction(step: Step, way: float) -> float:
+    """0 … 1 of a step, from that of its status' way."""
+    begin, share = _SHARES[step]
+    return min(max((way - begin) / share, 0.0), 1.0)
+
+
+def seconds_left(expected_s: float, elapsed_s: float, done: float, said_at_s: float) -> float:
+    """Until a step ends; never negative.
+
+    At first that is what such steps took before. The further this one says it is, the more
+    it counts how long it took to come so far: where a step goes on evenly, the error only
+    shrinks, and is gone at the end.
+
+    Args:
+        expected_s: of the whole step.
+        elapsed_s: since it began.
+        done: 0 … 1, the part that is done, as it last said.
+        said_at_s: when it said so, after it began.
+    """
+    return max(0.0, (1 - done) * expected_s + said_at_s - elapsed_s)
+
+
 class Pace:
     """How long each step takes here, learned from the steps that ended; a moving mean."""
 

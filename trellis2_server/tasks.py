@@ -45,6 +45,10 @@ class Task:
         cutout: between the cut-out and the shape's export.
         step_began: when the running step did.
         context: of the request that first asked for the job; its steps run in it.
+        step_fraction: 0 … 1 of the running step, as it last said.
+        said_at: seconds after it began.
+        has_used_engine: whether the engine has worked for it.
+        is_counted: whether it has been told of as a job that the engine worked on.
     """
 
     uid: str
@@ -65,6 +69,10 @@ class Task:
     source: tuple[Geometry | GivenMesh, Cutout] | None = None
     step_began: float = 0.0
     context: Context = field(default_factory=copy_context)
+    step_fraction: float = 0.0
+    said_at: float = 0.0
+    has_used_engine: bool = False
+    is_counted: bool = False
 
 
 @dataclass(slots=True, eq=False)

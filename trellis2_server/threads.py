@@ -1,6 +1,8 @@
 """`Threads`: the one lane of the engine, the pool of everything else, and a lane for lookups.
 
-Whatever a call raises comes out as one of our own errors.
+Whatever a call raises comes out as one of our own errors. A call that takes longer than it
+may is given up: its result fails as broken for good, since a thread cannot be ended, and its
+thread counts as working until it ends by itself.
 
 What this module does not know: jobs, the order of the work, what a call does.
 """
@@ -19,7 +21,12 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from trellis2_server.errors import EngineError, OutOfMemoryError, ServerError
+from trellis2_server.errors import (
+    EngineBrokenError,
+    EngineError,
+    OutOfMemoryError,
+    ServerError,
+)
 from trellis2_server.images import ModelPending
 
 if TYPE_CHECKING:
@@ -41,15 +48,25 @@ class Stopped(Exception):  # noqa: N818 - no error: unwinds a step that nobody w
 class Threads:
     """Who works. Its face belongs to the event loop's thread.
 
+    Args:
+        pool_size: how many threads the pool has.
+        lane_steps: which steps the lane does.
+        timeout_s: how long a call may take; None: as long as it likes.
+
     Attributes:
         pool_size: how many threads the pool has.
         lane_steps: which steps the lane does.
         pool_running: how many of them work.
         lane_is_busy: whether the engine works; from the start, until somebody loads it.
         lookups: how many lookups run or wait.
+        on_free: called when a thread has ended after its call was given up.
     """
 
-    def __init__(self, pool_size: int, lane_steps: frozenset[Step]) -> None:
+    def __init__(
+        self, pool_size: int, lane_steps: frozenset[Step], timeout_s: float | None = None
+    ) -> None:
+        self.on_free: Callable[[], None] = lambda: None
+        self._timeout_s = timeout_s
         self.pool_size = pool_size
         self.lane_steps = lane_steps
         self.pool_running = 0
@@ -65,9 +82,9 @@ class Threads:
     ) -> asyncio.Future[Any]:
         """A step's result, to come; its thread counts as working until then.
 
-        It runs in a copy of that context, or else of the present one.
-
-        The future fails with a `ServerError`, a `ModelPending` or `Stopped`.
+        It runs in a copy of that context, or else of the present one. The future fails with a
+        `ServerError`, a `ModelPending` or `Stopped`; with `EngineBrokenError` when it takes too
+        long.
         """
         on_lane = step in self.lane_steps
         self.steps_running += 1
@@ -76,33 +93,35 @@ class Threads:
         else:
             self.pool_running += 1
 
-        def free(_: object) -> None:
+        def free() -> None:
             self.steps_running -= 1
             if on_lane:
                 self.lane_is_busy = False
             else:
                 self.pool_running -= 1
 
-        future = self._run(self._lane if on_lane else self._pool, step, call, context)
-        future.add_done_callback(free)
-        return future
+        executor = self._lane if on_lane else self._pool
+        return self._run(executor, step, call, free, self._timeout_s, context)
 
-    def on_lane(self, what: str, call: Callable[[], Any]) -> asyncio.Future[Any]:
-        """The result of a call that is no step, where the engine works."""
-        return self._run(self._lane, what, call)
+    def on_lane(
+        self, what: str, call: Callable[[], Any], *, is_timed: bool = True
+    ) -> asyncio.Future[Any]:
+        """The result of a call that is no step, where the engine works; the lane is busy then."""
+
+        def free() -> None:
+            self.lane_is_busy = False
+
+        self.lane_is_busy = True
+        return self._run(self._lane, what, call, free, self._timeout_s if is_timed else None)
 
     def look_up(self, call: Callable[[], Any]) -> asyncio.Future[Any]:
         """The result of a cut-out for its hash alone; these run one at a time."""
 
-        def ended(future: asyncio.Future[Any]) -> None:
+        def free() -> None:
             self.lookups -= 1
-            if not future.cancelled():
-                future.exception()  # seen, though nobody may wait for it any more
 
         self.lookups += 1
-        future = self._run(self._lookup, "cutout", call)
-        future.add_done_callback(ended)
-        return future
+        return self._run(self._lookup, "cutout", call, free, self._timeout_s)
 
     def close(self) -> None:
         """Begin nothing more; what runs goes on."""
@@ -110,16 +129,47 @@ class Threads:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._lookup.shutdown(wait=False)
 
-    @staticmethod
-    def _run(
+    def _run(  # noqa: PLR0913, PLR0917 - what a call needs
+        self,
         executor: ThreadPoolExecutor,
         what: str,
         call: Callable[[], Any],
+        free: Callable[[], None],
+        timeout_s: float | None,
         context: Context | None = None,
     ) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[Any] = loop.create_future()
         run = (context or copy_context()).copy().run
-        guarded = partial(_guarded, what, call)
-        return asyncio.get_running_loop().run_in_executor(executor, partial(run, guarded))
+        work = loop.run_in_executor(executor, partial(run, partial(_guarded, what, call)))
+
+        def overdue() -> None:
+            logger.critical("A step hangs", extra={"step": what, "seconds": timeout_s})
+            _resolve(result, EngineBrokenError(f"{what}: did not end within {timeout_s:g} s"))
+
+        timer = loop.call_later(timeout_s, overdue) if timeout_s else None
+
+        def ended(work: asyncio.Future[Any]) -> None:
+            if timer is not None:
+                timer.cancel()
+            error = None if work.cancelled() else work.exception()
+            if result.done():  # it was overdue
+                free()
+                self.on_free()
+            elif work.cancelled():
+                result.cancel()
+            elif error is not None:
+                _resolve(result, error)
+            else:
+                result.set_result(work.result())
+
+        def settled(_: object) -> None:
+            if work.done():  # together with whoever takes the result
+                free()
+
+        result.add_done_callback(settled)
+        work.add_done_callback(ended)
+        return result
 
 
 def one_line(error: BaseException) -> str:
@@ -137,6 +187,12 @@ def give_way() -> None:
     if sys.platform == "linux":
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), THREAD_NICENESS)
+
+
+def _resolve(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # seen, though nobody may wait for it any more
 
 
 def _guarded(what: str, call: Callable[[], Any]) -> Any:

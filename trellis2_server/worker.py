@@ -21,6 +21,7 @@ from trellis2_server import __version__
 from trellis2_server.archive import Archive
 from trellis2_server.config import Delivery
 from trellis2_server.errors import (
+    EngineBrokenError,
     JobCancelledError,
     JobNotFoundError,
     QueueFullError,
@@ -28,6 +29,7 @@ from trellis2_server.errors import (
     ShuttingDownError,
     TextureTimeoutError,
     TooManyRequestsError,
+    UnhealthyError,
 )
 from trellis2_server.jobs import ANYBODY, Job, JobTable, Status
 from trellis2_server.line import Line, future_job, md5
@@ -76,6 +78,7 @@ class Worker:
         engine: the same.
         load: how loading it goes.
         results: what the jobs leave.
+        is_drained: set when only a new process helps, and nothing is left to be waited for.
     """
 
     def __init__(  # noqa: PLR0913 - one argument per thing that it works with
@@ -95,8 +98,9 @@ class Worker:
         self._threads = Threads(
             min(self._limits.limit_model_concurrency, max(2, os.cpu_count() or 2)),
             lane_steps(settings),
+            self._limits.stage_timeout_seconds,
         )
-        self.load = Loading(engine, self._threads, clock)
+        self.load = Loading(engine, self._threads, self._limits, clock)
         store = store or make_store(self._limits.result_dir)
         self._archive = Archive(store, max_packed_bytes=self._limits.max_kept_bytes)
         self._records = Records(self._archive, clock)
@@ -107,8 +111,8 @@ class Worker:
         self._uploads = Uploads(cutter, self._threads)
         self._listeners = Listeners()
         self._line = Line(
-            engine, settings, self._table, self._uploads, self._threads, self._listeners,
-            self._archive, clock,
+            engine, settings, self._table, self._uploads, self._threads, self.load,
+            self._listeners, self._archive, clock,
         )  # fmt: skip
         self.results = Results(settings, self._table, self._listeners, self._line, self._archive)
         self._archive.on_kept = self.results.note_kept
@@ -119,6 +123,7 @@ class Worker:
         self._closing: set[asyncio.Task[None]] = set()
         self._is_closing = False
         self._is_closed = asyncio.Event()
+        self.is_drained = asyncio.Event()
 
     # ---- life ----------------------------------------------------------------------------
 
@@ -127,14 +132,33 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._records.restore(self._archive.open(), self._table)
         self.clean_up()
-        for coroutine in (self._load(), self._look_after_jobs()):
+        for coroutine in (self._load(), self._look_after_jobs(), self._drain()):
             task = self._loop.create_task(coroutine)
             self._background.add(task)
             task.add_done_callback(self._background.discard)
 
     async def _load(self) -> None:
-        await self.load.load()
+        try:
+            await self.load.load()
+        except EngineBrokenError as error:
+            self._line.break_down(str(error))
+        self._line.rest()
         self._line.pump()
+
+    async def _drain(self) -> None:
+        """When only a new process helps, let the jobs that can still end do so."""
+        await self._line.has_fault.wait()
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(
+                self._line.is_settled.wait(), self._settings.server.shutdown_grace_seconds
+            )
+        self._end_all(UnhealthyError("the server is unhealthy and restarts", retry_after_s=30))
+        self.is_drained.set()
+
+    def _end_all(self, error: ServerError) -> None:
+        for task in list(self._tasks.values()):
+            if not self._line.is_done(task):
+                self._line.end(task, error)
 
     async def _look_after_jobs(self) -> None:
         while True:
@@ -161,13 +185,12 @@ class Worker:
             if not task.running and not self._line.is_done(task):
                 self._line.end(task, leaving)
         self._line.end_errands(leaving, running=False)
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(
-                self._line.is_idle.wait(), self._settings.server.shutdown_grace_seconds
-            )
-        for task in list(self._tasks.values()):
-            if not self._line.is_done(task):
-                self._line.end(task, leaving)
+        if not self.is_drained.is_set():
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(
+                    self._line.is_idle.wait(), self._settings.server.shutdown_grace_seconds
+                )
+        self._end_all(leaving)
         self._line.end_errands(leaving, running=True)
         for background in list(self._background):
             background.cancel()
@@ -190,6 +213,18 @@ class Worker:
     def is_closing(self) -> bool:
         """Whether the process is leaving."""
         return self._is_closing
+
+    @property
+    def fault(self) -> str | None:
+        """Why only a new process helps; None as long as all is well."""
+        return self._line.fault
+
+    @property
+    def why_not(self) -> str | None:
+        """Why nothing is served, now that it is no more about loading; None: it is."""
+        if self._is_closing:
+            return "the server is shutting down"
+        return self.fault or self.load.error
 
     @property
     def is_idle(self) -> bool:
@@ -334,8 +369,7 @@ class Worker:
         return wanted if isinstance(wanted, Delivery) else None
 
     def _check_open(self) -> None:
-        if self._is_closing:
-            raise ShuttingDownError("the server is shutting down", retry_after_s=30)
+        self._line.check()
         self.load.check()
 
     def _check_room(self, n_bytes: int, caller: Caller) -> None:
@@ -422,7 +456,11 @@ class Worker:
             tasks = reversed(self._tasks.values())
             return next((task.uid for task in tasks if task.upload == upload), None)
 
-        return await self._uploads.name_of(upload, picture, on_its_way)
+        try:
+            return await self._uploads.name_of(upload, picture, on_its_way)
+        except EngineBrokenError as error:
+            self._line.break_down(str(error))
+            raise
 
     def want_texture(self, job: Job) -> None:
         """Have the job's texture made, if it is neither there nor on its way."""

@@ -1,0 +1,21 @@
+"""The real command, with an engine that hangs in its first stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.engines import GatedEngine
+from trellis2_server import command
+
+if TYPE_CHECKING:
+    from trellis2_server.config import Settings
+
+
+def hanging(_: Settings) -> tuple[GatedEngine, tuple[str, ...]]:
+    return GatedEngine("shape"), ()
+
+
+if __name__ == "__main__":
+    here = Path(__file__).resolve().parent
+    raise SystemExit(command.main(config_folder=here, choose_engine=hanging))
