@@ -7,6 +7,10 @@ counted as free), OpenCV's inpainting of four maps, Pillow's WebP at its default
 `ratio` compares that with our unwrap, fill, encode and pack. `seconds` is the whole way from
 the decimated mesh, the original mesh and the voxels to bytes, projection included.
 
+The shapes after `sheet` are dual grids like TRELLIS.2's at `--resolution`, made without weights
+(tests/export/dual_grid.py): open, non-manifold, wound by the grid's axes; `--mesh FILE` makes one
+of any mesh file.
+
 Needs what the exporter needs, and trimesh and scikit-image; the baseline also xatlas and
 opencv-python-headless.
 """
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 SHAPES = ("blob", "torus", "links", "noise", "inflated", "sheet")
+DUAL_GRIDS = ("hair", "cloth", "crowded", "bolt")
 
 
 def distance(shape: str, p: np.ndarray) -> np.ndarray:
@@ -77,6 +82,31 @@ def surface(shape: str, cells: int) -> Mesh:
     vertices = (vertices - 0.5).astype(np.float32)
     # scikit-image winds faces the other way round for negative insides.
     return Mesh(vertices, np.ascontiguousarray(faces.astype(np.int32)))
+
+
+def original_of(args: argparse.Namespace) -> Mesh:
+    """The surface that the command line asks for."""
+    if args.mesh or args.shape in DUAL_GRIDS:
+        return dual_grid(args.shape, args.resolution, args.mesh)
+    wanted = args.original_faces or int(3.5 * args.faces)
+    probe = len(surface(args.shape, 64).faces)
+    return surface(args.shape, int(64 * np.sqrt(wanted / probe)) + 1)
+
+
+def dual_grid(shape: str, resolution: int, file: Path | None) -> Mesh:
+    """A mesh like TRELLIS.2's of the shape, or of a mesh file put into the cube."""
+    from tests.export.dual_grid import REAL, voxelised
+
+    if file is None:
+        return voxelised(REAL[shape](), resolution)
+    import trimesh
+
+    mesh = trimesh.load(file, force="mesh")
+    middle, extent = mesh.bounds.mean(axis=0), float(mesh.extents.max())
+    vertices = (np.asarray(mesh.vertices) - middle) * (0.9 / extent)
+    return voxelised(
+        Mesh(vertices.astype(np.float32), np.asarray(mesh.faces, np.int32)), resolution
+    )
 
 
 def attributes(p: np.ndarray, *, alpha: bool) -> np.ndarray:
@@ -240,6 +270,38 @@ class Stages:
             key = f"{stage}.{step}" if stage == "bake" else "encode" if step == 0 else stage
             self.seconds[key] = self.seconds.get(key, 0.0) + now - self._last
         self._last = now
+
+
+class Spent:
+    """Seconds of each stage, from its first report to its last."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._begun: dict[str, float] = {}
+
+    def __call__(self, stage: str, _step: int, _steps: int) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = now - self._begun.setdefault(stage, now)
+
+
+def errors(original: Mesh, mesh: Mesh, resolution: int) -> dict[str, float]:
+    """How far the exported surface is from the original one, both ways, in voxels."""
+    from trellis2_server.export.deviation import deviation
+
+    lost, added = deviation(original, mesh, resolution), deviation(mesh, original, resolution)
+    return {
+        "error_p99_voxels": lost.p99,
+        "error_max_voxels": lost.largest,
+        "added_p99_voxels": added.p99,
+        "added_max_voxels": added.largest,
+    }
+
+
+def is_watertight(mesh: Mesh) -> bool:
+    """Whether every edge has two faces that walk it in opposite directions."""
+    from trellis2_server.export.adjacency import is_solid, twins
+
+    return is_solid(mesh.faces, twins(mesh.faces, len(mesh.vertices)))
 
 
 def baseline(mesh: Mesh, size: int, *, alpha: bool, clusters_wanted: int) -> dict[str, float]:
@@ -414,7 +476,9 @@ def main() -> None:
     parser.add_argument("--faces", type=int, default=200_000)
     parser.add_argument("--texture", type=int, default=2048)
     parser.add_argument("--original-faces", type=int, help="default: 3.5 times --faces")
-    parser.add_argument("--shape", choices=SHAPES, default="blob")
+    parser.add_argument("--shape", choices=SHAPES + DUAL_GRIDS, default="blob")
+    parser.add_argument("--mesh", type=Path, help="a mesh file instead of a shape")
+    parser.add_argument("--remesh", action="store_true", help="at --resolution")
     parser.add_argument("--resolution", type=int, default=512, help="of the voxels")
     parser.add_argument("--alpha", action="store_true", help="a transparent base colour")
     parser.add_argument(
@@ -429,25 +493,33 @@ def main() -> None:
     start = time.perf_counter()
     export.warm_up()
     result: dict[str, object] = {"warm_up_seconds": time.perf_counter() - start}
-    wanted = args.original_faces or int(3.5 * args.faces)
-    probe = len(surface(args.shape, 64).faces)
-    original = surface(args.shape, int(64 * np.sqrt(wanted / probe)) + 1)
+    original = original_of(args)
     field = voxels(original, args.resolution, alpha=args.alpha)
     start = time.perf_counter()
+    spent = Spent()
     with Pulse() as pulse:
-        mesh = export.prepare(original, decimation_target=args.faces)
+        mesh = export.prepare(
+            original,
+            decimation_target=args.faces,
+            remesh_resolution=args.resolution if args.remesh else None,
+            report=spent,
+        )
     result |= {
         "decimate_seconds": time.perf_counter() - start,
+        "prepare_stages": spent.seconds,
+        "target_share": len(mesh.faces) / args.faces,
+        "is_watertight": is_watertight(mesh),
         "stall_prepare_ms": 1000 * pulse.longest,
         "original_faces": len(original.faces),
         "faces": len(mesh.faces),
         "voxels": len(field.coords),
     }
+    result |= errors(original, mesh, args.resolution)
     best = float("inf")
     content = b""
     for _ in range(args.repeat):
         stages = Stages()
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         with Pulse() as pulse:
             content = export.textured_glb(
                 mesh, field, original=original, texture_size=args.texture, report=stages
@@ -459,6 +531,7 @@ def main() -> None:
             result |= {
                 "seconds": seconds,
                 "own_cpu_seconds": own,
+                "all_threads_cpu_seconds": time.process_time() - cpu,
                 "stages": stages.seconds,
                 "stall_ms": 1000 * pulse.longest,
                 "bytes": len(content),

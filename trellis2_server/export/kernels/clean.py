@@ -3,7 +3,8 @@
 Compiled by numba, which infers every type from the arguments: see the callers for them.
 """
 
-# ruff: noqa: ANN001, ANN201, C901, D103, PLR0913, PLR0917, PLR1714, PLR2004, PLW3301, SIM109
+# ruff: noqa: ANN001, ANN201, C901, D103, PLR0912, PLR0913, PLR0915, PLR0917, PLR1714, PLR2004
+# ruff: noqa: PLW3301, SIM109
 # Loops are written as the machine runs them: flat, with positional scalars and arrays.
 # pyright: basic
 
@@ -117,8 +118,10 @@ def orient(vertices, faces, twin, flip, queue):
                     tail += 1
                 elif flip[g] != wanted:
                     is_orientable = False
-        # The volume is taken against a corner of the part: far less cancellation.
+        # The volume is taken against a corner of the part: far less cancellation. That of an
+        # open part, which depends on where it is taken from, against its middle.
         volume, kept, turned = 0.0, 0.0, 0.0
+        mx, my, mz, lx, ly, lz = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         o = faces[seed, 0]
         for i in range(tail):
             f = queue[i]
@@ -133,9 +136,23 @@ def orient(vertices, faces, twin, flip, queue):
             area = np.sqrt(nx * nx + ny * ny + nz * nz)
             if flip[f] == 2:
                 kept += area
+                lx, ly, lz = lx + nx, ly + ny, lz + nz
             else:
                 turned += area
-        inside_out = volume < 0.0 if is_closed and is_orientable else turned > kept
+                lx, ly, lz = lx - nx, ly - ny, lz - nz
+            mx, my, mz = (
+                mx + area * (ax + bx + cx),
+                my + area * (ay + by + cy),
+                mz + area * (az + bz + cz),
+            )
+        if is_closed and is_orientable:
+            inside_out = volume < 0.0
+        elif min(kept, turned) < 0.4 * (kept + turned):
+            inside_out = turned > kept
+        else:
+            # It was wound at random: outward as far as it bulges.
+            total = 3.0 * (kept + turned) + 1e-300
+            inside_out = volume < (mx * lx + my * ly + mz * lz) / total
         if inside_out:
             for i in range(tail):
                 flip[queue[i]] = 3 - flip[queue[i]]

@@ -1,0 +1,83 @@
+"""Draw what an export costs over faces and over texels, each size in a process of its own.
+
+    python bench/export_scaling.py
+
+writes `bench/export_scaling.svg` and prints the table. Processor time of all threads, which
+other work on the machine disturbs less than the time by the clock; the thin lines are exactly
+linear. Needs what bench/export.py needs without a baseline, and matplotlib.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+#: Faces at one texture size, texture sizes at one number of faces, both together.
+FACES = [(faces, 2048) for faces in (50_000, 100_000, 200_000, 500_000, 1_000_000)]
+TEXELS = [(200_000, size) for size in (512, 1024, 2048, 4096, 8192)]
+BOTH = [(50_000, 1024), (200_000, 2048), (1_000_000, 4096), (2_000_000, 8192)]
+
+
+def measure(faces: int, texture: int) -> dict[str, float]:
+    """One line of bench/export.py."""
+    command = [
+        sys.executable, str(HERE / "export.py"), "--faces", str(faces), "--texture", str(texture),
+        "--no-baseline", "--json",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def draw(found: dict[tuple[int, int], dict[str, float]], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "export"
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    series = [
+        (axes[0], FACES, lambda size: size[0], "faces, at 2048²"),
+        (axes[1], TEXELS, lambda size: size[1] ** 2, "texels, at 200,000 faces"),
+    ]
+    for axis, sizes, amount, label in series:
+        x = [amount(size) for size in sizes]
+        y = [found[size]["all_threads_cpu_seconds"] for size in sizes]
+        axis.loglog(x, y, "o-", label="textured_glb")
+        axis.loglog(x, [y[-1] * a / x[-1] for a in x], "k:", lw=0.8, label="linear")
+        axis.set_xlabel(label)
+        axis.set_ylabel("processor time, s")
+        axis.legend()
+    both = [found[size] for size in BOTH]
+    texels = [size[1] ** 2 for size in BOTH]
+    axes[1].loglog(
+        texels, [b["all_threads_cpu_seconds"] for b in both], "s--", label="50k/1024² … 2M/8192²"
+    )
+    axes[1].legend()
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=HERE / "export_scaling.svg")
+    args = parser.parse_args()
+    found = {}
+    print("| faces | texture | s | processor s | decimate s | peak MB | stall ms |")
+    print("|---|---|---|---|---|---|---|")
+    for faces, texture in dict.fromkeys(FACES + TEXELS + BOTH):
+        result = found[faces, texture] = measure(faces, texture)
+        print(
+            f"| {faces:,} | {texture}² | {result['seconds']:.2f} "
+            f"| {result['all_threads_cpu_seconds']:.2f} | {result['decimate_seconds']:.2f} "
+            f"| {result['peak_mb']:.0f} | {result['stall_ms']:.0f} |",
+            flush=True,
+        )
+    draw(found, args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""The exporter on meshes like TRELLIS.2's: open, with walls inside, wound by the grid's axes."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+
+from tests import khronos
+from tests.export import dual_grid, shapes
+from trellis2_server import export
+from trellis2_server.export.deviation import deviation
+from trellis2_server.mesh import Mesh
+
+RESOLUTION = 48
+
+
+@pytest.fixture(scope="module", params=dual_grid.REAL)
+def given(request: pytest.FixtureRequest) -> Mesh:
+    return dual_grid.voxelised(dual_grid.REAL[request.param](), RESOLUTION)
+
+
+def test_these_meshes_are_what_they_are_made_to_be() -> None:
+    open_edges, crowded_edges, unlike = 0, 0, 0
+    for shape in dual_grid.REAL.values():
+        mesh = dual_grid.voxelised(shape(), RESOLUTION)
+        uses, balance = shapes.edge_uses(mesh.faces)
+        open_edges += int((uses == 1).sum())
+        crowded_edges += int((uses > 2).sum())
+        unlike += int((balance[uses == 2] != 0).sum())
+    assert min(open_edges, crowded_edges, unlike) > 100
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1])
+def test_the_target_is_met_within_two_percent(given: Mesh, share: float) -> None:
+    target = int(share * len(given.faces))
+    assert 0.98 * target <= len(export.prepare(given, decimation_target=target).faces) <= target
+
+
+def test_no_face_is_lost_and_none_is_there_twice(given: Mesh) -> None:
+    cleaned = export.prepare(given, decimation_target=10**7)
+    corners = np.sort(cleaned.faces, axis=1)
+    assert (np.diff(corners, axis=1) > 0).all()
+    assert len(np.unique(corners, axis=0)) == len(corners)
+    # Crumbs go, the rest stays where it is.
+    assert len(cleaned.faces) > 0.9 * len(given.faces)
+    assert deviation(cleaned, given, RESOLUTION).p99 < 0.02
+
+
+def test_faces_beside_each_other_are_wound_alike(given: Mesh) -> None:
+    def share(mesh: Mesh) -> float:
+        uses, balance = shapes.edge_uses(mesh.faces)
+        return float((balance[uses == 2] == 0).mean())
+
+    before, after = share(given), share(export.prepare(given, decimation_target=10**7))
+    assert after > 0.99 > before
+
+
+@pytest.mark.parametrize("remesh", [False, True])
+def test_a_file_of_it_is_valid_and_all_of_it_has_a_colour(given: Mesh, *, remesh: bool) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    field = shapes.field(RESOLUTION)
+    mesh = export.prepare(
+        given, decimation_target=4000, remesh_resolution=RESOLUTION if remesh else None
+    )
+    content = export.textured_glb(mesh, field, original=given, texture_size=512)
+    assert khronos.messages(content) == []
+    assert (b'"doubleSided":true' in content) != remesh
+    (loaded,) = trimesh.load(io.BytesIO(content), file_type="glb", process=False).geometry.values()
+    uv = np.asarray(loaded.visual.uv)[loaded.faces]
+    u, v = uv[:, 1] - uv[:, 0], uv[:, 2] - uv[:, 0]
+    assert (np.abs(u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]) > 0).mean() > 0.999
+    middle = uv.mean(1)
+    picture = np.asarray(loaded.visual.material.baseColorTexture.convert("RGB"))
+    row = ((1 - middle[:, 1]) * 512).astype(int).clip(0, 511)
+    have = picture[row, (middle[:, 0] * 512).astype(int).clip(0, 511)] / 255
+    place = loaded.vertices[loaded.faces].mean(1)
+    wanted = shapes.colors(np.stack([place[:, 0], -place[:, 2], place[:, 1]], 1))[:, :3]
+    assert np.quantile(np.abs(have - wanted), 0.95) < 0.12
+
+
+def test_remeshing_makes_it_watertight_near_where_it_was(given: Mesh) -> None:
+    shell = export.prepare(given, decimation_target=10**7, remesh_resolution=RESOLUTION)
+    assert shapes.is_closed(shell)
+    assert shapes.volume(shell) > 0
+    assert deviation(shell, given, RESOLUTION).p99 < 1.0
+
+
+def test_an_almost_closed_part_comes_out_wound_outward() -> None:
+    ball = shapes.sphere(24, radius=0.3)
+    for seed in range(4):
+        torn = dual_grid.voxelised(ball, 32, seed=seed)
+        # A hole too large to be closed: what is left is open.
+        middle = torn.vertices[torn.faces].mean(1)
+        torn = Mesh(torn.vertices, torn.faces[middle[:, 2] < 0.27])
+        cleaned = export.prepare(torn, decimation_target=10**6)
+        a, b, c = (cleaned.vertices[cleaned.faces[:, k]] for k in range(3))
+        assert ((np.cross(b - a, c - a) * (a + b + c)).sum(1) > 0).mean() > 0.99
