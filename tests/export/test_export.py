@@ -117,6 +117,24 @@ def test_a_package_without_a_writable_cache_directory_still_works(tmp_path: Path
     assert done.stdout.strip() == "[-1, 3, -1, 1, -1, -1]", done.stderr
 
 
+def test_where_nothing_can_be_written_kernels_are_compiled_in_memory(tmp_path: Path) -> None:
+    package, blocked = tmp_path / "trellis2_server", tmp_path / "file"
+    shutil.copytree(ROOT / "trellis2_server", package, ignore=shutil.ignore_patterns("__pycache__"))
+    blocked.write_text("no folder")
+    # Not even root writes into a folder under a file.
+    (package / "export" / "kernels" / "__pycache__").write_text("no folder")
+    places = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"), str(blocked / "under"))
+    code = (
+        "import os; os.environ.pop('NUMBA_CACHE_DIR', None)\n"
+        "from trellis2_server.export.adjacency import twins\n"
+        "import numpy as np\n"
+        "print(twins(np.array([[0, 1, 2], [2, 1, 3]], np.int32), 4).tolist())"
+    )
+    done = python(code, PYTHONPATH=str(tmp_path), PYTHONDONTWRITEBYTECODE="1", **places)
+    assert done.stdout.strip() == "[-1, 3, -1, 1, -1, -1]", done.stderr
+    assert not list(tmp_path.rglob("*.nb?"))
+
+
 def model(mesh: Mesh, field: VoxelField) -> bytes:
     small = export.prepare(mesh, decimation_target=1500)
     return export.textured_glb(small, field, original=mesh, texture_size=256)

@@ -119,7 +119,8 @@ def textured_glb(  # noqa: PLR0913
 
     Args:
         mesh: in the model frame, best from `prepare`.
-        field: the attributes, in the same frame.
+        field: the attributes, in the same frame; where they are torch tensors on a device, the
+            textures are painted there.
         texture_size: edge of the square textures, in pixels.
         original: the surface that the field belongs to, where `mesh` was decimated: colours
             are read at its closest points, unless `mesh` is so close to it that no colour
@@ -140,19 +141,20 @@ def textured_glb(  # noqa: PLR0913
     """
     import numpy as np
 
-    from trellis2_server.export import clean, glb
+    from trellis2_server.export import clean, glb, textures
     from trellis2_server.export.deviation import deviation
-    from trellis2_server.export.textures import textured
 
     original = None if original is mesh or original is None else clean.checked(original)
-    mesh, field = clean.checked(mesh), clean.checked_field(field)
+    mesh = clean.checked(mesh)
+    if not textures.is_on_device(field):
+        field = clean.checked_field(field)
     extras = dict(extras or {})
     if original is not None:
         error = deviation(original, mesh, field.resolution)
         extras["error_voxels"] = round(error.p99, 4)
         if error.p99 <= PROJECTED_ABOVE_VOXELS:
             original = None
-    atlas, material = textured(
+    atlas, material = textures.textured(
         mesh,
         field,
         original,

@@ -5,7 +5,7 @@ What this module does not know: colours, textures, files.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def checked(mesh: Mesh) -> Mesh:
     Raises:
         ExportError: a shape, an index or a coordinate is wrong; the sentence says which.
     """
-    vertices, faces = mesh.vertices, mesh.faces
+    vertices, faces = _on_host(mesh.vertices), _on_host(mesh.faces)
     if vertices.ndim != 2 or vertices.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:  # noqa: PLR2004
         raise ExportError("A mesh needs vertices [N, 3] and faces [F, 3].")
     if len(faces) == 0:
@@ -80,7 +80,7 @@ def checked_field(field: VoxelField) -> VoxelField:
     Raises:
         ExportError: a shape, a coordinate or a value is wrong; the sentence says which.
     """
-    coords, attributes = field.coords, field.attributes
+    coords, attributes = _on_host(field.coords), _on_host(field.attributes)
     if coords.ndim != 2 or coords.shape[1] != 3 or attributes.shape != (len(coords), 6):  # noqa: PLR2004
         raise ExportError("A field needs coords [V, 3] and attributes [V, 6].")
     if len(coords) == 0:
@@ -94,6 +94,11 @@ def checked_field(field: VoxelField) -> VoxelField:
         np.require(attributes, np.float32, ["C", "W"]),
         int(field.resolution),
     )
+
+
+def _on_host(array: Any) -> NDArray[Any]:
+    """The array itself, or a tensor's values as one."""
+    return np.asarray(array.cpu()) if hasattr(array, "cpu") else array
 
 
 def _weld_rims(

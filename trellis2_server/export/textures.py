@@ -5,8 +5,9 @@ What this module does not know: glTF's scenes, files.
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from trellis2_server.export import bake
 from trellis2_server.export.encode import encode_maps
@@ -35,7 +36,7 @@ def textured(  # noqa: PLR0913 - what `export.textured_glb` takes
 
     Args:
         mesh: checked, in the field's frame.
-        field: checked; base colour, metallic, roughness and alpha.
+        field: checked, unless it is on a device; base colour, metallic, roughness and alpha.
         original: checked; where given, colours are read at its closest points.
         texture_size: edge of the square textures, in pixels.
         alpha_mode: glTF's, or "auto": by the alpha that is there.
@@ -48,6 +49,14 @@ def textured(  # noqa: PLR0913 - what `export.textured_glb` takes
         MissingPackageError: Pillow, or the package for `unwrap`, is not installed.
     """
     chart = unwrap_with_xatlas if unwrap == "xatlas" else unwrap_here
+    if is_on_device(field):
+        from trellis2_server.export import device
+
+        atlas = chart(mesh, texture_size, report)
+        maps = device.bake(mesh, atlas, field, original, report)
+        if report:
+            report("encode", 0, 1)
+        return atlas, encode_maps(maps, alpha_mode, texture_format)
     # Unwrapping is half the time on one core: the other one prepares the bake.
     with ThreadPoolExecutor(1, thread_name_prefix="index") as pool:
         indexing = pool.submit(bake.index, field, original)
@@ -57,3 +66,13 @@ def textured(  # noqa: PLR0913 - what `export.textured_glb` takes
     if report:
         report("encode", 0, 1)
     return atlas, encode_maps(maps, alpha_mode, texture_format)
+
+
+def is_on_device(field: VoxelField) -> bool:
+    """Whether the field's arrays are tensors outside the CPU's memory."""
+    # Without torch imported, nothing is a tensor.
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        return False
+    attributes: Any = field.attributes
+    return isinstance(attributes, torch.Tensor) and attributes.device.type != "cpu"
