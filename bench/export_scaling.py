@@ -38,6 +38,7 @@ def draw(found: dict[tuple[int, int], dict[str, float]], path: Path) -> None:
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "export"
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     series = [
@@ -45,15 +46,18 @@ def draw(found: dict[tuple[int, int], dict[str, float]], path: Path) -> None:
         (axes[1], TEXELS, lambda size: size[1] ** 2, "texels, at 200,000 faces"),
     ]
     for axis, sizes, amount, label in series:
+        sizes = [size for size in sizes if size in found]  # noqa: PLW2901
         x = [amount(size) for size in sizes]
         y = [found[size]["all_threads_cpu_seconds"] for size in sizes]
         axis.loglog(x, y, "o-", label="textured_glb")
         axis.loglog(x, [y[-1] * a / x[-1] for a in x], "k:", lw=0.8, label="linear")
         axis.set_xlabel(label)
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_minor_formatter(NullFormatter())
         axis.set_ylabel("processor time, s")
         axis.legend()
-    both = [found[size] for size in BOTH]
-    texels = [size[1] ** 2 for size in BOTH]
+    both = [found[size] for size in BOTH if size in found]
+    texels = [size[1] ** 2 for size in BOTH if size in found]
     axes[1].loglog(
         texels, [b["all_threads_cpu_seconds"] for b in both], "s--", label="50k/1024² … 2M/8192²"
     )
@@ -64,11 +68,15 @@ def draw(found: dict[tuple[int, int], dict[str, float]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=HERE / "export_scaling.svg")
+    parser.add_argument("--most", type=int, default=2_000_000, help="leave out more faces")
+    parser.add_argument("--widest", type=int, default=8192, help="leave out larger textures")
     args = parser.parse_args()
     found = {}
     print("| faces | texture | s | processor s | decimate s | peak MB | stall ms |")
     print("|---|---|---|---|---|---|---|")
     for faces, texture in dict.fromkeys(FACES + TEXELS + BOTH):
+        if faces > args.most or texture > args.widest:
+            continue
         result = found[faces, texture] = measure(faces, texture)
         print(
             f"| {faces:,} | {texture}² | {result['seconds']:.2f} "
