@@ -72,11 +72,14 @@ class Server:
         client: without a timeout to speak of.
     """
 
-    def __init__(self, configured: Settings, engine: Engine, cutter: Cutter | None = None) -> None:
+    def __init__(
+        self, configured: Settings, engine: Engine, cutter: Cutter | None = None, port: int = 0
+    ) -> None:
         self.app = create_app(configured, engine, cutter or Cutter(background="none"), ("a note",))
         # asyncio sets TCP_NODELAY only where the protocol is named: 40 ms less for each reply.
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._socket.bind(("127.0.0.1", 0))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(("127.0.0.1", port))
         self._socket.listen(100)
         self.address: tuple[str, int] = self._socket.getsockname()
         self.url = f"http://127.0.0.1:{self.address[1]}"
@@ -126,10 +129,13 @@ class Server:
 
 @contextmanager
 def serving(
-    engine: Engine, configured: Settings | None = None, cutter: Cutter | None = None
+    engine: Engine,
+    configured: Settings | None = None,
+    cutter: Cutter | None = None,
+    port: int = 0,
 ) -> Generator[Server]:
     """A server with that engine, not necessarily loaded; stopped at the end."""
-    server = Server(configured or Settings(), engine, cutter)
+    server = Server(configured or Settings(), engine, cutter, port)
     server.start()
     try:
         yield server

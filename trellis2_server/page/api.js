@@ -181,7 +181,7 @@ export async function job(id, signal) {
 export async function jobs(before = null) {
   const reply = await request(`jobs?limit=20${before ? `&before=${before}` : ""}`);
   const page = await reply.json();
-  return { jobs: page.jobs.map(asJob), next: page.next };
+  return { jobs: page.jobs.map(asJob), next: page.next ?? null };
 }
 
 /** Cancels a job. @param {string} id */

@@ -115,8 +115,7 @@ export class Downloads {
       const file = `${this.name}${model === "shape" ? "-shape" : ""}.${ending}`;
       link.href = api.address(path);
       link.download = file;
-      link.textContent = type;
-      link.setAttribute("aria-label", `${words} model as ${type}${more}`);
+      link.append(unseen(`${words} model as `), type, unseen(more));
       const known = job.files?.[`${model}.${ending}`];
       if (known) {
         const bytes = link.appendChild(document.createElement("span"));
@@ -176,4 +175,12 @@ export class Downloads {
     if (!isDone) getSelection()?.selectAllChildren(command);
     copied.textContent = isDone ? "Copied." : "It is selected: copy it with your keyboard.";
   }
+}
+
+/** For who listens. @param {string} text */
+function unseen(text) {
+  const span = document.createElement("span");
+  span.className = "unseen";
+  span.textContent = text;
+  return span;
 }

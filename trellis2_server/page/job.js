@@ -35,33 +35,30 @@ export function isCancelled(job) {
  */
 export async function follow(id, tell, tellTrouble, signal) {
   let pause_ms = FIRST_PAUSE_MS;
-  let doStreamsCome = true;
+  let [now, otherwise] = [streamed, polled];
   while (!signal.aborted) {
+    let hasCome = false;
     try {
-      const states = doStreamsCome ? streamed(id, signal) : polled(id, signal);
-      for await (const job of states) {
-        tellTrouble(null);
+      for await (const job of now(id, signal)) {
+        hasCome = true;
         pause_ms = FIRST_PAUSE_MS;
+        tellTrouble(null);
         tell(job);
         if (isFinished(job)) return;
       }
     } catch (error) {
       if (signal.aborted) return;
-      if (error instanceof HeldBackError) {
-        doStreamsCome = false;
-        continue;
-      }
       if (error instanceof api.ServerError && !error.isPassing) throw error;
       const sentence = error instanceof api.ServerError ? error.message : "The connection is lost.";
-      tellTrouble(`${sentence} Trying again.`);
+      if (hasCome || now === polled) tellTrouble(`${sentence} Trying again.`);
     }
-    await pause(pause_ms * (0.75 + Math.random() / 2), signal);
-    pause_ms = Math.min(pause_ms * 2, LONGEST_PAUSE_MS);
+    if (!hasCome) [now, otherwise] = [otherwise, now];
+    if (hasCome || now === streamed) {
+      await pause(pause_ms * (0.75 + Math.random() / 2), signal);
+      pause_ms = Math.min(pause_ms * 2, LONGEST_PAUSE_MS);
+    }
   }
 }
-
-/** The stream was opened, and nothing came. */
-class HeldBackError extends Error {}
 
 /**
  * @param {string} id
@@ -70,30 +67,22 @@ class HeldBackError extends Error {}
  */
 async function* streamed(id, signal) {
   const silence = new AbortController();
-  const give_up = () => silence.abort();
-  signal.addEventListener("abort", give_up);
-  let hasCome = false;
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  let timer;
+  const giveUp = () => silence.abort();
+  signal.addEventListener("abort", giveUp);
+  let timer = setTimeout(giveUp, FIRST_EVENT_MS);
   const wait = () => {
     clearTimeout(timer);
-    timer = setTimeout(give_up, hasCome ? SILENCE_MS : FIRST_EVENT_MS);
+    timer = setTimeout(giveUp, SILENCE_MS);
   };
   try {
     const reply = await api.events(id, silence.signal);
-    wait();
     if (!reply.body) return;
     for await (const { event, data } of readEvents(reply.body, wait)) {
-      hasCome = true;
-      wait();
       if (event === "status" || event === "end") yield api.asJob(JSON.parse(data));
     }
-  } catch (error) {
-    if (silence.signal.aborted && !signal.aborted && !hasCome) throw new HeldBackError();
-    throw error;
   } finally {
     clearTimeout(timer);
-    signal.removeEventListener("abort", give_up);
+    signal.removeEventListener("abort", giveUp);
     silence.abort();
   }
 }

@@ -73,6 +73,8 @@ async function send(pictures, more = {}) {
       sent.set(id, picture);
       first ||= id;
       if (id === first) goTo(id);
+      // Other ways to it, the history's among them, lead to its own name.
+      else api.job(id).then((job) => sent.set(job.uid, picture), () => {});
     } catch (error) {
       say(/** @type {Error} */ (error), picture, fields);
       if (!first) parts.stage.dataset.shows = seen.model ? "model" : "nothing";
@@ -140,18 +142,14 @@ async function look() {
   if (!/^[0-9a-f-]{32,36}$/.test(id)) return;
   seen.stop.abort();
   const stop = (seen.stop = new AbortController());
-  const isOwn = sent.has(id) && seen.id !== id && parts.stage.dataset.shows === "picture";
   Object.assign(seen, { id, job: null, model: "", view: "textured" });
   say(null);
   parts.error.hidden = true;
-  if (!isOwn) {
-    viewer.clear();
-    parts.stage.dataset.shows = "waiting";
-    const known = sent.get(id);
-    if (known) showPicture(URL.createObjectURL(known), "The picture", "picture");
-  } else {
-    viewer.clear();
-  }
+  viewer.clear();
+  delete parts.stage.dataset.model;
+  parts.stage.dataset.shows = "waiting";
+  const known = sent.get(id);
+  if (known) showPicture(URL.createObjectURL(known), "The picture", "picture");
   try {
     await follow(id, (job) => show(job), trouble, stop.signal);
     history.refresh();
@@ -167,7 +165,9 @@ async function look() {
 /** @param {string | null} sentence */
 function trouble(sentence) {
   parts.line.classList.toggle("is-trouble", sentence !== null);
-  if (sentence) parts.line.textContent = sentence;
+  if (!sentence) return;
+  parts.job.hidden = false;
+  parts.line.textContent = sentence;
 }
 
 /** @param {api.Job} job */
@@ -209,6 +209,9 @@ function show(job) {
 
   const cutout = job.files?.["input.png"];
   if (cutout && !before?.files?.["input.png"]) showCutout(cutout.url);
+  if (job.status === "error" && parts.stage.dataset.shows === "waiting" && !job.shape_ready) {
+    parts.stage.dataset.shows = "nothing";
+  }
   parts.views.hidden = !(job.shape_ready && job.texture_ready);
   showModel();
 }
@@ -250,20 +253,29 @@ async function showModel() {
     button.setAttribute("aria-pressed", String(button.dataset.view === seen.view));
   }
   if (!model || seen.model === model) return;
-  const isSame = seen.model !== "";
+  const before = seen.model;
   seen.model = model;
   const { signal } = seen.stop;
   const words = isTextured ? "The textured model" : "The untextured model";
   try {
     const glb = await api.file(job.files?.[`${model}.glb`]?.url ?? `jobs/${job.uid}/${model}.glb`, signal);
     if (signal.aborted || seen.model !== model) return;
-    const isShown = await viewer.show(glb, words, isSame);
+    trouble(null);
+    parts.line.textContent = lineOf(job);
+    const isShown = await viewer.show(glb, words, before !== "");
     if (isShown && !signal.aborted) {
       parts.stage.dataset.shows = "model";
       parts.stage.dataset.model = model;
     }
   } catch (error) {
-    if (!signal.aborted) say(/** @type {Error} */ (error));
+    if (signal.aborted) return;
+    seen.model = before;
+    if (error instanceof api.ServerError && !error.isPassing) {
+      say(error, sent.get(seen.id));
+      return;
+    }
+    trouble("The connection is lost. Trying again.");
+    setTimeout(() => signal.aborted || showModel(), 1_500);
   }
 }
 
@@ -290,6 +302,10 @@ watchHealth(part("banner"), part("health"), async (engine) => {
   } catch (error) {
     say(/** @type {Error} */ (error));
   }
+});
+part("skip").addEventListener("click", (/** @type {Event} */ event) => {
+  event.preventDefault(); // the address keeps the job
+  part("panel").focus();
 });
 addEventListener("hashchange", look);
 history.refresh();
