@@ -78,7 +78,7 @@ export class Downloads {
   show(job, name, standard) {
     this.job = job;
     this.name = name.replace(/\.[^.]*$/, "") || "model";
-    this.section.hidden = !job;
+    this.section.hidden = !job?.shape_ready;
     if (!job) return;
     const says = JSON.stringify([job.uid, job.files, job.can_export, name]);
     if (says === this.says) return;
@@ -89,7 +89,6 @@ export class Downloads {
         model === "shape" ? job.shape_ready : job.texture_ready,
       ).map((each) => this.#row(job, each)),
     );
-    this.section.hidden = !job.shape_ready;
     this.parts.more.hidden = !(job.can_export && isFinished(job));
     const fields = Object.entries(job.parameters ?? {}).filter(
       ([field, value]) => JSON.stringify(value) !== JSON.stringify(standard[field]),

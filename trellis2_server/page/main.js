@@ -305,7 +305,7 @@ watchHealth(part("banner"), part("health"), async (engine) => {
 });
 part("skip").addEventListener("click", (/** @type {Event} */ event) => {
   event.preventDefault(); // the address keeps the job
-  part("panel").focus();
+  part("setup").focus();
 });
 addEventListener("hashchange", look);
 history.refresh();
