@@ -75,7 +75,7 @@ class Tab:
         if not in_3d:
             context.route(_VIEWER, lambda route: route.abort())
         self.page: Page = context.new_page()
-        self.page.set_default_timeout(float(os.environ.get("PAT", PATIENCE_S)) * 1000)
+        self.page.set_default_timeout(PATIENCE_S * 1000)
         self.complaints: list[str] = []
         self.page.on("console", self._note)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
