@@ -96,9 +96,7 @@ export class History {
     }
     const [state, words] = stateOf(job);
     item.dataset.state = state;
-    const [, when, what] = /** @type {HTMLCollectionOf<HTMLElement>} */ (
-      item.querySelectorAll("img, .when, .what")
-    );
+    const [when, what] = item.querySelectorAll("span");
     when.textContent = job.created_at ? clock(job.created_at) : "";
     what.textContent = words;
     const picture = job.files?.["input.png"];

@@ -1,7 +1,8 @@
 /**
  * The model in 3D: Google's `<model-viewer>`, which the server or a CDN brings.
  *
- * Its wireframe is not offered: the viewer has no public way to it.
+ * It has no public way to a wireframe, and shows no compressed geometry: its decoders would
+ * come from elsewhere.
  */
 
 /** @type {Promise<void> | null} */
