@@ -123,8 +123,8 @@ def draw() -> Image.Image:
 
 def overview(picture: Path) -> Image.Image:
     """The picture, and the untextured and textured models that the embedded engine makes of it."""
-    from bench.render import render
     from trellis2_server import pipeline
+    from trellis2_server.client.drawing import draw
     from trellis2_server.config import ModelSettings, Settings, read_options
     from trellis2_server.images import Cutter
 
@@ -137,9 +137,9 @@ def overview(picture: Path) -> Image.Image:
     tile = 400
     tiles = [
         np.asarray(Image.open(picture).convert("RGBA").resize((tile, tile))),
-        render(shape, size_px=tile, view=(35, 12), shading="clay"),
-        render(textured, size_px=tile, view=(35, 12), shading="lit"),
-        render(textured, size_px=tile, view=(150, 12), shading="lit"),
+        draw(shape, size_px=tile, view=(35, 12), shading="clay"),
+        draw(textured, size_px=tile, view=(35, 12), shading="lit"),
+        draw(textured, size_px=tile, view=(150, 12), shading="lit"),
     ]
     sheet = Image.new("RGB", (tile * len(tiles), tile), (245, 245, 245))
     for k, pixels in enumerate(tiles):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import io
+import os
 import socket
 import threading
 import time
@@ -16,6 +17,7 @@ import uvicorn
 from PIL import Image, ImageDraw
 
 from tests.engines import PATIENCE_S, GatedEngine
+from tests.faults import Faults
 from trellis2_server.app import create_app
 from trellis2_server.config import Settings
 from trellis2_server.connections import uvicorn_config
@@ -70,20 +72,23 @@ class Server:
         url: without a slash at the end.
         address: host and port.
         client: without a timeout to speak of.
+        faults: what goes wrong between it and its clients; nothing, by itself.
     """
 
     def __init__(
         self, configured: Settings, engine: Engine, cutter: Cutter | None = None, port: int = 0
     ) -> None:
         self.app = create_app(configured, engine, cutter or Cutter(background="none"), ("a note",))
+        self.faults = Faults(self.app)
         # asyncio sets TCP_NODELAY only where the protocol is named: 40 ms less for each reply.
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name == "posix":  # on Windows it lets two listen at one port
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind(("127.0.0.1", port))
         self._socket.listen(100)
         self.address: tuple[str, int] = self._socket.getsockname()
         self.url = f"http://127.0.0.1:{self.address[1]}"
-        config = uvicorn_config(self.app, configured.server)
+        config = uvicorn_config(self.faults, configured.server)
         config.lifespan, config.timeout_graceful_shutdown = "on", 5
         self.uvicorn = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="server")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import re
 import shutil
 import socket
@@ -150,7 +151,7 @@ def photo(tmp_path: Path) -> Path:
     return tmp_path / "photo.jpg"
 
 
-@pytest.mark.parametrize("language", ["curl", "python"])
+@pytest.mark.parametrize("language", ["curl", "python", "client"])
 def test_the_example_runs_as_it_stands(language: str, address: str, photo: Path) -> None:
     example = block(language).replace("localhost:8082", address)
     if language == "curl":
@@ -160,7 +161,8 @@ def test_the_example_runs_as_it_stands(language: str, address: str, photo: Path)
         command = [bash, "-euo", "pipefail", "-c", example]
     else:
         command = [sys.executable, "-c", example]
-    subprocess.run(command, cwd=photo.parent, check=True, timeout=120)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=photo.parent, env=environment, check=True, timeout=120)
     for name in ("shape.glb", "textured.glb"):
         assert (photo.parent / name).read_bytes()[:4] == b"glTF"
     assert (photo.parent / "textured.glb").read_bytes() != (photo.parent / "shape.glb").read_bytes()

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.render import front_view_match, load_glb, render, turntable
+from bench.render import front_view_match, turntable
+from trellis2_server.client import DrawingError
+from trellis2_server.client.drawing import draw, load_glb
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -101,7 +103,7 @@ def test_a_face_toward_the_camera_shows_its_texture_upright_and_not_mirrored() -
     picture = np.zeros((32, 32, 3), np.uint8)
     picture[:16, :16], picture[:16, 16:] = (255, 0, 0), (0, 255, 0)
     picture[16:, :16], picture[16:, 16:] = (0, 0, 255), (255, 255, 255)
-    shown = render(quad(picture), size_px=64, shading="unlit")
+    shown = draw(quad(picture), size_px=64, shading="unlit")
     assert (shown[8, 8, :3] == [255, 0, 0]).all()
     assert (shown[8, 55, :3] == [0, 255, 0]).all()
     assert (shown[55, 8, :3] == [0, 0, 255]).all()
@@ -146,13 +148,13 @@ def test_the_nearer_face_hides_the_farther_one() -> None:
     positions = np.concatenate([np.column_stack([CORNERS, np.full(4, z)]) for z in (-0.2, 0.3)])
     uvs = np.concatenate([np.full((4, 2), (0.25, 0.5)), np.full((4, 2), (0.75, 0.5))])
     glb = pack(positions, uvs, np.concatenate([QUAD, QUAD + 4]), both)
-    assert (render(glb, size_px=32, shading="unlit")[16, 16, :3] == [0, 0, 255]).all()
+    assert (draw(glb, size_px=32, shading="unlit")[16, 16, :3] == [0, 0, 255]).all()
 
 
 def test_a_back_face_is_drawn_only_if_the_material_is_double_sided() -> None:
     picture = plain((9, 99, 199))
-    assert render(quad(picture), size_px=32, view="back")[..., 3].max() == 0
-    shown = render(quad(picture, doubleSided=True), size_px=32, view="back", shading="unlit")
+    assert draw(quad(picture), size_px=32, view="back")[..., 3].max() == 0
+    shown = draw(quad(picture, doubleSided=True), size_px=32, view="back", shading="unlit")
     assert (shown[16, 16] == [9, 99, 199, 255]).all()
 
 
@@ -177,10 +179,10 @@ def test_a_view_shows_the_side_it_is_named_for(view: str, axis: int, sign: int) 
     if normal[axis] * sign < 0:
         side = side[::-1]
     glb = pack(side, CORNER_UVS, QUAD, plain((10, 200, 30)))
-    assert (render(glb, size_px=16, view=view, shading="unlit")[8, 8] == [10, 200, 30, 255]).all()
+    assert (draw(glb, size_px=16, view=view, shading="unlit")[8, 8] == [10, 200, 30, 255]).all()
     opposite = {"front": "back", "right": "left", "top": "bottom"}
     other = opposite.get(view) or next(k for k, v in opposite.items() if v == view)
-    assert render(glb, size_px=16, view=other)[..., 3].max() == 0
+    assert draw(glb, size_px=16, view=other)[..., 3].max() == 0
 
 
 def test_node_transforms_are_applied() -> None:
@@ -189,8 +191,8 @@ def test_node_transforms_are_applied() -> None:
     model = load_glb(glb)
     assert model.positions.min(0) == pytest.approx([2, -1, 0], abs=1e-6)
     assert model.positions.max(0) == pytest.approx([4, 1, 0], abs=1e-6)
-    assert (render(glb, size_px=16, view="back", shading="unlit")[8, 8, :3] == [50, 60, 70]).all()
-    assert render(glb, size_px=16)[..., 3].max() == 0
+    assert (draw(glb, size_px=16, view="back", shading="unlit")[8, 8, :3] == [50, 60, 70]).all()
+    assert draw(glb, size_px=16)[..., 3].max() == 0
 
 
 def test_the_base_colour_factor_multiplies_in_linear_light() -> None:
@@ -202,17 +204,17 @@ def test_the_base_colour_factor_multiplies_in_linear_light() -> None:
 def test_a_masked_material_leaves_holes() -> None:
     picture = opaque(plain((255, 255, 255)))
     picture[:, 2:, 3] = 0
-    shown = render(quad(picture, alphaMode="MASK"), size_px=32, shading="unlit")
+    shown = draw(quad(picture, alphaMode="MASK"), size_px=32, shading="unlit")
     assert shown[16, 6, 3] == 255
     assert shown[16, 26, 3] == 0
 
 
 def test_the_lit_and_clay_pictures_are_darker_where_a_face_turns_away() -> None:
     glb = quad(plain((200, 200, 200)))
-    facing = render(glb, size_px=32, shading="clay")[16, 16, :3]
-    turned = render(glb, size_px=32, shading="clay", view=(80.0, 0.0))[16, 16, :3]
+    facing = draw(glb, size_px=32, shading="clay")[16, 16, :3]
+    turned = draw(glb, size_px=32, shading="clay", view=(80.0, 0.0))[16, 16, :3]
     assert (turned < facing).all()
-    assert render(glb, size_px=32, shading="lit")[16, 16, 3] == 255
+    assert draw(glb, size_px=32, shading="lit")[16, 16, 3] == 255
 
 
 def test_the_turntable_is_a_sheet_of_views() -> None:
@@ -222,7 +224,7 @@ def test_the_turntable_is_a_sheet_of_views() -> None:
 
 @pytest.mark.parametrize("glb", [b"\0" * 40, b"glTF" + b"\1" * 40])
 def test_what_is_no_glb_is_refused(glb: bytes) -> None:
-    with pytest.raises(ValueError, match="GLB"):
+    with pytest.raises(DrawingError, match="GLB"):
         load_glb(glb)
 
 

@@ -1,0 +1,59 @@
+"""A client of this server, for Python and for terminals.
+
+    from trellis2_server.client import Client
+
+    with Client("http://localhost:8082") as client:
+        result = client.generate("photo.jpg", seed=7, on_progress=print)
+    Path("photo.glb").write_bytes(result.model)
+
+`AsyncClient` is the same for asyncio, `python -m trellis2_server.client` the same for a
+terminal. It imports nothing of the server, needs httpx and, for bars, tqdm; a thumbnail
+takes NumPy and Pillow. Against a Hunyuan3D server it works with what that has: no progress
+within a step, no cancelling.
+"""
+
+from trellis2_server.client.client import AsyncClient, Client
+from trellis2_server.client.errors import (
+    BusyError,
+    ClientError,
+    DrawingError,
+    JobCancelledError,
+    JobError,
+    JobFailedError,
+    JobLostError,
+    NotFoundError,
+    ProtocolError,
+    RefusedError,
+    ReplyError,
+    UnauthorizedError,
+    UnreachableError,
+    UsageError,
+)
+from trellis2_server.client.options import OPTIONS, Options
+from trellis2_server.client.progress import Progress
+from trellis2_server.client.replies import Health, JobState, Result
+
+__all__ = [
+    "OPTIONS",
+    "AsyncClient",
+    "BusyError",
+    "Client",
+    "ClientError",
+    "DrawingError",
+    "Health",
+    "JobCancelledError",
+    "JobError",
+    "JobFailedError",
+    "JobLostError",
+    "JobState",
+    "NotFoundError",
+    "Options",
+    "Progress",
+    "ProtocolError",
+    "RefusedError",
+    "ReplyError",
+    "Result",
+    "UnauthorizedError",
+    "UnreachableError",
+    "UsageError",
+]
