@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 #: Mean squared sine between the normals of a chart and its axis: a cap of about 28
 #: degrees, or a bend of 34.
-_SPREAD: Final = 0.11
+_SPREAD: Final = 0.1
 #: … of a chart so small that its gutter costs more than its stretch.
 _SPREAD_SMALL: Final = 0.22
 #: Texels under which a chart counts as small.
@@ -40,8 +40,19 @@ XATLAS_DEADLINE_S: Final = 600.0
 #: How much of the atlas the first attempt at packing hopes to cover.
 _HOPE: Final = 0.86
 _ANGLES: Final = 24
+#: Charts with more than this share of the surface are cut in two …
+_CUT_SHARE: Final = 0.01
+#: … while they fill less than this share of what their outline takes in the atlas …
+_CUT_FILL: Final = 0.7
+#: … and at most so often.
+_CUTS: Final = 3
+#: The degree of the polynomials that unbend a chart, and how often its faces are turned anew.
+_DEGREE: Final = 6
+_TURNS: Final = 3
 _SMOOTHINGS: Final = 12
 _PACKINGS: Final = 7
+#: How much more of the atlas a chart may take with its rows than with its columns.
+_BETTER: Final = 1.12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,17 +111,23 @@ def unwrap(
     chart, axes = final, axes[:count]
     say("unwrap", 2, steps)
 
+    flat, source, uv_faces, start = _project(vertices, faces, chart, axes)
+    for _ in range(_CUTS):
+        cut = _cut(flat, start, uv_faces, chart, twin)
+        if cut is None:
+            break
+        # A half keeps the axis of the whole; what the cut leaves apart becomes charts.
+        chart = np.empty_like(cut)
+        count = kernels.connect(twin, cut, chart, np.empty_like(cut))
+        axes_by_cut, axes = axes, np.empty((count, 3), np.float32)
+        axes[chart] = axes_by_cut[cut // 2]
+        flat, source, uv_faces, start = _project(vertices, faces, chart, axes)
     order, first = _by_chart(chart)
-    flat = np.empty((faces.size, 2), np.float64)
-    source = np.empty(faces.size, np.int32)
-    uv_faces = np.empty_like(faces)
-    start = np.empty(count + 1, np.int32)
-    rows = kernels.flatten(
-        vertices, faces, order, first, axes, np.full(len(vertices), -1, np.int32),
-        np.empty(len(vertices), np.int32), flat, source, uv_faces, start,
+    spread(
+        kernels.unbend, len(axes), vertices, faces, order, first, uv_faces, start, flat,
+        _DEGREE, _TURNS, grain=8,
     )  # fmt: skip
-    flat, source = flat[:rows].copy(), source[:rows].copy()
-    spread(kernels.straighten, count, flat, start, _ANGLES, grain=8)
+    spread(kernels.straighten, len(axes), flat, start, _ANGLES, grain=8)
     say("unwrap", 3, steps)
     # Packing takes as many steps as the square has cells: a large one gets cells of two texels.
     step = 2 if size_px >= 4096 and size_px % 2 == 0 else 1  # noqa: PLR2004
@@ -129,6 +146,68 @@ def _by_chart(chart: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.i
     first = np.zeros(int(chart.max()) + 2, np.int32)
     np.cumsum(np.bincount(chart), out=first[1:])
     return order, first
+
+
+def _project(
+    vertices: NDArray[np.float32],
+    faces: NDArray[np.int32],
+    chart: NDArray[np.int32],
+    axes: NDArray[np.float32],
+) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """Each chart seen along its axis.
+
+    Returns:
+        flat: float64 [M, 2], in the unit of the vertices.
+        source: int32 [M], the vertex of each row of `flat`.
+        uv_faces: int32 [F, 3], rows of `flat`.
+        start: int32 [C + 1], the rows of `flat` that each chart owns.
+    """
+    order, first = _by_chart(chart)
+    flat = np.empty((faces.size, 2), np.float64)
+    source = np.empty(faces.size, np.int32)
+    uv_faces = np.empty_like(faces)
+    start = np.empty(len(axes) + 1, np.int32)
+    rows = kernels.flatten(
+        vertices, faces, order, first, axes, np.full(len(vertices), -1, np.int32),
+        np.empty(len(vertices), np.int32), flat, source, uv_faces, start,
+    )  # fmt: skip
+    return flat[:rows].copy(), source[:rows].copy(), uv_faces, start
+
+
+def _cut(
+    flat: NDArray[np.float64],
+    start: NDArray[np.int32],
+    uv_faces: NDArray[np.int32],
+    chart: NDArray[np.int32],
+    twin: NDArray[np.int32],
+) -> NDArray[np.int32] | None:
+    """Large charts that enclose much that is not theirs, as rings do, cut across in two.
+
+    Returns:
+        int32 [F], twice the chart of a face and one more beyond a cut; or nothing to cut.
+    """
+    count = len(start) - 1
+    a, b, c = (flat[uv_faces[:, k]] for k in range(3))
+    area = np.abs(
+        (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
+    )
+    own = 0.5 * np.bincount(chart, area, count)
+    low = np.minimum.reduceat(flat, start[:-1], axis=0)
+    box = np.maximum.reduceat(flat, start[:-1], axis=0) - low
+    edges, owner = _rims(uv_faces, chart, twin)
+    # Coarse: a thousand cells or so in the charts that are asked about.
+    scale = np.sqrt(1000.0 / max(_CUT_SHARE * float(own.sum()), 1e-30))
+    inner = flat - np.repeat(low, np.diff(start), axis=0)
+    cells = np.minimum(np.ceil(box * scale), 1 << 14).astype(np.int64) + 1
+    first, left, right = _outlines(inner, edges, owner, scale, 0, cells)
+    hull = _taken(first, left, right, cells).max(axis=0) / (scale * scale)
+    is_cut = (own > _CUT_SHARE * own.sum()) & (own < _CUT_FILL * hull)
+    if not bool(is_cut.any()):
+        return None
+    way = np.argmax(box, axis=1)[chart]
+    middle = (low + 0.5 * box)[chart, way]
+    along = flat[uv_faces, way[:, None]].mean(axis=1)
+    return (2 * chart + (is_cut[chart] & (along > middle))).astype(np.int32)
 
 
 def group(
@@ -230,16 +309,10 @@ def pack(  # noqa: PLR0913, PLR0917
     """
     count = len(start) - 1
     gap = 1 if size_px < 2048 else 2  # noqa: PLR2004
-    rim = np.empty(uv_faces.size, np.int32)
-    rim = rim[: kernels.pick_rims(twin, chart, rim)]
-    edges = np.empty((rim.size, 2), np.int32)
-    corner = uv_faces.reshape(-1)
-    edges[:, 0] = corner[rim]
-    edges[:, 1] = corner[np.where(rim % 3 == 2, rim - 2, rim + 1)]  # noqa: PLR2004
-    owner = chart[rim // 3]
+    edges, owner = _rims(uv_faces, chart, twin)
     box = np.zeros((count, 2))
     kernels.measure_boxes(flat, start, box)
-    order = np.argsort(-box.max(axis=1), kind="stable").astype(np.int32)
+    order = np.argsort(-box.prod(axis=1), kind="stable").astype(np.int32)
     a, b, c = (flat[uv_faces[:, k]] for k in range(3))
     area = 0.5 * float(
         np.abs(
@@ -297,13 +370,71 @@ def _try_packing(  # noqa: PLR0913, PLR0917
     cells = np.ceil(box * scale).astype(np.int64) + 1 + 2 * gap
     if int(cells.max()) > size_px or int(cells.prod(axis=1).min()) <= 0:
         return -1
-    first = np.zeros(len(box) + 1, np.int64)
+    first, low, high = _outlines(flat, edges, owner, scale, gap, cells)
+    last = np.full((size_px, size_px), -1, np.int32)
+    rows, columns = _taken(first, low, high, cells)
+    # An arch leaves its hole to others only where it lies on its side.
+    ways = np.where(columns * _BETTER > rows, np.where(rows * _BETTER > columns, 2, 0), 1)
+    return int(
+        kernels.place(order, cells, ways, first, low, high, last, np.zeros(1024, np.int32), place)
+    )
+
+
+def _rims(
+    uv_faces: NDArray[np.int32], chart: NDArray[np.int32], twin: NDArray[np.int32]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The edges between charts, int32 [E, 2], and the chart of each."""
+    rim = np.empty(uv_faces.size, np.int32)
+    rim = rim[: kernels.pick_rims(twin, chart, rim)]
+    edges = np.empty((rim.size, 2), np.int32)
+    corner = uv_faces.reshape(-1)
+    edges[:, 0] = corner[rim]
+    edges[:, 1] = corner[np.where(rim % 3 == 2, rim - 2, rim + 1)]  # noqa: PLR2004
+    return edges, chart[rim // 3]
+
+
+def _outlines(  # noqa: PLR0913, PLR0917
+    flat: NDArray[np.float64],
+    edges: NDArray[np.int32],
+    owner: NDArray[np.int32],
+    scale: float,
+    gap: int,
+    cells: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+    """Where each row of each chart begins and ends, then each column: int32 `low`, `high`.
+
+    Args:
+        flat: float64 [M, 2], each chart with its corner at 0.
+        edges: int32 [E, 2], the charts' rims.
+        owner: int32 [E].
+        scale: cells per unit.
+        gap: cells of air on all sides.
+        cells: int64 [C, 2], columns and rows of each chart.
+
+    Returns:
+        first: int64 [C + 1], where a chart's rows start in `low` and `high`.
+        low: int32 [first[-1]].
+        high: int32 [first[-1]], below `low` where a row is empty.
+    """
+    first = np.zeros(len(cells) + 1, np.int64)
     np.cumsum(cells[:, 0] + cells[:, 1], out=first[1:])
     low = np.full(int(first[-1]), 1 << 30, np.int32)
     high = np.full(int(first[-1]), -1, np.int32)
     kernels.outline(flat, edges, owner, scale, gap, cells, first, low, high)
-    last = np.full((size_px, size_px), -1, np.int32)
-    return int(kernels.place(order, cells, first, low, high, last, np.zeros(1024, np.int32), place))
+    return first, low, high
+
+
+def _taken(
+    first: NDArray[np.int64],
+    low: NDArray[np.int32],
+    high: NDArray[np.int32],
+    cells: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """The cells between the ends of a chart's rows, then of its columns: int64 [2, C]."""
+    total = np.zeros(len(low) + 1, np.int64)
+    np.cumsum(np.maximum(high.astype(np.int64) - low + 1, 0), out=total[1:])
+    turn = first[:-1] + cells[:, 1]
+    return np.stack([total[turn] - total[first[:-1]], total[first[1:]] - total[turn]])
 
 
 def unwrap_with_xatlas(

@@ -355,6 +355,171 @@ def flatten(vertices, faces, order, first, axes, owner, slot, flat, source, uv_f
 
 
 @kernel
+def slopes(x, y, degree, slope):
+    # The gradients of x^i y^j for 1 <= i + j <= degree at a point; how many there are.
+    count = 0
+    for total in range(1, degree + 1):
+        for j in range(total + 1):
+            i = total - j
+            slope[count, 0] = i * x ** max(i - 1, 0) * y**j
+            slope[count, 1] = j * x**i * y ** max(j - 1, 0)
+            count += 1
+    return count
+
+
+@kernel
+def solve(matrix, right, size):
+    # Cholesky, in place: `right` [size, 2] becomes the solution.
+    for i in range(size):
+        for j in range(i + 1):
+            value = matrix[i, j]
+            for k in range(j):
+                value -= matrix[i, k] * matrix[j, k]
+            if i == j:
+                matrix[i, i] = np.sqrt(max(value, 1e-30))
+            else:
+                matrix[i, j] = value / matrix[j, j]
+    for c in range(2):
+        for i in range(size):
+            value = right[i, c]
+            for k in range(i):
+                value -= matrix[i, k] * right[k, c]
+            right[i, c] = value / matrix[i, i]
+        for i in range(size - 1, -1, -1):
+            value = right[i, c]
+            for k in range(i + 1, size):
+                value -= matrix[k, i] * right[k, c]
+            right[i, c] = value / matrix[i, i]
+
+
+@kernel
+def unbend(begin, end, vertices, faces, order, first, uv_faces, start, flat, degree, rounds):
+    # Move each chart's projection by polynomials of its two coordinates, so that its faces
+    # get the shapes that they have in space as nearly as can be: least squares between each
+    # face's Jacobian and the rotation nearest to it, the faces weighted by their areas.
+    most = (degree + 1) * (degree + 2) // 2 - 1
+    slope, at = np.empty((most, 2)), np.empty((most, 2))
+    wanted, matrix = np.empty((most, most)), np.empty((most, most))
+    move = np.empty((most, 2))
+    for c in range(begin, end):
+        count = first[c + 1] - first[c]
+        if count < 2:
+            continue
+        # Three faces at least for each term: fewer would let it bend between them.
+        level = 1
+        while level < degree and 3 * ((level + 2) * (level + 3) // 2 - 1) <= count:
+            level += 1
+        low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
+        for r in range(start[c], start[c + 1]):
+            low_x, high_x = min(low_x, flat[r, 0]), max(high_x, flat[r, 0])
+            low_y, high_y = min(low_y, flat[r, 1]), max(high_y, flat[r, 1])
+        half = 0.5 * max(high_x - low_x, high_y - low_y)
+        if half <= 0.0:
+            continue
+        mid_x, mid_y = 0.5 * (low_x + high_x), 0.5 * (low_y + high_y)
+        wide, tall = 0.5 * (high_x - low_x) / half, 0.5 * (high_y - low_y) / half
+        terms = slopes(0.0, 0.0, level, slope)
+        for i in range(terms):
+            move[i, 0], move[i, 1] = 0.0, 0.0
+        for turn in range(rounds):
+            whole = 0.0
+            right = np.zeros((most, 2))
+            if turn == 0:
+                for i in range(terms):
+                    for j in range(i + 1):
+                        wanted[i, j] = 0.0
+            for n in range(first[c], first[c + 1]):
+                f = order[n]
+                v0, v1, v2 = faces[f, 0], faces[f, 1], faces[f, 2]
+                ax = np.float64(vertices[v1, 0]) - vertices[v0, 0]
+                ay = np.float64(vertices[v1, 1]) - vertices[v0, 1]
+                az = np.float64(vertices[v1, 2]) - vertices[v0, 2]
+                bx = np.float64(vertices[v2, 0]) - vertices[v0, 0]
+                by = np.float64(vertices[v2, 1]) - vertices[v0, 1]
+                bz = np.float64(vertices[v2, 2]) - vertices[v0, 2]
+                long = np.sqrt(ax * ax + ay * ay + az * az)
+                if long <= 1e-20:
+                    continue
+                along = (ax * bx + ay * by + az * bz) / long
+                up_2 = bx * bx + by * by + bz * bz - along * along
+                if up_2 <= 1e-6 * long * long:
+                    continue
+                up = np.sqrt(up_2)
+                r0, r1, r2 = uv_faces[f, 0], uv_faces[f, 1], uv_faces[f, 2]
+                ux, uy = flat[r1, 0] - flat[r0, 0], flat[r1, 1] - flat[r0, 1]
+                wx, wy = flat[r2, 0] - flat[r0, 0], flat[r2, 1] - flat[r0, 1]
+                # The projection's Jacobian, from the face's own plane.
+                j00, j10 = ux / long, uy / long
+                j01, j11 = (wx - along * j00) / up, (wy - along * j10) / up
+                if j00 * j11 - j01 * j10 <= 0.0:
+                    continue
+                x = ((flat[r0, 0] + flat[r1, 0] + flat[r2, 0]) / 3.0 - mid_x) / half
+                y = ((flat[r0, 1] + flat[r1, 1] + flat[r2, 1]) / 3.0 - mid_y) / half
+                slopes(x, y, level, slope)
+                k00, k01, k10, k11 = j00, j01, j10, j11
+                for i in range(terms):
+                    at[i, 0] = slope[i, 0] * j00 + slope[i, 1] * j10
+                    at[i, 1] = slope[i, 0] * j01 + slope[i, 1] * j11
+                    k00 += move[i, 0] * at[i, 0]
+                    k01 += move[i, 0] * at[i, 1]
+                    k10 += move[i, 1] * at[i, 0]
+                    k11 += move[i, 1] * at[i, 1]
+                co, si = k00 + k11, k10 - k01
+                size = np.sqrt(co * co + si * si)
+                if size <= 1e-12:
+                    continue
+                co, si = co / size, si / size
+                area = 0.5 * long * up
+                whole += area
+                for i in range(terms):
+                    p, q = area * at[i, 0], area * at[i, 1]
+                    right[i, 0] += p * (co - j00) + q * (-si - j01)
+                    right[i, 1] += p * (si - j10) + q * (co - j11)
+                    if turn == 0:
+                        for j in range(i + 1):
+                            wanted[i, j] += p * at[j, 0] + q * at[j, 1]
+            if turn == 0:
+                # Beside the faces, in the corners of their box, the move stays small.
+                for n in range(81):
+                    slopes((n % 9 - 4) / 4.0 * wide, (n // 9 - 4) / 4.0 * tall, level, slope)
+                    for i in range(terms):
+                        for j in range(i + 1):
+                            wanted[i, j] += (
+                                2e-5
+                                * whole
+                                * (slope[i, 0] * slope[j, 0] + slope[i, 1] * slope[j, 1])
+                            )
+            for i in range(terms):
+                for j in range(i + 1):
+                    matrix[i, j] = wanted[i, j]
+                matrix[i, i] += 1e-9 * whole + 1e-30
+                move[i, 0], move[i, 1] = right[i, 0], right[i, 1]
+            solve(matrix, move, terms)
+        # A map of a convex box whose Jacobian has a positive definite symmetric part is one to
+        # one: hold the move back until that is so.
+        worst = 0.0
+        for n in range(289):
+            slopes((n % 17 - 8) / 8.0 * wide, (n // 17 - 8) / 8.0 * tall, level, slope)
+            k00, k01, k11 = 0.0, 0.0, 0.0
+            for i in range(terms):
+                k00 += move[i, 0] * slope[i, 0]
+                k01 += 0.5 * (move[i, 0] * slope[i, 1] + move[i, 1] * slope[i, 0])
+                k11 += move[i, 1] * slope[i, 1]
+            mean, apart = 0.5 * (k00 + k11), 0.5 * (k00 - k11)
+            worst = min(worst, mean - np.sqrt(apart * apart + k01 * k01))
+        share = min(1.0, -0.8 / worst) if worst < 0.0 else 1.0
+        for r in range(start[c], start[c + 1]):
+            x, y = (flat[r, 0] - mid_x) / half, (flat[r, 1] - mid_y) / half
+            n = 0
+            for total in range(1, level + 1):
+                for j in range(total + 1):
+                    value = share * half * x ** (total - j) * y**j
+                    flat[r, 0] += value * move[n, 0]
+                    flat[r, 1] += value * move[n, 1]
+                    n += 1
+
+
+@kernel
 def straighten(begin, end, flat, start, angles):
     # Turn each chart so that its box is smallest and lies down, with a corner at 0.
     for c in range(begin, end):
@@ -429,8 +594,9 @@ def outline(flat, edges, owner, scale, gap, cells, first, low, high):
 
 
 @kernel
-def place(order, cells, first, low, high, last, hint, place):
+def place(order, cells, ways, first, low, high, last, hint, place):
     # last[y, x]: the nearest taken cell at or left of x in row y.
+    # ways: 0 or 1 where only the rows, or only the columns, outline a chart well; else 2.
     # place: x, y and how the chart is turned: 0 as it is, 1 half, 2 mirrored over the
     # diagonal, 3 that and half.
     size = last.shape[0]
@@ -440,6 +606,8 @@ def place(order, cells, first, low, high, last, hint, place):
         best_top, best_x, best_y, best_turn = 1 << 30, -1, -1, -1
         for turn in range(4):
             way = turn // 2
+            if ways[c] == 1 - way:
+                continue
             width, height = cells[c, way], cells[c, 1 - way]
             base = first[c] + (cells[c, 1] if way == 1 else 0)
             if width > size or height > size:
