@@ -347,6 +347,25 @@ assert portable.is_standin("flash_attn") and cumesh.CuMesh == 1
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize("name", portable.EXTENSIONS)
+def test_each_stand_in_steps_aside_for_an_installed_package(tmp_path: Path, name: str) -> None:
+    for path in portable._SURFACES[name]:
+        folder = tmp_path.joinpath(*path.split("."))
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text("MARK = 'real'\n")
+    last = list(portable._SURFACES[name])[-1]
+    code = f"""
+import importlib, sys; sys.path.insert(0, {str(tmp_path)!r})
+from trellis2_server import portable
+found = {{e.name: e.kind for e in portable.install("cuda")}}
+assert found.pop({name!r}) == "real"
+assert set(found.values()) == {{"standin"}}, found
+assert importlib.import_module({last!r}).MARK == "real"
+assert not portable.is_standin({name!r})
+"""
+    subprocess.run([sys.executable, "-B", "-c", code], check=True)
+
+
 def test_what_is_installed_stays_unless_it_cannot_run_on_the_device() -> None:
     assert {e.kind for e in portable.inspect("cpu", {"flash_attn": "xformers"})} == {
         "real",
