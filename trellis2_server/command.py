@@ -323,7 +323,7 @@ def _make(settings: Settings, image: Path, output: Path) -> int:
         return 2
     options: Options = read_options({}, settings)
     bar = _Bar()
-    pipeline.load(engine, bar.report)
+    pipeline.load(engine, bar.report, remesh=options.remesh)
     bar.report("cut out", 0, 1)
     cutter = pipeline.make_cutter(engine, settings)
     cutout = cutter.cut_out(picture, remove_background=options.remove_background)

@@ -22,7 +22,7 @@ from trellis2_server.threads import Stopped
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from trellis2_server.config import WorkerSettings
+    from trellis2_server.config import Settings
     from trellis2_server.pipeline import Engine
     from trellis2_server.threads import Threads
 
@@ -50,7 +50,7 @@ class Loading:
         self,
         engine: Engine,
         threads: Threads,
-        settings: WorkerSettings,
+        settings: Settings,
         clock: Callable[[], float],
     ) -> None:
         self.status: Literal["loading", "ok", "error"] = "loading"
@@ -64,8 +64,9 @@ class Loading:
         self.is_given_up = False
         self._engine = engine
         self._threads = threads
-        self._recycle_after = settings.recycle_after_jobs
-        max_growth_mb = settings.max_vram_growth_mb
+        self._remesh = settings.export.remesh
+        self._recycle_after = settings.worker.recycle_after_jobs
+        max_growth_mb = settings.worker.max_vram_growth_mb
         self._max_growth = None if max_growth_mb is None else max_growth_mb * _MB
         self._clock = clock
         self._began = 0.0
@@ -161,7 +162,7 @@ class Loading:
         logger.info("Ready", extra={"engine": self._engine.name, "seconds": round(self.seconds, 2)})
 
     def _load(self) -> Mapping[str, int]:
-        pipeline.load(self._engine, self._report)
+        pipeline.load(self._engine, self._report, remesh=self._remesh)
         return self._engine.device_memory()
 
     def _reload(self, was_resident: bool) -> Mapping[str, int]:  # noqa: FBT001 - for an executor

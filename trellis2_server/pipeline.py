@@ -172,11 +172,17 @@ def _upstream_parts(settings: Settings) -> dict[str, bool]:
     }
 
 
-def load(engine: Engine, report: Report) -> None:
-    """Make the engine and the exporter ready, so that the first job is as fast as the next."""
+def load(engine: Engine, report: Report, *, remesh: bool = False) -> None:
+    """Make the engine and the exporter ready, so that the first job is as fast as the next.
+
+    Args:
+        engine: not loaded, or unloaded.
+        report: of how far it is.
+        remesh: whether the first job is expected to ask for that.
+    """
     engine.load(report)
     report("exporter", 0, 1)
-    export.warm_up()
+    export.warm_up(remesh=remesh)
     report("exporter", 1, 1)
 
 

@@ -100,7 +100,7 @@ class Worker:
             lane_steps(settings),
             self._limits.stage_timeout_seconds,
         )
-        self.load = Loading(engine, self._threads, self._limits, clock)
+        self.load = Loading(engine, self._threads, settings, clock)
         store = store or make_store(self._limits.result_dir)
         self._archive = Archive(store, max_packed_bytes=self._limits.max_kept_bytes)
         self._records = Records(self._archive, clock)

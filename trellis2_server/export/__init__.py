@@ -174,8 +174,11 @@ def textured_glb(  # noqa: PLR0913
     return content
 
 
-def warm_up() -> None:
+def warm_up(*, remesh: bool = False) -> None:
     """Compile every kernel, or load it from the cache, by exporting a small shape.
+
+    Args:
+        remesh: also what only a `remesh_resolution` needs, nearly as much again.
 
     Raises:
         MissingPackageError: numba or Pillow is not installed.
@@ -203,7 +206,8 @@ def warm_up() -> None:
         4,
     )
     small = prepare(mesh, decimation_target=6)
-    prepare(mesh, decimation_target=6, remesh_resolution=512)
+    if remesh:
+        prepare(mesh, decimation_target=6, remesh_resolution=512)
     untextured_glb(small)
     textured_glb(small, field, original=mesh, texture_size=32)
 
