@@ -284,6 +284,11 @@ class Worker:
         Who reads slowly gets the latest state and no backlog. None: nothing was new for
         `heartbeat_s`.
         """
+        try:
+            # It may have gone on since the caller looked, when nobody listened yet.
+            job = self._table.get(job.uid, job.owner)
+        except JobNotFoundError:
+            return
         with self._listeners.listening(job) as listener:
             while True:
                 state = listener.job
