@@ -60,6 +60,7 @@ class Options(TypedDict, total=False):
     resolution: Literal[512, 1024, 1536]
     max_num_tokens: int
     decimation_target: int
+    remesh: bool
     texture_size: Literal[256, 512, 1024, 2048, 4096, 8192]
     alpha_mode: Literal["auto", "OPAQUE", "MASK", "BLEND"]
     texture_format: Literal["auto", "webp", "png", "jpeg"]
@@ -110,6 +111,7 @@ OPTIONS: Final = (
     Option("resolution", "integer", "another way to say pipeline_type", choices=(512, 1024, 1536)),
     Option("max_num_tokens", "integer", "tokens that a cascade may use", (4_096, 262_144)),
     Option("decimation_target", "integer", "faces at most", (1_000, 16_777_216)),
+    Option("remesh", "boolean", "wrap the model in one watertight shell"),
     Option(
         "texture_size",
         "integer",
