@@ -131,7 +131,7 @@ class Tab:
 
     def wait_for_model(self, model: str) -> None:
         """Until the `shape` or the `textured` model is offered and, in 3D, shown."""
-        self.see("#files li", {"shape": "Untextured", "textured": "Textured"}[model])
+        self.see(f'#files [data-model="{model}"]')
         if self.in_3d:
             self.see(f'#stage[data-shows="model"][data-model="{model}"] model-viewer')
 

@@ -504,4 +504,5 @@ def test_axe_finds_what_is_wrong(tab: OpenTab) -> None:
 def test_the_picture_of_the_readme_is_small() -> None:
     picture = ROOT / "docs" / "page.png"
     assert picture.stat().st_size < 300_000
-    assert Image.open(picture).size == (1280, 800)
+    with Image.open(picture) as opened:
+        assert opened.size == (1280, 800)

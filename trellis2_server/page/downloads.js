@@ -106,6 +106,7 @@ export class Downloads {
    */
   #row(job, { model, words, types }) {
     const row = document.createElement("li");
+    row.dataset.model = model;
     const title = row.appendChild(document.createElement("span"));
     title.textContent = words;
     for (const [ending, type, more] of types) {
