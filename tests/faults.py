@@ -46,7 +46,9 @@ class Faults:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+        headers = {
+            key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]
+        }
         self.asked.append(Asked(scope["method"], scope["path"], headers))
         for waiting in self._waiting:
             if scope["path"].startswith(waiting[0]):

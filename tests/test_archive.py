@@ -11,7 +11,7 @@ import pytest
 from tests.engines import PATIENCE_S
 from tests.workers import in_a_loop, until
 from trellis2_server.archive import MAX_WAITING_PACKS, Archive
-from trellis2_server.errors import StoreError
+from trellis2_server.errors import ShuttingDownError, StoreError
 from trellis2_server.store import Artifact, DiskStore, Files, MemoryStore, Name
 
 if TYPE_CHECKING:
@@ -254,3 +254,15 @@ async def test_who_reads_the_same_file_at_once_shares_its_bytes(tmp_path: Path) 
     impatient.cancel()
     assert len({id(content) for content in await asyncio.gather(*several)}) == 1
     await archive.close()
+
+
+@in_a_loop
+async def test_a_file_asked_for_while_the_process_leaves_is_refused_in_words(
+    tmp_path: Path,
+) -> None:
+    archive = opened(DiskStore(tmp_path))
+    archive.record(UIDS[0], "made")
+    artifact = archive.keep(UIDS[0], "shape.glb", b"x")
+    await archive.close()
+    with pytest.raises(ShuttingDownError):
+        await archive.read(artifact)

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from trellis2_server.errors import ServerError, StoreError
+from trellis2_server.errors import ServerError, ShuttingDownError, StoreError
 from trellis2_server.store import Artifact, Name, Opened
 from trellis2_server.threads import give_way
 
@@ -289,6 +289,7 @@ class Archive:
         Raises:
             StoreError: it is not kept any more, what the disk has is not what was made (it is
                 kept no longer then), or it cannot be read now.
+            ShuttingDownError: the process is leaving.
         """
         if artifact in self._packed:
             self._packed.move_to_end(artifact)
@@ -300,7 +301,10 @@ class Archive:
         reading = self._reading.get(artifact)  # all who read it now share the bytes
         if reading is None:
             loop = asyncio.get_running_loop()
-            reading = loop.run_in_executor(self._readers, self._store.read, artifact)
+            try:
+                reading = loop.run_in_executor(self._readers, self._store.read, artifact)
+            except RuntimeError as error:  # its threads take nothing more
+                raise ShuttingDownError("the server is shutting down", retry_after_s=30) from error
             self._reading[artifact] = reading
             reading.add_done_callback(partial(self._read, artifact))
         return await asyncio.shield(reading)
