@@ -144,7 +144,7 @@ async def test_who_stops_listening_leaves_nothing(engine: GatedEngine) -> None:
         before = len(asyncio.all_tasks())
         listening = [asyncio.ensure_future(collect(worker, job)) for _ in range(100)]
         await until(lambda: len(worker._listeners) == 100)
-        assert len(asyncio.all_tasks()) == before + 100  # the callers' own
+        assert len(asyncio.all_tasks()) <= before + 100  # the callers' own
         for listener in listening:
             listener.cancel()
         await asyncio.wait(listening)
@@ -279,10 +279,11 @@ async def test_one_key_neither_sees_nor_shares_anothers_jobs(engine: GatedEngine
 async def test_a_mesh_that_was_served_to_another_key_is_just_a_mesh(engine: GatedEngine) -> None:
     async with working(engine) as worker:
         hers = await worker.shape(await submit_as(ALICE, worker, 1))
+        mesh = await worker.results.content(hers.shape_glb)
         wanted = replace(options(2), mesh=hers.shape_md5)
-        same = await worker.submit(picture(), wanted, ALICE, texture=None, mesh=hers.shape_glb)
+        same = await worker.submit(picture(), wanted, ALICE, texture=None, mesh=mesh)
         assert same.uid == hers.uid
-        other = await worker.submit(picture(), wanted, BOB, texture=None, mesh=hers.shape_glb)
+        other = await worker.submit(picture(), wanted, BOB, texture=None, mesh=mesh)
         assert (await worker.texture(other)).uid != hers.uid
         assert engine.calls.count(("texture_mesh", 2)) == 1
 

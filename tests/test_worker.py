@@ -185,6 +185,50 @@ async def test_the_earliest_deadline_goes_first_and_no_texture_starves(engine: G
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("spacing_s", [0.0, 1.0, 12.0, 24.0])
+@in_a_loop
+async def test_the_order_is_fair_and_the_lane_never_rests_while_work_waits(
+    spacing_s: float,
+) -> None:
+    """Nobody waits longer than half as long again as the jobs ahead at the arrival take."""
+    engine, clock, duration_s = GatedEngine(), Clock(), {"shape": 10.0, "texture": 15.0}
+    gates = {(stage, seed): engine.hold(stage, seed) for stage in duration_s for seed in range(10)}
+    arrivals = [(seed * spacing_s, seed) for seed in range(10)]
+    ahead: dict[int, int] = {}
+    began: dict[int, float] = {}
+    left: dict[int, set[str]] = {}
+
+    async with working(engine, clock=clock, abandoned_job_seconds=86_400) as worker:
+        await begin(engine, "load")
+
+        async def arrive(until_s: float) -> None:
+            while arrivals and arrivals[0][0] <= until_s:
+                at_s, seed = arrivals.pop(0)
+                clock.now = max(clock.now, at_s)
+                ahead[seed], left[seed] = len(left), set(duration_s)
+                await submit(worker, seed)
+                await until(lambda: worker._threads.pool_running == 0)
+
+        await arrive(0.0)
+        while left:
+            assert worker.queue_length  # there is work, and so the lane begins a stage of it
+            stage, seed = await asyncio.to_thread(engine.begun.get, timeout=PATIENCE_S)
+            began.setdefault(seed, clock.now)
+            end_s = clock.now + duration_s[stage]
+            await arrive(end_s)
+            clock.now = end_s
+            left[seed].remove(stage)
+            if not left[seed]:
+                del left[seed]
+            gates[stage, seed].set()
+            if not left and arrivals:
+                await arrive(arrivals[0][0])
+    mean_s = sum(duration_s.values())
+    waits = {seed: began[seed] - seed * spacing_s for seed in began}
+    assert len(waits) == 10
+    assert all(waits[seed] <= 1.5 * ahead[seed] * mean_s for seed in waits)
+
+
 @pytest.mark.parametrize("limit", [1, 2])
 @in_a_loop
 async def test_no_more_jobs_are_worked_on_than_the_limit_says(limit: int) -> None:
