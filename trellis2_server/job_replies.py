@@ -74,7 +74,9 @@ class JobsReply(BaseModel):
     """Some of the jobs."""
 
     jobs: list[JobReply] = Field(description="The latest first.")
-    next: str | None = Field(description="`before` of the next page; null: there is none.")
+    next: str | None = Field(
+        default=None, description="`before` of the next page; left out: there is none."
+    )
 
 
 def status_reply(worker: Worker, job: Job) -> StatusReply:
