@@ -105,14 +105,15 @@ async def test_who_listens_to_a_picture_that_is_known_hears_the_job_it_joined(
 async def test_a_waiting_job_hears_that_it_moved_up(engine: GatedEngine) -> None:
     held = {seed: engine.hold("shape", seed) for seed in (1, 2)}
     async with working(engine) as worker:
-        jobs = [await submit(worker, seed, texture=False) for seed in (1, 2, 3)]
-        await begin(engine, "shape")
+        await submit(worker, 1, texture=False)
+        await begin(engine, "shape")  # before another's cut-out can overtake it
+        jobs = [await submit(worker, seed, texture=False) for seed in (2, 3)]
         await until(lambda: all(worker.job(job.uid).image_hash for job in jobs))
-        assert worker.queue_position(jobs[2]) == 2
-        states = worker.watch(jobs[2], heartbeat_s=60)
+        assert worker.queue_position(jobs[1]) == 2
+        states = worker.watch(jobs[1], heartbeat_s=60)
         await anext(states)
         held[1].set()
-        while worker.queue_position(jobs[2]) != 1:
+        while worker.queue_position(jobs[1]) != 1:
             assert await anext(states)
         held[2].set()
         await states.aclose()
