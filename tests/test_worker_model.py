@@ -163,7 +163,7 @@ class Faults(RuleBasedStateMachine):
         self.real = (pipeline.export_shape, pipeline.export_model, pipeline.export.warm_up)
         pipeline.export_shape = self.export_shape
         pipeline.export_model = self.export_model
-        pipeline.export.warm_up = lambda: None
+        pipeline.export.warm_up = lambda **_: None
 
     def export_shape(
         self, engine: object, shape: Shape, options: Any, report: pipeline.Report
