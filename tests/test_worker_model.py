@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import logging
 import threading
 from collections import Counter
@@ -53,16 +54,24 @@ OUTCOMES: dict[str, Callable[[], BaseException | None]] = {
 }
 
 
+Place = tuple[str, int, int]
+
+
 class Gates:
-    """Where steps stand, by (step, seed), until the model lets them go on."""
+    """Where steps stand until the model lets them go on.
+
+    They stand by (step, seed, number): a cancelled job's step may still stand where the same
+    picture's next job comes to.
+    """
 
     def __init__(self) -> None:
-        self.at: dict[tuple[str, int], threading.Event] = {}
-        self.outcomes: dict[tuple[str, int], BaseException | None] = {}
+        self.at: dict[Place, threading.Event] = {}
+        self.outcomes: dict[Place, BaseException | None] = {}
+        self.numbers = itertools.count()
         self.is_open = False
 
     def stand(self, step: str, seed: int, report: Callable[[str, int, int], None]) -> None:
-        key, gate = (step, seed), threading.Event()
+        key, gate = (step, seed, next(self.numbers)), threading.Event()
         report(step, 0, 2)
         if not self.is_open:
             self.at[key] = gate
@@ -72,7 +81,7 @@ class Gates:
             raise outcome
         report(step, 1, 2)
 
-    def let_go(self, key: tuple[str, int], outcome: BaseException | None) -> None:
+    def let_go(self, key: Place, outcome: BaseException | None) -> None:
         self.outcomes[key] = outcome
         self.at.pop(key).set()
 
