@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.export import shapes
+from tests.export import dual_grid, shapes
 from trellis2_server import export
 from trellis2_server.errors import ExportError, MissingPackageError
 from trellis2_server.export.unwrap import Atlas, unwrap, unwrap_with_xatlas
@@ -49,6 +49,15 @@ def test_no_two_faces_share_a_texel(shape: str) -> None:
     count = texels(unwrap(prepared(shape), 512))
     # Rounding between the test for overlaps and the final scale may leave a few at creases.
     assert (count > 1).sum() <= 0.002 * (count > 0).sum()
+
+
+@pytest.mark.parametrize(("shape", "use"), [("hair", 0.4), ("crowded", 0.55)])
+def test_stringy_charts_are_packed_apart_and_close(shape: str, use: float) -> None:
+    mesh = dual_grid.voxelised(dual_grid.REAL[shape](), 128)
+    atlas = unwrap(export.prepare(mesh, decimation_target=10_000), 512)
+    count = texels(atlas)
+    assert (count > 1).sum() <= 0.002 * (count > 0).sum()
+    assert (count > 0).mean() > use
 
 
 @pytest.mark.parametrize("shape", ["torus", "sphere", "noisy_blob", "links", "sheet"])

@@ -371,8 +371,10 @@ def _try_packing(  # noqa: PLR0913, PLR0917
     if int(cells.max()) > size_px or int(cells.prod(axis=1).min()) <= 0:
         return -1
     first, low, high = _outlines(flat, edges, owner, scale, gap, cells)
-    last = np.full((size_px, size_px), -1, np.int32)
     rows, columns = _taken(first, low, high, cells)
+    if int(np.minimum(rows, columns).sum()) > size_px * size_px:
+        return -1
+    last = np.full((size_px, size_px), -1, np.int16)
     # An arch leaves its hole to others only where it lies on its side.
     ways = np.where(columns * _BETTER > rows, np.where(rows * _BETTER > columns, 2, 0), 1)
     return int(

@@ -594,6 +594,32 @@ def outline(flat, edges, owner, scale, gap, cells, first, low, high):
 
 
 @kernel
+def longest(last, y):
+    # The longest run of free cells in a row.
+    run = 0
+    x = last.shape[1] - 1
+    while x >= run:
+        run = max(run, x - last[y, x])
+        x = last[y, x]
+        while x >= 0 and last[y, x] == x:
+            x -= 1
+    return run
+
+
+@kernel
+def apart(height):
+    # A step that visits all rows, distant ones first.
+    step = max(1, int(0.382 * height))
+    while True:
+        a, b = height, step
+        while b > 0:
+            a, b = b, a % b
+        if a == 1:
+            return step
+        step += 1
+
+
+@kernel
 def place(order, cells, ways, first, low, high, last, hint, place):
     # last[y, x]: the nearest taken cell at or left of x in row y.
     # ways: 0 or 1 where only the rows, or only the columns, outline a chart well; else 2.
@@ -601,6 +627,8 @@ def place(order, cells, ways, first, low, high, last, hint, place):
     # diagonal, 3 that and half.
     size = last.shape[0]
     used = 0
+    # The longest free run of each row; negative: at most so long, to be measured again.
+    room = np.full(size, size, np.int64)
     for n in range(order.shape[0]):
         c = order[n]
         best_top, best_x, best_y, best_turn = 1 << 30, -1, -1, -1
@@ -617,12 +645,30 @@ def place(order, cells, ways, first, low, high, last, hint, place):
             if width < 64 and height < 64:
                 key = (min(15, width // 4) * 16 + min(15, height // 4)) * 4 + turn
                 y = hint[key]
+            before = y - 1
+            limit = min(size, best_top - 1) - height
+            # A tall one is tried at every few rows, then at those above the one that does.
+            pace = max(1, height // 16)
             found = False
             row = 0
-            while y + height <= size and y + height < best_top:
+            step = apart(height)
+            while y <= limit:
+                # A row with no free run as long as the chart's needs no search.
+                fitting = 0
+                while fitting < height:
+                    own = height - 1 - row if turn % 2 == 1 else row
+                    wide = high[base + own] - low[base + own] + 1
+                    if room[y + row] < 0 and wide <= -room[y + row]:
+                        room[y + row] = longest(last, y + row)
+                    if wide > abs(room[y + row]):
+                        break
+                    fitting += 1
+                    row += step
+                    if row >= height:
+                        row -= height
                 x = 0
                 free = 0
-                while free < height:
+                while fitting == height and free < height:
                     own = height - 1 - row if turn % 2 == 1 else row
                     left, right = low[base + own], high[base + own]
                     if turn % 2 == 1:
@@ -636,13 +682,17 @@ def place(order, cells, ways, first, low, high, last, hint, place):
                                 break
                             continue
                     free += 1
-                    row += 1
+                    row += step
                     if row >= height:
-                        row = 0
-                if free >= height:
+                        row -= height
+                if free < height:
+                    y = limit if y < limit < y + pace else y + pace
+                elif pace == 1:
                     found = True
                     break
-                y += 1
+                else:
+                    y = max(before, y - pace) + 1
+                    pace = 1
             if found:
                 best_top, best_x, best_y, best_turn = y + height, x, y, turn
             if key >= 0:
@@ -662,12 +712,15 @@ def place(order, cells, ways, first, low, high, last, hint, place):
             if best_turn % 2 == 1:
                 left, right = width - 1 - right, width - 1 - left
             y = best_y + row
+            start = last[y, best_x + left]
             for x in range(best_x + left, best_x + right + 1):
                 last[y, x] = x
             x = best_x + right + 1
             while x < size and last[y, x] != x:
                 last[y, x] = best_x + right
                 x += 1
+            if x - start - 1 >= room[y]:
+                room[y] = -abs(room[y])
     return used
 
 
