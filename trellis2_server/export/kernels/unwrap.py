@@ -627,6 +627,7 @@ def place(order, cells, ways, first, low, high, last, hint, place):
     # diagonal, 3 that and half.
     size = last.shape[0]
     used = 0
+    unit = max(4, size // 512)
     # The longest free run of each row; negative: at most so long, to be measured again.
     room = np.full(size, size, np.int64)
     for n in range(order.shape[0]):
@@ -642,8 +643,8 @@ def place(order, cells, ways, first, low, high, last, hint, place):
                 continue
             y = 0
             key = -1
-            if width < 64 and height < 64:
-                key = (min(15, width // 4) * 16 + min(15, height // 4)) * 4 + turn
+            if max(width, height) < 16 * unit:
+                key = (width // unit * 16 + height // unit) * 4 + turn
                 y = hint[key]
             before = y - 1
             limit = min(size, best_top - 1) - height
