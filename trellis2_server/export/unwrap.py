@@ -345,6 +345,8 @@ def pack(  # noqa: PLR0913, PLR0917
                     break
             else:
                 scale *= 0.93 if attempt < _PACKINGS else 0.7
+                # Gutters do not shrink: the scale comes down by this at least.
+                scale = min(scale, too_big * np.sqrt(size_px / max(height, size_px)))
     if best_scale == 0.0:
         raise ExportError(
             f"{count} charts do not fit into a texture of {size_px} pixels: ask for fewer faces "
@@ -366,14 +368,15 @@ def _try_packing(  # noqa: PLR0913, PLR0917
     size_px: int,
     place: NDArray[np.int32],
 ) -> int:
-    """The rows that packing at this scale takes, or -1 where it does not fit."""
+    """The rows that packing at this scale takes, at least where too many; -1: it does not fit."""
     cells = np.ceil(box * scale).astype(np.int64) + 1 + 2 * gap
     if int(cells.max()) > size_px or int(cells.prod(axis=1).min()) <= 0:
         return -1
     first, low, high = _outlines(flat, edges, owner, scale, gap, cells)
     rows, columns = _taken(first, low, high, cells)
-    if int(np.minimum(rows, columns).sum()) > size_px * size_px:
-        return -1
+    least = -(-int(np.minimum(rows, columns).sum()) // size_px)
+    if least > size_px:
+        return least
     last = np.full((size_px, size_px), -1, np.int16)
     # An arch leaves its hole to others only where it lies on its side.
     ways = np.where(columns * _BETTER > rows, np.where(rows * _BETTER > columns, 2, 0), 1)
