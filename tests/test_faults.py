@@ -61,7 +61,8 @@ async def test_a_stage_that_hangs_or_breaks_the_engine_ends_its_job_and_the_serv
         assert worker.job(broken.uid).status is Status.ERROR
         assert (worker.job(broken.uid).shape_glb is not None) == (stage == "texture")
         await worker.is_drained.wait()
-        assert worker.is_idle == (fault == "breaks")  # the thread that hangs is still there
+        if fault == "hangs":  # its thread is still there
+            assert not worker.is_idle
         held.set()
         await until(lambda: worker.is_idle)
         assert not [call for call in engine.calls if call[1] == 2]
