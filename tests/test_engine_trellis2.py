@@ -1053,10 +1053,34 @@ def test_what_the_hub_does_not_have_is_named(hub: Any, tmp_path: Path) -> None:
     assert "the Hugging Face Hub has no other/decoder" in machine.find()[0]
 
 
+@pytest.mark.parametrize(
+    ("code", "message", "says"),
+    [
+        (401, "Invalid credentials in Authorization header", "does not know this machine's token"),
+        (403, "Please enable access to public gated repositories", "give the token access"),
+        (503, "", "the Hub answered 503"),
+    ],
+)
+def test_what_the_hub_says_of_a_token_becomes_what_to_do(
+    hub: Any, tmp_path: Path, code: int, message: str, says: str
+) -> None:
+    machine = OtherMachine(tmp_path, hub.url)
+    hub.refused["gated/encoder"] = (code, message)
+    text, _ = machine.find()
+    assert text.startswith("gated/encoder could not be downloaded: ")
+    assert says in text
+    findings, _ = machine.find(inspects=True)
+    assert isinstance(findings, list)
+    errors = [(what, text) for what, level, text in findings if level == "error"]
+    assert [what for what, _ in errors] == ["checkpoint", "encoder"]
+    assert all(says in text for _, text in errors)
+
+
 def test_a_hub_that_cannot_be_reached_is_an_error_with_a_cause(tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub", reason="needs torch and what goes with it")
     text, _ = OtherMachine(tmp_path, "http://127.0.0.1:9").find()
     assert text.startswith("some/model could not be downloaded: ")
+    assert "is the Hub reachable from here?" in text
 
 
 SIGNATURES = """
