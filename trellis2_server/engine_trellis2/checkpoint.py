@@ -330,9 +330,12 @@ def fetch(
         EngineError: a file is missing or cannot be had; all of them do not fit on the disk.
     """
     found = {key: file for key, file in files.items() if isinstance(file, Path)}
-    for key, path in found.items():
+    for path in found.values():
         if not path.is_file():
-            raise EngineError(f"the checkpoint lacks {key}: there is no file {path.name}")
+            raise EngineError(
+                f"the checkpoint lacks {path.name}: download it again, or let "
+                "model.model_path name a whole one"
+            )
     remote = {key: file for key, file in files.items() if isinstance(file, HubFile)}
     if not remote:
         return found
