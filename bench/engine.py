@@ -280,7 +280,7 @@ async def through_the_queue(
         "bare_s": round(min(bare_s), 3),
         "picture_to_textured_glb_s": round(min(alone), 3),
         "over_bare_s": round(min(alone) - min(bare_s), 3),
-        "glb_bytes": len(done[0].textured_glb or b""),
+        "glb_bytes": done[0].textured_glb.size if done[0].textured_glb else 0,
         "jobs_at_once": JOBS,
         "all_done_s": round(all_s, 3),
         "lane_busy_percent": round(100 * busy / (last - begin), 2),

@@ -474,6 +474,14 @@ def test_an_encoder_that_lacks_a_tensor_is_refused(copy: Path) -> None:
     assert "the image encoder lacks embeddings.cls_token" in load_error(copy)
 
 
+def test_an_encoder_that_was_cut_short_is_named(copy: Path) -> None:
+    file = copy / "image_encoder" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    text = load_error(copy, image_encoder="image_encoder")
+    assert text.startswith("the image encoder: ")
+    assert "model.safetensors is cut short" in text
+
+
 def test_tensors_that_nobody_needs_are_only_warned_of(copy: Path, torch: Any) -> None:
     file = copy / "ckpts" / "tex_slat_flow_model_512.safetensors"
     edit_weights(file, lambda t: t.update({"ema.step": torch.zeros(3)}))
@@ -1397,6 +1405,28 @@ def test_an_error_that_the_device_keeps_breaks_the_engine_for_good(
         loaded._broken = None
 
 
+def test_a_device_that_cannot_be_tidied_up_breaks_the_engine_for_good(
+    loaded: Trellis2Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def report(stage: str, step: int, steps: int) -> None:
+        if stage == "shape":
+            raise CancelledError(f"{stage} {step} {steps}")
+
+    def fail() -> None:
+        raise RuntimeError("CUDA error: something new")
+
+    pipeline = loaded._pipeline
+    monkeypatch.setattr(pipeline, "low_vram", True)
+    monkeypatch.setattr(pipeline.models["tex_slat_decoder"], "cpu", fail, raising=False)
+    try:
+        with pytest.raises(EngineBrokenError, match=r"after shape: RuntimeError: CUDA error"):
+            loaded.shape(picture(), options(), report)
+        with pytest.raises(EngineBrokenError):
+            loaded.shape(picture(), options(), silent)
+    finally:
+        loaded._broken = None
+
+
 @pytest.mark.parametrize(
     ("kind", "text", "expected"),
     [
@@ -1446,3 +1476,24 @@ def test_the_script_for_gpus_runs_through_on_a_cpu(tmp_path: Path, torch: Any) -
     assert text in run.stdout
     assert "| 512 | 512 | 60 |" in text
     assert text.endswith("Nothing failed.\n")
+
+
+def test_the_benchmark_runs_through(torch: Any) -> None:
+    del torch
+    run = subprocess.run(
+        [
+            *(sys.executable, HERE.parent / "bench" / "engine.py", "--json", "--types", "512"),
+            *("--steps", "1", "--rounds", "1", "--jobs", "2"),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TRELLIS2_HOME": "" if HOME == STANDIN else str(HOME)},
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    said = json.loads(run.stdout)
+    assert said["types"]["512"]["outside_percent"] < 50
+    assert said["small_s"] > 0
+    assert said["memory"]["jobs"] == 2
+    assert said["queue"]["lane_busy_percent"] > 50
+    assert said["queue"]["glb_bytes"] > 1000

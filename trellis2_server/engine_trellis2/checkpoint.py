@@ -49,7 +49,8 @@ _SECTIONS: Final = (
     "tex_slat_normalization",
     "image_cond_model",
 )
-_ENCODER_FILES: Final = ("config.json", "model.safetensors")
+ENCODER_WEIGHTS: Final = "model.safetensors"
+_ENCODER_FILES: Final = ("config.json", ENCODER_WEIGHTS)
 #: No header of a checkpoint is nearly as large; a file that says so is none.
 _MAX_HEADER_BYTES: Final = 100_000_000
 _MIB: Final = 2**20

@@ -604,9 +604,24 @@ class Trellis2Engine:
             # with a reference back to it until the next search for garbage.
             progress.raised = None
             _forget_frames(error)
+            self._restore(progress.stage)
+            raise
+
+    def _restore(self, stage: str) -> None:
+        """After a stage that ended early.
+
+        Raises:
+            EngineBrokenError: that fails as well: nobody knows what is where.
+        """
+        try:
             self._put_back()
             self._clean_up()
-            raise
+        except Exception as error:
+            self._broken = EngineBrokenError(
+                f"the device failed for good after {stage}: {_first_line(error)}; the server must "
+                "be started again"
+            )
+            raise copy.copy(self._broken) from error
 
     def _put_back(self) -> None:
         """Undo what an exception kept TRELLIS.2 from undoing."""
