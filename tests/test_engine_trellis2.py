@@ -537,7 +537,7 @@ def test_a_picture_without_an_object_says_so(copy: Path) -> None:
 
 
 def test_a_failure_inside_is_one_line_without_paths_and_leaves_no_trace(
-    loaded: Trellis2Engine,
+    loaded: Trellis2Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = make(loaded, picture(), options())
 
@@ -549,6 +549,8 @@ def test_a_failure_inside_is_one_line_without_paths_and_leaves_no_trace(
     with pytest.raises(EngineError, match=r"failed in decode: RuntimeError: broken in …$"):
         make(loaded, picture(), options())
     handle.remove()
+    assert "x.py" in caplog.text  # where it was is for the operator
+    assert "in fail" in caplog.text
     assert same(expected, make(loaded, picture(), options()))
 
 

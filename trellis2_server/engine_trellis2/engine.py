@@ -858,7 +858,13 @@ def _translated(progress: _Progress, doing: str) -> Generator[None, None, None]:
             raise
         where = progress.stage if doing == "the stage" else doing
         if _is_out_of_memory(error):
-            raise OutOfMemoryError(f"the device ran out of memory in {where}") from error
+            logger.warning(
+                "Out of device memory", extra={"stage": where, "why": _first_line(error)}
+            )
+            raise OutOfMemoryError(
+                f"the device ran out of memory in {where}; a lower pipeline_type may fit"
+            ) from error
+        logger.exception("TRELLIS.2 failed", extra={"stage": where})
         if _is_for_good(error):
             raise EngineBrokenError(
                 f"the device failed for good in {where}: {_first_line(error)}; the server must be "
