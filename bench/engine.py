@@ -7,12 +7,17 @@ Without TRELLIS2_HOME it runs on the tests' stand-in, which says little.
 
     overhead   both stages against the same calls bare: the ways take turns, medians in
                seconds; on the CPU of the processor with one thread, so that other programs
-               on the machine do not count
+               on the machine do not count. `outside_percent` is the share of the stages that
+               is not spent in TRELLIS.2's own calls
+    small      seconds of the clock for both stages of a '512' with 4 steps; the lowest
     picture    one 1024_cascade job through the queue, from the picture's bytes to the
                textured GLB (1024 px, 20,000 faces), against the bare calls; seconds of the
-               clock, and the lowest of each, since other programs count here
+               clock, and the lowest of each, since other programs count here;
+               `outside_stages_s` is what the job takes beside its two stages
     lane       eight such jobs sent at once: the share of the time, until the last stage's
                end, in which the engine was at work
+    memory     with `--jobs 100`: so many short jobs, one after the other, and the process'
+               memory after the 20th and the last
 """
 
 from __future__ import annotations
@@ -45,13 +50,25 @@ from trellis2_server.images import Cutout, Cutter  # noqa: E402
 from trellis2_server.worker import Worker  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from trellis2_server.jobs import Job
     from trellis2_server.mesh import Shape, VoxelField
 
 #: Jobs that are sent at once.
 JOBS = 8
+#: After so many, what grows is a leak and no longer a cache.
+SETTLED = 20
+#: What a job calls of TRELLIS.2's pipeline.
+CALLS = (
+    "get_cond",
+    "sample_sparse_structure",
+    "sample_shape_slat",
+    "sample_shape_slat_cascade",
+    "decode_shape_slat",
+    "sample_tex_slat",
+    "decode_tex_slat",
+)
 
 
 def silent(stage: str, step: int, steps: int) -> None:
@@ -103,6 +120,30 @@ def timed(work: Callable[[], object], clock: Callable[[], float] = time.perf_cou
     return clock() - start
 
 
+@contextlib.contextmanager
+def inside(pipeline: Any, clock: Callable[[], float]) -> Generator[list[float], None, None]:
+    """Seconds of each of TRELLIS.2's own calls meanwhile."""
+    seconds: list[float] = []
+
+    def watched(call: Callable[..., Any]) -> Callable[..., Any]:
+        def watch(*args: Any, **kwargs: Any) -> Any:
+            start = clock()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                seconds.append(clock() - start)
+
+        return watch
+
+    for name in CALLS:
+        setattr(pipeline, name, watched(getattr(pipeline, name)))
+    try:
+        yield seconds
+    finally:
+        for name in CALLS:
+            delattr(pipeline, name)
+
+
 def measure(
     made: Trellis2Engine, torch: Any, cutout: Cutout, asked: Options, rounds: int
 ) -> dict[str, Any]:
@@ -125,14 +166,46 @@ def measure(
         times["shape"].append(timed(shape, clock))
         times["texture"].append(timed(texture, clock))
         times["job"].append(times["shape"][-1] + times["texture"][-1])
+    with inside(pipeline, clock) as calls:
+        whole = timed(shape, clock) + timed(texture, clock)
     median = {name: statistics.median(values) for name, values in times.items()}
     differences = [job - base for job, base in zip(times["job"], times["bare"], strict=True)]
     return {
         **{f"{name}_s": round(value, 4) for name, value in median.items()},
         "overhead_percent": round(100 * statistics.median(differences) / median["bare"], 2),
+        "outside_percent": round(100 * (1 - sum(calls) / whole), 2),
         "kept_between_stages_bytes": kept["shape"].state.nbytes,
         "voxels": len(kept["shape"].mesh.vertices),
         "faces": len(kept["shape"].mesh.faces),
+    }
+
+
+def small(made: Trellis2Engine, cutout: Cutout, rounds: int) -> float:
+    """Seconds of the clock for a '512' with 4 steps."""
+    steps = {f"{s}_sampling_steps": 4 for s in ("ss", "shape", "tex")}
+    asked = read_options({"pipeline_type": "512", "seed": 7, **steps}, Settings())
+
+    def job() -> None:
+        made.texture(made.shape(cutout, asked, silent), cutout, asked, silent)
+
+    return round(min(timed(job) for _ in range(rounds)), 3)
+
+
+def memory(made: Trellis2Engine, cutout: Cutout, jobs: int) -> dict[str, Any]:
+    """MB of the process after some jobs and after all of them; on Linux."""
+    after: list[int] = []
+    for seed in range(jobs):
+        fields = {f"{s}_sampling_steps": 1 for s in ("ss", "shape", "tex")}
+        asked = read_options({"pipeline_type": "512", "seed": seed, **fields}, Settings())
+        made.texture(made.shape(cutout, asked, silent), cutout, asked, silent)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        after.append(pages * os.sysconf("SC_PAGE_SIZE"))
+    settled = after[min(SETTLED, jobs) - 1]
+    return {
+        "jobs": jobs,
+        "settled_mb": round(settled / 1e6, 1),
+        "last_mb": round(after[-1] / 1e6, 1),
+        "most_mb": round(max(after) / 1e6, 1),
     }
 
 
@@ -190,13 +263,17 @@ async def through_the_queue(
     asked = read_options({**fields, "seed": 0}, settings)
     pipeline, image = made._pipeline, Image.fromarray(cutout.rgb)  # noqa: SLF001
     await job(next(seeds))
-    alone, bare_s = [], []
+    alone: list[float] = []
+    bare_s: list[float] = []
+    stages_s: list[float] = []
     for _ in range(rounds):
         gc.collect()
         bare_s.append(timed(lambda: bare(torch, pipeline, image, asked)))
+        engine_.busy.clear()
         begin = time.perf_counter()
         await job(next(seeds))
         alone.append(time.perf_counter() - begin)
+        stages_s.append(sum(end - start for start, end in engine_.busy))
     engine_.busy.clear()
     begin = time.perf_counter()
     done = await asyncio.gather(*(job(next(seeds)) for _ in range(JOBS)))
@@ -208,7 +285,8 @@ async def through_the_queue(
         "bare_s": round(min(bare_s), 3),
         "picture_to_textured_glb_s": round(min(alone), 3),
         "over_bare_s": round(min(alone) - min(bare_s), 3),
-        "glb_bytes": len(done[0].textured_glb or b""),
+        "outside_stages_s": round(min(a - s for a, s in zip(alone, stages_s, strict=True)), 3),
+        "glb_bytes": done[0].textured_glb.size if done[0].textured_glb else 0,
         "jobs_at_once": JOBS,
         "all_done_s": round(all_s, 3),
         "lane_busy_percent": round(100 * busy / (last - begin), 2),
@@ -224,6 +302,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=0, help="for the memory; 0: not measured")
+    parser.add_argument("--no-queue", action="store_true", help="leave picture and lane out")
     parser.add_argument("--model", help="a checkpoint; default: a random tiny one")
     given = parser.parse_args()
 
@@ -250,13 +330,16 @@ def main() -> None:
                 read_options({"pipeline_type": kind, "seed": 7, **steps}, Settings()),
                 given.rounds,
             )
-            for kind in given.types.split(",")
+            for kind in filter(None, given.types.split(","))
         }
-        queue = asyncio.run(
-            through_the_queue(
-                made, torch, picture(512), {"pipeline_type": "1024_cascade", **steps}, given.rounds
+        more: dict[str, Any] = {"small_s": small(made, picture(512), given.rounds)}
+        if given.jobs:
+            more["memory"] = memory(made, picture(512), given.jobs)
+        if not given.no_queue:
+            cascade = {"pipeline_type": "1024_cascade", **steps}
+            more["queue"] = asyncio.run(
+                through_the_queue(made, torch, picture(512), cascade, given.rounds)
             )
-        )
     said = {
         "package": "stand-in" if home.endswith("standin") else "TRELLIS.2",
         "torch": torch.__version__,
@@ -266,7 +349,7 @@ def main() -> None:
         "rounds": given.rounds,
         "load_s": round(load_s, 3),
         "types": results,
-        "queue": queue,
+        **more,
     }
     if given.json:
         print(json.dumps(said, indent=2))
@@ -274,7 +357,10 @@ def main() -> None:
     print(f"{said['package']}, torch {said['torch']}, {given.device}, {given.steps} steps")
     for kind, row in results.items():
         print(f"{kind:14}", "  ".join(f"{name} {value}" for name, value in row.items()))
-    print("queue         ", "  ".join(f"{name} {value}" for name, value in queue.items()))
+    print(f"small          512 with 4 steps {more['small_s']} s")
+    for name in ("memory", "queue"):
+        if name in more:
+            print(f"{name:14}", "  ".join(f"{key} {value}" for key, value in more[name].items()))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ class Hub(ThreadingHTTPServer):
     Attributes:
         folders: "owner/name" → folder.
         gated: repositories that nobody here may read.
+        refused: repository → status and message with which all of it is refused.
         asked: method and path of every request.
     """
 
@@ -37,6 +38,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folders = folders
         self.gated: set[str] = set()
+        self.refused: dict[str, tuple[int, str]] = {}
         self.asked: list[str] = []
 
     @property
@@ -65,7 +67,10 @@ class _Handler(BaseHTTPRequestHandler):
         owner, name, verb, *rest = parts[2:] if is_api else parts
         repository = f"{owner}/{name}"
         folder = self.server.folders.get(repository)
-        if folder is None:
+        if repository in self.server.refused:
+            code, message = self.server.refused[repository]
+            self._send(code, message=message)
+        elif folder is None:
             self._send(404, error="RepoNotFound")
         elif repository in self.server.gated and (verb == "auth-check" or not is_api):
             self._send(403, error="GatedRepo")
@@ -89,13 +94,23 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._send(404, error="EntryNotFound")
 
-    def _send(self, code: int, content: bytes = b"", *, error: str = "", etag: str = "") -> None:
+    def _send(
+        self,
+        code: int,
+        content: bytes = b"",
+        *,
+        error: str = "",
+        message: str = "",
+        etag: str = "",
+    ) -> None:
         self.send_response(code)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Content-Type", "application/json")
         self.send_header("X-Repo-Commit", COMMIT)
         if error:
             self.send_header("X-Error-Code", error)
+        if message:
+            self.send_header("X-Error-Message", message)
         if etag:
             self.send_header("ETag", f'"{etag}"')
         self.end_headers()

@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 from trellis2_server.config import ExportSettings, ModelSettings, Settings
-from trellis2_server.steps import lane_steps
+from trellis2_server.steps import fraction, lane_steps
 from trellis2_server.threads import Threads
 
 
@@ -16,6 +16,11 @@ def test_what_trellis2_does_itself_runs_on_the_lane() -> None:
         model=ModelSettings(background="upstream"), export=ExportSettings(backend="upstream")
     )
     assert lane_steps(settings) == {"shape", "texture", "cutout", "texture_export"}
+
+
+def test_a_step_that_is_tried_again_is_no_further_than_at_its_begin() -> None:
+    assert fraction("shape", "retry", 1, 1) == fraction("shape", "condition", 0, 1)
+    assert fraction("texture", "retry", 2, 3) == fraction("texture", "texture", 0, 12)
 
 
 async def names(threads: Threads) -> list[str]:

@@ -648,6 +648,8 @@ class Line:
             raise RuntimeError("a texture without a shape")
         geometry, _ = task.source
         task.source = None
+        if voxels.warnings:
+            self._change(task, warnings=(*self._job(task).warnings, *voxels.warnings))
         self._enqueue(
             task,
             "texture_export",

@@ -50,11 +50,13 @@ class VoxelField:
         attributes: float32 [V, 6]: base colour (sRGB-encoded) 0:3, metallic 3,
             roughness 4, alpha 5. Meant for [0, 1] but *not clamped* by TRELLIS.2.
         resolution: voxels along an edge of the cube.
+        warnings: sentences for the client: what was given up to make it at all.
     """
 
     coords: NDArray[np.int32]
     attributes: NDArray[np.float32]
     resolution: int
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

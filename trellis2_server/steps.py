@@ -33,6 +33,7 @@ _SHARES: Final[dict[Step, tuple[float, float]]] = {
 #: Stages that count from 0 to their own end, with the part of their step that each takes; any
 #: other counts on through the whole step.
 _STAGE_SHARES: Final = {
+    "retry": (0.0, 0.0),  # all of it begins again
     "condition": (0.0, 0.05),
     "structure": (0.05, 0.25),
     "shape": (0.3, 0.55),

@@ -1,16 +1,20 @@
 """TRELLIS.2 at full size on a GPU, with random weights: right, how fast, how much memory.
 
-    TRELLIS2_HOME=path/to/TRELLIS.2 python tests/gpu/run.py [--device cuda] [--json FILE]
+    TRELLIS2_HOME=path/to/TRELLIS.2 python tests/gpu/run.py [--device cuda]
+        [--markdown docs/gpu.md] [--json FILE] [--types 512,1024] [--low-vram] [--steps 12]
 
 Needs a clone of TRELLIS.2, PyTorch, transformers, and nothing else: no weights, no compiled
-extensions. In one call it
+extensions. The weights take about 16 GB of the device's memory; `--low-vram` keeps them on
+the CPU until they are needed. Rows are printed as they
+come, and a type that fails is a row that says why. In one call it
 
 1. holds each stand-in against a float64 reference on the device,
 2. builds all of TRELLIS.2's models at their real size with random weights,
 3. runs the stages of the four pipeline types through the adapter at fixed numbers of tokens
    and measures time and peak memory of each, and the same calls made bare,
-4. exports each result, and
-5. runs ten more jobs and looks for memory that does not come back.
+4. exports each result,
+5. runs ten more jobs and looks for memory that does not come back, and
+6. prints all of it as tables, and ends with 1 if anything failed or is over its limit.
 
 Random weights make no object. So the structure model runs as it is, and its result is
 replaced by voxels on a sphere; and the decoder is biased to divide each voxel into a sheet,
@@ -26,9 +30,11 @@ import gc
 import importlib
 import json
 import os
+import platform
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +50,7 @@ from trellis2_server.engine_trellis2.encoder import ImageEncoder  # noqa: E402
 from trellis2_server.images import Cutout  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from trellis2_server.mesh import Shape, VoxelField
 
@@ -52,6 +58,10 @@ GIB = 2**30
 #: Pipeline type → tokens of the structure, and what they become: 4 times as many in the
 #: 1024 cascade, 9 times in the 1536 one, each voxel being a sheet.
 TOKENS = {"512": 10_000, "1024": 25_000, "1024_cascade": 6_250, "1536_cascade": 5_450}
+#: What ten jobs may leave: the caches of libraries that fill up as they are used.
+LEAK_BYTES = 16 * 2**20
+#: Largest relative error of a stand-in, by what its name ends with: a rounding or two.
+LIMITS = {"float32": 2e-5, "bfloat16": 1.6e-2, ".float16": 2e-3, "CPU's": 0.0}
 TINY_TOKENS = {"512": 60, "1024": 100, "1024_cascade": 40, "1536_cascade": 30}
 
 _FLOW = {
@@ -129,19 +139,25 @@ def relative(got: Any, expected: Any) -> float:
     return float((got.double() - expected).norm() / expected.norm())
 
 
-def check_standins(torch: Any, device: str) -> dict[str, float]:
-    """Relative error of each against float64, on the device."""
+def check_standins(torch: Any, device: str, channels: int) -> dict[str, float]:
+    """Relative error of each against float64, on the device.
+
+    Args:
+        torch: PyTorch.
+        device: its name of it.
+        channels: of the convolution; 1024 make the longest sums that TRELLIS.2 has.
+    """
     from trellis2_server.portable import attention, convolution, dualgrid, sampling
 
     double = torch.float64 if device.partition(":")[0] != "mps" else torch.float32
     torch.manual_seed(0)
     errors: dict[str, float] = {}
-    size, channels = 24, 64
+    size = 24
     grid = torch.cartesian_prod(torch.zeros(1, dtype=torch.long), *[torch.arange(size)] * 3)
     coords = grid[torch.rand(len(grid)) < 0.3].int().to(device)
     b, x, y, z = coords.long().unbind(1)
     feats = torch.randn(len(coords), channels, device=device)
-    weight = torch.randn(channels, 3, 3, 3, channels, device=device) / 40
+    weight = torch.randn(channels, 3, 3, 3, channels, device=device) / (9 * channels) ** 0.5
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         f, w = feats.to(dtype), weight.to(dtype)
         dense = torch.zeros(1, channels, size, size, size, dtype=double, device=device)
@@ -190,7 +206,7 @@ def check_standins(torch: Any, device: str) -> dict[str, float]:
 # ---- 2. the models -------------------------------------------------------------------------
 
 
-def build(up: environment.Upstream, size: str, device: str, folder: Path) -> Any:
+def build(up: environment.Upstream, size: str, device: str, folder: Path, *, low_vram: bool) -> Any:
     """A pipeline of random models on the device."""
     tiny: Any = importlib.import_module("tiny_checkpoint")
     if size == "tiny":
@@ -215,7 +231,8 @@ def build(up: environment.Upstream, size: str, device: str, folder: Path) -> Any
                     subdivide.weight.mul_(0.05)
                     subdivide.bias.copy_(torch.tensor([2.0] * 4 + [-2.0] * 4))
                 model.output_layer.bias[5] = 1.0
-        models[name] = model.eval().requires_grad_(requires_grad=False).to(device)
+        models[name] = model.eval().requires_grad_(requires_grad=False)
+        models[name].to("cpu" if low_vram else device)
     widths = {"tiny": (tiny.COND_CHANNELS, 2, 2), "full": (1024, 24, 16)}
     write_encoder(folder, *widths[size])
     args = tiny._pipeline(folder, list(table))["args"]
@@ -226,7 +243,7 @@ def build(up: environment.Upstream, size: str, device: str, folder: Path) -> Any
         shape_slat_normalization=args["shape_slat_normalization"],
         tex_slat_normalization=args["tex_slat_normalization"],
         image_cond_model=ImageEncoder(str(folder)),
-        low_vram=False,
+        low_vram=low_vram,
     )
     pipeline.to(torch.device(device))
     return pipeline
@@ -263,23 +280,69 @@ class Meter:
 
     def __init__(self, torch: Any, device: str) -> None:
         self._cuda = torch.cuda if device.startswith("cuda") else None
+        self._mps = torch.mps if device == "mps" else None
 
     def allocated(self) -> int:
         """Bytes in use."""
+        if self._mps:
+            return self._mps.current_allocated_memory()
         return self._cuda.memory_allocated() if self._cuda else 0
+
+    def now(self) -> float:
+        """Seconds of the clock, when all that was begun on the device is done."""
+        for backend in (self._cuda, self._mps):
+            if backend:
+                backend.synchronize()
+        return time.perf_counter()
+
+    def peak(self) -> float:
+        """GiB at most since it was last asked."""
+        if self._cuda is None:
+            return 0.0
+        peak = self._cuda.max_memory_allocated() / GIB
+        self._cuda.reset_peak_memory_stats()
+        return peak
 
     def run(self, work: Callable[[], Any]) -> tuple[Any, float, float]:
         """What it returns, seconds, and GiB at most."""
         gc.collect()
-        if self._cuda:
-            self._cuda.synchronize()
-            self._cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
+        self.peak()
+        start = self.now()
         result = work()
-        if self._cuda:
-            self._cuda.synchronize()
-        seconds = time.perf_counter() - start
-        return result, seconds, self._cuda.max_memory_allocated() / GIB if self._cuda else 0.0
+        return result, self.now() - start, self.peak()
+
+
+class Stages:
+    """A report that measures each stage of a job.
+
+    Attributes:
+        measured: stage → seconds, and GiB at most.
+    """
+
+    def __init__(self, meter: Meter) -> None:
+        self.measured: dict[str, tuple[float, float]] = {}
+        self._meter = meter
+        self._stage = ""
+        self._began = 0.0
+
+    def __call__(self, stage: str, step: int, steps: int) -> None:
+        """Stages wait for the device at their ends, steps do not."""
+        del step, steps
+        if stage != self._stage:
+            self.end()
+            self._stage, self._began = stage, self._meter.now()
+
+    def end(self) -> None:
+        """The last one is over."""
+        now, peak = self._meter.now(), self._meter.peak()
+        if self._stage:
+            self.measured[self._stage] = (now - self._began, peak)
+        self._stage = ""
+
+    @property
+    def gib(self) -> float:
+        """At most, of all of them."""
+        return max(peak for _, peak in self.measured.values())
 
 
 def picture() -> Cutout:
@@ -292,99 +355,111 @@ def picture() -> Cutout:
     return Cutout(rgba, "alpha")
 
 
-def export(shape: Shape, field: VoxelField, asked: Options, made: Trellis2Engine) -> str:
-    """Seconds of our exporter, or why it did not run."""
+def export(
+    shape: Shape, field: VoxelField, asked: Options, made: Trellis2Engine, meter: Meter
+) -> dict[str, Any]:
+    """Seconds of our exporter and GiB of the device at most, or why it did not run."""
     from trellis2_server import pipeline as story
 
     try:
-        start = time.perf_counter()
-        geometry, _ = story.export_shape(made, shape, asked, silent)
-        first = time.perf_counter()
-        story.export_model(made, geometry, field, asked, Settings().export, silent)
+        (geometry, _), first, _ = meter.run(lambda: story.export_shape(made, shape, asked, silent))
+        _, second, gib = meter.run(
+            lambda: story.export_model(made, geometry, field, asked, Settings().export, silent)
+        )
     except Exception as error:  # noqa: BLE001 - the table goes on
-        return f"{type(error).__name__}: {error}"[:60]
-    return f"{first - start:.1f} + {time.perf_counter() - first:.1f}"
+        return {"export_error": f"{type(error).__name__}: {error}"[:200]}
+    return {"export_shape_s": first, "export_model_s": second, "export_gib": gib}
 
 
-def run_types(  # noqa: PLR0913, PLR0917 - a script
-    torch: Any, made: Trellis2Engine, meter: Meter, types: list[str], steps: int, size: str
-) -> list[dict[str, Any]]:
-    """A row for each pipeline type."""
+def job(kind: str, steps: int, size: str, seed: int = 1) -> Options:
+    """What a request would ask for."""
+    return read_options(
+        {
+            "pipeline_type": kind,
+            "seed": seed,
+            "max_num_tokens": 65_536,
+            "texture_size": 2048 if size == "full" else 256,
+            **{f"{s}_sampling_steps": steps for s in ("ss", "shape", "tex")},
+        },
+        Settings(),
+    )
+
+
+def run_type(  # noqa: PLR0913, PLR0917 - a script
+    torch: Any, made: Trellis2Engine, meter: Meter, kind: str, steps: int, size: str, rounds: int
+) -> dict[str, Any]:
+    """The row of a pipeline type."""
     bare: Any = importlib.import_module("engine")  # bench/engine.py
     pipeline = made._pipeline
     tokens = TOKENS if size == "full" else TINY_TOKENS
-    sample = pipeline.sample_sparse_structure
-    rows: list[dict[str, Any]] = []
-    for kind in types:
-        voxels = sphere(torch, engine.PLANS[kind].structure_resolution, tokens[kind])
+    voxels = sphere(torch, engine.PLANS[kind].structure_resolution, tokens[kind])
 
-        def structure(*args: Any, voxels: Any = voxels) -> Any:
-            sample(*args)
-            return voxels.to(pipeline.device)
+    def structure(*args: Any) -> Any:
+        type(pipeline).sample_sparse_structure(pipeline, *args)
+        return voxels.to(pipeline.device)
 
-        pipeline.sample_sparse_structure = structure
-        asked = read_options(
-            {
-                "pipeline_type": kind,
-                "seed": 1,
-                "max_num_tokens": 65_536,
-                "texture_size": 2048 if size == "full" else 256,
-                **{f"{s}_sampling_steps": steps for s in ("ss", "shape", "tex")},
-            },
-            Settings(),
-        )
-        cutout = picture()
-        image = Image.fromarray(cutout.rgb)
-        row: dict[str, Any] = {"type": kind}
-        try:
-            made.texture(made.shape(cutout, asked, silent), cutout, asked, silent)  # warms up
-            shape, row["shape_s"], row["shape_gib"] = meter.run(
-                lambda: made.shape(cutout, asked, silent)  # noqa: B023
-            )
-            field, row["texture_s"], row["texture_gib"] = meter.run(
-                lambda: made.texture(shape, cutout, asked, silent)  # noqa: B023
-            )
-            _, row["bare_s"], row["bare_gib"] = meter.run(
-                lambda: bare.bare(torch, pipeline, image, asked)  # noqa: B023
-            )
-        except Exception as error:  # noqa: BLE001 - the table goes on
-            row["error"] = f"{type(error).__name__}: {error}"[:200]
-        else:
-            job = row["shape_s"] + row["texture_s"]
-            row["overhead_percent"] = 100 * (job / row["bare_s"] - 1)
-            row["resolution"] = shape.resolution
-            row["tokens"] = len(shape.state.features)
-            row["voxels"], row["faces"] = len(field.coords), len(shape.mesh.faces)
-            row["kept_mb"] = shape.state.nbytes / 1e6
-            row["export_s"] = export(shape, field, asked, made)
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-    return rows
+    pipeline.sample_sparse_structure = structure
+    asked = job(kind, steps, size)
+    cutout = picture()
+    image = Image.fromarray(cutout.rgb)
+    row: dict[str, Any] = {"type": kind}
+    begun = time.perf_counter()
+    try:
+        once = job(kind, 1, size)
+        made.texture(made.shape(cutout, once, silent), cutout, once, silent)  # warms up
+        for number in range(rounds):  # the ways take turns; the shortest count
+            first, second = Stages(meter), Stages(meter)
+            shape, shape_s, _ = meter.run(partial(made.shape, cutout, asked, first))
+            first.end()
+            field, texture_s, _ = meter.run(partial(made.texture, shape, cutout, asked, second))
+            second.end()
+            _, bare_s, row["bare_gib"] = meter.run(lambda: bare.bare(torch, pipeline, image, asked))
+            new = {"shape_s": shape_s, "texture_s": texture_s, "bare_s": bare_s}
+            row |= {k: min(v, row[k]) if number else v for k, v in new.items()}
+    except Exception as error:  # noqa: BLE001 - the table goes on
+        row["error"] = f"{type(error).__name__}: {error}"[:200]
+    else:
+        row["job_s"] = row["shape_s"] + row["texture_s"]
+        row["overhead_percent"] = 100 * (row["job_s"] / row["bare_s"] - 1)
+        row |= {"shape_gib": first.gib, "texture_gib": second.gib}
+        row["stages"] = {
+            f"{name} {stage}": measured
+            for name, stages in (("shape", first), ("texture", second))
+            for stage, measured in stages.measured.items()
+        }
+        row["resolution"] = shape.resolution
+        row["tokens"] = len(shape.state.features)
+        row["voxels"], row["faces"] = len(field.coords), len(shape.mesh.faces)
+        row["kept_mb"] = shape.state.nbytes / 1e6
+        row |= export(shape, field, asked, made, meter)
+    row["low_vram"] = pipeline.low_vram
+    row["in_all_s"] = time.perf_counter() - begun
+    print(json.dumps(row), flush=True)
+    return row
 
 
-def find_leaks(made: Trellis2Engine, meter: Meter, steps: int) -> list[int]:
+def find_leaks(made: Trellis2Engine, meter: Meter, steps: int, size: str) -> list[int]:
     """Bytes on the device after each of ten jobs, with the voxels of the last type."""
-    asked = read_options(
-        {"pipeline_type": "512", **{f"{s}_sampling_steps": steps for s in ("ss", "shape", "tex")}},
-        Settings(),
-    )
     after: list[int] = []
     for seed in range(10):
-        job = engine.replace(asked, seed=seed)
-        made.texture(made.shape(picture(), job, silent), picture(), job, silent)
+        asked = job("512", steps, size, seed)
+        made.texture(made.shape(picture(), asked, silent), picture(), asked, silent)
         gc.collect()
         after.append(meter.allocated())
     return after
 
 
-def main() -> None:
-    """All of it, and a table."""
+def main() -> int:
+    """All of it, and tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=2, help="of each measurement")
     parser.add_argument("--types", default=",".join(engine.PLANS))
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--low-vram", action="store_true", help="models on the CPU until needed")
+    parser.add_argument("--json", type=Path, help="write all figures there, after each type")
+    parser.add_argument("--markdown", type=Path, help="write the tables there: docs/gpu.md")
     given = parser.parse_args()
     settings = ModelSettings(
         engine="trellis2",
@@ -393,46 +468,117 @@ def main() -> None:
     )
     up = environment.import_upstream(settings)
     torch = up.torch
+    name = given.device
+    if name.startswith("cuda"):
+        torch.cuda.set_device(given.device if ":" in given.device else 0)
+        properties = torch.cuda.get_device_properties(given.device)
+        name = f"{properties.name}, {properties.total_memory / GIB:.0f} GiB"
     meter = Meter(torch, given.device)
-    name = torch.cuda.get_device_name() if given.device.startswith("cuda") else given.device
     report: dict[str, Any] = {
         "device": name,
         "torch": torch.__version__,
+        "python": platform.python_version(),
         "size": given.size,
         "steps": given.steps,
         "extensions": {e.name: e.kind for e in up.extensions},
-        "errors": check_standins(torch, given.device),
     }
-    print(json.dumps(report, indent=1), flush=True)
-    made = Trellis2Engine(settings)
+    print(json.dumps(report), flush=True)
+    with torch.inference_mode():
+        report["errors"] = check_standins(torch, given.device, 1024 if given.size == "full" else 64)
+    print(json.dumps(report["errors"]), flush=True)
+    # What does not fit is to be seen, not to be tried again with less.
+    made = Trellis2Engine(settings, oom_fallback="none")
     with tempfile.TemporaryDirectory() as folder:
-        pipeline, build_s, _ = meter.run(lambda: build(up, given.size, given.device, Path(folder)))
+        pipeline, report["build_s"], report["build_gib"] = meter.run(
+            lambda: build(up, given.size, given.device, Path(folder), low_vram=given.low_vram)
+        )
     made._upstream, made._pipeline = up, pipeline
-    report["build_s"] = build_s
     report["weights_gib"] = meter.allocated() / GIB
-    report["types"] = run_types(torch, made, meter, given.types.split(","), given.steps, given.size)
-    report["allocated_after_each_job"] = find_leaks(made, meter, min(given.steps, 2))
-    print_table(report)
+    print(f"built in {report['build_s']:.0f} s", flush=True)
+    gc.freeze()  # as after a load: the search for garbage between jobs leaves this out
+    report["types"] = []
+    for kind in given.types.split(","):
+        row = run_type(torch, made, meter, kind, given.steps, given.size, given.rounds)
+        report["types"].append(row)
+        if given.json:
+            given.json.write_text(json.dumps(report, indent=1))
+    try:
+        after = find_leaks(made, meter, min(given.steps, 2), given.size)
+    except Exception as error:  # noqa: BLE001 - the tables come all the same
+        report["leaks_error"] = f"{type(error).__name__}: {error}"[:200]
+    else:
+        report["allocated_after_each_job"] = after
+    text = tables(report)
+    print(f"\n{text}")
     if given.json:
         given.json.write_text(json.dumps(report, indent=1))
+    if given.markdown:
+        given.markdown.write_text(text)
+    return 1 if any(problems(report)) else 0
 
 
-def print_table(report: dict[str, Any]) -> None:
+def limit(name: str) -> float:
+    """The largest error of what has that name."""
+    return next(most for end, most in LIMITS.items() if name.endswith(end))
+
+
+def problems(report: dict[str, Any]) -> Iterator[str]:
+    """What failed, or is not as it should be."""
+    for name, error in report["errors"].items():
+        if not error <= limit(name):
+            yield f"{name}: {error:.1e} is over {limit(name):.1e}"
+    for row in report["types"]:
+        for key in ("error", "export_error"):
+            if key in row:
+                yield f"{row['type']}: {row[key]}"
+    if "leaks_error" in report:
+        yield f"ten jobs: {report['leaks_error']}"
+    after = report.get("allocated_after_each_job", [0])
+    if after[-1] > after[0] + LEAK_BYTES:
+        yield f"ten jobs: {after[-1] - after[0]} bytes did not come back"
+
+
+def table(columns: list[str], rows: list[list[Any]]) -> str:
     """Markdown."""
-    print(f"\n{report['device']}, PyTorch {report['torch']}, {report['size']} size, random weights")
-    print(f"\nWeights {report['weights_gib']:.1f} GiB, built in {report['build_s']:.0f} s.\n")
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[f"{c:.2f}" if isinstance(c, float) else str(c) for c in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def tables(report: dict[str, Any]) -> str:
+    """All that was found, as a document."""
+    flags = {"full": "", "tiny": "tiny "}[report["size"]]
+    standins = [name for name, kind in report["extensions"].items() if kind != "real"]
+    text = (
+        f"# TRELLIS.2 on {report['device']}\n\n"
+        f"By `tests/gpu/run.py`: PyTorch {report['torch']}, Python {report['python']}, "
+        f"{report['steps']} steps a sampler, stand-ins for {', '.join(standins) or 'nothing'}. "
+        f"The {flags}models had **random weights**: times and memory are those of so many tokens "
+        "and voxels, not of a picture.\n\n"
+        f"Weights {report['weights_gib']:.1f} GiB, made in {report['build_s']:.0f} s.\n\n"
+    )
     columns = [
         "type", "resolution", "tokens", "voxels", "faces", "shape_s", "shape_gib", "texture_s",
-        "texture_gib", "bare_s", "overhead_percent", "kept_mb", "export_s", "error",
+        "texture_gib", "bare_s", "bare_gib", "overhead_percent", "kept_mb", "export_shape_s",
+        "export_model_s", "export_gib", "low_vram",
     ]  # fmt: skip
-    print("|", " | ".join(columns), "|")
-    print("|", " | ".join("---" for _ in columns), "|")
-    for row in report["types"]:
-        cells = (row.get(column, "") for column in columns)
-        print("|", " | ".join(f"{c:.2f}" if isinstance(c, float) else str(c) for c in cells), "|")
-    after = report["allocated_after_each_job"]
-    print(f"\nBytes in use after ten jobs: {after[-1] - after[0]:+d} against the first.")
+    rows = report["types"]
+    text += table(columns, [[row.get(column, "") for column in columns] for row in rows])
+    stages = [
+        [row["type"], stage, *measured]
+        for row in rows
+        for stage, measured in row.get("stages", {}).items()
+    ]
+    text += "\n" + table(["type", "stage", "seconds", "GiB at most"], stages)
+    errors = [[n, f"{e:.1e}", f"{limit(n):.0e}"] for n, e in report["errors"].items()]
+    text += "\n" + table(["stand-in against float64", "relative error", "limit"], errors)
+    if "allocated_after_each_job" in report:
+        after = report["allocated_after_each_job"]
+        text += f"\nBytes in use after ten jobs: {after[-1] - after[0]:+d} against the first.\n"
+    found = list(problems(report))
+    text += "\n" + ("\n".join(f"- {p}" for p in found) if found else "Nothing failed.") + "\n"
+    return text
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,6 +17,7 @@ from trellis2_server.portable import (  # noqa: E402
     convolution,
     dualgrid,
     holes,
+    lookup,
     sampling,
 )
 
@@ -92,6 +93,23 @@ def test_the_neighbor_map_is_made_once_and_handed_back() -> None:
     assert torch.equal(first, second)
 
 
+def test_long_sums_of_half_precision_are_whole_and_the_process_setting_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    matmul, linear, seen = torch.backends.cuda.matmul, torch.nn.functional.linear, list[bool]()
+
+    def noted(*args: Tensor) -> Tensor:
+        seen.append(matmul.allow_fp16_reduced_precision_reduction)
+        return linear(*args)
+
+    before = matmul.allow_fp16_reduced_precision_reduction
+    monkeypatch.setattr(torch.nn.functional, "linear", noted)
+    coords = voxels(6, 0.5)
+    CONV(torch.randn(len(coords), 2), coords, (), torch.randn(2, 3, 3, 3, 2))
+    assert seen == [False]
+    assert matmul.allow_fp16_reduced_precision_reduction == before
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_convolution_keeps_half_precision(dtype: Any) -> None:
     torch.manual_seed(3)
@@ -149,6 +167,81 @@ def test_packed_self_attention_equals_the_unpacked_one() -> None:
     out = attention.flash_attn_varlen_qkvpacked_func(qkv, bounds, 35)
     for rows in (slice(0, 25), slice(25, 60)):
         assert (out[rows] - softmax_attention(*qkv[rows].unbind(1))).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("lengths", [[60], [20, 40]])
+def test_attention_is_the_same_in_portions(
+    lengths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(5)
+    qkv, bounds = torch.randn(60, 3, 2, 8), starts(lengths)
+    whole = attention.flash_attn_varlen_qkvpacked_func(qkv, bounds, max(lengths))
+    sizes: list[int] = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def noted(q: Tensor, *args: Tensor, **more: Tensor) -> Tensor:
+        sizes.append(q.shape[2])
+        return attend(q, *args, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    monkeypatch.setattr(attention, "_keeps_no_scores", lambda *_: False)
+    monkeypatch.setattr(attention, "SCORE_BYTES", 4 * len(lengths) * 2 * max(lengths) * 7)
+    parts = attention.flash_attn_varlen_qkvpacked_func(qkv, bounds, max(lengths))
+    assert (whole - parts).abs().max() < 1e-6
+    assert max(sizes) == 7
+    assert sum(sizes) == max(lengths)
+
+
+def test_pytorch_is_asked_for_its_kernels_in_words_that_it_knows() -> None:
+    q = torch.randn(1, 2, 8, 16)
+    cuda = torch.backends.cuda
+    asked = cuda.SDPAParams(q, q, q, None, 0.0, False, False)  # noqa: FBT003 - PyTorch's
+    assert cuda.can_use_flash_attention(asked) in {True, False}
+    assert cuda.can_use_efficient_attention(asked) in {True, False}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_attention_and_sampling_keep_half_precision(dtype: Any) -> None:
+    torch.manual_seed(5)
+    qkv = torch.randn(60, 3, 2, 8).to(dtype)
+    for lengths in ([60], [25, 35]):
+        bounds = starts(lengths)
+        out = attention.flash_attn_varlen_qkvpacked_func(qkv, bounds, max(lengths))
+        expected = torch.cat(
+            [softmax_attention(*qkv[a:b].unbind(1)) for a, b in itertools.pairwise(bounds.tolist())]
+        )
+        assert out.dtype == dtype
+        assert (out - expected).norm() / expected.norm() < 8e-3
+    coords = voxels(5, 2.0)
+    feats = torch.randn(len(coords), 6).to(dtype)
+    points = torch.rand(1, 50, 3) * 4 + 0.5
+    out = sampling.grid_sample_3d(feats, coords, (), points)
+    expected = sampling.grid_sample_3d(feats.float(), coords, (), points)
+    assert out.dtype == dtype
+    assert (out - expected).norm() / expected.norm() < 8e-3
+
+
+def test_what_is_looked_up_on_the_cpu_for_apples_devices_is_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(5)
+    coords = voxels(6, 0.5)
+    feats, weight = torch.randn(len(coords), 4), torch.randn(4, 3, 3, 3, 4)
+    points, flags = torch.rand(1, 50, 3) * 6, torch.rand(len(coords), 3) > 0.5
+    box = [[0.0] * 3, [1.0] * 3]
+
+    def all_of_it() -> list[Tensor]:
+        return [
+            CONV(feats, coords, (), weight)[0],
+            sampling.grid_sample_3d(feats, coords, (), points),
+            *dualgrid.flexible_dual_grid_to_mesh(
+                coords[:, 1:], feats[:, :3], flags, None, aabb=box, grid_size=6
+            ),
+        ]
+
+    expected = all_of_it()
+    monkeypatch.setattr(lookup, "SORTED_ON_CPU", frozenset({"cpu"}))
+    assert all(torch.equal(a, b) for a, b in zip(expected, all_of_it(), strict=True))
 
 
 def test_attention_refuses_what_it_does_not_have() -> None:
@@ -214,7 +307,11 @@ def slow_faces(coords: Tensor, flags: Tensor, weights: Tensor) -> list[list[int]
     return faces
 
 
-def test_the_dual_grid_makes_the_faces_of_its_definition_in_order() -> None:
+@pytest.mark.parametrize("chunk", [2**22, 100])
+def test_the_dual_grid_makes_the_faces_of_its_definition_in_order(
+    chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dualgrid, "CHUNK_EDGES", chunk)
     torch.manual_seed(7)
     coords = voxels(9, 0.6)[:, 1:]
     count = len(coords)

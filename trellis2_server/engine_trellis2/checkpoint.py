@@ -12,6 +12,8 @@ What this module does not know: PyTorch, the models' classes.
 
 from __future__ import annotations
 
+import errno
+import http
 import importlib
 import inspect
 import json
@@ -47,7 +49,8 @@ _SECTIONS: Final = (
     "tex_slat_normalization",
     "image_cond_model",
 )
-_ENCODER_FILES: Final = ("config.json", "model.safetensors")
+ENCODER_WEIGHTS: Final = "model.safetensors"
+_ENCODER_FILES: Final = ("config.json", ENCODER_WEIGHTS)
 #: No header of a checkpoint is nearly as large; a file that says so is none.
 _MAX_HEADER_BYTES: Final = 100_000_000
 _MIB: Final = 2**20
@@ -328,9 +331,12 @@ def fetch(
         EngineError: a file is missing or cannot be had; all of them do not fit on the disk.
     """
     found = {key: file for key, file in files.items() if isinstance(file, Path)}
-    for key, path in found.items():
+    for path in found.values():
         if not path.is_file():
-            raise EngineError(f"the checkpoint lacks {key}: there is no file {path.name}")
+            raise EngineError(
+                f"the checkpoint lacks {path.name}: download it again, or let "
+                "model.model_path name a whole one"
+            )
     remote = {key: file for key, file in files.items() if isinstance(file, HubFile)}
     if not remote:
         return found
@@ -538,12 +544,37 @@ class _hub_errors:  # noqa: N801 - reads as the function it stands for
             )
         elif isinstance(error, errors.RevisionNotFoundError):
             message = f"{name} has no such revision (model.revision)"
-        elif isinstance(error, errors.EntryNotFoundError):
+        elif isinstance(error, errors.EntryNotFoundError) and not isinstance(
+            error, errors.LocalEntryNotFoundError
+        ):
             message = f"{name} lacks a file that its pipeline.json names"
         elif isinstance(error, errors.RepositoryNotFoundError):
             message = (
                 f"the Hugging Face Hub has no {name}, or a token is needed to see it (HF_TOKEN)"
             )
-        else:  # of the disk, or of whichever HTTP library the Hub's client uses
-            message = f"{name} could not be downloaded: {type(error).__name__}"
+        else:
+            message = f"{name} could not be downloaded: {_cause(error)}"
         raise EngineError(message) from error
+
+
+def _cause(error: Exception) -> str:
+    """What is behind an error of the Hub's client, of the network or of the disk."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status == http.HTTPStatus.UNAUTHORIZED:
+        return (
+            "the Hub does not know this machine's token (HF_TOKEN, or that of hf auth login): it "
+            "is wrong, or has expired"
+        )
+    if status == http.HTTPStatus.FORBIDDEN:
+        return (
+            "this machine's token may not read it; give the token access to gated repositories "
+            "at https://huggingface.co/settings/tokens"
+        )
+    if status is not None:
+        return f"the Hub answered {status}; try again later"
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EACCES, errno.EROFS}:
+        return f"{error.strerror} (the cache is in {cache_folder()}; HF_HOME puts it elsewhere)"
+    return (
+        f"{type(error).__name__}; is the Hub reachable from here? model.model_path may name a "
+        "folder that has the files"
+    )

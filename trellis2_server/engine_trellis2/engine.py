@@ -19,6 +19,7 @@ import logging
 import math
 import re
 import threading
+import traceback
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
@@ -225,7 +226,9 @@ class Trellis2Engine:
             _collect(upstream.torch)
             self._pipeline = self._build(upstream, found, report, low_vram=True)
         if self._settings.background == "upstream":
-            self._remover = loading.build_remover(found, self._settings.device, low_vram=low_vram)
+            self._remover = loading.build_remover(
+                found, self._settings.device, low_vram=self._pipeline.low_vram
+            )
         try:
             self._texturing = loading.build_texturing(upstream, found, self._pipeline)
         except MissingPackageError as error:
@@ -295,27 +298,33 @@ class Trellis2Engine:
         """
         pipeline = self._loaded()
         progress = _Progress(report)
-        attempts = list(_attempts(options, self._oom_fallback))
+        attempt, attempts = options, list(_attempts(options, self._oom_fallback))
         failed: list[str] = []
         while True:
-            attempt = attempts[len(failed)]
+            progress.tokens = None
             try:
                 with self._stage(progress):
-                    return self._shape(pipeline, cutout, attempt, tuple(failed), progress)
+                    shape = self._shape(pipeline, cutout, attempt, tuple(failed), progress)
             except OutOfMemoryError:
-                if len(failed) + 1 == len(attempts) and not self._may_save_memory(pipeline):
+                attempts = _helpful(attempts, attempt, progress.tokens)
+                if not attempts and not self._may_save_memory(pipeline):
                     raise
-            # Out here the error is gone, and with it what its frames held on the device.
+            else:
+                self._clean_up()
+                return shape
+            # Out here the error is gone, and with it all that it held on the device.
             if self._may_save_memory(pipeline):
                 self._save_memory(pipeline)
+                attempts = list(_attempts(options, self._oom_fallback))
                 continue
             self._clean_up()
-            lower = attempts[len(failed) + 1]
+            lower = attempts.pop(0)
             failed.append(
                 f"out of memory with {_spoken(attempt)}; tried again with {_spoken(lower)}"
             )
+            attempt = lower
             logger.warning("Job tried again with less", extra={"why": failed[-1]})
-            progress("retry", len(failed), len(attempts) - 1)
+            progress("retry", len(failed), len(failed) + len(attempts))
 
     def texture(self, shape: Shape, cutout: Cutout, options: Options, report: Report) -> VoxelField:
         """The material of that surface.
@@ -370,19 +379,27 @@ class Trellis2Engine:
         wanted = PLANS[options.pipeline_type].resolution
         ladder = [r for r in _MESH_RESOLUTIONS if r < wanted] if is_stepwise else []
         ladder.append(wanted)
+        failed: list[str] = []
         while True:
             try:
                 with self._stage(progress):
-                    return self._texture_mesh(mesh, cutout, options, ladder[-1], progress)
+                    field = self._texture_mesh(mesh, cutout, options, ladder[-1], progress)
             except OutOfMemoryError:
                 if len(ladder) == 1 and not self._may_save_memory(pipeline):
                     raise
+            else:
+                self._clean_up()
+                return replace(field, warnings=tuple(failed))
             if self._may_save_memory(pipeline):
                 self._save_memory(pipeline)
                 continue
-            ladder.pop()
-            logger.warning("Given mesh tried again with less", extra={"resolution": ladder[-1]})
-            progress("retry", 0, 1)
+            self._clean_up()
+            higher = ladder.pop()
+            failed.append(
+                f"out of memory with {higher} voxels along an edge; tried again with {ladder[-1]}"
+            )
+            logger.warning("Given mesh tried again with less", extra={"why": failed[-1]})
+            progress("retry", len(failed), len(failed) + len(ladder) - 1)
 
     def _shape(
         self,
@@ -417,16 +434,17 @@ class Trellis2Engine:
             if len(models) == 1:
                 latent = pipeline.sample_shape_slat(last_condition, models[0], coords, shape)
             else:
-                latent, resolution = pipeline.sample_shape_slat_cascade(
-                    condition,
-                    last_condition,
-                    *models,
-                    512,
-                    plan.resolution,
-                    coords,
-                    shape,
-                    options.max_num_tokens,
-                )
+                with progress.between(pipeline.models["shape_slat_decoder"], models[1]):
+                    latent, resolution = pipeline.sample_shape_slat_cascade(
+                        condition,
+                        last_condition,
+                        *models,
+                        512,
+                        plan.resolution,
+                        coords,
+                        shape,
+                        options.max_num_tokens,
+                    )
         generator = torch.get_rng_state().numpy().copy()
         with progress.blocks(pipeline.models["shape_slat_decoder"]):
             meshes, subdivisions = pipeline.decode_shape_slat(latent, resolution)
@@ -581,10 +599,29 @@ class Trellis2Engine:
             # No call on the device would do anything but raise this once more.
             self._broken = copy.copy(error)
             raise
-        except BaseException:
+        except BaseException as error:
+            # Its frames would hold what they had on the device for as long as it is kept, and
+            # with a reference back to it until the next search for garbage.
+            progress.raised = None
+            _forget_frames(error)
+            self._restore(progress.stage)
+            raise
+
+    def _restore(self, stage: str) -> None:
+        """After a stage that ended early.
+
+        Raises:
+            EngineBrokenError: that fails as well: nobody knows what is where.
+        """
+        try:
             self._put_back()
             self._clean_up()
-            raise
+        except Exception as error:
+            self._broken = EngineBrokenError(
+                f"the device failed for good after {stage}: {_first_line(error)}; the server must "
+                "be started again"
+            )
+            raise copy.copy(self._broken) from error
 
     def _put_back(self) -> None:
         """Undo what an exception kept TRELLIS.2 from undoing."""
@@ -604,9 +641,9 @@ class Trellis2Engine:
 
     def _clean_up(self) -> None:
         """Between jobs: no garbage, and no memory of the device kept for later."""
+        _collect(self._torch)
         if self._settings.device != "cpu":
-            _collect(self._torch)
-            logger.info("Device memory after a job", extra=self.describe())
+            logger.info("Device memory after a stage", extra=self.describe())
 
     def _may_save_memory(self, pipeline: Any) -> bool:
         """Whether models are on the device that are not computing."""
@@ -654,11 +691,18 @@ class _Progress:
 
     def __init__(self, report: Report) -> None:
         self._report = report
-        self.stage = "start"
+        self._last = ("start", 0, 1)
         self.raised: BaseException | None = None
+        #: How many a cascade's second model works on, once it does.
+        self.tokens: int | None = None
+
+    @property
+    def stage(self) -> str:
+        """What was reported last."""
+        return self._last[0]
 
     def __call__(self, stage: str, step: int, steps: int) -> None:
-        self.stage = stage
+        self._last = (stage, step, steps)
         try:
             self._report(stage, step, steps)
         except BaseException as error:
@@ -695,6 +739,23 @@ class _Progress:
         step()
 
     @contextlib.contextmanager
+    def between(self, decoder: Any, second: Any) -> Generator[None, None, None]:
+        """Of a cascade: cancel while the decoder refines, and count the second model's tokens."""
+
+        def again() -> None:
+            self(*self._last)
+
+        def count(_: object, args: tuple[Any, ...]) -> None:
+            self.tokens = len(args[0].coords)
+
+        hook = second.register_forward_pre_hook(count, prepend=True)
+        try:
+            with self.hooks(decoder, again):
+                yield
+        finally:
+            hook.remove()
+
+    @contextlib.contextmanager
     def hooks(self, model: Any, step: Callable[[], None]) -> Generator[None, None, None]:
         """Call `step` as each block of a sparse model begins."""
 
@@ -715,8 +776,7 @@ def _blocks(model: Any) -> list[Any]:
 
 
 def _attempts(options: Options, fallback: OomFallback) -> Iterator[Options]:
-    """What is asked for, and then less and less of it."""
-    yield options
+    """Less and less of what is asked for."""
     if fallback == "none":
         return
     if PLANS[options.pipeline_type].resolution > 1024:  # noqa: PLR2004 - no cascade goes lower
@@ -728,6 +788,20 @@ def _attempts(options: Options, fallback: OomFallback) -> Iterator[Options]:
     while fallback == "resolution" and lower is not None:
         yield replace(options, pipeline_type=cast("Any", lower))
         lower = PLANS[lower].next
+
+
+def _helpful(attempts: list[Options], failed: Options, tokens: int | None) -> list[Options]:
+    """Those that do not come to the same thing as the one that failed.
+
+    A limit that there are fewer tokens than changes nothing, nor does any where memory ran
+    out before there were tokens (`tokens` is None).
+    """
+    return [
+        attempt
+        for attempt in attempts
+        if attempt.pipeline_type != failed.pipeline_type
+        or (tokens is not None and attempt.max_num_tokens <= tokens)
+    ]
 
 
 def _spoken(options: Options) -> str:
@@ -784,13 +858,26 @@ def _translated(progress: _Progress, doing: str) -> Generator[None, None, None]:
             raise
         where = progress.stage if doing == "the stage" else doing
         if _is_out_of_memory(error):
-            raise OutOfMemoryError(f"the device ran out of memory in {where}") from error
+            logger.warning(
+                "Out of device memory", extra={"stage": where, "why": _first_line(error)}
+            )
+            raise OutOfMemoryError(
+                f"the device ran out of memory in {where}; a lower pipeline_type may fit"
+            ) from error
+        logger.exception("TRELLIS.2 failed", extra={"stage": where})
         if _is_for_good(error):
             raise EngineBrokenError(
                 f"the device failed for good in {where}: {_first_line(error)}; the server must be "
                 "started again"
             ) from error
         raise EngineError(f"TRELLIS.2 failed in {where}: {_first_line(error)}") from error
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Drop the local variables of the calls that an error went through; where it was stays."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -240,19 +240,33 @@ def _checkpoint(
             yield from _disk(_WEIGHTS_GIB * _GIB)
         return
     if absent:
-        level: Literal["error", "warning"] = "error" if settings.offline else "warning"
-        size = f"{len(absent)} files"
-        if ask_network:
+        yield from _absent(settings, absent, name, ask_network=ask_network)
+    else:
+        yield from _files(local, has_packages=has_packages)
+
+
+def _absent(
+    settings: ModelSettings,
+    absent: Mapping[str, files.HubFile],
+    encoder: str,
+    *,
+    ask_network: bool,
+) -> Iterator[Finding]:
+    """What a download would bring, and whether it may."""
+    level: Literal["error", "warning"] = "error" if settings.offline else "warning"
+    size = f"{len(absent)} files"
+    if ask_network:
+        try:
             needed = sum(files.sizes(absent).values())
+        except EngineError as error:
+            yield Finding("checkpoint", "error", str(error))
+        else:
             size = f"{len(absent)} files, {needed / _GIB:.1f} GiB"
             yield from _disk(needed)
-        yield Finding("checkpoint", level, f"not on this machine yet: {size}")
-        repositories = dict.fromkeys(file.repository for file in absent.values())
-        for repository in repositories:
-            what = "encoder" if repository == name else "checkpoint"
-            yield from _access(repository, what, ask_network=ask_network)
-        return
-    yield from _files(local, has_packages=has_packages)
+    yield Finding("checkpoint", level, f"not on this machine yet: {size}")
+    for repository in dict.fromkeys(file.repository for file in absent.values()):
+        what = "encoder" if repository == encoder else "checkpoint"
+        yield from _access(repository, what, ask_network=ask_network)
 
 
 def _files(settings: ModelSettings, *, has_packages: bool) -> Iterator[Finding]:

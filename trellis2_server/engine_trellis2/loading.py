@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trellis2_server.engine_trellis2 import checkpoint as files
@@ -55,6 +56,10 @@ def check(upstream: Upstream, checkpoint: Checkpoint) -> None:
                 "Checkpoint with tensors that the model does not have",
                 extra={"model": model.name, "tensors": len(extra), "first": min(extra)},
             )
+    try:
+        files.read_header(Path(checkpoint.encoder) / files.ENCODER_WEIGHTS)
+    except EngineError as error:
+        raise EngineError(f"the image encoder: {error}") from error
 
 
 def build(

@@ -1,7 +1,10 @@
 """Attention over sequences of different lengths: `flash_attn`'s varlen functions.
 
 PyTorch's own scaled dot product attention does the work. One sequence, or several of one
-length, go straight in; others are padded to the longest and masked.
+length, go straight in; others are padded to the longest and masked. Where PyTorch has no
+kernel that goes without the matrix of scores, as for bfloat16 on NVIDIA's Turing, for many
+of AMD's cards and on Apple's, queries go in portions: at 49,152 tokens the whole matrix
+would take 116 GB.
 
 What this module does not know: positions, heads' meaning, training (dropout is refused).
 """
@@ -9,10 +12,13 @@ What this module does not know: positions, heads' meaning, training (dropout is 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, Final
 
 torch: Any = importlib.import_module("torch")
 Tensor = Any
+
+#: Most bytes of scores at one time, in float32, where they are written out at all.
+SCORE_BYTES: Final = 512 * 2**20
 
 
 def flash_attn_varlen_qkvpacked_func(  # noqa: PLR0913, PLR0917 - flash_attn's signature
@@ -95,18 +101,17 @@ def flash_attn_varlen_func(  # noqa: PLR0913, PLR0917 - flash_attn's signature
     longest_q, longest_k = int(max_seqlen_q), int(max_seqlen_k)
     if q.shape[0] == batch * longest_q and k.shape[0] == batch * longest_k and longest_k:
         q, k, v = (x.view(batch, -1, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
-        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=softmax_scale)
-        return out.transpose(1, 2).flatten(0, 1)
+        return _attend(q, k, v, None, softmax_scale).transpose(1, 2).flatten(0, 1)
     if not k.shape[0]:
         return q.new_zeros(*q.shape[:2], v.shape[2])
     from_q, _ = _padding(cu_seqlens_q, longest_q, q.shape[0])
     from_k, is_key = _padding(cu_seqlens_k, longest_k, k.shape[0])
-    out = torch.nn.functional.scaled_dot_product_attention(
+    out = _attend(
         q[from_q].transpose(1, 2),
         k[from_k].transpose(1, 2),
         v[from_k].transpose(1, 2),
-        attn_mask=is_key[:, None, None, :],
-        scale=softmax_scale,
+        is_key[:, None, None, :],
+        softmax_scale,
     ).transpose(1, 2)
     starts = cu_seqlens_q.long()
     sequence = torch.repeat_interleave(
@@ -116,6 +121,26 @@ def flash_attn_varlen_func(  # noqa: PLR0913, PLR0917 - flash_attn's signature
     picked = out[sequence, place]
     has_keys = (cu_seqlens_k.diff() > 0)[sequence]
     return torch.where(has_keys[:, None, None], picked, picked.new_zeros(()))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+    """[B, H, Tq, Dv] of `q` [B, H, Tq, D], `k` and `v` [B, H, Tk, …], `mask` [B, 1, 1, Tk]."""
+    attend = torch.nn.functional.scaled_dot_product_attention
+    batch, heads, queries, _ = q.shape
+    portion = max(1, SCORE_BYTES // (4 * batch * heads * k.shape[2]))
+    if queries <= portion or _keeps_no_scores(q, k, v, mask):
+        return attend(q, k, v, attn_mask=mask, scale=scale)
+    parts = [attend(part, k, v, attn_mask=mask, scale=scale) for part in q.split(portion, dim=2)]
+    return torch.cat(parts, dim=2)
+
+
+def _keeps_no_scores(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
+    """Whether PyTorch has a kernel for these that never writes the scores out."""
+    if q.device.type != "cuda":
+        return q.device.type == "cpu"
+    cuda = torch.backends.cuda
+    asked = cuda.SDPAParams(q, k, v, mask, 0.0, False, False)  # noqa: FBT003 - PyTorch's
+    return cuda.can_use_flash_attention(asked) or cuda.can_use_efficient_attention(asked)
 
 
 def _padding(cu_seqlens: Tensor, longest: int, total: int) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from trellis2_server.portable.lookup import Lookup
+from trellis2_server.portable.lookup import Lookup, sortable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 torch: Any = importlib.import_module("torch")
 Tensor = Any
 
+#: Edges whose voxels are looked for at one time; each takes about 100 bytes.
+CHUNK_EDGES: Final = 2**22
 #: For an edge along x, y, z: the other three voxels around it, in the order of the quad.
 _AROUND: Final = (
     ((0, 0, 1), (0, 1, 1), (0, 1, 0)),
@@ -81,18 +83,22 @@ def flexible_dual_grid_to_mesh(  # noqa: PLR0913, PLR0917 - o_voxel's signature
 
 def _quads(coords: Tensor, flags: Tensor) -> Tensor:
     """Voxels around each flagged edge, int64 [Q, 4]; edges with one missing are left out."""
+    home, coords, flags = coords.device, sortable(coords), sortable(flags)
     rows, axes = flags.nonzero(as_tuple=True)
     if not len(rows):
-        return rows.new_zeros(0, 4)
+        return rows.new_zeros(0, 4).to(home)
     lookup = Lookup(torch.cat([torch.zeros_like(coords[:, :1]), coords], dim=1), (1, 1, 1))
     keys = torch.empty_like(lookup.keys)
     keys[lookup.order] = lookup.keys
     shifts = torch.tensor(
         [[lookup.shift(offset) for offset in around] for around in _AROUND], device=coords.device
     )
-    place, found = lookup.find(keys[rows, None] + shifts[axes])
-    quads = torch.cat([rows[:, None], lookup.order[place]], dim=1)
-    return quads[found.all(dim=1)]
+    quads: list[Tensor] = []
+    for part, axis in zip(rows.split(CHUNK_EDGES), axes.split(CHUNK_EDGES), strict=True):
+        place, found = lookup.find(keys[part, None] + shifts[axis])
+        whole = found.all(dim=1)
+        quads.append(torch.cat([part[whole, None], lookup.order[place[whole]]], dim=1))
+    return torch.cat(quads).to(home)
 
 
 def _flatness(vertices: Tensor, quads: Tensor, cut: tuple[int, ...]) -> Tensor:

@@ -10,7 +10,7 @@ What this module does not know: what the voxels carry.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,12 +18,21 @@ if TYPE_CHECKING:
 torch: Any = importlib.import_module("torch")
 Tensor = Any
 
+#: Kinds of devices on which keys are not sorted: Apple's has put int64 into a wrong order
+#: without a word (pytorch #155560), and shares its memory with the CPU anyway.
+SORTED_ON_CPU: Final = frozenset({"mps"})
+
+
+def sortable(coords: Tensor) -> Tensor:
+    """The same where a `Lookup` of it is to be made: on its device, or on the CPU."""
+    return coords.cpu() if coords.device.type in SORTED_ON_CPU else coords
+
 
 class Lookup:
     """Rows of `coords` by coordinate.
 
     Args:
-        coords: integer [N, 4]: batch, x, y, z, no duplicates.
+        coords: integer [N, 4], `sortable`: batch, x, y, z, no duplicates.
         margin: voxels beyond the occupied box that may be asked for, per axis.
 
     Attributes:
@@ -33,8 +42,9 @@ class Lookup:
 
     def __init__(self, coords: Tensor, margin: Sequence[int]) -> None:
         wide = coords.long()
-        low, high = torch.aminmax(wide, dim=0)
-        bounds = torch.stack([low, high]).tolist()  # the one wait for the device
+        bounds = torch.stack(
+            [wide.amin(dim=0), wide.amax(dim=0)]
+        ).tolist()  # the one wait for the device
         self._low = [bounds[0][0], *(bounds[0][i + 1] - margin[i] for i in range(3))]
         self._high = [bounds[1][0], *(bounds[1][i + 1] + margin[i] for i in range(3))]
         extent = [last - first + 1 for first, last in zip(self._low, self._high, strict=True)]
@@ -60,10 +70,11 @@ class Lookup:
 
     def rows(self, coords: Tensor) -> tuple[Tensor, Tensor]:
         """The row of each coordinate, int64 [...], and whether there is one; any coordinate."""
+        home, coords = coords.device, sortable(coords)
         inside = torch.ones(coords.shape[:-1], dtype=torch.bool, device=coords.device)
         for axis in range(4):
             inside &= (coords[..., axis] >= self._low[axis]) & (
                 coords[..., axis] <= self._high[axis]
             )
         place, found = self.find(self.key(coords.long()))
-        return self.order[place], found & inside
+        return self.order[place].to(home), (found & inside).to(home)

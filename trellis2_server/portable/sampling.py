@@ -10,7 +10,7 @@ import importlib
 import itertools
 from typing import TYPE_CHECKING, Any, Final
 
-from trellis2_server.portable.lookup import Lookup
+from trellis2_server.portable.lookup import Lookup, sortable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +47,7 @@ def grid_sample_3d(
     batch, count, _ = grid.shape
     out = feats.new_zeros(batch * count, feats.shape[1])
     if feats.shape[0]:
-        lookup = Lookup(coords, (0, 0, 0))
+        lookup = Lookup(sortable(coords), (0, 0, 0))
         owner = torch.arange(batch, device=grid.device).repeat_interleave(count)
         points = grid.reshape(-1, 3).float()
         sample = _trilinear if mode == "trilinear" else _nearest
