@@ -11,6 +11,7 @@ import numpy as np
 
 from trellis2_server.errors import ExportError
 from trellis2_server.export.adjacency import BOUNDARY, twins
+from trellis2_server.export.kernel import spread
 from trellis2_server.export.kernels import clean as kernels
 from trellis2_server.mesh import Mesh, VoxelField
 
@@ -48,9 +49,12 @@ def clean(mesh: Mesh) -> Mesh:
     vertices, used = drop_unused(vertices, large)
     if used is not faces:
         faces, twin = used, twins(used, len(vertices))
-    faces = _wind(vertices, faces, twin)
-    if bool((twin == BOUNDARY).any()):
-        vertices, faces = _close_holes(vertices, faces)
+    faces, turned = _wind(vertices, faces, twin)
+    rim = np.flatnonzero(twin == BOUNDARY)
+    if rim.size:
+        # A turned face has its three edges in reverse.
+        rim = np.sort(np.where(turned[rim // 3], 3 * (rim // 3) + 2 - rim % 3, rim))
+        vertices, faces = _close_holes(vertices, faces, rim)
     return Mesh(vertices, faces)
 
 
@@ -119,6 +123,8 @@ def _weld_rims(
     np.any(place[1:] != place[:-1], axis=1, out=is_new[1:])
     group = np.cumsum(is_new) - 1
     # The smallest index stands for its group, so that the order of the vertices is kept.
+    if int(group[-1]) + 1 == len(rim):
+        return faces
     keeper = np.full(int(group[-1]) + 1, len(vertices), np.int32)
     np.minimum.at(keeper, group, rim[order].astype(np.int32))
     renamed = np.arange(len(vertices), dtype=np.int32)
@@ -166,23 +172,29 @@ def drop_unused(
 
 def _wind(
     vertices: NDArray[np.float32], faces: NDArray[np.int32], twin: NDArray[np.int32]
-) -> NDArray[np.int32]:
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """The faces wound alike, and which of them were turned for that."""
     flip = np.zeros(len(faces), np.int8)
     kernels.orient(vertices, faces, twin, flip, np.empty(len(faces), np.int32))
     turned = flip == 1
     if not bool(turned.any()):
-        return faces
-    wound = faces.copy()
-    wound[turned] = faces[turned][:, [0, 2, 1]]
-    return wound
+        return faces, turned
+    wound = np.empty_like(faces)
+    spread(kernels.turn, len(faces), faces, flip, wound)
+    return wound, turned
 
 
 def _close_holes(
-    vertices: NDArray[np.float32], faces: NDArray[np.int32]
+    vertices: NDArray[np.float32], faces: NDArray[np.int32], rim: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Close rims shorter than `HOLE_PERIMETER` with a fan about their middle."""
+    """Close rims shorter than `HOLE_PERIMETER` with a fan about their middle.
+
+    Args:
+        vertices: float32 [N, 3].
+        faces: int32 [F, 3].
+        rim: int64 [R], the half-edges without another face, ascending.
+    """
     corner = faces.reshape(-1)
-    rim = np.flatnonzero(twins(faces, len(vertices)) == BOUNDARY)
     ends = np.where(rim % 3 == 2, rim - 2, rim + 1)  # noqa: PLR2004
     start, stop = corner[rim], corner[ends]
     new_vertices = np.empty((rim.size, 3), np.float32)

@@ -1,11 +1,11 @@
 """Fewer faces for the same shape: edge collapses in the order of their quadric error.
 
 Garland and Heckbert, "Surface Simplification Using Quadric Error Metrics" (1997), in
-rounds. A round prices the best edge of every vertex and chooses a limit; then each cell of a
-grid, by itself and on whatever thread, collapses its edges in the order of their error up to
-that limit. Vertices beside another cell rest until the next round, which shifts the grid. The
-last round has one cell and meets the target. Dey, Edelsbrunner, Guha and Nekhayev's link
-condition (1999) keeps a closed manifold closed and manifold.
+rounds. A round sorts the mesh into the cells of a grid; each cell, by itself and on whatever
+thread, collapses its edges in the order of their error up to a common limit. Vertices beside
+another cell rest until the next round, which shifts the grid. The last round has one cell and
+meets the target. Dey, Edelsbrunner, Guha and Nekhayev's link condition (1999) keeps a closed
+manifold closed and manifold.
 
 What this module does not know: colours, charts.
 """
@@ -26,13 +26,25 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-#: About how many vertices a cell holds, and a mesh that is not worth cutting.
-_CELL_VERTICES: Final = 6000
+#: About how many vertices a cell holds, so that it stays in a core's cache.
+_CELL_VERTICES: Final = 2000
+#: A mesh with fewer vertices is not worth cutting.
 _ONE_CELL: Final = 40_000
 #: The last round, in one cell, removes at most this share of the faces.
 _LAST_SHARE: Final = 0.15
+#: How far above the target the first round and those after it end: the vertices that rested
+#: meanwhile are still to be thinned as much as the others.
+_FIRST_ABOVE, _ABOVE = 1.4, 1.15
+#: Every so many cells, one goes ahead and tells the others the limit: they are walked through
+#: once instead of once for each step there.
+_AHEAD: Final = 8
+#: … and how far above the goal it stops, since the others may differ.
+_AHEAD_ABOVE: Final = 1.15
 #: How strongly an open edge resists being moved, against a face of its length squared.
 _RIM_WEIGHT: Final = 4.0
+#: Edges wait in buckets, eight to a doubling of their error, and are as good as equal when no
+#: more than so many buckets apart.
+_BUCKETS, _ALIKE = 1024, 8
 #: What a collapse may break when nothing else is left: nothing, the shape, the topology.
 _STRICT, _LOOSE, _RECKLESS = 0, 1, 2
 
@@ -43,97 +55,195 @@ def decimate(
     """The mesh with at most `target` faces, or the mesh itself if it has no more.
 
     Open edges and creases are kept where the budget allows. A face is turned over, or the
-    topology changed, only where the target cannot be met otherwise.
+    topology changed, only where the target cannot be met otherwise. Vertices and faces come
+    in the order of the grid's cells, where there is more than one.
 
     Args:
         mesh: clean; every vertex is used.
         target: faces, at least 1.
         report: called between rounds with "decimate", faces removed, faces to remove.
     """
-    faces = np.array(mesh.faces, np.int32, order="C")
-    if len(faces) <= target:
+    if len(mesh.faces) <= target:
         return mesh
-    vertices = np.array(mesh.vertices, np.float64, order="C")
-    count = len(vertices)
-    box = np.array([[f(vertices[:, k]) for k in range(3)] for f in (np.min, np.max)])
-    head, following = np.empty(count, np.int32), np.empty(faces.size, np.int32)
-    kernels.chain(faces, head, following)
-    quadrics = np.zeros((count, 10))
-    spread(kernels.sum_quadrics, count, vertices, faces, head, following, _RIM_WEIGHT, quadrics)
-
-    partner, avoid = np.empty(count, np.int32), np.full(count, -1, np.int32)
-    cost = np.empty(count, np.float64)
-    age, stamp, times = np.zeros(count, np.int32), np.empty(count, np.int32), np.empty_like(avoid)
-    level, turn, is_stuck, to_remove = _STRICT, 0, False, len(faces) - target
-    while len(faces) > target:
-        before = len(faces)
+    work = _Work(mesh)
+    level, turn, is_stuck, to_remove = _STRICT, 0, False, len(work.faces) - target
+    while len(work.faces) > target:
+        before = len(work.faces)
         budget = before - target
         if report:
             report("decimate", to_remove - budget, to_remove)
         is_last = is_stuck or before < 2 * _ONE_CELL or budget < _LAST_SHARE * before
-        cell = np.zeros(count, np.int16) if is_last else _cells(vertices, box, before // 2, turn)
-        spread(
-            kernels.price, count, vertices, quadrics, faces, head, following, cell, avoid,
-            partner, cost,
-        )  # fmt: skip
-        able = np.flatnonzero(partner >= 0)
-        able = able[partner[partner[able]] != -2].astype(np.int32)  # noqa: PLR2004
-        limit = np.inf
-        if not is_last and able.size:
-            # A collapse removes two faces; not all succeed, so most cells reach the limit.
-            wanted = min(int(0.7 * able.size), budget // 2)
-            limit = float(np.partition(cost[able], wanted)[wanted])
-            able = able[cost[able] <= limit]
-        order = able[np.argsort(cell[able], kind="stable")]
-        sizes = np.bincount(cell[order], minlength=1)
-        first = np.zeros(len(sizes) + 1, np.int32)
-        np.cumsum(sizes, out=first[1:])
-        # A reckless collapse may remove more than its own faces: leave room.
-        allowed = budget if level < _RECKLESS else max(1, budget // 4)
-        budgets = allowed * sizes // max(1, len(order))
-        stamp.fill(0)
-        spread(
-            kernels.collapse, len(sizes), order, first, budgets, limit, level,
-            vertices, quadrics, faces, head, following, partner, cost, avoid, age, stamp, times,
-            grain=1,
-        )  # fmt: skip
-        faces = faces[: kernels.squeeze(faces)]
-        if level == _RECKLESS:
-            faces = drop_repeated(faces, count)
-        if is_last and before - len(faces) < min(allowed, max(2, before // 500)):
-            if level == _RECKLESS and before == len(faces):
+        if not is_last:
+            work.cut(turn)
+        work.line_up()
+        allowed = budget
+        if is_last:
+            # A reckless collapse may remove more than its own faces: leave room.
+            allowed = budget if level < _RECKLESS else max(1, budget // 4)
+            work.collapse(np.array([allowed]), _BUCKETS - 1, level)
+        else:
+            work.thin((_ABOVE if turn else _FIRST_ABOVE) * target / before, budget)
+        work.tidy(no_repeated=level == _RECKLESS)
+        removed = before - len(work.faces)
+        if is_last and removed < min(allowed, max(2, before // 500)):
+            if level == _RECKLESS and removed == 0:
                 break
             level = min(_RECKLESS, level + 1)
-        is_stuck = is_stuck or before - len(faces) < budget // 10
+        is_stuck = is_stuck or removed < budget // 10
         turn += 1
-        kernels.chain(faces, head, following)
-    kept, faces = drop_unused(vertices.astype(np.float32), faces)
+    kept, faces = drop_unused(np.ascontiguousarray(work.vertices[:, :3]), work.faces)
     return Mesh(kept, np.ascontiguousarray(faces))
 
 
-def _cells(
-    vertices: NDArray[np.float64], box: NDArray[np.float64], count: int, turn: int
-) -> NDArray[np.int16]:
-    """The cell of each vertex in a grid that every turn shifts.
+class _Work:
+    """A mesh on its way, sorted by cells.
 
-    Args:
-        vertices: float64 [N, 3].
-        box: float64 [2, 3], lower corner and upper corner of the grid.
-        count: how many of them are used.
-        turn: the number of the round.
+    Attributes:
+        faces: int32 [F, 3].
+        vertices: float32 [N, 16], one line of the cache each: place; quadric about that place,
+            its second order (xx, xy, xz, yy, yz, zz), half its first, its value; 1 where a
+            neighbour lies in another cell.
     """
-    # A surface meets about three times as many cells as one side of the grid has.
-    side = max(1, min(30, round(float(np.sqrt(count / (3 * _CELL_VERTICES))))))
-    cell = np.empty(len(vertices), np.int16)
-    longest = max(float((box[1] - box[0]).max()), 1e-30)
-    spread(
-        kernels.sort_cells,
-        len(vertices),
-        vertices,
-        box[0],
-        side / longest,
-        side + 1,
-        (0.5 * turn + 0.25) % 1.0,
-        cell,
-    )
-    return cell
+
+    def __init__(self, mesh: Mesh) -> None:
+        count = len(mesh.vertices)
+        self.faces: NDArray[np.int32] = np.array(mesh.faces, np.int32, order="C")
+        self.vertices = np.zeros((count, 16), np.float32)
+        self.vertices[:, :3] = mesh.vertices
+        self._box = np.stack([mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)]).astype(float)
+        self._has_quadrics = False
+        self._one_cell()
+
+    def _one_cell(self) -> None:
+        count = len(self.vertices)
+        self._first = np.array([0, count], np.int32)
+        self._cell = np.zeros(count, np.int16)
+        # Where the corners at each vertex begin; until they are chained: not -1, it is there.
+        self._head = np.zeros(count, np.int32)
+
+    def cut(self, turn: int) -> None:
+        """Sort vertices and faces by the cells of a grid that every turn shifts."""
+        count = len(self.vertices)
+        # A surface meets about three times as many cells as one side of the grid has.
+        side = max(1, min(30, round(float(np.sqrt(len(self.faces) / (6 * _CELL_VERTICES))))))
+        longest = max(float((self._box[1] - self._box[0]).max()), 1e-30)
+        cell = np.empty(count, np.int16)
+        spread(
+            kernels.find_cells, count, self.vertices, self._box[0], side / longest, side + 1,
+            (0.5 * turn + 0.25) % 1.0, cell,
+        )  # fmt: skip
+        sizes, face_sizes = np.zeros((2, (side + 1) ** 3), np.int32)
+        kernels.count(cell, self._head, self.faces, sizes, face_sizes)
+        used = np.flatnonzero(sizes)
+        starts, face_starts = (
+            np.cumsum(size, dtype=np.int32) - size for size in (sizes, face_sizes)
+        )
+        name = np.empty(count, np.int32)
+        faces = np.empty_like(self.faces)
+        self._first = np.append(starts[used], sizes.sum(dtype=np.int32))
+        kernels.sort(cell, self._head, self.faces, starts, face_starts, name, faces)
+        vertices = np.empty((int(self._first[-1]), 16), np.float32)
+        spread(kernels.move, count, name, self.vertices, vertices)
+        self.vertices, self.faces = vertices, faces
+        self._cell = np.repeat(np.arange(len(used), dtype=np.int16), np.diff(self._first))
+
+    def line_up(self) -> None:
+        """Let every vertex that may move wait with its cheapest edge."""
+        count, cells = len(self.vertices), len(self._first) - 1
+        self._head = np.empty(count, np.int32)
+        self._following = np.empty(self.faces.size, np.int32)
+        kernels.chain(self.faces, self._head, self._following)
+        if not self._has_quadrics:
+            spread(
+                kernels.sum_quadrics, count, self.faces, self._head, self._following, _RIM_WEIGHT,
+                self.vertices,
+            )  # fmt: skip
+            self._has_quadrics = True
+        spread(
+            kernels.lock, count, self.faces, self._head, self._following, self._cell,
+            self.vertices,
+        )  # fmt: skip
+        self._buckets, self._counts = (np.empty((cells, _BUCKETS), np.int32) for _ in range(2))
+        self._after, self._partner, self._when = (np.empty(count, np.int32) for _ in range(3))
+        self._age = np.zeros(count, np.int32)
+        spread(
+            kernels.line_up, cells, self._first, self.vertices, self.faces, self._head,
+            self._following, self._buckets, self._counts, self._after, self._partner, self._when,
+            self._age, grain=1,
+        )  # fmt: skip
+        #: Vertices of each cell that may move.
+        self._free = self._counts.sum(axis=1, dtype=np.int64).astype(np.float64)
+
+    def collapse(self, budgets: NDArray[np.int64], limit: int, level: int) -> NDArray[np.int64]:
+        """Collapse what waits up to that bucket; how many faces that removed in each cell.
+
+        Args:
+            budgets: int64 [cells], faces that may be removed, give or take a collapse.
+            limit: a bucket.
+            level: what may break.
+        """
+        removed = np.zeros(len(budgets), np.int64)
+        spread(
+            kernels.collapse, len(budgets), budgets, limit, _ALIKE, level, self.vertices,
+            self.faces, self._head, self._following, self._buckets, self._counts, self._after,
+            self._partner, self._when, self._age, removed, grain=1,
+        )  # fmt: skip
+        return removed
+
+    def thin(self, share: float, budget: int) -> None:
+        """Collapse in all cells, up to a common limit.
+
+        Args:
+            share: of the vertices that may move, how many shall be left.
+            budget: faces that may be removed at most.
+        """
+        left = self._free.copy()
+        limit = -1
+        if len(left) >= 4 * _AHEAD:
+            limit, budget = self._thin(slice(0, None, _AHEAD), left, _AHEAD_ABOVE * share, budget)
+        self._thin(slice(None), left, share, budget, limit)
+
+    def _thin(
+        self, cells: slice, left: NDArray[np.float64], share: float, budget: int, limit: int = -1
+    ) -> tuple[int, int]:
+        """The same in some of the cells, in steps, the first of them up to `limit` unless -1.
+
+        Args:
+            cells: which.
+            left: float64 [cells], vertices that may move, kept up to date.
+            share: of them, how many shall be left.
+            budget: faces that may be removed at most.
+            limit: a bucket.
+
+        Returns:
+            the last limit and the budget that is left.
+        """
+        counts, free = self._counts[cells], float(self._free[cells].sum())
+        budgets = np.zeros(len(left), np.int64)
+        is_given = limit >= 0
+        while True:
+            waiting = counts.sum(axis=0, dtype=np.int64)
+            # Of those that wait many do with the same edge, or with one that is gone.
+            wanted = min(0.5 * float(waiting.sum()), float(left[cells].sum()) - share * free)
+            if wanted < 0.01 * free:
+                return limit, budget
+            if not is_given:
+                limit = int(np.searchsorted(np.cumsum(waiting), wanted))
+            is_given = False
+            ready = counts[:, : limit + 1].sum(axis=1, dtype=np.int64)
+            budgets[cells] = budget * ready // max(1, int(ready.sum()))
+            removed = self.collapse(budgets, limit, _STRICT)
+            left -= removed / 2
+            total = int(removed.sum())
+            budget -= total
+            if total < 0.01 * wanted:
+                return limit, budget
+
+    def tidy(self, *, no_repeated: bool) -> None:
+        """Drop what is gone; all is one cell again."""
+        self.faces = self.faces[: kernels.squeeze(self.faces)]
+        if no_repeated:
+            self.faces = drop_repeated(self.faces, len(self.vertices))
+        head = self._head
+        self._one_cell()
+        self._head = head

@@ -159,6 +159,13 @@ def orient(vertices, faces, twin, flip, queue):
 
 
 @kernel
+def turn(start, stop, faces, flip, wound):
+    for f in range(start, stop):
+        far = 1 if flip[f] == 1 else 0
+        wound[f, 0], wound[f, 1], wound[f, 2] = faces[f, 0], faces[f, 1 + far], faces[f, 2 - far]
+
+
+@kernel
 def fan(vertices, start, stop, owner, leaving, loop, limit, new_vertices, new_faces):
     # leaving[v]: the rim edge that starts at v, -1 none, -2 several (no simple loop).
     for e in range(start.shape[0]):

@@ -16,6 +16,51 @@ from trellis2_server.export.kernel import kernel
 
 
 @kernel
+def find_cells(start, stop, vertices, low, scale, side, shift, cell):
+    for v in range(start, stop):
+        i = int((vertices[v, 0] - low[0]) * scale + shift)
+        j = int((vertices[v, 1] - low[1]) * scale + shift)
+        k = int((vertices[v, 2] - low[2]) * scale + shift)
+        # Merging may move a vertex a little out of the box.
+        i, j, k = min(max(i, 0), side - 1), min(max(j, 0), side - 1), min(max(k, 0), side - 1)
+        cell[v] = (i * side + j) * side + k
+
+
+@kernel
+def count(cell, head, faces, sizes, face_sizes):
+    # How many vertices that are left, and faces, lie in each cell: a face where its first does.
+    for v in range(cell.shape[0]):
+        if head[v] >= 0:
+            sizes[cell[v]] += 1
+    for f in range(faces.shape[0]):
+        face_sizes[cell[faces[f, 0]]] += 1
+
+
+@kernel
+def sort(cell, head, faces, starts, face_starts, name, moved):
+    # Number the vertices anew, cell by cell, and put the faces in that order.
+    for v in range(cell.shape[0]):
+        name[v] = -1
+        if head[v] >= 0:
+            name[v] = starts[cell[v]]
+            starts[cell[v]] += 1
+    for f in range(faces.shape[0]):
+        a = faces[f, 0]
+        to = face_starts[cell[a]]
+        face_starts[cell[a]] = to + 1
+        moved[to, 0], moved[to, 1], moved[to, 2] = name[a], name[faces[f, 1]], name[faces[f, 2]]
+
+
+@kernel
+def move(start, stop, name, vertices, moved):
+    for v in range(start, stop):
+        to = name[v]
+        if to >= 0:
+            for k in range(16):
+                moved[to, k] = vertices[v, k]
+
+
+@kernel
 def chain(faces, head, following):
     # The corners at each vertex as a linked list, ascending.
     for v in range(head.shape[0]):
@@ -28,201 +73,105 @@ def chain(faces, head, following):
 
 
 @kernel
-def add_plane(quadrics, v, nx, ny, nz, d, weight):
-    # The plane n·x + d = 0 with a unit normal, times the weight.
-    quadrics[v, 0] += weight * nx * nx
-    quadrics[v, 1] += weight * nx * ny
-    quadrics[v, 2] += weight * nx * nz
-    quadrics[v, 3] += weight * ny * ny
-    quadrics[v, 4] += weight * ny * nz
-    quadrics[v, 5] += weight * nz * nz
-    quadrics[v, 6] += weight * nx * d
-    quadrics[v, 7] += weight * ny * d
-    quadrics[v, 8] += weight * nz * d
-    quadrics[v, 9] += weight * d * d
-
-
-@kernel
-def sum_quadrics(start, stop, vertices, faces, head, following, rim_weight, quadrics):
-    ring = np.empty((512, 2), np.int32)
+def sum_quadrics(start, stop, faces, head, following, rim_weight, vertices):
+    # Of the planes through each vertex: only the second-order part is not zero there.
+    ring = np.empty((513, 3), np.int32)
     for v in range(start, stop):
-        valence = 0
-        i = head[v]
-        while i >= 0 and valence < 512:
-            f, k = i // 3, i % 3
-            ring[valence, 0], ring[valence, 1] = faces[f, (k + 1) % 3], faces[f, (k + 2) % 3]
-            valence += 1
-            i = following[i]
-        x, y, z = vertices[v, 0], vertices[v, 1], vertices[v, 2]
-        for n in range(valence):
-            p, q = ring[n, 0], ring[n, 1]
+        count = gather(faces, head, following, v, ring)
+        x, y, z = np.float64(vertices[v, 0]), np.float64(vertices[v, 1]), np.float64(vertices[v, 2])
+        a, b, c, d, e, g = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        for n in range(min(count, 512)):
+            p, q = ring[n, 1], ring[n, 2]
             ux, uy, uz = vertices[p, 0] - x, vertices[p, 1] - y, vertices[p, 2] - z
             wx, wy, wz = vertices[q, 0] - x, vertices[q, 1] - y, vertices[q, 2] - z
             nx, ny, nz = uy * wz - uz * wy, uz * wx - ux * wz, ux * wy - uy * wx
             length = np.sqrt(nx * nx + ny * ny + nz * nz)
             if length <= 1e-30:
                 continue
-            nx, ny, nz = nx / length, ny / length, nz / length
-            add_plane(quadrics, v, nx, ny, nz, -(nx * x + ny * y + nz * z), 0.5 * length)
-            if valence == 512:
+            weight = 0.5 / length
+            a, b, c = a + weight * nx * nx, b + weight * nx * ny, c + weight * nx * nz
+            d, e, g = d + weight * ny * ny, e + weight * ny * nz, g + weight * nz * nz
+            if count > 512:
                 continue
             for side in range(2):
                 # An edge without exactly two faces is held by a plane upright on its face.
-                other = ring[n, side]
+                other = ring[n, 1 + side]
                 shared = 0
-                for m in range(valence):
-                    if ring[m, 0] == other or ring[m, 1] == other:
+                for m in range(count):
+                    if ring[m, 1] == other or ring[m, 2] == other:
                         shared += 1
                 if shared == 2:
                     continue
                 ex, ey, ez = (ux, uy, uz) if side == 0 else (wx, wy, wz)
                 mx, my, mz = ey * nz - ez * ny, ez * nx - ex * nz, ex * ny - ey * nx
-                size = np.sqrt(mx * mx + my * my + mz * mz)
-                if size > 1e-30:
-                    mx, my, mz = mx / size, my / size, mz / size
-                    d = -(mx * x + my * y + mz * z)
-                    add_plane(quadrics, v, mx, my, mz, d, rim_weight * size * size)
+                weight = rim_weight / (length * length)
+                a, b, c = a + weight * mx * mx, b + weight * mx * my, c + weight * mx * mz
+                d, e, g = d + weight * my * my, e + weight * my * mz, g + weight * mz * mz
+        vertices[v, 3], vertices[v, 4], vertices[v, 5] = a, b, c
+        vertices[v, 6], vertices[v, 7], vertices[v, 8] = d, e, g
+        vertices[v, 9], vertices[v, 10], vertices[v, 11], vertices[v, 12] = 0.0, 0.0, 0.0, 0.0
 
 
 @kernel
-def merged(vertices, quadrics, v, u):
-    # What it costs to merge v and u, and the best place for both.
-    a = quadrics[v, 0] + quadrics[u, 0]
-    b = quadrics[v, 1] + quadrics[u, 1]
-    c = quadrics[v, 2] + quadrics[u, 2]
-    d = quadrics[v, 3] + quadrics[u, 3]
-    e = quadrics[v, 4] + quadrics[u, 4]
-    g = quadrics[v, 5] + quadrics[u, 5]
-    p = quadrics[v, 6] + quadrics[u, 6]
-    q = quadrics[v, 7] + quadrics[u, 7]
-    r = quadrics[v, 8] + quadrics[u, 8]
-    s = quadrics[v, 9] + quadrics[u, 9]
-    mx = 0.5 * (vertices[v, 0] + vertices[u, 0])
-    my = 0.5 * (vertices[v, 1] + vertices[u, 1])
-    mz = 0.5 * (vertices[v, 2] + vertices[u, 2])
-    hx = vertices[v, 0] - vertices[u, 0]
-    hy = vertices[v, 1] - vertices[u, 1]
-    hz = vertices[v, 2] - vertices[u, 2]
-    square = hx * hx + hy * hy + hz * hz
-    # A weak pull to the middle decides where the planes do not.
-    trace = a + d + g
-    pull = 1e-5 * trace + 1e-30
-    a2, d2, g2 = a + pull, d + pull, g + pull
-    # Solve for the step from the middle.
-    rx = -(a * mx + b * my + c * mz + p)
-    ry = -(b * mx + d * my + e * mz + q)
-    rz = -(c * mx + e * my + g * mz + r)
-    c00, c01, c02 = d2 * g2 - e * e, c * e - b * g2, b * e - c * d2
-    scale = 1.0 / (a2 * c00 + b * c01 + c * c02)
-    c11, c12, c22 = a2 * g2 - c * c, b * c - a2 * e, a2 * d2 - b * b
-    tx = (c00 * rx + c01 * ry + c02 * rz) * scale
-    ty = (c01 * rx + c11 * ry + c12 * rz) * scale
-    tz = (c02 * rx + c12 * ry + c22 * rz) * scale
-    if not tx * tx + ty * ty + tz * tz <= 4.0 * square:
-        tx, ty, tz = 0.0, 0.0, 0.0
-    x, y, z = mx + tx, my + ty, mz + tz
-    error = (
-        x * (a * x + 2.0 * (b * y + c * z + p))
-        + y * (d * y + 2.0 * (e * z + q))
-        + z * (g * z + 2.0 * r)
-        + s
-    )
-    return max(error, 0.0) + 1e-6 * trace * square + 1e-30 * square, x, y, z
+def merge(vertices, v, u, x, y, z):
+    # Move v to that place and give it both quadrics.
+    vx, vy, vz = vertices[v, 0], vertices[v, 1], vertices[v, 2]
+    vertices[v, 0], vertices[v, 1], vertices[v, 2] = x, y, z
+    a, b, c, d, e, g, p, q, r, s = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for side in range(2):
+        w = v if side == 0 else u
+        wx, wy, wz = (vx, vy, vz) if side == 0 else (vertices[u, 0], vertices[u, 1], vertices[u, 2])
+        hx = np.float64(vertices[v, 0]) - np.float64(wx)
+        hy = np.float64(vertices[v, 1]) - np.float64(wy)
+        hz = np.float64(vertices[v, 2]) - np.float64(wz)
+        a1, b1, c1 = (
+            np.float64(vertices[w, 3]),
+            np.float64(vertices[w, 4]),
+            np.float64(vertices[w, 5]),
+        )
+        d1, e1, g1 = (
+            np.float64(vertices[w, 6]),
+            np.float64(vertices[w, 7]),
+            np.float64(vertices[w, 8]),
+        )
+        p1, q1, r1 = (
+            np.float64(vertices[w, 9]),
+            np.float64(vertices[w, 10]),
+            np.float64(vertices[w, 11]),
+        )
+        kx = a1 * hx + b1 * hy + c1 * hz
+        ky = b1 * hx + d1 * hy + e1 * hz
+        kz = c1 * hx + e1 * hy + g1 * hz
+        s += vertices[w, 12] + hx * (kx + 2.0 * p1) + hy * (ky + 2.0 * q1) + hz * (kz + 2.0 * r1)
+        p, q, r = p + p1 + kx, q + q1 + ky, r + r1 + kz
+        a, b, c, d, e, g = a + a1, b + b1, c + c1, d + d1, e + e1, g + g1
+    vertices[v, 3], vertices[v, 4], vertices[v, 5] = a, b, c
+    vertices[v, 6], vertices[v, 7], vertices[v, 8] = d, e, g
+    vertices[v, 9], vertices[v, 10], vertices[v, 11], vertices[v, 12] = p, q, r, max(s, 0.0)
 
 
 @kernel
-def price(start, stop, vertices, quadrics, faces, head, following, cell, avoid, partner, cost):
-    # The cheapest edge to a later vertex. partner: -1 none, -2 has neighbours in other cells.
-    seen = np.empty(1024, np.int32)
-    for v in range(start, stop):
-        partner[v] = -1
-        count = 0
-        best = np.inf
-        i = head[v]
-        while i >= 0:
-            f, k = i // 3, i % 3
-            i = following[i]
-            if count > 1000:
-                partner[v] = -2
-                break
-            for side in range(1, 3):
-                u = faces[f, (k + side) % 3]
-                if cell[u] != cell[v]:
-                    partner[v] = -2
-                    break
-                if u < v or u == avoid[v]:
-                    continue
-                is_new = True
-                for j in range(count):
-                    if seen[j] == u:
-                        is_new = False
-                        break
-                if not is_new:
-                    continue
-                seen[count] = u
-                count += 1
-                error, _, _, _ = merged(vertices, quadrics, v, u)
-                if error < best:
-                    best = error
-                    partner[v] = u
-            if partner[v] == -2:
-                break
-        cost[v] = best
-
-
-@kernel
-def sort_cells(start, stop, vertices, low, scale, side, shift, cell):
-    for v in range(start, stop):
-        i = int((vertices[v, 0] - low[0]) * scale + shift)
-        j = int((vertices[v, 1] - low[1]) * scale + shift)
-        k = int((vertices[v, 2] - low[2]) * scale + shift)
-        # Merging may move a vertex a little out of the box.
-        i, j, k = min(max(i, 0), side - 1), min(max(j, 0), side - 1), min(max(k, 0), side - 1)
-        cell[v] = (i * side + j) * side + k
-
-
-@kernel
-def fits(vertices, faces, head, following, v, u, x, y, z):
-    # Whether the faces at v that do not hold u keep their side and do not become needles.
-    i = head[v]
-    while i >= 0:
-        f, k = i // 3, i % 3
-        i = following[i]
-        p, q = faces[f, (k + 1) % 3], faces[f, (k + 2) % 3]
-        if p == u or q == u:
-            continue
-        px, py, pz = vertices[p, 0], vertices[p, 1], vertices[p, 2]
-        ex, ey, ez = vertices[q, 0] - px, vertices[q, 1] - py, vertices[q, 2] - pz
-        ax, ay, az = vertices[v, 0] - px, vertices[v, 1] - py, vertices[v, 2] - pz
-        bx, by, bz = x - px, y - py, z - pz
-        nx, ny, nz = ey * az - ez * ay, ez * ax - ex * az, ex * ay - ey * ax
-        mx, my, mz = ey * bz - ez * by, ez * bx - ex * bz, ex * by - ey * bx
-        old = np.sqrt(nx * nx + ny * ny + nz * nz)
-        new = np.sqrt(mx * mx + my * my + mz * mz)
-        edge = ex * ex + ey * ey + ez * ez
-        old_size = edge + ax * ax + ay * ay + az * az
-        new_size = edge + bx * bx + by * by + bz * bz
-        if nx * mx + ny * my + nz * mz < 0.3 * old * new:
-            return False
-        if new < 0.03 * new_size and new * old_size < old * new_size:
-            return False
-    return True
-
-
-@kernel
-def prune(faces, head, following, v):
-    # Unlink faces that are gone; how many are left.
+def gather(faces, head, following, v, ring):
+    # The corners at v, and the other two of each face; faces that are gone are unlinked.
+    # More than fit into the ring count, but are not in it.
     count = 0
     before = -1
     i = head[v]
     while i >= 0:
         after = following[i]
-        if faces[i // 3, 0] < 0:
+        f = i // 3
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        if a < 0:
             if before < 0:
                 head[v] = after
             else:
                 following[before] = after
         else:
+            k = i - 3 * f
+            if count < ring.shape[0]:
+                ring[count, 0] = i
+                ring[count, 1] = b if k == 0 else (c if k == 1 else a)
+                ring[count, 2] = c if k == 0 else (a if k == 1 else b)
             count += 1
             before = i
         i = after
@@ -230,186 +179,328 @@ def prune(faces, head, following, v):
 
 
 @kernel
-def is_linked(faces, head, following, v, u, token, stamp, times):
+def lock(start, stop, faces, head, following, cell, vertices):
+    # Vertices with neighbours in other cells.
+    for v in range(start, stop):
+        vertices[v, 13] = 0.0
+        i = head[v]
+        while i >= 0:
+            f = i // 3
+            if (
+                cell[faces[f, 0]] != cell[v]
+                or cell[faces[f, 1]] != cell[v]
+                or cell[faces[f, 2]] != cell[v]
+            ):
+                vertices[v, 13] = 1.0
+                break
+            i = following[i]
+
+
+@kernel
+def bucket_of(cost):
+    # Eight to a power of two.
+    return min(max((np.float32(cost).view(np.int32) >> 20) - 128, 0), 1023)
+
+
+@kernel
+def put(buckets, counts, cell, after, partner, when, age, v, u, bucket):
+    partner[v] = u
+    when[v] = age[v] + age[u]
+    after[v] = buckets[cell, bucket]
+    buckets[cell, bucket] = v
+    counts[cell, bucket] += 1
+
+
+@kernel
+def name_neighbours(ring, count, near):
+    # Each neighbour once, and how many of the faces have it.
+    number = 0
+    for n in range(count):
+        for side in range(1, 3):
+            u = ring[n, side]
+            at = -1
+            for j in range(number):
+                if near[j, 0] == u:
+                    at = j
+                    break
+            if at < 0:
+                near[number, 0] = u
+                near[number, 1] = 0
+                at = number
+                number += 1
+            near[at, 1] += 1
+    return number
+
+
+@kernel
+def best(vertices, v, near, number, lane, after):
+    # The cheapest edge of v, of those dearer than the one to `after` unless that is -1: what it
+    # costs to merge both ends, the other one, and the best place for both, from v. Eight
+    # neighbours at a time, in lanes that the machine's vectors take several of.
+    for n in range(number):
+        if near[n, 0] == after:
+            near[n, 0], near[0, 0] = near[0, 0], near[n, 0]
+            near[n, 1], near[0, 1] = near[0, 1], near[n, 1]
+    x0, y0, z0 = np.float64(vertices[v, 0]), np.float64(vertices[v, 1]), np.float64(vertices[v, 2])
+    va, vb, vc = np.float64(vertices[v, 3]), np.float64(vertices[v, 4]), np.float64(vertices[v, 5])
+    vd, ve, vg = np.float64(vertices[v, 6]), np.float64(vertices[v, 7]), np.float64(vertices[v, 8])
+    vp, vq, vr = (
+        np.float64(vertices[v, 9]),
+        np.float64(vertices[v, 10]),
+        np.float64(vertices[v, 11]),
+    )
+    vs = np.float64(vertices[v, 12])
+    floor = -1.0
+    cost, end, best_x, best_y, best_z = np.inf, -1, 0.0, 0.0, 0.0
+    for base in range(0, number, 8):
+        for n in range(min(8, number - base)):
+            u = near[base + n, 0]
+            lane[n] = vertices[u, 0] - x0
+            lane[8 + n] = vertices[u, 1] - y0
+            lane[16 + n] = vertices[u, 2] - z0
+            for k in range(3, 13):
+                lane[8 * k + n] = vertices[u, k]
+        for n in range(8):
+            hx, hy, hz = lane[n], lane[8 + n], lane[16 + n]
+            a, b, c = lane[24 + n], lane[32 + n], lane[40 + n]
+            d, e, g = lane[48 + n], lane[56 + n], lane[64 + n]
+            p, q, r = lane[72 + n], lane[80 + n], lane[88 + n]
+            # The quadric of u, seen from v.
+            kx = a * hx + b * hy + c * hz
+            ky = b * hx + d * hy + e * hz
+            kz = c * hx + e * hy + g * hz
+            s = (
+                vs
+                + lane[96 + n]
+                + (hx * (kx - 2.0 * p) + hy * (ky - 2.0 * q) + hz * (kz - 2.0 * r))
+            )
+            p, q, r = p - kx + vp, q - ky + vq, r - kz + vr
+            a, b, c, d, e, g = a + va, b + vb, c + vc, d + vd, e + ve, g + vg
+            square = hx * hx + hy * hy + hz * hz
+            # A weak pull to the middle decides where the planes do not.
+            trace = a + d + g
+            pull = 1e-5 * trace + 1e-30
+            a2, d2, g2 = a + pull, d + pull, g + pull
+            # Solve for the step from the middle.
+            mx, my, mz = 0.5 * hx, 0.5 * hy, 0.5 * hz
+            rx = -(a * mx + b * my + c * mz + p)
+            ry = -(b * mx + d * my + e * mz + q)
+            rz = -(c * mx + e * my + g * mz + r)
+            c00, c01, c02 = d2 * g2 - e * e, c * e - b * g2, b * e - c * d2
+            scale = 1.0 / (a2 * c00 + b * c01 + c * c02)
+            c11, c12, c22 = a2 * g2 - c * c, b * c - a2 * e, a2 * d2 - b * b
+            tx = (c00 * rx + c01 * ry + c02 * rz) * scale
+            ty = (c01 * rx + c11 * ry + c12 * rz) * scale
+            tz = (c02 * rx + c12 * ry + c22 * rz) * scale
+            near_enough = tx * tx + ty * ty + tz * tz <= 4.0 * square
+            x = mx + (tx if near_enough else 0.0)
+            y = my + (ty if near_enough else 0.0)
+            z = mz + (tz if near_enough else 0.0)
+            error = (
+                x * (a * x + 2.0 * (b * y + c * z + p))
+                + y * (d * y + 2.0 * (e * z + q))
+                + z * (g * z + 2.0 * r)
+                + s
+            )
+            lane[104 + n] = max(error, 0.0) + 1e-6 * trace * square + 1e-30 * square
+            lane[112 + n], lane[120 + n], lane[128 + n] = x, y, z
+        for n in range(min(8, number - base)):
+            u = near[base + n, 0]
+            error = lane[104 + n]
+            if u == after:
+                floor = error
+            if vertices[u, 13] != 0.0 or error < floor or (error == floor and u <= after):
+                continue
+            if error < cost or (error == cost and u < end):
+                cost, end = error, u
+                best_x, best_y, best_z = lane[112 + n], lane[120 + n], lane[128 + n]
+    return cost, end, best_x, best_y, best_z
+
+
+@kernel
+def line_up(
+    start, stop, first, vertices, faces, head, following, buckets, counts, after, partner, when, age
+):
+    ring, near, lane = np.empty((513, 3), np.int32), np.empty((1026, 2), np.int32), np.zeros(136)
+    for cell in range(start, stop):
+        for b in range(1024):
+            buckets[cell, b] = -1
+            counts[cell, b] = 0
+        for v in range(first[cell + 1] - 1, first[cell] - 1, -1):
+            if vertices[v, 13] != 0.0:
+                continue
+            count = gather(faces, head, following, v, ring)
+            if count > 512:
+                continue
+            number = name_neighbours(ring, count, near)
+            cost, u, _, _, _ = best(vertices, v, near, number, lane, -1)
+            if u >= 0:
+                put(buckets, counts, cell, after, partner, when, age, v, u, bucket_of(cost))
+
+
+@kernel
+def fits(vertices, ring, count, v, u, x, y, z):
+    # Whether the faces at v that do not hold u keep their side and do not become needles.
+    vx, vy, vz = np.float64(vertices[v, 0]), np.float64(vertices[v, 1]), np.float64(vertices[v, 2])
+    for n in range(count):
+        p, q = ring[n, 1], ring[n, 2]
+        if p == u or q == u:
+            continue
+        px, py, pz = (
+            np.float64(vertices[p, 0]),
+            np.float64(vertices[p, 1]),
+            np.float64(vertices[p, 2]),
+        )
+        ex, ey, ez = vertices[q, 0] - px, vertices[q, 1] - py, vertices[q, 2] - pz
+        ax, ay, az = vx - px, vy - py, vz - pz
+        bx, by, bz = x - px, y - py, z - pz
+        nx, ny, nz = ey * az - ez * ay, ez * ax - ex * az, ex * ay - ey * ax
+        mx, my, mz = ey * bz - ez * by, ez * bx - ex * bz, ex * by - ey * bx
+        # Squares of twice the areas: no roots.
+        old = nx * nx + ny * ny + nz * nz
+        new = mx * mx + my * my + mz * mz
+        along = nx * mx + ny * my + nz * mz
+        if along < 0.0 or along * along < 0.09 * old * new:
+            return False
+        edge = ex * ex + ey * ey + ez * ez
+        old_size = edge + ax * ax + ay * ay + az * az
+        new_size = edge + bx * bx + by * by + bz * bz
+        if new < 9e-4 * new_size * new_size and (
+            new * old_size * old_size < old * new_size * new_size
+        ):
+            return False
+    return True
+
+
+@kernel
+def is_linked(v_ring, v_count, v_near, v_number, u_ring, u_count, u_near, u_number, u):
     # The link condition: whether merging v and u leaves the topology as it is.
-    # Neighbours of v, how often its faces name each, and the faces that hold u.
-    shared, v_faces, u_faces, common = 0, 0, 0, 0
-    c, d = -1, -1
-    i = head[v]
-    while i >= 0:
-        f, k = i // 3, i % 3
-        v_faces += 1
-        p, q = faces[f, (k + 1) % 3], faces[f, (k + 2) % 3]
+    shared, c, d = 0, -1, -1
+    for n in range(v_count):
+        p, q = v_ring[n, 1], v_ring[n, 2]
         if p == u or q == u:
             shared += 1
             d = c
             c = q if p == u else p
-        for w in (p, q):
-            if stamp[w] != token:
-                stamp[w] = token
-                times[w] = 0
-            times[w] += 1
-        i = following[i]
+    if v_count == shared and u_count == shared:
+        return False
     v_rim, v_cap, u_rim, u_cap = False, False, False, False
-    i = head[v]
-    while i >= 0:
-        f, k = i // 3, i % 3
-        p, q = faces[f, (k + 1) % 3], faces[f, (k + 2) % 3]
-        if times[p] != 2 or times[q] != 2:
-            v_rim = True
-        if (p == c and q == d) or (p == d and q == c):
-            v_cap = True
-        i = following[i]
-    i = head[u]
-    while i >= 0:
-        f, k = i // 3, i % 3
-        u_faces += 1
-        p, q = faces[f, (k + 1) % 3], faces[f, (k + 2) % 3]
-        if (p == c and q == d) or (p == d and q == c):
-            u_cap = True
-        for w in (p, q):
-            if stamp[w] == token:
-                stamp[w] = token + 1
-                times[w] = 0
-                common += 1
-            elif stamp[w] != token + 1 and stamp[w] != -token:
-                # Neither at v: counted from scratch, below the tokens to come.
-                stamp[w] = -token
-                times[w] = 0
-            times[w] += 1
-        i = following[i]
-    i = head[u]
-    while i >= 0:
-        f, k = i // 3, i % 3
-        if times[faces[f, (k + 1) % 3]] != 2 or times[faces[f, (k + 2) % 3]] != 2:
-            u_rim = True
-        i = following[i]
-    return not (
-        common != shared
-        or (v_cap and u_cap)
-        or (v_faces == shared and u_faces == shared)
-        or (v_rim and u_rim and shared == 2)
-    )
-
-
-@kernel
-def sink(keys, ends, size, i):
-    # Restore the heap below place i.
-    key = keys[i]
-    v, u, age = ends[i, 0], ends[i, 1], ends[i, 2]
-    while True:
-        j = 2 * i + 1
-        if j >= size:
-            break
-        if j + 1 < size and keys[j + 1] < keys[j]:
-            j += 1
-        if keys[j] >= key:
-            break
-        keys[i] = keys[j]
-        ends[i, 0], ends[i, 1], ends[i, 2] = ends[j, 0], ends[j, 1], ends[j, 2]
-        i = j
-    keys[i] = key
-    ends[i, 0], ends[i, 1], ends[i, 2] = v, u, age
-
-
-@kernel
-def rise(keys, ends, i, key, v, u, age):
-    # Put an entry at place i, or nearer to the root.
-    while i > 0:
-        j = (i - 1) // 2
-        if keys[j] <= key:
-            break
-        keys[i] = keys[j]
-        ends[i, 0], ends[i, 1], ends[i, 2] = ends[j, 0], ends[j, 1], ends[j, 2]
-        i = j
-    keys[i] = key
-    ends[i, 0], ends[i, 1], ends[i, 2] = v, u, age
+    common = 0
+    for n in range(v_number):
+        v_rim |= v_near[n, 1] != 2
+        for m in range(u_number):
+            common += v_near[n, 0] == u_near[m, 0]
+    for m in range(u_number):
+        u_rim |= u_near[m, 1] != 2
+    if common != shared or (v_rim and u_rim and shared == 2):
+        return False
+    for n in range(v_count):
+        p, q = v_ring[n, 1], v_ring[n, 2]
+        v_cap |= (p == c and q == d) or (p == d and q == c)
+    for n in range(u_count):
+        p, q = u_ring[n, 1], u_ring[n, 2]
+        u_cap |= (p == c and q == d) or (p == d and q == c)
+    return not (v_cap and u_cap)
 
 
 @kernel
 def collapse(
-    start, stop, order, first, budget, limit, level, vertices, quadrics, faces, head, following,
-    partner, cost, avoid, age, stamp, times,
+    start, stop, budget, limit, alike, level, vertices, faces, head, following, buckets, counts,
+    after, partner, when, age, gone,
 ):  # fmt: skip
     # Each cell by itself, cheapest edges first; vertices with neighbours in other cells rest,
     # so no two cells write, or read what the other writes.
+    # Each vertex waits with an edge that costs no more than any of its own did then. A change
+    # makes edges of one vertex new, and that vertex waits anew: so every edge costs at least
+    # what one of its ends waits with, and what has become stale meanwhile is looked at again
+    # when its turn comes.
+    v_ring, u_ring = np.empty((513, 3), np.int32), np.empty((513, 3), np.int32)
+    v_near, u_near = np.empty((1026, 2), np.int32), np.empty((1026, 2), np.int32)
+    lane = np.zeros(136)
     for cell in range(start, stop):
-        size = first[cell + 1] - first[cell]
-        keys = np.empty(2 * size + 64)
-        ends = np.empty((2 * size + 64, 3), np.int32)
-        for i in range(size):
-            v = order[first[cell] + i]
-            keys[i] = cost[v]
-            ends[i, 0], ends[i, 1], ends[i, 2] = v, partner[v], age[v] + age[partner[v]]
-        for i in range(size // 2 - 1, -1, -1):
-            sink(keys, ends, size, i)
-        removed, token = 0, 0
-        while size > 0 and removed < budget[cell]:
-            v, u, when = ends[0, 0], ends[0, 1], ends[0, 2]
-            size -= 1
-            keys[0] = keys[size]
-            ends[0, 0], ends[0, 1], ends[0, 2] = ends[size, 0], ends[size, 1], ends[size, 2]
-            if size > 0:
-                sink(keys, ends, size, 0)
-            if head[v] < 0 or head[u] < 0 or age[v] + age[u] != when:
+        removed, now = 0, 0
+        while removed < budget[cell]:
+            while now <= limit and buckets[cell, now] < 0:
+                now += 1
+            if now > limit:
+                break
+            v = buckets[cell, now]
+            buckets[cell, now] = after[v]
+            counts[cell, now] -= 1
+            if head[v] < 0:
                 continue
-            if prune(faces, head, following, v) + prune(faces, head, following, u) > 512:
+            v_count = gather(faces, head, following, v, v_ring)
+            if v_count == 0 or v_count > 512:
                 continue
-            token += 2
-            if level < 2 and not is_linked(faces, head, following, v, u, token, stamp, times):
-                avoid[min(v, u)] = max(v, u)
+            v_number = name_neighbours(v_ring, v_count, v_near)
+            u = partner[v]
+            ready = head[u] >= 0 and age[v] + age[u] == when[v]
+            failed = -1
+            x, y, z = 0.0, 0.0, 0.0
+            while True:
+                if ready:
+                    u_near[0, 0] = u
+                    _, _, x, y, z = best(vertices, v, u_near, 1, lane, -1)
+                else:
+                    cost, u, x, y, z = best(vertices, v, v_near, v_number, lane, failed)
+                    if u < 0:
+                        break
+                    bucket = bucket_of(cost)
+                    # What is hardly dearer need not wait its turn.
+                    if bucket > min(now + alike, limit):
+                        put(buckets, counts, cell, after, partner, when, age, v, u, bucket)
+                        u = -1
+                        break
+                ready = False
+                failed = u
+                x, y, z = vertices[v, 0] + x, vertices[v, 1] + y, vertices[v, 2] + z
+                if level < 1 and not fits(vertices, v_ring, v_count, v, u, x, y, z):
+                    continue
+                u_count = gather(faces, head, following, u, u_ring)
+                if u_count == 0 or u_count > 512 - v_count:
+                    continue
+                if level < 1 and not fits(vertices, u_ring, u_count, u, v, x, y, z):
+                    continue
+                u_number = name_neighbours(u_ring, u_count, u_near)
+                if level > 1 or is_linked(
+                    v_ring, v_count, v_near, v_number, u_ring, u_count, u_near, u_number, u
+                ):
+                    break
+            if u < 0:
                 continue
-            _, x, y, z = merged(vertices, quadrics, v, u)
-            if level < 1 and not (
-                fits(vertices, faces, head, following, v, u, x, y, z)
-                and fits(vertices, faces, head, following, u, v, x, y, z)
-            ):
-                avoid[min(v, u)] = max(v, u)
-                continue
-            vertices[v, 0], vertices[v, 1], vertices[v, 2] = x, y, z
-            for k in range(10):
-                quadrics[v, k] += quadrics[u, k]
-            i = head[u]
-            while i >= 0:
-                f, k = i // 3, i % 3
-                if faces[f, (k + 1) % 3] == v or faces[f, (k + 2) % 3] == v:
-                    faces[f, 0] = -1
+            merge(vertices, v, u, x, y, z)
+            # The ring of both, without the faces that vanish.
+            kept = 0
+            for n in range(v_count):
+                i, p, q = v_ring[n, 0], v_ring[n, 1], v_ring[n, 2]
+                if p == u or q == u:
+                    faces[i // 3, 0] = -1
                     removed += 1
                 else:
-                    faces[f, k] = v
-                last = i
-                i = following[i]
-            following[last] = head[v]
-            head[v] = head[u]
+                    v_ring[kept, 0], v_ring[kept, 1], v_ring[kept, 2] = i, p, q
+                    kept += 1
+            for n in range(u_count):
+                i, p, q = u_ring[n, 0], u_ring[n, 1], u_ring[n, 2]
+                if p != v and q != v:
+                    faces[i // 3, i % 3] = v
+                    v_ring[kept, 0], v_ring[kept, 1], v_ring[kept, 2] = i, p, q
+                    kept += 1
             head[u] = -1
-            prune(faces, head, following, v)
+            before = -1
+            for n in range(kept - 1, -1, -1):
+                following[v_ring[n, 0]] = before
+                before = v_ring[n, 0]
+            head[v] = before
             age[v] += 1
-            avoid[v] = -1
-            token += 2
-            i = head[v]
-            while i >= 0:
-                f, k = i // 3, i % 3
-                i = following[i]
-                for side in range(1, 3):
-                    w = faces[f, (k + side) % 3]
-                    if stamp[w] == token:
-                        continue
-                    stamp[w] = token
-                    avoid[w] = -1
-                    if partner[w] == -2:
-                        continue
-                    error, _, _, _ = merged(vertices, quadrics, v, w)
-                    if error > limit:
-                        continue
-                    if size == keys.shape[0]:
-                        wider = np.empty(2 * size)
-                        wider[:size] = keys
-                        keys = wider
-                        longer = np.empty((2 * size, 3), np.int32)
-                        longer[:size] = ends
-                        ends = longer
-                    rise(keys, ends, size, error, v, w, age[v] + age[w])
-                    size += 1
+            if kept == 0:
+                continue
+            v_number = name_neighbours(v_ring, kept, v_near)
+            cost, u, _, _, _ = best(vertices, v, v_near, v_number, lane, -1)
+            if u >= 0:
+                bucket = bucket_of(cost)
+                now = min(now, bucket)
+                put(buckets, counts, cell, after, partner, when, age, v, u, bucket)
+        gone[cell] = removed
 
 
 @kernel
