@@ -49,6 +49,8 @@ _CUTS: Final = 3
 #: The degree of the polynomials that unbend a chart, and how often its faces are turned anew.
 _DEGREE: Final = 6
 _TURNS: Final = 3
+#: Of how many faces of a chart the shape is asked for, roughly.
+_ENOUGH: Final = 2000
 _SMOOTHINGS: Final = 12
 _PACKINGS: Final = 7
 #: How much more of the atlas a chart may take with its rows than with its columns.
@@ -103,8 +105,14 @@ def unwrap(
     final = np.full(len(faces), -1, np.int32)
     axes = np.empty((len(faces), 3), np.float32)
     grid_px = 2 * size_px
+    groups = len(first) - 1
+    seen, is_plain = np.empty((groups, 3), np.float64), np.empty(groups, np.uint8)
+    spread(
+        kernels.look, groups, vertices, faces, normals, order, first, density, grid_px, seen,
+        is_plain, grain=1,
+    )  # fmt: skip
     count = kernels.lay_out(
-        vertices, faces, twin, normals, order, first, chart, density, final, axes,
+        vertices, faces, twin, normals, order, first, chart, density, seen, is_plain, final, axes,
         np.empty(len(faces), np.int32), np.empty(len(faces), np.int32),
         np.full(len(faces), -1, np.int32), np.zeros((grid_px, grid_px), np.int32),
     )  # fmt: skip
@@ -125,9 +133,9 @@ def unwrap(
     order, first = _by_chart(chart)
     spread(
         kernels.unbend, len(axes), vertices, faces, order, first, uv_faces, start, flat,
-        _DEGREE, _TURNS, grain=8,
+        _DEGREE, _TURNS, _ENOUGH, grain=1,
     )  # fmt: skip
-    spread(kernels.straighten, len(axes), flat, start, _ANGLES, grain=8)
+    spread(kernels.straighten, len(axes), flat, start, _ANGLES, grain=1)
     say("unwrap", 3, steps)
     # Packing takes as many steps as the square has cells: a large one gets cells of two texels.
     step = 2 if size_px >= 4096 and size_px % 2 == 0 else 1  # noqa: PLR2004
@@ -142,7 +150,9 @@ def _say_nothing(_stage: str, _step: int, _steps: int) -> None:
 
 def _by_chart(chart: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """The faces sorted by chart, and where each chart's faces start."""
-    order = np.argsort(chart, kind="stable").astype(np.int32)
+    # Of two bytes, they are sorted by counting.
+    few = chart.astype(np.uint16) if int(chart.max()) < 1 << 16 else chart
+    order = np.argsort(few, kind="stable").astype(np.int32)
     first = np.zeros(int(chart.max()) + 2, np.int32)
     np.cumsum(np.bincount(chart), out=first[1:])
     return order, first
