@@ -46,10 +46,13 @@ def test_texels_are_filled_as_the_loops_fill_them() -> None:
     image = rng.integers(0, 256, (96, 96, 4)).astype(np.uint8)
     covered = (rng.random((96, 96)) < 0.05).astype(np.uint8)
     image[covered == 0] = 0
-    wanted = image.copy()
-    bake._fill(wanted, covered)
-    found = device.fill(torch.from_numpy(image), torch.from_numpy(covered) != 0)
-    np.testing.assert_array_equal(found.numpy(), wanted)
+    # Metallic and roughness: the first channel repeats the second.
+    base_color, metal_rough = image.copy(), np.ascontiguousarray(image[..., [1, 1, 2]])
+    wanted = base_color.copy(), metal_rough.copy()
+    bake._fill(*wanted, covered)
+    for map_, filled in zip((base_color, metal_rough), wanted, strict=True):
+        found = device.fill(torch.from_numpy(map_), torch.from_numpy(covered) != 0)
+        np.testing.assert_array_equal(found.numpy(), filled)
 
 
 def test_voxels_are_sampled_as_the_loops_sample_them() -> None:
