@@ -166,9 +166,8 @@ def raster(atlas: Atlas, gutter: int) -> NDArray[np.int32]:
     """The face of each texel, int32 [S, S]: -1 none, -2 - face in the gutter beside it."""
     size = atlas.size_px
     owner = np.full((size, size), -1, np.int32)
-    seen = np.zeros(len(atlas.faces), np.uint8)
-    spread(kernels.scan, size, atlas.uv, atlas.faces, owner, seen, grain=256)
-    kernels.rescue(atlas.uv, atlas.faces, owner, seen)
+    spread(kernels.scan, size, atlas.uv, atlas.faces, owner, grain=256)
+    kernels.rescue(atlas.uv, atlas.faces, owner)
     for _ in range(gutter):
         wider = np.empty_like(owner)
         spread(kernels.widen, size, owner, wider, grain=64)

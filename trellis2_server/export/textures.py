@@ -57,8 +57,17 @@ def textured(  # noqa: PLR0913 - what `export.textured_glb` takes
         ExportError: the mesh cannot be unwrapped or its textures not encoded.
         MissingPackageError: Pillow, or the package for `unwrap`, is not installed.
     """
-    chart = unwrap_with_xatlas if unwrap == "xatlas" else unwrap_here
     is_painted_on_device = is_on_device(field)
+
+    def chart() -> Atlas:
+        if unwrap == "xatlas":
+            return unwrap_with_xatlas(mesh, texture_size, report)
+        if not is_painted_on_device:
+            return unwrap_here(mesh, texture_size, report)
+        from trellis2_server.export import device
+
+        where: Any = field.attributes
+        return unwrap_here(mesh, texture_size, report, device.grouping(where.device))
 
     def prepare() -> tuple[bake.Index | None, float | None]:
         surface, error = original, None
@@ -71,7 +80,7 @@ def textured(  # noqa: PLR0913 - what `export.textured_glb` takes
     # Unwrapping is half the time on one core: the other one prepares the bake.
     with ThreadPoolExecutor(1, thread_name_prefix="index") as pool:
         preparing = pool.submit(prepare)
-        atlas = chart(mesh, texture_size, report)
+        atlas = chart()
         index, error = preparing.result()
     if index is None:
         from trellis2_server.export import device

@@ -38,7 +38,7 @@ def read(start, stop, places, boxes, masks, ranks, arranged, resolution, values)
 
 
 @kernel
-def scan(start, stop, uv, faces, owner, seen):
+def scan(start, stop, uv, faces, owner):
     size = owner.shape[1]
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
@@ -69,21 +69,20 @@ def scan(start, stop, uv, faces, owner, seen):
                 max(0, int(np.ceil(low - 0.5))), min(size - 1, int(np.floor(high - 0.5))) + 1
             ):
                 owner[row, column] = f
-                seen[f] = 1
 
 
 @kernel
-def rescue(uv, faces, owner, seen):
-    # A face that covers no texel's centre takes the texel that it lies in, if it is free.
+def rescue(uv, faces, owner):
+    # Each face takes the texel that its middle lies in, if that is free: one that covers no
+    # texel's centre would have no data, and a long needle none over most of its length.
     size = owner.shape[0]
     for f in range(faces.shape[0]):
-        if seen[f] == 0:
-            x = (uv[faces[f, 0], 0] + uv[faces[f, 1], 0] + uv[faces[f, 2], 0]) / 3.0
-            y = (uv[faces[f, 0], 1] + uv[faces[f, 1], 1] + uv[faces[f, 2], 1]) / 3.0
-            column = min(size - 1, max(0, int(x)))
-            row = min(size - 1, max(0, int(y)))
-            if owner[row, column] == -1:
-                owner[row, column] = f
+        x = (uv[faces[f, 0], 0] + uv[faces[f, 1], 0] + uv[faces[f, 2], 0]) / 3.0
+        y = (uv[faces[f, 0], 1] + uv[faces[f, 1], 1] + uv[faces[f, 2], 1]) / 3.0
+        column = min(size - 1, max(0, int(x)))
+        row = min(size - 1, max(0, int(y)))
+        if owner[row, column] == -1:
+            owner[row, column] = f
 
 
 @kernel

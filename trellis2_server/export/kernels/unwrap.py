@@ -197,7 +197,7 @@ def stamp(grid, token, is_write, ax, ay, bx, by, cx, cy):
         for column in range(int(np.ceil(low - 0.5)), int(np.ceil(high - 0.5))):
             if grid[row, column] == token:
                 return False
-            if is_write:
+            if is_write == 1:
                 grid[row, column] = token
     return True
 
@@ -257,7 +257,7 @@ def look(start, stop, vertices, faces, normals, order, first, density, side, axe
             f = order[n]
             a, b, d = faces[f, 0], faces[f, 1], faces[f, 2]
             if not stamp(
-                grid, 1, True,
+                grid, 1, 1,
                 (tx * vertices[a, 0] + ty * vertices[a, 1] + tz * vertices[a, 2] - low_x) * scale
                 + 1.5,
                 (bx * vertices[a, 0] + by * vertices[a, 1] + bz * vertices[a, 2] - low_y) * scale
@@ -374,8 +374,8 @@ def lay_out(
                       + bz * vertices[faces[f, 2], 2] - low_y) * scale + 1.5  # fmt: skip
                 dot = normals[f, 0] * x + normals[f, 1] * y + normals[f, 2] * z
                 fits = dot > 0.15 or normals[f, 3] == 0.0
-                if fits and stamp(grid, token, False, u0, v0, u1, v1, u2, v2):
-                    stamp(grid, token, True, u0, v0, u1, v1, u2, v2)
+                if fits and stamp(grid, token, 0, u0, v0, u1, v1, u2, v2):
+                    stamp(grid, token, 1, u0, v0, u1, v1, u2, v2)
                 else:
                     fits = False
                 if not fits and f != best:
