@@ -11,6 +11,8 @@ from tests.export import dual_grid, shapes  # noqa: E402
 from trellis2_server import export  # noqa: E402
 from trellis2_server.errors import ExportError  # noqa: E402
 from trellis2_server.export import bake, clean, device, textures  # noqa: E402
+from trellis2_server.export.adjacency import twins  # noqa: E402
+from trellis2_server.export.kernels import unwrap as kernels  # noqa: E402
 from trellis2_server.export.unwrap import unwrap  # noqa: E402
 from trellis2_server.mesh import VoxelField  # noqa: E402
 
@@ -41,15 +43,46 @@ def test_the_same_textures_come_out_to_rounding(shape: str, *, is_projected: boo
         assert (apart.max(axis=-1) > 2).mean() < 2e-2
 
 
+@pytest.mark.parametrize("shape", [*shapes.ALL, "cloth", "crowded"])
+def test_groups_are_connected_and_as_good_as_those_of_the_loops(shape: str) -> None:
+    make = (shapes.ALL | dual_grid.REAL)[shape]
+    mesh = export.prepare(clean.checked(make()), decimation_target=4000)
+    charts: list[np.ndarray] = []
+    areas: list[float] = []
+    for grouping in (None, device.grouping("cpu")):
+        atlas = unwrap(mesh, 512, grouping=grouping)
+        charts.append(atlas.chart)
+        flat = atlas.uv[atlas.faces].astype(np.float64)
+        p, q = flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0]
+        areas.append(float(np.abs(p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0]).sum()))
+        # Every chart hangs together, and there are no more than that.
+        parts = np.empty_like(atlas.chart)
+        twin = twins(mesh.faces, len(mesh.vertices))
+        count = kernels.connect(twin, atlas.chart, parts, np.empty_like(parts))
+        assert count == len(np.unique(atlas.chart)) == atlas.chart.max() + 1
+    ours, theirs = (chart.max() + 1 for chart in charts)
+    assert theirs <= 1.3 * ours + 8
+    assert areas[1] > 0.9 * areas[0]
+
+
+def test_the_same_mesh_has_the_same_groups() -> None:
+    mesh = export.prepare(shapes.ALL["noisy_blob"](), decimation_target=4000)
+    first, second = (unwrap(mesh, 256, grouping=device.grouping("cpu")) for _ in range(2))
+    np.testing.assert_array_equal(first.uv, second.uv)
+
+
 def test_texels_are_filled_as_the_loops_fill_them() -> None:
     rng = np.random.default_rng(1)
     image = rng.integers(0, 256, (96, 96, 4)).astype(np.uint8)
     covered = (rng.random((96, 96)) < 0.05).astype(np.uint8)
     image[covered == 0] = 0
-    wanted = image.copy()
-    bake._fill(wanted, covered)
-    found = device.fill(torch.from_numpy(image), torch.from_numpy(covered) != 0)
-    np.testing.assert_array_equal(found.numpy(), wanted)
+    # Metallic and roughness: the first channel repeats the second.
+    base_color, metal_rough = image.copy(), np.ascontiguousarray(image[..., [1, 1, 2]])
+    wanted = base_color.copy(), metal_rough.copy()
+    bake._fill(*wanted, covered)
+    for map_, filled in zip((base_color, metal_rough), wanted, strict=True):
+        found = device.fill(torch.from_numpy(map_), torch.from_numpy(covered) != 0)
+        np.testing.assert_array_equal(found.numpy(), filled)
 
 
 def test_voxels_are_sampled_as_the_loops_sample_them() -> None:

@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["labelled", "prepare", "textured_glb", "untextured_glb", "warm_up"]
 
 GENERATOR: Final = "trellis2-server"
-#: Colours are read in place where no more than a hundredth of the original is farther from the
-#: mesh than that. Reading them at the closest point of the original instead gains there at most
-#: 0.1 dB of 62 (bench/export.py, lossless textures, smooth fields at 512 voxels).
-PROJECTED_ABOVE_VOXELS: Final = 0.05
 
 
 def prepare(
@@ -142,19 +138,13 @@ def textured_glb(  # noqa: PLR0913
     import numpy as np
 
     from trellis2_server.export import clean, glb, textures
-    from trellis2_server.export.deviation import deviation
 
     original = None if original is mesh or original is None else clean.checked(original)
     mesh = clean.checked(mesh)
     if not textures.is_on_device(field):
         field = clean.checked_field(field)
     extras = dict(extras or {})
-    if original is not None:
-        error = deviation(original, mesh, field.resolution)
-        extras["error_voxels"] = round(error.p99, 4)
-        if error.p99 <= PROJECTED_ABOVE_VOXELS:
-            original = None
-    atlas, material = textures.textured(
+    atlas, material, error = textures.textured(
         mesh,
         field,
         original,
@@ -164,6 +154,8 @@ def textured_glb(  # noqa: PLR0913
         unwrap=unwrap,
         report=report,
     )
+    if error is not None:
+        extras["error_voxels"] = round(error, 4)
     if report:
         report("pack", 0, 1)
     uv = np.divide(atlas.uv, texture_size, dtype=np.float32)

@@ -127,8 +127,7 @@ def bake(
     )  # fmt: skip
     if report:
         report("bake", 2, steps)
-    _fill(base_color, covered)
-    _fill(metal_rough, covered)
+    _fill(base_color, metal_rough, covered)
     if report:
         report("bake", steps, steps)
     return Maps(base_color, metal_rough, covered)
@@ -167,9 +166,8 @@ def raster(atlas: Atlas, gutter: int) -> NDArray[np.int32]:
     """The face of each texel, int32 [S, S]: -1 none, -2 - face in the gutter beside it."""
     size = atlas.size_px
     owner = np.full((size, size), -1, np.int32)
-    seen = np.zeros(len(atlas.faces), np.uint8)
-    spread(kernels.scan, size, atlas.uv, atlas.faces, owner, seen, grain=256)
-    kernels.rescue(atlas.uv, atlas.faces, owner, seen)
+    spread(kernels.scan, size, atlas.uv, atlas.faces, owner, grain=256)
+    kernels.rescue(atlas.uv, atlas.faces, owner)
     for _ in range(gutter):
         wider = np.empty_like(owner)
         spread(kernels.widen, size, owner, wider, grain=64)
@@ -239,15 +237,19 @@ def _index_faces(mesh: Mesh) -> _Surface:
     return corners, planes, low, cell, first, members, extents
 
 
-def _fill(image: NDArray[np.uint8], covered: NDArray[np.uint8]) -> None:
+def _fill(
+    base_color: NDArray[np.uint8], metal_rough: NDArray[np.uint8], covered: NDArray[np.uint8]
+) -> None:
     """Give texels without a colour the mean of the nearest ones, in place (push-pull)."""
-    levels = [(image, covered)]
-    while levels[-1][1].shape[0] > 1:
-        fine, known = levels[-1]
-        half = (known.shape[0] + 1) // 2
-        coarse = np.zeros((half, half, fine.shape[2]), np.uint8)
-        coarse_known = np.zeros((half, half), np.uint8)
-        spread(kernels.pull, half, fine, known, coarse, coarse_known, grain=64)
-        levels.append((coarse, coarse_known))
-    for (fine, known), (coarse, _) in zip(levels[-2::-1], levels[:0:-1], strict=True):
-        spread(kernels.push, known.shape[0], fine, known, coarse, grain=64)
+    levels = [(base_color, metal_rough, covered)]
+    while levels[-1][2].shape[0] > 1:
+        half = (levels[-1][2].shape[0] + 1) // 2
+        coarse = (
+            np.zeros((half, half, 4), np.uint8),
+            np.zeros((half, half, 3), np.uint8),
+            np.empty((half, half), np.uint8),
+        )
+        spread(kernels.pull, half, *levels[-1], *coarse, grain=64)
+        levels.append(coarse)
+    for fine, coarse in zip(levels[-2::-1], levels[:0:-1], strict=True):
+        spread(kernels.push, len(fine[2]), *fine, *coarse[:2], grain=64)

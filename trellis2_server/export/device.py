@@ -1,8 +1,10 @@
-"""What `bake` does, in PyTorch, where the field lies on a device.
+"""What `bake` does, and grouping faces into charts, in PyTorch, where the field is on a device.
 
 The same steps with the same rules: rasterise in UV space, project onto the original surface,
-sample the voxels, fill. Imported only where a field's arrays are tensors. Checked against the
-CPU's loops with tensors on the CPU; it was never run, nor timed, on a GPU.
+sample the voxels, fill. Groups are as good as the loops', but not the same: of neighbours, all
+that suit each other best are joined at once. What is added up in any order is added as integers,
+so that the same input has the same groups. Imported only where a field's arrays are tensors.
+Checked against the CPU's loops with tensors on the CPU; it was never run, nor timed, on a GPU.
 
 What this module does not know: image formats, how the atlas was made.
 """
@@ -13,14 +15,25 @@ import importlib
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from trellis2_server.errors import ExportError
 from trellis2_server.export.bake import Maps
+from trellis2_server.export.unwrap import (
+    SMALL_TEXELS,
+    SMOOTHINGS,
+    SPREAD,
+    SPREAD_SMALL,
+    WAYS,
+)
 from trellis2_server.mesh import VoxelField
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trellis2_server.export.unwrap import Atlas
+    from numpy.typing import NDArray
+
+    from trellis2_server.export.unwrap import Atlas, Grouping
     from trellis2_server.mesh import Mesh
 
 torch: Any = importlib.import_module("torch")
@@ -30,6 +43,8 @@ Tensor = Any
 _AT_ONCE: Final = 1 << 22
 #: Half the width of the box of cells, around the one with the point, that is searched next.
 _RINGS: Final = (0, 1, 2, 4, 8, 16, 32)
+#: The surface's area, and the length of all borders, as an integer.
+_WHOLE: Final = float(1 << 40)
 
 
 def bake(
@@ -135,8 +150,8 @@ def _portions(count: Tensor) -> list[tuple[int, int]]:
 def raster(uv: Tensor, faces: Tensor, size: int, gutter: int) -> Tensor:
     """The face of each texel, int32 [S, S]: -1 none, -2 - face in the gutter beside it.
 
-    Where several cover a texel's centre, the last one has it. A face that covers none takes
-    the texel that it lies in, if that is free.
+    Where several cover a texel's centre, the last one has it. A texel of which none covers the
+    centre goes to the first whose middle lies in it.
     """
     corner = uv[faces.long()].double()
     low = torch.ceil(corner.amin(1) - 0.5).long().clamp(min=0)
@@ -155,15 +170,12 @@ def raster(uv: Tensor, faces: Tensor, size: int, gutter: int) -> Tensor:
         inside = (sides >= 0).all(0) | (sides <= 0).all(0)
         inside &= (sides != 0).any(0)
         owner.scatter_reduce_(0, (line * size + column)[inside], row[inside], "amax")
-    seen = torch.zeros(len(faces), dtype=torch.bool, device=uv.device)
-    # Seen is also a face that later ones have painted over: only those without any centre wait.
-    seen[owner[owner >= 0]] = True
-    lost = (~seen).nonzero()[:, 0]
-    middle = corner[lost].mean(1).long().clamp(0, size - 1)
+    # Each face takes the texel that its middle lies in, if that is free.
+    middle = corner.mean(1).long().clamp(0, size - 1)
     place = middle[:, 1] * size + middle[:, 0]
     is_free = owner[place] == -1
     first = torch.full_like(owner, len(faces))
-    first.scatter_reduce_(0, place[is_free], lost[is_free], "amin")
+    first.scatter_reduce_(0, place[is_free], is_free.nonzero()[:, 0], "amin")
     owner = torch.where(first < len(faces), first, owner).reshape(size, size)
     for _ in range(gutter):
         owner = _widen(owner)
@@ -392,3 +404,137 @@ def fill(image: Tensor, known: Tensor) -> Tensor:
         pushed = torch.div(total + 8, 16, rounding_mode="floor")
         result = torch.where(here[..., None], fine, pushed)
     return result.to(torch.uint8)
+
+
+def grouping(device: Any) -> Grouping:
+    """What `unwrap.group` does, on the device."""
+
+    def group(
+        vertices: NDArray[np.float32],
+        faces: NDArray[np.int32],
+        twin: NDArray[np.int32],
+        normals: NDArray[np.float32],
+        density: float,
+    ) -> NDArray[np.int32]:
+        found = _group(
+            _tensor(vertices, device),
+            _tensor(faces, device),
+            _tensor(twin, device),
+            _tensor(normals, device),
+            density,
+        )
+        return found.cpu().numpy().astype(np.int32)
+
+    return group
+
+
+def _group(
+    vertices: Tensor, faces: Tensor, twin: Tensor, normals: Tensor, density: float
+) -> Tensor:
+    """The group of each face, int64 [F], from 0 without gaps."""
+    twin = twin.long()
+    half = (twin > torch.arange(len(twin), device=twin.device)).nonzero()[:, 0]
+    low, high = half // 3, twin[half] // 3
+    label = _label(normals[:, :3], twin)
+    is_inside = label[low] == label[high]
+    group = _connect(low[is_inside], high[is_inside], len(faces))
+    corner = faces.reshape(-1).long()
+    ends = torch.where(half % 3 == 2, half - 2, half + 1)  # noqa: PLR2004
+    length = (vertices[corner[half]] - vertices[corner[ends]]).double().norm(dim=1)
+    length = (length * (_WHOLE / length.sum().clamp(min=1e-30))).round().long() + 1
+    sums, unit = _sum_normals(normals.double(), group)
+    small = SMALL_TEXELS / (density * density * unit)
+    low, high = group[low], group[high]
+    while True:
+        low, high, length = _borders(low, high, length, len(sums))
+        rim = torch.zeros(len(sums), dtype=torch.int64, device=low.device)
+        rim.index_add_(0, low, length).index_add_(0, high, length)
+        both = sums[low] + sums[high]
+        is_small = torch.minimum(sums[low, 0], sums[high, 0]) < small
+        is_fit = _bend(both) <= torch.where(is_small, SPREAD_SMALL, SPREAD)
+        share = length.double() / torch.minimum(rim[low], rim[high])
+        share = torch.where(is_fit, share, -1.0)
+        rank = torch.empty_like(low)
+        order = torch.sort(share, descending=True, stable=True).indices
+        rank[order] = torch.arange(len(low), device=low.device)
+        best = torch.full_like(rim, len(low))
+        best.scatter_reduce_(0, low, rank, "amin").scatter_reduce_(0, high, rank, "amin")
+        is_best = is_fit & (best[low] == rank) & (best[high] == rank)
+        if not bool(is_best.any()):
+            return group
+        parent = torch.arange(len(sums), device=low.device)
+        parent[high[is_best]] = low[is_best]
+        names, parent = torch.unique(parent, return_inverse=True)
+        sums = torch.zeros_like(sums).index_add_(0, parent, sums)[: len(names)]
+        group, low, high = parent[group], parent[low], parent[high]
+
+
+def _label(normal: Tensor, twin: Tensor) -> Tensor:
+    """The direction of `WAYS` that suits each face and its neighbours, int64 [F]."""
+    suits = normal @ torch.tensor(WAYS, device=normal.device).T
+    label = suits.argmax(1)
+    is_there, near = twin.reshape(-1, 3) >= 0, twin.clamp(min=0).reshape(-1, 3) // 3
+    for _ in range(SMOOTHINGS):
+        around = torch.where(is_there, label[near], -1)
+        option = torch.cat([around, label[:, None]], 1)
+        alike = (option[:, :, None] == around[:, None, :]).sum(2)
+        score = suits.gather(1, option.clamp(min=0)) + 0.16 * alike
+        score = torch.where(option < 0, -torch.inf, score)
+        is_best = score == score.amax(1, keepdim=True)
+        label = torch.where(is_best, option, len(WAYS)).amin(1)
+    return label
+
+
+def _connect(a: Tensor, b: Tensor, count: int) -> Tensor:
+    """The connected part that each of `count` nodes belongs to, from 0 without gaps."""
+    root = torch.arange(count, device=a.device)
+    while True:
+        first, second = root[a], root[b]
+        least = torch.minimum(first, second)
+        hooked = root.clone()
+        hooked.scatter_reduce_(0, first, least, "amin").scatter_reduce_(0, second, least, "amin")
+        while not torch.equal(hooked, hooked[hooked]):
+            hooked = hooked[hooked]
+        if torch.equal(hooked, root):
+            return torch.unique(root, return_inverse=True)[1]
+        root = hooked
+
+
+def _sum_normals(normals: Tensor, group: Tensor) -> tuple[Tensor, float]:
+    """Per group: area, area times normal, and times its six products; and one in that unit.
+
+    Returns:
+        sums: int64 [G, 10].
+        unit: the area that 1 stands for.
+    """
+    x, y, z, area = normals.unbind(1)
+    one = torch.ones_like(area)
+    terms = torch.stack([one, x, y, z, x * x, x * y, x * z, y * y, y * z, z * z], 1)
+    # Of all processors the same: a sum of floats depends on who comes first.
+    unit = max(float(area.cpu().sum()), 1e-30) / _WHOLE
+    terms = (terms * area[:, None] / unit).round().long()
+    sums = torch.zeros((int(group.max()) + 1, 10), dtype=torch.int64, device=group.device)
+    return sums.index_add_(0, group, terms), unit
+
+
+def _bend(sums: Tensor) -> Tensor:
+    """The mean squared sine between the normals of a group and their mean, float64."""
+    area, x, y, z, xx, xy, xz, yy, yz, zz = sums.double().unbind(1)
+    square = x * x + y * y + z * z
+    along = x * x * xx + y * y * yy + z * z * zz + 2.0 * (x * y * xy + x * z * xz + y * z * yz)
+    bend = 1.0 - along / (square * area).clamp(min=1.0)
+    # Normals that cancel out have no mean.
+    bend = torch.where(square < 0.25 * area * area, torch.inf, bend)
+    return torch.where(area > 0, bend, 0.0)
+
+
+def _borders(
+    low: Tensor, high: Tensor, length: Tensor, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Each pair of groups with a common border once, and how long it is in all."""
+    keys = torch.minimum(low, high) * count + torch.maximum(low, high)
+    is_apart = low != high
+    keys, where = torch.unique(keys[is_apart], return_inverse=True)
+    total = torch.zeros(len(keys), dtype=torch.int64, device=low.device)
+    total.index_add_(0, where, length[is_apart])
+    return torch.div(keys, count, rounding_mode="floor"), keys % count, total

@@ -91,7 +91,7 @@ def textured_glb(  # noqa: PLR0913 - what `export.textured_glb` takes
         ExportError: the scene cannot be unwrapped, baked or written.
     """
     placed, field = clean.checked(placed), clean.checked_field(field)
-    atlas, material = textured(
+    atlas, material, _ = textured(
         placed,
         field,
         None,

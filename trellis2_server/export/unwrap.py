@@ -28,13 +28,36 @@ if TYPE_CHECKING:
 
     from trellis2_server.mesh import Mesh
 
-#: Mean squared sine between the normals of a chart and its axis: a cap of about 28
-#: degrees, or a bend of 34.
-_SPREAD: Final = 0.1
+    #: `group`, or what does the same.
+    Grouping = Callable[
+        [
+            NDArray[np.float32],
+            NDArray[np.int32],
+            NDArray[np.int32],
+            NDArray[np.float32],
+            float,
+        ],
+        NDArray[np.int32],
+    ]
+    #: What `_project` returns.
+    _Laid = tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
+
+_THIRD: Final = 3**-0.5
+#: The faces and corners of a cube: no direction is more than 36 degrees from one.
+WAYS: Final = np.array(
+    [[s, 0, 0] for s in (1, -1)]
+    + [[0, s, 0] for s in (1, -1)]
+    + [[0, 0, s] for s in (1, -1)]
+    + [[x, y, z] for x in (_THIRD, -_THIRD) for y in (_THIRD, -_THIRD) for z in (_THIRD, -_THIRD)],
+    np.float32,
+)
+#: Mean squared sine between the normals of a chart and its axis: a cap of about 19
+#: degrees, or a bend of 23.
+SPREAD: Final = 0.05
 #: … of a chart so small that its gutter costs more than its stretch.
-_SPREAD_SMALL: Final = 0.22
+SPREAD_SMALL: Final = 0.22
 #: Texels under which a chart counts as small.
-_SMALL_TEXELS: Final = 150.0
+SMALL_TEXELS: Final = 150.0
 #: How long xatlas may take; a million faces need about 400 s.
 XATLAS_DEADLINE_S: Final = 600.0
 #: How much of the atlas the first attempt at packing hopes to cover.
@@ -49,10 +72,23 @@ _CUTS: Final = 3
 #: The degree of the polynomials that unbend a chart, and how often its faces are turned anew.
 _DEGREE: Final = 6
 _TURNS: Final = 3
-_SMOOTHINGS: Final = 12
+#: Of how many faces of a chart the shape is asked for, roughly.
+_ENOUGH: Final = 2000
+SMOOTHINGS: Final = 12
 _PACKINGS: Final = 7
 #: How much more of the atlas a chart may take with its rows than with its columns.
 _BETTER: Final = 1.12
+#: How often the largest charts are halved to fit better, unless so much of the atlas is covered …
+_FITS: Final = 4
+_ENOUGH_USE: Final = 0.65
+#: … and how much more of it has to be covered for another cut.
+_WORTH: Final = 0.02
+#: Charts of less than this share of the surface leave no large gaps.
+_CUT_LARGE: Final = 0.01
+#: A cut zigzags around faces: across a few it would be all teeth.
+_CUT_FACES: Final = 100
+_TRIAL_PX: Final = 1024
+_TRIAL_PACKINGS: Final = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +111,10 @@ class Atlas:
 
 
 def unwrap(
-    mesh: Mesh, size_px: int, report: Callable[[str, int, int], None] | None = None
+    mesh: Mesh,
+    size_px: int,
+    report: Callable[[str, int, int], None] | None = None,
+    grouping: Grouping | None = None,
 ) -> Atlas:
     """An atlas in which no two faces share a texel, at one density for the whole surface.
 
@@ -83,6 +122,7 @@ def unwrap(
         mesh: any triangle mesh, clean or not.
         size_px: edge of the texture, in texels.
         report: called between steps with "unwrap", the step and their number.
+        grouping: what groups the faces; `group`, or the same on a device.
 
     Raises:
         ExportError: the charts do not fit into a texture this small.
@@ -96,42 +136,46 @@ def unwrap(
     spread(kernels.measure, len(faces), vertices, faces, normals)
     area = float(normals[:, 3].sum(dtype=np.float64))
     density = np.sqrt(0.75 * size_px * size_px / max(area, 1e-30))
-    chart = group(vertices, faces, twin, normals, density)
+    chart = (grouping or group)(vertices, faces, twin, normals, density)
     say("unwrap", 1, steps)
 
     order, first = _by_chart(chart)
     final = np.full(len(faces), -1, np.int32)
     axes = np.empty((len(faces), 3), np.float32)
     grid_px = 2 * size_px
+    groups = len(first) - 1
+    seen, is_plain = np.empty((groups, 3), np.float64), np.empty(groups, np.uint8)
+    spread(
+        kernels.look, groups, vertices, faces, normals, order, first, density, grid_px, seen,
+        is_plain, grain=1,
+    )  # fmt: skip
     count = kernels.lay_out(
-        vertices, faces, twin, normals, order, first, chart, density, final, axes,
+        vertices, faces, twin, normals, order, first, chart, density, seen, is_plain, final, axes,
         np.empty(len(faces), np.int32), np.empty(len(faces), np.int32),
         np.full(len(faces), -1, np.int32), np.zeros((grid_px, grid_px), np.int32),
     )  # fmt: skip
     chart, axes = final, axes[:count]
     say("unwrap", 2, steps)
 
-    flat, source, uv_faces, start = _project(vertices, faces, chart, axes)
+    laid = _project(vertices, faces, chart, axes)
     for _ in range(_CUTS):
-        cut = _cut(flat, start, uv_faces, chart, twin)
-        if cut is None:
+        is_ring = _find_rings(laid, chart, twin)
+        if not bool(is_ring.any()):
             break
-        # A half keeps the axis of the whole; what the cut leaves apart becomes charts.
-        chart = np.empty_like(cut)
-        count = kernels.connect(twin, cut, chart, np.empty_like(cut))
-        axes_by_cut, axes = axes, np.empty((count, 3), np.float32)
-        axes[chart] = axes_by_cut[cut // 2]
-        flat, source, uv_faces, start = _project(vertices, faces, chart, axes)
+        chart, axes = _halve(laid, chart, axes, twin, is_ring)
+        laid = _project(vertices, faces, chart, axes)
+    chart, axes, laid, share = _cut_to_fit(vertices, faces, twin, chart, axes, laid, size_px)
+    flat, source, uv_faces, start = laid
     order, first = _by_chart(chart)
     spread(
         kernels.unbend, len(axes), vertices, faces, order, first, uv_faces, start, flat,
-        _DEGREE, _TURNS, grain=8,
+        _DEGREE, _TURNS, _ENOUGH, grain=1,
     )  # fmt: skip
-    spread(kernels.straighten, len(axes), flat, start, _ANGLES, grain=8)
+    spread(kernels.straighten, len(axes), flat, start, _ANGLES, grain=1)
     say("unwrap", 3, steps)
     # Packing takes as many steps as the square has cells: a large one gets cells of two texels.
     step = 2 if size_px >= 4096 and size_px % 2 == 0 else 1  # noqa: PLR2004
-    uv = pack(flat, start, uv_faces, chart, twin, size_px // step) * np.float32(step)
+    uv = pack(flat, start, uv_faces, chart, twin, size_px // step, share) * np.float32(step)
     say("unwrap", steps, steps)
     return Atlas(uv, source, uv_faces, chart, size_px)
 
@@ -142,7 +186,9 @@ def _say_nothing(_stage: str, _step: int, _steps: int) -> None:
 
 def _by_chart(chart: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """The faces sorted by chart, and where each chart's faces start."""
-    order = np.argsort(chart, kind="stable").astype(np.int32)
+    # Of two bytes, they are sorted by counting.
+    few = chart.astype(np.uint16) if int(chart.max()) < 1 << 16 else chart
+    order = np.argsort(few, kind="stable").astype(np.int32)
     first = np.zeros(int(chart.max()) + 2, np.int32)
     np.cumsum(np.bincount(chart), out=first[1:])
     return order, first
@@ -153,7 +199,7 @@ def _project(
     faces: NDArray[np.int32],
     chart: NDArray[np.int32],
     axes: NDArray[np.float32],
-) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+) -> _Laid:
     """Each chart seen along its axis.
 
     Returns:
@@ -174,40 +220,112 @@ def _project(
     return flat[:rows].copy(), source[:rows].copy(), uv_faces, start
 
 
-def _cut(
-    flat: NDArray[np.float64],
-    start: NDArray[np.int32],
-    uv_faces: NDArray[np.int32],
-    chart: NDArray[np.int32],
-    twin: NDArray[np.int32],
-) -> NDArray[np.int32] | None:
-    """Large charts that enclose much that is not theirs, as rings do, cut across in two.
+def _find_rings(
+    laid: _Laid, chart: NDArray[np.int32], twin: NDArray[np.int32]
+) -> NDArray[np.bool_]:
+    """Which large charts enclose much that is not theirs, as rings do; bool [C]."""
+    flat, _, uv_faces, start = laid
+    own, box = _areas(laid, chart), _boxes(laid)[1]
+    inner = flat - np.repeat(_boxes(laid)[0], np.diff(start), axis=0)
+    edges, owner = _rims(uv_faces, chart, twin)
+    # Coarse: a thousand cells or so in the charts that are asked about.
+    scale = np.sqrt(1000.0 / max(_CUT_SHARE * float(own.sum()), 1e-30))
+    cells = np.minimum(np.ceil(box * scale), 1 << 14).astype(np.int64) + 1
+    first, left, right = _outlines(inner, edges, owner, scale, 0, cells)
+    hull = _taken(first, left, right, cells).max(axis=0) / (scale * scale)
+    return (own > _CUT_SHARE * own.sum()) & (own < _CUT_FILL * hull)
 
-    Returns:
-        int32 [F], twice the chart of a face and one more beyond a cut; or nothing to cut.
-    """
-    count = len(start) - 1
+
+def _areas(laid: _Laid, chart: NDArray[np.int32]) -> NDArray[np.float64]:
+    """The area of each chart, float64 [C]."""
+    flat, _, uv_faces, start = laid
     a, b, c = (flat[uv_faces[:, k]] for k in range(3))
     area = np.abs(
         (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
     )
-    own = 0.5 * np.bincount(chart, area, count)
+    return (0.5 * np.bincount(chart, area, len(start) - 1)).astype(np.float64)
+
+
+def _boxes(laid: _Laid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The low corner and the extent of each chart's box, float64 [C, 2]."""
+    flat, _, _, start = laid
     low = np.minimum.reduceat(flat, start[:-1], axis=0)
-    box = np.maximum.reduceat(flat, start[:-1], axis=0) - low
-    edges, owner = _rims(uv_faces, chart, twin)
-    # Coarse: a thousand cells or so in the charts that are asked about.
-    scale = np.sqrt(1000.0 / max(_CUT_SHARE * float(own.sum()), 1e-30))
-    inner = flat - np.repeat(low, np.diff(start), axis=0)
-    cells = np.minimum(np.ceil(box * scale), 1 << 14).astype(np.int64) + 1
-    first, left, right = _outlines(inner, edges, owner, scale, 0, cells)
-    hull = _taken(first, left, right, cells).max(axis=0) / (scale * scale)
-    is_cut = (own > _CUT_SHARE * own.sum()) & (own < _CUT_FILL * hull)
-    if not bool(is_cut.any()):
-        return None
+    return low, np.maximum.reduceat(flat, start[:-1], axis=0) - low
+
+
+def _halve(
+    laid: _Laid,
+    chart: NDArray[np.int32],
+    axes: NDArray[np.float32],
+    twin: NDArray[np.int32],
+    is_cut: NDArray[np.bool_],
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Some charts cut across in two: the chart of each face, and the axes of the charts.
+
+    A half keeps the axis of the whole; what the cut leaves apart becomes charts.
+    """
+    flat, _, uv_faces, _ = laid
+    low, box = _boxes(laid)
     way = np.argmax(box, axis=1)[chart]
     middle = (low + 0.5 * box)[chart, way]
     along = flat[uv_faces, way[:, None]].mean(axis=1)
-    return (2 * chart + (is_cut[chart] & (along > middle))).astype(np.int32)
+    cut = (2 * chart + (is_cut[chart] & (along > middle))).astype(np.int32)
+    halves = np.empty_like(cut)
+    count = kernels.connect(twin, cut, halves, np.empty_like(cut))
+    kept = np.empty((count, 3), np.float32)
+    kept[halves] = axes[cut // 2]
+    return halves, kept
+
+
+def _cut_to_fit(  # noqa: PLR0913, PLR0917
+    vertices: NDArray[np.float32],
+    faces: NDArray[np.int32],
+    twin: NDArray[np.int32],
+    chart: NDArray[np.int32],
+    axes: NDArray[np.float32],
+    laid: _Laid,
+    size_px: int,
+) -> tuple[NDArray[np.int32], NDArray[np.float32], _Laid, float]:
+    """The largest charts halved where the square is used much better then, as two squares are.
+
+    Returns:
+        The chart of each face, the charts' axes, the charts as `_project` lays them out, and
+        the share of the square that they cover in a trial.
+    """
+    own = _areas(laid, chart)
+    found = [(chart, axes, laid, _HOPE)]
+    if own.max() >= _CUT_LARGE * own.sum():
+        found = [(chart, axes, laid, _trial(laid, chart, own, twin, size_px, _HOPE))]
+    for _ in range(_FITS):
+        chart, axes, laid, share = found[-1]
+        if share >= _ENOUGH_USE or own.max() < _CUT_LARGE * own.sum():
+            break
+        is_cut = (own > 0.5 * own.max()) & (np.bincount(chart) >= _CUT_FACES)
+        if not bool(is_cut.any()):
+            break
+        chart, axes = _halve(laid, chart, axes, twin, is_cut)
+        laid = _project(vertices, faces, chart, axes)
+        own = _areas(laid, chart)
+        found.append((chart, axes, laid, _trial(laid, chart, own, twin, size_px, share)))
+    best = max(share for *_, share in found)
+    # A cut is a seam: it has to be worth it.
+    return next(result for result in found if result[3] >= best - _WORTH)
+
+
+def _trial(  # noqa: PLR0913, PLR0917
+    laid: _Laid,
+    chart: NDArray[np.int32],
+    own: NDArray[np.float64],
+    twin: NDArray[np.int32],
+    size_px: int,
+    hope: float,
+) -> float:
+    """The share of a small square that the charts cover, turned and packed."""
+    flat, _, uv_faces, start = laid
+    flat, size = flat.copy(), min(size_px, _TRIAL_PX)
+    spread(kernels.straighten, len(start) - 1, flat, start, _ANGLES, grain=1)
+    scale = _fit(flat, start, uv_faces, chart, twin, size, hope, _TRIAL_PACKINGS)[0]
+    return float(own.sum()) * scale * scale / (size * size)
 
 
 def group(
@@ -217,25 +335,27 @@ def group(
     normals: NDArray[np.float32],
     density: float,
 ) -> NDArray[np.int32]:
-    """A group of connected faces for each face, whose normals lie in one cone."""
-    # The faces and corners of a cube: no direction is more than 36 degrees from one.
-    third = 3**-0.5
-    ways = np.array(
-        [[s, 0, 0] for s in (1, -1)]
-        + [[0, s, 0] for s in (1, -1)]
-        + [[0, 0, s] for s in (1, -1)]
-        + [[x, y, z] for x in (third, -third) for y in (third, -third) for z in (third, -third)],
-        np.float32,
-    )
+    """A group of connected faces for each face, whose normals lie in one cone.
+
+    Args:
+        vertices: float32 [N, 3].
+        faces: int32 [F, 3].
+        twin: int32 [3 F], see `adjacency.twins`.
+        normals: float32 [F, 4], unit normals and areas.
+        density: texels along a unit of length.
+
+    Returns:
+        int32 [F], from 0 without gaps.
+    """
     label = np.empty(len(faces), np.int32)
-    spread(kernels.aim, len(faces), normals, ways, label)
+    spread(kernels.aim, len(faces), normals, WAYS, label)
     other = np.empty_like(label)
-    for _ in range(_SMOOTHINGS):
-        spread(kernels.smooth, len(faces), normals, ways, twin, label, other)
+    for _ in range(SMOOTHINGS):
+        spread(kernels.smooth, len(faces), normals, WAYS, twin, label, other)
         label, other = other, label
     groups = np.empty(len(faces), np.int32)
     count = kernels.connect(twin, label, groups, np.empty(len(faces), np.int32))
-    small = _SMALL_TEXELS / (density * density)
+    small = SMALL_TEXELS / (density * density)
     for _ in range(8):
         sums = np.zeros((count, 10))
         kernels.sum_normals(normals, groups, sums)
@@ -248,7 +368,7 @@ def group(
         parent = np.arange(count, dtype=np.int32)
         merged = kernels.merge(
             low[best].astype(np.int32), high[best].astype(np.int32), sums, parent,
-            _SPREAD, _SPREAD_SMALL, small,
+            SPREAD, SPREAD_SMALL, small,
         )  # fmt: skip
         if merged == 0:
             break
@@ -290,6 +410,7 @@ def pack(  # noqa: PLR0913, PLR0917
     chart: NDArray[np.int32],
     twin: NDArray[np.int32],
     size_px: int,
+    hope: float,
 ) -> NDArray[np.float32]:
     """The charts moved, turned by quarters and scaled alike into the square.
 
@@ -300,6 +421,7 @@ def pack(  # noqa: PLR0913, PLR0917
         chart: int32 [F].
         twin: int32 [3 F], of the mesh.
         size_px: edge of the square.
+        hope: the share of the square that the first attempt tries to cover.
 
     Returns:
         float32 [M, 2], in texels.
@@ -307,8 +429,38 @@ def pack(  # noqa: PLR0913, PLR0917
     Raises:
         ExportError: even tiny charts do not fit: there are too many for this texture.
     """
+    scale, place, box = _fit(flat, start, uv_faces, chart, twin, size_px, hope)
+    if scale == 0.0:
+        raise ExportError(
+            f"{len(box)} charts do not fit into a texture of {size_px} pixels: ask for fewer faces "
+            "or a larger texture."
+        )
+    uv = np.empty((len(flat), 2), np.float32)
+    kernels.move(flat, start, box, place, scale, _gap(size_px), uv)
+    return np.clip(uv, 0.0, np.float32(size_px))
+
+
+def _gap(size_px: int) -> int:
+    """Cells of air around each chart."""
+    return 1 if size_px < 2048 else 2  # noqa: PLR2004
+
+
+def _fit(  # noqa: PLR0913, PLR0917 - what `pack` takes
+    flat: NDArray[np.float64],
+    start: NDArray[np.int32],
+    uv_faces: NDArray[np.int32],
+    chart: NDArray[np.int32],
+    twin: NDArray[np.int32],
+    size_px: int,
+    hope: float,
+    packings: int = _PACKINGS,
+) -> tuple[float, NDArray[np.int32], NDArray[np.float64]]:
+    """The largest scale found at which the charts fit, 0 where none.
+
+    Also where each chart goes and how it is turned, int32 [C, 3], and its box, float64 [C, 2].
+    """
     count = len(start) - 1
-    gap = 1 if size_px < 2048 else 2  # noqa: PLR2004
+    gap = _gap(size_px)
     edges, owner = _rims(uv_faces, chart, twin)
     box = np.zeros((count, 2))
     kernels.measure_boxes(flat, start, box)
@@ -319,7 +471,7 @@ def pack(  # noqa: PLR0913, PLR0917
             (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
         ).sum()
     )
-    scale = np.sqrt(_HOPE) * size_px / np.sqrt(max(area, 1e-30))
+    scale = np.sqrt(hope) * size_px / np.sqrt(max(area, 1e-30))
     scale = min(scale, (size_px - 2 * gap - 2) / max(float(box.max()), 1e-30))
     best_scale, best = 0.0, np.zeros((count, 3), np.int32)
     too_big = np.inf
@@ -329,7 +481,7 @@ def pack(  # noqa: PLR0913, PLR0917
         if 0 <= height <= size_px:
             if scale > best_scale:
                 best_scale, best = scale, place
-            if attempt >= _PACKINGS or height > 0.985 * size_px:
+            if attempt >= packings or height > 0.985 * size_px:
                 break
             wished = scale * min(1.08, np.sqrt(size_px / max(height, 1)))
             scale = min(wished, 0.5 * (scale + too_big))
@@ -338,23 +490,16 @@ def pack(  # noqa: PLR0913, PLR0917
         else:
             too_big = min(too_big, scale)
             if best_scale > 0.0:
-                if attempt >= _PACKINGS:
+                if attempt >= packings:
                     break
                 scale = 0.5 * (best_scale + too_big)
                 if scale < best_scale * 1.004:
                     break
             else:
-                scale *= 0.93 if attempt < _PACKINGS else 0.7
+                scale *= 0.93 if attempt < packings else 0.7
                 # Gutters do not shrink: the scale comes down by this at least.
                 scale = min(scale, too_big * np.sqrt(size_px / max(height, size_px)))
-    if best_scale == 0.0:
-        raise ExportError(
-            f"{count} charts do not fit into a texture of {size_px} pixels: ask for fewer faces "
-            "or a larger texture."
-        )
-    uv = np.empty((len(flat), 2), np.float32)
-    kernels.move(flat, start, box, best, best_scale, gap, uv)
-    return np.clip(uv, 0.0, np.float32(size_px))
+    return best_scale, best, box
 
 
 def _try_packing(  # noqa: PLR0913, PLR0917

@@ -38,7 +38,7 @@ def read(start, stop, places, boxes, masks, ranks, arranged, resolution, values)
 
 
 @kernel
-def scan(start, stop, uv, faces, owner, seen):
+def scan(start, stop, uv, faces, owner):
     size = owner.shape[1]
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
@@ -69,21 +69,20 @@ def scan(start, stop, uv, faces, owner, seen):
                 max(0, int(np.ceil(low - 0.5))), min(size - 1, int(np.floor(high - 0.5))) + 1
             ):
                 owner[row, column] = f
-                seen[f] = 1
 
 
 @kernel
-def rescue(uv, faces, owner, seen):
-    # A face that covers no texel's centre takes the texel that it lies in, if it is free.
+def rescue(uv, faces, owner):
+    # Each face takes the texel that its middle lies in, if that is free: one that covers no
+    # texel's centre would have no data, and a long needle none over most of its length.
     size = owner.shape[0]
     for f in range(faces.shape[0]):
-        if seen[f] == 0:
-            x = (uv[faces[f, 0], 0] + uv[faces[f, 1], 0] + uv[faces[f, 2], 0]) / 3.0
-            y = (uv[faces[f, 0], 1] + uv[faces[f, 1], 1] + uv[faces[f, 2], 1]) / 3.0
-            column = min(size - 1, max(0, int(x)))
-            row = min(size - 1, max(0, int(y)))
-            if owner[row, column] == -1:
-                owner[row, column] = f
+        x = (uv[faces[f, 0], 0] + uv[faces[f, 1], 0] + uv[faces[f, 2], 0]) / 3.0
+        y = (uv[faces[f, 0], 1] + uv[faces[f, 1], 1] + uv[faces[f, 2], 1]) / 3.0
+        column = min(size - 1, max(0, int(x)))
+        row = min(size - 1, max(0, int(y)))
+        if owner[row, column] == -1:
+            owner[row, column] = f
 
 
 @kernel
@@ -492,26 +491,51 @@ def paint(
 
 
 @kernel
-def pull(start, stop, fine, known, coarse, coarse_known):
-    size = known.shape[0]
-    for row in range(start, stop):
-        for column in range(coarse.shape[1]):
-            for c in range(fine.shape[2]):
-                total, count = 0, 0
-                for y in range(2 * row, min(2 * row + 2, size)):
-                    for x in range(2 * column, min(2 * column + 2, size)):
-                        if known[y, x] != 0:
-                            total += fine[y, x, c]
-                            count += 1
-                if count > 0:
-                    coarse[row, column, c] = np.uint8((total + count // 2) // count)
-                    coarse_known[row, column] = 1
+def mean(total, count):
+    # Rounded; a shift where it can be one.
+    return (total + 2) >> 2 if count == 4 else (total + count // 2) // count
 
 
 @kernel
-def push(start, stop, fine, known, coarse):
+def pull(start, stop, base, metal, known, coarse_base, coarse_metal, coarse_known):
+    # Half as wide, half as high: the mean of the known ones of four texels.
+    size = known.shape[0]
+    for row in range(start, stop):
+        for column in range(coarse_known.shape[1]):
+            count = 0
+            red, green, blue, alpha, roughness, metallic = 0, 0, 0, 0, 0, 0
+            for y in range(2 * row, min(2 * row + 2, size)):
+                for x in range(2 * column, min(2 * column + 2, size)):
+                    if known[y, x] != 0:
+                        count += 1
+                        red += base[y, x, 0]
+                        green += base[y, x, 1]
+                        blue += base[y, x, 2]
+                        alpha += base[y, x, 3]
+                        roughness += metal[y, x, 1]
+                        metallic += metal[y, x, 2]
+            coarse_known[row, column] = count
+            if count > 0:
+                coarse_base[row, column, 0] = mean(red, count)
+                coarse_base[row, column, 1] = mean(green, count)
+                coarse_base[row, column, 2] = mean(blue, count)
+                coarse_base[row, column, 3] = mean(alpha, count)
+                coarse_metal[row, column, 0] = mean(roughness, count)
+                coarse_metal[row, column, 1] = mean(roughness, count)
+                coarse_metal[row, column, 2] = mean(metallic, count)
+
+
+@kernel
+def blend(coarse, y0, y1, x0, x1, c):
+    total = 9 * np.int64(coarse[y0, x0, c]) + 3 * np.int64(coarse[y0, x1, c])
+    total += 3 * np.int64(coarse[y1, x0, c]) + np.int64(coarse[y1, x1, c])
+    return np.uint8((total + 8) >> 4)
+
+
+@kernel
+def push(start, stop, base, metal, known, coarse_base, coarse_metal):
     # Bilinear from the coarser level, which has no gaps any more.
-    last = coarse.shape[0] - 1
+    last = coarse_base.shape[0] - 1
     for row in range(start, stop):
         y0 = row // 2
         y1 = min(last, max(0, y0 + (1 if row % 2 == 1 else -1)))
@@ -520,11 +544,7 @@ def push(start, stop, fine, known, coarse):
                 continue
             x0 = column // 2
             x1 = min(last, max(0, x0 + (1 if column % 2 == 1 else -1)))
-            for c in range(fine.shape[2]):
-                total = (
-                    9 * np.int64(coarse[y0, x0, c])
-                    + 3 * np.int64(coarse[y0, x1, c])
-                    + 3 * np.int64(coarse[y1, x0, c])
-                    + np.int64(coarse[y1, x1, c])
-                )
-                fine[row, column, c] = np.uint8((total + 8) // 16)
+            for c in range(4):
+                base[row, column, c] = blend(coarse_base, y0, y1, x0, x1, c)
+            for c in range(3):
+                metal[row, column, c] = blend(coarse_metal, y0, y1, x0, x1, c)

@@ -169,21 +169,37 @@ def merge(low, high, sums, parent, limit, limit_small, small):
 
 
 @kernel
-def side(ax, ay, bx, by, px, py):
-    # Twice the area of (a, b, p): exactly opposite for (b, a, p). A point on the edge
-    # belongs to the face that walks the edge in ascending order.
-    if ax < bx or (ax == bx and ay < by):
-        return (bx - ax) * (py - ay) - (by - ay) * (px - ax) >= 0.0
-    return (ax - bx) * (py - by) - (ay - by) * (px - bx) < 0.0
+def crossing(ax, ay, bx, by, y):
+    # Where an edge crosses a row: the same from both ends, so neighbours share no texel.
+    if ay > by or (ay == by and ax > bx):
+        ax, ay, bx, by = bx, by, ax, ay
+    return ax + (bx - ax) * ((y - ay) / (by - ay))
 
 
 @kernel
-def covers(ax, ay, bx, by, cx, cy, px, py):
-    return (
-        side(ax, ay, bx, by, px, py)
-        and side(bx, by, cx, cy, px, py)
-        and side(cx, cy, ax, ay, px, py)
-    )
+def stamp(grid, token, is_write, ax, ay, bx, by, cx, cy):
+    # Whether a face of texels covers the middle of none that holds the token; with
+    # `is_write` they hold it then, up to the first that did before.
+    for row in range(int(np.ceil(min(ay, by, cy) - 0.5)), int(np.ceil(max(ay, by, cy) - 0.5))):
+        y = row + 0.5
+        low, high = np.inf, -np.inf
+        if (ay <= y) != (by <= y):
+            x = crossing(ax, ay, bx, by, y)
+            low, high = x, x
+        if (by <= y) != (cy <= y):
+            x = crossing(bx, by, cx, cy, y)
+            low, high = min(low, x), max(high, x)
+        if (cy <= y) != (ay <= y):
+            x = crossing(cx, cy, ax, ay, y)
+            low, high = min(low, x), max(high, x)
+        if low >= high:
+            continue
+        for column in range(int(np.ceil(low - 0.5)), int(np.ceil(high - 0.5))):
+            if grid[row, column] == token:
+                return False
+            if is_write == 1:
+                grid[row, column] = token
+    return True
 
 
 @kernel
@@ -201,17 +217,84 @@ def basis(x, y, z):
 
 
 @kernel
+def look(start, stop, vertices, faces, normals, order, first, density, side, axes, is_plain):
+    # Each group seen along its mean normal, and whether no face then covers another one.
+    for c in range(start, stop):
+        x, y, z = 0.0, 0.0, 0.0
+        for n in range(first[c], first[c + 1]):
+            f = order[n]
+            area = np.float64(normals[f, 3])
+            x += area * normals[f, 0]
+            y += area * normals[f, 1]
+            z += area * normals[f, 2]
+        length = np.sqrt(x * x + y * y + z * z)
+        is_plain[c] = 0
+        if length <= 0.0:
+            continue
+        x, y, z = x / length, y / length, z / length
+        axes[c, 0], axes[c, 1], axes[c, 2] = x, y, z
+        tx, ty, tz, bx, by, bz = basis(x, y, z)
+        low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
+        plain = True
+        for n in range(first[c], first[c + 1]):
+            f = order[n]
+            dot = normals[f, 0] * x + normals[f, 1] * y + normals[f, 2] * z
+            if dot <= 0.15 and normals[f, 3] > 0.0:
+                plain = False
+                break
+            for k in range(3):
+                v = faces[f, k]
+                px = tx * vertices[v, 0] + ty * vertices[v, 1] + tz * vertices[v, 2]
+                py = bx * vertices[v, 0] + by * vertices[v, 1] + bz * vertices[v, 2]
+                low_x, high_x = min(low_x, px), max(high_x, px)
+                low_y, high_y = min(low_y, py), max(high_y, py)
+        if not plain:
+            continue
+        wide, tall = high_x - low_x, high_y - low_y
+        scale = min(density, (side - 4) / max(wide, tall, 1e-20))
+        grid = np.zeros((int(tall * scale) + 4, int(wide * scale) + 4), np.uint8)
+        for n in range(first[c], first[c + 1]):
+            f = order[n]
+            a, b, d = faces[f, 0], faces[f, 1], faces[f, 2]
+            if not stamp(
+                grid, 1, 1,
+                (tx * vertices[a, 0] + ty * vertices[a, 1] + tz * vertices[a, 2] - low_x) * scale
+                + 1.5,
+                (bx * vertices[a, 0] + by * vertices[a, 1] + bz * vertices[a, 2] - low_y) * scale
+                + 1.5,
+                (tx * vertices[b, 0] + ty * vertices[b, 1] + tz * vertices[b, 2] - low_x) * scale
+                + 1.5,
+                (bx * vertices[b, 0] + by * vertices[b, 1] + bz * vertices[b, 2] - low_y) * scale
+                + 1.5,
+                (tx * vertices[d, 0] + ty * vertices[d, 1] + tz * vertices[d, 2] - low_x) * scale
+                + 1.5,
+                (bx * vertices[d, 0] + by * vertices[d, 1] + bz * vertices[d, 2] - low_y) * scale
+                + 1.5,
+            ):  # fmt: skip
+                plain = False
+                break
+        is_plain[c] = plain
+
+
+@kernel
 def lay_out(
-    vertices, faces, twin, normals, order, first, group, density,
+    vertices, faces, twin, normals, order, first, group, density, seen, is_plain,
     final, axes, members, queue, mark, grid,
 ):  # fmt: skip
-    # final: -1 not laid out. Each group is grown face by face over a grid of texels; what
-    # would cover a taken texel is left for a later chart of the same group.
+    # final: -1 not laid out. A plain group is one chart, seen along its axis. Any other is
+    # grown face by face over a grid of texels; what would cover a taken texel is left for a
+    # later chart of the same group.
     count = 0
     token = 0
     turn = 0
     side = grid.shape[0]
     for c in range(first.shape[0] - 1):
+        if is_plain[c]:
+            for n in range(first[c], first[c + 1]):
+                final[order[n]] = count
+            axes[count, 0], axes[count, 1], axes[count, 2] = seen[c, 0], seen[c, 1], seen[c, 2]
+            count += 1
+            continue
         done = first[c]
         while done < first[c + 1]:
             seed = order[done]
@@ -291,23 +374,10 @@ def lay_out(
                       + bz * vertices[faces[f, 2], 2] - low_y) * scale + 1.5  # fmt: skip
                 dot = normals[f, 0] * x + normals[f, 1] * y + normals[f, 2] * z
                 fits = dot > 0.15 or normals[f, 3] == 0.0
-                row_0 = int(np.ceil(min(v0, v1, v2) - 0.5))
-                row_1 = int(np.floor(max(v0, v1, v2) - 0.5))
-                column_0 = int(np.ceil(min(u0, u1, u2) - 0.5))
-                column_1 = int(np.floor(max(u0, u1, u2) - 0.5))
-                for write in range(2):
-                    if not fits:
-                        break
-                    for row in range(row_0, row_1 + 1):
-                        for column in range(column_0, column_1 + 1):
-                            if covers(u0, v0, u1, v1, u2, v2, column + 0.5, row + 0.5):
-                                if write == 1:
-                                    grid[row, column] = token
-                                elif grid[row, column] == token:
-                                    fits = False
-                                    break
-                        if not fits:
-                            break
+                if fits and stamp(grid, token, 0, u0, v0, u1, v1, u2, v2):
+                    stamp(grid, token, 1, u0, v0, u1, v1, u2, v2)
+                else:
+                    fits = False
                 if not fits and f != best:
                     final[f] = -1
                     continue
@@ -393,10 +463,13 @@ def solve(matrix, right, size):
 
 
 @kernel
-def unbend(begin, end, vertices, faces, order, first, uv_faces, start, flat, degree, rounds):
+def unbend(
+    begin, end, vertices, faces, order, first, uv_faces, start, flat, degree, rounds, enough
+):
     # Move each chart's projection by polynomials of its two coordinates, so that its faces
     # get the shapes that they have in space as nearly as can be: least squares between each
-    # face's Jacobian and the rotation nearest to it, the faces weighted by their areas.
+    # face's Jacobian and the rotation nearest to it, the faces weighted by their areas. A chart
+    # of many faces asks every few of them, `enough` in all.
     most = (degree + 1) * (degree + 2) // 2 - 1
     slope, at = np.empty((most, 2)), np.empty((most, 2))
     wanted, matrix = np.empty((most, most)), np.empty((most, most))
@@ -405,6 +478,8 @@ def unbend(begin, end, vertices, faces, order, first, uv_faces, start, flat, deg
         count = first[c + 1] - first[c]
         if count < 2:
             continue
+        # Odd: faces come in pairs, the halves of a square, and both shall have their turns.
+        stride = (count // enough) | 1
         # Three faces at least for each term: fewer would let it bend between them.
         level = 1
         while level < degree and 3 * ((level + 2) * (level + 3) // 2 - 1) <= count:
@@ -428,7 +503,7 @@ def unbend(begin, end, vertices, faces, order, first, uv_faces, start, flat, deg
                 for i in range(terms):
                     for j in range(i + 1):
                         wanted[i, j] = 0.0
-            for n in range(first[c], first[c + 1]):
+            for n in range(first[c], first[c + 1], stride):
                 f = order[n]
                 v0, v1, v2 = faces[f, 0], faces[f, 1], faces[f, 2]
                 ax = np.float64(vertices[v1, 0]) - vertices[v0, 0]
