@@ -66,7 +66,7 @@ def test_while_it_leaves_it_says_so() -> None:
     engine = GatedEngine()
     with serving(engine) as server:
         server.wait_until_loaded()
-        server.worker.close_soon()
+        server.close_soon()
         until(lambda: server.worker.is_closing, "closing")
         health = server.client.get("/healthcheck")
         assert (health.status_code, health.json()["status"]) == (503, "error")

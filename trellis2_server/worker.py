@@ -522,8 +522,8 @@ class Worker:
 
     async def _textured(self, job: Job) -> Job:
         task = self._tasks.get(job.uid)
-        if task is None:
-            return job
+        if task is None:  # it has ended since the caller looked
+            return self._table.get(job.uid, job.owner)
         with self._waiting(task):
             job = await asyncio.shield(task.shape_done)  # of another job, where it joined that
         task = self._tasks.get(job.uid)
