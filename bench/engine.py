@@ -45,6 +45,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from trellis2_server.config import ModelSettings, Options, Settings, read_options  # noqa: E402
+from trellis2_server.crew import LocalCrew  # noqa: E402
 from trellis2_server.engine_trellis2 import Trellis2Engine, engine, environment  # noqa: E402
 from trellis2_server.images import Cutout, Cutter  # noqa: E402
 from trellis2_server.worker import Worker  # noqa: E402
@@ -246,7 +247,7 @@ async def through_the_queue(
     """From picture to textured GLB, one job and eight at once."""
     engine_ = Watched(made)
     settings = Settings()
-    worker = Worker(engine_, Cutter(), settings)
+    worker = Worker(LocalCrew(engine_, Cutter(), settings), settings)
     worker.start()
     while not worker.is_idle:  # noqa: ASYNC110 - nothing else runs; loops are compiled or read
         await asyncio.sleep(0.05)

@@ -69,13 +69,21 @@ class GatedEngine:
         """A gate, closed, for that stage of the job with that seed alone."""
         return self._held.setdefault((stage, seed), threading.Event())
 
-    def _pass(self, stage: str, seed: int, report: Report) -> None:
+    def enter(self, stage: str, seed: int) -> None:
+        """Tell that a stage begins."""
         self.calls.append((stage, seed))
         self.begun.put((stage, seed))
-        report(stage, 0, 2)
+
+    def wait(self, stage: str, seed: int) -> None:
+        """Wait until its gates are open."""
         assert self.gates[stage].wait(PATIENCE_S), f"nobody opened the gate of {stage}"
         held = self._held.get((stage, seed))
         assert held is None or held.wait(PATIENCE_S), f"nobody let {stage} of {seed} go"
+
+    def _pass(self, stage: str, seed: int, report: Report) -> None:
+        self.enter(stage, seed)
+        report(stage, 0, 2)
+        self.wait(stage, seed)
         report(stage, 1, 2)
         failure = self.failures.pop(stage, None)
         if failure is not None:

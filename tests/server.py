@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from trellis2_server.pipeline import Engine
     from trellis2_server.worker import Worker
 
+#: Whether the tests' servers run on a Ray cluster: `tests/ray_server.py`.
+ON_RAY = os.environ.get("TRELLIS2_SERVER_TESTS_ON") == "ray"
 #: Fields of a request for something small.
 SMALL = {"texture_size": 256, "decimation_target": 2000}
 
@@ -101,6 +103,29 @@ class Server:
     def worker(self) -> Worker:
         return self.app.state.worker
 
+    # ---- what a test waits for inside ------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        return self.worker.is_idle
+
+    @property
+    def listeners(self) -> int:
+        return len(self.worker._listeners)
+
+    @property
+    def waiters(self) -> int:
+        return sum(task.waiters for task in self.worker._tasks.values())
+
+    @property
+    def queue_length(self) -> int:
+        return self.worker.queue_length
+
+    def close_soon(self) -> None:
+        self.worker.close_soon()
+
+    # ---- life ------------------------------------------------------------------------
+
     def start(self) -> None:
         self._thread.start()
 
@@ -140,6 +165,12 @@ def serving(
     port: int = 0,
 ) -> Generator[Server]:
     """A server with that engine, not necessarily loaded; stopped at the end."""
+    if ON_RAY:
+        from tests import ray_server
+
+        with ray_server.serving(engine, configured or Settings()) as on_ray:
+            yield on_ray
+        return
     server = Server(configured or Settings(), engine, cutter, port)
     server.start()
     try:

@@ -66,7 +66,7 @@ def test_while_it_leaves_it_says_so() -> None:
     engine = GatedEngine()
     with serving(engine) as server:
         server.wait_until_loaded()
-        server.worker.close_soon()
+        server.close_soon()
         until(lambda: server.worker.is_closing, "closing")
         health = server.client.get("/healthcheck")
         assert (health.status_code, health.json()["status"]) == (503, "error")
@@ -239,9 +239,9 @@ def test_its_threads_leave_with_it(engine: GatedEngine) -> None:
 
 
 def test_a_bug_of_ours_shows_no_stack(server: Server) -> None:
-    worker, server.app.state.worker = server.worker, None
+    desk, server.app.state.desk = server.app.state.desk, None
     reply = server.client.get("/worker_status")
-    server.app.state.worker = worker
+    server.app.state.desk = desk
     assert reply.status_code == 500
     assert reply.json() == {"text": "an unexpected error; the log has it", "error_code": 1}
     assert server.client.get("/healthcheck").is_success

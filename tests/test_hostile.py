@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.engines import GatedEngine
-from tests.server import Server, encoded, fields, picture, serving, settings, until
+from tests.server import ON_RAY, Server, encoded, fields, picture, serving, settings, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -156,6 +156,8 @@ def test_what_is_no_base64_of_a_picture_is_refused(small: Server, image: object)
 def test_a_body_that_is_no_request_is_refused(
     small: Server, content: bytes, kind: str | None
 ) -> None:
+    if ON_RAY and kind == "\x7f":
+        pytest.skip("needs the single process: Serve's proxy refuses such a header by itself")
     for path in ("/generate", "/generate_texture"):
         request = small.client.build_request("POST", path, content=content)
         request.headers.pop("content-type", None)
@@ -341,11 +343,11 @@ def exchange_and_leave(
     def waited(_: socket.socket) -> None:
         if wait:
             wait()
-        until(lambda: any(t.waiters for t in server.worker._tasks.values()), "somebody waits")
+        until(lambda: server.waiters, "somebody waits")
 
     exchange(server, head(len(body), path=path), body, then=waited)
     until(
-        lambda: path != "/generate" or not any(t.waiters for t in server.worker._tasks.values()),
+        lambda: path != "/generate" or not server.waiters,
         "nobody waits",
     )
 

@@ -76,7 +76,7 @@ def test_what_was_not_finished_says_that_the_server_was_restarted(tmp_path: Path
         uid = server.generate().headers["X-Job-Id"]
         ticket = server.client.post("/send", json=fields(texture=True)).json()["uid"]
         engine.wait_for("texture")
-        server.worker.close_soon()
+        server.close_soon()
         until(server.worker._is_closed.is_set, "closed")
     with on_disk(tmp_path) as server:
         job = server.client.get(f"/jobs/{uid}").json()

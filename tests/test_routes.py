@@ -250,7 +250,7 @@ def test_a_full_queue_is_a_503_that_says_when_to_come_back() -> None:
         first = pool.submit(server.generate, fields(seed=1))
         engine.wait_for("shape")
         second = pool.submit(server.generate, fields(seed=2))
-        until(lambda: server.worker.queue_length == 2, "two jobs")
+        until(lambda: server.queue_length == 2, "two jobs")
         full = server.generate(fields(seed=3))
         assert "the queue is full" in told(full, 503, 3)
         assert int(full.headers["retry-after"]) > 0

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.engines import PATIENCE_S, GatedEngine
-from tests.server import encoded, fields, picture, serving, settings, until
+from tests.server import ON_RAY, encoded, fields, picture, serving, settings, until
 from trellis2_server import kept
 from trellis2_server.errors import EngineError
 from trellis2_server.images import Cutter
@@ -26,12 +26,15 @@ if TYPE_CHECKING:
     from tests.server import Server
 
 
+in_this_process = pytest.mark.skipif(ON_RAY, reason="needs the single process")
+
+
 @pytest.fixture
 def job(server: Server) -> dict[str, Any]:
     """A finished job: what it says of itself, and the bytes of its files."""
     textured = server.generate(fields(texture=True))
     uid = textured.headers["X-Job-Id"]
-    until(lambda: server.worker.is_idle, "everything is kept")
+    until(lambda: server.is_idle, "everything is kept")
     known: dict[str, Any] = server.client.get(f"/jobs/{uid}").json()
     return known | {"shape.glb": server.generate().content, "textured.glb": textured.content}
 
@@ -250,7 +253,7 @@ def test_a_given_mesh_is_exported_again(server: Server, job: dict[str, Any]) -> 
     mesh = fields(3, texture=True, mesh=encoded(job["shape.glb"]))
     made = server.generate(mesh)
     uid = made.raise_for_status().headers["X-Job-Id"]
-    until(lambda: server.worker.is_idle, "everything is kept")
+    until(lambda: server.is_idle, "everything is kept")
     assert server.client.post(f"/jobs/{uid}/export").content == made.content
 
 
@@ -258,7 +261,7 @@ def test_what_is_not_kept_cannot_be_exported() -> None:
     with serving(GatedEngine(), settings(worker={"max_kept_bytes": 0})) as server:
         server.wait_until_loaded()
         uid = server.generate(fields(texture=True)).headers["X-Job-Id"]
-        until(lambda: server.worker.is_idle, "all is done")
+        until(lambda: server.is_idle, "all is done")
         assert not server.client.get(f"/jobs/{uid}").json()["can_export"]
         reply = server.client.post(f"/jobs/{uid}/export")
         assert reply.status_code == 404
@@ -268,7 +271,7 @@ def test_what_is_not_kept_cannot_be_exported() -> None:
 def test_an_untextured_job_is_exported_untextured(server: Server) -> None:
     made = server.generate(fields(texture=False))
     uid = made.headers["X-Job-Id"]
-    until(lambda: server.worker.is_idle, "everything is kept")
+    until(lambda: server.is_idle, "everything is kept")
     assert server.client.post(f"/jobs/{uid}/export").content == made.content
     refused = server.client.post(f"/jobs/{uid}/export", json={"texture": True})
     assert refused.status_code == 404
@@ -299,16 +302,17 @@ class HeldExport:
             self.ended.set()
 
 
+@in_this_process
 def test_exports_take_their_turn_in_the_pool_and_in_the_queue(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     held = HeldExport()
-    monkeypatch.setattr("trellis2_server.results.export_again", held)
+    monkeypatch.setattr("trellis2_server.crew.export_again", held)
     limits = {"limit_model_concurrency": 2, "max_queue_length": 3}
     with serving(GatedEngine(), settings(worker=limits)) as server:
         server.wait_until_loaded()
         uid = server.generate(fields(texture=True)).headers["X-Job-Id"]
-        until(lambda: server.worker.is_idle, "everything is kept")
+        until(lambda: server.is_idle, "everything is kept")
         replies: list[httpx.Response] = []
 
         def ask() -> None:
@@ -317,7 +321,7 @@ def test_exports_take_their_turn_in_the_pool_and_in_the_queue(
         asking = [threading.Thread(target=ask) for _ in range(5)]
         for at, thread in enumerate(asking, 1):
             thread.start()
-            until(lambda at=at: server.worker.queue_length == at, "queued")
+            until(lambda at=at: server.queue_length == at, "queued")
         full = server.client.post(f"/jobs/{uid}/export")
         assert full.status_code == 503
         assert "the queue is full" in full.json()["text"]
@@ -330,47 +334,50 @@ def test_exports_take_their_turn_in_the_pool_and_in_the_queue(
         assert server.generate(fields(1, seed=2)).is_success
 
 
+@in_this_process
 def test_an_export_stops_when_its_client_goes(
     server: Server, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = HeldExport()
-    monkeypatch.setattr("trellis2_server.results.export_again", held)
+    monkeypatch.setattr("trellis2_server.crew.export_again", held)
     with httpx.Client(base_url=server.url, timeout=0.2) as impatient:
         with pytest.raises(httpx.ReadTimeout):
             impatient.post(f"/jobs/{job['uid']}/export")
         assert held.begun.is_set()
     assert held.ended.wait(PATIENCE_S)
-    until(lambda: server.worker.is_idle, "idle")
+    until(lambda: server.is_idle, "idle")
 
 
+@in_this_process
 def test_an_export_that_fails_says_why_and_harms_nothing(
     server: Server, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> bytes:
         raise EngineError("no such luck")
 
-    monkeypatch.setattr("trellis2_server.results.export_again", fail)
+    monkeypatch.setattr("trellis2_server.crew.export_again", fail)
     reply = export(server, job)
     assert (reply.status_code, reply.json()["text"]) == (500, "no such luck")
-    monkeypatch.setattr("trellis2_server.results.export_again", kept.export_again)
+    monkeypatch.setattr("trellis2_server.crew.export_again", kept.export_again)
     assert export(server, job).content == job["textured.glb"]
 
 
+@in_this_process
 def test_at_a_stop_who_waits_for_an_export_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     held = HeldExport()
-    monkeypatch.setattr("trellis2_server.results.export_again", held)
+    monkeypatch.setattr("trellis2_server.crew.export_again", held)
     quick = settings(server={"shutdown_grace_seconds": 0.1})
     with serving(GatedEngine(), quick) as server:
         server.wait_until_loaded()
         uid = server.generate(fields(texture=True)).headers["X-Job-Id"]
-        until(lambda: server.worker.is_idle, "everything is kept")
+        until(lambda: server.is_idle, "everything is kept")
         replies: list[httpx.Response] = []
         asking = threading.Thread(
             target=lambda: replies.append(server.client.post(f"/jobs/{uid}/export"))
         )
         asking.start()
         assert held.begun.wait(PATIENCE_S)
-        server.worker.close_soon()
+        server.close_soon()
         asking.join(PATIENCE_S)
         assert replies[0].status_code == 503
         assert held.ended.wait(PATIENCE_S)
@@ -383,10 +390,10 @@ def test_a_deleted_job_leaves_no_file(tmp_path: Path) -> None:
     with serving(GatedEngine(), settings(worker={"result_dir": str(tmp_path)})) as server:
         server.wait_until_loaded()
         uid = server.generate(fields(texture=True)).headers["X-Job-Id"]
-        until(lambda: server.worker.is_idle, "everything is kept")
+        until(lambda: server.is_idle, "everything is kept")
         assert len(list((tmp_path / "files").iterdir())) == 5
         assert server.client.delete(f"/jobs/{uid}").status_code == 204
-        until(lambda: server.worker.is_idle, "written")
+        until(lambda: server.is_idle, "written")
         assert not list((tmp_path / "files").iterdir())
         assert server.client.get(f"/jobs/{uid}/shape.glb").status_code == 404
         assert server.worker._archive.size == 0
@@ -396,7 +403,7 @@ def test_the_memory_holds_no_finished_file_when_there_is_a_folder(tmp_path: Path
     with serving(GatedEngine(), settings(worker={"result_dir": str(tmp_path)})) as server:
         server.wait_until_loaded()
         made = [server.generate(fields(seed=seed, texture=True)) for seed in range(5)]
-        until(lambda: server.worker.is_idle, "written")
+        until(lambda: server.is_idle, "written")
         archive = server.worker._archive
         assert not archive._fresh
         assert not archive._packed
@@ -413,7 +420,7 @@ def test_over_the_limit_the_job_that_finished_first_goes(
     with serving(GatedEngine(), configured) as server:
         server.wait_until_loaded()
         first = server.generate(fields(seed=1, texture=True)).headers["X-Job-Id"]
-        until(lambda: server.worker.is_idle, "everything is kept")
+        until(lambda: server.is_idle, "everything is kept")
         one = server.worker._archive.size
         # The smallest limit that can be configured is far more than such small jobs take.
         limits = configured.worker.model_copy(update={"max_result_bytes": one * 5 // 2})
@@ -422,7 +429,7 @@ def test_over_the_limit_the_job_that_finished_first_goes(
         rest = []
         for seed in (2, 3):
             rest.append(server.generate(fields(seed=seed, texture=True)).headers["X-Job-Id"])
-            until(lambda: server.worker.is_idle, "everything is kept")
+            until(lambda: server.is_idle, "everything is kept")
         assert server.client.get(f"/jobs/{first}").status_code == 404
         assert all(server.client.get(f"/jobs/{uid}").is_success for uid in rest)
         names = {path.name.partition("-shape")[0] for path in (tmp_path / "files").iterdir()}
@@ -436,7 +443,7 @@ def test_a_damaged_file_is_never_served_and_made_anew(tmp_path: Path, damage: st
         server.wait_until_loaded()
         made = server.generate(fields(texture=True))
         uid = made.headers["X-Job-Id"]
-        until(lambda: server.worker.is_idle, "everything is kept")
+        until(lambda: server.is_idle, "everything is kept")
         path = tmp_path / "files" / f"{uid}-textured.glb"
         if damage == "gone":
             path.unlink()

@@ -128,8 +128,8 @@ def test_a_quiet_stream_beats_and_who_leaves_it_leaves_nothing(
     with server.client.stream("GET", f"/events/{uid}") as stream:
         lines = stream.iter_lines()
         assert next(line for line in lines if line.startswith(":")) == ": heartbeat"
-        assert len(server.worker._listeners) == 1
-    until(lambda: not len(server.worker._listeners), "nobody listens")
+        assert server.listeners == 1
+    until(lambda: not server.listeners, "nobody listens")
 
 
 def test_a_stop_ends_every_stream(engine: GatedEngine) -> None:
@@ -140,8 +140,8 @@ def test_a_stop_ends_every_stream(engine: GatedEngine) -> None:
         uid = send(server)
         engine.wait_for("shape")
         streams = [pool.submit(follow, server, uid) for _ in range(3)]
-        until(lambda: len(server.worker._listeners) == 3, "three listen")
-        server.worker.close_soon()
+        until(lambda: server.listeners == 3, "three listen")
+        server.close_soon()
         for stream in streams:
             kind, last = stream.result(PATIENCE_S)[-1]
             assert (kind, last["error"]) == ("end", "the server is shutting down")
@@ -153,7 +153,7 @@ def test_a_deleted_job_is_cancelled_and_then_gone(server: Server, engine: GatedE
     with ThreadPoolExecutor() as pool:
         engine.wait_for("shape")
         waiting = pool.submit(server.texture, uid=uid)
-        until(lambda: any(t.waiters for t in server.worker._tasks.values()), "somebody waits")
+        until(lambda: server.waiters, "somebody waits")
         deleted = server.client.delete(f"/jobs/{uid}")
         assert (deleted.status_code, deleted.content) == (204, b"")
         assert waiting.result(PATIENCE_S).status_code == 409

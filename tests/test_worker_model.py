@@ -23,6 +23,7 @@ from tests.engines import PATIENCE_S, cube, voxels
 from tests.server import picture, settings
 from tests.workers import Leap, options
 from trellis2_server import pipeline
+from trellis2_server.crew import LocalCrew
 from trellis2_server.errors import (
     EngineBrokenError,
     EngineError,
@@ -201,12 +202,9 @@ class Faults(RuleBasedStateMachine):
 
         async def begin() -> None:
             self.leap = Leap()
-            self.worker = Worker(
-                cast("pipeline.Engine", self.engine),
-                GatedCutter(self.gates),
-                configured,
-                clock=self.loop.time,
-            )
+            engine = cast("pipeline.Engine", self.engine)
+            crew = LocalCrew(engine, GatedCutter(self.gates), configured)
+            self.worker = Worker(crew, configured, clock=self.loop.time)
             self.count_ends()
             self.worker.start()
             await self.until(lambda: self.worker.load.status == "ok")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tests.engines import PATIENCE_S, GatedEngine
 from tests.server import SMALL, picture, settings
 from trellis2_server.config import Options, Settings, read_options
+from trellis2_server.crew import LocalCrew
 from trellis2_server.images import Cutout, Cutter
 from trellis2_server.worker import Worker
 
@@ -93,8 +94,8 @@ async def working(
     grace = {"shutdown_grace_seconds": limits.pop("grace", 5.0)}
     model = {"idle_unload_seconds": limits.pop("idle_unload_seconds", None)}
     configured = settings(worker=limits, server=grace, model=model)
-    cutter = cutter or Cutter(background="none")
-    worker = Worker(engine, cutter, configured, **({"clock": clock} if clock else {}))
+    crew = LocalCrew(engine, cutter or Cutter(background="none"), configured)
+    worker = Worker(crew, configured, **({"clock": clock} if clock else {}))
     worker.start()
     if engine.gates["load"].is_set():
         await until(lambda: worker.load.status != "loading")

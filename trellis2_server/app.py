@@ -1,4 +1,6 @@
-"""`create_app`: the routes, and what a request passes before it meets one.
+"""`create_app`: the routes, and what a request passes before it meets one; with a worker.
+
+`create_front` is the same without one: for a desk that is somewhere else.
 
 What this module does not know: what the routes do, which engine it is.
 """
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import FastAPI
@@ -24,6 +27,8 @@ from trellis2_server import (
     routes_jobs,
     routes_page,
 )
+from trellis2_server.crew import LocalCrew
+from trellis2_server.desk import WorkerDesk
 from trellis2_server.errors import ServerError
 from trellis2_server.keys import KeyRing
 from trellis2_server.metrics import Metrics
@@ -32,15 +37,20 @@ from trellis2_server.refusals import error_reply, plain_reply
 from trellis2_server.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from starlette.requests import Request
     from starlette.responses import JSONResponse
 
     from trellis2_server.config import Settings
+    from trellis2_server.desk import Desk
     from trellis2_server.images import Cutter
     from trellis2_server.pipeline import Engine
     from trellis2_server.store import Store
+
+    OpenDesk = Callable[[], AbstractAsyncContextManager[Desk]]
+    Observe = Callable[[str, str, int, float, int, int], None]
 
 #: Some Hunyuan3D clients look for every route under this.
 HUNYUAN_PREFIX: Final = "/api"
@@ -84,11 +94,37 @@ def create_app(
         notes: what the operator should know; `/healthcheck` says them.
         store: where results are kept; None: as the settings say.
     """
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def open_desk() -> AsyncGenerator[Desk]:
+        crew = LocalCrew(engine, cutter, settings)
+        worker = Worker(crew, settings, metrics, store=store)
+        app.state.worker = worker
+        worker.start()
+        try:
+            yield WorkerDesk(worker, metrics, notes)
+        finally:
+            await worker.close()
+
+    app = create_front(settings, open_desk, metrics.note_request)
+    app.state.metrics = metrics
+    return app
+
+
+def create_front(settings: Settings, open_desk: OpenDesk, observe: Observe) -> FastAPI:
+    """The routes, before a desk.
+
+    Args:
+        settings: the whole configuration.
+        open_desk: gives the desk, for as long as the application runs.
+        observe: told of each request that was answered, as `Metrics.note_request` is.
+    """
     app = FastAPI(
         title="TRELLIS.2 server",
         version=__version__,
         description=_DESCRIPTION,
-        lifespan=_lifespan,
+        lifespan=partial(_lifespan, open_desk),
     )
     # Not as an argument, which newer versions deprecate: a server's own root path would have
     # the proxy strip the prefix; this way it may or may not.
@@ -96,9 +132,6 @@ def create_app(
     server = settings.server
     app.state.settings = settings
     app.state.keys = KeyRing(key.get_secret_value() for key in server.api_keys)
-    app.state.metrics = Metrics()
-    app.state.notes = tuple(notes)
-    app.state.make_worker = lambda: Worker(engine, cutter, settings, app.state.metrics, store=store)
     app.state.worker_id = secrets.token_hex(3)
     for each in (routes_hunyuan.router, routes_jobs.router, routes_files.router, routes.router):
         app.include_router(each)
@@ -124,19 +157,15 @@ def create_app(
             allow_headers=ALLOWED_HEADERS,
             expose_headers=[*routes.MODEL_HEADERS, *ranges.EXPOSED_HEADERS, *EXPOSED_HEADERS],
         )
-    app.add_middleware(Envelope, observe=app.state.metrics.note_request)
+    app.add_middleware(Envelope, observe=observe)
     return app
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
-    worker: Worker = app.state.make_worker()
-    app.state.worker = worker
-    worker.start()
-    try:
+async def _lifespan(open_desk: OpenDesk, app: FastAPI) -> AsyncGenerator[None]:
+    async with open_desk() as desk:
+        app.state.desk = desk
         yield
-    finally:
-        await worker.close()
 
 
 async def _reply_server_error(_: Request, error: Any) -> JSONResponse:

@@ -19,8 +19,6 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import SecretStr
-
 from trellis2_server import __version__, keys, logs
 from trellis2_server.config import Options, ServerSettings, Settings, load_settings, read_options
 from trellis2_server.errors import ServerError, StoreError
@@ -104,16 +102,7 @@ def _settings(asked: argparse.Namespace) -> Settings:
     given = {"host": asked.host, "port": asked.port}
     server = {key: value for key, value in given.items() if value is not None}
     settings = load_settings(asked.config, {"server": server} if server else None)
-    return _with_all_keys(settings)
-
-
-def _with_all_keys(settings: Settings) -> Settings:
-    """The settings with the keys of the file of keys and of the environment among theirs."""
-    server = settings.server
-    configured = [key.get_secret_value() for key in server.api_keys]
-    found = keys.read_keys(configured, server.api_keys_file, os.environ)
-    secret = tuple(SecretStr(key) for key in found)
-    return settings.model_copy(update={"server": server.model_copy(update={"api_keys": secret})})
+    return keys.with_all_keys(settings, os.environ)
 
 
 def _access_warnings(server: ServerSettings) -> list[str]:

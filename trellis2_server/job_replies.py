@@ -13,8 +13,7 @@ from trellis2_server.config import fields_of
 from trellis2_server.jobs import Status
 
 if TYPE_CHECKING:
-    from trellis2_server.jobs import Job
-    from trellis2_server.worker import Worker
+    from trellis2_server.desk import JobView
 
 
 class StatusReply(BaseModel):
@@ -79,15 +78,16 @@ class JobsReply(BaseModel):
     )
 
 
-def status_reply(worker: Worker, job: Job) -> StatusReply:
+def status_reply(view: JobView) -> StatusReply:
     """Where the job is."""
-    return StatusReply(**_status(worker, job))
+    return StatusReply(**_status(view))
 
 
-def job_reply(worker: Worker, job: Job) -> JobReply:
+def job_reply(view: JobView) -> JobReply:
     """All that is known of the job."""
+    job = view.job
     return JobReply(
-        **_status(worker, job),
+        **_status(view),
         created_at=job.created_unix_s,
         finished_at=job.finished_unix_s,
         background=job.background,
@@ -95,22 +95,22 @@ def job_reply(worker: Worker, job: Job) -> JobReply:
         parameters=fields_of(job.options),
         files={
             file.name: FileReply(bytes=file.size, url=f"jobs/{job.uid}/{file.name}")
-            for file in worker.results.files(job)
+            for file in view.files
         },
-        can_export=worker.results.can_export(job),
+        can_export=view.can_export,
         timings=dict(job.timings),
     )
 
 
-def _status(worker: Worker, job: Job) -> dict[str, Any]:
-    eta_s, progress = worker.eta_s(job), job.progress
+def _status(view: JobView) -> dict[str, Any]:
+    job, eta_s, progress = view.job, view.eta_s, view.job.progress
     return {
         "status": "error" if job.status is Status.CANCELLED else job.status.value,
         "uid": job.uid,
         "image_hash": job.image_hash,
         "engine": job.engine,
         "error": str(job.error) if job.error else None,
-        "queue_position": worker.queue_position(job),
+        "queue_position": view.queue_position,
         "stage": progress.stage if progress else None,
         "step": progress.step if progress else None,
         "steps": progress.steps if progress else None,

@@ -14,11 +14,15 @@ import hmac
 import os
 from typing import TYPE_CHECKING, Final
 
+from pydantic import SecretStr
+
 from trellis2_server.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
+
+    from trellis2_server.config import Settings
 
 #: Keys, separated by commas, next to those of the file.
 ENVIRONMENT: Final = "TRELLIS2_SERVER_API_KEYS"
@@ -92,6 +96,19 @@ def read_keys(
             f"server.api_keys_file: {file} holds no key",
         )
     return tuple(dict.fromkeys(keys))
+
+
+def with_all_keys(settings: Settings, environment: Mapping[str, str]) -> Settings:
+    """The settings with the keys of the file of keys and of the environment among theirs.
+
+    Raises:
+        ConfigError: as `read_keys`.
+    """
+    server = settings.server
+    configured = [key.get_secret_value() for key in server.api_keys]
+    found = read_keys(configured, server.api_keys_file, environment)
+    secret = tuple(SecretStr(key) for key in found)
+    return settings.model_copy(update={"server": server.model_copy(update={"api_keys": secret})})
 
 
 def _some(parts: Iterable[str], otherwise: str) -> list[str]:

@@ -1,9 +1,9 @@
 """`Line`: takes each task from step to step, and ends it.
 
 A job goes through steps: cut-out, shape stage, its export, and, when a texture is wanted,
-the texture stage and its export. The engine's stages run one at a time on the *lane*, a
-single thread; the others on a small pool, so that one job's export overlaps with the next
-one's stage. Of the steps that could start, the one with the earliest deadline does: a
+the texture stage and its export. The engine's stages run on the *lane*, one at a time, or as
+many as the crew has engines; the others in a pool, so that one job's export overlaps with the
+next one's stage. Of the steps that could start, the one with the earliest deadline does: a
 shape's is the arrival of its request, a texture's the moment it became ready plus
 `TEXTURE_PATIENCE_S`. So geometry comes back fast, and no texture starves.
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import hashlib
 import logging
 import time
 from collections import Counter, deque
@@ -25,7 +24,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from trellis2_server import pipeline, request_ids
+from trellis2_server import request_ids
 from trellis2_server.errors import (
     EngineBrokenError,
     EngineError,
@@ -36,7 +35,7 @@ from trellis2_server.errors import (
 )
 from trellis2_server.images import ModelPending
 from trellis2_server.jobs import Job, Progress, Status
-from trellis2_server.kept import FIELD_KEPT, SHAPE_KEPT, kept_field, kept_mesh, kept_shape
+from trellis2_server.kept import FIELD_KEPT, SHAPE_KEPT, kept_mesh
 from trellis2_server.observers import Nobody
 from trellis2_server.steps import (
     SHAPE_STEPS,
@@ -51,17 +50,17 @@ from trellis2_server.tasks import Errand, Queue, Task
 from trellis2_server.threads import Stopped, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from trellis2_server.archive import Archive
     from trellis2_server.config import Options, Settings
+    from trellis2_server.crew import Crew, FieldNews, ShapeNews
     from trellis2_server.images import Cutout
     from trellis2_server.jobs import JobTable
     from trellis2_server.listeners import Listeners
     from trellis2_server.loading import Loading
-    from trellis2_server.mesh import Shape, VoxelField
     from trellis2_server.observers import Observer
-    from trellis2_server.pipeline import Engine, Geometry, GivenMesh
+    from trellis2_server.pipeline import Report
     from trellis2_server.steps import Step
     from trellis2_server.threads import Threads
     from trellis2_server.uploads import Uploads
@@ -93,7 +92,7 @@ class Line:
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a worker is made of
         self,
-        engine: Engine,
+        crew: Crew,
         settings: Settings,
         table: JobTable,
         uploads: Uploads,
@@ -110,9 +109,10 @@ class Line:
         self.fault: str | None = None
         self.has_fault = asyncio.Event()
         self.is_settled = asyncio.Event()
-        self._engine = engine
+        self._crew = crew
         self._settings = settings
         self._limits = settings.worker
+        self._at_most = settings.worker.limit_model_concurrency * crew.lanes
         self._table = table
         self._uploads = uploads
         self._threads = threads
@@ -170,7 +170,7 @@ class Line:
             if other is not task
             and (other.running or (other.waiting_for and other.deadline < task.deadline))
         ]
-        lane = sum(seconds for seconds, _ in ahead)
+        lane = sum(seconds for seconds, _ in ahead) / self._threads.lane_width
         pool = sum(seconds for _, seconds in ahead) / self._threads.pool_size
         return sum(left) + max(lane, pool) + load
 
@@ -208,7 +208,7 @@ class Line:
         self.tasks[task.uid] = task
         task.held_bytes = len(picture) + len(task.mesh or b"")
         cut_out = partial(
-            self._uploads.cut_out, picture, remove_background=task.upload.remove_background
+            self._crew.cut_out, picture, remove_background=task.upload.remove_background
         )
         self._enqueue(task, "cutout", cut_out)
 
@@ -268,7 +268,7 @@ class Line:
     def pump(self) -> None:
         """Start every step that can start, earliest deadline first."""
         self._tend_engine()
-        while self._threads.steps_running < self._limits.limit_model_concurrency:
+        while self._threads.steps_running < self._at_most:
             steps = self._startable()
             task = next((task for task in self._queue if task.waiting_for in steps), None)
             errand = self._errands[0] if self._errands and "shape_export" in steps else None
@@ -291,16 +291,15 @@ class Line:
     def _startable(self) -> set[Step]:
         """The kinds of step that there is room for."""
         waiting = Counter(task.waiting_for for task in self._queue)
-        at_most = self._limits.limit_model_concurrency
         exports = waiting["shape_export"] + waiting["texture_export"]
         # What a step leaves is large: none starts while too many of its results wait.
         steps: set[Step] = {"shape_export", "texture_export"}
-        if waiting["shape"] < at_most:
+        if waiting["shape"] < self._at_most:
             steps.add("cutout")
-        if exports < at_most:
+        if exports < self._at_most:
             steps |= {"shape", "texture"}
         on_lane = self._threads.lane_steps
-        if self._threads.lane_is_busy or not self._loading.is_resident:
+        if not (self._threads.lane_has_room and self._loading.is_resident):
             steps -= on_lane
         if self._threads.pool_running >= self._threads.pool_size:
             steps &= on_lane
@@ -348,7 +347,8 @@ class Line:
         known = self._job(task).progress
         if known is not None and known.fraction > progress.fraction:  # a stage began again
             progress = replace(progress, fraction=known.fraction)
-        self._change(task, progress=progress)
+        if progress != known:
+            self._change(task, progress=progress)
 
     def _ended(
         self, task: Task, step: Step, call: Callable[[], Any], future: asyncio.Future[Any]
@@ -426,7 +426,7 @@ class Line:
 
     def _do(self, chore: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Something with the engine that is no step, on the lane, which it takes at once."""
-        self._threads.lane_is_busy = self._has_chore = True
+        self._threads.lane_is_held = self._has_chore = True
         self.is_idle.clear()
 
         async def done() -> None:
@@ -465,7 +465,7 @@ class Line:
 
     # ---- errands ---------------------------------------------------------------------
 
-    async def run(self, call: Callable[[Callable[[str, int, int], None]], bytes]) -> bytes:
+    async def run(self, call: Callable[[Report], bytes | Awaitable[bytes]]) -> bytes:
         """What the call gives, done in the pool in its turn.
 
         It is stopped at its next report when nobody awaits it any more.
@@ -561,14 +561,9 @@ class Line:
         elif step == "shape_export":
             self._take_shape_glb(task, *result)
         elif step == "texture":
-            self._take_voxels(task, result)
+            self._take_field(task, result)
         else:
-            glb, voxels = result
-            textured_glb = self._archive.keep(task.uid, TEXTURED_FILE, glb)
-            self._archive.pack(task.uid, FIELD_KEPT, partial(kept_field, voxels), is_spare=True)
-            self._change(task, status=Status.COMPLETED, textured_glb=textured_glb)
-            self._log_end(task)
-            self._forget(task)
+            self._take_textured_glb(task, result)
 
     def _take_cutout(self, task: Task, cutout: Cutout) -> None:
         self._uploads.remember(task.upload, cutout)
@@ -591,34 +586,28 @@ class Line:
         if task.mesh is not None:
             self._archive.pack(task.uid, SHAPE_KEPT, partial(kept_mesh, task.mesh), is_spare=True)
             report = self._reporter(task, "shape_export")
-            read = partial(pipeline.read_mesh, self._engine, task.mesh, job.options, report)
+            read = partial(self._crew.read_mesh, task.mesh, job.options, report)
             task.mesh = None
-            self._enqueue(task, "shape_export", partial(_with_md5, read))
+            self._enqueue(task, "shape_export", read)
             return
         report = self._reporter(task, "shape")
-        self._enqueue(
-            task, "shape", partial(pipeline.make_shape, self._engine, cutout, job.options, report)
-        )
+        self._enqueue(task, "shape", partial(self._crew.make_shape, cutout, job.options, report))
 
-    def _take_shape(self, task: Task, shape: Shape) -> None:
+    def _take_shape(self, task: Task, shape: ShapeNews) -> None:
         warnings = (*self._job(task).warnings, *shape.warnings)
         job = self._change(task, resolution=shape.resolution, warnings=warnings)
         report = self._reporter(task, "shape_export")
         self._enqueue(
-            task,
-            "shape_export",
-            partial(_with_md5, pipeline.export_shape, self._engine, shape, job.options, report),
+            task, "shape_export", partial(self._crew.export_shape, shape, job.options, report)
         )
 
-    def _take_shape_glb(
-        self, task: Task, geometry: Geometry | GivenMesh, glb: bytes, digest: str
-    ) -> None:
+    def _take_shape_glb(self, task: Task, geometry: Any, glb: bytes, digest: str) -> None:
         if task.cutout is None:
             raise RuntimeError("a shape without a cut-out")
         task.source, task.cutout = (geometry, task.cutout), None
-        if isinstance(geometry, pipeline.Geometry):
-            shape = replace(geometry.shape, state=None)  # which may hold the device's memory
-            self._archive.pack(task.uid, SHAPE_KEPT, partial(kept_shape, shape), is_spare=True)
+        keep = self._crew.shape_keeper(geometry)
+        if keep is not None:
+            self._archive.pack(task.uid, SHAPE_KEPT, keep, is_spare=True)
         shape_glb = self._archive.keep(task.uid, SHAPE_FILE, glb)
         task.held_bytes = 0
         if task.wants_texture and not self.is_closing:
@@ -640,31 +629,31 @@ class Line:
         self._enqueue(
             task,
             "texture",
-            partial(pipeline.make_texture, self._engine, *task.source, job.options, report),
+            partial(self._crew.make_texture, *task.source, job.options, report),
         )
 
-    def _take_voxels(self, task: Task, voxels: VoxelField) -> None:
+    def _take_field(self, task: Task, field: FieldNews) -> None:
         if task.source is None:
             raise RuntimeError("a texture without a shape")
         geometry, _ = task.source
-        task.source = None
-        if voxels.warnings:
-            self._change(task, warnings=(*self._job(task).warnings, *voxels.warnings))
+        task.source, task.voxels = None, field
+        if field.warnings:
+            self._change(task, warnings=(*self._job(task).warnings, *field.warnings))
+        report = self._reporter(task, "texture_export")
+        options = self._job(task).options
         self._enqueue(
             task,
             "texture_export",
-            partial(
-                _with_field,
-                voxels,
-                pipeline.export_model,
-                self._engine,
-                geometry,
-                voxels,
-                self._job(task).options,
-                self._settings.export,
-                self._reporter(task, "texture_export"),
-            ),
+            partial(self._crew.export_model, geometry, field, options, report),
         )
+
+    def _take_textured_glb(self, task: Task, glb: bytes) -> None:
+        textured_glb = self._archive.keep(task.uid, TEXTURED_FILE, glb)
+        keep = self._crew.field_keeper(task.voxels)
+        self._archive.pack(task.uid, FIELD_KEPT, keep, is_spare=True)
+        self._change(task, status=Status.COMPLETED, textured_glb=textured_glb)
+        self._log_end(task)
+        self._forget(task)
 
     def _join(self, task: Task, known: Job) -> None:
         """Another upload turned out to be the picture of a job that is there: be that job."""
@@ -702,7 +691,7 @@ class Line:
     def _forget(self, task: Task) -> None:
         """Drop what only a job that goes on needs, and wake whoever waits."""
         self.tasks.pop(task.uid, None)
-        task.waiting_for = task.call = task.cutout = task.source = task.mesh = None
+        task.waiting_for = task.call = task.cutout = task.source = task.mesh = task.voxels = None
         for future in (task.shape_done, task.texture_done):
             if future is not None and not future.done():
                 future.set_result(self._job(task))
@@ -752,23 +741,3 @@ def _unhealthy(reason: str) -> UnhealthyError:
 def future_job() -> asyncio.Future[Job]:
     """Of a task: resolves to its job."""
     return asyncio.get_running_loop().create_future()
-
-
-def md5(data: bytes) -> str:
-    """32 hex digits."""
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
-
-
-def _with_md5(
-    export: Callable[..., tuple[Geometry | GivenMesh, bytes]], *args: Any
-) -> tuple[Geometry | GivenMesh, bytes, str]:
-    """What an export gives, and the digest of the file."""
-    geometry, glb = export(*args)
-    return geometry, glb, md5(glb)
-
-
-def _with_field(
-    field: VoxelField, export: Callable[..., bytes], *args: Any
-) -> tuple[bytes, VoxelField]:
-    """What an export gives, and the field that it was made of."""
-    return export(*args), field

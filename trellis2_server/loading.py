@@ -10,12 +10,12 @@ What this module does not know: jobs, HTTP, which engine it is.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from trellis2_server import pipeline
 from trellis2_server.errors import EngineBrokenError, LoadingError, ServerError
 from trellis2_server.threads import Stopped
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from trellis2_server.config import Settings
-    from trellis2_server.pipeline import Engine
+    from trellis2_server.crew import Crew
     from trellis2_server.threads import Threads
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Loading:
 
     def __init__(
         self,
-        engine: Engine,
+        crew: Crew,
         threads: Threads,
         settings: Settings,
         clock: Callable[[], float],
@@ -62,9 +62,8 @@ class Loading:
         self.is_reloading = False
         self.memory: Mapping[str, int] = {}
         self.is_given_up = False
-        self._engine = engine
+        self._crew = crew
         self._threads = threads
-        self._remesh = settings.export.remesh
         self._recycle_after = settings.worker.recycle_after_jobs
         max_growth_mb = settings.worker.max_vram_growth_mb
         self._max_growth = None if max_growth_mb is None else max_growth_mb * _MB
@@ -106,11 +105,11 @@ class Loading:
         Raises:
             EngineBrokenError: only a new process helps.
         """
-        logger.info("Loading the engine", extra={"engine": self._engine.name})
+        logger.info("Loading the engine", extra={"engine": self._crew.name})
         try:
             await self._on_lane("load", self._load, is_timed=False)
         except (ServerError, Stopped) as error:
-            self._threads.lane_is_busy = True  # and stays so: there is nothing to work with
+            self._threads.lane_is_held = True  # and stays so: there is nothing to work with
             self.status, self.error = "error", str(error)
             logger.error("The engine could not be loaded: %s", error)  # noqa: TRY400 - logged where it arose
             if isinstance(error, EngineBrokenError):
@@ -124,7 +123,7 @@ class Loading:
         Raises:
             EngineError: that failed, or the device's memory is not given back.
         """
-        logger.info("Loading the engine again", extra={"engine": self._engine.name})
+        logger.info("Loading the engine again", extra={"engine": self._crew.name})
         was_resident, self.is_resident = self.is_resident, False
         self.is_reloading = True
         try:
@@ -145,9 +144,9 @@ class Loading:
             EngineError: that failed.
         """
         self.is_resident = False
-        await self._threads.on_lane("unload", self._engine.unload)
+        await self._threads.on_lane("unload", self._crew.unload)
         self.memory = {}
-        logger.info("Unloaded the engine, which is idle", extra={"engine": self._engine.name})
+        logger.info("Unloaded the engine, which is idle", extra={"engine": self._crew.name})
 
     async def _on_lane(self, what: str, call: Callable[[], Any], *, is_timed: bool = True) -> None:
         self._began = self._clock()
@@ -159,15 +158,15 @@ class Loading:
         self._levels.clear()
         if self._loaded_level is None:
             self._loaded_level = memory.get("used")
-        logger.info("Ready", extra={"engine": self._engine.name, "seconds": round(self.seconds, 2)})
+        logger.info("Ready", extra={"engine": self._crew.name, "seconds": round(self.seconds, 2)})
 
     def _load(self) -> Mapping[str, int]:
-        pipeline.load(self._engine, self._report, remesh=self._remesh)
-        return self._engine.device_memory()
+        self._crew.load(self._report)
+        return self._crew.device_memory()
 
     def _reload(self, was_resident: bool) -> Mapping[str, int]:  # noqa: FBT001 - for an executor
         if was_resident:
-            self._engine.unload()
+            self._crew.unload()
         return self._load()
 
     def _report(self, stage: str, step: int, steps: int) -> None:
@@ -182,7 +181,12 @@ class Loading:
         self._jobs += 1
 
     def watched(self, step: str, call: Callable[[], Any]) -> Callable[[], Any]:
-        """The call of a stage; the device's memory is noted after it, on the event loop."""
+        """The call of a stage; the device's memory is noted after it, on the event loop.
+
+        A coroutine function's is not: it is elsewhere.
+        """
+        if inspect.iscoroutinefunction(call):
+            return call
         loop = asyncio.get_running_loop()
 
         def watch() -> Any:
@@ -190,7 +194,7 @@ class Loading:
                 return call()
             finally:
                 try:
-                    memory = self._engine.device_memory()
+                    memory = self._crew.device_memory()
                 except Exception:
                     logger.exception("The device's memory cannot be told")
                 else:

@@ -23,10 +23,8 @@ from prometheus_client import (
 from trellis2_server.jobs import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from trellis2_server.desk import Health
     from trellis2_server.steps import Step
-    from trellis2_server.worker import Worker
 
 #: Of the text format that every Prometheus reads.
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -133,20 +131,13 @@ class Metrics:
         """The engine tries again with less."""
         self._retries.inc()
 
-    def render(self, worker: Worker, memory: Mapping[str, int]) -> bytes:
-        """All of it as text, after a look at the worker. Call it on the event loop.
-
-        Args:
-            worker: whose jobs are counted.
-            memory: what its engine says of its device.
-        """
-        is_ready = worker.load.status == "ok" and not worker.is_closing
-        self._ready.labels(worker.engine.name).set(is_ready)
-        self._queue.set(worker.queue_length)
-        by_status = worker.count_jobs()
+    def render(self, health: Health) -> bytes:
+        """All of it as text, with how the server is just now."""
+        self._ready.labels(health.engine).set(health.status == "ok")
+        self._queue.set(health.queue_length)
         for status in Status:
-            self._kept.labels(status.value).set(by_status.get(status, 0))
-        for kind, size in memory.items():
+            self._kept.labels(status.value).set(health.jobs.get(status, 0))
+        for kind, size in health.memory.items():
             self._memory.labels(kind).set(size)
         self._threads.set(_count_threads())
         return generate_latest(self._registry)

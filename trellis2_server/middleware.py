@@ -143,7 +143,7 @@ class LastResort:
         try:
             await self._app(scope, receive, note)
         except asyncio.CancelledError:
-            if has_begun or not scope["app"].state.worker.is_closing:
+            if has_begun or not scope["app"].state.desk.is_closing:
                 raise
             leaving = ShuttingDownError("the server is shutting down", retry_after_s=30)
             await error_reply(leaving)(scope, receive, send)

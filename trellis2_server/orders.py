@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from fastapi import Request
 
     from trellis2_server.bodies import Body
+    from trellis2_server.desk import Desk
     from trellis2_server.jobs import Job
-    from trellis2_server.worker import Worker
 
 T = TypeVar("T")
 
@@ -72,9 +72,9 @@ async def read_order(request: Request, settings: Settings) -> Order:
     return Order(body, read_options(body.fields, settings, digest), read_delivery(body.fields))
 
 
-def worker_of(request: Request) -> Worker:
-    """Who does the work."""
-    return request.app.state.worker
+def desk_of(request: Request) -> Desk:
+    """Who takes orders, and answers."""
+    return request.app.state.desk
 
 
 def caller_of(request: Request) -> Caller:
@@ -82,12 +82,12 @@ def caller_of(request: Request) -> Caller:
     return Caller(request.state.owner, request.state.client)
 
 
-async def place(order: Order, worker: Worker, caller: Caller, *, texture: bool | None) -> Job:
+async def place(order: Order, desk: Desk, caller: Caller, *, texture: bool | None) -> Job:
     """The job that does what is ordered.
 
     Args:
         order: what is ordered.
-        worker: who does it.
+        desk: who takes it.
         caller: who orders it.
         texture: as of `Worker.submit`.
 
@@ -97,10 +97,10 @@ async def place(order: Order, worker: Worker, caller: Caller, *, texture: bool |
     """
     body = order.body
     if body.picture is not None:
-        return await worker.submit(
+        return await desk.submit(
             body.picture, order.options, caller, texture=texture, mesh=body.mesh
         )
-    job = worker.served(order.options.mesh, caller)
+    job = await desk.served(order.options.mesh, caller)
     if job is not None:
         return job
     if body.fields.get("text") is not None:
@@ -112,7 +112,7 @@ async def place(order: Order, worker: Worker, caller: Caller, *, texture: bool |
     raise InputError("image: missing; send it as base64, as a file, or as the body")
 
 
-async def fulfil(order: Order, worker: Worker, caller: Caller) -> tuple[Job, bytes]:
+async def fulfil(order: Order, desk: Desk, caller: Caller) -> tuple[Job, bytes]:
     """The job that does what is ordered, and its model.
 
     A model that turns out to be lost is made anew.
@@ -121,17 +121,17 @@ async def fulfil(order: Order, worker: Worker, caller: Caller) -> tuple[Job, byt
         ServerError: why there is none.
     """
     try:
-        return await _model(order, worker, caller)
+        return await _model(order, desk, caller)
     except JobNotFoundError:
-        return await _model(order, worker, caller)
+        return await _model(order, desk, caller)
 
 
-async def _model(order: Order, worker: Worker, caller: Caller) -> tuple[Job, bytes]:
+async def _model(order: Order, desk: Desk, caller: Caller) -> tuple[Job, bytes]:
     wanted = order.delivery.texture
-    job = await place(order, worker, caller, texture=wanted)
-    job = await (worker.texture(job) if wanted else worker.shape(job))
+    job = await place(order, desk, caller, texture=wanted)
+    job = await (desk.texture(job) if wanted else desk.shape(job))
     artifact = job.textured_glb if wanted else job.shape_glb
-    return job, await worker.results.content(artifact)
+    return job, await desk.content(artifact)
 
 
 def model_headers(job: Job) -> dict[str, str]:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.errors import JobNotFoundError, StoreError
 from trellis2_server.jobs import Status
-from trellis2_server.kept import FIELD_KEPT, SHAPE_KEPT, Maker, export_again
+from trellis2_server.kept import FIELD_KEPT, SHAPE_KEPT
 from trellis2_server.line import INPUT_FILE, SHAPE_FILE, TEXTURED_FILE
 
 if TYPE_CHECKING:
     from trellis2_server.archive import Archive
     from trellis2_server.config import Options, Settings
+    from trellis2_server.crew import Crew
     from trellis2_server.jobs import Job, JobTable
     from trellis2_server.line import Line
     from trellis2_server.listeners import Listeners
@@ -35,26 +36,29 @@ class Results:
     """What jobs leave. It belongs to the event loop's thread.
 
     Args:
-        settings: limits, and how files are exported.
+        settings: limits.
         table: the jobs.
         listeners: who is told when a file is there, or lost.
         line: where exports are done.
         archive: what keeps the files.
+        crew: who exports.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what it works with
         self,
         settings: Settings,
         table: JobTable,
         listeners: Listeners,
         line: Line,
         archive: Archive,
+        crew: Crew,
     ) -> None:
         self._settings = settings
         self._table = table
         self._listeners = listeners
         self._line = line
         self._archive = archive
+        self._crew = crew
 
     @property
     def notes(self) -> list[str]:
@@ -155,12 +159,11 @@ class Results:
             field = None
         return await self._line.run(
             partial(
-                export_again,
-                Maker(job.engine),
+                self._crew.export_again,
+                job.engine,
                 await self._geometry(shape),
                 await self._geometry(field) if field else None,
                 options,
-                self._settings.export,
             )
         )
 

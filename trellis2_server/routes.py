@@ -19,19 +19,19 @@ from trellis2_server.orders import (
     Order,
     as_file,
     caller_of,
+    desk_of,
     fulfil,
     model_headers,
     place,
     read_order,
     while_connected,
-    worker_of,
 )
 from trellis2_server.schemas import EXAMPLE_PICTURE, ErrorReply, errors, request_body, schema
 
 if TYPE_CHECKING:
     from trellis2_server.config import FileType, Settings
+    from trellis2_server.desk import Desk
     from trellis2_server.jobs import Caller, Job
-    from trellis2_server.worker import Worker
 
 #: Headers of a served model, which a page of another origin may read too.
 MODEL_HEADERS: Final = ("X-Image-Hash", "X-Job-Id", "X-Seed", "X-Engine", "X-Background")
@@ -113,7 +113,7 @@ async def generate(request: Request) -> Response:
     picture with the same parameters is computed once: asking again gives the same bytes.
     """
     order = await read_order(request, _settings(request))
-    made = fulfil(order, worker_of(request), caller_of(request))
+    made = fulfil(order, desk_of(request), caller_of(request))
     job, glb = await while_connected(request, made)
     return await _model_reply(job, glb, order.delivery.type)
 
@@ -135,20 +135,18 @@ async def generate_texture(request: Request) -> Response:
     not wanted so far is started. With a `mesh`, that is textured after the `image`; a mesh
     that is the untextured GLB of a job gets that job's texture.
     """
-    worker, caller, settings = worker_of(request), caller_of(request), _settings(request)
+    desk, caller, settings = desk_of(request), caller_of(request), _settings(request)
     order = await read_order(request, settings)
     if order.body.mesh is None:
-        job = worker.job(await _job_name(worker, caller, order), caller)
+        job = await desk.job(await _job_name(desk, caller, order), caller)
     else:
-        job = await place(order, worker, caller, texture=True)
-    job = await while_connected(
-        request, worker.texture(job, settings.worker.texture_timeout_seconds)
-    )
-    glb = await worker.results.content(job.textured_glb)
+        job = await place(order, desk, caller, texture=True)
+    job = await while_connected(request, desk.texture(job, settings.worker.texture_timeout_seconds))
+    glb = await desk.content(job.textured_glb)
     return await _model_reply(job, glb, order.delivery.type)
 
 
-async def _job_name(worker: Worker, caller: Caller, order: Order) -> str:
+async def _job_name(desk: Desk, caller: Caller, order: Order) -> str:
     body = order.body
     for name in ("image_hash", "uid"):
         value = body.fields.get(name)
@@ -159,7 +157,7 @@ async def _job_name(worker: Worker, caller: Caller, order: Order) -> str:
     if body.picture is None:
         raise InputError("image_hash: missing; name the job by image_hash, uid or image")
     remove_background = order.options.remove_background
-    return await worker.name_of(body.picture, caller, remove_background=remove_background)
+    return await desk.name_of(body.picture, caller, remove_background=remove_background)
 
 
 @router.get(
@@ -177,8 +175,7 @@ async def status(
     By its uid a job is described in the form that Hunyuan3D's clients read: `status` is
     `processing`, `texturing`, `completed` with `model_base64`, or `error` with `message`.
     """
-    worker = worker_of(request)
-    return status_reply(worker, worker.job(name, caller_of(request)))
+    return status_reply(await desk_of(request).look(name, caller_of(request)))
 
 
 @router.get(
@@ -192,26 +189,24 @@ async def healthcheck(request: Request, response: Response) -> HealthReply:
 
     A server that is unhealthy says why, and that it restarts.
     """
-    worker = worker_of(request)
-    load, error = worker.load, worker.why_not
-    if load.status != "ok" or error:
+    health = await desk_of(request).health()
+    if health.status != "ok":
         response.status_code = 503
         response.headers["Retry-After"] = "5"
-    reply = HealthReply(status="error" if error else load.status, engine=worker.engine.name)
+    reply = HealthReply(status=health.status, engine=health.engine)
     if not request.state.is_trusted:
         return reply
     return reply.model_copy(
         update={
             "version": __version__,
-            "error": error,
-            "stage": load.stage or None,
-            "progress": load.fraction if load.stage else None,
-            "idle": (load.status == "ok" and not load.is_resident and not load.is_reloading)
-            or None,
-            "reloading": load.is_reloading or None,
-            "load_seconds": load.seconds,
-            "notes": [*request.app.state.notes, *worker.results.notes] or None,
-            "details": dict(worker.engine.describe()),
+            "error": health.error,
+            "stage": health.stage or None,
+            "progress": health.fraction if health.stage else None,
+            "idle": health.is_idle or None,
+            "reloading": health.is_reloading or None,
+            "load_seconds": health.load_seconds,
+            "notes": list(health.notes) or None,
+            "details": dict(health.details),
         }
     )
 
@@ -219,8 +214,8 @@ async def healthcheck(request: Request, response: Response) -> HealthReply:
 @router.get("/worker_status", summary="How busy this server is", responses=errors(401))
 async def worker_status(request: Request) -> WorkerReply:
     """Jobs running plus jobs waiting."""
-    worker = worker_of(request)
-    return WorkerReply(queue_length=worker.queue_length, loading=worker.load.status == "loading")
+    health = await desk_of(request).health()
+    return WorkerReply(queue_length=health.queue_length, loading=health.status == "loading")
 
 
 @router.get(
@@ -234,6 +229,4 @@ async def worker_status(request: Request) -> WorkerReply:
 )
 async def metrics(request: Request) -> Response:
     """Requests, jobs, steps, memory, since the start; how to read them: `docs/operations.md`."""
-    worker = worker_of(request)
-    content = request.app.state.metrics.render(worker, worker.load.memory)
-    return Response(content, media_type=MEDIA_TYPE)
+    return Response(await desk_of(request).metrics(), media_type=MEDIA_TYPE)

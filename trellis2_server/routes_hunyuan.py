@@ -22,7 +22,7 @@ from starlette.routing import Match
 
 from trellis2_server.config import Delivery
 from trellis2_server.jobs import Job, Status
-from trellis2_server.orders import as_file, caller_of, place, read_order, worker_of
+from trellis2_server.orders import as_file, caller_of, desk_of, place, read_order
 from trellis2_server.schemas import EXAMPLE_PICTURE, errors, request_body, schema
 
 if TYPE_CHECKING:
@@ -74,11 +74,11 @@ class HealthyReply(BaseModel):
 )
 async def send(request: Request) -> SendReply:
     """The name of the job, at once. Takes the fields of `/generate`."""
-    worker = worker_of(request)
+    desk = desk_of(request)
     order = await read_order(request, request.app.state.settings)
     wanted = Delivery(texture=bool(order.delivery.texture), type=order.delivery.type)
-    job = await place(order, worker, caller_of(request), texture=wanted.texture)
-    return SendReply(uid=await worker.ticket(job, wanted))
+    job = await place(order, desk, caller_of(request), texture=wanted.texture)
+    return SendReply(uid=await desk.ticket(job, wanted))
 
 
 @router.get("/status/test", summary="Any quick answer")
@@ -89,11 +89,12 @@ async def ping() -> dict[str, str]:
 
 async def status(request: Request, uid: Annotated[str, Path(description="A uid.")]) -> Response:
     """Where a job is; the whole model once it is there."""
-    worker = worker_of(request)
-    job, wanted = worker.job(uid, caller_of(request)), worker.delivery(uid)
+    desk = desk_of(request)
+    view = await desk.look(uid, caller_of(request))
+    job, wanted = view.job, view.wanted
     result = _result(job, wanted)
     if result is not None:
-        glb = await worker.results.content(result)
+        glb = await desk.content(result)
         content = await as_file(glb, wanted.type if wanted else "glb")
         head, tail = b'{"status":"completed","model_base64":"', b'"}'
         size = len(head) + (len(content) + 2) // 3 * 4 + len(tail)
@@ -147,8 +148,7 @@ def _compact(reply: dict[str, Any]) -> Response:
 )
 async def health(request: Request) -> Response:
     """`healthy`, and a name for this process."""
-    worker = worker_of(request)
-    says = "error" if worker.why_not else worker.load.status
+    says = (await desk_of(request).health()).status
     reply = {
         "status": "healthy" if says == "ok" else says,
         "worker_id": request.app.state.worker_id,

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from trellis2_server.job_replies import JobReply, JobsReply, job_reply
-from trellis2_server.orders import caller_of, worker_of
+from trellis2_server.orders import caller_of, desk_of
 from trellis2_server.schemas import ErrorReply, errors
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from starlette.types import Send
 
+    from trellis2_server.desk import Desk
     from trellis2_server.jobs import Job
-    from trellis2_server.worker import Worker
 
 #: Seconds after which a stream says that it is still there.
 HEARTBEAT_S: Final = 15.0
@@ -49,10 +49,9 @@ async def jobs(
     before: Annotated[str | None, Query(description="`next` of the page before.")] = None,
 ) -> JobsReply:
     """With API keys, those of the key that asks."""
-    worker = worker_of(request)
-    found, has_more = worker.jobs(caller_of(request), limit=limit, before=before)
-    replies = [job_reply(worker, job) for job in found]
-    return JobsReply(jobs=replies, next=found[-1].uid if has_more else None)
+    found, has_more = await desk_of(request).jobs(caller_of(request), limit=limit, before=before)
+    replies = [job_reply(view) for view in found]
+    return JobsReply(jobs=replies, next=found[-1].job.uid if has_more else None)
 
 
 @router.get(
@@ -63,8 +62,7 @@ async def jobs(
 )
 async def job(request: Request, name: Name) -> JobReply:
     """The same form for hashes and uids."""
-    worker = worker_of(request)
-    return job_reply(worker, worker.job(name, caller_of(request)))
+    return job_reply(await desk_of(request).look(name, caller_of(request)))
 
 
 @router.delete(
@@ -80,7 +78,7 @@ async def delete(request: Request, name: Name) -> None:
     Whoever waits for a job that is cancelled gets a 409. A running one stops at its engine's
     next step. A job that other clients (keys or addresses) asked for too goes on for them.
     """
-    worker_of(request).delete(name, caller_of(request))
+    await desk_of(request).delete(name, caller_of(request))
 
 
 @router.get(
@@ -102,21 +100,21 @@ async def events(request: Request, name: Name) -> Response:
 
     The stream ends with the job. A comment every 15 s shows that it is still there.
     """
-    worker = worker_of(request)
-    found = worker.job(name, caller_of(request))
+    desk = desk_of(request)
+    found = await desk.job(name, caller_of(request))
     return _EventStream(
-        _events(worker, found), media_type="text/event-stream", headers=_STREAM_HEADERS
+        _events(desk, found), media_type="text/event-stream", headers=_STREAM_HEADERS
     )
 
 
-async def _events(worker: Worker, job: Job) -> AsyncGenerator[str]:
-    async with aclosing(worker.watch(job, heartbeat_s=HEARTBEAT_S)) as states:
-        async for state in states:
-            if state is None:
+async def _events(desk: Desk, job: Job) -> AsyncGenerator[str]:
+    async with aclosing(desk.watch(job, heartbeat_s=HEARTBEAT_S)) as views:
+        async for view in views:
+            if view is None:
                 yield ": heartbeat\n\n"
                 continue
-            kind = "end" if state.status.is_finished else "status"
-            data = job_reply(worker, state).model_dump_json(exclude_none=True)
+            kind = "end" if view.job.status.is_finished else "status"
+            data = job_reply(view).model_dump_json(exclude_none=True)
             yield f"event: {kind}\ndata: {data}\n\n"
 
 

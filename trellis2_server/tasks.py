@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from trellis2_server.images import Cutout
     from trellis2_server.jobs import Job
-    from trellis2_server.pipeline import Geometry, GivenMesh
+    from trellis2_server.pipeline import Report
     from trellis2_server.steps import Step
     from trellis2_server.uploads import Upload
 
@@ -38,6 +38,7 @@ class Task:
         waiting_for: the step that waits to be started.
         call: does that step, on another thread.
         source: what a texture is made from, once the shape is exported.
+        voxels: the field that was made of it, until the job is done.
         running: the step that is being worked on.
         is_stopped: set to unwind the running step at its next report.
         waiters: requests that await a future of the task.
@@ -66,7 +67,8 @@ class Task:
     is_stopped: bool = False
     waiters: int = 0
     cutout: Cutout | None = None
-    source: tuple[Geometry | GivenMesh, Cutout] | None = None
+    source: tuple[Any, Cutout] | None = None
+    voxels: Any = None
     step_began: float = 0.0
     context: Context = field(default_factory=copy_context)
     step_fraction: float = 0.0
@@ -86,7 +88,7 @@ class Errand:
         is_stopped: set to unwind the call at its next report.
     """
 
-    call: Callable[[Callable[[str, int, int], None]], bytes]
+    call: Callable[[Report], bytes | Awaitable[bytes]]
     done: asyncio.Future[bytes]
     deadline: float
     is_stopped: bool = False

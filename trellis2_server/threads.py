@@ -1,8 +1,9 @@
-"""`Threads`: the one lane of the engine, the pool of everything else, and a lane for lookups.
+"""`Threads`: the engine's lane, the pool of everything else, and a lane for lookups.
 
-Whatever a call raises comes out as one of our own errors. A call that takes longer than it
-may is given up: its result fails as broken for good, since a thread cannot be ended, and its
-thread counts as working until it ends by itself.
+A call that is a coroutine function is awaited on the event loop and takes no thread: it
+counts all the same. Whatever a call raises comes out as one of our own errors. A call that
+takes longer than it may is given up: its result fails as broken for good, since a thread
+cannot be ended, and its thread counts as working until it ends by itself.
 
 What this module does not know: jobs, the order of the work, what a call does.
 """
@@ -10,13 +11,14 @@ What this module does not know: jobs, the order of the work, what a call does.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 import re
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -30,7 +32,7 @@ from trellis2_server.errors import (
 from trellis2_server.images import ModelPending
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine, Generator
     from contextvars import Context
 
     from trellis2_server.steps import Step
@@ -52,30 +54,52 @@ class Threads:
         pool_size: how many threads the pool has.
         lane_steps: which steps the lane does.
         timeout_s: how long a call may take; None: as long as it likes.
+        lane_width: how many steps the lane does at one time; more than one where they are
+            coroutine functions only.
 
     Attributes:
         pool_size: how many threads the pool has.
         lane_steps: which steps the lane does.
-        pool_running: how many of them work.
-        lane_is_busy: whether the engine works; from the start, until somebody loads it.
+        lane_width: how many of them at one time.
+        pool_running: how many threads of the pool work.
+        steps_running: how many steps run, on the lane and in the pool.
+        lane_is_held: whether the lane takes no step; from the start, until somebody loads the
+            engine.
         lookups: how many lookups run or wait.
         on_free: called when a thread has ended after its call was given up.
     """
 
     def __init__(
-        self, pool_size: int, lane_steps: frozenset[Step], timeout_s: float | None = None
+        self,
+        pool_size: int,
+        lane_steps: frozenset[Step],
+        timeout_s: float | None = None,
+        *,
+        lane_width: int = 1,
     ) -> None:
         self.on_free: Callable[[], None] = lambda: None
         self._timeout_s = timeout_s
         self.pool_size = pool_size
         self.lane_steps = lane_steps
+        self.lane_width = lane_width
         self.pool_running = 0
         self.steps_running = 0
-        self.lane_is_busy = True
+        self.lane_is_held = True
+        self._lane_running = 0
         self.lookups = 0
         self._lane = ThreadPoolExecutor(1, "lane", give_way)
         self._pool = ThreadPoolExecutor(pool_size, "pool", give_way)
         self._lookup = ThreadPoolExecutor(1, "lookup", give_way)
+
+    @property
+    def lane_is_busy(self) -> bool:
+        """Whether the lane does something, or may not."""
+        return self.lane_is_held or self._lane_running > 0
+
+    @property
+    def lane_has_room(self) -> bool:
+        """Whether it takes another step."""
+        return not self.lane_is_held and self._lane_running < self.lane_width
 
     def begin(
         self, step: Step, call: Callable[[], Any], context: Context | None = None
@@ -89,14 +113,14 @@ class Threads:
         on_lane = step in self.lane_steps
         self.steps_running += 1
         if on_lane:
-            self.lane_is_busy = True
+            self._lane_running += 1
         else:
             self.pool_running += 1
 
         def free() -> None:
             self.steps_running -= 1
             if on_lane:
-                self.lane_is_busy = False
+                self._lane_running -= 1
             else:
                 self.pool_running -= 1
 
@@ -109,9 +133,9 @@ class Threads:
         """The result of a call that is no step, where the engine works; the lane is busy then."""
 
         def free() -> None:
-            self.lane_is_busy = False
+            self.lane_is_held = False
 
-        self.lane_is_busy = True
+        self.lane_is_held = True
         return self._run(self._lane, what, call, free, self._timeout_s if is_timed else None)
 
     def look_up(self, call: Callable[[], Any]) -> asyncio.Future[Any]:
@@ -140,8 +164,12 @@ class Threads:
     ) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         result: asyncio.Future[Any] = loop.create_future()
-        run = (context or copy_context()).copy().run
-        work = loop.run_in_executor(executor, partial(run, partial(_guarded, what, call)))
+        context = (context or copy_context()).copy()
+        work: asyncio.Future[Any]
+        if inspect.iscoroutinefunction(call):
+            work = context.run(loop.create_task, _guarded_coroutine(what, call))
+        else:
+            work = loop.run_in_executor(executor, context.run, partial(guarded, what, call))
 
         def overdue() -> None:
             logger.critical("A step hangs", extra={"step": what, "seconds": timeout_s})
@@ -195,14 +223,33 @@ def _resolve(future: asyncio.Future[Any], error: BaseException) -> None:
         future.exception()  # seen, though nobody may wait for it any more
 
 
-def _guarded(what: str, call: Callable[[], Any]) -> Any:
-    try:
+def guarded(what: str, call: Callable[[], Any]) -> Any:
+    """What the call gives, or one of our own errors: the border of a thread.
+
+    Raises:
+        ServerError: it failed.
+        ModelPending: as it came.
+        Stopped: as it came.
+    """
+    with _translated(what):
         return call()
-    except (ServerError, ModelPending, Stopped):
+
+
+async def _guarded_coroutine(what: str, call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    with _translated(what, asyncio.CancelledError):
+        return await call()
+
+
+@contextmanager
+def _translated(what: str, *known: type[BaseException]) -> Generator[None]:
+    """A call's border: whatever else comes out is one of our own errors."""
+    try:
+        yield
+    except (ServerError, ModelPending, Stopped, *known):
         raise
     except MemoryError as error:
         logger.exception("Out of memory", extra={"step": what})
         raise OutOfMemoryError(f"{what}: out of memory") from error
-    except BaseException as error:  # a thread's border: a library's sys.exit() comes by too
+    except BaseException as error:  # a library's sys.exit() comes by too
         logger.exception("Step failed", extra={"step": what})
         raise EngineError(f"{what} failed: {one_line(error)}") from error

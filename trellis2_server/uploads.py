@@ -15,7 +15,8 @@ from trellis2_server.images import ModelPending
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trellis2_server.images import Cutout, Cutter
+    from trellis2_server.crew import Crew
+    from trellis2_server.images import Cutout
     from trellis2_server.threads import Threads
 
 #: Uploads of which the image hash is remembered.
@@ -39,20 +40,11 @@ class Upload(NamedTuple):
 class Uploads:
     """The uploads that were cut out lately."""
 
-    def __init__(self, cutter: Cutter, threads: Threads) -> None:
-        self._cutter = cutter
+    def __init__(self, crew: Crew, threads: Threads) -> None:
+        self._crew = crew
         self._threads = threads
         self._hashes: OrderedDict[Upload, str] = OrderedDict()
         self._one_lookup = asyncio.Semaphore(1)
-
-    def cut_out(self, picture: bytes, *, remove_background: bool) -> Cutout:
-        """The cut-out, made in the calling thread.
-
-        Raises:
-            ModelPending: its background model is on its way.
-            InputError: no image, or no object in it.
-        """
-        return self._cutter.cut_out(picture, remove_background=remove_background, wait=False)
 
     def remember(self, upload: Upload, cutout: Cutout) -> str:
         """Know the upload's image hash from now on; returns it."""
@@ -79,7 +71,7 @@ class Uploads:
         Raises:
             InputError: no image, or no object in it.
         """
-        cut_out = partial(self.cut_out, picture, remove_background=upload.remove_background)
+        cut_out = partial(self._crew.cut_out, picture, remove_background=upload.remove_background)
         while True:
             async with self._one_lookup:
                 other = on_its_way()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-import os
 import time
 import uuid
 from collections import Counter
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from trellis2_server import __version__
 from trellis2_server.archive import Archive
 from trellis2_server.config import Delivery
+from trellis2_server.crew import md5
 from trellis2_server.errors import (
     EngineBrokenError,
     JobCancelledError,
@@ -32,7 +32,7 @@ from trellis2_server.errors import (
     UnhealthyError,
 )
 from trellis2_server.jobs import ANYBODY, Job, JobTable, Status
-from trellis2_server.line import Line, future_job, md5
+from trellis2_server.line import Line, future_job
 from trellis2_server.listeners import Listeners
 from trellis2_server.loading import Loading
 from trellis2_server.records import Records
@@ -47,10 +47,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Mapping
 
     from trellis2_server.config import Options, Settings
-    from trellis2_server.images import Cutter
+    from trellis2_server.crew import Crew
     from trellis2_server.jobs import Caller
     from trellis2_server.observers import Observer
-    from trellis2_server.pipeline import Engine
     from trellis2_server.store import Store
 
 logger = logging.getLogger(__name__)
@@ -67,54 +66,55 @@ class Worker:
     """One engine's queue. Make it, `start` it on a running event loop, `close` it there.
 
     Args:
-        engine: not loaded; `start` loads it in the background.
-        cutter: cuts uploads out.
+        crew: does the steps; `start` has its engine loaded in the background.
         settings: limits and retention.
         observer: told of what happens to jobs.
         store: where results are kept; None: as the settings say.
         clock: monotonic seconds.
 
     Attributes:
-        engine: the same.
+        crew: the same.
         load: how loading it goes.
         results: what the jobs leave.
         is_drained: set when only a new process helps, and nothing is left to be waited for.
     """
 
-    def __init__(  # noqa: PLR0913 - one argument per thing that it works with
+    def __init__(
         self,
-        engine: Engine,
-        cutter: Cutter,
+        crew: Crew,
         settings: Settings,
         observer: Observer | None = None,
         *,
         store: Store | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.engine = engine
+        self.crew = crew
         self._settings = settings
         self._limits = settings.worker
         self._clock = clock
         self._threads = Threads(
-            min(self._limits.limit_model_concurrency, max(2, os.cpu_count() or 2)),
+            crew.hands,
             lane_steps(settings),
             self._limits.stage_timeout_seconds,
+            lane_width=crew.lanes,
         )
-        self.load = Loading(engine, self._threads, settings, clock)
+        self.load = Loading(crew, self._threads, settings, clock)
         store = store or make_store(self._limits.result_dir)
         self._archive = Archive(store, max_packed_bytes=self._limits.max_kept_bytes)
         self._records = Records(self._archive, clock)
         # What decides a result beside its key, as far as this server knows.
         export = settings.export
-        origin = (__version__, engine.name, repr(settings.model), export.backend, export.unwrap)
+        origin = (__version__, crew.name, repr(settings.model), export.backend, export.unwrap)
         self._table = JobTable(self._records, origin)
-        self._uploads = Uploads(cutter, self._threads)
+        self._uploads = Uploads(crew, self._threads)
         self._listeners = Listeners()
         self._line = Line(
-            engine, settings, self._table, self._uploads, self._threads, self.load,
+            crew, settings, self._table, self._uploads, self._threads, self.load,
             self._listeners, self._archive, clock,
         )  # fmt: skip
-        self.results = Results(settings, self._table, self._listeners, self._line, self._archive)
+        self.results = Results(
+            settings, self._table, self._listeners, self._line, self._archive, crew
+        )
         self._archive.on_kept = self.results.note_kept
         if observer is not None:
             self._line.observer = observer
@@ -421,7 +421,7 @@ class Worker:
             Job(
                 uid=str(uuid.uuid4()),
                 options=options,
-                engine=self.engine.name,
+                engine=self.crew.name,
                 created_at=now,
                 owner=upload.owner,
                 created_unix_s=time.time(),
@@ -522,8 +522,8 @@ class Worker:
 
     async def _textured(self, job: Job) -> Job:
         task = self._tasks.get(job.uid)
-        if task is None:
-            return job
+        if task is None:  # it has ended since the caller looked
+            return self._table.get(job.uid, job.owner)
         with self._waiting(task):
             job = await asyncio.shield(task.shape_done)  # of another job, where it joined that
         task = self._tasks.get(job.uid)

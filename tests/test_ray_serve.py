@@ -1,0 +1,363 @@
+"""The deployment on Ray: what a single process does not have.
+
+The API's tests run against it too: `TRELLIS2_SERVER_TESTS_ON=ray pytest tests/test_routes*.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from tests.engines import GatedEngine
+from tests.ray_cluster import (
+    LONG_S,
+    Control,
+    add_machine,
+    controlling,
+    deploy,
+    ray_cluster,
+    steered,
+    until_late,
+)
+from tests.server import fields, serving, settings
+from trellis2_server.engine_preview import PreviewEngine
+from trellis2_server.images import Cutter
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+    from trellis2_server.config import Settings
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray")
+
+
+class Far:
+    """A deployment, and what steers it.
+
+    Attributes:
+        cluster: Ray's.
+        control: of its engines.
+        client: of its server.
+        url: where that is.
+    """
+
+    def __init__(self, cluster: Any, control: Control, address: tuple[str, int], url: str) -> None:
+        self.cluster, self.control, self.url = cluster, control, url
+        self._address = address
+        self.client = httpx.Client(base_url=url, timeout=LONG_S)
+
+    @contextmanager
+    def deployed(
+        self,
+        engine: Any,
+        configured: Settings | None = None,
+        *,
+        why_not: Mapping[str, str] | None = None,
+        is_ready: bool = True,
+        **cluster: Any,
+    ) -> Generator[None]:
+        """The application, with engines that this one steers.
+
+        Args:
+            engine: steers them.
+            configured: settings.
+            why_not: why no engine can be loaded, by machine.
+            is_ready: whether to wait until it serves.
+            cluster: how much of the cluster is used.
+        """
+        from ray import serve
+
+        from trellis2_server.ray_serve import ClusterSettings, build_app
+
+        self.control.engine = engine
+        self.control.processes.clear()
+        self.control.why_not = dict(why_not or {})
+        sizes = {"engines": 2, "engine_resources": {"engine": 1}, "num_gpus": 0} | cluster
+        application = build_app(
+            configured or settings(),
+            ClusterSettings(**sizes),
+            choose_engine=steered(self._address),
+            make_cutter=_make_cutter,
+            engine_name=engine.name,
+        )
+        try:
+            deploy(application, self.url, is_ready=is_ready)
+            yield
+        finally:
+            if isinstance(engine, GatedEngine):
+                engine.open_all()
+            serve.delete("trellis2")
+
+
+def _make_cutter(engine: Any, configured: Settings) -> Cutter:
+    del engine, configured
+    return Cutter(background="none")
+
+
+@pytest.fixture(scope="module")
+def far() -> Generator[Far]:
+    with ray_cluster(2) as (cluster, url), controlling() as (control, address):
+        yield Far(cluster, control, address, url)
+
+
+def test_nothing_but_the_deployment_imports_ray() -> None:
+    code = (
+        "import sys, trellis2_server.app, trellis2_server.command, trellis2_server.client\n"
+        "assert 'ray' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_the_files_are_those_of_the_single_process(far: Far) -> None:
+    asked = [fields(200, texture=True), fields(200, texture=False), fields(201, texture=True)]
+    with serving(PreviewEngine()) as server:
+        server.wait_until_loaded()
+        here = [server.generate(each).content for each in asked]
+    with far.deployed(PreviewEngine()):
+        there = [far.client.post("/generate", json=each).content for each in asked]
+    assert there == here
+
+
+def test_every_engine_is_kept_at_work_and_no_more_stages_are_begun(far: Far) -> None:
+    engine = GatedEngine("shape")
+    with far.deployed(engine), ThreadPoolExecutor() as pool:
+        made = [
+            pool.submit(far.client.post, "/generate", json=fields(seed=seed)) for seed in range(5)
+        ]
+        until_late(lambda: len(far.control.processes) == 2, "two stages at once")
+        assert len({process for _, _, process, _ in far.control.processes}) == 2
+        until_late(
+            lambda: far.client.get("/worker_status").json()["queue_length"] == 5, "five jobs"
+        )
+        assert len(far.control.processes) == 2
+        engine.open_all()
+        assert all(reply.result(LONG_S).is_success for reply in made)
+
+
+def test_a_stage_whose_process_is_killed_is_done_again_once(far: Far) -> None:
+    engine = GatedEngine("shape")
+    with far.deployed(engine), ThreadPoolExecutor() as pool:
+        making = pool.submit(far.client.post, "/generate", json=fields(seed=1))
+        until_late(lambda: far.control.processes, "a stage")
+        os.kill(far.control.processes[0][2], signal.SIGKILL)
+        until_late(lambda: len(far.control.processes) == 2, "the stage once more")
+        assert far.control.processes[1][2] != far.control.processes[0][2]
+        engine.open_all()
+        reply = making.result(LONG_S)
+        assert reply.is_success
+        textured = far.client.post(
+            "/generate_texture", json={"image_hash": reply.headers["X-Image-Hash"]}
+        )
+        assert textured.is_success
+
+
+def test_a_job_that_kills_every_process_ends_with_an_error(far: Far) -> None:
+    engine = GatedEngine("shape")
+    with far.deployed(engine), ThreadPoolExecutor() as pool:
+        making = pool.submit(far.client.post, "/generate", json=fields(seed=1))
+        for count in (1, 2):
+            until_late(lambda count=count: len(far.control.processes) == count, "a stage")
+            os.kill(far.control.processes[-1][2], signal.SIGKILL)
+        reply = making.result(LONG_S)
+        assert reply.status_code == 500
+        assert reply.json()["text"] == "the process that worked on it was lost, twice"
+
+
+def test_a_cancelled_stage_stops_and_frees_its_engine(far: Far) -> None:
+    engine = GatedEngine("shape")
+    with far.deployed(engine, engines=1), ThreadPoolExecutor() as pool:
+        uid = far.client.post("/send", json=fields(seed=1)).json()["uid"]
+        until_late(lambda: far.control.processes, "a stage")
+        waiting = pool.submit(far.client.post, "/generate", json=fields(seed=1))
+        assert far.client.delete(f"/jobs/{uid}").status_code == 204
+        engine.open_all()
+        assert waiting.result(LONG_S).status_code in {200, 409}
+        assert far.client.post("/generate", json=fields(seed=2)).is_success
+
+
+def test_progress_comes_from_the_engine(far: Far) -> None:
+    with far.deployed(GatedEngine("texture"), engines=1):
+        reply = far.client.post("/generate", json=fields(seed=1))
+        uid = reply.headers["X-Job-Id"]
+
+        def stage() -> Any:
+            return far.client.get(f"/jobs/{uid}").json().get("stage")
+
+        until_late(lambda: stage() == "texture", "the engine says where it is")
+
+
+def test_any_ingress_gives_the_same_answers_and_one_that_is_killed_loses_nothing(
+    far: Far,
+) -> None:
+    with far.deployed(GatedEngine("texture"), ingresses=2):
+        reply = far.client.post("/generate", json=fields(seed=1))
+        uid, image_hash = (reply.headers[name] for name in ("X-Job-Id", "X-Image-Hash"))
+        for process in _processes("ingresses"):
+            for _ in range(6):  # whichever of them answers
+                assert far.client.get(f"/status/{image_hash}").json()["uid"] == uid
+            os.kill(process, signal.SIGKILL)
+            until_late(lambda: _answers(far, uid), "another ingress answers")
+        far.control.engine.open_all()
+        textured = far.client.post("/generate_texture", json={"uid": uid})
+        assert textured.is_success
+
+
+def test_a_desk_that_is_killed_keeps_what_is_finished(far: Far, tmp_path: Path) -> None:
+    configured = settings(worker={"result_dir": str(tmp_path)})
+    with far.deployed(GatedEngine(), configured):
+        reply = far.client.post("/generate", json=fields(seed=1, texture=True))
+        uid = reply.headers["X-Job-Id"]
+        until_late(lambda: len(list(tmp_path.glob("files/*"))) >= 3, "written")
+        [process] = _processes("desk")
+        os.kill(process, signal.SIGKILL)
+        until_late(lambda: _answers(far, uid), "another desk answers")
+        assert far.client.get(f"/jobs/{uid}/textured.glb").content == reply.content
+        assert far.client.get("/jobs/" + uid).json()["status"] == "completed"
+
+
+def test_an_engine_that_cannot_be_loaded_on_one_machine_leaves_the_others_serving(
+    far: Far,
+) -> None:
+    failing = _machines()[0]
+    with far.deployed(GatedEngine(), why_not={failing: "the weights are not there"}, engines=3):
+
+        def is_told() -> bool:
+            health = far.client.get("/healthcheck")
+            return health.is_success and any(
+                "could not be loaded: the weights are not there" in note
+                for note in health.json().get("notes", ())
+            )
+
+        until_late(is_told, "it is said")
+        assert far.client.post("/generate", json=fields(seed=1)).is_success
+
+
+def test_when_no_engine_can_be_loaded_the_server_says_why(far: Far) -> None:
+    why_not = dict.fromkeys(_machines(), "the weights are not there")
+    with far.deployed(GatedEngine(), why_not=why_not, is_ready=False, engines=1):
+        until_late(lambda: _health(far).get("status") == "error", "it has failed")
+        assert "the weights are not there" in _health(far)["error"]
+        reply = far.client.post("/generate", json=fields(seed=1))
+        assert reply.status_code == 503
+        assert "the weights are not there" in reply.json()["text"]
+
+
+def test_a_machine_that_is_lost_costs_time_alone(far: Far) -> None:
+    resources = {"engine_resources": {"lost": 1}}
+    machine = add_machine(far.cluster, resources={"lost": 1})
+    engine = GatedEngine("texture")
+    with far.deployed(engine, engines=1, **resources), ThreadPoolExecutor() as pool:
+        reply = far.client.post("/generate", json=fields(seed=1))
+        assert reply.is_success
+        until_late(lambda: ("texture", 1) in engine.calls, "the texture's stage")
+        spare = add_machine(far.cluster, resources={"lost": 1})
+        uid = reply.headers["X-Job-Id"]
+        waiting = pool.submit(far.client.post, "/generate_texture", json={"uid": uid})
+        far.cluster.remove_node(machine, allow_graceful=False)
+        until_late(lambda: engine.calls.count(("texture", 1)) == 2, "the stage once more")
+        engine.open_all()
+        textured = waiting.result(LONG_S)
+        assert textured.is_success, textured.text
+    far.cluster.remove_node(spare, allow_graceful=False)
+
+
+def test_what_was_lost_with_a_machine_is_made_again_from_the_cutout() -> None:  # noqa: C901 - a fleet that loses things
+    from ray.exceptions import ObjectLostError
+
+    from trellis2_server.config import read_options
+    from trellis2_server.ray_serve import ClusterSettings
+    from trellis2_server.ray_serve.fleet import Fleet
+
+    class Handle:
+        def options(self, **_: Any) -> Handle:
+            return self
+
+    class Losing(Fleet):
+        """Loses what the first of each step goes on from."""
+
+        def __init__(self) -> None:
+            cluster = ClusterSettings(engines=1)
+            super().__init__(settings(), cluster, "gated", Handle(), Handle(), "trellis2")
+            self.asked: list[str] = []
+
+        def _lose(self, what: str) -> None:
+            self.asked.append(what)
+            if what in {"export_shape", "texture", "export_model"} and self.asked.count(what) == 1:
+                raise ObjectLostError("id", None, "")  # type: ignore[arg-type]
+
+        async def _on_engine(self, what: str, *parts: Any, report: Any) -> tuple[Any, list[Any]]:
+            del parts, report
+            self._lose(what)
+            if what == "shape":
+                return (8, (), "node"), [f"mesh {len(self.asked)}", "state"]
+            return ("node", ()), ["field"]
+
+        async def _as_task(
+            self, step: Any, *parts: Any, node: str | None, report: Any
+        ) -> tuple[Any, list[Any]]:
+            del parts, node, report
+            self._lose(step.__name__)
+            glb: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+            glb.set_result(b"glb")
+            if step.__name__ == "export_shape":
+                return "md5", ["prepared", glb]
+            return None, [glb if step.__name__ == "export_model" else "prepared again"]
+
+    def report(stage: str, step: int, steps: int) -> None:
+        del stage, step, steps
+
+    async def make() -> tuple[bytes, bytes, list[str]]:
+        fleet, options = Losing(), read_options({}, settings())
+        cutout: Any = object()
+        shape = await fleet.make_shape(cutout, options, report)
+        geometry, plain, _ = await fleet.export_shape(shape, options, report)
+        field = await fleet.make_texture(geometry, cutout, options, report)
+        return plain, await fleet.export_model(geometry, field, options, report), fleet.asked
+
+    plain, textured, asked = asyncio.run(make())
+    assert (plain, textured) == (b"glb", b"glb")
+    assert asked == [
+        "shape", "export_shape",
+        "shape", "export_shape",
+        "texture", "shape", "prepare_mesh", "texture",
+        "export_model", "shape", "prepare_mesh", "texture", "export_model",
+    ]  # fmt: skip
+
+
+def _machines() -> list[str]:
+    import ray
+
+    return [node["NodeID"] for node in ray.nodes() if node["Resources"].get("engine")]
+
+
+def _health(far: Far) -> dict[str, Any]:
+    return far.client.get("/healthcheck").json()
+
+
+def _answers(far: Far, uid: str) -> bool:
+    try:
+        return far.client.get(f"/jobs/{uid}", timeout=5).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _processes(deployment: str) -> list[int]:
+    """Of the replicas of that deployment."""
+    listed = subprocess.run(
+        ["ps", "-eo", "pid,args"], check=True, capture_output=True, text=True
+    ).stdout
+    mark = f"ServeReplica:trellis2:{deployment}"
+    found = [line.split(None, 1) for line in listed.splitlines() if mark in line]
+    assert found, f"no process of {deployment}"
+    return [int(process) for process, _ in found]

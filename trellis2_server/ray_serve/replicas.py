@@ -1,0 +1,212 @@
+"""`EngineReplica` and `CutterReplica`: what runs on the machines of a cluster.
+
+An engine's replica is what a process is otherwise: it loads its engine, does one stage at a
+time on one thread, looks after the device's memory, and is unhealthy when only a new process
+helps: Serve starts one then.
+
+What this module does not know: jobs, HTTP, who asks for a step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import ray
+from ray import serve
+
+from trellis2_server import logs
+from trellis2_server.crew import LocalCrew
+from trellis2_server.errors import EngineBrokenError, EngineError, ServerError
+from trellis2_server.loading import Loading
+from trellis2_server.pipeline import Geometry
+from trellis2_server.ray_serve.steps import (
+    FarShape,
+    field_outcome,
+    owned,
+    shape_outcome,
+)
+from trellis2_server.ray_serve.stream import Outcome, bare, told
+from trellis2_server.steps import lane_steps
+from trellis2_server.threads import Threads, guarded
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from trellis2_server.config import Options, Settings
+    from trellis2_server.images import Cutout, Cutter
+    from trellis2_server.mesh import Mesh, VoxelField
+    from trellis2_server.pipeline import Engine, GivenMesh, Report
+    from trellis2_server.steps import Step
+
+    ChooseEngine = Callable[[Settings], Engine]
+    MakeCutter = Callable[[Engine, Settings], Cutter]
+
+#: Of the deployment that has the job table.
+DESK = "desk"
+
+
+class EngineReplica:
+    """One engine on one device.
+
+    Args:
+        settings: the whole configuration.
+        choose_engine: gives the engine, not loaded.
+        make_cutter: gives what cuts out, where the engine does that.
+    """
+
+    async def __init__(
+        self, settings: Settings, choose_engine: ChooseEngine, make_cutter: MakeCutter
+    ) -> None:
+        logs.configure(settings.server)
+        self._broken: str | None = None
+        self._lane = asyncio.Lock()
+        self._node = ray.get_runtime_context().get_node_id()
+        app = serve.get_replica_context().app_name
+        self._desk = serve.get_deployment_handle(DESK, app)
+        try:
+            self._engine = choose_engine(settings)
+            crew = LocalCrew(self._engine, make_cutter(self._engine, settings), settings)
+            worker = settings.worker
+            self._threads = Threads(1, lane_steps(settings), worker.stage_timeout_seconds)
+            self._loading = Loading(crew, self._threads, settings, time.monotonic)
+            await self._loading.load()
+            if self._loading.error is not None:
+                raise EngineError(self._loading.error)
+        except ServerError as error:
+            await self._desk.note_engine.remote(self._address, str(error))
+            raise
+        self._crew, self._settings = crew, settings
+        await self._desk.note_engine.remote(self._address, None)
+
+    @property
+    def _address(self) -> str:
+        return ray.util.get_node_ip_address()
+
+    async def check_health(self) -> None:
+        """Serve asks now and then; an error has it replace this process."""
+        if self._broken is not None:
+            raise RuntimeError(self._broken)
+
+    # ---- stages ------------------------------------------------------------------------
+
+    async def cut_out(self, picture: bytes, remove_background: bool) -> AsyncGenerator[Any]:  # noqa: FBT001 - by wire
+        """Streams the cut-out, made with the engine's own remover."""
+
+        def call(_: Report) -> Outcome:
+            return Outcome(self._crew.cut_out(picture, remove_background=remove_background))
+
+        async for item in self._stage("cutout", call):
+            yield item
+
+    async def shape(self, cutout: Cutout, options: Options) -> AsyncGenerator[Any]:
+        """Streams a shape: resolution, warnings and machine; its mesh; its state."""
+
+        def call(report: Report) -> Outcome:
+            return shape_outcome(self._crew.make_shape(cutout, options, report))
+
+        async for item in self._stage("shape", call):
+            yield item
+
+    async def texture(
+        self, resolution: int, mesh: list[Any], state: object, cutout: Cutout, options: Options
+    ) -> AsyncGenerator[Any]:
+        """Streams a field: its machine and its warnings; itself.
+
+        Args:
+            resolution: of the shape.
+            mesh: a reference to its mesh.
+            state: the engine's.
+            cutout: as of the shape.
+            options: the job's.
+        """
+        shape: Any = FarShape(resolution, mesh, owned(state))
+
+        def call(report: Report) -> Outcome:
+            return field_outcome(self._engine.texture(shape, cutout, options, report))
+
+        async for item in self._stage("texture", call):
+            yield item
+
+    async def texture_mesh(
+        self, given: GivenMesh, cutout: Cutout, options: Options
+    ) -> AsyncGenerator[Any]:
+        """Streams the field of a client's mesh."""
+        mesh = owned(given.mesh)
+
+        def call(report: Report) -> Outcome:
+            return field_outcome(self._engine.texture_mesh(mesh, cutout, options, report))
+
+        async for item in self._stage("texture", call):
+            yield item
+
+    async def export_model(  # noqa: PLR0913, PLR0917 - what is joined
+        self,
+        mesh: list[Any],
+        resolution: int,
+        original: list[Any],
+        state: object,
+        field: VoxelField,
+        options: Options,
+    ) -> AsyncGenerator[Any]:
+        """Streams the textured GLB, written by TRELLIS.2's own exporter."""
+
+        def call(report: Report) -> Outcome:
+            shape: Any = FarShape(resolution, original, owned(state))
+            prepared = cast("Mesh", ray.get(mesh[0]))
+            geometry = Geometry(shape, owned(prepared))
+            return Outcome(
+                None, (self._crew.export_model(geometry, owned(field), options, report),)
+            )
+
+        async for item in self._stage("texture_export", call):
+            yield item
+
+    async def _stage(self, step: Step, call: Callable[[Report], Outcome]) -> AsyncGenerator[Any]:
+        async with self._lane:
+            try:
+                if self._loading.is_due:
+                    await self._loading.reload()
+            except ServerError as error:
+                self._broken = str(error)
+                yield "error", bare(error)
+                return
+
+            def begin(report: Report) -> asyncio.Future[Outcome]:
+                watched = self._loading.watched(step, partial(call, report))
+                work = self._threads.begin(step, watched)
+                work.add_done_callback(self._note_end)
+                return work
+
+            async for item in told(begin):
+                yield item
+
+    def _note_end(self, work: asyncio.Future[Outcome]) -> None:
+        self._loading.note_job()
+        error = None if work.cancelled() else work.exception()
+        if isinstance(error, EngineBrokenError):
+            self._broken = str(error)
+
+
+class CutterReplica:
+    """Cuts pictures out, on threads of Serve's.
+
+    Args:
+        settings: the whole configuration.
+        engine: the engine's name, of which a picture's cutter may ask.
+        make_cutter: gives what cuts out.
+    """
+
+    def __init__(self, settings: Settings, cutter: Callable[[], Cutter]) -> None:
+        logs.configure(settings.server)
+        self._cutter = cutter()
+
+    def cut_out(self, picture: bytes, remove_background: bool) -> Cutout | ServerError:  # noqa: FBT001 - by wire
+        """The cut-out, or why there is none; waits for a model that has to be downloaded."""
+        cut_out = partial(self._cutter.cut_out, picture, remove_background=remove_background)
+        try:
+            return guarded("cutout", cut_out)
+        except ServerError as error:
+            return bare(error)
