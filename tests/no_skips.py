@@ -19,6 +19,12 @@ if importlib.util.find_spec("torch") is None:
     # `.ci/run` runs these tests again, with torch.
     ALLOWED.append("needs torch")
 
+if importlib.util.find_spec("ray") is None:
+    # Likewise, with Ray.
+    ALLOWED.append("needs ray")
+if os.environ.get("TRELLIS2_SERVER_TESTS_ON"):
+    ALLOWED.append("needs the single process")
+
 _skipped: list[tuple[str, str]] = []
 
 
