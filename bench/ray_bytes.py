@@ -1,0 +1,305 @@
+"""Measures what a job moves between machines on Ray Serve, and what one ingress can answer.
+
+    python bench/ray_bytes.py              tables
+    python bench/ray_bytes.py --json       one JSON line
+
+A cluster of a head (proxy, ingress, desk, cutter) and two machines with one engine each runs on
+this one. The engines' stages give what TRELLIS.2's give for 1024³, by size: a mesh of about 2.5
+million faces, 28 MB of state, a field of about 6 million voxels; the exports are the real ones.
+
+- Bytes: what the loopback interface carried from a request to the end of its job and of what is
+  kept of it, less what it carries meanwhile where nothing is done; whether the texture was made
+  on the machine of the shape or on the other one; with and without `worker.max_kept_bytes`.
+  What processes of one machine share in its object store does not count, as it would not
+  between real machines. What the client is sent counts twice: from the ingress to the proxy,
+  and to the client.
+- Store: how much of the machines' object stores was in use at most.
+- Ingress: replies a second of `/healthcheck` and `/status`, asked over and over on kept
+  connections by another process on the same processors, and of the untextured file.
+
+Nothing else may use the loopback interface meanwhile. Linux only. Needs what the tests on Ray
+need, and scikit-image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+import numpy as np
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from bench.ray_scale import PATIENCE_S, WaitingEngine, running  # noqa: E402
+from tests.ray_cluster import deploy, ray_cluster  # noqa: E402 - after the path is set
+from tests.server import picture  # noqa: E402
+from trellis2_server.config import Settings  # noqa: E402
+from trellis2_server.images import Cutter  # noqa: E402
+from trellis2_server.mesh import Shape, VoxelField  # noqa: E402
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from trellis2_server.config import Options
+    from trellis2_server.images import Cutout
+    from trellis2_server.mesh import Mesh
+    from trellis2_server.pipeline import Report
+
+STATE_BYTES: Final = 28_000_000
+RESOLUTION: Final = 1024
+STAGES: Final = ("shape", "texture")
+#: Of each object store.
+STORE_BYTES: Final = 3_000_000_000
+#: For so long the interface is looked at where nothing is done, and each route is asked.
+LOOK_S: Final = 5.0
+#: Asks one address over and over: port, path, connections, seconds → replies, bytes.
+_ASK: Final = """
+import http.client, json, sys, threading, time
+port, path = int(sys.argv[1]), sys.argv[2]
+connections, seconds = int(sys.argv[3]), float(sys.argv[4])
+end, found = time.monotonic() + seconds, []
+def ask():
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    while time.monotonic() < end:
+        connection.request("GET", path)
+        reply = connection.getresponse()
+        content = reply.read()
+        assert reply.status == 200, reply.status
+        found.append(len(content))
+threads = [threading.Thread(target=ask) for _ in range(connections)]
+begin = time.monotonic()
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(json.dumps([len(found), sum(found), time.monotonic() - begin]))
+"""
+
+
+def torus(faces: int) -> Mesh:
+    """A closed one of about so many faces, in the model's frame."""
+    from trellis2_server.mesh import Mesh
+
+    n = round((faces / 2) ** 0.5)
+    angle = np.linspace(0, 2 * np.pi, n, endpoint=False)
+    around, along = np.meshgrid(angle, angle, indexing="ij")
+    ring = 0.31 + 0.13 * np.cos(around) + 0.004 * np.sin(40 * along) * np.sin(30 * around)
+    places = np.stack([ring * np.cos(along), ring * np.sin(along), 0.13 * np.sin(around)], -1)
+    a = np.arange(n * n).reshape(n, n)
+    b, c, d = np.roll(a, -1, 1), np.roll(a, (-1, -1), (0, 1)), np.roll(a, -1, 0)
+    quads = np.stack([a, b, c, d], -1).reshape(-1, 4)
+    triangles = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
+    return Mesh(places.reshape(-1, 3).astype(np.float32), triangles.astype(np.int32))
+
+
+class LargeEngine(WaitingEngine):
+    """One whose results are as large as TRELLIS.2's at 1024³; notes the machine of each stage."""
+
+    def __init__(self, faces: int, folder: str) -> None:
+        super().__init__((1.0, 0.7), folder)
+        self._faces = faces
+
+    def load(self, report: Report) -> None:
+        from bench.export import voxels
+
+        self._mesh = torus(self._faces)
+        self._field = voxels(self._mesh, RESOLUTION, alpha=False)
+        noise = np.random.default_rng(0).normal(0, 0.01, self._field.attributes.shape)
+        self._field.attributes[:] += noise.astype(np.float32)
+        report("load", 1, 1)
+
+    def _note(self, stage: str, seed: int) -> None:
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        (Path(self._folder) / f"{stage}-{seed}").write_text(node, "ascii")
+
+    def shape(self, cutout: Cutout, options: Options, report: Report) -> Shape:
+        self._note("shape", options.seed)
+        super().shape(cutout, options, report)
+        state = np.random.default_rng(options.seed).integers(0, 255, STATE_BYTES, np.uint8)
+        return Shape(self._mesh, RESOLUTION, state=state)
+
+    def texture(self, shape: Shape, cutout: Cutout, options: Options, report: Report) -> VoxelField:
+        self._note("texture", options.seed)
+        super().texture(shape, cutout, options, report)
+        return self._field
+
+
+def serving(url: str, folder: str, faces: int, kept_bytes: int) -> None:
+    """Deploy it, with both engines running."""
+    from trellis2_server.ray_serve import ClusterSettings, build_app
+
+    settings = Settings.model_validate(
+        {
+            "model": {"engine": "preview"},
+            "server": {"log_level": "warning"},
+            "worker": {"max_kept_bytes": kept_bytes},
+        }
+    )
+    app = build_app(
+        settings,
+        ClusterSettings(engines=2, num_gpus=0, engine_resources={"engine": 1}),
+        choose_engine=lambda _: LargeEngine(faces, folder),
+        make_cutter=lambda *_: Cutter(background="none"),
+        engine_name="waiting",
+    )
+    deploy(app, url)
+    until(lambda: running(url) == 2, "both engines run")
+
+
+def until(is_so: Any, what: str) -> None:
+    pause, end = threading.Event(), time.monotonic() + PATIENCE_S
+    while not is_so():
+        if time.monotonic() > end:
+            raise SystemExit(f"never: {what}")
+        pause.wait(0.2)
+
+
+def carried() -> int:
+    """Bytes that the loopback interface has carried."""
+    lines = Path("/proc/net/dev").read_text("ascii").splitlines()
+    return int(next(line for line in lines if line.strip().startswith("lo:")).split()[1])
+
+
+class StoreWatch:
+    """How much of all object stores is in use at most."""
+
+    def __init__(self) -> None:
+        self.most = 0.0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def _look(self) -> None:
+        import ray
+
+        name = "object_store_memory"
+        while not self._end.wait(0.2):
+            used = ray.cluster_resources()[name] - ray.available_resources().get(name, 0.0)
+            self.most = max(self.most, used)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+
+def one_job(url: str, folder: str, seed: int, idle_per_s: float) -> dict[str, Any]:
+    begin, before = time.monotonic(), carried()
+    image = base64.b64encode(picture(seed)).decode()
+    body = {"image": image, "seed": seed, "texture": True}
+    with StoreWatch() as watch:
+        reply = httpx.post(f"{url}/generate", json=body, timeout=PATIENCE_S)
+        reply.raise_for_status()
+        textured_s = time.monotonic() - begin
+        _until_quiet(idle_per_s)
+    uid = reply.headers["X-Job-Id"]
+    moved = carried() - before - idle_per_s * (time.monotonic() - begin)
+    nodes = [(Path(folder) / f"{stage}-{seed}").read_text("ascii") for stage in STAGES]
+    shape_file = httpx.head(f"{url}/jobs/{uid}/shape.glb", timeout=60)
+    return {
+        "uid": uid,
+        "image_hash": reply.headers["X-Image-Hash"],
+        "is_apart": nodes[0] != nodes[1],
+        "moved_mb": moved / 1e6,
+        "store_mb": watch.most / 1e6,
+        "shape_glb_mb": int(shape_file.headers["Content-Length"]) / 1e6,
+        "textured_glb_mb": len(reply.content) / 1e6,
+        "textured_s": textured_s,
+    }
+
+
+def _until_quiet(idle_per_s: float) -> None:
+    """Until what is kept of a job has been packed and brought to the desk."""
+    pause = threading.Event()
+    quiet, end = 0, time.monotonic() + 60
+    while quiet < 4 and time.monotonic() < end:
+        before = carried()
+        pause.wait(0.5)
+        quiet = quiet + 1 if carried() - before < 1e6 + 2 * idle_per_s else 0
+
+
+def ask(url: str, what: str, path: str, connections: int) -> dict[str, Any]:
+    port = url.rpartition(":")[2]
+    command = [sys.executable, "-c", _ASK, port, path, str(connections), str(LOOK_S)]
+    done = subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE_S)
+    replies, size, seconds = json.loads(done.stdout)
+    return {
+        "what": what,
+        "connections": connections,
+        "replies_per_s": replies / seconds,
+        "mb_per_s": size / seconds / 1e6,
+    }
+
+
+def measure(faces: int, jobs: int) -> dict[str, Any]:
+    from ray import serve
+
+    found: dict[str, Any] = {"cpus": os.cpu_count(), "jobs": [], "ingress": []}
+    mesh = torus(faces)
+    found["mesh_mb"] = (mesh.vertices.nbytes + mesh.faces.nbytes) / 1e6
+    machines = {"object_store_memory": STORE_BYTES, "num_cpus": 2}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ray_cluster(0, **machines) as (cluster, url),
+    ):
+        for _ in range(2):
+            cluster.add_node(node_ip_address="127.0.0.1", resources={"engine": 1}, **machines)
+        seed = 0
+        for kept_bytes in (0, 2**30):
+            serving(url, folder, faces, kept_bytes)
+            before = carried()
+            threading.Event().wait(LOOK_S)
+            idle_per_s = (carried() - before) / LOOK_S
+            found["idle_mb_per_s"] = idle_per_s / 1e6
+            for _ in range(jobs):
+                seed += 1
+                job = one_job(url, folder, seed, idle_per_s)
+                found["jobs"].append({"is_kept": kept_bytes > 0, **job})
+            if kept_bytes:
+                last = found["jobs"][-1]
+                found["ingress"] = [
+                    ask(url, "/healthcheck", "/healthcheck", 1),
+                    ask(url, "/healthcheck", "/healthcheck", 16),
+                    ask(url, "/status/HASH", f"/status/{last['image_hash']}", 16),
+                    ask(url, "/jobs/UID", f"/jobs/{last['uid']}", 16),
+                    ask(url, "/jobs/UID/shape.glb", f"/jobs/{last['uid']}/shape.glb", 1),
+                    ask(url, "/jobs/UID/shape.glb", f"/jobs/{last['uid']}/shape.glb", 4),
+                ]
+            serve.delete("trellis2")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one JSON line")
+    parser.add_argument("--faces", type=int, default=2_500_000, help="of the mesh (2500000)")
+    parser.add_argument("--jobs", type=int, default=2, help="with and without keeping (2)")
+    asked = parser.parse_args()
+    found = measure(asked.faces, asked.jobs)
+    if asked.json:
+        print(json.dumps(found))
+        return
+    for name in ("jobs", "ingress"):
+        print("| " + " | ".join(found[name][0]) + " |\n" + "|---" * len(found[name][0]) + "|")
+        for each in found[name]:
+            cells = (f"{v:.1f}" if isinstance(v, float) else str(v) for v in each.values())
+            print("| " + " | ".join(cells) + " |")
+        print()
+    print({key: value for key, value in found.items() if key not in {"jobs", "ingress"}})
+
+
+if __name__ == "__main__":
+    main()
