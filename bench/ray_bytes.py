@@ -15,7 +15,8 @@ million faces, 28 MB of state, a field of about 6 million voxels; the exports ar
   and to the client.
 - Store: how much of the machines' object stores was in use at most.
 - Ingress: replies a second of `/healthcheck` and `/status`, asked over and over on kept
-  connections by another process on the same processors, and of the untextured file.
+  connections by another process on the same processors, and of the untextured file; of the
+  server without Ray for comparison.
 
 Nothing else may use the loopback interface meanwhile. Linux only. Needs what the tests on Ray
 need, and scikit-image.
@@ -41,8 +42,9 @@ import numpy as np
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.ray_scale import PATIENCE_S, WaitingEngine, running  # noqa: E402
-from tests.ray_cluster import deploy, ray_cluster  # noqa: E402 - after the path is set
+from bench.ray_scale import PATIENCE_S, WaitingEngine, running  # noqa: E402 - after the path is set
+from bench.server import Server  # noqa: E402
+from tests.ray_cluster import deploy, ray_cluster  # noqa: E402
 from tests.server import picture  # noqa: E402
 from trellis2_server.config import Settings  # noqa: E402
 from trellis2_server.images import Cutter  # noqa: E402
@@ -245,8 +247,6 @@ def ask(url: str, what: str, path: str, connections: int) -> dict[str, Any]:
 
 
 def measure(faces: int, jobs: int) -> dict[str, Any]:
-    from ray import serve
-
     found: dict[str, Any] = {"cpus": os.cpu_count(), "jobs": [], "ingress": []}
     mesh = torus(faces)
     found["mesh_mb"] = (mesh.vertices.nbytes + mesh.faces.nbytes) / 1e6
@@ -255,6 +255,8 @@ def measure(faces: int, jobs: int) -> dict[str, Any]:
         tempfile.TemporaryDirectory() as folder,
         ray_cluster(0, **machines) as (cluster, url),
     ):
+        from ray import serve  # not before the cluster has set what Ray reads when imported
+
         for _ in range(2):
             cluster.add_node(node_ip_address="127.0.0.1", resources={"engine": 1}, **machines)
         seed = 0
@@ -279,7 +281,19 @@ def measure(faces: int, jobs: int) -> dict[str, Any]:
                     ask(url, "/jobs/UID/shape.glb", f"/jobs/{last['uid']}/shape.glb", 4),
                 ]
             serve.delete("trellis2")
+    found["ingress"] += one_process()
     return found
+
+
+def one_process() -> list[dict[str, Any]]:
+    """The same of the server without Ray."""
+    server = Server([sys.executable, str(ROOT / "bench" / "load.py"), "--serve", "--stage", "0.2"])
+    try:
+        server.until((200,))
+        url = f"http://127.0.0.1:{server.port}"
+        return [ask(url, "one process: /healthcheck", "/healthcheck", n) for n in (1, 16)]
+    finally:
+        server.stop()
 
 
 def main() -> None:

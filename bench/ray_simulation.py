@@ -286,8 +286,8 @@ def draw(waits: dict[int, list[float]], needed: dict[float, list[int | None]], p
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--resolution", choices=H100, default="1024", help="stages of (1024)")
-    parser.add_argument("--shape-export", type=float, default=3.0, help="seconds (3)")
-    parser.add_argument("--texture-export", type=float, default=7.0, help="seconds (7)")
+    parser.add_argument("--shape-export", type=float, default=7.0, help="seconds (7)")
+    parser.add_argument("--texture-export", type=float, default=10.0, help="seconds (10)")
     parser.add_argument("--exports", type=int, default=2, help="at a time beside each GPU (2)")
     parser.add_argument("--jobs", type=int, default=20_000, help="of each run (20000)")
     parser.add_argument(
