@@ -117,6 +117,8 @@ class LargeEngine(WaitingEngine):
         self._field = voxels(self._mesh, RESOLUTION, alpha=False)
         noise = np.random.default_rng(0).normal(0, 0.01, self._field.attributes.shape)
         self._field.attributes[:] += noise.astype(np.float32)
+        size = self._field.coords.nbytes + self._field.attributes.nbytes
+        (Path(self._folder) / "field").write_text(str(size), "ascii")
         report("load", 1, 1)
 
     def _note(self, stage: str, seed: int) -> None:
@@ -227,7 +229,7 @@ def _until_quiet(idle_per_s: float) -> None:
     """Until what is kept of a job has been packed and brought to the desk."""
     pause = threading.Event()
     quiet, end = 0, time.monotonic() + 60
-    while quiet < 4 and time.monotonic() < end:
+    while quiet < 12 and time.monotonic() < end:
         before = carried()
         pause.wait(0.5)
         quiet = quiet + 1 if carried() - before < 1e6 + 2 * idle_per_s else 0
@@ -281,6 +283,7 @@ def measure(faces: int, jobs: int) -> dict[str, Any]:
                     ask(url, "/jobs/UID/shape.glb", f"/jobs/{last['uid']}/shape.glb", 4),
                 ]
             serve.delete("trellis2")
+        found["field_mb"] = int((Path(folder) / "field").read_text("ascii")) / 1e6
     found["ingress"] += one_process()
     return found
 
