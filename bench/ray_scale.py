@@ -58,7 +58,7 @@ FIELDS: Final = {"decimation_target": 2000, "texture_size": 256, "texture": True
 #: Longer than all jobs of one measurement may take.
 PATIENCE_S: Final = 200.0
 #: Before the jobs that count: each machine's processes for exports start and compile.
-WARM_UP_JOBS: Final = 4
+WARM_UP_JOBS: Final = 2
 #: On each machine.
 EXPORTS_AT_ONCE: Final = 2
 
@@ -204,9 +204,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON line")
     parser.add_argument("--replicas", default="1,2,4", help="how many engines (1,2,4)")
     parser.add_argument(
-        "--stage-seconds", default="1.0,0.7", help="of a shape and of a texture (1.0,0.7)"
+        "--stage-seconds", default="3.0,2.0", help="of a shape and of a texture (3.0,2.0)"
     )
-    parser.add_argument("--jobs", type=int, default=8, help="of each replica (8)")
+    parser.add_argument("--jobs", type=int, default=4, help="of each replica (4)")
     asked = parser.parse_args()
     counts = [int(n) for n in asked.replicas.split(",")]
     shape_s, texture_s = (float(s) for s in asked.stage_seconds.split(","))
