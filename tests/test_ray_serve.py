@@ -32,6 +32,7 @@ from tests.ray_cluster import (
 )
 from tests.server import fields, serving, settings
 from trellis2_server.engine_preview import PreviewEngine
+from trellis2_server.errors import ConfigError
 from trellis2_server.images import Cutter
 
 if TYPE_CHECKING:
@@ -117,6 +118,22 @@ def test_nothing_but_the_deployment_imports_ray() -> None:
         "assert 'ray' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        ({"engine": "4"}, "engine: "),
+        ({"engines": "four"}, "engines: "),
+        ({"engines": "2", "min_engines": "3"}, "min_engines"),
+        ({"config": "nowhere.json"}, "nowhere.json"),
+    ],
+)
+def test_an_argument_that_cannot_be_meant_is_named(args: dict[str, str], named: str) -> None:
+    from trellis2_server.ray_serve import build
+
+    with pytest.raises(ConfigError, match=named):
+        build(args)
 
 
 def test_the_files_are_those_of_the_single_process(far: Far) -> None:

@@ -19,12 +19,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import ray
+from pydantic import ValidationError
 from ray import serve
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from trellis2_server import pipeline
 from trellis2_server.app import create_front
 from trellis2_server.config import Settings, load_settings
+from trellis2_server.errors import ConfigError
 from trellis2_server.keys import with_all_keys
 from trellis2_server.ray_serve.desk import DeskReplica, FarDesk
 from trellis2_server.ray_serve.fleet import CUTTERS, ENGINES
@@ -32,6 +34,8 @@ from trellis2_server.ray_serve.replicas import DESK, CutterReplica, EngineReplic
 from trellis2_server.ray_serve.settings import ClusterSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ray.serve import Application
     from starlette.types import Message, Receive, Scope, Send
 
@@ -52,14 +56,23 @@ _LOAD_TRIES: Final = 3
 _MORE_GRACE_S: Final = 12.0
 
 
-def build(args: ClusterSettings) -> Application:
+def build(args: Mapping[str, object]) -> Application:
     """The application that `serve run` and Serve's configuration files deploy.
 
+    Args:
+        args: as of `ClusterSettings`; numbers may be strings, as on a command line.
+
     Raises:
-        ConfigError: the configuration file cannot be used.
+        ConfigError: the arguments, or the configuration file, cannot be used.
     """
-    settings = with_all_keys(load_settings(args.config) if args.config else Settings(), os.environ)
-    return build_app(settings, args)
+    try:
+        cluster = ClusterSettings.model_validate(args)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = ".".join(map(str, problem["loc"])) or "arguments"
+        raise ConfigError(f"{name}: {problem['msg']}") from error
+    settings = load_settings(cluster.config) if cluster.config else Settings()
+    return build_app(with_all_keys(settings, os.environ), cluster)
 
 
 def build_app(
