@@ -243,6 +243,39 @@ def test_a_desk_that_is_killed_keeps_what_is_finished(far: Far, tmp_path: Path) 
         assert far.client.get("/jobs/" + uid).json()["status"] == "completed"
 
 
+def test_a_desk_that_hangs_is_a_503_and_no_hang(far: Far) -> None:
+    with far.deployed(GatedEngine(), engines=1):
+        [process] = _processes("desk")
+        os.kill(process, signal.SIGSTOP)
+        try:
+            health = far.client.get("/healthcheck")
+            replies = [
+                far.client.get("/jobs"),
+                far.client.post("/generate", json=fields(seed=1)),
+            ]
+        finally:
+            os.kill(process, signal.SIGCONT)
+        assert (health.status_code, health.json()["status"]) == (503, "error")
+        for reply in replies:
+            assert (reply.status_code, reply.json()["error_code"]) == (503, 3)
+            assert reply.headers["Retry-After"]
+
+
+def test_the_configuration_file_that_ships_is_one_of_serves() -> None:
+    import yaml
+    from ray.serve.schema import ServeDeploySchema
+
+    from trellis2_server.ray_serve import ClusterSettings
+
+    root = Path(__file__).parents[1]
+    content = yaml.safe_load((root / "deploy" / "ray_serve.yaml").read_text(encoding="utf-8"))
+    [application] = ServeDeploySchema.model_validate(content).applications
+    assert application.import_path == "trellis2_server.ray_serve:build"
+    config = ClusterSettings.model_validate(application.args).config
+    assert config is not None
+    assert (root / config).is_file()
+
+
 def test_an_engine_that_cannot_be_loaded_on_one_machine_leaves_the_others_serving(
     far: Far,
 ) -> None:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
 from trellis2_server import logs
@@ -194,6 +194,8 @@ class FarDesk:
 
         try:
             return await asyncio.wait_for(answer(), within_s)
+        except RayTaskError as error:  # a bug: its traceback is for the log alone
+            raise RuntimeError("the desk failed") from error
         except (RayError, RayServeException, asyncio.TimeoutError) as error:
             logger.warning("The desk does not answer: %s", type(error).__name__)
             raise UnavailableError(
@@ -204,7 +206,7 @@ class FarDesk:
     # ---- the desk's calls ----------------------------------------------------------------
 
     async def health(self) -> Health:
-        """The desk's; "loading" as long as there is none."""
+        """The desk's; "error" as long as it does not answer."""
         try:
             return await self._ask("health", within_s=HEALTH_TIMEOUT_S)
         except UnavailableError as error:

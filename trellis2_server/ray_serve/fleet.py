@@ -14,10 +14,11 @@ What this module does not know: jobs, HTTP, what a step does.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import ray
 from ray import serve
@@ -25,7 +26,8 @@ from ray.exceptions import (
     NodeDiedError,
     ObjectLostError,
     RayActorError,
-    RaySystemError,
+    RayError,
+    RayTaskError,
     WorkerCrashedError,
 )
 from ray.serve.exceptions import RayServeException
@@ -40,13 +42,16 @@ from trellis2_server.ray_serve.stream import follow
 from trellis2_server.threads import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 
     from trellis2_server.config import Options, Settings
     from trellis2_server.images import Cutout
     from trellis2_server.pipeline import Report
     from trellis2_server.ray_serve.settings import ClusterSettings
     from trellis2_server.ray_serve.stream import Outcome
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +63,29 @@ LOOK_INTERVAL_S: Final = 1.0
 #: How long the answer to such a look may take.
 LOOK_TIMEOUT_S: Final = 10.0
 
+#: What a job goes on from is gone for good.
+_LOST: Final = "what the job goes on from was lost along with a machine; send the picture again"
 #: Whoever worked on a step is gone.
 DIED: Final = (RayActorError, WorkerCrashedError, NodeDiedError)
+
+
+def _translated(step: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """The step, of which Ray's errors come out as ours: theirs hold tracebacks."""
+
+    @functools.wraps(step)
+    async def translated(*args: P.args, **named: P.kwargs) -> T:
+        try:
+            return await step(*args, **named)
+        except ObjectLostError as error:
+            raise EngineError(_LOST) from error
+        except RayTaskError as error:
+            logger.exception("A step failed elsewhere")
+            reason = one_line(error.cause or error)
+            raise EngineError(f"{step.__name__} failed: {reason}") from error
+        except (RayError, RayServeException) as error:
+            raise EngineError(f"the cluster failed: {type(error).__name__}") from error
+
+    return translated
 
 
 class Fleet:
@@ -177,6 +203,7 @@ class Fleet:
 
     # ---- steps -------------------------------------------------------------------------
 
+    @_translated
     async def cut_out(self, picture: bytes, *, remove_background: bool) -> Cutout:
         """The cut-out, made on a machine that has room."""
         if self._uses_engine_to_cut:
@@ -192,12 +219,14 @@ class Fleet:
             raise found
         return found
 
+    @_translated
     async def make_shape(self, cutout: Cutout, options: Options, report: Report) -> ShapeParts:
         """The shape, where an engine made it."""
         told, (mesh, state) = await self._on_engine("shape", cutout, options, report=report)
         resolution, warnings, node = told
         return ShapeParts(resolution, warnings, mesh, state, node, cutout, options)
 
+    @_translated
     async def export_shape(self, shape: ShapeParts, options: Options, report: Report) -> ShapeFile:
         """The untextured file."""
         geometry = GeometryParts(shape, None, options)
@@ -214,6 +243,7 @@ class Fleet:
 
         return await self._regaining(export, geometry, report)
 
+    @_translated
     async def read_mesh(self, content: bytes, options: Options, report: Report) -> ShapeFile:
         """A client's mesh and its file."""
         given = ray.put(content)
@@ -222,6 +252,7 @@ class Fleet:
         )
         return ShapeFile(GeometryParts(None, mesh, options, given), await glb, digest)
 
+    @_translated
     async def make_texture(
         self, geometry: GeometryParts, cutout: Cutout, options: Options, report: Report
     ) -> FieldParts:
@@ -240,6 +271,7 @@ class Fleet:
 
         return await self._regaining(make, geometry, report)
 
+    @_translated
     async def export_model(
         self, geometry: GeometryParts, field: FieldParts, options: Options, report: Report
     ) -> bytes:
@@ -267,10 +299,10 @@ class Fleet:
             return await export()
         except ObjectLostError:
             if cutout is None:
-                raise EngineError(_LOST) from None
+                raise
             await self._regain(geometry, report)
             field = await self.make_texture(geometry, cutout, options, report)
-            return await _once(export)
+            return await export()
 
     def shape_keeper(self, geometry: GeometryParts) -> Callable[[], bytes] | None:
         """Packs the mesh where it lies."""
@@ -287,6 +319,7 @@ class Fleet:
         task = ray.remote(keep).options(**self._task_options(node))
         return ray.get(task.remote(*parts))
 
+    @_translated
     async def export_again(
         self, made_by: str, shape: bytes, field: bytes | None, options: Options, report: Report
     ) -> bytes:
@@ -349,7 +382,7 @@ class Fleet:
             return await call()
         except ObjectLostError:
             await self._regain(geometry, report)
-            return await _once(call)
+            return await call()
 
     async def _regain(self, geometry: GeometryParts, report: Report) -> None:
         logger.warning("What a job goes on from was lost with a machine; it is made again")
@@ -372,20 +405,16 @@ def _say_nothing(stage: str, step: int, steps: int) -> None:
     del stage, step, steps
 
 
-_LOST: Final = "what the job goes on from was lost along with a machine; send the picture again"
-
-
 async def _references(response: Any) -> AsyncGenerator[Any]:
     async for reference in await response._to_object_ref_gen():  # noqa: SLF001 - Ray's developer API
         yield reference
 
 
-async def _twice(call: Callable[[], Awaitable[Any]]) -> Any:
+async def _twice(call: Callable[[], Awaitable[T]]) -> T:
     """What the call gives; it is made once more where whoever did it died.
 
     Raises:
-        EngineError: that one died too, or the cluster does not answer.
-        ObjectLostError: what it needs is lost.
+        EngineError: that one died too.
     """
     try:
         return await call()
@@ -393,20 +422,9 @@ async def _twice(call: Callable[[], Awaitable[Any]]) -> Any:
         raise
     except DIED as error:
         logger.warning("A step is done again, as a process was lost: %s", type(error).__name__)
-    return await _once(call)
-
-
-async def _once(call: Callable[[], Awaitable[Any]]) -> Any:
-    """What the call gives.
-
-    Raises:
-        EngineError: whoever did it died, what it needs is lost, or the cluster fails.
-    """
     try:
         return await call()
+    except ObjectLostError:
+        raise
     except DIED as error:
         raise EngineError("the process that worked on it was lost, twice") from error
-    except ObjectLostError as error:
-        raise EngineError(_LOST) from error
-    except (RaySystemError, RayServeException) as error:
-        raise EngineError(f"the cluster failed: {type(error).__name__}") from error
