@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import random
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -189,6 +191,36 @@ def test_a_job_that_kills_every_process_ends_with_an_error(far: Far) -> None:
         reply = making.result(LONG_S)
         assert reply.status_code == 500
         assert reply.json()["text"] == "the process that worked on it was lost, twice"
+
+
+class SlowEngine(GatedEngine):
+    """Takes a while for each stage, so that something can happen to it."""
+
+    def wait(self, stage: str, seed: int) -> None:
+        super().wait(stage, seed)
+        threading.Event().wait(0.5)
+
+
+def test_killing_processes_at_random_under_load_loses_no_job(far: Far) -> None:
+    n_jobs, n_kills = 12, 4
+    chance = random.Random(8)  # noqa: S311 - it has to kill the same ones each time
+    with far.deployed(SlowEngine()), ThreadPoolExecutor(n_jobs) as pool:
+        made = [
+            pool.submit(far.client.post, "/generate", json=fields(seed=seed, texture=True))
+            for seed in range(n_jobs)
+        ]
+        killed: set[int] = set()
+        for _ in range(n_kills):
+            begun = len(far.control.processes)
+            until_late(lambda begun=begun: len(far.control.processes) > begun, "another stage")
+            # No job twice: that one would be given up, as it should.
+            _, seed, process, _ = chance.choice(far.control.processes[begun:])
+            if seed not in killed:
+                killed.add(seed)
+                os.kill(process, signal.SIGKILL)
+        replies = [reply.result(LONG_S) for reply in made]
+        assert [reply.status_code for reply in replies] == [200] * n_jobs
+        assert killed
 
 
 def test_a_cancelled_stage_stops_and_frees_its_engine(far: Far) -> None:

@@ -13,7 +13,7 @@ from trellis2_server.errors import ExportError  # noqa: E402
 from trellis2_server.export import bake, clean, device, textures  # noqa: E402
 from trellis2_server.export.adjacency import twins  # noqa: E402
 from trellis2_server.export.kernels import unwrap as kernels  # noqa: E402
-from trellis2_server.export.unwrap import unwrap  # noqa: E402
+from trellis2_server.export.unwrap import group, unwrap  # noqa: E402
 from trellis2_server.mesh import VoxelField  # noqa: E402
 
 
@@ -122,6 +122,8 @@ def test_a_field_of_tensors_makes_the_same_file(
     wanted = export.textured_glb(mesh, field, **options)
     # No device is at hand: tensors on the CPU are taken for ones that are not.
     monkeypatch.setattr(textures, "is_on_device", lambda _: is_on_device)
+    # Other charts, as good, would make another file.
+    monkeypatch.setattr(device, "grouping", lambda _: group)
     assert export.textured_glb(mesh, on_torch(field), **options) == wanted
 
 

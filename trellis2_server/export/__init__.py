@@ -189,6 +189,7 @@ def warm_up(*, remesh: bool = False) -> None:
         for b in (2, 3)
         for c in (4, 5)
     ]
+    faces[0].reverse()  # … and a face to turn
     # … and a speck, so that there is a floater to drop.
     both = np.concatenate([corners * 0.004, corners * 1e-6 + 0.004]).astype(np.float32)
     mesh = Mesh(both, np.array(faces[:-1] + [[i + 6 for i in face] for face in faces], np.int32))
