@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from trellis2_server.pipeline import Report
 
 ROOT = Path(__file__).parents[1]
+# Ray reads these as it is imported. On Windows and macOS it is bound to the loopback interface;
+# here it is told to be.
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 #: Of everything that the processes of a cluster get from here.
 _ENVIRONMENT = {
-    # On Windows and macOS Ray is bound to the loopback interface; here it is told to be.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0",
     "PYTHONPATH": str(ROOT),
