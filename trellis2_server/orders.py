@@ -6,7 +6,6 @@ What this module does not know: which route it is for, threads, engines.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -21,6 +20,7 @@ from trellis2_server.config import (
     read_delivery,
     read_options,
 )
+from trellis2_server.crew import md5
 from trellis2_server.errors import InputError, JobNotFoundError
 from trellis2_server.export import files
 from trellis2_server.jobs import Caller
@@ -68,7 +68,7 @@ async def read_order(request: Request, settings: Settings) -> Order:
         TooLargeError: it is over a limit.
     """
     body = await read_body(request, max_bytes=settings.server.max_body_bytes)
-    digest = await asyncio.to_thread(_md5, body.mesh) if body.mesh else None
+    digest = await asyncio.to_thread(md5, body.mesh) if body.mesh else None
     return Order(body, read_options(body.fields, settings, digest), read_delivery(body.fields))
 
 
@@ -172,7 +172,3 @@ async def as_file(glb: bytes, file_type: FileType) -> bytes:
     if file_type == "glb":
         return glb
     return await asyncio.to_thread(files.convert, glb, file_type)
-
-
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()

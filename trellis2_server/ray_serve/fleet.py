@@ -104,7 +104,6 @@ class Fleet:
         lanes: one for each engine that there may be.
         hands: a cut-out and an export for each, so that none waits for the next stage.
         running: how many engines can work now.
-        trouble: why none can, and whether it is final; None: some can.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what it works with

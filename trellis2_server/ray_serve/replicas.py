@@ -195,8 +195,7 @@ class CutterReplica:
 
     Args:
         settings: the whole configuration.
-        engine: the engine's name, of which a picture's cutter may ask.
-        make_cutter: gives what cuts out.
+        cutter: gives what cuts out.
     """
 
     def __init__(self, settings: Settings, cutter: Callable[[], Cutter]) -> None:
