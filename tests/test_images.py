@@ -24,13 +24,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageDraw, features
 
+from trellis2_server.background_model import ModelPending
 from trellis2_server.errors import (
     EngineError,
     InputError,
     MissingPackageError,
     TooLargeError,
 )
-from trellis2_server.images import Cutout, Cutter, ModelPending, decode_base64
+from trellis2_server.images import Cutout, Cutter, decode_base64
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -823,6 +824,7 @@ def run_cutter(arguments: str, home: Path) -> subprocess.CompletedProcess[bytes]
         "import sys, logging, trellis2_server.images as images\n"
         f"cutout = images.Cutter({arguments}).cut_out(sys.stdin.buffer.read())\n"
         "print(cutout.background, cutout.rgba.shape[0], *cutout.warnings)\n"
+        "assert 'pymatting' not in sys.modules, 'it compiles for most of a minute'\n"
     )
     environment = os.environ | {"U2NET_HOME": str(home), "MODEL_CHECKSUM_DISABLED": "1"}
     return subprocess.run(

@@ -3,8 +3,8 @@
 The steps are TRELLIS.2's own preprocessing: the longer side to at most 1024 pixels, the
 background off, a square crop that the object's box touches, the object on black.
 
-What this module does not know: HTTP, jobs, engines. It imports `rembg` and OpenCV when a
-picture first needs them; a picture that brings its own alpha needs neither.
+What this module does not know: HTTP, jobs, engines. It imports OpenCV when a picture
+first needs it.
 """
 
 from __future__ import annotations
@@ -13,24 +13,19 @@ import base64
 import binascii
 import hashlib
 import importlib
-import importlib.util
 import io
 import json
 import logging
-import math
-import os
-import threading
 import time
 import warnings
-from concurrent.futures import Future, TimeoutError  # noqa: A004 - not the builtin before 3.11
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import numpy as np
 from PIL import Image, ImageCms
 
+from trellis2_server.background_model import BackgroundModel, open_rembg
 from trellis2_server.errors import (
     EngineError,
     InputError,
@@ -40,9 +35,11 @@ from trellis2_server.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
+
+    from trellis2_server.background_model import Session
 
     Floats = NDArray[np.floating[Any]]
 
@@ -58,8 +55,6 @@ OPAQUE_ALPHA: Final = 204
 MIN_OBJECT_PX: Final = 16
 #: Longer side over shorter side of a picture; at 32, 1024 x 32 pixels are left of it.
 MAX_ASPECT: Final = 32
-#: How long a background model that could not be had is not asked for again.
-RETRY_AFTER_S: Final = 600.0
 
 #: Pillow's names. A multi-picture JPEG of a phone is JPEG here, an APNG is PNG.
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -83,7 +78,6 @@ _WHITE_SPACE: Final = b" \t\r\n\f\v"
 _PIECE: Final = 262_144
 #: Of JSON's longest escape.
 _ESCAPE_LENGTH: Final = 6
-_REMBG_INSTALL: Final = 'pip install "rembg[cpu]"'
 _OPENCV_INSTALL: Final = "pip install opencv-python-headless"
 
 
@@ -245,9 +239,9 @@ class Cutter:
         self._background = background
         self._remover = remover
         self._max_pixels = max_image_pixels
-        self._model = _BackgroundModel(
+        self._model = BackgroundModel(
             background_model,
-            open_session or partial(_open_rembg, offline=offline),
+            open_session or partial(open_rembg, offline=offline),
             timeout_s=download_timeout_s,
             clock=clock,
         )
@@ -301,7 +295,7 @@ class Cutter:
         if self._background == "upstream" and self._remover is not None:
             return "upstream", self._remover(rgb)
         try:
-            return "rembg", self._model.alpha(picture.convert("RGB"), wait=wait)
+            return "rembg", _tidied(self._model.mask(picture.convert("RGB"), wait=wait))
         except EngineError as error:
             if self._background == "rembg":
                 raise
@@ -587,184 +581,6 @@ def _main_parts(mask: NDArray[np.bool_], least: float = 1 / 50) -> NDArray[np.bo
     areas = np.bincount(labels.ravel())
     areas[0] = 0
     return cast("NDArray[np.bool_]", (areas >= areas.max() * least)[labels])
-
-
-# ---- rembg -------------------------------------------------------------------------------
-
-
-class Session(Protocol):
-    """The part of a session of `rembg` that is used here."""
-
-    def predict(self, img: Image.Image) -> Sequence[Image.Image]:
-        """Masks in mode L, of the picture's size."""
-        ...
-
-
-class ModelPending(Exception):  # noqa: N818 - no error: asks to be called again
-    """A background model is on its way, and the caller did not want to wait for it.
-
-    Attributes:
-        loaded: done when there is no more to wait for, well or badly; its result is None.
-        timeout_s: for how long to wait for that at most, before calling again.
-    """
-
-    def __init__(self, loaded: Future[None], timeout_s: float) -> None:
-        super().__init__("a background model is being loaded")
-        self.loaded = loaded
-        self.timeout_s = timeout_s
-
-
-class _Attempt:
-    """One try at loading the model; written by its thread, read after `over` is done."""
-
-    def __init__(self, deadline: float) -> None:
-        self.deadline = deadline
-        self.over: Future[None] = Future()
-        self.session: Session | None = None
-        self.error: EngineError | None = None
-        self.retry_at = math.inf
-
-
-class _BackgroundModel:
-    """A background model that is loaded once, on first use, in a bounded time."""
-
-    def __init__(
-        self,
-        name: str,
-        open_session: Callable[[str], Session],
-        *,
-        timeout_s: float,
-        clock: Callable[[], float],
-    ) -> None:
-        self._name = name
-        self._open_session = open_session
-        self._timeout_s = timeout_s
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._attempt: _Attempt | None = None
-        self._predicting = threading.Lock()
-
-    def alpha(self, picture: Image.Image, *, wait: bool) -> NDArray[np.uint8]:
-        """The object's alpha in an RGB picture, uint8 [H, W], soft at the edge.
-
-        Raises:
-            ModelPending: not `wait`, and the model is being loaded.
-            EngineError: the model cannot be had, or failed on this picture.
-        """
-        session = self._session(wait=wait)
-        try:
-            with self._predicting:  # one run takes all cores, and up to 2 GB
-                masks = session.predict(picture)
-            # A clothes model gives a mask for each garment; their union is the object.
-            mask = np.max([np.asarray(mask.convert("L")) for mask in masks], axis=0)
-        except Exception as error:
-            logger.exception("Background model failed", extra={"model": self._name})
-            raise EngineError(
-                f"the background model {self._name} failed ({type(error).__name__})"
-            ) from error
-        return _tidied(mask)
-
-    def _session(self, *, wait: bool) -> Session:
-        with self._lock:
-            attempt = self._attempt
-            if attempt is None or (attempt.over.done() and self._clock() >= attempt.retry_at):
-                attempt = self._attempt = _Attempt(self._clock() + self._timeout_s)
-                # A daemon: a download that hangs must not keep the process from leaving.
-                threading.Thread(
-                    target=self._load, args=(attempt,), name="background-model", daemon=True
-                ).start()
-        left_s = max(0.0, attempt.deadline - self._clock())
-        if not wait and left_s and not attempt.over.done():
-            raise ModelPending(attempt.over, left_s)
-        try:
-            attempt.over.result(left_s)
-        except TimeoutError:
-            raise EngineError(
-                f"the background model {self._name} was not ready within {self._timeout_s:g} s"
-            ) from None
-        if attempt.session is not None:
-            return attempt.session
-        # Raised anew: one exception object must not collect the tracebacks of many threads.
-        error = cast("EngineError", attempt.error)
-        raise type(error)(str(error)) from error.__cause__
-
-    def _load(self, attempt: _Attempt) -> None:
-        started = self._clock()
-        try:
-            attempt.session = self._open_session(self._name)
-        except EngineError as error:
-            attempt.error = error
-        except BaseException as error:  # noqa: BLE001 - rembg calls sys.exit when it lacks onnxruntime
-            attempt.error = EngineError(
-                f"the background model {self._name} could not be had ({type(error).__name__})"
-            )
-            attempt.error.__cause__ = error
-        finally:
-            now = self._clock()
-            if attempt.session is not None:
-                logger.info(
-                    "Background model loaded",
-                    extra={"model": self._name, "seconds": round(now - started, 3)},
-                )
-            else:
-                attempt.retry_at = now + RETRY_AFTER_S
-                cause = attempt.error.__cause__ if attempt.error else None
-                logger.warning(
-                    "Background model cannot be had",
-                    extra={
-                        "model": self._name,
-                        "retry_after_s": RETRY_AFTER_S,
-                        "cause": repr(cause or attempt.error),
-                    },
-                    # Of no network there is nothing more to say; of a broken install there is.
-                    exc_info=None if isinstance(cause, OSError) else cause,
-                )
-            attempt.over.set_result(None)
-
-
-def _open_rembg(name: str, *, offline: bool) -> Session:
-    """A session of `rembg`; downloads the model where it is not there and `offline` is not set.
-
-    Raises:
-        MissingPackageError: `rembg` or `onnxruntime` is not installed.
-        EngineError: no such model, one that runs elsewhere, or offline and not there.
-    """
-    for package in ("rembg", "onnxruntime"):  # rembg prints and exits where the second is missing
-        if importlib.util.find_spec(package) is None:
-            raise MissingPackageError(f"{package} is not installed ({_REMBG_INSTALL})")
-    kinds = _foreign("rembg.sessions").sessions_class
-    kind = next((kind for kind in kinds if kind.name() == name), None)
-    if kind is None:
-        raise EngineError(f"rembg has no background model {name!r}")
-    if hasattr(kind, "is_local") and not kind.is_local():
-        raise EngineError(f"the background model {name} would send the pictures to a service")
-    if offline and not _is_downloaded(kind, name):
-        raise EngineError(f"the background model {name} is not on this machine, which is offline")
-    _silence_pooch()
-    options = _foreign("onnxruntime").SessionOptions()
-    # Its idle threads would spin on the cores that the engine and the exporter need.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    if threads.isdecimal():
-        options.intra_op_num_threads = int(threads)
-    # `rembg.new_session` takes options only in some versions, its classes in all.
-    return cast("Session", kind(name, options))
-
-
-def _is_downloaded(kind: Any, name: str) -> bool:
-    file_name = f"{name}.onnx"
-    if hasattr(kind, "resolve_existing"):  # newer versions of rembg keep a folder per model
-        return kind.resolve_existing(file_name) is not None
-    return Path(kind.u2net_home(), file_name).exists()
-
-
-def _silence_pooch() -> None:
-    """Keep the download's progress bar and banner off stderr: that is where the log goes."""
-    _foreign("pooch").get_logger().setLevel(logging.WARNING)
-    downloaders = _foreign("pooch.downloaders")
-    bar: object = getattr(downloaders, "tqdm", None)
-    if callable(bar) and not isinstance(bar, partial):
-        downloaders.tqdm = partial(bar, disable=True)
 
 
 # ---- GrabCut -----------------------------------------------------------------------------

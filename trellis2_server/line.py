@@ -25,6 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server import request_ids
+from trellis2_server.background_model import ModelPending
 from trellis2_server.errors import (
     EngineBrokenError,
     EngineError,
@@ -33,7 +34,6 @@ from trellis2_server.errors import (
     ShuttingDownError,
     UnhealthyError,
 )
-from trellis2_server.images import ModelPending
 from trellis2_server.jobs import Job, Progress, Status
 from trellis2_server.kept import FIELD_KEPT, SHAPE_KEPT, kept_mesh
 from trellis2_server.observers import Nobody

@@ -23,13 +23,13 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from trellis2_server.background_model import ModelPending
 from trellis2_server.errors import (
     EngineBrokenError,
     EngineError,
     OutOfMemoryError,
     ServerError,
 )
-from trellis2_server.images import ModelPending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
