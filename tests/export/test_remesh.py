@@ -14,7 +14,6 @@ from trellis2_server.errors import ExportError
 from trellis2_server.export import clean, kernel
 from trellis2_server.export.adjacency import twins
 from trellis2_server.export.deviation import deviation
-from trellis2_server.export.kernels import clean as clean_kernels
 from trellis2_server.export.remesh import remesh
 from trellis2_server.mesh import Mesh
 
@@ -25,8 +24,7 @@ def wrapped(mesh: Mesh, resolution: int = 64) -> Mesh:
 
 def parts(mesh: Mesh) -> int:
     twin = twins(mesh.faces, len(mesh.vertices))
-    label, stack = np.empty(len(mesh.faces), np.int32), np.empty(len(mesh.faces), np.int32)
-    return clean_kernels.label_parts(mesh.faces, twin, label, stack)
+    return len(clean._Parts(mesh.vertices, mesh.faces, twin).are_floaters())
 
 
 def box(low: tuple[float, float, float], high: tuple[float, float, float]) -> Mesh:

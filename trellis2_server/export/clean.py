@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from trellis2_server.errors import ExportError
-from trellis2_server.export.adjacency import BOUNDARY, twins
+from trellis2_server.export.adjacency import BOUNDARY, NON_MANIFOLD, twins
 from trellis2_server.export.kernel import spread
 from trellis2_server.export.kernels import clean as kernels
 from trellis2_server.mesh import Mesh, VoxelField
@@ -45,11 +45,23 @@ def clean(mesh: Mesh) -> Mesh:
         raise ExportError("The mesh has no face with an area.")
     if welded is not faces:
         faces, twin = welded, twins(welded, len(vertices))
-    large = _drop_floaters(vertices, faces, twin)
-    vertices, used = drop_unused(vertices, large)
-    if used is not faces:
-        faces, twin = used, twins(used, len(vertices))
-    faces, turned = _wind(vertices, faces, twin)
+    parts = _Parts(vertices, faces, twin)
+    floats = parts.are_floaters()[parts.label]
+    turned = parts.are_inside_out()[parts.label] != parts.is_turned
+    if bool(floats.any()):
+        stays = ~floats
+        # What an edge of several parts joins depends on how many of them are left.
+        joins_anew = bool((twin.reshape(-1, 3)[floats] == NON_MANIFOLD).any())
+        faces, turned = faces[stays], turned[stays]
+        twin = twins(faces, len(vertices))
+        if joins_anew:
+            parts = _Parts(vertices, faces, twin)
+            turned = parts.are_inside_out()[parts.label] != parts.is_turned
+    vertices, faces = drop_unused(vertices, faces)
+    if bool(turned.any()):
+        wound = np.empty_like(faces)
+        spread(kernels.turn, len(faces), faces, turned, wound)
+        faces = wound
     rim = np.flatnonzero(twin == BOUNDARY)
     if rim.size:
         # A turned face has its three edges in reverse.
@@ -141,21 +153,50 @@ def drop_repeated(faces: NDArray[np.int32], vertex_count: int) -> NDArray[np.int
     return faces if bool(keep.all()) else faces[keep]
 
 
-def _drop_floaters(
-    vertices: NDArray[np.float32], faces: NDArray[np.int32], twin: NDArray[np.int32]
-) -> NDArray[np.int32]:
-    part = np.empty(len(faces), np.int32)
-    count = kernels.label_parts(faces, twin, part, np.empty(len(faces), np.int32))
-    if count == 1:
-        return faces
-    low = np.full((count, 3), np.inf, np.float32)
-    high = np.full((count, 3), -np.inf, np.float32)
-    area = np.zeros(count)
-    kernels.measure_parts(vertices, faces, part, low, high, area)
-    size = np.linalg.norm(high - low, axis=1)
-    whole = float(np.linalg.norm(high.max(axis=0) - low.min(axis=0)))
-    floats = (size < FLOATER_SIZE * whole) & (area < FLOATER_AREA * area.max())
-    return faces[~floats[part]] if bool(floats.any()) else faces
+class _Parts:
+    """What is joined through edges of exactly two faces.
+
+    Attributes:
+        label: int32 [F], each face's part.
+        is_turned: bool [F], whether it is wound unlike the first of its part.
+    """
+
+    def __init__(
+        self, vertices: NDArray[np.float32], faces: NDArray[np.int32], twin: NDArray[np.int32]
+    ) -> None:
+        other, is_alike = np.empty(twin.size, np.int32), np.empty(twin.size, bool)
+        spread(kernels.compare, len(faces), faces, twin, other, is_alike)
+        self.label, stack = (np.empty(len(faces), np.int32) for _ in range(2))
+        self.is_turned = np.empty(len(faces), bool)
+        count = kernels.label_parts(other, is_alike, self.label, self.is_turned, stack)
+        self._is_open = np.zeros(count, bool)
+        self._low = np.full((count, 3), np.inf, np.float32)
+        self._high = np.full((count, 3), -np.inf, np.float32)
+        self._sums = np.zeros((count, 9))
+        origin = np.full(count, -1, np.int32)
+        kernels.measure_parts(
+            vertices, faces, other, is_alike, self.label, self.is_turned, self._is_open, origin,
+            self._low, self._high, self._sums,
+        )  # fmt: skip
+
+    def are_floaters(self) -> NDArray[np.bool_]:
+        """Which of them are, bool [P]."""
+        area = self._sums[:, :2].sum(axis=1)
+        size = np.linalg.norm(self._high - self._low, axis=1)
+        whole = float(np.linalg.norm(self._high.max(axis=0) - self._low.min(axis=0)))
+        return (size < FLOATER_SIZE * whole) & (area < FLOATER_AREA * area.max())
+
+    def are_inside_out(self) -> NDArray[np.bool_]:
+        """Which of them have to be turned when wound like their first face, bool [P]."""
+        stays, turned, volume = self._sums[:, :3].T
+        area = stays + turned
+        # The volume of an open part depends on where it is taken from: its middle.
+        bulge = volume - (self._sums[:, 3:6] * self._sums[:, 6:]).sum(axis=1) / (
+            3.0 * area + 1e-300
+        )
+        at_random = np.minimum(stays, turned) >= 0.4 * area
+        as_open = np.where(at_random, bulge < 0.0, turned > stays)
+        return np.where(self._is_open, as_open, volume < 0.0)
 
 
 def drop_unused(
@@ -168,20 +209,6 @@ def drop_unused(
         return vertices, faces
     renamed = np.cumsum(used, dtype=np.int32) - np.int32(1)
     return vertices[used], renamed[faces]
-
-
-def _wind(
-    vertices: NDArray[np.float32], faces: NDArray[np.int32], twin: NDArray[np.int32]
-) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """The faces wound alike, and which of them were turned for that."""
-    flip = np.zeros(len(faces), np.int8)
-    kernels.orient(vertices, faces, twin, flip, np.empty(len(faces), np.int32))
-    turned = flip == 1
-    if not bool(turned.any()):
-        return faces, turned
-    wound = np.empty_like(faces)
-    spread(kernels.turn, len(faces), faces, flip, wound)
-    return wound, turned
 
 
 def _close_holes(

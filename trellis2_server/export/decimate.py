@@ -42,6 +42,8 @@ _AHEAD: Final = 8
 _AHEAD_ABOVE: Final = 1.15
 #: How strongly an open edge resists being moved, against a face of its length squared.
 _RIM_WEIGHT: Final = 4.0
+#: What is known of a vertex, in numbers of 4 bytes: a line of the cache.
+_LINE: Final = 16
 #: Edges wait in buckets, eight to a doubling of their error, and are as good as equal when no
 #: more than so many buckets apart.
 _BUCKETS, _ALIKE = 1024, 8
@@ -102,15 +104,15 @@ class _Work:
         faces: int32 [F, 3].
         vertices: float32 [N, 16], one line of the cache each: place; quadric about that place,
             its second order (xx, xy, xz, yy, yz, zz), half its first, its value; 1 where a
-            neighbour lies in another cell.
+            neighbour lies in another cell. [N, 3] until `cut` or `line_up`, and the mesh's own
+            like the faces.
     """
 
     def __init__(self, mesh: Mesh) -> None:
-        count = len(mesh.vertices)
-        self.faces: NDArray[np.int32] = np.array(mesh.faces, np.int32, order="C")
-        self.vertices = np.zeros((count, 16), np.float32)
-        self.vertices[:, :3] = mesh.vertices
-        self._box = np.stack([mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)]).astype(float)
+        self.faces: NDArray[np.int32] = mesh.faces
+        self.vertices: NDArray[np.float32] = mesh.vertices
+        axes = mesh.vertices.T  # each by itself: along the first axis NumPy is slow
+        self._box = np.array([[end(axis) for axis in axes] for end in (np.min, np.max)], float)
         self._has_quadrics = False
         self._one_cell()
 
@@ -142,7 +144,7 @@ class _Work:
         faces = np.empty_like(self.faces)
         self._first = np.append(starts[used], sizes.sum(dtype=np.int32))
         kernels.sort(cell, self._head, self.faces, starts, face_starts, name, faces)
-        vertices = np.empty((int(self._first[-1]), 16), np.float32)
+        vertices = np.empty((int(self._first[-1]), _LINE), np.float32)
         spread(kernels.move, count, name, self.vertices, vertices)
         self.vertices, self.faces = vertices, faces
         self._cell = np.repeat(np.arange(len(used), dtype=np.int16), np.diff(self._first))
@@ -150,6 +152,10 @@ class _Work:
     def line_up(self) -> None:
         """Let every vertex that may move wait with its cheapest edge."""
         count, cells = len(self.vertices), len(self._first) - 1
+        if self.vertices.shape[1] < _LINE:
+            own = np.empty((count, _LINE), np.float32)
+            own[:, :3] = self.vertices
+            self.vertices, self.faces = own, self.faces.copy()
         self._head = np.empty(count, np.int32)
         self._following = np.empty(self.faces.size, np.int32)
         kernels.chain(self.faces, self._head, self._following)

@@ -3,7 +3,7 @@
 Compiled by numba, which infers every type from the arguments: see the callers for them.
 """
 
-# ruff: noqa: ANN001, ANN201, C901, D103, PLR0912, PLR0913, PLR0915, PLR0917, PLR1714, PLR2004
+# ruff: noqa: ANN001, ANN201, D103, PLR0913, PLR0917, PLR1714, PLR2004
 # ruff: noqa: PLW3301, SIM109
 # Loops are written as the machine runs them: flat, with positional scalars and arrays.
 # pyright: basic
@@ -42,43 +42,83 @@ def mark_repeated(faces, head, following, keep):
 
 
 @kernel
-def label_parts(faces, twin, part, stack):
-    # Parts are joined through edges with exactly two faces.
-    for f in range(faces.shape[0]):
+def compare(start, stop, faces, twin, other, is_alike):
+    # The face across each edge, and whether it is wound alike: two faces are when they walk
+    # their edge in opposite directions.
+    for f in range(start, stop):
+        for k in range(3):
+            h = twin[3 * f + k]
+            g = np.int32(np.uint32(h) // np.uint32(3)) if h >= 0 else np.int32(-1)
+            other[3 * f + k] = g
+            is_alike[3 * f + k] = h >= 0 and faces[f, k] != faces[g, h - 3 * g]
+
+
+@kernel
+def label_parts(other, is_alike, part, flip, stack):
+    # Parts are joined through edges with exactly two faces. flip: whether a face has to be
+    # turned to be wound like the first of its part, which is the first in the order of faces.
+    for f in range(part.shape[0]):
         part[f] = -1
     count = 0
-    for seed in range(faces.shape[0]):
+    for seed in range(part.shape[0]):
         if part[seed] >= 0:
             continue
         part[seed] = count
+        flip[seed] = False
         stack[0] = seed
         top = 1
         while top > 0:
             top -= 1
             f = stack[top]
             for k in range(3):
-                h = twin[3 * f + k]
-                if h >= 0 and part[h // 3] < 0:
-                    part[h // 3] = count
-                    stack[top] = h // 3
+                g = other[3 * f + k]
+                if g >= 0 and part[g] < 0:
+                    part[g] = count
+                    flip[g] = flip[f] == is_alike[3 * f + k]
+                    stack[top] = g
                     top += 1
         count += 1
     return count
 
 
 @kernel
-def measure_parts(vertices, faces, part, low, high, area):
+def measure_parts(
+    vertices, faces, other, is_alike, part, flip, is_open, origin, low, high, sums
+):  # fmt: skip
+    # is_open: the part has a rim, or only one side.
+    # sums, of each part: twice the area of the faces that stay, and of those that are turned; six
+    # times the volume; three times the area's first moment, and the area as a vector. They are
+    # taken from a corner of the part: far less cancellation.
     for f in range(faces.shape[0]):
         p = part[f]
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        if origin[p] < 0:
+            origin[p] = a
+        for i in range(3 * f, 3 * f + 3):
+            g = other[i]
+            if g < 0 or flip[g] != (flip[f] == is_alike[i]):
+                is_open[p] = True
         for k in range(3):
             x, y, z = vertices[a, k], vertices[b, k], vertices[c, k]
             low[p, k] = min(low[p, k], min(x, min(y, z)))
             high[p, k] = max(high[p, k], max(x, max(y, z)))
-        ux, uy, uz = minus(vertices, b, a)
-        vx, vy, vz = minus(vertices, c, a)
+        o = origin[p]
+        ax, ay, az = minus(vertices, a, o)
+        bx, by, bz = minus(vertices, b, o)
+        cx, cy, cz = minus(vertices, c, o)
+        ux, uy, uz = bx - ax, by - ay, bz - az
+        vx, vy, vz = cx - ax, cy - ay, cz - az
         nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
-        area[p] += 0.5 * np.sqrt(nx * nx + ny * ny + nz * nz)
+        area = np.sqrt(nx * nx + ny * ny + nz * nz)
+        side = -1.0 if flip[f] else 1.0
+        sums[p, 1 if flip[f] else 0] += area
+        sums[p, 2] += side * (ax * nx + ay * ny + az * nz)
+        sums[p, 3] += area * (ax + bx + cx)
+        sums[p, 4] += area * (ay + by + cy)
+        sums[p, 5] += area * (az + bz + cz)
+        sums[p, 6] += side * nx
+        sums[p, 7] += side * ny
+        sums[p, 8] += side * nz
 
 
 @kernel
@@ -91,77 +131,9 @@ def minus(vertices, a, b):
 
 
 @kernel
-def orient(vertices, faces, twin, flip, queue):
-    # flip: 0 not seen (becomes 2), 1 turn it, 2 leave it; one part at a time.
-    for seed in range(faces.shape[0]):
-        if flip[seed] != 0:
-            continue
-        flip[seed] = 2
-        queue[0] = seed
-        head, tail = 0, 1
-        is_closed, is_orientable = True, True
-        while head < tail:
-            f = queue[head]
-            head += 1
-            for k in range(3):
-                h = twin[3 * f + k]
-                if h < 0:
-                    is_closed = False
-                    continue
-                g = h // 3
-                # Two faces agree when they walk their edge in opposite directions.
-                agree = faces[f, k] != faces[g, h % 3]
-                wanted = flip[f] if agree else 3 - flip[f]
-                if flip[g] == 0:
-                    flip[g] = wanted
-                    queue[tail] = g
-                    tail += 1
-                elif flip[g] != wanted:
-                    is_orientable = False
-        # The volume is taken against a corner of the part: far less cancellation. That of an
-        # open part, which depends on where it is taken from, against its middle.
-        volume, kept, turned = 0.0, 0.0, 0.0
-        mx, my, mz, lx, ly, lz = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-        o = faces[seed, 0]
-        for i in range(tail):
-            f = queue[i]
-            ax, ay, az = minus(vertices, faces[f, 0], o)
-            bx, by, bz = minus(vertices, faces[f, 1], o)
-            cx, cy, cz = minus(vertices, faces[f, 2], o)
-            six = ax * (by * cz - bz * cy) + ay * (bz * cx - bx * cz) + az * (bx * cy - by * cx)
-            volume += six if flip[f] == 2 else -six
-            ux, uy, uz = bx - ax, by - ay, bz - az
-            vx, vy, vz = cx - ax, cy - ay, cz - az
-            nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
-            area = np.sqrt(nx * nx + ny * ny + nz * nz)
-            if flip[f] == 2:
-                kept += area
-                lx, ly, lz = lx + nx, ly + ny, lz + nz
-            else:
-                turned += area
-                lx, ly, lz = lx - nx, ly - ny, lz - nz
-            mx, my, mz = (
-                mx + area * (ax + bx + cx),
-                my + area * (ay + by + cy),
-                mz + area * (az + bz + cz),
-            )
-        if is_closed and is_orientable:
-            inside_out = volume < 0.0
-        elif min(kept, turned) < 0.4 * (kept + turned):
-            inside_out = turned > kept
-        else:
-            # It was wound at random: outward as far as it bulges.
-            total = 3.0 * (kept + turned) + 1e-300
-            inside_out = volume < (mx * lx + my * ly + mz * lz) / total
-        if inside_out:
-            for i in range(tail):
-                flip[queue[i]] = 3 - flip[queue[i]]
-
-
-@kernel
-def turn(start, stop, faces, flip, wound):
+def turn(start, stop, faces, turned, wound):
     for f in range(start, stop):
-        far = 1 if flip[f] == 1 else 0
+        far = 1 if turned[f] else 0
         wound[f, 0], wound[f, 1], wound[f, 2] = faces[f, 0], faces[f, 1 + far], faces[f, 2 - far]
 
 

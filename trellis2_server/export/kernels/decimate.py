@@ -56,7 +56,7 @@ def move(start, stop, name, vertices, moved):
     for v in range(start, stop):
         to = name[v]
         if to >= 0:
-            for k in range(16):
+            for k in range(vertices.shape[1]):
                 moved[to, k] = vertices[v, k]
 
 
