@@ -81,11 +81,28 @@ class Far:
         """
         from ray import serve
 
+        self.control.why_not = dict(why_not or {})
+        try:
+            self.deploy(engine, configured, is_ready=is_ready, **cluster)
+            yield
+        finally:
+            if isinstance(engine, GatedEngine):
+                engine.open_all()
+            serve.delete("trellis2")
+
+    def deploy(
+        self,
+        engine: Any,
+        configured: Settings | None = None,
+        *,
+        is_ready: bool = True,
+        **cluster: Any,
+    ) -> None:
+        """The same, for as long as the cluster is there."""
         from trellis2_server.ray_serve import ClusterSettings, build_app
 
         self.control.engine = engine
         self.control.processes.clear()
-        self.control.why_not = dict(why_not or {})
         sizes = {"engines": 2, "engine_resources": {"engine": 1}, "num_gpus": 0} | cluster
         application = build_app(
             configured or settings(),
@@ -94,13 +111,7 @@ class Far:
             make_cutter=_make_cutter,
             engine_name=engine.name,
         )
-        try:
-            deploy(application, self.url, is_ready=is_ready)
-            yield
-        finally:
-            if isinstance(engine, GatedEngine):
-                engine.open_all()
-            serve.delete("trellis2")
+        deploy(application, self.url, is_ready=is_ready)
 
 
 def _make_cutter(engine: Any, configured: Settings) -> Cutter:
@@ -415,6 +426,33 @@ def test_what_was_lost_with_a_machine_is_made_again_from_the_cutout() -> None:  
         "texture", "shape", "prepare_mesh", "texture",
         "export_model", "shape", "prepare_mesh", "texture", "export_model",
     ]  # fmt: skip
+
+
+def test_an_engine_is_started_when_jobs_wait(far: Far) -> None:
+    engine = GatedEngine("shape")
+    with (
+        far.deployed(engine, engines=2, min_engines=1),
+        ThreadPoolExecutor() as pool,
+    ):
+        made = [
+            pool.submit(far.client.post, "/generate", json=fields(seed=seed)) for seed in range(2)
+        ]
+        until_late(lambda: len(far.control.processes) == 2, "a stage in a second engine")
+        assert len({process for _, _, process, _ in far.control.processes}) == 2
+        engine.open_all()
+        assert all(reply.result(LONG_S).is_success for reply in made)
+
+
+def test_where_ray_is_stopped_nobody_hangs(far: Far) -> None:  # the last one: it takes it away
+    with ThreadPoolExecutor() as pool:
+        far.deploy(GatedEngine("shape"))
+        waiting = pool.submit(far.client.post, "/generate", json=fields(seed=1))
+        until_late(lambda: far.control.processes, "a stage")
+        far.cluster.shutdown()
+        with pytest.raises(httpx.HTTPError):
+            waiting.result(LONG_S)
+        with pytest.raises(httpx.ConnectError):
+            far.client.get("/healthcheck")
 
 
 def _machines() -> list[str]:

@@ -122,7 +122,7 @@ def build_app(
         num_replicas=1,
         max_ongoing_requests=_MANY,
         graceful_shutdown_timeout_s=settings.server.shutdown_grace_seconds + _MORE_GRACE_S,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "resources": cluster.desk_resources},
     ).bind(settings, cluster, engine, engines, cutters, notes)
 
     def front() -> Any:  # Serve takes a function here, and no partial one
@@ -134,7 +134,7 @@ def build_app(
         INGRESSES,
         num_replicas=cluster.ingresses,
         max_ongoing_requests=settings.server.max_connections,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "resources": cluster.ingress_resources},
     ).bind(desk)
 
 

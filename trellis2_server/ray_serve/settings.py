@@ -9,6 +9,9 @@ from pathlib import Path  # noqa: TC003 - pydantic reads the annotation
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+#: What only the head has of Ray's resources, and so little of it that hundreds fit.
+_HEAD = {"node:__internal_head__": 0.001}
+
 
 class ClusterSettings(BaseModel):
     """Arguments of `build`: `serve run trellis2_server.ray_serve:build config=… engines=4`."""
@@ -49,7 +52,17 @@ class ClusterSettings(BaseModel):
     cutters: int = Field(
         default=1, ge=1, le=256, description="Processes that cut pictures out of their background."
     )
+    desk_resources: dict[str, float] = Field(
+        default=_HEAD,
+        description="Ray's custom resources that the desk needs. As it is, it runs on the head, "
+        "with which Ray is lost anyway, so that no other machine takes the jobs along.",
+    )
     ingresses: int = Field(default=1, ge=1, le=256, description="Processes that answer HTTP.")
+    ingress_resources: dict[str, float] = Field(
+        default=_HEAD,
+        description="Ray's custom resources that an ingress needs. As it is, they run on the "
+        "head: a request is lost with its ingress. {}: anywhere.",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> ClusterSettings:
