@@ -13,6 +13,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -846,6 +847,25 @@ def test_the_description_is_plain_json(loaded: Trellis2Engine) -> None:
     assert said["device"] == "cpu"
     assert set(said["extensions"]) == {"flash_attn", "flex_gemm", "o_voxel", "cumesh"}
     assert said["low_vram"] is False
+
+
+def test_only_an_inspection_that_is_told_to_asks_the_network(
+    loaded: Trellis2Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def refuse(*address: object, **_: object) -> None:
+        asked.append(address)
+        raise OSError("no network here")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    elsewhere = settings("some/model").model_copy(update={"offline": False})
+    loaded.describe()
+    inspect_trellis2(elsewhere)
+    assert not asked
+    inspect_trellis2(elsewhere, ask_network=True)
+    assert asked
 
 
 def levels(found: list[Finding]) -> dict[str, set[str]]:

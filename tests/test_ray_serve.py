@@ -58,6 +58,7 @@ class Far:
     def __init__(self, cluster: Any, control: Control, address: tuple[str, int], url: str) -> None:
         self.cluster, self.control, self.url = cluster, control, url
         self._address = address
+        self._deployed: object = None
         self.client = httpx.Client(base_url=url, timeout=LONG_S)
 
     @contextmanager
@@ -79,16 +80,22 @@ class Far:
             is_ready: whether to wait until it serves.
             cluster: how much of the cluster is used.
         """
-        from ray import serve
-
         self.control.why_not = dict(why_not or {})
-        try:
+        self.control.engine = engine
+        self.control.processes.clear()
+        asked = (engine.name, configured, why_not, cluster)
+        if asked == self._deployed:  # to start five processes takes longer than most tests
+            for job in self.client.get("/jobs").json()["jobs"]:
+                self.client.delete(f"/jobs/{job['uid']}")
+        else:
+            self.delete()
             self.deploy(engine, configured, is_ready=is_ready, **cluster)
+            self._deployed = asked
+        try:
             yield
         finally:
             if isinstance(engine, GatedEngine):
                 engine.open_all()
-            serve.delete("trellis2")
 
     def deploy(
         self,
@@ -98,11 +105,10 @@ class Far:
         is_ready: bool = True,
         **cluster: Any,
     ) -> None:
-        """The same, for as long as the cluster is there."""
+        """The same, with nothing else around."""
         from trellis2_server.ray_serve import ClusterSettings, build_app
 
         self.control.engine = engine
-        self.control.processes.clear()
         sizes = {"engines": 2, "engine_resources": {"engine": 1}, "num_gpus": 0} | cluster
         application = build_app(
             configured or settings(),
@@ -112,6 +118,14 @@ class Far:
             engine_name=engine.name,
         )
         deploy(application, self.url, is_ready=is_ready)
+
+    def delete(self) -> None:
+        """Take what is deployed away."""
+        from ray import serve
+
+        if self._deployed is not None:
+            self._deployed = None
+            serve.delete("trellis2")
 
 
 def _make_cutter(engine: Any, configured: Settings) -> Cutter:
@@ -291,11 +305,13 @@ def test_a_desk_that_hangs_is_a_503_and_no_hang(far: Far) -> None:
         [process] = _processes("desk")
         os.kill(process, signal.SIGSTOP)
         try:
-            health = far.client.get("/healthcheck")
-            replies = [
-                far.client.get("/jobs"),
-                far.client.post("/generate", json=fields(seed=1)),
-            ]
+            with ThreadPoolExecutor() as pool:
+                asked = [
+                    pool.submit(far.client.get, "/jobs"),
+                    pool.submit(far.client.post, "/generate", json=fields(seed=1)),
+                ]
+                health = far.client.get("/healthcheck")
+                replies = [reply.result(LONG_S) for reply in asked]
         finally:
             os.kill(process, signal.SIGCONT)
         assert (health.status_code, health.json()["status"]) == (503, "error")
@@ -428,8 +444,16 @@ def test_what_was_lost_with_a_machine_is_made_again_from_the_cutout() -> None:  
     ]  # fmt: skip
 
 
+class PatientEngine(GatedEngine):
+    """Waits for as long as Ray takes its time."""
+
+    def wait(self, stage: str, seed: int) -> None:
+        del seed
+        assert self.gates[stage].wait(LONG_S)
+
+
 def test_an_engine_is_started_when_jobs_wait(far: Far) -> None:
-    engine = GatedEngine("shape")
+    engine = PatientEngine("shape")
     with (
         far.deployed(engine, engines=2, min_engines=1),
         ThreadPoolExecutor() as pool,
@@ -444,10 +468,14 @@ def test_an_engine_is_started_when_jobs_wait(far: Far) -> None:
 
 
 def test_where_ray_is_stopped_nobody_hangs(far: Far) -> None:  # the last one: it takes it away
+    import ray
+
+    far.delete()
     with ThreadPoolExecutor() as pool:
         far.deploy(GatedEngine("shape"))
         waiting = pool.submit(far.client.post, "/generate", json=fields(seed=1))
         until_late(lambda: far.control.processes, "a stage")
+        ray.shutdown()  # this process alone
         far.cluster.shutdown()
         with pytest.raises(httpx.HTTPError):
             waiting.result(LONG_S)

@@ -230,12 +230,13 @@ def test_failures_have_the_contracts_statuses(server: Server, engine: GatedEngin
 def test_a_cancelled_job_is_a_409_and_its_status_an_error(
     server: Server, engine: GatedEngine
 ) -> None:
+    worker = server.worker
     engine.gates["shape"].clear()
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(server.generate)
         engine.wait_for("shape")
-        [job] = server.worker._table
-        server.worker._loop.call_soon_threadsafe(server.worker.cancel, job)
+        [job] = worker._table
+        worker._loop.call_soon_threadsafe(worker.cancel, job)
         assert told(waiting.result(), 409, 5) == "cancelled"
     status = server.status(job.image_hash or "")
     assert (status["status"], status["error"]) == ("error", "cancelled")

@@ -52,6 +52,10 @@ _MANY: Final = 100_000
 _CUTTER_WIDTH: Final = 2
 #: How often Serve tries an engine that cannot be loaded, before any other could.
 _LOAD_TRIES: Final = 3
+#: For how long a stage has to wait before an engine more is started for it, in seconds.
+_UPSCALE_DELAY_S: Final = 10.0
+#: How often a replica that is to end looks whether it may, in seconds.
+_LOOK_S: Final = 0.5
 #: What a replica is given to end, beyond the grace of its jobs, in seconds.
 _MORE_GRACE_S: Final = 12.0
 
@@ -229,6 +233,8 @@ def _scale(cluster: ClusterSettings) -> dict[str, Any]:
             "min_replicas": cluster.min_engines,
             "max_replicas": cluster.engines,
             "target_ongoing_requests": 1,
+            "upscale_delay_s": _UPSCALE_DELAY_S,
+            "look_back_period_s": _UPSCALE_DELAY_S,
         }
     }
 
@@ -237,4 +243,5 @@ def _deployment(what: Any, name: str, **options: Any) -> Any:
     deployment: Any = serve.deployment(what)
     # The routes' log has every request already, and the desk is asked all the time.
     quiet = {"enable_access_log": False}
-    return deployment.options(name=name, logging_config=quiet, **options)
+    options = {"logging_config": quiet, "graceful_shutdown_wait_loop_s": _LOOK_S, **options}
+    return deployment.options(name=name, **options)
