@@ -39,3 +39,13 @@ def server(engine: GatedEngine) -> Generator[Server]:
     with serving(engine) as running:
         running.wait_until_loaded()
         yield running
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test logged becomes text that can be sent to another process (pytest-xdist)."""
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report

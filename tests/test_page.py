@@ -301,6 +301,7 @@ def test_a_restart_in_the_middle_is_said_and_the_picture_sent_again(tab: OpenTab
     with gated(port=port) as (server, _):
         one.page.unroute_all()
         one.see("#alert", "no such job").get_by_role("button", name="Send it again").click()
+        until(lambda: server.client.get("/jobs").json()["jobs"], "sent again")
         one.wait_for_model("textured")
         assert len(server.client.get("/jobs").json()["jobs"]) == 1
         one.forgive("ERR_|status of 404")
