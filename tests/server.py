@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 ON_RAY = os.environ.get("TRELLIS2_SERVER_TESTS_ON") == "ray"
 #: Fields of a request for something small.
 SMALL = {"texture_size": 256, "decimation_target": 2000}
+#: Longer than the first server on a machine compiles for, beside another that does.
+COMPILING_S = 240.0
 
 
 @functools.cache
@@ -55,9 +57,9 @@ def fields(shade: int = 0, **more: Any) -> dict[str, Any]:
     return {"image": encoded(picture(shade)), "seed": 1, **SMALL, **more}
 
 
-def until(is_so: Callable[[], bool], what: str) -> None:
+def until(is_so: Callable[[], bool], what: str, *, patience_s: float = PATIENCE_S) -> None:
     """Look until something is so that no event tells of."""
-    pause, end = threading.Event(), time.monotonic() + PATIENCE_S
+    pause, end = threading.Event(), time.monotonic() + patience_s
     while not is_so():
         assert time.monotonic() < end, f"never: {what}"
         pause.wait(0.005)
@@ -130,7 +132,10 @@ class Server:
         self._thread.start()
 
     def wait_until_loaded(self) -> None:
-        until(lambda: self.client.get("/healthcheck").is_success, "loaded")
+        def is_loaded() -> bool:
+            return self.client.get("/healthcheck").is_success
+
+        until(is_loaded, "loaded", patience_s=COMPILING_S)
 
     def stop(self) -> None:
         if self._thread.is_alive():
