@@ -81,16 +81,19 @@ class Far:
             cluster: how much of the cluster is used.
         """
         self.control.why_not = dict(why_not or {})
-        self.control.engine = engine
-        self.control.processes.clear()
         asked = (engine.name, configured, why_not, cluster)
         if asked == self._deployed:  # to start five processes takes longer than most tests
             for job in self.client.get("/jobs").json()["jobs"]:
                 self.client.delete(f"/jobs/{job['uid']}")
+            self._steer(engine)
         else:
             self.delete()
-            self.deploy(engine, configured, is_ready=is_ready, **cluster)
             self._deployed = asked
+            try:
+                self.deploy(engine, configured, is_ready=is_ready, **cluster)
+            except BaseException:
+                self.delete()
+                raise
         try:
             yield
         finally:
@@ -108,7 +111,7 @@ class Far:
         """The same, with nothing else around."""
         from trellis2_server.ray_serve import ClusterSettings, build_app
 
-        self.control.engine = engine
+        self._steer(engine)
         sizes = {"engines": 2, "engine_resources": {"engine": 1}, "num_gpus": 0} | cluster
         application = build_app(
             configured or settings(),
@@ -118,6 +121,10 @@ class Far:
             engine_name=engine.name,
         )
         deploy(application, self.url, is_ready=is_ready)
+
+    def _steer(self, engine: Any) -> None:
+        self.control.engine = engine
+        self.control.processes.clear()
 
     def delete(self) -> None:
         """Take what is deployed away."""

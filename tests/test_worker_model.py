@@ -400,4 +400,4 @@ class Faults(RuleBasedStateMachine):
 
 
 TestFaults = Faults.TestCase
-TestFaults.settings = hypothesis_settings(max_examples=30, stateful_step_count=25, deadline=None)
+TestFaults.settings = hypothesis_settings(max_examples=60, stateful_step_count=25, deadline=None)

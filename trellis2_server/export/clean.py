@@ -46,8 +46,7 @@ def clean(mesh: Mesh) -> Mesh:
     if welded is not faces:
         faces, twin = welded, twins(welded, len(vertices))
     parts = _Parts(vertices, faces, twin)
-    floats = parts.are_floaters()[parts.label]
-    turned = parts.are_inside_out()[parts.label] != parts.is_turned
+    floats, turned = parts.floating(), parts.turned()
     if bool(floats.any()):
         stays = ~floats
         # What an edge of several parts joins depends on how many of them are left.
@@ -55,8 +54,7 @@ def clean(mesh: Mesh) -> Mesh:
         faces, turned = faces[stays], turned[stays]
         twin = twins(faces, len(vertices))
         if joins_anew:
-            parts = _Parts(vertices, faces, twin)
-            turned = parts.are_inside_out()[parts.label] != parts.is_turned
+            turned = _Parts(vertices, faces, twin).turned()
     vertices, faces = drop_unused(vertices, faces)
     if bool(turned.any()):
         wound = np.empty_like(faces)
@@ -157,8 +155,7 @@ class _Parts:
     """What is joined through edges of exactly two faces.
 
     Attributes:
-        label: int32 [F], each face's part.
-        is_turned: bool [F], whether it is wound unlike the first of its part.
+        count: of them.
     """
 
     def __init__(
@@ -166,28 +163,29 @@ class _Parts:
     ) -> None:
         other, is_alike = np.empty(twin.size, np.int32), np.empty(twin.size, bool)
         spread(kernels.compare, len(faces), faces, twin, other, is_alike)
-        self.label, stack = (np.empty(len(faces), np.int32) for _ in range(2))
-        self.is_turned = np.empty(len(faces), bool)
-        count = kernels.label_parts(other, is_alike, self.label, self.is_turned, stack)
-        self._is_open = np.zeros(count, bool)
-        self._low = np.full((count, 3), np.inf, np.float32)
-        self._high = np.full((count, 3), -np.inf, np.float32)
-        self._sums = np.zeros((count, 9))
-        origin = np.full(count, -1, np.int32)
+        self._label, stack = (np.empty(len(faces), np.int32) for _ in range(2))
+        self._flip = np.empty(len(faces), bool)
+        self.count: int = kernels.label_parts(other, is_alike, self._label, self._flip, stack)
+        self._is_open = np.zeros(self.count, bool)
+        self._low = np.full((self.count, 3), np.inf, np.float32)
+        self._high = np.full((self.count, 3), -np.inf, np.float32)
+        self._sums = np.zeros((self.count, 9))
+        origin = np.full(self.count, -1, np.int32)
         kernels.measure_parts(
-            vertices, faces, other, is_alike, self.label, self.is_turned, self._is_open, origin,
+            vertices, faces, other, is_alike, self._label, self._flip, self._is_open, origin,
             self._low, self._high, self._sums,
         )  # fmt: skip
 
-    def are_floaters(self) -> NDArray[np.bool_]:
-        """Which of them are, bool [P]."""
+    def floating(self) -> NDArray[np.bool_]:
+        """Which faces belong to floaters, bool [F]."""
         area = self._sums[:, :2].sum(axis=1)
         size = np.linalg.norm(self._high - self._low, axis=1)
         whole = float(np.linalg.norm(self._high.max(axis=0) - self._low.min(axis=0)))
-        return (size < FLOATER_SIZE * whole) & (area < FLOATER_AREA * area.max())
+        floats = (size < FLOATER_SIZE * whole) & (area < FLOATER_AREA * area.max())
+        return floats[self._label]
 
-    def are_inside_out(self) -> NDArray[np.bool_]:
-        """Which of them have to be turned when wound like their first face, bool [P]."""
+    def turned(self) -> NDArray[np.bool_]:
+        """Which faces have to be turned, bool [F], to be wound alike and outward."""
         stays, turned, volume = self._sums[:, :3].T
         area = stays + turned
         # The volume of an open part depends on where it is taken from: its middle.
@@ -196,7 +194,8 @@ class _Parts:
         )
         at_random = np.minimum(stays, turned) >= 0.4 * area
         as_open = np.where(at_random, bulge < 0.0, turned > stays)
-        return np.where(self._is_open, as_open, volume < 0.0)
+        is_inside_out = np.where(self._is_open, as_open, volume < 0.0)
+        return is_inside_out[self._label] != self._flip
 
 
 def drop_unused(
