@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tests.engines import GatedEngine
+from trellis2_server.engine_preview import PreviewEngine
+from trellis2_server.images import Cutter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -116,9 +118,9 @@ class Control:
         self.processes: list[tuple[str, int, int, str]] = []
         self.why_not: dict[str, str] = {}
 
-    def kind(self) -> str:
-        """Gated or preview."""
-        return self.engine.name
+    def is_preview(self) -> bool:
+        """Whether it is one, and no gated engine."""
+        return isinstance(self.engine, PreviewEngine)
 
     def enter(self, stage: str, seed: int, process: int, node: str) -> None:
         """A stage begins."""
@@ -170,8 +172,6 @@ class SteeredEngine(GatedEngine):
     """An engine in another process: a gated one, or the preview, as the test has it."""
 
     def __init__(self, address: tuple[str, int]) -> None:
-        from trellis2_server.engine_preview import PreviewEngine
-
         super().__init__()
         self._address = address
         self._preview = PreviewEngine()
@@ -215,7 +215,7 @@ class SteeredEngine(GatedEngine):
 
     def shape(self, *given: Any) -> Any:
         shape = self._one.shape(*given)
-        return shape if self._control.kind() == "preview" else replace(shape, state=_STATE)
+        return shape if self._control.is_preview() else replace(shape, state=_STATE)
 
     def texture(self, *given: Any) -> Any:
         return self._one.texture(*given)
@@ -225,7 +225,7 @@ class SteeredEngine(GatedEngine):
 
     @property
     def _one(self) -> Any:
-        return self._preview if self._control.kind() == "preview" else super()
+        return self._preview if self._control.is_preview() else super()
 
 
 def steered(address: tuple[str, int]) -> Callable[[Settings], SteeredEngine]:
@@ -236,6 +236,12 @@ def steered(address: tuple[str, int]) -> Callable[[Settings], SteeredEngine]:
         return SteeredEngine(address)
 
     return choose
+
+
+def make_cutter(engine: Any, configured: Settings) -> Cutter:
+    """One that leaves pictures as they are."""
+    del engine, configured
+    return Cutter(background="none")
 
 
 def deploy(application: Any, url: str, *, is_ready: bool = True) -> None:

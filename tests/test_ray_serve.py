@@ -28,6 +28,7 @@ from tests.ray_cluster import (
     add_machine,
     controlling,
     deploy,
+    make_cutter,
     ray_cluster,
     steered,
     until_late,
@@ -35,12 +36,9 @@ from tests.ray_cluster import (
 from tests.server import fields, serving, settings
 from trellis2_server.engine_preview import PreviewEngine
 from trellis2_server.errors import ConfigError
-from trellis2_server.images import Cutter
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
-
-    from trellis2_server.config import Settings
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray")
 
@@ -53,11 +51,14 @@ class Far:
         control: of its engines.
         client: of its server.
         url: where that is.
+        results: the folder of its results, a new one for each application.
     """
 
-    def __init__(self, cluster: Any, control: Control, address: tuple[str, int], url: str) -> None:
+    def __init__(
+        self, cluster: Any, control: Control, address: tuple[str, int], url: str, folder: Path
+    ) -> None:
         self.cluster, self.control, self.url = cluster, control, url
-        self._address = address
+        self._address, self._folder, self.results = address, folder, folder
         self._deployed: object = None
         self.client = httpx.Client(base_url=url, timeout=LONG_S)
 
@@ -65,7 +66,6 @@ class Far:
     def deployed(
         self,
         engine: Any,
-        configured: Settings | None = None,
         *,
         why_not: Mapping[str, str] | None = None,
         is_ready: bool = True,
@@ -75,24 +75,25 @@ class Far:
 
         Args:
             engine: steers them.
-            configured: settings.
             why_not: why no engine can be loaded, by machine.
             is_ready: whether to wait until it serves.
-            cluster: how much of the cluster is used.
+            cluster: how much of the cluster is used; if nothing is said, two engines and two
+                ingresses.
         """
+        cluster = cluster or {"engines": 2, "ingresses": 2}
+        self._steer(engine)
         self.control.why_not = dict(why_not or {})
-        asked = (engine.name, configured, why_not, cluster)
-        if asked == self._deployed:  # to start five processes takes longer than most tests
+        if (why_not, cluster) == self._deployed:  # deploying takes longer than most tests
+            until_late(lambda: _answers(self, "jobs"), "it serves")
             for job in self.client.get("/jobs").json()["jobs"]:
                 self.client.delete(f"/jobs/{job['uid']}")
-            self._steer(engine)
         else:
-            self.delete()
-            self._deployed = asked
+            self._delete()
+            self._deployed = (why_not, cluster)
             try:
-                self.deploy(engine, configured, is_ready=is_ready, **cluster)
+                self._deploy(is_ready=is_ready, **cluster)
             except BaseException:
-                self.delete()
+                self._delete()
                 raise
         try:
             yield
@@ -100,25 +101,18 @@ class Far:
             if isinstance(engine, GatedEngine):
                 engine.open_all()
 
-    def deploy(
-        self,
-        engine: Any,
-        configured: Settings | None = None,
-        *,
-        is_ready: bool = True,
-        **cluster: Any,
-    ) -> None:
-        """The same, with nothing else around."""
+    def _deploy(self, *, is_ready: bool, **cluster: Any) -> None:
         from trellis2_server.ray_serve import ClusterSettings, build_app
 
-        self._steer(engine)
-        sizes = {"engines": 2, "engine_resources": {"engine": 1}, "num_gpus": 0} | cluster
+        self.results = self._folder / str(len(list(self._folder.iterdir())))
+        self.results.mkdir()
+        sizes = {"engine_resources": {"engine": 1}, "num_gpus": 0} | cluster
         application = build_app(
-            configured or settings(),
+            settings(worker={"result_dir": str(self.results)}),
             ClusterSettings(**sizes),
             choose_engine=steered(self._address),
-            make_cutter=_make_cutter,
-            engine_name=engine.name,
+            make_cutter=make_cutter,
+            engine_name=GatedEngine().name,
         )
         deploy(application, self.url, is_ready=is_ready)
 
@@ -126,8 +120,7 @@ class Far:
         self.control.engine = engine
         self.control.processes.clear()
 
-    def delete(self) -> None:
-        """Take what is deployed away."""
+    def _delete(self) -> None:
         from ray import serve
 
         if self._deployed is not None:
@@ -135,15 +128,10 @@ class Far:
             serve.delete("trellis2")
 
 
-def _make_cutter(engine: Any, configured: Settings) -> Cutter:
-    del engine, configured
-    return Cutter(background="none")
-
-
 @pytest.fixture(scope="module")
-def far() -> Generator[Far]:
+def far(tmp_path_factory: pytest.TempPathFactory) -> Generator[Far]:
     with ray_cluster(2) as (cluster, url), controlling() as (control, address):
-        yield Far(cluster, control, address, url)
+        yield Far(cluster, control, address, url, tmp_path_factory.mktemp("results"))
 
 
 def test_nothing_but_the_deployment_imports_ray() -> None:
@@ -170,12 +158,19 @@ def test_an_argument_that_cannot_be_meant_is_named(args: dict[str, str], named: 
         build(args)
 
 
+class NamedPreview(PreviewEngine):
+    """The preview, under the name that the files of the deployment bear."""
+
+    name = GatedEngine().name
+
+
 def test_the_files_are_those_of_the_single_process(far: Far) -> None:
     asked = [fields(200, texture=True), fields(200, texture=False), fields(201, texture=True)]
-    with serving(PreviewEngine()) as server:
+    engine = NamedPreview()
+    with serving(engine) as server:
         server.wait_until_loaded()
         here = [server.generate(each).content for each in asked]
-    with far.deployed(PreviewEngine()):
+    with far.deployed(engine):
         there = [far.client.post("/generate", json=each).content for each in asked]
     assert there == here
 
@@ -257,18 +252,28 @@ def test_killing_processes_at_random_under_load_loses_no_job(far: Far) -> None:
 
 def test_a_cancelled_stage_stops_and_frees_its_engine(far: Far) -> None:
     engine = GatedEngine("shape")
-    with far.deployed(engine, engines=1), ThreadPoolExecutor() as pool:
-        uid = far.client.post("/send", json=fields(seed=1)).json()["uid"]
-        until_late(lambda: far.control.processes, "a stage")
-        waiting = pool.submit(far.client.post, "/generate", json=fields(seed=1))
-        assert far.client.delete(f"/jobs/{uid}").status_code == 204
+    with far.deployed(engine), ThreadPoolExecutor() as pool:
+        uids = [far.client.post("/send", json=fields(seed=seed)).json()["uid"] for seed in (1, 2)]
+        until_late(lambda: len(far.control.processes) == 2, "both engines at work")
+        waiting = [
+            pool.submit(far.client.post, "/generate", json=fields(seed=seed)) for seed in (1, 2)
+        ]
+        for uid in uids:
+            assert far.client.delete(f"/jobs/{uid}").status_code == 204
+        engine.gates["shape"].set()
+        assert {reply.result(LONG_S).status_code for reply in waiting} <= {200, 409}
+        begun = len(far.control.processes)
+        engine.gates["shape"].clear()
+        making = [
+            pool.submit(far.client.post, "/generate", json=fields(seed=seed)) for seed in (3, 4)
+        ]
+        until_late(lambda: len(far.control.processes) == begun + 2, "both at work again")
         engine.open_all()
-        assert waiting.result(LONG_S).status_code in {200, 409}
-        assert far.client.post("/generate", json=fields(seed=2)).is_success
+        assert all(reply.result(LONG_S).is_success for reply in making)
 
 
 def test_progress_comes_from_the_engine(far: Far) -> None:
-    with far.deployed(GatedEngine("texture"), engines=1):
+    with far.deployed(GatedEngine("texture")):
         reply = far.client.post("/generate", json=fields(seed=1))
         uid = reply.headers["X-Job-Id"]
 
@@ -281,34 +286,33 @@ def test_progress_comes_from_the_engine(far: Far) -> None:
 def test_any_ingress_gives_the_same_answers_and_one_that_is_killed_loses_nothing(
     far: Far,
 ) -> None:
-    with far.deployed(GatedEngine("texture"), ingresses=2):
+    with far.deployed(GatedEngine("texture")):
         reply = far.client.post("/generate", json=fields(seed=1))
         uid, image_hash = (reply.headers[name] for name in ("X-Job-Id", "X-Image-Hash"))
         for process in _processes("ingresses"):
             for _ in range(6):  # whichever of them answers
                 assert far.client.get(f"/status/{image_hash}").json()["uid"] == uid
             os.kill(process, signal.SIGKILL)
-            until_late(lambda: _answers(far, uid), "another ingress answers")
+            until_late(lambda: _answers(far, f"jobs/{uid}"), "another ingress answers")
         far.control.engine.open_all()
         textured = far.client.post("/generate_texture", json={"uid": uid})
         assert textured.is_success
 
 
-def test_a_desk_that_is_killed_keeps_what_is_finished(far: Far, tmp_path: Path) -> None:
-    configured = settings(worker={"result_dir": str(tmp_path)})
-    with far.deployed(GatedEngine(), configured):
+def test_a_desk_that_is_killed_keeps_what_is_finished(far: Far) -> None:
+    with far.deployed(GatedEngine()):
         reply = far.client.post("/generate", json=fields(seed=1, texture=True))
         uid = reply.headers["X-Job-Id"]
-        until_late(lambda: len(list(tmp_path.glob("files/*"))) >= 3, "written")
+        until_late(lambda: len(list(far.results.glob("files/*"))) >= 3, "written")
         [process] = _processes("desk")
         os.kill(process, signal.SIGKILL)
-        until_late(lambda: _answers(far, uid), "another desk answers")
+        until_late(lambda: _answers(far, f"jobs/{uid}"), "another desk answers")
         assert far.client.get(f"/jobs/{uid}/textured.glb").content == reply.content
         assert far.client.get("/jobs/" + uid).json()["status"] == "completed"
 
 
 def test_a_desk_that_hangs_is_a_503_and_no_hang(far: Far) -> None:
-    with far.deployed(GatedEngine(), engines=1):
+    with far.deployed(GatedEngine()):
         [process] = _processes("desk")
         os.kill(process, signal.SIGSTOP)
         try:
@@ -325,6 +329,25 @@ def test_a_desk_that_hangs_is_a_503_and_no_hang(far: Far) -> None:
         for reply in replies:
             assert (reply.status_code, reply.json()["error_code"]) == (503, 3)
             assert reply.headers["Retry-After"]
+
+
+def test_a_machine_that_is_lost_costs_time_alone(far: Far) -> None:
+    engine = GatedEngine("texture")
+    with far.deployed(engine), ThreadPoolExecutor() as pool:
+        reply = far.client.post("/generate", json=fields(seed=1))
+        assert reply.is_success
+        until_late(lambda: ("texture", 1) in engine.calls, "the texture's stage")
+        uid = reply.headers["X-Job-Id"]
+        waiting = pool.submit(far.client.post, "/generate_texture", json={"uid": uid})
+        lost = far.control.processes[-1][3]
+        [machine] = [node for node in far.cluster.worker_nodes if node.node_id == lost]
+        far.cluster.remove_node(machine, allow_graceful=False)
+        add_machine(far.cluster)
+        until_late(lambda: engine.calls.count(("texture", 1)) == 2, "the stage once more")
+        assert far.control.processes[-1][3] != lost
+        engine.open_all()
+        textured = waiting.result(LONG_S)
+        assert textured.is_success, textured.text
 
 
 def test_the_configuration_file_that_ships_is_one_of_serves() -> None:
@@ -367,25 +390,6 @@ def test_when_no_engine_can_be_loaded_the_server_says_why(far: Far) -> None:
         reply = far.client.post("/generate", json=fields(seed=1))
         assert reply.status_code == 503
         assert "the weights are not there" in reply.json()["text"]
-
-
-def test_a_machine_that_is_lost_costs_time_alone(far: Far) -> None:
-    resources = {"engine_resources": {"lost": 1}}
-    machine = add_machine(far.cluster, resources={"lost": 1})
-    engine = GatedEngine("texture")
-    with far.deployed(engine, engines=1, **resources), ThreadPoolExecutor() as pool:
-        reply = far.client.post("/generate", json=fields(seed=1))
-        assert reply.is_success
-        until_late(lambda: ("texture", 1) in engine.calls, "the texture's stage")
-        spare = add_machine(far.cluster, resources={"lost": 1})
-        uid = reply.headers["X-Job-Id"]
-        waiting = pool.submit(far.client.post, "/generate_texture", json={"uid": uid})
-        far.cluster.remove_node(machine, allow_graceful=False)
-        until_late(lambda: engine.calls.count(("texture", 1)) == 2, "the stage once more")
-        engine.open_all()
-        textured = waiting.result(LONG_S)
-        assert textured.is_success, textured.text
-    far.cluster.remove_node(spare, allow_graceful=False)
 
 
 def test_what_was_lost_with_a_machine_is_made_again_from_the_cutout() -> None:  # noqa: C901 - a fleet that loses things
@@ -477,9 +481,8 @@ def test_an_engine_is_started_when_jobs_wait(far: Far) -> None:
 def test_where_ray_is_stopped_nobody_hangs(far: Far) -> None:  # the last one: it takes it away
     import ray
 
-    far.delete()
-    with ThreadPoolExecutor() as pool:
-        far.deploy(GatedEngine("shape"))
+    engine = GatedEngine("shape")
+    with far.deployed(engine, engines=2, min_engines=1), ThreadPoolExecutor() as pool:
         waiting = pool.submit(far.client.post, "/generate", json=fields(seed=1))
         until_late(lambda: far.control.processes, "a stage")
         ray.shutdown()  # this process alone
@@ -500,9 +503,9 @@ def _health(far: Far) -> dict[str, Any]:
     return far.client.get("/healthcheck").json()
 
 
-def _answers(far: Far, uid: str) -> bool:
+def _answers(far: Far, path: str) -> bool:
     try:
-        return far.client.get(f"/jobs/{uid}", timeout=5).is_success
+        return far.client.get(f"/{path}", timeout=5).is_success
     except httpx.HTTPError:
         return False
 

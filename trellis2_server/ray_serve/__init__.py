@@ -21,10 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 import ray
 from pydantic import ValidationError
 from ray import serve
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from trellis2_server import pipeline
-from trellis2_server.app import create_front
 from trellis2_server.config import Settings, load_settings
 from trellis2_server.errors import ConfigError
 from trellis2_server.keys import with_all_keys
@@ -154,6 +152,11 @@ class Ingress:
 
 
 def _make_front(settings: Settings) -> Any:
+    # Only the ingresses have routes: every replica imports this module.
+    from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+    from trellis2_server.app import create_front
+
     desk = FarDesk()
     front: Any = create_front(settings, desk.open, desk.note_request)
     named: Any = _Unnamed(front)
