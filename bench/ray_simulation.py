@@ -1,8 +1,8 @@
 """Simulates 1 to 64 GPUs under requests that come at random: how long clients wait, how busy it is.
 
-    python bench/ray_simulation.py
+    python bench/ray_simulation.py --output docs/scale.svg
 
-prints the tables of docs/scale.md and writes `docs/scale.svg`. Nothing is measured here: it is a
+prints the tables of docs/scale.md and draws their plot. Nothing is measured here: it is a
 model, of the parts that decide how long a job takes.
 
 - Requests come one by one, independently (Poisson), each for a textured model.
@@ -286,8 +286,8 @@ def draw(waits: dict[int, list[float]], needed: dict[float, list[int | None]], p
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--resolution", choices=H100, default="1024", help="stages of (1024)")
-    parser.add_argument("--shape-export", type=float, default=7.0, help="seconds (7)")
-    parser.add_argument("--texture-export", type=float, default=10.0, help="seconds (10)")
+    parser.add_argument("--shape-export", type=float, default=4.0, help="seconds (4)")
+    parser.add_argument("--texture-export", type=float, default=5.0, help="seconds (5)")
     parser.add_argument("--exports", type=int, default=2, help="at a time beside each GPU (2)")
     parser.add_argument("--jobs", type=int, default=20_000, help="of each run (20000)")
     parser.add_argument(

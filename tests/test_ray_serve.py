@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import numpy as np
 import pytest
 
 from tests.engines import GatedEngine
@@ -270,6 +271,30 @@ def test_a_cancelled_stage_stops_and_frees_its_engine(far: Far) -> None:
         until_late(lambda: len(far.control.processes) == begun + 2, "both at work again")
         engine.open_all()
         assert all(reply.result(LONG_S).is_success for reply in making)
+
+
+def test_what_is_large_stays_where_it_was_made(far: Far) -> None:
+    import ray
+    from ray.experimental import get_object_locations
+
+    from trellis2_server.ray_serve.stream import follow
+
+    @ray.remote(num_cpus=0, resources={"engine": 1}, num_returns="streaming")
+    def step() -> Generator[Any]:
+        yield "progress", "shape", 0, 1
+        yield "result", ray.get_runtime_context().get_node_id(), 2
+        for _ in range(2):
+            threading.Event().wait(0.2)  # so that it is not there yet when it is asked for
+            yield np.zeros(5_000_000, np.uint8)
+
+    async def opening() -> Any:
+        return step.remote()
+
+    async def make() -> tuple[str, list[Any]]:
+        return await follow(opening(), lambda *_: None)
+
+    node, large = asyncio.run(make())
+    assert {tuple(at["node_ids"]) for at in get_object_locations(large).values()} == {(node,)}
 
 
 def test_progress_comes_from_the_engine(far: Far) -> None:

@@ -42,7 +42,7 @@ from trellis2_server.ray_serve.stream import follow
 from trellis2_server.threads import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from trellis2_server.config import Options, Settings
     from trellis2_server.images import Cutout
@@ -337,7 +337,7 @@ class Fleet:
         async def run() -> tuple[Any, list[Any]]:
             response = getattr(self._engines, what).remote(*parts)
             try:
-                return await follow(_references(response), report)
+                return await follow(response._to_object_ref_gen(), report)  # noqa: SLF001 - Ray's developer API
             except EngineBrokenError as error:  # that engine is; Serve starts another
                 raise EngineError(str(error)) from error
             except BaseException:
@@ -356,7 +356,7 @@ class Fleet:
         async def run() -> tuple[Any, list[Any]]:
             items: Any = task.remote(step.__name__, step, *parts)
             try:
-                return await follow(items, report)
+                return await follow(_given(items), report)
             except ServerError:
                 raise
             except BaseException:
@@ -404,9 +404,8 @@ def _say_nothing(stage: str, step: int, steps: int) -> None:
     del stage, step, steps
 
 
-async def _references(response: Any) -> AsyncGenerator[Any]:
-    async for reference in await response._to_object_ref_gen():  # noqa: SLF001 - Ray's developer API
-        yield reference
+async def _given(items: T) -> T:
+    return items
 
 
 async def _twice(call: Callable[[], Awaitable[T]]) -> T:

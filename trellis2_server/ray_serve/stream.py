@@ -17,15 +17,17 @@ import copy
 import queue
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from trellis2_server.errors import EngineError, ServerError
 from trellis2_server.threads import Stopped, guarded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 
     from trellis2_server.pipeline import Report
+
+T = TypeVar("T")
 
 #: Between two items that tell of progress.
 PROGRESS_INTERVAL_S: Final = 0.05
@@ -150,11 +152,11 @@ def bare(error: ServerError) -> ServerError:
     return copy.copy(error)
 
 
-async def follow(items: AsyncIterator[Any], report: Report) -> tuple[Any, list[Any]]:
+async def follow(opening: Awaitable[Any], report: Report) -> tuple[Any, list[Any]]:
     """What a stream ends with: what is told, and references to what is large.
 
     Args:
-        items: awaitable references to the stream's items.
+        opening: gives the stream, Ray's generator of references.
         report: told of progress; also now and then while there is none, so that it can
             raise `Stopped`.
 
@@ -163,14 +165,19 @@ async def follow(items: AsyncIterator[Any], report: Report) -> tuple[Any, list[A
         Stopped: the report did.
     """
     news: tuple[str, int, int] = (QUEUED, 0, 1)
-    while True:
-        coming = asyncio.ensure_future(_next(items))
+
+    async def patiently(awaited: Awaitable[T]) -> T:
+        coming = asyncio.ensure_future(awaited)
         try:
             while not (await asyncio.wait({coming}, timeout=SILENCE_S))[0]:
                 report(*news)
         finally:
             coming.cancel()
-        kind, *rest = coming.result()
+        return coming.result()
+
+    items = await patiently(opening)
+    while True:
+        kind, *rest = await patiently(_next(items))
         if kind == "progress":
             news = (rest[0], rest[1], rest[2])
             report(*news)
@@ -178,8 +185,9 @@ async def follow(items: AsyncIterator[Any], report: Report) -> tuple[Any, list[A
             raise rest[0]
         else:
             small, n_large = rest
-            return small, [await anext(items) for _ in range(n_large)]
+            # Asynchronously, Ray would bring here what a reference refers to.
+            return small, [await asyncio.to_thread(next, items) for _ in range(n_large)]
 
 
-async def _next(items: AsyncIterator[Any]) -> tuple[Any, ...]:
+async def _next(items: Any) -> tuple[Any, ...]:
     return await (await anext(items))
