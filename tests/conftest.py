@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from tests.engines import GatedEngine
-from tests.server import Server, serving, settings
+from tests.engines import GatedEngine, cube
+from tests.server import COMPILING_S, Server, serving, settings, until
+from trellis2_server import export
 from trellis2_server.engine_preview import PreviewEngine
 
 if TYPE_CHECKING:
@@ -17,6 +19,38 @@ pytest_plugins = ["tests.no_skips"]
 # The first example of a test may compile what it tests.
 hypothesis_settings.register_profile("here", deadline=None, print_blob=True)
 hypothesis_settings.load_profile("here")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Two processes of pytest-xdist compile half of the loops each, instead of all of them both."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    halves = {"gw0": _compile_the_exporter, "gw1": _compile_the_rest}
+    if worker not in halves or os.environ["PYTEST_XDIST_WORKER_COUNT"] == "1":
+        return
+    config: Any = session.config
+    folder = config._tmp_path_factory.getbasetemp().parent  # theirs in common
+    halves[worker]()
+    (folder / f"compiled-{worker}").touch()
+    until(
+        lambda: all((folder / f"compiled-{each}").exists() for each in halves),
+        "compiled",
+        patience_s=COMPILING_S,
+    )
+
+
+def _compile_the_exporter() -> None:
+    export.warm_up()
+
+
+def _say_nothing(stage: str, step: int, steps: int) -> None:
+    del stage, step, steps
+
+
+def _compile_the_rest() -> None:
+    from trellis2_server.export.remesh import remesh
+
+    PreviewEngine().load(_say_nothing)
+    remesh(cube(), 64)
 
 
 @pytest.fixture(scope="session")
