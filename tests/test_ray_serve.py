@@ -273,7 +273,8 @@ def test_a_cancelled_stage_stops_and_frees_its_engine(far: Far) -> None:
         assert all(reply.result(LONG_S).is_success for reply in making)
 
 
-def test_what_is_large_stays_where_it_was_made(far: Far) -> None:
+@pytest.mark.usefixtures("far")
+def test_what_is_large_stays_where_it_was_made() -> None:
     import ray
     from ray.experimental import get_object_locations
 
