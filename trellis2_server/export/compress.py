@@ -175,7 +175,7 @@ def _add_draco(file: File, shape: Geometry) -> dict[str, Any]:
         "mode": 4,
         "extensions": {
             "KHR_draco_mesh_compression": {
-                "bufferView": file.add_bytes(packed["content"].tobytes()),
+                "bufferView": file.add_bytes(packed["content"]),
                 "attributes": dict(zip(names, ids, strict=False)),
             }
         },

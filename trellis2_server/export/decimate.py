@@ -172,10 +172,12 @@ class _Work:
         self._buckets, self._counts = (np.empty((cells, _BUCKETS), np.int32) for _ in range(2))
         self._after, self._partner, self._when = (np.empty(count, np.int32) for _ in range(3))
         self._age = np.zeros(count, np.int32)
+        # Where both ends of the edge would become one vertex, from the one that waits.
+        self._spot = np.empty((count, 3), np.float32)
         spread(
             kernels.line_up, cells, self._first, self.vertices, self.faces, self._head,
             self._following, self._buckets, self._counts, self._after, self._partner, self._when,
-            self._age, grain=1,
+            self._age, self._spot, grain=1,
         )  # fmt: skip
         #: Vertices of each cell that may move.
         self._free = self._counts.sum(axis=1, dtype=np.int64).astype(np.float64)
@@ -192,7 +194,7 @@ class _Work:
         spread(
             kernels.collapse, len(budgets), budgets, limit, _ALIKE, level, self.vertices,
             self.faces, self._head, self._following, self._buckets, self._counts, self._after,
-            self._partner, self._when, self._age, removed, grain=1,
+            self._partner, self._when, self._age, self._spot, removed, grain=1,
         )  # fmt: skip
         return removed
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from trellis2_server.errors import ExportError, InputError
+from trellis2_server.export.glb import pieces
 from trellis2_server.scenes import Glb, read_scene
 
 if TYPE_CHECKING:
@@ -126,7 +127,8 @@ def _stl(model: _Model) -> bytes:
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     length = np.linalg.norm(normals, axis=1, keepdims=True)
     rows["normal"] = normals / np.where(length > 0, length, 1)
-    return b"trellis2-server".ljust(80) + np.uint32(len(rows)).tobytes() + rows.tobytes()
+    head = b"trellis2-server".ljust(80) + len(rows).to_bytes(4, "little")
+    return b"".join([head, *pieces(rows)])
 
 
 def _ply(model: _Model) -> bytes:
@@ -145,7 +147,7 @@ def _ply(model: _Model) -> bytes:
     head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(vertices)}"]
     head += [f"property {name}" for name in names]
     head += [f"element face {len(faces)}", "property list uchar int vertex_indices", "end_header"]
-    return "\n".join([*head, ""]).encode() + vertices.tobytes() + faces.tobytes()
+    return b"".join(["\n".join([*head, ""]).encode(), *pieces(vertices), *pieces(faces)])
 
 
 def _obj(model: _Model, *, is_textured: bool) -> Iterator[bytes]:

@@ -41,6 +41,8 @@ _INDICES: Final = 34963
 #: So many vertices can be named in 16 bits: 65535 itself would restart a primitive.
 SHORT_VERTICES: Final = 0xFFFF
 _LINEAR, _MIPMAP, _CLAMP = 9729, 9987, 33071
+#: Bytes that are copied at a time: the interpreter is free for others in between.
+_PIECE: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,17 +147,20 @@ class File:
         items.append(item)
         return len(items) - 1
 
-    def append(self, content: bytes) -> int:
-        """Where in the binary chunk the bytes start."""
+    def append(self, content: bytes | NDArray[Any]) -> int:
+        """Where in the binary chunk the bytes, or an array's, start."""
         start = self.buffers[0]["byteLength"]
-        padding = -len(content) % 4
-        self.chunks += [content, bytes(padding)]
-        self.buffers[0]["byteLength"] = start + len(content) + padding
+        chunks = [content] if isinstance(content, bytes) else pieces(content)
+        size = sum(map(len, chunks))
+        padding = -size % 4
+        self.chunks += [*chunks, bytes(padding)]
+        self.buffers[0]["byteLength"] = start + size + padding
         return start
 
-    def add_bytes(self, content: bytes, **properties: int) -> int:
-        """The index of a buffer view of the bytes."""
-        view = {"buffer": 0, "byteOffset": self.append(content), "byteLength": len(content)}
+    def add_bytes(self, content: bytes | NDArray[Any], **properties: int) -> int:
+        """The index of a buffer view of the bytes, or of an array's."""
+        size = len(content) if isinstance(content, bytes) else content.nbytes
+        view = {"buffer": 0, "byteOffset": self.append(content), "byteLength": size}
         return self.add("bufferViews", view | properties)
 
     def require(self, extension: str) -> None:
@@ -163,6 +168,15 @@ class File:
         for name in ("extensionsUsed", "extensionsRequired"):
             if extension not in self.json.setdefault(name, []):
                 self.json[name].append(extension)
+
+
+def pieces(array: NDArray[Any]) -> list[bytes]:
+    """The array's bytes, cut: `tobytes` of many would hold the interpreter for as long as it takes.
+
+    Joining `bytes` does not.
+    """
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return [flat[at : at + _PIECE].tobytes() for at in range(0, flat.size, _PIECE)]
 
 
 def pack(
@@ -255,7 +269,7 @@ def _plain(file: File, shape: Geometry) -> dict[str, Any]:
     is_short = len(shape.positions) <= SHORT_VERTICES
     indices = shape.faces.astype("<u2" if is_short else "<u4").reshape(-1)
     accessor = {
-        "bufferView": file.add_bytes(indices.tobytes(), target=_INDICES),
+        "bufferView": file.add_bytes(indices, target=_INDICES),
         "componentType": _USHORT if is_short else _UINT,
         "count": int(indices.size),
         "type": "SCALAR",
@@ -264,7 +278,7 @@ def _plain(file: File, shape: Geometry) -> dict[str, Any]:
 
 
 def _add_rows(file: File, rows: NDArray[np.float32]) -> int:
-    view = file.add_bytes(np.ascontiguousarray(rows, "<f4").tobytes(), target=_ARRAY)
+    view = file.add_bytes(rows.astype("<f4", copy=False), target=_ARRAY)
     return file.add(
         "accessors",
         {

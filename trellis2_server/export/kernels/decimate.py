@@ -203,9 +203,12 @@ def bucket_of(cost):
 
 
 @kernel
-def put(buckets, counts, cell, after, partner, when, age, v, u, bucket):
+def put(buckets, counts, cell, after, partner, when, age, spot, v, near, at, price):
+    u = near[at, 0]
+    bucket = bucket_of(price[at, 0])
     partner[v] = u
     when[v] = age[v] + age[u]
+    spot[v, 0], spot[v, 1], spot[v, 2] = price[at, 1], price[at, 2], price[at, 3]
     after[v] = buckets[cell, bucket]
     buckets[cell, bucket] = v
     counts[cell, bucket] += 1
@@ -233,25 +236,17 @@ def name_neighbours(ring, count, near):
 
 
 @kernel
-def best(vertices, v, near, number, lane, after):
-    # The cheapest edge of v, of those dearer than the one to `after` unless that is -1: what it
-    # costs to merge both ends, the other one, and the best place for both, from v. Eight
-    # neighbours at a time, in lanes that the machine's vectors take several of.
-    for n in range(number):
-        if near[n, 0] == after:
-            near[n, 0], near[0, 0] = near[0, 0], near[n, 0]
-            near[n, 1], near[0, 1] = near[0, 1], near[n, 1]
-    x0, y0, z0 = np.float64(vertices[v, 0]), np.float64(vertices[v, 1]), np.float64(vertices[v, 2])
-    va, vb, vc = np.float64(vertices[v, 3]), np.float64(vertices[v, 4]), np.float64(vertices[v, 5])
-    vd, ve, vg = np.float64(vertices[v, 6]), np.float64(vertices[v, 7]), np.float64(vertices[v, 8])
-    vp, vq, vr = (
-        np.float64(vertices[v, 9]),
-        np.float64(vertices[v, 10]),
-        np.float64(vertices[v, 11]),
-    )
-    vs = np.float64(vertices[v, 12])
-    floor = -1.0
-    cost, end, best_x, best_y, best_z = np.inf, -1, 0.0, 0.0, 0.0
+def weigh(vertices, v, near, number, lane, price):
+    # What it costs to merge v with each neighbour, infinite where that one rests, and the best
+    # place for both, from v. Eight neighbours at a time, in lanes that the machine's vectors take
+    # several of. Each quadric is about its own vertex: half the digits are good enough.
+    x0, y0, z0 = vertices[v, 0], vertices[v, 1], vertices[v, 2]
+    va, vb, vc = vertices[v, 3], vertices[v, 4], vertices[v, 5]
+    vd, ve, vg = vertices[v, 6], vertices[v, 7], vertices[v, 8]
+    vp, vq, vr = vertices[v, 9], vertices[v, 10], vertices[v, 11]
+    vs = vertices[v, 12]
+    none, half, one, two = np.float32(0.0), np.float32(0.5), np.float32(1.0), np.float32(2.0)
+    weak, small, tiny = np.float32(1e-4), np.float32(1e-6), np.float32(1e-30)
     for base in range(0, number, 8):
         for n in range(min(8, number - base)):
             u = near[base + n, 0]
@@ -272,56 +267,76 @@ def best(vertices, v, near, number, lane, after):
             s = (
                 vs
                 + lane[96 + n]
-                + (hx * (kx - 2.0 * p) + hy * (ky - 2.0 * q) + hz * (kz - 2.0 * r))
+                + (hx * (kx - two * p) + hy * (ky - two * q) + hz * (kz - two * r))
             )
             p, q, r = p - kx + vp, q - ky + vq, r - kz + vr
             a, b, c, d, e, g = a + va, b + vb, c + vc, d + vd, e + ve, g + vg
             square = hx * hx + hy * hy + hz * hz
-            # A weak pull to the middle decides where the planes do not.
             trace = a + d + g
-            pull = 1e-5 * trace + 1e-30
-            a2, d2, g2 = a + pull, d + pull, g + pull
-            # Solve for the step from the middle.
-            mx, my, mz = 0.5 * hx, 0.5 * hy, 0.5 * hz
-            rx = -(a * mx + b * my + c * mz + p)
-            ry = -(b * mx + d * my + e * mz + q)
-            rz = -(c * mx + e * my + g * mz + r)
-            c00, c01, c02 = d2 * g2 - e * e, c * e - b * g2, b * e - c * d2
-            scale = 1.0 / (a2 * c00 + b * c01 + c * c02)
-            c11, c12, c22 = a2 * g2 - c * c, b * c - a2 * e, a2 * d2 - b * b
+            # Solve for the step from the middle, with a trace of one. A weak pull to the middle
+            # decides where the planes do not.
+            unit = one / (trace + tiny)
+            a1, b1, c1, d1, e1, g1 = a * unit, b * unit, c * unit, d * unit, e * unit, g * unit
+            a2, d2, g2 = a1 + weak, d1 + weak, g1 + weak
+            mx, my, mz = half * hx, half * hy, half * hz
+            rx = -(a1 * mx + b1 * my + c1 * mz + p * unit)
+            ry = -(b1 * mx + d1 * my + e1 * mz + q * unit)
+            rz = -(c1 * mx + e1 * my + g1 * mz + r * unit)
+            c00, c01, c02 = d2 * g2 - e1 * e1, c1 * e1 - b1 * g2, b1 * e1 - c1 * d2
+            scale = one / (a2 * c00 + b1 * c01 + c1 * c02)
+            c11, c12, c22 = a2 * g2 - c1 * c1, b1 * c1 - a2 * e1, a2 * d2 - b1 * b1
             tx = (c00 * rx + c01 * ry + c02 * rz) * scale
             ty = (c01 * rx + c11 * ry + c12 * rz) * scale
             tz = (c02 * rx + c12 * ry + c22 * rz) * scale
-            near_enough = tx * tx + ty * ty + tz * tz <= 4.0 * square
-            x = mx + (tx if near_enough else 0.0)
-            y = my + (ty if near_enough else 0.0)
-            z = mz + (tz if near_enough else 0.0)
+            near_enough = tx * tx + ty * ty + tz * tz <= two * two * square
+            x = mx + (tx if near_enough else none)
+            y = my + (ty if near_enough else none)
+            z = mz + (tz if near_enough else none)
             error = (
-                x * (a * x + 2.0 * (b * y + c * z + p))
-                + y * (d * y + 2.0 * (e * z + q))
-                + z * (g * z + 2.0 * r)
+                x * (a * x + two * (b * y + c * z + p))
+                + y * (d * y + two * (e * z + q))
+                + z * (g * z + two * r)
                 + s
             )
-            lane[104 + n] = max(error, 0.0) + 1e-6 * trace * square + 1e-30 * square
+            lane[104 + n] = max(error, none) + small * trace * square + tiny * square
             lane[112 + n], lane[120 + n], lane[128 + n] = x, y, z
         for n in range(min(8, number - base)):
-            u = near[base + n, 0]
-            error = lane[104 + n]
-            if u == after:
-                floor = error
-            if vertices[u, 13] != 0.0 or error < floor or (error == floor and u <= after):
-                continue
-            if error < cost or (error == cost and u < end):
-                cost, end = error, u
-                best_x, best_y, best_z = lane[112 + n], lane[120 + n], lane[128 + n]
-    return cost, end, best_x, best_y, best_z
+            rests = vertices[near[base + n, 0], 13] != none
+            price[base + n, 0] = np.float32(np.inf) if rests else lane[104 + n]
+            price[base + n, 1] = lane[112 + n]
+            price[base + n, 2] = lane[120 + n]
+            price[base + n, 3] = lane[128 + n]
+
+
+@kernel
+def cheapest(near, number, price):
+    # Which neighbour costs least, of several the one with the smallest name; -1: none is left.
+    at, cost, end = -1, np.float32(np.inf), -1
+    for n in range(number):
+        if price[n, 0] < cost or (price[n, 0] == cost and near[n, 0] < end):
+            at, cost, end = n, price[n, 0], near[n, 0]
+    return at
+
+
+@kernel
+def strike_out(near, number, price, u):
+    # The one that failed, and those that cost less: each has failed before, or waits with v.
+    bar = np.float32(0.0)
+    for n in range(number):
+        if near[n, 0] == u:
+            bar = price[n, 0]
+    for n in range(number):
+        if price[n, 0] < bar or (price[n, 0] == bar and near[n, 0] <= u):
+            price[n, 0] = np.inf
 
 
 @kernel
 def line_up(
-    start, stop, first, vertices, faces, head, following, buckets, counts, after, partner, when, age
-):
-    ring, near, lane = np.empty((513, 3), np.int32), np.empty((1026, 2), np.int32), np.zeros(136)
+    start, stop, first, vertices, faces, head, following, buckets, counts, after, partner, when,
+    age, spot,
+):  # fmt: skip
+    ring, near = np.empty((513, 3), np.int32), np.empty((1026, 2), np.int32)
+    lane, price = np.zeros(136, np.float32), np.empty((1026, 4), np.float32)
     for cell in range(start, stop):
         for b in range(1024):
             buckets[cell, b] = -1
@@ -333,9 +348,10 @@ def line_up(
             if count > 512:
                 continue
             number = name_neighbours(ring, count, near)
-            cost, u, _, _, _ = best(vertices, v, near, number, lane, -1)
-            if u >= 0:
-                put(buckets, counts, cell, after, partner, when, age, v, u, bucket_of(cost))
+            weigh(vertices, v, near, number, lane, price)
+            at = cheapest(near, number, price)
+            if at >= 0:
+                put(buckets, counts, cell, after, partner, when, age, spot, v, near, at, price)
 
 
 @kernel
@@ -406,7 +422,7 @@ def is_linked(v_ring, v_count, v_near, v_number, u_ring, u_count, u_near, u_numb
 @kernel
 def collapse(
     start, stop, budget, limit, alike, level, vertices, faces, head, following, buckets, counts,
-    after, partner, when, age, gone,
+    after, partner, when, age, spot, gone,
 ):  # fmt: skip
     # Each cell by itself, cheapest edges first; vertices with neighbours in other cells rest,
     # so no two cells write, or read what the other writes.
@@ -416,7 +432,7 @@ def collapse(
     # when its turn comes.
     v_ring, u_ring = np.empty((513, 3), np.int32), np.empty((513, 3), np.int32)
     v_near, u_near = np.empty((1026, 2), np.int32), np.empty((1026, 2), np.int32)
-    lane = np.zeros(136)
+    lane, price = np.zeros(136, np.float32), np.empty((1026, 4), np.float32)
     for cell in range(start, stop):
         removed, now = 0, 0
         while removed < budget[cell]:
@@ -434,38 +450,42 @@ def collapse(
                 continue
             v_number = name_neighbours(v_ring, v_count, v_near)
             u = partner[v]
-            ready = head[u] >= 0 and age[v] + age[u] == when[v]
-            failed = -1
-            x, y, z = 0.0, 0.0, 0.0
+            is_ready = head[u] >= 0 and age[v] + age[u] == when[v]
+            x, y, z = spot[v, 0], spot[v, 1], spot[v, 2]
+            if not is_ready:
+                weigh(vertices, v, v_near, v_number, lane, price)
             while True:
-                if ready:
-                    u_near[0, 0] = u
-                    _, _, x, y, z = best(vertices, v, u_near, 1, lane, -1)
-                else:
-                    cost, u, x, y, z = best(vertices, v, v_near, v_number, lane, failed)
-                    if u < 0:
-                        break
-                    bucket = bucket_of(cost)
-                    # What is hardly dearer need not wait its turn.
-                    if bucket > min(now + alike, limit):
-                        put(buckets, counts, cell, after, partner, when, age, v, u, bucket)
+                if not is_ready:
+                    at = cheapest(v_near, v_number, price)
+                    if at < 0:
                         u = -1
                         break
-                ready = False
-                failed = u
+                    # What is hardly dearer need not wait its turn.
+                    if bucket_of(price[at, 0]) > min(now + alike, limit):
+                        put(
+                            buckets, counts, cell, after, partner, when, age, spot, v, v_near, at,
+                            price,
+                        )  # fmt: skip
+                        u = -1
+                        break
+                    u, x, y, z = v_near[at, 0], price[at, 1], price[at, 2], price[at, 3]
+                    price[at, 0] = np.inf
                 x, y, z = vertices[v, 0] + x, vertices[v, 1] + y, vertices[v, 2] + z
-                if level < 1 and not fits(vertices, v_ring, v_count, v, u, x, y, z):
-                    continue
-                u_count = gather(faces, head, following, u, u_ring)
-                if u_count == 0 or u_count > 512 - v_count:
-                    continue
-                if level < 1 and not fits(vertices, u_ring, u_count, u, v, x, y, z):
-                    continue
-                u_number = name_neighbours(u_ring, u_count, u_near)
-                if level > 1 or is_linked(
-                    v_ring, v_count, v_near, v_number, u_ring, u_count, u_near, u_number, u
+                u_count = 0
+                if level > 0 or fits(vertices, v_ring, v_count, v, u, x, y, z):
+                    u_count = gather(faces, head, following, u, u_ring)
+                if 0 < u_count <= 512 - v_count and (
+                    level > 0 or fits(vertices, u_ring, u_count, u, v, x, y, z)
                 ):
-                    break
+                    u_number = name_neighbours(u_ring, u_count, u_near)
+                    if level > 1 or is_linked(
+                        v_ring, v_count, v_near, v_number, u_ring, u_count, u_near, u_number, u
+                    ):
+                        break
+                if is_ready:
+                    weigh(vertices, v, v_near, v_number, lane, price)
+                    strike_out(v_near, v_number, price, u)
+                    is_ready = False
             if u < 0:
                 continue
             merge(vertices, v, u, x, y, z)
@@ -495,11 +515,11 @@ def collapse(
             if kept == 0:
                 continue
             v_number = name_neighbours(v_ring, kept, v_near)
-            cost, u, _, _, _ = best(vertices, v, v_near, v_number, lane, -1)
-            if u >= 0:
-                bucket = bucket_of(cost)
-                now = min(now, bucket)
-                put(buckets, counts, cell, after, partner, when, age, v, u, bucket)
+            weigh(vertices, v, v_near, v_number, lane, price)
+            at = cheapest(v_near, v_number, price)
+            if at >= 0:
+                now = min(now, bucket_of(price[at, 0]))
+                put(buckets, counts, cell, after, partner, when, age, spot, v, v_near, at, price)
         gone[cell] = removed
 
 
