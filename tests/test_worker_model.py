@@ -41,6 +41,8 @@ from trellis2_server.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from typing_extensions import Self
+
     from trellis2_server.images import Cutout
 
 TIMEOUT_S, GRACE_S, IDLE_S = 1000.0, 10.0, 100.0
@@ -134,6 +136,19 @@ class GatedCutter(Cutter):
         return super().cut_out(data, remove_background=remove_background, wait=wait)
 
 
+class Compiled:
+    """A compilation with nothing left to do."""
+
+    def __init__(self, **_: object) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def finish(self) -> None: ...
+
+
 class Complaints(logging.Handler):
     """Takes note of results that were not understood, which is our own fault."""
 
@@ -170,10 +185,10 @@ class Faults(RuleBasedStateMachine):
         self.asked: list[Asked] = []
         self.closing: asyncio.Task[None] | None = None
         self.ends: Counter[str] = Counter()
-        self.real = (pipeline.export_shape, pipeline.export_model, pipeline.export.warm_up)
+        self.real = (pipeline.export_shape, pipeline.export_model, pipeline.export.compiling)
         pipeline.export_shape = self.export_shape
         pipeline.export_model = self.export_model
-        pipeline.export.warm_up = lambda **_: None
+        pipeline.export.compiling = Compiled
 
     def export_shape(
         self, engine: object, shape: Shape, options: Any, report: pipeline.Report
@@ -372,7 +387,7 @@ class Faults(RuleBasedStateMachine):
             if hasattr(self, "worker"):
                 self.loop.run_until_complete(self.finish())
         finally:
-            pipeline.export_shape, pipeline.export_model, pipeline.export.warm_up = self.real
+            pipeline.export_shape, pipeline.export_model, pipeline.export.compiling = self.real
             self.loop.close()
             logging.getLogger("trellis2_server").removeHandler(self.log)
         gc.collect()

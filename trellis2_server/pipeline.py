@@ -180,9 +180,10 @@ def load(engine: Engine, report: Report, *, remesh: bool = False) -> None:
         report: of how far it is.
         remesh: whether the first job is expected to ask for that.
     """
-    engine.load(report)
-    report("exporter", 0, 1)
-    export.warm_up(remesh=remesh)
+    with export.compiling(remesh=remesh) as compilation:
+        engine.load(report)
+        report("exporter", 0, 1)
+        compilation.finish()
     report("exporter", 1, 1)
 
 

@@ -91,6 +91,8 @@ def kinds(k): return {tuple(map(str, map(numba.types.unliteral, s))) for s in k.
 before = {k: kinds(k) for k in kernels}
 assert len(kernels) > 50
 assert max(map(len, before.values())) == 1
+large = shapes.torus(250, 200)
+assert len(export.prepare(large, decimation_target=40_000).faces) < 0.5 * len(large.faces)
 for shape in ('torus', 'soup', 'moebius', 'sheet'):
     original = shapes.ALL[shape]()
     mesh = export.prepare(original, decimation_target=900)

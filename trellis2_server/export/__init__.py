@@ -5,6 +5,7 @@
     textured_glb     unwrap, bake, encode and pack
     labelled         somebody else's GLB, which says of itself what ours do
     warm_up          compile everything now instead of during the first export
+    compiling        the same while something else goes on
 
 Every function may run in several threads at once and gives the same bytes each time. Heavy
 packages are imported at the first call.
@@ -21,11 +22,12 @@ from typing import TYPE_CHECKING, Final, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from trellis2_server.export.compilation import Compilation
     from trellis2_server.mesh import Mesh, VoxelField
 
     Report = Callable[[str, int, int], None]
 
-__all__ = ["labelled", "prepare", "textured_glb", "untextured_glb", "warm_up"]
+__all__ = ["compiling", "labelled", "prepare", "textured_glb", "untextured_glb", "warm_up"]
 
 GENERATOR: Final = "trellis2-server"
 
@@ -167,7 +169,7 @@ def textured_glb(  # noqa: PLR0913
 
 
 def warm_up(*, remesh: bool = False) -> None:
-    """Compile every kernel, or load it from the cache, by exporting a small shape.
+    """Compile every loop, or load it from the cache; other processes take their share.
 
     Args:
         remesh: also what only a `remesh_resolution` needs, nearly as much again.
@@ -175,34 +177,15 @@ def warm_up(*, remesh: bool = False) -> None:
     Raises:
         MissingPackageError: numba or Pillow is not installed.
     """
-    import numpy as np
+    with compiling(remesh=remesh) as compilation:
+        compilation.finish()
 
-    from trellis2_server.mesh import Mesh, VoxelField
 
-    # An octahedron without one face, so that a hole is closed as well.
-    corners = np.array(
-        [[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], np.float32
-    )
-    faces = [
-        [a, b, c] if (a == 0) == ((b == 2) == (c == 4)) else [a, c, b]  # noqa: PLR2004
-        for a in (0, 1)
-        for b in (2, 3)
-        for c in (4, 5)
-    ]
-    faces[0].reverse()  # … and a face to turn
-    # … and a speck, so that there is a floater to drop.
-    both = np.concatenate([corners * 0.004, corners * 1e-6 + 0.004]).astype(np.float32)
-    mesh = Mesh(both, np.array(faces[:-1] + [[i + 6 for i in face] for face in faces], np.int32))
-    field = VoxelField(
-        np.array([[i, j, k] for i in (1, 2) for j in (1, 2) for k in (1, 2)], np.int32),
-        np.linspace(0, 1, 48, dtype=np.float32).reshape(8, 6),
-        4,
-    )
-    small = prepare(mesh, decimation_target=6)
-    if remesh:
-        prepare(mesh, decimation_target=6, remesh_resolution=512)
-    untextured_glb(small)
-    textured_glb(small, field, original=mesh, texture_size=32)
+def compiling(*, remesh: bool = False) -> Compilation:
+    """Like `warm_up`, beside something else that takes long: see `Compilation`."""
+    from trellis2_server.export.compilation import Compilation
+
+    return Compilation(remesh=remesh)
 
 
 def labelled(glb: bytes, *, extras: Mapping[str, object], generator: str) -> bytes:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 #: About how many vertices a cell holds, so that it stays in a core's cache.
 _CELL_VERTICES: Final = 2000
-#: A mesh with fewer vertices is not worth cutting.
-_ONE_CELL: Final = 40_000
+#: A mesh with fewer faces is not worth cutting.
+_CUT_FROM: Final = 80_000
 #: The last round, in one cell, removes at most this share of the faces.
 _LAST_SHARE: Final = 0.15
 #: How far above the target the first round and those after it end: the vertices that rested
@@ -52,7 +52,11 @@ _STRICT, _LOOSE, _RECKLESS = 0, 1, 2
 
 
 def decimate(
-    mesh: Mesh, target: int, report: Callable[[str, int, int], None] | None = None
+    mesh: Mesh,
+    target: int,
+    report: Callable[[str, int, int], None] | None = None,
+    *,
+    cut_from: int = _CUT_FROM,
 ) -> Mesh:
     """The mesh with at most `target` faces, or the mesh itself if it has no more.
 
@@ -64,6 +68,7 @@ def decimate(
         mesh: clean; every vertex is used.
         target: faces, at least 1.
         report: called between rounds with "decimate", faces removed, faces to remove.
+        cut_from: faces from which on the mesh is cut into cells.
     """
     if len(mesh.faces) <= target:
         return mesh
@@ -74,7 +79,7 @@ def decimate(
         budget = before - target
         if report:
             report("decimate", to_remove - budget, to_remove)
-        is_last = is_stuck or before < 2 * _ONE_CELL or budget < _LAST_SHARE * before
+        is_last = is_stuck or before < cut_from or budget < _LAST_SHARE * before
         if not is_last:
             work.cut(turn)
         work.line_up()
@@ -91,7 +96,7 @@ def decimate(
             if level == _RECKLESS and removed == 0:
                 break
             level = min(_RECKLESS, level + 1)
-        is_stuck = is_stuck or removed < budget // 10
+        is_stuck = is_stuck or removed <= budget // 10
         turn += 1
     kept, faces = drop_unused(np.ascontiguousarray(work.vertices[:, :3]), work.faces)
     return Mesh(kept, np.ascontiguousarray(faces))
@@ -233,7 +238,7 @@ class _Work:
             waiting = counts.sum(axis=0, dtype=np.int64)
             # Of those that wait many do with the same edge, or with one that is gone.
             wanted = min(0.5 * float(waiting.sum()), float(left[cells].sum()) - share * free)
-            if wanted < 0.01 * free:
+            if wanted <= 0.01 * free:
                 return limit, budget
             if not is_given:
                 limit = int(np.searchsorted(np.cumsum(waiting), wanted))
@@ -244,7 +249,7 @@ class _Work:
             left -= removed / 2
             total = int(removed.sum())
             budget -= total
-            if total < 0.01 * wanted:
+            if total <= 0.01 * wanted:
                 return limit, budget
 
     def tidy(self, *, no_repeated: bool) -> None:
