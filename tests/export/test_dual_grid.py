@@ -10,6 +10,7 @@ import pytest
 from tests import khronos
 from tests.export import dual_grid, shapes
 from trellis2_server import export
+from trellis2_server.export.adjacency import twins
 from trellis2_server.export.deviation import deviation
 from trellis2_server.mesh import Mesh
 
@@ -55,6 +56,22 @@ def test_faces_beside_each_other_are_wound_alike(given: Mesh) -> None:
 
     before, after = share(given), share(export.prepare(given, decimation_target=10**7))
     assert after > 0.99 > before
+
+
+@pytest.mark.parametrize("shape", ["cloth", "crowded"])
+def test_where_not_all_can_be_wound_alike_the_odd_ones_lie_at_folds(shape: str) -> None:
+    made = dual_grid.voxelised(dual_grid.REAL[shape](), 128)
+    mesh = export.prepare(made, decimation_target=10**7)
+    half = np.flatnonzero((twin := twins(mesh.faces, len(mesh.vertices))) >= 0)
+    a, b, c = (mesh.vertices[mesh.faces[:, k]].astype(np.float64) for k in range(3))
+    normal = np.cross(b - a, c - a)
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+    along = (normal[half // 3] * normal[twin[half] // 3]).sum(axis=1)
+    is_smooth = abs(along) > 0.9
+    # Faces that are wound alike walk their edge in opposite directions.
+    is_odd = mesh.faces.reshape(-1)[half] == mesh.faces.reshape(-1)[twin[half]]
+    assert is_smooth.mean() > 0.7
+    assert is_odd[is_smooth].mean() < 0.001
 
 
 @pytest.mark.parametrize("remesh", [False, True])

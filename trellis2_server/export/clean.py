@@ -45,7 +45,8 @@ def clean(mesh: Mesh) -> Mesh:
         raise ExportError("The mesh has no face with an area.")
     if welded is not faces:
         faces, twin = welded, twins(welded, len(vertices))
-    parts = _Parts(vertices, faces, twin)
+    is_joint = _joints(vertices, faces, twin)
+    parts = _Parts(vertices, faces, twin, is_joint)
     floats, turned = parts.floating(), parts.turned()
     if bool(floats.any()):
         stays = ~floats
@@ -54,7 +55,7 @@ def clean(mesh: Mesh) -> Mesh:
         faces, turned = faces[stays], turned[stays]
         twin = twins(faces, len(vertices))
         if joins_anew:
-            turned = _Parts(vertices, faces, twin).turned()
+            turned = _Parts(vertices, faces, twin, is_joint).turned()
     vertices, faces = drop_unused(vertices, faces)
     if bool(turned.any()):
         wound = np.empty_like(faces)
@@ -151,21 +152,52 @@ def drop_repeated(faces: NDArray[np.int32], vertex_count: int) -> NDArray[np.int
     return faces if bool(keep.all()) else faces[keep]
 
 
+def _joints(
+    vertices: NDArray[np.float32], faces: NDArray[np.int32], twin: NDArray[np.int32]
+) -> NDArray[np.bool_]:
+    """Which vertices have an edge of more than two faces, bool [N]."""
+    is_joint = np.zeros(len(vertices), bool)
+    edges = np.flatnonzero(twin == NON_MANIFOLD)
+    corner = faces.reshape(-1)
+    is_joint[corner[edges]] = True
+    is_joint[corner[np.where(edges % 3 == 2, edges - 2, edges + 1)]] = True  # noqa: PLR2004
+    return is_joint
+
+
 class _Parts:
     """What is joined through edges of exactly two faces.
+
+    A part with only one side has faces that cannot be wound like their neighbours. They are put
+    where it folds or meets other sheets, not where it is smooth.
+
+    Args:
+        is_joint: bool [N], the vertices where more than two faces share an edge.
 
     Attributes:
         count: of them.
     """
 
     def __init__(
-        self, vertices: NDArray[np.float32], faces: NDArray[np.int32], twin: NDArray[np.int32]
+        self,
+        vertices: NDArray[np.float32],
+        faces: NDArray[np.int32],
+        twin: NDArray[np.int32],
+        is_joint: NDArray[np.bool_],
     ) -> None:
         other, is_alike = np.empty(twin.size, np.int32), np.empty(twin.size, bool)
         spread(kernels.compare, len(faces), faces, twin, other, is_alike)
         self._label, stack = (np.empty(len(faces), np.int32) for _ in range(2))
         self._flip = np.empty(len(faces), bool)
-        self.count: int = kernels.label_parts(other, is_alike, self._label, self._flip, stack)
+        is_fold = np.zeros(twin.size, bool)
+        self.count, is_twisted = kernels.label_parts(
+            other, is_alike, is_fold, self._label, self._flip, stack, stack[:0]
+        )
+        if is_twisted:
+            spread(
+                kernels.find_folds, len(faces), vertices, faces, other, is_alike, is_joint, is_fold
+            )
+            later = np.empty(np.count_nonzero(is_fold), np.int32)
+            kernels.label_parts(other, is_alike, is_fold, self._label, self._flip, stack, later)
         self._is_open = np.zeros(self.count, bool)
         self._low = np.full((self.count, 3), np.inf, np.float32)
         self._high = np.full((self.count, 3), -np.inf, np.float32)

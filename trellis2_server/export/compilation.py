@@ -152,7 +152,7 @@ def _begin(part: str) -> subprocess.Popen[bytes] | None:
 
 
 def _mesh() -> Mesh:
-    """An octahedron with a hole to close, a face to turn, and a speck to drop."""
+    """An octahedron with a hole to close, a face to turn, and a speck to drop: a Moebius band."""
     corners = np.array(
         [[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], np.float32
     )
@@ -163,8 +163,9 @@ def _mesh() -> Mesh:
         for c in (4, 5)
     ]
     faces[0].reverse()
-    both = np.concatenate([corners * 0.004, corners * 1e-6 + 0.004]).astype(np.float32)
-    return Mesh(both, np.array(faces[:-1] + [[i + 6 for i in face] for face in faces], np.int32))
+    band = [[6 + i % 5, 6 + (i + 1) % 5, 6 + (i + 2) % 5] for i in range(5)]
+    both = np.concatenate([corners * 0.004, corners[:5] * 1e-6 + 0.004]).astype(np.float32)
+    return Mesh(both, np.array(faces[:-1] + band, np.int32))
 
 
 def _field() -> VoxelField:

@@ -54,31 +54,76 @@ def compare(start, stop, faces, twin, other, is_alike):
 
 
 @kernel
-def label_parts(other, is_alike, part, flip, stack):
+def find_folds(start, stop, vertices, faces, other, is_alike, is_joint, is_fold):
+    # Edges where the surface turns by more than 60 degrees, were both faces wound alike, and
+    # those that end where several sheets meet.
+    for f in range(start, stop):
+        nx, ny, nz = normal(vertices, faces, f)
+        for k in range(3):
+            g = other[3 * f + k]
+            is_fold[3 * f + k] = False
+            if g >= 0:
+                mx, my, mz = normal(vertices, faces, g)
+                along = nx * mx + ny * my + nz * mz
+                square = (nx * nx + ny * ny + nz * nz) * (mx * mx + my * my + mz * mz)
+                side = along if is_alike[3 * f + k] else -along
+                is_fold[3 * f + k] = (
+                    is_joint[faces[f, k]]
+                    or is_joint[faces[f, (k + 1) % 3]]
+                    or side < 0.0
+                    or 4.0 * side * side < square
+                )
+
+
+@kernel
+def normal(vertices, faces, f):
+    ux, uy, uz = minus(vertices, faces[f, 1], faces[f, 0])
+    vx, vy, vz = minus(vertices, faces[f, 2], faces[f, 0])
+    return uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+
+
+@kernel
+def label_parts(other, is_alike, is_fold, part, flip, stack, later):
     # Parts are joined through edges with exactly two faces. flip: whether a face has to be
     # turned to be wound like the first of its part, which is the first in the order of faces.
+    # Folds are crossed last, so that faces which cannot agree meet there, if anywhere.
     for f in range(part.shape[0]):
         part[f] = -1
-    count = 0
+    count, is_twisted = 0, False
     for seed in range(part.shape[0]):
         if part[seed] >= 0:
             continue
         part[seed] = count
         flip[seed] = False
         stack[0] = seed
-        top = 1
-        while top > 0:
-            top -= 1
-            f = stack[top]
-            for k in range(3):
-                g = other[3 * f + k]
-                if g >= 0 and part[g] < 0:
+        top, postponed = 1, 0
+        while top > 0 or postponed > 0:
+            if top > 0:
+                top -= 1
+                f = stack[top]
+                first, last = 3 * f, 3 * f + 3
+            else:
+                postponed -= 1
+                first = later[postponed]
+                last = first + 1
+                f = first // 3
+            for i in range(first, last):
+                g = other[i]
+                if g < 0:
+                    continue
+                turned = flip[f] == is_alike[i]
+                if part[g] >= 0:
+                    is_twisted |= flip[g] != turned
+                elif last > first + 1 and is_fold[i]:
+                    later[postponed] = i
+                    postponed += 1
+                else:
                     part[g] = count
-                    flip[g] = flip[f] == is_alike[3 * f + k]
+                    flip[g] = turned
                     stack[top] = g
                     top += 1
         count += 1
-    return count
+    return count, is_twisted
 
 
 @kernel
