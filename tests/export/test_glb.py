@@ -15,7 +15,7 @@ from tests import khronos
 from tests.export import shapes
 from trellis2_server import export
 from trellis2_server.errors import ExportError, MissingPackageError
-from trellis2_server.export import glb
+from trellis2_server.export.pieces import pieces
 from trellis2_server.mesh import Mesh, VoxelField
 
 trimesh = pytest.importorskip("trimesh")
@@ -265,6 +265,6 @@ def same_triangles(ours: np.ndarray, wanted: np.ndarray) -> None:
 @pytest.mark.parametrize("count", [0, 1, 87_381, 87_382, 300_000])
 def test_an_array_of_any_size_is_copied_a_mebibyte_at_a_time(count: int) -> None:
     array = np.arange(3 * count, dtype=np.uint32).reshape(count, 3)
-    parts = glb.pieces(array)
+    parts = pieces(array)
     assert b"".join(parts) == array.tobytes()
     assert all(len(part) <= 1 << 20 for part in parts)

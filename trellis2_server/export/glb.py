@@ -21,6 +21,7 @@ from trellis2_server.errors import ExportError
 from trellis2_server.export.adjacency import corner_lists, is_solid, twins
 from trellis2_server.export.kernel import spread
 from trellis2_server.export.kernels import glb as kernels
+from trellis2_server.export.pieces import pieces
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,8 +42,6 @@ _INDICES: Final = 34963
 #: So many vertices can be named in 16 bits: 65535 itself would restart a primitive.
 SHORT_VERTICES: Final = 0xFFFF
 _LINEAR, _MIPMAP, _CLAMP = 9729, 9987, 33071
-#: Bytes that are copied at a time: the interpreter is free for others in between.
-_PIECE: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,15 +167,6 @@ class File:
         for name in ("extensionsUsed", "extensionsRequired"):
             if extension not in self.json.setdefault(name, []):
                 self.json[name].append(extension)
-
-
-def pieces(array: NDArray[Any]) -> list[bytes]:
-    """The array's bytes, cut: `tobytes` of many would hold the interpreter for as long as it takes.
-
-    Joining `bytes` does not.
-    """
-    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return [flat[at : at + _PIECE].tobytes() for at in range(0, flat.size, _PIECE)]
 
 
 def pack(

@@ -11,6 +11,7 @@ What this module does not know: colours, files.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -76,6 +77,9 @@ _TURNS: Final = 3
 _ENOUGH: Final = 2000
 SMOOTHINGS: Final = 12
 _PACKINGS: Final = 7
+#: From so many charts on they are packed in haste, and in the end with care, so much larger.
+_MANY: Final = 500
+_CARE: Final = (1.03, 1.01)
 #: How much more of the atlas a chart may take with its rows than with its columns.
 _BETTER: Final = 1.12
 #: How often the largest charts are halved to fit better, unless so much of the atlas is covered …
@@ -324,7 +328,7 @@ def _trial(  # noqa: PLR0913, PLR0917
     flat, _, uv_faces, start = laid
     flat, size = flat.copy(), min(size_px, _TRIAL_PX)
     spread(kernels.straighten, len(start) - 1, flat, start, _ANGLES, grain=1)
-    scale = _fit(flat, start, uv_faces, chart, twin, size, hope, _TRIAL_PACKINGS)[0]
+    scale = _fit(flat, start, uv_faces, chart, twin, size, hope, _TRIAL_PACKINGS, is_trial=True)[0]
     return float(own.sum()) * scale * scale / (size * size)
 
 
@@ -454,10 +458,13 @@ def _fit(  # noqa: PLR0913, PLR0917 - what `pack` takes
     size_px: int,
     hope: float,
     packings: int = _PACKINGS,
+    *,
+    is_trial: bool = False,
 ) -> tuple[float, NDArray[np.int32], NDArray[np.float64]]:
     """The largest scale found at which the charts fit, 0 where none.
 
     Also where each chart goes and how it is turned, int32 [C, 3], and its box, float64 [C, 2].
+    Many charts are packed in haste, and with care only in the end, unless that is a trial.
     """
     count = len(start) - 1
     gap = _gap(size_px)
@@ -473,33 +480,67 @@ def _fit(  # noqa: PLR0913, PLR0917 - what `pack` takes
     )
     scale = np.sqrt(hope) * size_px / np.sqrt(max(area, 1e-30))
     scale = min(scale, (size_px - 2 * gap - 2) / max(float(box.max()), 1e-30))
-    best_scale, best = 0.0, np.zeros((count, 3), np.int32)
+
+    def packed(scale: float, *, is_hasty: bool) -> tuple[int, NDArray[np.int32]]:
+        place = np.empty((count, 3), np.int32)
+        height = _try_packing(
+            box, order, edges, owner, flat, scale, gap, size_px, place, is_hasty=is_hasty
+        )
+        return height, place
+
+    found = None
+    if count >= _MANY:
+        found = _largest(partial(packed, is_hasty=True), scale, size_px, packings)
+        if found is not None and not is_trial:
+            for wished in (found[0] * more for more in _CARE):
+                height, place = packed(wished, is_hasty=False)
+                if 0 <= height <= size_px:
+                    return wished, place, box
+    if found is None:
+        found = _largest(partial(packed, is_hasty=False), scale, size_px, packings)
+    return (0.0, np.zeros((count, 3), np.int32), box) if found is None else (*found, box)
+
+
+def _largest(
+    packed: Callable[[float], tuple[int, NDArray[np.int32]]],
+    scale: float,
+    size_px: int,
+    packings: int,
+) -> tuple[float, NDArray[np.int32]] | None:
+    """The largest scale found at which `packed` takes no more rows than there are, and its places.
+
+    Args:
+        packed: the rows, or -1, and where each chart goes, at a scale.
+        scale: the first that is tried.
+        size_px: rows.
+        packings: how many are tried; more where nothing fits.
+    """
+    best: tuple[float, NDArray[np.int32]] | None = None
     too_big = np.inf
     for attempt in range(40):
-        place = np.empty((count, 3), np.int32)
-        height = _try_packing(box, order, edges, owner, flat, scale, gap, size_px, place)
+        height, place = packed(scale)
         if 0 <= height <= size_px:
-            if scale > best_scale:
-                best_scale, best = scale, place
+            if best is None or scale > best[0]:
+                best = scale, place
             if attempt >= packings or height > 0.985 * size_px:
                 break
             wished = scale * min(1.08, np.sqrt(size_px / max(height, 1)))
             scale = min(wished, 0.5 * (scale + too_big))
-            if scale < best_scale * 1.004:
+            if scale < best[0] * 1.004:
                 break
         else:
             too_big = min(too_big, scale)
-            if best_scale > 0.0:
+            if best is not None:
                 if attempt >= packings:
                     break
-                scale = 0.5 * (best_scale + too_big)
-                if scale < best_scale * 1.004:
+                scale = 0.5 * (best[0] + too_big)
+                if scale < best[0] * 1.004:
                     break
             else:
                 scale *= 0.93 if attempt < packings else 0.7
                 # Gutters do not shrink: the scale comes down by this at least.
                 scale = min(scale, too_big * np.sqrt(size_px / max(height, size_px)))
-    return best_scale, best, box
+    return best
 
 
 def _try_packing(  # noqa: PLR0913, PLR0917
@@ -512,6 +553,8 @@ def _try_packing(  # noqa: PLR0913, PLR0917
     gap: int,
     size_px: int,
     place: NDArray[np.int32],
+    *,
+    is_hasty: bool,
 ) -> int:
     """The rows that packing at this scale takes, at least where too many; -1: it does not fit."""
     cells = np.ceil(box * scale).astype(np.int64) + 1 + 2 * gap
@@ -526,7 +569,9 @@ def _try_packing(  # noqa: PLR0913, PLR0917
     # An arch leaves its hole to others only where it lies on its side.
     ways = np.where(columns * _BETTER > rows, np.where(rows * _BETTER > columns, 2, 0), 1)
     return int(
-        kernels.place(order, cells, ways, first, low, high, last, np.zeros(1024, np.int32), place)
+        kernels.place(
+            order, cells, ways, first, low, high, last, np.zeros(2048, np.int32), is_hasty, place
+        )
     )
 
 

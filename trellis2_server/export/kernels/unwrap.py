@@ -695,14 +695,17 @@ def apart(height):
 
 
 @kernel
-def place(order, cells, ways, first, low, high, last, hint, place):
+def place(order, cells, ways, first, low, high, last, hint, is_hasty, place):
     # last[y, x]: the nearest taken cell at or left of x in row y.
+    # hint: the row at which the last chart of about that size found room; those above it are not
+    # searched again for small ones, and for large ones where that is_hasty.
     # ways: 0 or 1 where only the rows, or only the columns, outline a chart well; else 2.
     # place: x, y and how the chart is turned: 0 as it is, 1 half, 2 mirrored over the
     # diagonal, 3 that and half.
     size = last.shape[0]
     used = 0
     unit = max(4, size // 512)
+    coarse = 8 * unit
     # The longest free run of each row; negative: at most so long, to be measured again.
     room = np.full(size, size, np.int64)
     for n in range(order.shape[0]):
@@ -720,6 +723,9 @@ def place(order, cells, ways, first, low, high, last, hint, place):
             key = -1
             if max(width, height) < 16 * unit:
                 key = (width // unit * 16 + height // unit) * 4 + turn
+            elif is_hasty:
+                key = 1024 + min(width // coarse, 15) * 64 + min(height // coarse, 15) * 4 + turn
+            if key >= 0:
                 y = hint[key]
             before = y - 1
             limit = min(size, best_top - 1) - height
