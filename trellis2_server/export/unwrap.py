@@ -78,7 +78,7 @@ _ENOUGH: Final = 2000
 SMOOTHINGS: Final = 12
 _PACKINGS: Final = 7
 #: From so many charts on they are packed in haste, and in the end with care, so much larger.
-_MANY: Final = 500
+_MANY: Final = 1500
 _CARE: Final = (1.03, 1.01)
 #: How much more of the atlas a chart may take with its rows than with its columns.
 _BETTER: Final = 1.12
