@@ -109,15 +109,15 @@ def test_the_shape_comes_first_and_the_texture_takes_its_place_in_the_same_view(
             ".getCameraOrbit().theta - theta) > 0.1",
             arg=before,
         )
-        # Its camera glides; at rest it says the same twice.
+        # Its camera glides, a step a frame, however long a frame takes.
         one.page.wait_for_function(
             """() => {
                 const theta = document.querySelector("model-viewer").getCameraOrbit().theta;
-                const isAtRest = window.lastTheta === theta;
+                window.restful = window.lastTheta === theta ? window.restful + 1 : 0;
                 window.lastTheta = theta;
-                return isAtRest;
+                return window.restful > 10;
             }""",
-            polling=200,
+            polling="raf",
         )
         turned = one.camera()
         engine.open_all()
