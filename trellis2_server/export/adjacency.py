@@ -5,7 +5,7 @@ A half-edge is `3 * face + k`: the edge from corner `k` to corner `(k + 1) % 3`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from trellis2_server.export.kernels import adjacency as kernels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_Index = TypeVar("_Index", np.int32, np.int64)
 
 BOUNDARY: Final = -1
 NON_MANIFOLD: Final = -2
@@ -35,6 +37,11 @@ def twins(faces: NDArray[np.int32], vertex_count: int) -> NDArray[np.int32]:
     kernels.sort_edges(faces, first, order, far)
     spread(kernels.pair, vertex_count, first, order, far, twin)
     return twin
+
+
+def following(half_edges: NDArray[_Index]) -> NDArray[_Index]:
+    """The next half-edge of each one's face, which begins where that one ends."""
+    return np.where(half_edges % 3 == 2, half_edges - 2, half_edges + 1)  # noqa: PLR2004
 
 
 def is_solid(faces: NDArray[np.int32], twin: NDArray[np.int32]) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from trellis2_server.errors import ExportError
-from trellis2_server.export.adjacency import BOUNDARY, NON_MANIFOLD, twins
+from trellis2_server.export.adjacency import BOUNDARY, NON_MANIFOLD, following, twins
 from trellis2_server.export.kernel import spread
 from trellis2_server.export.kernels import clean as kernels
 from trellis2_server.mesh import Mesh, VoxelField
@@ -124,7 +124,7 @@ def _weld_rims(
     if open_edges.size == 0:
         return faces
     corner = faces.reshape(-1)
-    ends = np.where(open_edges % 3 == 2, open_edges - 2, open_edges + 1)  # noqa: PLR2004
+    ends = following(open_edges)
     rim = np.unique(np.concatenate([corner[open_edges], corner[ends]]))
     place = vertices[rim] + np.float32(0)  # -0.0 and 0.0 are one place
     order = np.lexsort(place.T)
@@ -160,7 +160,7 @@ def _joints(
     edges = np.flatnonzero(twin == NON_MANIFOLD)
     corner = faces.reshape(-1)
     is_joint[corner[edges]] = True
-    is_joint[corner[np.where(edges % 3 == 2, edges - 2, edges + 1)]] = True  # noqa: PLR2004
+    is_joint[corner[following(edges)]] = True
     return is_joint
 
 
@@ -253,7 +253,7 @@ def _close_holes(
         rim: int64 [R], the half-edges without another face, ascending.
     """
     corner = faces.reshape(-1)
-    ends = np.where(rim % 3 == 2, rim - 2, rim + 1)  # noqa: PLR2004
+    ends = following(rim)
     start, stop = corner[rim], corner[ends]
     new_vertices = np.empty((rim.size, 3), np.float32)
     new_faces = np.empty((rim.size, 3), np.int32)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from trellis2_server import export
+from trellis2_server.export import foreign
 from trellis2_server.mesh import Mesh, VoxelField
 
 if TYPE_CHECKING:
@@ -84,10 +85,8 @@ class Compilation:
         Raises:
             MissingPackageError: Pillow is not installed.
         """
-        while self._parts:
-            part = self._take()
-            if part is not None:
-                _compile(part)
+        while (part := self._take()) is not None:
+            _compile(part)
         for helper in self._helpers:
             helper.join()
         # What a process failed at is compiled here.
@@ -135,14 +134,13 @@ def is_compiled(part: str) -> bool:
 
 
 def _begin(part: str) -> subprocess.Popen[bytes] | None:
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
     try:
         return subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-m", "trellis2_server.export.compilation", part],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=environment,
+            env=foreign.environment(),
         )
     except OSError:
         return None

@@ -18,7 +18,7 @@ import numpy as np
 
 from trellis2_server.errors import ExportError
 from trellis2_server.export import foreign
-from trellis2_server.export.adjacency import twins
+from trellis2_server.export.adjacency import following, twins
 from trellis2_server.export.kernel import spread
 from trellis2_server.export.kernels import unwrap as kernels
 
@@ -397,7 +397,7 @@ def _borders(
         return nothing, nothing, np.zeros(0)
     a, b = group[half // 3].astype(np.int64), group[twin[half] // 3].astype(np.int64)
     corner = faces.reshape(-1)
-    ends = np.where(half % 3 == 2, half - 2, half + 1)  # noqa: PLR2004
+    ends = following(half)
     length = np.linalg.norm(vertices[corner[half]] - vertices[corner[ends]], axis=1)
     keys, where = np.unique(np.minimum(a, b) * count + np.maximum(a, b), return_inverse=True)
     return (
@@ -584,7 +584,7 @@ def _rims(
     edges = np.empty((rim.size, 2), np.int32)
     corner = uv_faces.reshape(-1)
     edges[:, 0] = corner[rim]
-    edges[:, 1] = corner[np.where(rim % 3 == 2, rim - 2, rim + 1)]  # noqa: PLR2004
+    edges[:, 1] = corner[following(rim)]
     return edges, chart[rim // 3]
 
 
