@@ -31,12 +31,12 @@ _CELL_VERTICES: Final = 2000
 #: A mesh with fewer faces is not worth cutting.
 _CUT_FROM: Final = 80_000
 #: The last round, in one cell, removes at most this share of the faces.
-_LAST_SHARE: Final = 0.15
+_LAST_SHARE: Final = 0.08
 #: How far above the target the first round and those after it end: the vertices that rested
 #: meanwhile are still to be thinned as much as the others.
-_FIRST_ABOVE, _ABOVE = 1.4, 1.15
-#: Every so many cells, one goes ahead and tells the others the limit: they are walked through
-#: once instead of once for each step there.
+_FIRST_ABOVE, _ABOVE = 1.2, 1.05
+#: Every so many cells, one goes ahead and finds the limit for the others: they are walked
+#: through once instead of once for each step there.
 _AHEAD: Final = 8
 #: … and how far above the goal it stops, since the others may differ.
 _AHEAD_ABOVE: Final = 1.15
@@ -119,6 +119,8 @@ class _Work:
         axes = mesh.vertices.T  # each by itself: along the first axis NumPy is slow
         self._box = np.array([[end(axis) for axis in axes] for end in (np.min, np.max)], float)
         self._has_quadrics = False
+        #: Up to which bucket edges have been collapsed wherever they may be; -1: nowhere yet.
+        self._limit = -1
         self._one_cell()
 
     def _one_cell(self) -> None:
@@ -211,46 +213,41 @@ class _Work:
             budget: faces that may be removed at most.
         """
         left = self._free.copy()
-        limit = -1
         if len(left) >= 4 * _AHEAD:
-            limit, budget = self._thin(slice(0, None, _AHEAD), left, _AHEAD_ABOVE * share, budget)
-        self._thin(slice(None), left, share, budget, limit)
+            budget = self._thin(slice(0, None, _AHEAD), left, _AHEAD_ABOVE * share, budget)
+        self._thin(slice(None), left, share, budget)
 
-    def _thin(
-        self, cells: slice, left: NDArray[np.float64], share: float, budget: int, limit: int = -1
-    ) -> tuple[int, int]:
-        """The same in some of the cells, in steps, the first of them up to `limit` unless -1.
+    def _thin(self, cells: slice, left: NDArray[np.float64], share: float, budget: int) -> int:
+        """The same in some of the cells, in steps, the first of them up to the last limit.
 
         Args:
             cells: which.
             left: float64 [cells], vertices that may move, kept up to date.
             share: of them, how many shall be left.
             budget: faces that may be removed at most.
-            limit: a bucket.
 
         Returns:
-            the last limit and the budget that is left.
+            the budget that is left.
         """
         counts, free = self._counts[cells], float(self._free[cells].sum())
         budgets = np.zeros(len(left), np.int64)
-        is_given = limit >= 0
+        last = -1
         while True:
             waiting = counts.sum(axis=0, dtype=np.int64)
             # Of those that wait many do with the same edge, or with one that is gone.
             wanted = min(0.5 * float(waiting.sum()), float(left[cells].sum()) - share * free)
             if wanted <= 0.01 * free:
-                return limit, budget
-            if not is_given:
-                limit = int(np.searchsorted(np.cumsum(waiting), wanted))
-            is_given = False
-            ready = counts[:, : limit + 1].sum(axis=1, dtype=np.int64)
+                return budget
+            if last >= 0 or self._limit < 0:
+                self._limit = int(np.searchsorted(np.cumsum(waiting), wanted))
+            if self._limit == last:  # the budget is spent
+                return budget
+            last = self._limit
+            ready = counts[:, : last + 1].sum(axis=1, dtype=np.int64)
             budgets[cells] = budget * ready // max(1, int(ready.sum()))
-            removed = self.collapse(budgets, limit, _STRICT)
+            removed = self.collapse(budgets, last, _STRICT)
             left -= removed / 2
-            total = int(removed.sum())
-            budget -= total
-            if total <= 0.01 * wanted:
-                return limit, budget
+            budget -= int(removed.sum())
 
     def tidy(self, *, no_repeated: bool) -> None:
         """Drop what is gone; all is one cell again."""
