@@ -24,6 +24,8 @@ HOLE_PERIMETER: Final = 0.03
 FLOATER_SIZE: Final = 0.02
 #: … and it has less than this share of the area of the largest part.
 FLOATER_AREA: Final = 1e-3
+#: The list of faces is joined to parts in so many pieces, on whatever threads there are.
+_PIECES: Final = 16
 
 
 def clean(mesh: Mesh) -> Mesh:
@@ -186,18 +188,13 @@ class _Parts:
     ) -> None:
         other, is_alike = np.empty(twin.size, np.int32), np.empty(twin.size, bool)
         spread(kernels.compare, len(faces), faces, twin, other, is_alike)
-        self._label, stack = (np.empty(len(faces), np.int32) for _ in range(2))
-        self._flip = np.empty(len(faces), bool)
-        is_fold = np.zeros(twin.size, bool)
-        self.count, is_twisted = kernels.label_parts(
-            other, is_alike, is_fold, self._label, self._flip, stack, stack[:0]
-        )
-        if is_twisted:
-            spread(
-                kernels.find_folds, len(faces), vertices, faces, other, is_alike, is_joint, is_fold
-            )
-            later = np.empty(np.count_nonzero(is_fold), np.int32)
-            kernels.label_parts(other, is_alike, is_fold, self._label, self._flip, stack, later)
+        fold = np.zeros(twin.size, np.uint8)
+        root = np.empty(len(faces), np.int32)
+        if _join(other, is_alike, fold, root, 0):
+            spread(kernels.find_folds, len(faces), vertices, faces, other, is_alike, is_joint, fold)
+            _join(other, is_alike, fold, root, 2)
+        self._label, self._flip = np.empty(len(faces), np.int32), np.empty(len(faces), bool)
+        self.count = kernels.number_parts(root, self._label, self._flip)
         self._is_open = np.zeros(self.count, bool)
         self._low = np.full((self.count, 3), np.inf, np.float32)
         self._high = np.full((self.count, 3), -np.inf, np.float32)
@@ -230,16 +227,42 @@ class _Parts:
         return is_inside_out[self._label] != self._flip
 
 
+def _join(
+    other: NDArray[np.int32],
+    is_alike: NDArray[np.bool_],
+    fold: NDArray[np.uint8],
+    root: NDArray[np.int32],
+    folds: int,
+) -> bool:
+    """Join the faces to parts, which `root` tells; whether some of them cannot be wound alike.
+
+    Args:
+        other: int32 [3 F], the face across each edge.
+        is_alike: bool [3 F], whether that one is wound alike.
+        fold: uint8 [3 F], how sharp the edge is: 0, or up to `folds`.
+        root: int32 [F], written.
+        folds: 0 or more.
+    """
+    is_twisted = np.zeros(_PIECES, bool)
+    spread(kernels.join_within, _PIECES, _PIECES, other, is_alike, fold, root, is_twisted, grain=1)
+    return kernels.join_across(_PIECES, folds, other, is_alike, fold, root) or bool(
+        is_twisted.any()
+    )
+
+
 def drop_unused(
     vertices: NDArray[np.float32], faces: NDArray[np.int32]
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Only the vertices that a face names, in their old order."""
     used = np.zeros(len(vertices), bool)
-    used[faces.reshape(-1)] = True
+    kernels.mark_used(faces, used)
     if bool(used.all()):
         return vertices, faces
-    renamed = np.cumsum(used, dtype=np.int32) - np.int32(1)
-    return vertices[used], renamed[faces]
+    name = np.cumsum(used, dtype=np.int32)
+    name -= 1
+    renamed = np.empty_like(faces)
+    spread(kernels.rename, len(faces), faces, name, renamed)
+    return vertices[used], renamed
 
 
 def _close_holes(

@@ -54,25 +54,27 @@ def compare(start, stop, faces, twin, other, is_alike):
 
 
 @kernel
-def find_folds(start, stop, vertices, faces, other, is_alike, is_joint, is_fold):
-    # Edges where the surface turns by more than 60 degrees, were both faces wound alike, and
-    # those that end where several sheets meet.
+def find_folds(start, stop, vertices, faces, other, is_alike, is_joint, fold):
+    # How far the surface turns at each edge, were both faces wound alike: 0 by less than 30
+    # degrees, 1 by less than 60, 2 by more, or the edge ends where several sheets meet.
     for f in range(start, stop):
         nx, ny, nz = normal(vertices, faces, f)
         for k in range(3):
             g = other[3 * f + k]
-            is_fold[3 * f + k] = False
-            if g >= 0:
-                mx, my, mz = normal(vertices, faces, g)
-                along = nx * mx + ny * my + nz * mz
-                square = (nx * nx + ny * ny + nz * nz) * (mx * mx + my * my + mz * mz)
-                side = along if is_alike[3 * f + k] else -along
-                is_fold[3 * f + k] = (
-                    is_joint[faces[f, k]]
-                    or is_joint[faces[f, (k + 1) % 3]]
-                    or side < 0.0
-                    or 4.0 * side * side < square
-                )
+            fold[3 * f + k] = 0
+            if g < 0:
+                continue
+            if is_joint[faces[f, k]] or is_joint[faces[f, (k + 1) % 3]]:
+                fold[3 * f + k] = 2
+                continue
+            mx, my, mz = normal(vertices, faces, g)
+            along = nx * mx + ny * my + nz * mz
+            side = along if is_alike[3 * f + k] else -along
+            square = (nx * nx + ny * ny + nz * nz) * (mx * mx + my * my + mz * mz)
+            if side < 0.0 or 4.0 * side * side < square:
+                fold[3 * f + k] = 2
+            elif 4.0 * side * side < 3.0 * square:
+                fold[3 * f + k] = 1
 
 
 @kernel
@@ -82,48 +84,77 @@ def normal(vertices, faces, f):
     return uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
 
 
+# A part is a tree of its faces, whose root is the first of them. root: twice a face further up,
+# itself at the root, and 1 more where the two are not wound alike.
+
+
 @kernel
-def label_parts(other, is_alike, is_fold, part, flip, stack, later):
-    # Parts are joined through edges with exactly two faces. flip: whether a face has to be
-    # turned to be wound like the first of its part, which is the first in the order of faces.
-    # Folds are crossed last, so that faces which cannot agree meet there, if anywhere.
+def find(root, f):
+    # The same for the root of f's part; on the way every other face is hung higher.
+    turned = 0
+    while root[f] >> 1 != f:
+        root[f] = root[root[f] >> 1] ^ (root[f] & 1)
+        turned ^= root[f] & 1
+        f = root[f] >> 1
+    return 2 * f + turned
+
+
+@kernel
+def join(root, f, g, is_alike):
+    # Whether the parts of f and g are one, or now become one: not where f and g cannot be wound
+    # alike any more.
+    a, b = find(root, f), find(root, g)
+    turned = ((a ^ b) & 1) ^ (0 if is_alike else 1)
+    a, b = a >> 1, b >> 1
+    if a == b:
+        return turned == 0
+    root[max(a, b)] = 2 * min(a, b) + turned
+    return True
+
+
+@kernel
+def join_within(start, stop, pieces, other, is_alike, fold, root, is_twisted):
+    # Join the faces of each piece of the list, by itself, through edges that are no folds.
+    for piece in range(start, stop):
+        low, high = root.shape[0] * piece // pieces, root.shape[0] * (piece + 1) // pieces
+        for f in range(low, high):
+            root[f] = 2 * f
+            for i in range(3 * f, 3 * f + 3):
+                if low <= other[i] < f and fold[i] == 0:
+                    is_twisted[piece] |= not join(root, f, other[i], is_alike[i])
+
+
+@kernel
+def join_across(pieces, folds, other, is_alike, fold, root):
+    # Join the pieces; then the faces on both sides of folds, the sharpest last: what cannot be
+    # wound alike meets there, if anywhere.
+    is_twisted = False
+    for piece in range(pieces):
+        low, high = root.shape[0] * piece // pieces, root.shape[0] * (piece + 1) // pieces
+        for i in range(3 * low, 3 * high):
+            if 0 <= other[i] < low and fold[i] == 0:
+                is_twisted |= not join(root, i // 3, other[i], is_alike[i])
+    for sharp in range(1, folds + 1):
+        for i in range(other.shape[0]):
+            if fold[i] == sharp and 0 <= other[i] < i // 3:
+                is_twisted |= not join(root, i // 3, other[i], is_alike[i])
+    return is_twisted
+
+
+@kernel
+def number_parts(root, part, flip):
+    # In the order of their first faces. flip: whether a face has to be turned to be wound like
+    # the first.
+    count = 0
     for f in range(part.shape[0]):
-        part[f] = -1
-    count, is_twisted = 0, False
-    for seed in range(part.shape[0]):
-        if part[seed] >= 0:
-            continue
-        part[seed] = count
-        flip[seed] = False
-        stack[0] = seed
-        top, postponed = 1, 0
-        while top > 0 or postponed > 0:
-            if top > 0:
-                top -= 1
-                f = stack[top]
-                first, last = 3 * f, 3 * f + 3
-            else:
-                postponed -= 1
-                first = later[postponed]
-                last = first + 1
-                f = first // 3
-            for i in range(first, last):
-                g = other[i]
-                if g < 0:
-                    continue
-                turned = flip[f] == is_alike[i]
-                if part[g] >= 0:
-                    is_twisted |= flip[g] != turned
-                elif last > first + 1 and is_fold[i]:
-                    later[postponed] = i
-                    postponed += 1
-                else:
-                    part[g] = count
-                    flip[g] = turned
-                    stack[top] = g
-                    top += 1
-        count += 1
-    return count, is_twisted
+        up = find(root, f)
+        if up >> 1 == f:
+            part[f] = count
+            count += 1
+        else:
+            part[f] = part[up >> 1]
+        flip[f] = up & 1 != 0
+    return count
 
 
 @kernel
@@ -173,6 +204,19 @@ def minus(vertices, a, b):
         np.float64(vertices[a, 1]) - np.float64(vertices[b, 1]),
         np.float64(vertices[a, 2]) - np.float64(vertices[b, 2]),
     )
+
+
+@kernel
+def mark_used(faces, used):
+    for f in range(faces.shape[0]):
+        used[faces[f, 0]] = used[faces[f, 1]] = used[faces[f, 2]] = True
+
+
+@kernel
+def rename(start, stop, faces, name, renamed):
+    for f in range(start, stop):
+        for k in range(3):
+            renamed[f, k] = name[faces[f, k]]
 
 
 @kernel
