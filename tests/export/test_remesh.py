@@ -24,7 +24,7 @@ def wrapped(mesh: Mesh, resolution: int = 64) -> Mesh:
 
 def parts(mesh: Mesh) -> int:
     twin = twins(mesh.faces, len(mesh.vertices))
-    return clean._Parts(mesh.vertices, mesh.faces, twin, np.zeros(len(mesh.vertices), bool)).count
+    return clean._Parts(mesh.vertices, mesh.faces, twin).count
 
 
 def box(low: tuple[float, float, float], high: tuple[float, float, float]) -> Mesh:

@@ -47,8 +47,7 @@ def clean(mesh: Mesh) -> Mesh:
         raise ExportError("The mesh has no face with an area.")
     if welded is not faces:
         faces, twin = welded, twins(welded, len(vertices))
-    is_joint = _joints(vertices, faces, twin)
-    parts = _Parts(vertices, faces, twin, is_joint)
+    parts = _Parts(vertices, faces, twin)
     floats, turned = parts.floating(), parts.turned()
     if bool(floats.any()):
         stays = ~floats
@@ -57,7 +56,7 @@ def clean(mesh: Mesh) -> Mesh:
         faces, turned = faces[stays], turned[stays]
         twin = twins(faces, len(vertices))
         if joins_anew:
-            turned = _Parts(vertices, faces, twin, is_joint).turned()
+            turned = _Parts(vertices, faces, twin).turned()
     vertices, faces = drop_unused(vertices, faces)
     if bool(turned.any()):
         wound = np.empty_like(faces)
@@ -154,44 +153,26 @@ def drop_repeated(faces: NDArray[np.int32], vertex_count: int) -> NDArray[np.int
     return faces if bool(keep.all()) else faces[keep]
 
 
-def _joints(
-    vertices: NDArray[np.float32], faces: NDArray[np.int32], twin: NDArray[np.int32]
-) -> NDArray[np.bool_]:
-    """Which vertices have an edge of more than two faces, bool [N]."""
-    is_joint = np.zeros(len(vertices), bool)
-    edges = np.flatnonzero(twin == NON_MANIFOLD)
-    corner = faces.reshape(-1)
-    is_joint[corner[edges]] = True
-    is_joint[corner[following(edges)]] = True
-    return is_joint
-
-
 class _Parts:
     """What is joined through edges of exactly two faces.
 
     A part with only one side has faces that cannot be wound like their neighbours. They are put
-    where it folds or meets other sheets, not where it is smooth.
-
-    Args:
-        is_joint: bool [N], the vertices where more than two faces share an edge.
+    where it folds, not where it is smooth.
 
     Attributes:
         count: of them.
     """
 
     def __init__(
-        self,
-        vertices: NDArray[np.float32],
-        faces: NDArray[np.int32],
-        twin: NDArray[np.int32],
-        is_joint: NDArray[np.bool_],
+        self, vertices: NDArray[np.float32], faces: NDArray[np.int32], twin: NDArray[np.int32]
     ) -> None:
         other, is_alike = np.empty(twin.size, np.int32), np.empty(twin.size, bool)
         spread(kernels.compare, len(faces), faces, twin, other, is_alike)
+        # How sharp an edge is matters only where some faces cannot agree.
         fold = np.zeros(twin.size, np.uint8)
         root = np.empty(len(faces), np.int32)
         if _join(other, is_alike, fold, root, 0):
-            spread(kernels.find_folds, len(faces), vertices, faces, other, is_alike, is_joint, fold)
+            spread(kernels.find_folds, len(faces), vertices, faces, other, is_alike, fold)
             _join(other, is_alike, fold, root, 2)
         self._label, self._flip = np.empty(len(faces), np.int32), np.empty(len(faces), bool)
         self.count = kernels.number_parts(root, self._label, self._flip)

@@ -54,18 +54,15 @@ def compare(start, stop, faces, twin, other, is_alike):
 
 
 @kernel
-def find_folds(start, stop, vertices, faces, other, is_alike, is_joint, fold):
+def find_folds(start, stop, vertices, faces, other, is_alike, fold):
     # How far the surface turns at each edge, were both faces wound alike: 0 by less than 30
-    # degrees, 1 by less than 60, 2 by more, or the edge ends where several sheets meet.
+    # degrees, 1 by less than 60, 2 by more.
     for f in range(start, stop):
         nx, ny, nz = normal(vertices, faces, f)
         for k in range(3):
             g = other[3 * f + k]
             fold[3 * f + k] = 0
             if g < 0:
-                continue
-            if is_joint[faces[f, k]] or is_joint[faces[f, (k + 1) % 3]]:
-                fold[3 * f + k] = 2
                 continue
             mx, my, mz = normal(vertices, faces, g)
             along = nx * mx + ny * my + nz * mz
