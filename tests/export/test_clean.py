@@ -6,6 +6,7 @@ import pytest
 from tests.export import shapes
 from trellis2_server import export
 from trellis2_server.errors import ExportError
+from trellis2_server.export.adjacency import twins
 from trellis2_server.mesh import Mesh, VoxelField
 
 MANY = 1_000_000
@@ -48,6 +49,22 @@ def test_an_open_sheet_keeps_the_side_most_of_it_shows() -> None:
         *(mesh.vertices[cleaned.faces[:, k]] - mesh.vertices[cleaned.faces[:, 0]] for k in (1, 2))
     )
     assert (normal * got).sum() > 0
+
+
+def test_where_a_band_with_one_side_has_a_fold_its_odd_faces_meet_there() -> None:
+    mesh = shapes.moebius()
+    around = np.arctan2(mesh.vertices[:, 1], mesh.vertices[:, 0])
+    bent = mesh.vertices + np.outer(np.abs(np.sin(around / 2)), [0, 0, 0.6]).astype(np.float32)
+    rng = np.random.default_rng(3)
+    faces = rng.permutation(mesh.faces)
+    cleaned = prepared(Mesh(bent, faces))
+    half = np.flatnonzero((twin := twins(cleaned.faces, len(cleaned.vertices))) >= 0)
+    corner = cleaned.faces.reshape(-1)
+    odd = half[corner[half] == corner[twin[half]]]
+    # From one rim to the other, each edge of two halves, all across the fold.
+    assert len(odd) == 2 * 8
+    assert np.abs(cleaned.vertices[corner[odd], 1]).max() < 1e-6
+    assert cleaned.vertices[corner[odd], 0].min() > 0
 
 
 def test_duplicate_and_degenerate_faces_go() -> None:

@@ -26,14 +26,22 @@ FLOATER_SIZE: Final = 0.02
 FLOATER_AREA: Final = 1e-3
 #: The list of faces is joined to parts in so many pieces, on whatever threads there are.
 _PIECES: Final = 16
+#: A mesh is meant to be wound as it is when no more of its area than this is wound against the
+#: rest of its part; the winding of dual grids says nothing.
+_AS_GIVEN: Final = 0.1
+#: … and neither does that of a part with more than this.
+_AT_RANDOM: Final = 0.4
+#: A part bulges when its volume is more than so many edges high.
+_BULGE: Final = 0.1
 
 
 def clean(mesh: Mesh) -> Mesh:
     """The mesh without duplicate or degenerate faces, floaters, small holes, stray vertices.
 
     Faces that share an edge are wound alike where the surface allows it, outward where it
-    is closed; an open part keeps the winding that most of its area had. Vertices keep their
-    order and are not moved.
+    is closed. An open part keeps the winding that most of its area had; where the winding of
+    the mesh means nothing, as that of dual grids, it bulges outward. Vertices keep their order
+    and are not moved.
 
     Raises:
         ExportError: the arrays are no mesh, or nothing is left of it.
@@ -50,13 +58,8 @@ def clean(mesh: Mesh) -> Mesh:
     parts = _Parts(vertices, faces, twin)
     floats, turned = parts.floating(), parts.turned()
     if bool(floats.any()):
-        stays = ~floats
-        # What an edge of several parts joins depends on how many of them are left.
-        joins_anew = bool((twin.reshape(-1, 3)[floats] == NON_MANIFOLD).any())
-        faces, turned = faces[stays], turned[stays]
+        faces, turned = faces[~floats], turned[~floats]
         twin = twins(faces, len(vertices))
-        if joins_anew:
-            turned = _Parts(vertices, faces, twin).turned()
     vertices, faces = drop_unused(vertices, faces)
     if bool(turned.any()):
         wound = np.empty_like(faces)
@@ -159,6 +162,11 @@ class _Parts:
     A part with only one side has faces that cannot be wound like their neighbours. They are put
     where it folds, not where it is smooth.
 
+    Where more sheets meet in an edge, parts go on into one another, the smoothest two first.
+    How they are wound there says nothing about which side is out: touching tubes seem to go on
+    into each other's inside. So a part that bulges decides by itself, and the others, mostly
+    strips along such edges, follow their neighbours.
+
     Attributes:
         count: of them.
     """
@@ -185,27 +193,89 @@ class _Parts:
             vertices, faces, other, is_alike, self._label, self._flip, self._is_open, origin,
             self._low, self._high, self._sums,
         )  # fmt: skip
+        self._size = np.bincount(self._label, minlength=self.count)
+        self._ends, self._votes = self._neighbours(vertices, faces, twin)
+
+    def _neighbours(
+        self, vertices: NDArray[np.float32], faces: NDArray[np.int32], twin: NDArray[np.int32]
+    ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """The pairs of parts that go on into one another, those that do so most first.
+
+        Returns:
+            int32 [2, P], the parts.
+            float64 [P], positive where both are wound alike now: by how long their common edge
+                is, and how smooth.
+        """
+        half = np.flatnonzero(twin == NON_MANIFOLD)
+        corner = faces.reshape(-1)
+        edge = np.sort(np.stack([corner[half], corner[following(half)]]), axis=0)
+        order = np.lexsort(edge)
+        half, edge = half[order], edge[:, order]
+        is_first = np.ones(half.size + 1, bool)
+        is_first[1:-1] = (edge[:, 1:] != edge[:, :-1]).any(axis=0)
+        partner, is_alike = np.empty(half.size, np.int64), np.empty(half.size, bool)
+        turn = np.empty(half.size)
+        kernels.pair_smoothest(
+            vertices, faces, half, np.flatnonzero(is_first), partner, is_alike, turn
+        )
+        one = np.flatnonzero(partner > np.arange(half.size))
+        f, g = half[one] // 3, half[partner[one]] // 3
+        weight = turn[one] * np.linalg.norm(vertices[edge[1, one]] - vertices[edge[0, one]], axis=1)
+        weight[is_alike[one] != (self._flip[f] == self._flip[g])] *= -1.0
+        low, high = np.sort(np.stack([self._label[f], self._label[g]]), axis=0).astype(np.int64)
+        pair, where = np.unique(low * self.count + high, return_inverse=True)
+        votes = np.bincount(where, weight, len(pair)).astype(np.float64)
+        order = np.argsort(-np.abs(votes), kind="stable")
+        ends = np.stack(np.divmod(pair[order], self.count)).astype(np.int32)
+        is_two = ends[0] != ends[1]
+        return np.ascontiguousarray(ends[:, is_two]), votes[order][is_two]
 
     def floating(self) -> NDArray[np.bool_]:
-        """Which faces belong to floaters, bool [F]."""
-        area = self._sums[:, :2].sum(axis=1)
-        size = np.linalg.norm(self._high - self._low, axis=1)
-        whole = float(np.linalg.norm(self._high.max(axis=0) - self._low.min(axis=0)))
+        """Which faces belong to floaters, bool [F]: they and what they go on into are small."""
+        root = 2 * np.arange(self.count, dtype=np.int32)
+        kernels.join_parts(*self._ends, self._votes > 0.0, root)
+        name, flip = np.empty(self.count, np.int32), np.empty(self.count, bool)
+        count = kernels.number_parts(root, name, flip)
+        area = np.bincount(name, self._sums[:, :2].sum(axis=1), count)
+        low, high = np.full((count, 3), np.inf), np.full((count, 3), -np.inf)
+        np.minimum.at(low, name, self._low)
+        np.maximum.at(high, name, self._high)
+        size = np.linalg.norm(high - low, axis=1)
+        whole = float(np.linalg.norm(high.max(axis=0) - low.min(axis=0)))
         floats = (size < FLOATER_SIZE * whole) & (area < FLOATER_AREA * area.max())
-        return floats[self._label]
+        return floats[name][self._label]
 
     def turned(self) -> NDArray[np.bool_]:
         """Which faces have to be turned, bool [F], to be wound alike and outward."""
-        stays, turned, volume = self._sums[:, :3].T
+        stays, turned = self._sums[:, :2].T
         area = stays + turned
         # The volume of an open part depends on where it is taken from: its middle.
-        bulge = volume - (self._sums[:, 3:6] * self._sums[:, 6:]).sum(axis=1) / (
+        bulge = self._sums[:, 2] - (self._sums[:, 3:6] * self._sums[:, 6:]).sum(axis=1) / (
             3.0 * area + 1e-300
         )
-        at_random = np.minimum(stays, turned) >= 0.4 * area
-        as_open = np.where(at_random, bulge < 0.0, turned > stays)
-        is_inside_out = np.where(self._is_open, as_open, volume < 0.0)
-        return is_inside_out[self._label] != self._flip
+        if np.minimum(stays, turned).sum() < _AS_GIVEN * area.sum():
+            is_sure = np.ones(self.count, bool)
+            is_inside_out = np.where(self._is_open, turned > stays, bulge < 0.0)
+        else:
+            edge = np.sqrt(area / self._size)
+            is_sure = ~self._is_open | (np.abs(bulge) > 3.0 * _BULGE * area * edge)
+            is_inside_out = bulge < 0.0
+        # One more part, to which all others are joined that are sure which side is out.
+        root = 2 * np.arange(self.count + 1, dtype=np.int32)
+        sure = np.flatnonzero(is_sure).astype(np.int32)
+        kernels.join_parts(sure, np.full_like(sure, self.count), ~is_inside_out[sure], root)
+        kernels.join_parts(*self._ends, self._votes > 0.0, root)
+        names, flips = np.empty(len(root), np.int32), np.empty(len(root), bool)
+        count = kernels.number_parts(root, names, flips)
+        name, flip = names[:-1], flips[:-1]
+        # What no part that is sure goes on into keeps the winding of most of it, if it has one.
+        first = np.bincount(name, np.where(flip, turned, stays), count)
+        second = np.bincount(name, np.where(flip, stays, turned), count)
+        volume = np.bincount(name, np.where(flip, -bulge, bulge), count)
+        at_random = np.minimum(first, second) >= _AT_RANDOM * (first + second)
+        is_turned = np.where(at_random, volume < 0.0, second > first)
+        is_turned[names[-1]] = flips[-1]
+        return (is_turned[name] != flip)[self._label] != self._flip
 
 
 def _join(
