@@ -60,6 +60,24 @@ def test_stringy_charts_are_packed_apart_and_close(shape: str, use: float) -> No
     assert (count > 0).mean() > use
 
 
+@pytest.mark.parametrize(("shape", "limit"), [("bolt", 1.02), ("hair", 1.1)])
+def test_what_is_bent_along_a_rim_lies_flat(shape: str, limit: float) -> None:
+    made = dual_grid.voxelised(dual_grid.REAL[shape](), 128)
+    mesh = export.prepare(made, decimation_target=40_000)
+    atlas = unwrap(mesh, 1024)
+    corner = mesh.vertices[mesh.faces].astype(np.float64)
+    flat = atlas.uv[atlas.faces].astype(np.float64)
+    edge = np.linalg.norm(corner - np.roll(corner, -1, axis=1), axis=2).max(axis=1)
+    texels = np.linalg.norm(flat - np.roll(flat, -1, axis=1), axis=2).max(axis=1)
+    area = np.linalg.norm(
+        np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]), axis=1
+    )
+    order = np.argsort(edge / texels)
+    share = np.cumsum(area[order]) / area.sum()
+    middle, high = (edge / texels)[order][np.searchsorted(share, [0.5, 0.99])]
+    assert high / middle < limit
+
+
 @pytest.mark.parametrize("shape", ["torus", "sphere", "noisy_blob", "links", "sheet"])
 def test_the_density_is_the_same_everywhere(shape: str) -> None:
     mesh = prepared(shape)

@@ -2,8 +2,9 @@
 
 Faces are grouped by where their normals point, neighbouring groups are joined while their
 normals stay within a cone, each group is projected along its mean normal, a face that
-would land on another one starts a chart of its own, and the charts are packed by their
-outlines, row by row, at one common density.
+would land on another one starts a chart of its own, the charts are flattened until their faces
+have nearly the shapes that they have in space, and packed by their outlines, row by row, at one
+common density.
 
 What this module does not know: colours, files.
 """
@@ -75,6 +76,8 @@ _DEGREE: Final = 6
 _TURNS: Final = 3
 #: Of how many faces of a chart the shape is asked for, roughly.
 _ENOUGH: Final = 2000
+#: How often each place then gives way to the shapes of the faces around it.
+_STEPS: Final = 10
 SMOOTHINGS: Final = 12
 _PACKINGS: Final = 7
 #: From so many charts on they are packed in haste, and in the end with care, so much larger.
@@ -174,6 +177,10 @@ def unwrap(
     spread(
         kernels.unbend, len(axes), vertices, faces, order, first, uv_faces, start, flat,
         _DEGREE, _TURNS, _ENOUGH, grain=1,
+    )  # fmt: skip
+    spread(
+        kernels.relax, len(axes), vertices, faces, order, first, uv_faces, start, flat,
+        _STEPS, density, grid_px, grain=1,
     )  # fmt: skip
     spread(kernels.straighten, len(axes), flat, start, _ANGLES, grain=1)
     say("unwrap", 3, steps)

@@ -463,6 +463,24 @@ def solve(matrix, right, size):
 
 
 @kernel
+def lie(vertices, faces, f):
+    # A face in its own plane: from its first corner at 0, the second is at (long, 0), the third
+    # at (along, up).
+    v0, v1, v2 = faces[f, 0], faces[f, 1], faces[f, 2]
+    ax = np.float64(vertices[v1, 0]) - vertices[v0, 0]
+    ay = np.float64(vertices[v1, 1]) - vertices[v0, 1]
+    az = np.float64(vertices[v1, 2]) - vertices[v0, 2]
+    bx = np.float64(vertices[v2, 0]) - vertices[v0, 0]
+    by = np.float64(vertices[v2, 1]) - vertices[v0, 1]
+    bz = np.float64(vertices[v2, 2]) - vertices[v0, 2]
+    long = np.sqrt(ax * ax + ay * ay + az * az)
+    if long <= 1e-20:
+        return 0.0, 0.0, 0.0
+    along = (ax * bx + ay * by + az * bz) / long
+    return long, along, np.sqrt(max(bx * bx + by * by + bz * bz - along * along, 0.0))
+
+
+@kernel
 def unbend(
     begin, end, vertices, faces, order, first, uv_faces, start, flat, degree, rounds, enough
 ):
@@ -505,21 +523,9 @@ def unbend(
                         wanted[i, j] = 0.0
             for n in range(first[c], first[c + 1], stride):
                 f = order[n]
-                v0, v1, v2 = faces[f, 0], faces[f, 1], faces[f, 2]
-                ax = np.float64(vertices[v1, 0]) - vertices[v0, 0]
-                ay = np.float64(vertices[v1, 1]) - vertices[v0, 1]
-                az = np.float64(vertices[v1, 2]) - vertices[v0, 2]
-                bx = np.float64(vertices[v2, 0]) - vertices[v0, 0]
-                by = np.float64(vertices[v2, 1]) - vertices[v0, 1]
-                bz = np.float64(vertices[v2, 2]) - vertices[v0, 2]
-                long = np.sqrt(ax * ax + ay * ay + az * az)
-                if long <= 1e-20:
+                long, along, up = lie(vertices, faces, f)
+                if up <= 1e-3 * long:
                     continue
-                along = (ax * bx + ay * by + az * bz) / long
-                up_2 = bx * bx + by * by + bz * bz - along * along
-                if up_2 <= 1e-6 * long * long:
-                    continue
-                up = np.sqrt(up_2)
                 r0, r1, r2 = uv_faces[f, 0], uv_faces[f, 1], uv_faces[f, 2]
                 ux, uy = flat[r1, 0] - flat[r0, 0], flat[r1, 1] - flat[r0, 1]
                 wx, wy = flat[r2, 0] - flat[r0, 0], flat[r2, 1] - flat[r0, 1]
@@ -592,6 +598,92 @@ def unbend(
                     flat[r, 0] += value * move[n, 0]
                     flat[r, 1] += value * move[n, 1]
                     n += 1
+
+
+@kernel
+def pull(to, place, i, j, x, y, weight):
+    # Each end of an edge that should be (x, y) wants to be where the other one asks it to.
+    to[i, 0] += weight * (place[j, 0] - x)
+    to[i, 1] += weight * (place[j, 1] - y)
+    to[i, 2] += weight
+    to[j, 0] += weight * (place[i, 0] + x)
+    to[j, 1] += weight * (place[i, 1] + y)
+    to[j, 2] += weight
+
+
+@kernel
+def relax(begin, end, vertices, faces, order, first, uv_faces, start, flat, turns, density, side):
+    # Bring the faces of each chart nearer to the shapes that they have in space: "A Local/Global
+    # Approach to Mesh Parameterization" by Liu et al. (2008), with a step of Jacobi's for the
+    # global one. That unfolds what is bent along rims, for which polynomials are too stiff. A
+    # chart where a face is turned over or comes to cover another one stays as it was.
+    for c in range(begin, end):
+        count, rows = first[c + 1] - first[c], start[c + 1] - start[c]
+        shape, own = np.empty((count, 3)), np.empty((count, 3), np.int32)
+        place, to = np.empty((rows, 2)), np.empty((rows, 3))
+        for n in range(count):
+            f = order[first[c] + n]
+            shape[n, 0], shape[n, 1], shape[n, 2] = lie(vertices, faces, f)
+            for m in range(3):
+                own[n, m] = uv_faces[f, m] - start[c]
+        for r in range(rows):
+            place[r, 0], place[r, 1] = flat[start[c] + r, 0], flat[start[c] + r, 1]
+        for _ in range(turns):
+            for r in range(rows):
+                to[r, 0], to[r, 1], to[r, 2] = 0.0, 0.0, 0.0
+            for n in range(count):
+                long, along, up = shape[n, 0], shape[n, 1], shape[n, 2]
+                if up <= 1e-3 * long:
+                    continue
+                i, j, k = own[n, 0], own[n, 1], own[n, 2]
+                ux, uy = place[j, 0] - place[i, 0], place[j, 1] - place[i, 1]
+                wx, wy = place[k, 0] - place[i, 0], place[k, 1] - place[i, 1]
+                # The rotation nearest to the face's Jacobian.
+                a, b = ux / long, uy / long
+                co = a + (wy - along * b) / up
+                si = b - (wx - along * a) / up
+                size = np.sqrt(co * co + si * si)
+                if size <= 1e-12:
+                    continue
+                co, si = co / size, si / size
+                # Each edge weighs as much as the cotangent of the angle across it.
+                at_i = min(max(along / up, 0.05), 10.0)
+                at_j = min(max((long - along) / up, 0.05), 10.0)
+                at_k = min(max((up * up - along * (long - along)) / (long * up), 0.05), 10.0)
+                jx, jy = co * long, si * long
+                kx, ky = co * along - si * up, si * along + co * up
+                pull(to, place, i, j, jx, jy, at_k)
+                pull(to, place, i, k, kx, ky, at_j)
+                pull(to, place, j, k, kx - jx, ky - jy, at_i)
+            for r in range(rows):
+                if to[r, 2] > 0.0:
+                    place[r, 0], place[r, 1] = to[r, 0] / to[r, 2], to[r, 1] / to[r, 2]
+        low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
+        for r in range(rows):
+            low_x, high_x = min(low_x, place[r, 0]), max(high_x, place[r, 0])
+            low_y, high_y = min(low_y, place[r, 1]), max(high_y, place[r, 1])
+        wide, tall = high_x - low_x, high_y - low_y
+        scale = min(density, (side - 4) / max(wide, tall, 1e-20))
+        grid = np.zeros((int(tall * scale) + 4, int(wide * scale) + 4), np.uint8)
+        fits = True
+        for n in range(count):
+            i, j, k = own[n, 0], own[n, 1], own[n, 2]
+            ux, uy = place[j, 0] - place[i, 0], place[j, 1] - place[i, 1]
+            wx, wy = place[k, 0] - place[i, 0], place[k, 1] - place[i, 1]
+            if shape[n, 2] > 1e-3 * shape[n, 0] and ux * wy - uy * wx <= 0.0:
+                fits = False
+                break
+            if not stamp(
+                grid, 1, 1,
+                (place[i, 0] - low_x) * scale + 1.5, (place[i, 1] - low_y) * scale + 1.5,
+                (place[j, 0] - low_x) * scale + 1.5, (place[j, 1] - low_y) * scale + 1.5,
+                (place[k, 0] - low_x) * scale + 1.5, (place[k, 1] - low_y) * scale + 1.5,
+            ):  # fmt: skip
+                fits = False
+                break
+        if fits:
+            for r in range(rows):
+                flat[start[c] + r, 0], flat[start[c] + r, 1] = place[r, 0], place[r, 1]
 
 
 @kernel
