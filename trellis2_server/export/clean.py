@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from trellis2_server.errors import ExportError
-from trellis2_server.export.adjacency import BOUNDARY, NON_MANIFOLD, following, twins
+from trellis2_server.export.adjacency import BOUNDARY, following, sheets, twins
 from trellis2_server.export.kernel import spread
 from trellis2_server.export.kernels import clean as kernels
 from trellis2_server.mesh import Mesh, VoxelField
@@ -206,22 +206,13 @@ class _Parts:
             float64 [P], positive where both are wound alike now: by how long their common edge
                 is, and how smooth.
         """
-        half = np.flatnonzero(twin == NON_MANIFOLD)
+        one, two, turn = sheets(vertices, faces, twin)
+        f, g = one // 3, two // 3
         corner = faces.reshape(-1)
-        edge = np.sort(np.stack([corner[half], corner[following(half)]]), axis=0)
-        order = np.lexsort(edge)
-        half, edge = half[order], edge[:, order]
-        is_first = np.ones(half.size + 1, bool)
-        is_first[1:-1] = (edge[:, 1:] != edge[:, :-1]).any(axis=0)
-        partner, is_alike = np.empty(half.size, np.int64), np.empty(half.size, bool)
-        turn = np.empty(half.size)
-        kernels.pair_smoothest(
-            vertices, faces, half, np.flatnonzero(is_first), partner, is_alike, turn
-        )
-        one = np.flatnonzero(partner > np.arange(half.size))
-        f, g = half[one] // 3, half[partner[one]] // 3
-        weight = turn[one] * np.linalg.norm(vertices[edge[1, one]] - vertices[edge[0, one]], axis=1)
-        weight[is_alike[one] != (self._flip[f] == self._flip[g])] *= -1.0
+        start = corner[one]
+        weight = turn * np.linalg.norm(vertices[corner[following(one)]] - vertices[start], axis=1)
+        is_alike = start != corner[two]
+        weight[is_alike != (self._flip[f] == self._flip[g])] *= -1.0
         low, high = np.sort(np.stack([self._label[f], self._label[g]]), axis=0).astype(np.int64)
         pair, where = np.unique(low * self.count + high, return_inverse=True)
         votes = np.bincount(where, weight, len(pair)).astype(np.float64)

@@ -616,7 +616,7 @@ def relax(begin, end, vertices, faces, order, first, uv_faces, start, flat, turn
     # Bring the faces of each chart nearer to the shapes that they have in space: "A Local/Global
     # Approach to Mesh Parameterization" by Liu et al. (2008), with a step of Jacobi's for the
     # global one. That unfolds what is bent along rims, for which polynomials are too stiff. A
-    # chart where a face is turned over or comes to cover another one stays as it was.
+    # chart where more faces come to cover others stays as it was.
     for c in range(begin, end):
         count, rows = first[c + 1] - first[c], start[c + 1] - start[c]
         shape, own = np.empty((count, 3)), np.empty((count, 3), np.int32)
@@ -657,33 +657,53 @@ def relax(begin, end, vertices, faces, order, first, uv_faces, start, flat, turn
                 pull(to, place, j, k, kx - jx, ky - jy, at_i)
             for r in range(rows):
                 if to[r, 2] > 0.0:
-                    place[r, 0], place[r, 1] = to[r, 0] / to[r, 2], to[r, 1] / to[r, 2]
-        low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
+                    to[r, 0], to[r, 1] = to[r, 0] / to[r, 2], to[r, 1] / to[r, 2]
+                else:
+                    to[r, 0], to[r, 1] = place[r, 0], place[r, 1]
+            # The corners of what would be turned over wait for their neighbours.
+            waits = True
+            while waits:
+                waits = False
+                for n in range(count):
+                    i, j, k = own[n, 0], own[n, 1], own[n, 2]
+                    ux, uy = to[j, 0] - to[i, 0], to[j, 1] - to[i, 1]
+                    wx, wy = to[k, 0] - to[i, 0], to[k, 1] - to[i, 1]
+                    if ux * wy - uy * wx > 0.0:
+                        continue
+                    for m in range(3):
+                        r = own[n, m]
+                        if to[r, 0] != place[r, 0] or to[r, 1] != place[r, 1]:
+                            to[r, 0], to[r, 1] = place[r, 0], place[r, 1]
+                            waits = True
+            for r in range(rows):
+                place[r, 0], place[r, 1] = to[r, 0], to[r, 1]
         for r in range(rows):
-            low_x, high_x = min(low_x, place[r, 0]), max(high_x, place[r, 0])
-            low_y, high_y = min(low_y, place[r, 1]), max(high_y, place[r, 1])
-        wide, tall = high_x - low_x, high_y - low_y
-        scale = min(density, (side - 4) / max(wide, tall, 1e-20))
-        grid = np.zeros((int(tall * scale) + 4, int(wide * scale) + 4), np.uint8)
-        fits = True
-        for n in range(count):
-            i, j, k = own[n, 0], own[n, 1], own[n, 2]
-            ux, uy = place[j, 0] - place[i, 0], place[j, 1] - place[i, 1]
-            wx, wy = place[k, 0] - place[i, 0], place[k, 1] - place[i, 1]
-            if shape[n, 2] > 1e-3 * shape[n, 0] and ux * wy - uy * wx <= 0.0:
-                fits = False
-                break
-            if not stamp(
-                grid, 1, 1,
-                (place[i, 0] - low_x) * scale + 1.5, (place[i, 1] - low_y) * scale + 1.5,
-                (place[j, 0] - low_x) * scale + 1.5, (place[j, 1] - low_y) * scale + 1.5,
-                (place[k, 0] - low_x) * scale + 1.5, (place[k, 1] - low_y) * scale + 1.5,
-            ):  # fmt: skip
-                fits = False
-                break
-        if fits:
+            to[r, 0], to[r, 1] = flat[start[c] + r, 0], flat[start[c] + r, 1]
+        if overlaps(place, own, density, side) <= overlaps(to, own, density, side):
             for r in range(rows):
                 flat[start[c] + r, 0], flat[start[c] + r, 1] = place[r, 0], place[r, 1]
+
+
+@kernel
+def overlaps(place, faces, density, side):
+    # How many faces cover texels of those before them.
+    low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
+    for r in range(place.shape[0]):
+        low_x, high_x = min(low_x, place[r, 0]), max(high_x, place[r, 0])
+        low_y, high_y = min(low_y, place[r, 1]), max(high_y, place[r, 1])
+    wide, tall = high_x - low_x, high_y - low_y
+    scale = min(density, (side - 4) / max(wide, tall, 1e-20))
+    grid = np.zeros((int(tall * scale) + 4, int(wide * scale) + 4), np.uint8)
+    count = 0
+    for n in range(faces.shape[0]):
+        i, j, k = faces[n, 0], faces[n, 1], faces[n, 2]
+        if not stamp(
+            grid, 1, 1, (place[i, 0] - low_x) * scale + 1.5, (place[i, 1] - low_y) * scale + 1.5,
+            (place[j, 0] - low_x) * scale + 1.5, (place[j, 1] - low_y) * scale + 1.5,
+            (place[k, 0] - low_x) * scale + 1.5, (place[k, 1] - low_y) * scale + 1.5,
+        ):  # fmt: skip
+            count += 1
+    return count
 
 
 @kernel
