@@ -306,17 +306,19 @@ def errors(original: Mesh, mesh: Mesh, resolution: int) -> dict[str, float]:
     }
 
 
-def decimated_by_meshoptimizer(original: Mesh, target: int) -> tuple[Mesh, float]:
-    """What the fastest library makes of the same mesh, and the seconds it takes."""
+def decimated_by_meshoptimizer(original: Mesh, target: int, repeat: int) -> tuple[Mesh, float]:
+    """What the fastest library makes of the same mesh, and the seconds it takes at its best."""
     import meshoptimizer
 
     indices = original.faces.astype(np.uint32).reshape(-1)
     made = np.empty_like(indices)
-    start = time.perf_counter()
-    count = meshoptimizer.simplify(
-        made, indices, original.vertices, target_index_count=3 * target, target_error=1.0
-    )
-    seconds = time.perf_counter() - start
+    count, seconds = 0, float("inf")
+    for _ in range(repeat):
+        start = time.perf_counter()
+        count = meshoptimizer.simplify(
+            made, indices, original.vertices, target_index_count=3 * target, target_error=1.0
+        )
+        seconds = min(seconds, time.perf_counter() - start)
     used, faces = np.unique(made[:count], return_inverse=True)
     return Mesh(original.vertices[used], faces.reshape(-1, 3).astype(np.int32)), seconds
 
@@ -540,29 +542,40 @@ def peak_mb() -> float:
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
+def prepared(original: Mesh, args: argparse.Namespace) -> tuple[dict[str, object], Mesh]:
+    """Cleaned and decimated: the fastest of `args.repeat`, and the mesh."""
+    result: dict[str, object] = {}
+    mesh, best, stall = original, float("inf"), 0.0
+    for _ in range(args.repeat):
+        start, spent = time.perf_counter(), Spent()
+        with Pulse() as pulse:
+            mesh = export.prepare(
+                original,
+                decimation_target=args.faces,
+                remesh_resolution=args.resolution if args.remesh else None,
+                report=spent,
+            )
+        seconds = time.perf_counter() - start
+        stall = max(stall, pulse.longest)
+        if seconds < best:
+            best = seconds
+            result = {"decimate_seconds": seconds, "prepare_stages": spent.seconds}
+    result |= {
+        "target_share": len(mesh.faces) / args.faces,
+        "is_watertight": is_watertight(mesh),
+        "stall_prepare_ms": 1000 * stall,
+        "original_faces": len(original.faces),
+        "faces": len(mesh.faces),
+    }
+    return result, mesh
+
+
 def measure(args: argparse.Namespace) -> dict[str, object]:
     """One shape exported and judged, and upstream's side unless that is not wanted."""
     original = original_of(args)
     field = voxels(original, args.resolution, alpha=args.alpha)
-    start = time.perf_counter()
-    spent = Spent()
-    with Pulse() as pulse:
-        mesh = export.prepare(
-            original,
-            decimation_target=args.faces,
-            remesh_resolution=args.resolution if args.remesh else None,
-            report=spent,
-        )
-    result: dict[str, object] = {
-        "decimate_seconds": time.perf_counter() - start,
-        "prepare_stages": spent.seconds,
-        "target_share": len(mesh.faces) / args.faces,
-        "is_watertight": is_watertight(mesh),
-        "stall_prepare_ms": 1000 * pulse.longest,
-        "original_faces": len(original.faces),
-        "faces": len(mesh.faces),
-        "voxels": len(field.coords),
-    }
+    result, mesh = prepared(original, args)
+    result["voxels"] = len(field.coords)
     result |= errors(original, mesh, args.resolution)
     best = float("inf")
     content = b""
@@ -591,7 +604,7 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     result |= judge(content, original, field)
     result["validator"] = validate(content)
     if not args.no_baseline:
-        other, seconds = decimated_by_meshoptimizer(original, args.faces)
+        other, seconds = decimated_by_meshoptimizer(original, args.faces, args.repeat)
         apart = errors(original, other, args.resolution)
         result |= {f"baseline_{name}": value for name, value in apart.items()}
         result["baseline_decimate_seconds"] = seconds
