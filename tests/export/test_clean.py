@@ -51,6 +51,27 @@ def test_an_open_sheet_keeps_the_side_most_of_it_shows() -> None:
     assert (normal * got).sum() > 0
 
 
+def test_an_open_bowl_keeps_its_side_even_where_that_is_the_inner_one() -> None:
+    ball = shapes.sphere()
+    middle = ball.vertices[ball.faces].mean(axis=1)
+    faces = ball.faces[middle[:, 2] < 0][:, ::-1].copy()
+    faces[::20] = faces[::20, ::-1]
+    cleaned = prepared(Mesh(ball.vertices, faces))
+    a, b, c = (cleaned.vertices[cleaned.faces[:, k]].astype(np.float64) for k in range(3))
+    assert ((np.cross(b - a, c - a) * (a + b + c)).sum(axis=1) < 0).all()
+
+
+def test_a_floater_on_an_edge_does_not_decide_which_side_is_out() -> None:
+    ball = shapes.sphere()
+    a, b = ball.faces[0, :2]
+    tip = (ball.vertices[a] + ball.vertices[b])[None] * np.float32(0.502)
+    fin = np.array([[a, b, len(ball.vertices)]], np.int32)
+    mesh = Mesh(np.concatenate([ball.vertices, tip]), np.concatenate([ball.faces[:, ::-1], fin]))
+    cleaned = prepared(mesh)
+    assert len(cleaned.faces) == len(ball.faces)
+    assert shapes.volume(cleaned) > 0
+
+
 def test_where_a_band_with_one_side_has_a_fold_its_odd_faces_meet_there() -> None:
     mesh = shapes.moebius()
     around = np.arctan2(mesh.vertices[:, 1], mesh.vertices[:, 0])

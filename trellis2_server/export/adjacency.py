@@ -44,29 +44,6 @@ def following(half_edges: NDArray[_Index]) -> NDArray[_Index]:
     return np.where(half_edges % 3 == 2, half_edges - 2, half_edges + 1)  # noqa: PLR2004
 
 
-def sheets(
-    vertices: NDArray[np.float32], faces: NDArray[np.int32], twin: NDArray[np.int32]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """How sheets go on where several meet: the smoothest two faces of each such edge, and so on.
-
-    Returns:
-        int64 [P], half-edges that `twin` calls `NON_MANIFOLD`, the first of each pair.
-        int64 [P], the second.
-        float64 [P], the cosine of the turn between their faces, above 0.5.
-    """
-    half = np.flatnonzero(twin == NON_MANIFOLD)
-    corner = faces.reshape(-1)
-    edge = np.sort(np.stack([corner[half], corner[following(half)]]), axis=0)
-    order = np.lexsort(edge)
-    half, edge = half[order], edge[:, order]
-    is_first = np.ones(half.size + 1, bool)
-    is_first[1:-1] = (edge[:, 1:] != edge[:, :-1]).any(axis=0)
-    partner, turn = np.empty(half.size, np.int64), np.empty(half.size)
-    kernels.pair_smoothest(vertices, faces, half, np.flatnonzero(is_first), partner, turn)
-    is_one = partner > half
-    return half[is_one], partner[is_one], turn[is_one]
-
-
 def is_solid(faces: NDArray[np.int32], twin: NDArray[np.int32]) -> bool:
     """Whether every edge joins exactly two faces that agree on the winding."""
     if twin.size == 0 or int(twin.min()) < 0:

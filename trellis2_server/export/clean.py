@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from trellis2_server.errors import ExportError
-from trellis2_server.export.adjacency import BOUNDARY, following, sheets, twins
+from trellis2_server.export.adjacency import BOUNDARY, NON_MANIFOLD, following, twins
 from trellis2_server.export.kernel import spread
 from trellis2_server.export.kernels import clean as kernels
 from trellis2_server.mesh import Mesh, VoxelField
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 #: Holes with a shorter rim than this, in model units, are closed.
 HOLE_PERIMETER: Final = 0.03
-#: A part is a floater when its box' diagonal is under this share of the whole …
+#: A part and what it goes on into are floaters when their box' diagonal is under this share of
+#: the whole …
 FLOATER_SIZE: Final = 0.02
-#: … and it has less than this share of the area of the largest part.
+#: … and they have less than this share of the area of the largest ones.
 FLOATER_AREA: Final = 1e-3
 #: The list of faces is joined to parts in so many pieces, on whatever threads there are.
 _PIECES: Final = 16
@@ -40,8 +41,8 @@ def clean(mesh: Mesh) -> Mesh:
 
     Faces that share an edge are wound alike where the surface allows it, outward where it
     is closed. An open part keeps the winding that most of its area had; where the winding of
-    the mesh means nothing, as that of dual grids, it bulges outward. Vertices keep their order
-    and are not moved.
+    the mesh as a whole means nothing, as that of dual grids, it bulges outward if it bulges.
+    Vertices keep their order and are not moved.
 
     Raises:
         ExportError: the arrays are no mesh, or nothing is left of it.
@@ -58,8 +59,12 @@ def clean(mesh: Mesh) -> Mesh:
     parts = _Parts(vertices, faces, twin)
     floats, turned = parts.floating(), parts.turned()
     if bool(floats.any()):
+        # What an edge of several sheets joins depends on how many of them are left.
+        joins_anew = bool((twin.reshape(-1, 3)[floats] == NON_MANIFOLD).any())
         faces, turned = faces[~floats], turned[~floats]
         twin = twins(faces, len(vertices))
+        if joins_anew:
+            turned = _Parts(vertices, faces, twin).turned()
     vertices, faces = drop_unused(vertices, faces)
     if bool(turned.any()):
         wound = np.empty_like(faces)
@@ -156,6 +161,29 @@ def drop_repeated(faces: NDArray[np.int32], vertex_count: int) -> NDArray[np.int
     return faces if bool(keep.all()) else faces[keep]
 
 
+def _sheets(
+    vertices: NDArray[np.float32], faces: NDArray[np.int32], twin: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """How sheets go on where several meet: the smoothest two faces of each such edge, and so on.
+
+    Returns:
+        int64 [P], half-edges that `twin` calls `NON_MANIFOLD`, the first of each pair.
+        int64 [P], the second.
+        float64 [P], the cosine of the turn between their faces, above 0.5.
+    """
+    half = np.flatnonzero(twin == NON_MANIFOLD)
+    corner = faces.reshape(-1)
+    edge = np.sort(np.stack([corner[half], corner[following(half)]]), axis=0)
+    order = np.lexsort(edge)
+    half, edge = half[order], edge[:, order]
+    is_first = np.ones(half.size + 1, bool)
+    is_first[1:-1] = (edge[:, 1:] != edge[:, :-1]).any(axis=0)
+    partner, turn = np.empty(half.size, np.int64), np.empty(half.size)
+    kernels.pair_smoothest(vertices, faces, half, np.flatnonzero(is_first), partner, turn)
+    is_one = partner > half
+    return half[is_one], partner[is_one], turn[is_one]
+
+
 class _Parts:
     """What is joined through edges of exactly two faces.
 
@@ -187,13 +215,12 @@ class _Parts:
         self._is_open = np.zeros(self.count, bool)
         self._low = np.full((self.count, 3), np.inf, np.float32)
         self._high = np.full((self.count, 3), -np.inf, np.float32)
-        self._sums = np.zeros((self.count, 9))
+        self._sums = np.zeros((self.count, 10))
         origin = np.full(self.count, -1, np.int32)
         kernels.measure_parts(
             vertices, faces, other, is_alike, self._label, self._flip, self._is_open, origin,
             self._low, self._high, self._sums,
         )  # fmt: skip
-        self._size = np.bincount(self._label, minlength=self.count)
         self._ends, self._votes = self._neighbours(vertices, faces, twin)
 
     def _neighbours(
@@ -206,7 +233,7 @@ class _Parts:
             float64 [P], positive where both are wound alike now: by how long their common edge
                 is, and how smooth.
         """
-        one, two, turn = sheets(vertices, faces, twin)
+        one, two, turn = _sheets(vertices, faces, twin)
         f, g = one // 3, two // 3
         corner = faces.reshape(-1)
         start = corner[one]
@@ -228,11 +255,13 @@ class _Parts:
         name, flip = np.empty(self.count, np.int32), np.empty(self.count, bool)
         count = kernels.number_parts(root, name, flip)
         area = np.bincount(name, self._sums[:, :2].sum(axis=1), count)
-        low, high = np.full((count, 3), np.inf), np.full((count, 3), -np.inf)
-        np.minimum.at(low, name, self._low)
-        np.maximum.at(high, name, self._high)
-        size = np.linalg.norm(high - low, axis=1)
-        whole = float(np.linalg.norm(high.max(axis=0) - low.min(axis=0)))
+        low = np.full((3, count), np.inf, np.float32)
+        high = np.full((3, count), -np.inf, np.float32)
+        for axis in range(3):  # NumPy is slow with all at once
+            np.minimum.at(low[axis], name, self._low[:, axis])
+            np.maximum.at(high[axis], name, self._high[:, axis])
+        size = np.linalg.norm(high - low, axis=0)
+        whole = float(np.linalg.norm(high.max(axis=1) - low.min(axis=1)))
         floats = (size < FLOATER_SIZE * whole) & (area < FLOATER_AREA * area.max())
         return floats[name][self._label]
 
@@ -241,21 +270,23 @@ class _Parts:
         stays, turned = self._sums[:, :2].T
         area = stays + turned
         # The volume of an open part depends on where it is taken from: its middle.
-        bulge = self._sums[:, 2] - (self._sums[:, 3:6] * self._sums[:, 6:]).sum(axis=1) / (
+        bulge = self._sums[:, 2] - (self._sums[:, 3:6] * self._sums[:, 6:9]).sum(axis=1) / (
             3.0 * area + 1e-300
         )
         if np.minimum(stays, turned).sum() < _AS_GIVEN * area.sum():
             is_sure = np.ones(self.count, bool)
             is_inside_out = np.where(self._is_open, turned > stays, bulge < 0.0)
         else:
-            edge = np.sqrt(area / self._size)
+            edge = np.sqrt(area / self._sums[:, 9])
             is_sure = ~self._is_open | (np.abs(bulge) > 3.0 * _BULGE * area * edge)
             is_inside_out = bulge < 0.0
         # One more part, to which all others are joined that are sure which side is out.
         root = 2 * np.arange(self.count + 1, dtype=np.int32)
         sure = np.flatnonzero(is_sure).astype(np.int32)
         kernels.join_parts(sure, np.full_like(sure, self.count), ~is_inside_out[sure], root)
-        kernels.join_parts(*self._ends, self._votes > 0.0, root)
+        is_decided = self._votes != 0.0
+        low, high = self._ends[:, is_decided]
+        kernels.join_parts(low, high, self._votes[is_decided] > 0.0, root)
         names, flips = np.empty(len(root), np.int32), np.empty(len(root), bool)
         count = kernels.number_parts(root, names, flips)
         name, flip = names[:-1], flips[:-1]

@@ -119,7 +119,7 @@ class _Work:
         axes = mesh.vertices.T  # each by itself: along the first axis NumPy is slow
         self._box = np.array([[end(axis) for axis in axes] for end in (np.min, np.max)], float)
         self._has_quadrics = False
-        #: Up to which bucket edges have been collapsed wherever they may be; -1: nowhere yet.
+        #: The last limit in all cells, or in those ahead; -1: none yet.
         self._limit = -1
         self._one_cell()
 
@@ -240,7 +240,7 @@ class _Work:
                 return budget
             if last >= 0 or self._limit < 0:
                 self._limit = int(np.searchsorted(np.cumsum(waiting), wanted))
-            if self._limit == last:  # the budget is spent
+            if self._limit == last:  # what is left there is beyond the budgets of its cells
                 return budget
             last = self._limit
             ready = counts[:, : last + 1].sum(axis=1, dtype=np.int64)

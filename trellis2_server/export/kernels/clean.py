@@ -3,7 +3,7 @@
 Compiled by numba, which infers every type from the arguments: see the callers for them.
 """
 
-# ruff: noqa: ANN001, ANN201, D103, PLR0913, PLR0917, PLR1714, PLR2004
+# ruff: noqa: ANN001, ANN201, C901, D103, PLR0913, PLR0917, PLR1714, PLR2004
 # ruff: noqa: PLW3301, SIM109
 # Loops are written as the machine runs them: flat, with positional scalars and arrays.
 # pyright: basic
@@ -13,7 +13,6 @@ from __future__ import annotations
 import numpy as np
 
 from trellis2_server.export.kernel import kernel
-from trellis2_server.export.kernels.adjacency import minus, normal
 
 
 @kernel
@@ -76,8 +75,19 @@ def find_folds(start, stop, vertices, faces, other, is_alike, fold):
 
 
 @kernel
+def normal(vertices, faces, f):
+    ux, uy, uz = minus(vertices, faces[f, 1], faces[f, 0])
+    vx, vy, vz = minus(vertices, faces[f, 2], faces[f, 0])
+    return uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+
+
+# A part is a tree of its faces, whose root is the first of them. root: twice a face further up,
+# itself at the root, and 1 more where the two are not wound alike. Parts of parts are the same.
+
+
+@kernel
 def find(root, f):
-    # The same for the root of f's part; on the way every other face is hung higher.
+    # The root of f's part in the same form; on the way every other face is hung higher.
     turned = 0
     while root[f] >> 1 != f:
         root[f] = root[root[f] >> 1] ^ (root[f] & 1)
@@ -145,6 +155,37 @@ def number_parts(root, part, flip):
 
 
 @kernel
+def pair_smoothest(vertices, faces, half, first, partner, turn):
+    # Of the faces at each edge of several, the two that go on into one another with the least
+    # turn, then those of the rest: half-edges half[first[e]:first[e + 1]] are those at edge e.
+    # turn: its cosine; partner: the other one. What turns by more than 60 degrees stays alone,
+    # with -1, and so do more than 16: no surface is like that.
+    for i in range(half.shape[0]):
+        partner[i] = -1
+    for e in range(first.shape[0] - 1):
+        while first[e + 1] - first[e] <= 16:
+            best, one, two = 0.5, -1, -1
+            for i in range(first[e], first[e + 1]):
+                if partner[i] >= 0:
+                    continue
+                nx, ny, nz = normal(vertices, faces, half[i] // 3)
+                for j in range(i + 1, first[e + 1]):
+                    if partner[j] >= 0:
+                        continue
+                    mx, my, mz = normal(vertices, faces, half[j] // 3)
+                    square = (nx * nx + ny * ny + nz * nz) * (mx * mx + my * my + mz * mz)
+                    along = (nx * mx + ny * my + nz * mz) / np.sqrt(square + 1e-300)
+                    if faces[half[i] // 3, half[i] % 3] == faces[half[j] // 3, half[j] % 3]:
+                        along = -along
+                    if along > best:
+                        best, one, two = along, i, j
+            if one < 0:
+                break
+            partner[one], partner[two] = half[two], half[one]
+            turn[one] = turn[two] = best
+
+
+@kernel
 def join_parts(low, high, is_alike, root):
     for i in range(low.shape[0]):
         join(root, low[i], high[i], is_alike[i])
@@ -156,8 +197,8 @@ def measure_parts(
 ):  # fmt: skip
     # is_open: the part has a rim, or only one side.
     # sums, of each part: twice the area of the faces that stay, and of those that are turned; six
-    # times the volume; three times the area's first moment, and the area as a vector. They are
-    # taken from a corner of the part: far less cancellation.
+    # times the volume; three times the area's first moment, and the area as a vector; its faces.
+    # They are taken from a corner of the part: far less cancellation.
     for f in range(faces.shape[0]):
         p = part[f]
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
@@ -188,6 +229,7 @@ def measure_parts(
         sums[p, 6] += side * nx
         sums[p, 7] += side * ny
         sums[p, 8] += side * nz
+        sums[p, 9] += 1.0
 
 
 @kernel
@@ -201,6 +243,15 @@ def rename(start, stop, faces, name, renamed):
     for f in range(start, stop):
         for k in range(3):
             renamed[f, k] = name[faces[f, k]]
+
+
+@kernel
+def minus(vertices, a, b):
+    return (
+        np.float64(vertices[a, 0]) - np.float64(vertices[b, 0]),
+        np.float64(vertices[a, 1]) - np.float64(vertices[b, 1]),
+        np.float64(vertices[a, 2]) - np.float64(vertices[b, 2]),
+    )
 
 
 @kernel

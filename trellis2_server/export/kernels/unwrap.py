@@ -658,8 +658,9 @@ def relax(begin, end, vertices, faces, order, first, uv_faces, start, flat, turn
             for r in range(rows):
                 if to[r, 2] > 0.0:
                     to[r, 0], to[r, 1] = to[r, 0] / to[r, 2], to[r, 1] / to[r, 2]
+                    to[r, 2] = 0.0
                 else:
-                    to[r, 0], to[r, 1] = place[r, 0], place[r, 1]
+                    to[r, 0], to[r, 1], to[r, 2] = place[r, 0], place[r, 1], 1.0
             # The corners of what would be turned over wait for their neighbours.
             waits = True
             while waits:
@@ -672,8 +673,8 @@ def relax(begin, end, vertices, faces, order, first, uv_faces, start, flat, turn
                         continue
                     for m in range(3):
                         r = own[n, m]
-                        if to[r, 0] != place[r, 0] or to[r, 1] != place[r, 1]:
-                            to[r, 0], to[r, 1] = place[r, 0], place[r, 1]
+                        if to[r, 2] == 0.0:
+                            to[r, 0], to[r, 1], to[r, 2] = place[r, 0], place[r, 1], 1.0
                             waits = True
             for r in range(rows):
                 place[r, 0], place[r, 1] = to[r, 0], to[r, 1]
