@@ -82,12 +82,12 @@ SMOOTHINGS: Final = 12
 _PACKINGS: Final = 7
 #: From so many charts on they are packed in haste, and in the end with care, so much larger.
 _MANY: Final = 1500
-_CARE: Final = (1.03, 1.01)
+_CARE: Final = (1.025, 1.015)
 #: How much more of the atlas a chart may take with its rows than with its columns.
 _BETTER: Final = 1.12
 #: How often the largest charts are halved to fit better, unless so much of the atlas is covered …
 _FITS: Final = 4
-_ENOUGH_USE: Final = 0.65
+_ENOUGH_USE: Final = 0.62
 #: … and how much more of it has to be covered for another cut.
 _WORTH: Final = 0.02
 #: Charts of less than this share of the surface leave no large gaps.
