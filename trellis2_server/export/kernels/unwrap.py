@@ -17,18 +17,26 @@ from trellis2_server.export.kernel import kernel
 @kernel
 def measure(start, stop, vertices, faces, normals):
     for f in range(start, stop):
-        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-        ux = np.float64(vertices[b, 0]) - vertices[a, 0]
-        uy = np.float64(vertices[b, 1]) - vertices[a, 1]
-        uz = np.float64(vertices[b, 2]) - vertices[a, 2]
-        vx = np.float64(vertices[c, 0]) - vertices[a, 0]
-        vy = np.float64(vertices[c, 1]) - vertices[a, 1]
-        vz = np.float64(vertices[c, 2]) - vertices[a, 2]
+        ux, uy, uz, vx, vy, vz = sides(vertices, faces, f)
         nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
         length = np.sqrt(nx * nx + ny * ny + nz * nz)
         scale = 1.0 / length if length > 1e-20 else 0.0
         normals[f, 0], normals[f, 1], normals[f, 2] = nx * scale, ny * scale, nz * scale
         normals[f, 3] = 0.5 * length
+
+
+@kernel
+def sides(vertices, faces, f):
+    # From the face's first corner to the others.
+    a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+    return (
+        np.float64(vertices[b, 0]) - vertices[a, 0],
+        np.float64(vertices[b, 1]) - vertices[a, 1],
+        np.float64(vertices[b, 2]) - vertices[a, 2],
+        np.float64(vertices[c, 0]) - vertices[a, 0],
+        np.float64(vertices[c, 1]) - vertices[a, 1],
+        np.float64(vertices[c, 2]) - vertices[a, 2],
+    )
 
 
 @kernel
@@ -466,13 +474,7 @@ def solve(matrix, right, size):
 def lie(vertices, faces, f):
     # A face in its own plane: from its first corner at 0, the second is at (long, 0), the third
     # at (along, up).
-    v0, v1, v2 = faces[f, 0], faces[f, 1], faces[f, 2]
-    ax = np.float64(vertices[v1, 0]) - vertices[v0, 0]
-    ay = np.float64(vertices[v1, 1]) - vertices[v0, 1]
-    az = np.float64(vertices[v1, 2]) - vertices[v0, 2]
-    bx = np.float64(vertices[v2, 0]) - vertices[v0, 0]
-    by = np.float64(vertices[v2, 1]) - vertices[v0, 1]
-    bz = np.float64(vertices[v2, 2]) - vertices[v0, 2]
+    ax, ay, az, bx, by, bz = sides(vertices, faces, f)
     long = np.sqrt(ax * ax + ay * ay + az * az)
     if long <= 1e-20:
         return 0.0, 0.0, 0.0
