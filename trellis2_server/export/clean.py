@@ -251,7 +251,8 @@ class _Parts:
     def floating(self) -> NDArray[np.bool_]:
         """Which faces belong to floaters, bool [F]: they and what they go on into are small."""
         root = 2 * np.arange(self.count, dtype=np.int32)
-        kernels.join_parts(*self._ends, self._votes > 0.0, root)
+        one, other = self._ends
+        kernels.join_parts(one, other, self._votes > 0.0, root)
         name, flip = np.empty(self.count, np.int32), np.empty(self.count, bool)
         count = kernels.number_parts(root, name, flip)
         area = np.bincount(name, self._sums[:, :2].sum(axis=1), count)
@@ -285,8 +286,8 @@ class _Parts:
         sure = np.flatnonzero(is_sure).astype(np.int32)
         kernels.join_parts(sure, np.full_like(sure, self.count), ~is_inside_out[sure], root)
         is_decided = self._votes != 0.0
-        low, high = self._ends[:, is_decided]
-        kernels.join_parts(low, high, self._votes[is_decided] > 0.0, root)
+        one, other = self._ends[:, is_decided]
+        kernels.join_parts(one, other, self._votes[is_decided] > 0.0, root)
         names, flips = np.empty(len(root), np.int32), np.empty(len(root), bool)
         count = kernels.number_parts(root, names, flips)
         name, flip = names[:-1], flips[:-1]
