@@ -57,14 +57,15 @@ def clean(mesh: Mesh) -> Mesh:
     if welded is not faces:
         faces, twin = welded, twins(welded, len(vertices))
     parts = _Parts(vertices, faces, twin)
-    floats, turned = parts.floating(), parts.turned()
+    floats = parts.floating()
     if bool(floats.any()):
         # What an edge of several sheets joins depends on how many of them are left.
         joins_anew = bool((twin.reshape(-1, 3)[floats] == NON_MANIFOLD).any())
-        faces, turned = faces[~floats], turned[~floats]
+        faces = faces[~floats]
         twin = twins(faces, len(vertices))
-        if joins_anew:
-            turned = _Parts(vertices, faces, twin).turned()
+        turned = _Parts(vertices, faces, twin).turned() if joins_anew else parts.turned()[~floats]
+    else:
+        turned = parts.turned()
     vertices, faces = drop_unused(vertices, faces)
     if bool(turned.any()):
         wound = np.empty_like(faces)
@@ -147,9 +148,16 @@ def _weld_rims(
         return faces
     keeper = np.full(int(group[-1]) + 1, len(vertices), np.int32)
     np.minimum.at(keeper, group, rim[order].astype(np.int32))
-    renamed = np.arange(len(vertices), dtype=np.int32)
-    renamed[rim[order]] = keeper[group]
-    return renamed[faces]
+    name = np.arange(len(vertices), dtype=np.int32)
+    name[rim[order]] = keeper[group]
+    return _renamed(faces, name)
+
+
+def _renamed(faces: NDArray[np.int32], name: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The faces with other names for their vertices, int32 [F, 3]."""
+    renamed = np.empty_like(faces)
+    spread(kernels.rename, len(faces), faces, name, renamed)
+    return renamed
 
 
 def drop_repeated(faces: NDArray[np.int32], vertex_count: int) -> NDArray[np.int32]:
@@ -334,9 +342,7 @@ def drop_unused(
         return vertices, faces
     name = np.cumsum(used, dtype=np.int32)
     name -= 1
-    renamed = np.empty_like(faces)
-    spread(kernels.rename, len(faces), faces, name, renamed)
-    return vertices[used], renamed
+    return vertices[used], _renamed(faces, name)
 
 
 def _close_holes(

@@ -483,6 +483,15 @@ def lie(vertices, faces, f):
 
 
 @kernel
+def jacobian(place, i, j, k, long, along, up):
+    # Of the map from a face's own plane, see `lie`, to where its corners are.
+    ux, uy = place[j, 0] - place[i, 0], place[j, 1] - place[i, 1]
+    wx, wy = place[k, 0] - place[i, 0], place[k, 1] - place[i, 1]
+    j00, j10 = ux / long, uy / long
+    return j00, (wx - along * j00) / up, j10, (wy - along * j10) / up
+
+
+@kernel
 def unbend(
     begin, end, vertices, faces, order, first, uv_faces, start, flat, degree, rounds, enough
 ):
@@ -529,11 +538,7 @@ def unbend(
                 if up <= 1e-3 * long:
                     continue
                 r0, r1, r2 = uv_faces[f, 0], uv_faces[f, 1], uv_faces[f, 2]
-                ux, uy = flat[r1, 0] - flat[r0, 0], flat[r1, 1] - flat[r0, 1]
-                wx, wy = flat[r2, 0] - flat[r0, 0], flat[r2, 1] - flat[r0, 1]
-                # The projection's Jacobian, from the face's own plane.
-                j00, j10 = ux / long, uy / long
-                j01, j11 = (wx - along * j00) / up, (wy - along * j10) / up
+                j00, j01, j10, j11 = jacobian(flat, r0, r1, r2, long, along, up)
                 if j00 * j11 - j01 * j10 <= 0.0:
                     continue
                 x = ((flat[r0, 0] + flat[r1, 0] + flat[r2, 0]) / 3.0 - mid_x) / half
@@ -614,77 +619,79 @@ def pull(to, place, i, j, x, y, weight):
 
 
 @kernel
-def relax(begin, end, vertices, faces, order, first, uv_faces, start, flat, turns, density, side):
+def approach(place, shape, faces, to):
+    # One step of Jacobi's: where the faces around each row, turned as they lie, ask it to be. The
+    # third column of `to` says whether a row stays.
+    for r in range(place.shape[0]):
+        to[r, 0], to[r, 1], to[r, 2] = 0.0, 0.0, 0.0
+    for n in range(faces.shape[0]):
+        long, along, up = shape[n, 0], shape[n, 1], shape[n, 2]
+        if up <= 1e-3 * long:
+            continue
+        i, j, k = faces[n, 0], faces[n, 1], faces[n, 2]
+        j00, j01, j10, j11 = jacobian(place, i, j, k, long, along, up)
+        # The rotation nearest to it.
+        co, si = j00 + j11, j10 - j01
+        size = np.sqrt(co * co + si * si)
+        if size <= 1e-12:
+            continue
+        co, si = co / size, si / size
+        # Each edge weighs as much as the cotangent of the angle across it.
+        at_i = min(max(along / up, 0.05), 10.0)
+        at_j = min(max((long - along) / up, 0.05), 10.0)
+        at_k = min(max((up * up - along * (long - along)) / (long * up), 0.05), 10.0)
+        jx, jy = co * long, si * long
+        kx, ky = co * along - si * up, si * along + co * up
+        pull(to, place, i, j, jx, jy, at_k)
+        pull(to, place, i, k, kx, ky, at_j)
+        pull(to, place, j, k, kx - jx, ky - jy, at_i)
+    for r in range(place.shape[0]):
+        if to[r, 2] > 0.0:
+            to[r, 0], to[r, 1], to[r, 2] = to[r, 0] / to[r, 2], to[r, 1] / to[r, 2], 0.0
+        else:
+            to[r, 0], to[r, 1], to[r, 2] = place[r, 0], place[r, 1], 1.0
+
+
+@kernel
+def hold_back(place, faces, to):
+    # The corners of what would be turned over stay.
+    is_done = False
+    while not is_done:
+        is_done = True
+        for n in range(faces.shape[0]):
+            i, j, k = faces[n, 0], faces[n, 1], faces[n, 2]
+            ux, uy = to[j, 0] - to[i, 0], to[j, 1] - to[i, 1]
+            wx, wy = to[k, 0] - to[i, 0], to[k, 1] - to[i, 1]
+            if ux * wy - uy * wx > 0.0:
+                continue
+            for m in range(3):
+                r = faces[n, m]
+                if to[r, 2] == 0.0:
+                    to[r, 0], to[r, 1], to[r, 2] = place[r, 0], place[r, 1], 1.0
+                    is_done = False
+
+
+@kernel
+def relax(begin, end, vertices, faces, order, first, uv_faces, start, flat, steps, density, side):
     # Bring the faces of each chart nearer to the shapes that they have in space: "A Local/Global
     # Approach to Mesh Parameterization" by Liu et al. (2008), with a step of Jacobi's for the
     # global one. That unfolds what is bent along rims, for which polynomials are too stiff. A
     # chart where more faces come to cover others stays as it was.
     for c in range(begin, end):
-        count, rows = first[c + 1] - first[c], start[c + 1] - start[c]
+        count, before = first[c + 1] - first[c], flat[start[c] : start[c + 1]]
         shape, own = np.empty((count, 3)), np.empty((count, 3), np.int32)
-        place, to = np.empty((rows, 2)), np.empty((rows, 3))
         for n in range(count):
             f = order[first[c] + n]
             shape[n, 0], shape[n, 1], shape[n, 2] = lie(vertices, faces, f)
             for m in range(3):
                 own[n, m] = uv_faces[f, m] - start[c]
-        for r in range(rows):
-            place[r, 0], place[r, 1] = flat[start[c] + r, 0], flat[start[c] + r, 1]
-        for _ in range(turns):
-            for r in range(rows):
-                to[r, 0], to[r, 1], to[r, 2] = 0.0, 0.0, 0.0
-            for n in range(count):
-                long, along, up = shape[n, 0], shape[n, 1], shape[n, 2]
-                if up <= 1e-3 * long:
-                    continue
-                i, j, k = own[n, 0], own[n, 1], own[n, 2]
-                ux, uy = place[j, 0] - place[i, 0], place[j, 1] - place[i, 1]
-                wx, wy = place[k, 0] - place[i, 0], place[k, 1] - place[i, 1]
-                # The rotation nearest to the face's Jacobian.
-                a, b = ux / long, uy / long
-                co = a + (wy - along * b) / up
-                si = b - (wx - along * a) / up
-                size = np.sqrt(co * co + si * si)
-                if size <= 1e-12:
-                    continue
-                co, si = co / size, si / size
-                # Each edge weighs as much as the cotangent of the angle across it.
-                at_i = min(max(along / up, 0.05), 10.0)
-                at_j = min(max((long - along) / up, 0.05), 10.0)
-                at_k = min(max((up * up - along * (long - along)) / (long * up), 0.05), 10.0)
-                jx, jy = co * long, si * long
-                kx, ky = co * along - si * up, si * along + co * up
-                pull(to, place, i, j, jx, jy, at_k)
-                pull(to, place, i, k, kx, ky, at_j)
-                pull(to, place, j, k, kx - jx, ky - jy, at_i)
-            for r in range(rows):
-                if to[r, 2] > 0.0:
-                    to[r, 0], to[r, 1] = to[r, 0] / to[r, 2], to[r, 1] / to[r, 2]
-                    to[r, 2] = 0.0
-                else:
-                    to[r, 0], to[r, 1], to[r, 2] = place[r, 0], place[r, 1], 1.0
-            # The corners of what would be turned over wait for their neighbours.
-            waits = True
-            while waits:
-                waits = False
-                for n in range(count):
-                    i, j, k = own[n, 0], own[n, 1], own[n, 2]
-                    ux, uy = to[j, 0] - to[i, 0], to[j, 1] - to[i, 1]
-                    wx, wy = to[k, 0] - to[i, 0], to[k, 1] - to[i, 1]
-                    if ux * wy - uy * wx > 0.0:
-                        continue
-                    for m in range(3):
-                        r = own[n, m]
-                        if to[r, 2] == 0.0:
-                            to[r, 0], to[r, 1], to[r, 2] = place[r, 0], place[r, 1], 1.0
-                            waits = True
-            for r in range(rows):
-                place[r, 0], place[r, 1] = to[r, 0], to[r, 1]
-        for r in range(rows):
-            to[r, 0], to[r, 1] = flat[start[c] + r, 0], flat[start[c] + r, 1]
-        if overlaps(place, own, density, side) <= overlaps(to, own, density, side):
-            for r in range(rows):
-                flat[start[c] + r, 0], flat[start[c] + r, 1] = place[r, 0], place[r, 1]
+        place, to = before.copy(), np.empty((before.shape[0], 3))
+        for _ in range(steps):
+            approach(place, shape, own, to)
+            hold_back(place, own, to)
+            place[:] = to[:, :2]
+        if overlaps(place, own, density, side) <= overlaps(before, own, density, side):
+            before[:] = place
 
 
 @kernel
