@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from trellis2_server.command import main
+from trellis2_server.cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main(config_folder=Path(__file__).resolve().parent))

@@ -41,19 +41,19 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT)]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from trellis2_server.config import ModelSettings, Options, Settings, read_options  # noqa: E402
-from trellis2_server.crew import LocalCrew  # noqa: E402
-from trellis2_server.engine_trellis2 import Trellis2Engine, engine, environment  # noqa: E402
-from trellis2_server.images import Cutout, Cutter  # noqa: E402
-from trellis2_server.worker import Worker  # noqa: E402
+from trellis2_server.engines.trellis2 import Trellis2Engine, engine, environment  # noqa: E402
+from trellis2_server.inputs.images import Cutout, Cutter  # noqa: E402
+from trellis2_server.jobs.executor import LocalCrew  # noqa: E402
+from trellis2_server.jobs.manager import Worker  # noqa: E402
+from trellis2_server.parameters import ModelSettings, Options, Settings, read_options  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from trellis2_server.jobs import Job
+    from trellis2_server.jobs.job import Job
     from trellis2_server.mesh import Shape, VoxelField
 
 #: Jobs that are sent at once.
@@ -319,7 +319,7 @@ def main() -> None:
         torch = environment.import_upstream(settings).torch
         torch.set_num_threads(given.threads)
         if not given.model:
-            importlib.import_module("tiny_checkpoint").write(Path(folder))
+            importlib.import_module("tests.support.tiny_checkpoint").write(Path(folder))
         made = Trellis2Engine(settings)
         load_s = timed(lambda: made.load(silent))
         steps = {f"{s}_sampling_steps": given.steps for s in ("ss", "shape", "tex")}

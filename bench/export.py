@@ -14,7 +14,7 @@ decimation alone, which cleans nothing and moves no vertex.
 prints the quality of all shapes, ours and upstream's, as one table.
 
 The shapes after `sheet` are dual grids like TRELLIS.2's at `--resolution`, made without weights
-(tests/export/dual_grid.py): open, non-manifold, wound by the grid's axes; `--mesh FILE` makes one
+(tests/support/dual_grid.py): open, non-manifold, wound by the grid's axes; `--mesh FILE` makes one
 of any mesh file.
 
 Needs what the exporter needs, and trimesh and scikit-image; the baseline also xatlas,
@@ -101,7 +101,7 @@ def original_of(args: argparse.Namespace) -> Mesh:
 
 def dual_grid(shape: str, resolution: int, file: Path | None) -> Mesh:
     """A mesh like TRELLIS.2's of the shape, or of a mesh file put into the cube."""
-    from tests.export.dual_grid import REAL, voxelised
+    from tests.support.dual_grid import REAL, voxelised
 
     if file is None:
         return voxelised(REAL[shape](), resolution)

@@ -29,12 +29,12 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.server import _PROBE, Server, drawn, png  # noqa: E402 - after the path is set
-from trellis2_server.engine_preview import PreviewEngine  # noqa: E402
+from trellis2_server.engines.preview import PreviewEngine  # noqa: E402
 
 if TYPE_CHECKING:
-    from trellis2_server.config import Options
-    from trellis2_server.images import Cutout
+    from trellis2_server.inputs.images import Cutout
     from trellis2_server.mesh import Shape
+    from trellis2_server.parameters import Options
     from trellis2_server.pipeline import Report
 
 FIELDS: Final = {"decimation_target": 2000, "texture_size": 256, "texture": False}
@@ -62,10 +62,10 @@ class PacedEngine(PreviewEngine):
 def serve(host: str, port: int, stage_s: float) -> None:
     import uvicorn
 
-    from trellis2_server.app import create_app
-    from trellis2_server.config import ServerSettings, Settings, WorkerSettings
-    from trellis2_server.connections import uvicorn_config
-    from trellis2_server.images import Cutter
+    from trellis2_server.api.app import create_app
+    from trellis2_server.api.connections import uvicorn_config
+    from trellis2_server.inputs.images import Cutter
+    from trellis2_server.parameters import ServerSettings, Settings, WorkerSettings
 
     settings = Settings(
         server=ServerSettings(host=host, port=port),

@@ -44,18 +44,18 @@ sys.path.insert(0, str(ROOT))
 
 from bench.ray_scale import PATIENCE_S, WaitingEngine, running  # noqa: E402 - after the path is set
 from bench.server import Server  # noqa: E402
-from tests.ray_cluster import deploy, ray_cluster  # noqa: E402
-from tests.server import picture  # noqa: E402
-from trellis2_server.config import Settings  # noqa: E402
-from trellis2_server.images import Cutter  # noqa: E402
+from tests.support.ray_cluster import deploy, ray_cluster  # noqa: E402
+from tests.support.server import picture  # noqa: E402
+from trellis2_server.inputs.images import Cutter  # noqa: E402
 from trellis2_server.mesh import Shape, VoxelField  # noqa: E402
+from trellis2_server.parameters import Settings  # noqa: E402
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from trellis2_server.config import Options
-    from trellis2_server.images import Cutout
+    from trellis2_server.inputs.images import Cutout
     from trellis2_server.mesh import Mesh
+    from trellis2_server.parameters import Options
     from trellis2_server.pipeline import Report
 
 STATE_BYTES: Final = 28_000_000

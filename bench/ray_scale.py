@@ -40,18 +40,18 @@ import httpx
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.engines import cube, voxels  # noqa: E402 - after the path is set
-from tests.ray_cluster import deploy, ray_cluster  # noqa: E402
-from tests.server import picture  # noqa: E402
-from trellis2_server.config import Settings  # noqa: E402
-from trellis2_server.images import Cutter  # noqa: E402
+from tests.support.engines import cube, voxels  # noqa: E402 - after the path is set
+from tests.support.ray_cluster import deploy, ray_cluster  # noqa: E402
+from tests.support.server import picture  # noqa: E402
+from trellis2_server.inputs.images import Cutter  # noqa: E402
 from trellis2_server.mesh import Shape, VoxelField  # noqa: E402
+from trellis2_server.parameters import Settings  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from trellis2_server.config import Options
-    from trellis2_server.images import Cutout
+    from trellis2_server.inputs.images import Cutout
+    from trellis2_server.parameters import Options
     from trellis2_server.pipeline import Report
 
 FIELDS: Final = {"decimation_target": 2000, "texture_size": 256, "texture": True}

@@ -34,7 +34,7 @@ import numpy as np
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from trellis2_server.line import TEXTURE_PATIENCE_S  # noqa: E402 - after the path is set
+from trellis2_server.jobs.scheduler import TEXTURE_PATIENCE_S  # noqa: E402 - after the path is set
 
 Kind = Literal["shape", "shape_export", "texture", "texture_export"]
 

@@ -25,8 +25,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from trellis2_server.archive import Archive
-from trellis2_server.store import make_store
+from trellis2_server.storage.archive import Archive
+from trellis2_server.storage.store import make_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,8 +89,8 @@ def cases(jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:
 def pack(faces: int) -> dict[str, Any]:
     from export import surface, voxels
 
-    from trellis2_server import kept
     from trellis2_server.mesh import Mesh, Shape, VoxelField
+    from trellis2_server.storage import snapshots
 
     noise = np.random.default_rng(0)
     cells = round((faces / 4.5) ** 0.5)
@@ -105,18 +105,18 @@ def pack(faces: int) -> dict[str, Any]:
         (
             "shape",
             mesh.vertices.nbytes + mesh.faces.nbytes,
-            lambda: kept.kept_shape(Shape(mesh, 1024, None)),
+            lambda: snapshots.kept_shape(Shape(mesh, 1024, None)),
         ),
         (
             "field",
             field.coords.nbytes + field.attributes.nbytes,
-            lambda: kept.kept_field(field),
+            lambda: snapshots.kept_field(field),
         ),
     ):
         begin = time.thread_time()
         content = make()
         packed = time.thread_time()
-        kept.unpack(content)
+        snapshots.unpack(content)
         out[name] = {
             "raw_mb": round(raw / 1e6, 1),
             "packed_mb": round(len(content) / 1e6, 1),

@@ -125,8 +125,8 @@ def overview(picture: Path) -> Image.Image:
     """The picture, and the untextured and textured models that the embedded engine makes of it."""
     from trellis2_server import pipeline
     from trellis2_server.client.drawing import draw
-    from trellis2_server.config import ModelSettings, Settings, read_options
-    from trellis2_server.images import Cutter
+    from trellis2_server.inputs.images import Cutter
+    from trellis2_server.parameters import ModelSettings, Settings, read_options
 
     engine, _ = pipeline.choose_engine(Settings(model=ModelSettings(engine="preview")))
     pipeline.load(engine, lambda *_: None)

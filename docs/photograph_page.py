@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from tests.browser import Tab, chromium
-from tests.server import serving, settings
-from trellis2_server.engine_preview import PreviewEngine
+from tests.support.browser import Tab, chromium
+from tests.support.server import serving, settings
+from trellis2_server.engines.preview import PreviewEngine
 
 FOLDER = Path(__file__).resolve().parent
 #: Of the other pictures, by how much their hue is turned, of 180.

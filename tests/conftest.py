@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from tests.engines import GatedEngine, cube
-from tests.server import COMPILING_S, Server, serving, settings, until
+from tests.support.engines import GatedEngine, cube
+from tests.support.server import COMPILING_S, Server, serving, settings, until
 from trellis2_server import export
-from trellis2_server.engine_preview import PreviewEngine
+from trellis2_server.engines.preview import PreviewEngine
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-pytest_plugins = ["tests.no_skips"]
+pytest_plugins = ["tests.support.no_skips"]
 
 # The first example of a test may compile what it tests.
 hypothesis_settings.register_profile("here", deadline=None, print_blob=True)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.engines import GatedEngine
-from trellis2_server.app import create_app
-from trellis2_server.config import Settings
-from trellis2_server.images import Cutter
-from trellis2_server.keys import ENVIRONMENT
+from tests.support.engines import GatedEngine
+from trellis2_server.api.api_keys import ENVIRONMENT
+from trellis2_server.api.app import create_app
+from trellis2_server.inputs.images import Cutter
+from trellis2_server.parameters import Settings
 
 if TYPE_CHECKING:
-    from trellis2_server.metrics import Metrics
+    from trellis2_server.api.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 UNIT = (ROOT / "deploy" / "trellis2-server.service").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.server import settings
+from tests.support.server import settings
 from trellis2_server import logs
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from tests.engines import GatedEngine
-from tests.server import SMALL, picture, settings
+from tests.support.engines import GatedEngine
+from tests.support.server import SMALL, picture, settings
 from trellis2_server import pipeline
-from trellis2_server.config import ModelSettings, Settings, read_options
-from trellis2_server.engine_preview import PreviewEngine
+from trellis2_server.engines.preview import PreviewEngine
 from trellis2_server.errors import ConfigError
-from trellis2_server.images import Cutter
+from trellis2_server.inputs.images import Cutter
+from trellis2_server.parameters import ModelSettings, Settings, read_options
 
 
 def models(engine: pipeline.Engine, seen: list[tuple[str, int, int]]) -> list[bytes]:

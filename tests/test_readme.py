@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from trellis2_server.config import FIELDS, Settings
+from trellis2_server.parameters import FIELDS, Settings
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,19 +20,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from trellis2_server import __version__, export
-from trellis2_server.engine_preview import PreviewEngine
-from trellis2_server.engine_trellis2 import Trellis2Engine, why_not
+from trellis2_server.engines.preview import PreviewEngine
+from trellis2_server.engines.trellis2 import Trellis2Engine, why_not
 from trellis2_server.errors import ConfigError
-from trellis2_server.images import Cutter
-from trellis2_server.scenes import placed, read_scene
+from trellis2_server.inputs.images import Cutter
+from trellis2_server.inputs.scenes import placed, read_scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from trellis2_server.config import ExportSettings, Options, Settings
-    from trellis2_server.images import Cutout
+    from trellis2_server.inputs.images import Cutout
+    from trellis2_server.inputs.scenes import Scene
     from trellis2_server.mesh import Mesh, Shape, VoxelField
-    from trellis2_server.scenes import Scene
+    from trellis2_server.parameters import ExportSettings, Options, Settings
 
     Report = Callable[[str, int, int], None]
 
@@ -227,14 +227,14 @@ def read_mesh(
         InputError: it is no mesh file, or a broken one.
         TooLargeError: it is over a limit.
     """
-    from trellis2_server.export import given
+    from trellis2_server.export import retexture
 
     report("read", 0, 2)
     scene = read_scene(content)
     mesh = placed(scene, options.geo_rotation)
     report("read", 1, 2)
     extras = _extras(engine, mesh, options)
-    glb = given.untextured_glb(scene, mesh, extras=extras, generator=_generator(engine))
+    glb = retexture.untextured_glb(scene, mesh, extras=extras, generator=_generator(engine))
     report("read", 2, 2)
     return GivenMesh(scene, mesh), glb
 
@@ -262,9 +262,9 @@ def export_model(  # noqa: PLR0913, PLR0917 - one argument per thing that is joi
 ) -> bytes:
     """The textured GLB."""
     if isinstance(geometry, GivenMesh):
-        from trellis2_server.export import given
+        from trellis2_server.export import retexture
 
-        return given.textured_glb(
+        return retexture.textured_glb(
             geometry.scene,
             geometry.mesh,
             field,

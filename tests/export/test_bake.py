@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import RegularGridInterpolator
 
-from tests.export import shapes
+from tests.support import shapes
 from trellis2_server import export
 from trellis2_server.export import bake
 from trellis2_server.export.unwrap import unwrap

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.export import shapes
+from tests.support import shapes
 from trellis2_server import export
 from trellis2_server.errors import ExportError
 from trellis2_server.export.adjacency import twins

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests.export import shapes
+from tests.support import shapes
 from trellis2_server import export
 from trellis2_server.export import kernel
 

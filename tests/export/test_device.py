@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
-from tests.export import dual_grid, shapes  # noqa: E402
+from tests.support import dual_grid, shapes  # noqa: E402
 from trellis2_server import export  # noqa: E402
 from trellis2_server.errors import ExportError  # noqa: E402
 from trellis2_server.export import bake, clean, device, textures  # noqa: E402

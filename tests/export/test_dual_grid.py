@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests import khronos
-from tests.export import dual_grid, shapes
+from tests.support import dual_grid, khronos, shapes
 from trellis2_server import export
 from trellis2_server.export.adjacency import twins
 from trellis2_server.export.deviation import deviation

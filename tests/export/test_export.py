@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests.export import shapes
+from tests.support import shapes
 from trellis2_server import export
 from trellis2_server.errors import ExportError, MissingPackageError
-from trellis2_server.export import foreign, unwrap
+from trellis2_server.export import subprocess_call, unwrap
 
 if TYPE_CHECKING:
     from trellis2_server.mesh import Mesh, VoxelField
@@ -82,7 +82,7 @@ def test_warming_up_compiles_everything_that_an_export_needs() -> None:
     code = """
 import sys
 import numba
-from tests.export import shapes
+from tests.support import shapes
 from trellis2_server import export
 export.warm_up(remesh=True)
 modules = [m for n, m in sys.modules.items() if n.startswith('trellis2_server.export.kernels.')]
@@ -186,9 +186,9 @@ def test_a_library_in_another_process_is_stopped_at_its_deadline() -> None:
         "size_px": np.array(64), "gap_px": np.array(1),
     }  # fmt: skip
     with pytest.raises((ExportError, MissingPackageError)):
-        foreign.call("xatlas", arrays, 0.01)
+        subprocess_call.call("xatlas", arrays, 0.01)
     with pytest.raises((ExportError, MissingPackageError)):
-        foreign.call("xatlas", {"nothing": np.zeros(1)}, 60)
+        subprocess_call.call("xatlas", {"nothing": np.zeros(1)}, 60)
 
 
 def test_other_threads_run_while_an_export_works() -> None:

@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests import khronos
-from tests.export import shapes
+from tests.support import khronos, shapes
 from trellis2_server import export
 from trellis2_server.errors import ExportError, MissingPackageError
-from trellis2_server.export.pieces import pieces
+from trellis2_server.export.chunks import pieces
 from trellis2_server.mesh import Mesh, VoxelField
 
 trimesh = pytest.importorskip("trimesh")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.export import shapes
+from tests.support import shapes
 from trellis2_server import export
 from trellis2_server.errors import ExportError
 from trellis2_server.export import clean, kernel

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.export import dual_grid, shapes
+from tests.support import dual_grid, shapes
 from trellis2_server import export
 from trellis2_server.errors import ExportError, MissingPackageError
 from trellis2_server.export.unwrap import Atlas, unwrap, unwrap_with_xatlas

@@ -42,12 +42,12 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "bench")]
+sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
-from trellis2_server.config import ModelSettings, Options, Settings, read_options  # noqa: E402
-from trellis2_server.engine_trellis2 import Trellis2Engine, engine, environment, loading  # noqa: E402
-from trellis2_server.engine_trellis2.encoder import ImageEncoder  # noqa: E402
-from trellis2_server.images import Cutout  # noqa: E402
+from trellis2_server.engines.trellis2 import Trellis2Engine, engine, environment, loading  # noqa: E402
+from trellis2_server.engines.trellis2.encoder import ImageEncoder  # noqa: E402
+from trellis2_server.inputs.images import Cutout  # noqa: E402
+from trellis2_server.parameters import ModelSettings, Options, Settings, read_options  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -147,7 +147,7 @@ def check_standins(torch: Any, device: str, channels: int) -> dict[str, float]:
         device: its name of it.
         channels: of the convolution; 1024 make the longest sums that TRELLIS.2 has.
     """
-    from trellis2_server.portable import attention, convolution, dualgrid, sampling
+    from trellis2_server.engines.portable import attention, convolution, dualgrid, sampling
 
     double = torch.float64 if device.partition(":")[0] != "mps" else torch.float32
     torch.manual_seed(0)
@@ -208,7 +208,7 @@ def check_standins(torch: Any, device: str, channels: int) -> dict[str, float]:
 
 def build(up: environment.Upstream, size: str, device: str, folder: Path, *, low_vram: bool) -> Any:
     """A pipeline of random models on the device."""
-    tiny: Any = importlib.import_module("tiny_checkpoint")
+    tiny: Any = importlib.import_module("tests.support.tiny_checkpoint")
     if size == "tiny":
         table = {
             name: (config["name"], config["args"])

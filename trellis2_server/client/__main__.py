@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from trellis2_server.client.command import main
+from trellis2_server.client.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from trellis2_server import export
-from trellis2_server.export import foreign
+from trellis2_server.export import subprocess_call
 from trellis2_server.mesh import Mesh, VoxelField
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _begin(part: str) -> subprocess.Popen[bytes] | None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=foreign.environment(),
+            env=subprocess_call.environment(),
         )
     except OSError:
         return None

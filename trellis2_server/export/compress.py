@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from trellis2_server.errors import ExportError, MissingPackageError
-from trellis2_server.export import foreign
+from trellis2_server.export import subprocess_call
 from trellis2_server.export.glb import SHORT_VERTICES
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _add_draco(file: File, shape: Geometry) -> dict[str, Any]:
     }
     if shape.uv is not None:
         arrays["uv"] = shape.uv
-    packed = foreign.call("draco", arrays, _DRACO_DEADLINE_S)
+    packed = subprocess_call.call("draco", arrays, _DRACO_DEADLINE_S)
     file.require("KHR_draco_mesh_compression")
     points, ids = packed["positions"], packed["ids"].tolist()
     accessors: dict[str, dict[str, Any]] = {

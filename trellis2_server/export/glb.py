@@ -19,9 +19,9 @@ import numpy as np
 
 from trellis2_server.errors import ExportError
 from trellis2_server.export.adjacency import corner_lists, is_solid, twins
+from trellis2_server.export.chunks import pieces
 from trellis2_server.export.kernel import spread
 from trellis2_server.export.kernels import glb as kernels
-from trellis2_server.export.pieces import pieces
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from trellis2_server.errors import ExportError
-from trellis2_server.export import foreign
+from trellis2_server.export import subprocess_call
 from trellis2_server.export.adjacency import following, twins
 from trellis2_server.export.kernel import spread
 from trellis2_server.export.kernels import unwrap as kernels
@@ -655,7 +655,7 @@ def unwrap_with_xatlas(
     """
     say = report or _say_nothing
     say("unwrap", 0, 1)
-    result = foreign.call(
+    result = subprocess_call.call(
         "xatlas",
         {
             "vertices": mesh.vertices,

@@ -23,12 +23,12 @@ from pydantic import ValidationError
 from ray import serve
 
 from trellis2_server import pipeline
-from trellis2_server.config import Settings, load_settings
+from trellis2_server.api.api_keys import with_all_keys
 from trellis2_server.errors import ConfigError
-from trellis2_server.keys import with_all_keys
-from trellis2_server.ray_serve.desk import DeskReplica, FarDesk
-from trellis2_server.ray_serve.fleet import CUTTERS, ENGINES
+from trellis2_server.parameters import Settings, load_settings
+from trellis2_server.ray_serve.executor import CUTTERS, ENGINES
 from trellis2_server.ray_serve.replicas import DESK, CutterReplica, EngineReplica
+from trellis2_server.ray_serve.service import DeskReplica, FarDesk
 from trellis2_server.ray_serve.settings import ClusterSettings
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ray.serve import Application
     from starlette.types import Message, Receive, Scope, Send
 
-    from trellis2_server.images import Cutter
+    from trellis2_server.inputs.images import Cutter
     from trellis2_server.pipeline import Engine
     from trellis2_server.ray_serve.replicas import ChooseEngine, MakeCutter
 
@@ -155,7 +155,7 @@ def _make_front(settings: Settings) -> Any:
     # Only the ingresses have routes: every replica imports this module.
     from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-    from trellis2_server.app import create_front
+    from trellis2_server.api.app import create_front
 
     desk = FarDesk()
     front: Any = create_front(settings, desk.open, desk.note_request)

@@ -18,9 +18,11 @@ import ray
 from ray import serve
 
 from trellis2_server import logs
-from trellis2_server.crew import LocalCrew
 from trellis2_server.errors import EngineBrokenError, EngineError, ServerError
-from trellis2_server.loading import Loading
+from trellis2_server.jobs.executor import LocalCrew
+from trellis2_server.jobs.model_lifecycle import Loading
+from trellis2_server.jobs.progress import lane_steps
+from trellis2_server.jobs.threads import Threads, guarded
 from trellis2_server.pipeline import Geometry
 from trellis2_server.ray_serve.steps import (
     FarShape,
@@ -29,17 +31,15 @@ from trellis2_server.ray_serve.steps import (
     shape_outcome,
 )
 from trellis2_server.ray_serve.stream import Outcome, bare, told
-from trellis2_server.steps import lane_steps
-from trellis2_server.threads import Threads, guarded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from trellis2_server.config import Options, Settings
-    from trellis2_server.images import Cutout, Cutter
+    from trellis2_server.inputs.images import Cutout, Cutter
+    from trellis2_server.jobs.progress import Step
     from trellis2_server.mesh import Mesh, VoxelField
+    from trellis2_server.parameters import Options, Settings
     from trellis2_server.pipeline import Engine, GivenMesh, Report
-    from trellis2_server.steps import Step
 
     ChooseEngine = Callable[[Settings], Engine]
     MakeCutter = Callable[[Engine, Settings], Cutter]

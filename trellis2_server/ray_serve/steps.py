@@ -17,18 +17,18 @@ import numpy as np
 import ray
 
 from trellis2_server import pipeline
-from trellis2_server.crew import md5
-from trellis2_server.kept import Maker, export_again, kept_field, kept_shape
+from trellis2_server.jobs.executor import md5
 from trellis2_server.mesh import Shape
 from trellis2_server.pipeline import Geometry
 from trellis2_server.ray_serve.stream import Outcome, tell
+from trellis2_server.storage.snapshots import Maker, export_again, kept_field, kept_shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from trellis2_server.config import ExportSettings, Options
-    from trellis2_server.images import Cutout
+    from trellis2_server.inputs.images import Cutout
     from trellis2_server.mesh import Mesh, VoxelField
+    from trellis2_server.parameters import ExportSettings, Options
     from trellis2_server.pipeline import GivenMesh, Report
 
 T = TypeVar("T")

@@ -20,7 +20,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from trellis2_server.errors import EngineError, ServerError
-from trellis2_server.threads import Stopped, guarded
+from trellis2_server.jobs.threads import Stopped, guarded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.engines import GatedEngine
+from tests.support.server import Server, serving, settings
+from trellis2_server.api.routes import page
+from trellis2_server.parameters import FIELDS, Settings, read_options
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+ROOT = Path(__file__).resolve().parents[3]
+PAGE = ROOT / "trellis2_server" / "page"
+FILES = sorted(path.name for path in PAGE.iterdir() if path.name != "index.html")
+
+
+@pytest.fixture(scope="module")
+def server() -> Generator[Server]:
+    with serving(GatedEngine()) as running:
+        yield running
+
+
+def links(server: Server) -> list[str]:
+    """What the page and its modules refer to, as paths under the root."""
+    markup = server.client.get("/").text
+    found = re.findall(r'(?:href|src)="(page/[^"]+)"', markup)
+    for name in FILES:
+        found += [f"page/{each}" for each in re.findall(r'from "\./([^"]+)"', read(server, name))]
+    return found
+
+
+def read(server: Server, name: str) -> str:
+    return server.client.get(f"/page/{name}").text
+
+
+def test_the_page_and_all_that_it_refers_to_are_served(server: Server) -> None:
+    found = links(server)
+    assert {"page/main.js", "page/page.css", "page/icon.svg", "page/api.js"} <= set(found)
+    for path in found:
+        assert server.client.get(f"/{path}").status_code == 200, path
+    assert {path.removeprefix("page/") for path in found} == set(FILES), "a file nobody asks for"
+
+
+def test_its_files_say_what_they_are_on_every_system(server: Server) -> None:
+    kinds = {name: server.client.get(f"/page/{name}").headers["content-type"] for name in FILES}
+    assert kinds["main.js"] == "text/javascript; charset=utf-8"
+    assert kinds["page.css"] == "text/css; charset=utf-8"
+    assert kinds["icon.svg"] == "image/svg+xml"
+    assert server.client.get("/").headers["content-type"] == "text/html; charset=utf-8"
+
+
+def test_the_policy_lets_in_nothing_inline_and_nothing_foreign(server: Server) -> None:
+    for path in ("/", "/page/main.js"):
+        headers = server.client.get(path).headers
+        policy = dict(
+            part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";")
+        )
+        assert policy["default-src"] == policy["base-uri"] == policy["frame-ancestors"] == "'none'"
+        assert "unsafe-inline" not in headers["content-security-policy"]
+        assert "'unsafe-eval'" not in policy["script-src"]
+        assert headers["x-content-type-options"] == "nosniff"
+    markup = server.client.get("/").text
+    assert not re.search(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=", markup)
+
+
+def test_it_refers_to_nothing_by_an_absolute_path(server: Server) -> None:
+    """A proxy may serve it under a prefix."""
+    for text in (server.client.get("/").text, *(read(server, name) for name in FILES)):
+        assert not re.search(r'(?:href|src|from|fetch\()\s*=?\s*["`]/', text)
+
+
+def test_a_browser_that_has_a_file_is_not_sent_it_again(server: Server) -> None:
+    first = server.client.get("/page/main.js")
+    again = server.client.get("/page/main.js", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert first.headers["cache-control"] == "no-cache"
+
+
+@pytest.mark.parametrize("name", ["nothing.js", "..%2Froutes.py", "%2e%2e%2froutes.py", "page"])
+def test_no_other_file_is_served(server: Server, name: str) -> None:
+    reply = server.client.get(f"/page/{name}")
+    assert reply.status_code == 404
+    assert "routes_page" not in reply.text
+
+
+def test_the_page_needs_no_key_and_the_rest_does() -> None:
+    with serving(GatedEngine(), settings(server={"api_keys": ["s3cret"]})) as server:
+        server.wait_until_loaded()
+        for path in ("/", "/page/main.js", "/page/options"):
+            assert server.client.get(path).status_code == 200, path
+        assert server.client.get("/worker_status").status_code == 401
+
+
+@pytest.mark.parametrize("prefix", ["", "/models"])
+def test_it_is_there_behind_a_proxy_whether_that_strips_the_prefix_or_not(prefix: str) -> None:
+    configured = settings(server={"root_path": "/models", "api_keys": ["s3cret"]})
+    with serving(GatedEngine(), configured) as server:
+        for path in ("/", "/page/main.js", "/page/options"):
+            assert server.client.get(prefix + path).status_code == 200, path
+
+
+# ---- the viewer ------------------------------------------------------------------------------
+
+
+def need_viewer() -> bytes:
+    if not page.VIEWER_FILE.is_file():
+        pytest.skip("model-viewer is not installed: run `npm install`")
+    return page.VIEWER_FILE.read_bytes()
+
+
+def test_the_viewer_that_is_declared_is_the_one_that_is_meant() -> None:
+    declared = json.loads((ROOT / "package.json").read_text(encoding="utf-8"))["dependencies"]
+    assert declared == {"@google/model-viewer": page.VIEWER_VERSION}
+    digest = hashlib.sha384(need_viewer()).digest()
+    assert "sha384-" + base64.b64encode(digest).decode() == page.VIEWER_INTEGRITY
+
+
+def test_an_installed_viewer_is_served_and_no_cdn_is_let_in(server: Server) -> None:
+    content = need_viewer()
+    markup = server.client.get("/")
+    source = re.findall(r'name="viewer" content="([^"]+)"', markup.text)[0]
+    reply = server.client.get(f"/{source}")
+    assert reply.content == content
+    assert reply.headers["content-type"].startswith("text/javascript")
+    assert "immutable" in reply.headers["cache-control"]
+    assert "http" not in markup.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("content", [None, b"alert('another one')"])
+def test_without_the_right_file_the_viewer_comes_from_a_cdn_and_is_held_against_its_hash(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / "model-viewer.min.js"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setattr(page, "VIEWER_FILE", file)
+    reply = server.client.get("/")
+    assert f'content="{page.VIEWER_CDN}"' in reply.text
+    assert f'data-integrity="{page.VIEWER_INTEGRITY}"' in reply.text
+    assert page.VIEWER_CDN in reply.headers["content-security-policy"]
+    assert server.client.get(f"/page/{page.VIEWER_NAME}").status_code == 404
+
+
+# ---- the options -----------------------------------------------------------------------------
+
+
+def test_the_options_are_the_fields_with_what_is_taken_without_them() -> None:
+    configured = settings(
+        generation={"seed": 7, "tex_sampling_steps": 30}, export={"glb_texture_size": 512}
+    )
+    with serving(GatedEngine(), configured) as server:
+        said = server.client.get("/page/options").json()
+    properties = said["properties"]
+    assert list(properties) == [field.name for field in FIELDS]
+    assert properties["tex_sampling_steps"]["default"] == 30
+    assert properties["texture_size"]["enum"] == [256, 512, 1024, 2048, 4096, 8192]
+    defaults = {
+        name: each["default"]
+        for name, each in properties.items()
+        if each.get("default") is not None
+    }
+    assert defaults["seed"] == 7
+    assert read_options(defaults, configured) == read_options({}, configured)
+    assert said["max_body_bytes"] == configured.server.max_body_bytes
+
+
+def test_a_default_that_is_sent_changes_nothing() -> None:
+    with serving(GatedEngine()) as server:
+        properties = server.client.get("/page/options").json()["properties"]
+    for name, each in properties.items():
+        if each.get("default") is None:
+            continue
+        assert read_options({name: each["default"]}, Settings()) == read_options({}, Settings())

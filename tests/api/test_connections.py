@@ -1,0 +1,269 @@
+"""Clients that are slow, many, or talk no HTTP, at a server with little patience."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.engines import PATIENCE_S, GatedEngine
+from tests.support.server import Server, fields, serving, settings, until
+from trellis2_server.api.connections import MAX_HEAD_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+LEAST_S = 0.8
+GET = b"GET /worker_status HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Generator[Server]:
+    configured = settings(server={"transfer_timeout_seconds": LEAST_S})
+    with serving(GatedEngine(), configured) as server:
+        server.wait_until_loaded()
+        yield server
+
+
+def connect(server: Server, sent: bytes = b"") -> socket.socket:
+    connection = socket.create_connection(server.address, timeout=PATIENCE_S)
+    connection.sendall(sent)
+    return connection
+
+
+def rest(connection: socket.socket) -> bytes:
+    """All that comes until the server closes."""
+    content = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := connection.recv(65_536):
+            content += part
+    return content
+
+
+def answer(connection: socket.socket) -> bytes:
+    """A reply that is JSON."""
+    content = connection.recv(65_536)
+    while content and not content.endswith(b"}"):
+        content += connection.recv(65_536)
+    return content
+
+
+def refusal(reply: bytes, status: int, code: int = 1) -> dict[str, str]:
+    """The headers of a reply that is a refusal, and nothing after it."""
+    head, _, body = reply.partition(b"\r\n\r\n")
+    line, *lines = head.decode().split("\r\n")
+    assert line.startswith(f"HTTP/1.1 {status} "), reply
+    headers = dict(each.lower().split(": ", 1) for each in lines)
+    assert headers["connection"] == "close"
+    assert len(headers["x-request-id"]) == 32
+    assert set(json.loads(body)) == {"text", "error_code"}
+    assert json.loads(body)["error_code"] == code
+    return headers
+
+
+def open_connections(server: Server) -> int:
+    return len(server.uvicorn.server_state.connections)
+
+
+# ---- slow ones ----------------------------------------------------------------------------
+
+
+def test_two_hundred_slow_clients_hold_up_nobody_and_are_closed(hasty: Server) -> None:
+    heads = [b"", b"P", b"POST /generate HTTP/1.1\r\nHost: x\r\nX-A: b\r\n"]
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(connect(hasty, heads[k % 3])) for k in range(200)]
+        assert hasty.generate().is_success
+        for connection in slow:
+            assert rest(connection) == b""
+    assert hasty.client.get("/healthcheck").is_success
+
+
+def test_a_client_that_sends_its_head_byte_by_byte_is_closed(hasty: Server) -> None:
+    pause = threading.Event()
+    with connect(hasty) as connection:
+        connection.settimeout(0.02)
+        for _ in range(1000):
+            with contextlib.suppress(TimeoutError):
+                assert rest(connection) == b""
+                break
+            connection.sendall(b"G")
+            pause.wait(0.02)
+        else:
+            raise AssertionError("it was not closed")
+
+
+def test_a_body_that_stops_is_refused_as_too_slow(hasty: Server) -> None:
+    for path in (b"/generate", b"/send"):
+        head = (POST % 1000).replace(b"/generate", path)
+        with connect(hasty, head + b'{"image": "') as connection:
+            refusal(rest(connection), 408)
+    form = b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+    with connect(hasty, (POST % 1000).replace(b"\r\n\r\n", b"\r\n") + form) as connection:
+        refusal(rest(connection), 408)
+    assert hasty.client.get("/worker_status").json()["queue_length"] == 0
+
+
+def test_a_body_that_keeps_coming_may_take_longer(hasty: Server) -> None:
+    body = json.dumps(fields(padding="x" * 400_000)).encode()
+    pause = threading.Event()
+    with connect(hasty, POST % len(body)) as steady, connect(hasty, POST % len(body)) as stopped:
+        at = 0
+        stopped.settimeout(0)
+        while True:  # one that has stopped is refused long before
+            with contextlib.suppress(BlockingIOError):
+                assert stopped.recv(100).startswith(b"HTTP/1.1 408")
+                break
+            steady.sendall(body[at : at + 2_000])
+            at += 2_000
+            pause.wait(0.02)
+        steady.sendall(body[at:])
+        assert steady.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_client_that_does_not_take_its_replies_is_closed(hasty: Server) -> None:
+    asked = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+    with connect(hasty) as connection:
+        until(lambda: open_connections(hasty) > 0, "a connection")
+        ours = connection.getsockname()[1]
+        with contextlib.suppress(OSError):
+            # Some 20 MB of replies, more than the system holds by itself.
+            connection.sendall(asked * 400)
+        until(
+            lambda: all(
+                getattr(each, "client", ("", 0))[1] != ours
+                for each in list(hasty.uvicorn.server_state.connections)
+            ),
+            "closed",
+        )
+    assert hasty.client.get("/healthcheck").is_success
+
+
+def test_a_connection_at_rest_between_two_requests_stays(hasty: Server) -> None:
+    with connect(hasty, GET) as resting:
+        assert answer(resting).startswith(b"HTTP/1.1 200 ")
+        with connect(hasty, b"GET") as slow:
+            assert rest(slow) == b""
+        resting.sendall(GET)
+        assert answer(resting).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_client_that_waits_for_its_model_may_wait() -> None:
+    engine = GatedEngine("shape")
+    with serving(engine, settings(server={"transfer_timeout_seconds": 0.5})) as server:
+        server.wait_until_loaded()
+        with ThreadPoolExecutor() as pool:
+            asked = pool.submit(server.generate)
+            engine.wait_for("shape")
+            for _ in range(3):
+                with connect(server, b"GET") as slow:
+                    assert rest(slow) == b""
+            engine.open_all()
+            assert asked.result().is_success
+
+
+# ---- many of them ---------------------------------------------------------------------------
+
+
+def test_where_there_are_too_many_the_one_that_waited_longest_gives_way() -> None:
+    with serving(GatedEngine(), settings(server={"max_connections": 10})) as server:
+        server.wait_until_loaded()
+        server.client.close()
+        with contextlib.ExitStack() as stack:
+            idle = [stack.enter_context(connect(server, b"GET")) for _ in range(11)]
+            assert rest(idle[0]) == b""
+            with connect(server, GET) as newest:
+                assert answer(newest).startswith(b"HTTP/1.1 200 ")
+            assert rest(idle[1]) == b""
+            idle[-1].sendall(GET[3:])
+            assert answer(idle[-1]).startswith(b"HTTP/1.1 200 ")
+
+
+def test_where_all_are_at_work_a_further_one_is_told_to_come_again() -> None:
+    engine = GatedEngine("shape")
+    with serving(engine, settings(server={"max_connections": 10})) as server:
+        server.wait_until_loaded()
+        server.client.close()
+        body = json.dumps(fields()).encode()
+        with contextlib.ExitStack() as stack:
+            busy = [
+                stack.enter_context(connect(server, POST % len(body) + body)) for _ in range(10)
+            ]
+            worker = server.worker
+            until(lambda: sum(t.waiters for t in worker._tasks.values()) == 10, "ten wait")
+            with connect(server, GET) as further:
+                assert int(refusal(rest(further), 503, 3)["retry-after"]) > 0
+            engine.open_all()
+            for connection in busy:
+                assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+# ---- no HTTP -------------------------------------------------------------------------------
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[Any]:
+    """What should not have been logged; that it was no HTTP may be."""
+    known = "Invalid HTTP request received."
+    records = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    return [each for each in records if each.getMessage() != known]
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA\x00b: c\r\n\r\n", 400),
+        (b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 2 * MAX_HEAD_BYTES, 431),
+        (b"GET /" + b"a" * 2 * MAX_HEAD_BYTES, 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * MAX_HEAD_BYTES, 431),
+    ],
+    ids=["tls", "no host", "nul", "length", "header", "path", "headers"],
+)
+def test_what_is_no_request_is_refused_in_the_form_of_every_refusal(
+    server: Server, caplog: pytest.LogCaptureFixture, sent: bytes, status: int
+) -> None:
+    with connect(server) as connection:
+        with contextlib.suppress(OSError):
+            connection.sendall(sent)
+        refusal(rest(connection), status)
+    assert not errors(caplog)
+
+
+def test_junk_after_a_request_does_it_no_harm(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connect(server, GET + b"\x00junk\r\n\r\n") as connection:
+        reply = rest(connection)
+        first, _, second = reply.partition(b"}HTTP/1.1 400")
+        assert first.startswith(b"HTTP/1.1 200 ")
+        assert b'"error_code": 1' in second
+    assert not errors(caplog)
+
+
+def test_junk_inside_a_body_is_refused_and_ends_the_request(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = b"POST /generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with connect(server, head + b'5\r\n{"a":\r\n') as connection:
+        until(lambda: open_connections(server) > 0, "a connection")
+        connection.sendall(b"zz\r\n")
+        refusal(rest(connection), 400)
+    until(lambda: not server.uvicorn.server_state.tasks, "rest")
+    assert not errors(caplog)
+
+
+def test_an_upgrade_that_is_not_there_is_passed_over(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    for wanted in ("websocket", "h2c"):
+        headers = {"Connection": "Upgrade", "Upgrade": wanted}
+        assert server.client.get("/worker_status", headers=headers).is_success
+    assert not errors(caplog)

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.engines import GatedEngine
+from tests.support.server import Server, encoded, fields, picture, serving, until
+from trellis2_server.errors import EngineError
+
+if TYPE_CHECKING:
+    from prometheus_client.samples import Sample
+
+    from trellis2_server.inputs.images import Cutout
+    from trellis2_server.mesh import Shape
+    from trellis2_server.parameters import Options
+    from trellis2_server.pipeline import Report
+
+
+def samples(server: Server) -> list[Sample]:
+    """What `/metrics` says, read as Prometheus reads it."""
+    reply = server.client.get("/metrics")
+    assert reply.is_success
+    assert reply.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    return [
+        each for family in text_string_to_metric_families(reply.text) for each in family.samples
+    ]
+
+
+def value(server: Server, name: str, **labels: str) -> float:
+    """Of the one sample of that name with these labels, at least."""
+    [found] = [
+        sample.value
+        for sample in samples(server)
+        if sample.name == name and labels.items() <= sample.labels.items()
+    ]
+    return found
+
+
+def test_requests_are_counted_by_route_and_status_and_timed(server: Server) -> None:
+    server.client.get("/worker_status")
+    for path in ("/status/" + "0" * 32, "/status/" + "1" * 32, "/status/x"):
+        server.client.get(path)
+    for path in ("/nothing", "/nowhere"):
+        server.client.get(path)
+    server.client.request("BREW", "/generate")
+    body = server.client.build_request("POST", "/generate", json=fields())
+    glb = server.client.send(body)
+    count = "trellis2_http_requests_total"
+    asked = {"method": "GET", "status": "404"}
+    assert value(server, count, method="GET", route="/worker_status", status="200") == 1
+    assert value(server, count, route="/status/{name}", **asked) == 3
+    assert value(server, count, route="other", **asked) == 2
+    assert value(server, count, method="other", status="405") == 1
+    assert value(server, "trellis2_http_request_seconds_count", route="/generate") == 2
+    assert value(server, "trellis2_http_request_seconds_sum", route="/generate") > 0
+    assert value(server, "trellis2_http_received_bytes_total") == len(body.content)
+    assert value(server, "trellis2_http_sent_bytes_total") > len(glb.content)
+
+
+def test_the_state_is_that_of_the_look() -> None:
+    engine = GatedEngine("load", "texture")
+    engine.memory = {"used": 3, "peak": 5, "total": 8}
+    with serving(engine) as server:
+        assert value(server, "trellis2_ready", engine="gated") == 0
+        engine.gates["load"].set()
+        server.wait_until_loaded()
+        assert value(server, "trellis2_ready", engine="gated") == 1
+        assert server.generate().is_success
+        engine.wait_for("texture")
+        assert value(server, "trellis2_queue_length") == 1
+        assert value(server, "trellis2_jobs_kept", status="texture_processing") == 1
+        engine.gates["texture"].set()
+        until(lambda: value(server, "trellis2_queue_length") == 0, "rest")
+        assert value(server, "trellis2_jobs_kept", status="completed") == 1
+        assert value(server, "trellis2_jobs_kept", status="texture_processing") == 0
+        for kind, size in engine.memory.items():
+            assert value(server, "trellis2_device_memory_bytes", kind=kind) == size
+        assert value(server, "trellis2_threads") >= 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
+def test_the_process_is_measured(server: Server) -> None:
+    assert value(server, "process_resident_memory_bytes") > 10_000_000
+    assert 3 < value(server, "process_open_fds") < value(server, "process_max_fds")
+
+
+def test_two_apps_in_one_process_count_apart(server: Server) -> None:
+    with serving(GatedEngine()) as other:
+        for _ in range(3):
+            other.client.get("/worker_status")
+        server.client.get("/worker_status")
+        assert value(server, "trellis2_http_requests_total", route="/worker_status") == 1
+
+
+def test_whatever_clients_send_the_labels_are_few(server: Server) -> None:
+    before = len(samples(server))
+    for k in range(50):
+        server.client.get(f"/status/{k:032x}")
+        server.client.get(f"/nothing/{k}", headers={"Host": f"h{k}", "X-Request-Id": f"{k}"})
+        server.client.request(f"METHOD{k}", "/")
+    # A counter, its birth, and a histogram for each route: not for each path.
+    assert len(samples(server)) - before < 100
+
+
+def test_jobs_are_counted_by_how_they_end_and_steps_are_timed(
+    server: Server, engine: GatedEngine
+) -> None:
+    assert server.generate(fields(texture=True)).is_success
+    ended, matched = "trellis2_jobs_ended_total", "trellis2_jobs_matched_total"
+    assert value(server, ended, engine="gated", status="completed") == 1
+    for step in ("cutout", "shape", "shape_export", "texture", "texture_export"):
+        assert value(server, "trellis2_step_seconds_count", step=step) == 1
+    assert server.generate().is_success
+    assert value(server, matched, by="upload") == 1
+    webp = encoded(picture(file_format="WEBP"))
+    assert server.generate(fields(image=webp)).is_success
+    assert value(server, matched, by="picture") == 1
+    engine.failures["shape"] = EngineError("why")
+    assert server.generate(fields(2)).status_code == 500
+    assert value(server, ended, engine="gated", status="error") == 1
+    held = engine.hold("shape", 5)
+    uid = server.client.post("/send", json=fields(3, seed=5)).json()["uid"]
+    engine.wait_for("shape")
+    server.app.state.worker._loop.call_soon_threadsafe(
+        lambda: server.worker.cancel(server.worker.job(uid))
+    )
+    until(lambda: server.client.get(f"/status/{uid}").json()["status"] == "error", "cancelled")
+    held.set()
+    assert value(server, ended, engine="gated", status="cancelled") == 1
+
+
+def test_what_is_tried_again_for_want_of_memory_is_counted() -> None:
+    class Greedy(GatedEngine):
+        def shape(self, cutout: Cutout, options: Options, report: Report) -> Shape:
+            report("shape", 0, 2)
+            report("retry", 1, 2)
+            report("retry", 2, 2)
+            return super().shape(cutout, options, report)
+
+    with serving(Greedy()) as server:
+        server.wait_until_loaded()
+        assert server.generate().is_success
+        assert value(server, "trellis2_out_of_memory_retries_total") == 2

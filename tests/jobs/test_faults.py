@@ -1,0 +1,325 @@
+"""What hangs, breaks or leaks: who is told, what still ends, and when the model is reloaded."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from tests.support.engines import GatedEngine
+from tests.support.managers import Clock, HeldCutter, Leap, begin, in_a_loop, submit, until, working
+from tests.support.server import fields, picture, serving, settings
+from tests.support.server import until as until_so
+from trellis2_server.errors import EngineBrokenError, EngineError, ShuttingDownError, UnhealthyError
+from trellis2_server.jobs.job import Status
+
+#: Longer than any step here takes that is not held.
+TIMEOUT_S = 10.0
+
+
+def loads(engine: GatedEngine) -> list[str]:
+    return [stage for stage, _ in engine.calls if stage in {"load", "unload"}]
+
+
+# ---- hanging and breaking ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["hangs", "breaks"])
+@pytest.mark.parametrize("stage", ["shape", "texture"])
+@in_a_loop
+async def test_a_stage_that_hangs_or_breaks_the_engine_ends_its_job_and_the_server(
+    stage: str, fault: str
+) -> None:
+    engine, leap = GatedEngine(), Leap()
+    held = engine.hold(stage, 1)
+    async with working(engine, stage_timeout_seconds=TIMEOUT_S) as worker:
+        broken = await submit(worker, 1)
+        await begin(engine, stage)
+        waiting = await submit(worker, 2)
+        await until(lambda: worker.job(waiting.uid).image_hash is not None)
+        asking = [asyncio.ensure_future(worker.texture(job)) for job in (broken, waiting)]
+        await asyncio.sleep(0)
+        if fault == "hangs":
+            leap(TIMEOUT_S)
+        else:
+            engine.failures[stage] = EngineBrokenError("CUDA: device-side assert")
+            held.set()
+        with pytest.raises(EngineBrokenError) as caught:
+            await asking[0]
+        said = f"{stage}: did not end within 10 s" if fault == "hangs" else "device-side assert"
+        assert said in str(caught.value)
+        with pytest.raises(UnhealthyError, match=said) as refused:
+            await asking[1]
+        assert refused.value.retry_after_s > 0
+        assert worker.fault == str(caught.value) == worker.why_not
+        with pytest.raises(UnhealthyError, match=said):
+            await submit(worker, 3)
+        with pytest.raises(UnhealthyError):
+            await worker.name_of(picture(), remove_background=True)
+        assert worker.job(broken.uid).status is Status.ERROR
+        assert (worker.job(broken.uid).shape_glb is not None) == (stage == "texture")
+        await worker.is_drained.wait()
+        if fault == "hangs":  # its thread is still there
+            assert not worker.is_idle
+        held.set()
+        await until(lambda: worker.is_idle)
+        assert not [call for call in engine.calls if call[1] == 2]
+
+
+@in_a_loop
+async def test_when_a_cut_out_hangs_what_runs_still_ends_and_nothing_more_begins(
+    engine: GatedEngine,
+) -> None:
+    leap, cutter = Leap(), HeldCutter()
+    held = {seed: engine.hold("shape", seed) for seed in (1, 3)}
+    async with working(engine, cutter=cutter, stage_timeout_seconds=TIMEOUT_S) as worker:
+        cutter.gate.clear()
+        hanging = await submit(worker, 2)
+        await until(lambda: len(cutter.calls) == 1)
+        stuck, cutter.gate = cutter.gate, threading.Event()
+        cutter.gate.set()
+        leap(TIMEOUT_S / 2)
+        running, textured = await submit(worker, 1, texture=False), await submit(worker, 3)
+        await begin(engine, "shape")
+        asking = [asyncio.ensure_future(worker.shape(job)) for job in (hanging, running, textured)]
+        await asyncio.sleep(0)
+        leap(TIMEOUT_S / 2)
+        with pytest.raises(EngineBrokenError, match="cutout: did not end"):
+            await asking[0]
+        held[1].set()
+        assert (await asking[1]).shape_glb
+        with pytest.raises(UnhealthyError, match="cutout: did not end"):
+            await asking[2]
+        with pytest.raises(UnhealthyError):
+            await worker.texture(running)
+        await worker.is_drained.wait()
+        assert not worker.is_idle
+        stuck.set()
+
+
+@in_a_loop
+async def test_a_lookup_that_hangs_is_no_other(engine: GatedEngine) -> None:
+    leap, cutter = Leap(), HeldCutter()
+    async with working(engine, cutter=cutter, stage_timeout_seconds=TIMEOUT_S) as worker:
+        cutter.gate.clear()
+        names = [
+            asyncio.ensure_future(worker.name_of(picture(shade), remove_background=True))
+            for shade in (1, 2)
+        ]
+        await until(lambda: len(cutter.calls) == 1)
+        leap(TIMEOUT_S)
+        with pytest.raises(EngineBrokenError, match="cutout: did not end"):
+            await names[0]
+        with pytest.raises(UnhealthyError, match="cutout: did not end"):
+            await names[1]
+        await worker.is_drained.wait()
+        cutter.gate.set()
+
+
+@in_a_loop
+async def test_no_timeout_is_one_that_never_comes(engine: GatedEngine) -> None:
+    leap = Leap()
+    held = engine.hold("shape", 1)
+    async with working(engine, stage_timeout_seconds=None) as worker:
+        job = await submit(worker, 1)
+        await begin(engine, "shape")
+        leap(20)
+        await asyncio.sleep(0.01)
+        held.set()
+        assert (await worker.texture(job)).textured_glb
+
+
+def test_an_unhealthy_server_says_so(engine: GatedEngine) -> None:
+    engine.failures["shape"] = EngineBrokenError("CUDA: device-side assert")
+    with serving(engine, settings(server={"shutdown_grace_seconds": 0})) as server:
+        server.wait_until_loaded()
+        assert server.generate().status_code == 500
+        reply = server.client.get("/healthcheck")
+        assert (reply.status_code, reply.json()["status"]) == (503, "error")
+        assert reply.json()["error"] == "CUDA: device-side assert"
+        assert server.client.get("/health").json()["status"] == "error"
+        refused = server.generate(fields(seed=2))
+        assert (refused.status_code, refused.json()["error_code"]) == (503, 3)
+        assert int(refused.headers["retry-after"]) > 0
+        assert "device-side assert" in refused.json()["text"]
+
+
+# ---- reloading ---------------------------------------------------------------------------------
+
+
+@in_a_loop
+async def test_after_so_many_jobs_the_model_is_loaded_again(engine: GatedEngine) -> None:
+    async with working(engine, recycle_after_jobs=2) as worker:
+        for seed in range(5):
+            await worker.texture(await submit(worker, seed))
+        await until(lambda: worker.is_idle)
+    assert loads(engine) == ["load", "unload", "load", "unload", "load"]
+
+
+@in_a_loop
+async def test_jobs_wait_while_the_model_is_loaded_again(engine: GatedEngine) -> None:
+    clock = Clock()
+    async with working(engine, recycle_after_jobs=1, clock=clock) as worker:
+        engine.gates["unload"].clear()
+        engine.gates["load"].clear()
+        await worker.texture(await submit(worker, 1))
+        await begin(engine, "unload")
+        job = await submit(worker, 2)
+        await until(lambda: worker.job(job.uid).image_hash is not None)
+        assert worker.load.is_reloading
+        assert worker.why_not is None
+        await until(lambda: worker.job(job.uid).progress is not None)
+        progress = worker.job(job.uid).progress
+        assert progress
+        assert progress.stage == "loading"
+        assert worker.queue_position(job) == 1
+        engine.open_all()
+        assert (await worker.texture(job)).textured_glb
+
+
+@in_a_loop
+async def test_memory_that_grows_has_the_model_loaded_again(engine: GatedEngine) -> None:
+    used = {"shape": 500, "texture": 900}
+    leaks = False
+
+    def memory() -> dict[str, int]:
+        leaked = 51 if leaks and loads(engine) == ["load"] else 0
+        stage = engine.calls[-1][0]
+        return {"used": (used.get(stage, 100) + leaked) * 1_000_000, "peak": 1, "total": 10**10}
+
+    engine.device_memory = memory
+    async with working(engine, max_vram_growth_mb=50) as worker:
+        for seed in range(3):
+            await worker.texture(await submit(worker, seed))
+            await until(lambda: worker.is_idle)
+        assert loads(engine) == ["load"]  # a texture's memory is no growth over a shape's
+        assert worker.load.memory["used"] == 900_000_000
+        leaks = True
+        await worker.texture(await submit(worker, 7))
+        assert loads(engine) == ["load", "unload", "load"]
+        await worker.texture(await submit(worker, 8))
+        assert loads(engine) == ["load", "unload", "load"]
+        assert worker.fault is None
+
+
+@in_a_loop
+async def test_memory_that_is_not_given_back_ends_the_server(engine: GatedEngine) -> None:
+    engine.memory = {"used": 100_000_000}
+    async with working(engine, max_vram_growth_mb=50) as worker:
+        await worker.texture(await submit(worker, 1))
+        engine.memory = {"used": 151_000_000}
+        await worker.shape(await submit(worker, 2, texture=False))
+        await worker.is_drained.wait()
+        assert loads(engine) == ["load", "unload", "load"]
+        assert worker.fault
+        assert "151 MB are in use after loading again, 100 MB were" in worker.fault
+        with pytest.raises(UnhealthyError, match="not given back"):
+            await submit(worker, 3)
+
+
+@pytest.mark.parametrize("stage", ["load", "unload"])
+@in_a_loop
+async def test_a_model_that_cannot_be_loaded_again_ends_the_server(stage: str) -> None:
+    engine = GatedEngine()
+    async with working(engine, recycle_after_jobs=1) as worker:
+        engine.failures[stage] = EngineError("the weights are gone")
+        await worker.texture(await submit(worker, 1))
+        await worker.is_drained.wait()
+        assert worker.fault
+        assert "the weights are gone" in worker.fault
+
+
+@in_a_loop
+async def test_an_engine_that_breaks_while_it_loads_ends_the_server(engine: GatedEngine) -> None:
+    engine.failures["load"] = EngineBrokenError("CUDA: no kernel image")
+    async with working(engine) as worker:
+        await worker.is_drained.wait()
+        assert worker.fault == "CUDA: no kernel image"
+        with pytest.raises(UnhealthyError):
+            await submit(worker, 1)
+
+
+# ---- idle --------------------------------------------------------------------------------------
+
+
+@in_a_loop
+async def test_a_model_that_nobody_needs_is_unloaded_until_somebody_does(
+    engine: GatedEngine,
+) -> None:
+    leap, clock = Leap(), Clock()
+    engine.memory = {"used": 5}
+    async with working(engine, clock=clock, idle_unload_seconds=10) as worker:
+        held = engine.hold("shape", 1)
+        job = await submit(worker, 1)
+        await begin(engine, "shape")
+        leap(11)
+        await asyncio.sleep(0.01)
+        held.set()
+        await worker.texture(job)
+        await until(lambda: worker.is_idle)
+        leap(9)
+        await asyncio.sleep(0.01)
+        assert loads(engine) == ["load"]
+        leap(1)
+        await begin(engine, "unload")
+        await until(lambda: worker.is_idle)
+        assert not worker.load.is_resident
+        assert not worker.load.memory
+        assert worker.why_not is None
+        worker.load.seconds = 4.0
+        engine.gates["load"].clear()
+        job = await submit(worker, 2)
+        await until(lambda: worker.load.is_reloading)
+        assert worker.load.seconds_left == 4.0
+        eta_s = worker.eta_s(job)
+        assert eta_s is not None
+        assert eta_s >= 4.0
+        clock.now = 9.0
+        assert worker.load.seconds_left == 0.0
+        engine.open_all()
+        assert (await worker.texture(job)).textured_glb
+        assert loads(engine) == ["load", "unload", "load"]
+
+
+@in_a_loop
+async def test_a_server_that_nobody_ever_asked_unloads_too_and_leaves_in_time(
+    engine: GatedEngine,
+) -> None:
+    leap = Leap()
+    async with working(engine, idle_unload_seconds=10) as worker:
+        await asyncio.sleep(0)
+        leap(11)
+        await begin(engine, "unload")
+        await until(lambda: worker.is_idle)
+        engine.gates["load"].clear()
+        job = await submit(worker, 1)
+        asking = asyncio.ensure_future(worker.shape(job))
+        await begin(engine, "load")
+        closing = asyncio.ensure_future(worker.close())
+        with pytest.raises(ShuttingDownError):
+            await asking
+        engine.open_all()
+        await closing
+        assert worker.is_idle
+
+
+def test_a_server_that_rests_is_healthy_and_says_that_it_does(engine: GatedEngine) -> None:
+    configured = settings(model={"idle_unload_seconds": 0.05})
+    with serving(engine, configured) as server:
+        server.wait_until_loaded()
+
+        def health() -> dict[str, Any]:
+            reply = server.client.get("/healthcheck")
+            assert reply.status_code == 200
+            return reply.json()
+
+        until_so(lambda: bool(health().get("idle")), "idle")
+        engine.gates["load"].clear()
+        uid = server.client.post("/send", json=fields()).json()["uid"]
+        until_so(lambda: bool(health().get("reloading")), "reloading")
+        assert "idle" not in health()
+        until_so(lambda: server.client.get(f"/jobs/{uid}").json().get("stage") == "loading", "said")
+        engine.open_all()
+        until_so(lambda: server.client.get(f"/jobs/{uid}").json()["shape_ready"], "a shape")

@@ -1,0 +1,728 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import io
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.support.engines import PATIENCE_S, GatedEngine
+from tests.support.managers import (
+    Clock,
+    HeldCutter,
+    begin,
+    in_a_loop,
+    options,
+    submit,
+    until,
+    working,
+)
+from tests.support.server import picture
+from trellis2_server.errors import (
+    EngineError,
+    InputError,
+    JobCancelledError,
+    JobNotFoundError,
+    LoadingError,
+    OutOfMemoryError,
+    QueueFullError,
+    ServerError,
+    ShuttingDownError,
+    TextureTimeoutError,
+)
+from trellis2_server.inputs.images import Cutter
+from trellis2_server.jobs.job import Status
+from trellis2_server.jobs.progress import Pace, seconds_left
+
+if TYPE_CHECKING:
+    from trellis2_server.jobs.job import Job
+    from trellis2_server.jobs.manager import Worker
+    from trellis2_server.storage.store import Artifact
+
+
+async def content(worker: Worker, artifact: Artifact | None) -> bytes:
+    return await worker.results.content(artifact)
+
+
+# ---- one computation -----------------------------------------------------------------------
+
+
+@in_a_loop
+async def test_however_many_ask_at_once_it_is_computed_once(engine: GatedEngine) -> None:
+    async with working(engine) as worker:
+
+        async def ask() -> Job:
+            return await worker.shape(await submit(worker, 1))
+
+        shapes = await asyncio.gather(*(ask() for _ in range(30)))
+        models = await asyncio.gather(*(worker.texture(shapes[0]) for _ in range(30)))
+        again = await worker.texture(await submit(worker, 1))
+    assert len({job.uid for job in (*shapes, *models, again)}) == 1
+    assert {job.shape_glb for job in shapes} == {again.shape_glb}
+    assert {job.textured_glb for job in models} == {again.textured_glb}
+    assert engine.calls == [("load", -1), ("shape", 1), ("texture", 1)]
+
+
+@in_a_loop
+async def test_another_encoding_of_the_picture_joins_the_job(engine: GatedEngine) -> None:
+    held = engine.hold("shape", 1)
+    async with working(engine) as worker:
+        png = await submit(worker, 1, texture=False)
+        await begin(engine, "shape")
+        webp = await worker.submit(picture(0, file_format="WEBP"), options(), texture=None)
+        assert webp.uid != png.uid
+        waiting = asyncio.ensure_future(worker.texture(webp))
+        await until(lambda: worker.job(webp.uid).uid == png.uid)
+        assert worker.queue_length == 1
+        held.set()
+        done = await waiting
+        assert done.uid == (await worker.shape(webp)).uid == png.uid
+        once_more = await worker.submit(picture(0, file_format="WEBP"), options(), texture=None)
+        assert once_more.uid == png.uid
+        assert once_more.image_hash == done.image_hash
+    assert engine.calls.count(("shape", 1)) == 1
+
+
+@in_a_loop
+async def test_who_joined_is_told_of_the_failure_too(engine: GatedEngine) -> None:
+    engine.failures["shape"] = EngineError("no shape")
+    held = engine.hold("shape", 1)
+    async with working(engine) as worker:
+        first = await submit(worker, 1)
+        await begin(engine, "shape")
+        second = await worker.submit(picture(0, file_format="WEBP"), options(), texture=None)
+        waiting = [asyncio.ensure_future(worker.shape(job)) for job in (first, second)]
+        await until(lambda: worker.job(second.uid).uid == first.uid)
+        held.set()
+        for task in waiting:
+            with pytest.raises(EngineError, match=r"^no shape$"):
+                await task
+
+
+@in_a_loop
+async def test_what_joins_a_finished_job_is_answered_at_once(engine: GatedEngine) -> None:
+    async with working(engine) as worker:
+        first = await worker.texture(await submit(worker, 1))
+        second = await worker.submit(picture(0, file_format="WEBP"), options(), texture=True)
+        assert (await worker.texture(second)).textured_glb is first.textured_glb
+
+
+@in_a_loop
+async def test_a_random_seed_matches_nothing(engine: GatedEngine) -> None:
+    async with working(engine) as worker:
+        jobs = [await submit(worker, -1) for _ in range(3)]
+        done = [await worker.shape(job) for job in jobs]
+        assert len({job.uid for job in done}) == 3
+        assert worker.job(done[0].image_hash or "").uid == jobs[-1].uid
+
+
+@in_a_loop
+async def test_other_parameters_are_another_job_which_the_hash_then_means(
+    engine: GatedEngine,
+) -> None:
+    async with working(engine) as worker:
+        first = await worker.shape(await submit(worker, 1))
+        other = await worker.shape(await submit(worker, 2))
+        assert first.image_hash == other.image_hash
+        assert first.uid != other.uid
+        assert worker.job(other.image_hash or "").uid == other.uid
+        assert worker.job(first.uid).uid == first.uid
+        await submit(worker, 1)
+        assert worker.job(other.image_hash or "").uid == first.uid
+
+
+@in_a_loop
+async def test_what_failed_or_was_cancelled_is_started_anew(engine: GatedEngine) -> None:
+    engine.failures["shape"] = EngineError("no")
+    async with working(engine) as worker:
+        failed = await submit(worker, 1)
+        with pytest.raises(EngineError):
+            await worker.shape(failed)
+        held = engine.hold("shape", 1)
+        cancelled = await submit(worker, 1)
+        await begin(engine, "shape")
+        await begin(engine, "shape")
+        worker.cancel(cancelled)
+        with pytest.raises(JobCancelledError):
+            await worker.shape(cancelled)
+        assert worker.job(cancelled.uid).status is Status.CANCELLED
+        held.set()
+        done = await worker.shape(await submit(worker, 1))
+        assert len({done.uid, failed.uid, cancelled.uid}) == 3
+        assert worker.job(done.image_hash or "").uid == done.uid
+
+
+# ---- order ---------------------------------------------------------------------------------
+
+
+@in_a_loop
+async def test_the_earliest_deadline_goes_first_and_no_texture_starves(engine: GatedEngine) -> None:
+    clock = Clock()
+    first, second = engine.hold("shape", 1), engine.hold("shape", 2)
+    async with working(engine, clock=clock) as worker:
+        jobs = [await submit(worker, 1)]
+        assert await begin(engine, "shape") == 1
+        jobs.append(await submit(worker, 2))
+        await until(lambda: worker.job(jobs[1].uid).image_hash is not None)
+        first.set()
+        assert await begin(engine, "shape") == 2
+        await until(lambda: worker.job(jobs[0].uid).status is Status.TEXTURE_PROCESSING)
+        for seed, clock.now in ((3, 10.0), (4, 70.0)):
+            jobs.append(await submit(worker, seed))
+            await until(lambda: worker.job(jobs[-1].uid).image_hash is not None)
+        assert [worker.queue_position(job) for job in jobs] == [2, None, 1, 3]
+        second.set()
+        await asyncio.gather(*(worker.texture(job) for job in jobs))
+    # The texture of 1 was due at 60: after what came at 10, before what came at 70.
+    assert engine.calls[1:6] == [
+        ("shape", 1), ("shape", 2), ("shape", 3), ("texture", 1), ("shape", 4),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("spacing_s", [0.0, 1.0, 12.0, 24.0])
+@in_a_loop
+async def test_the_order_is_fair_and_the_lane_never_rests_while_work_waits(
+    spacing_s: float,
+) -> None:
+    """Nobody waits longer than half as long again as the jobs ahead at the arrival take."""
+    engine, clock, duration_s = GatedEngine(), Clock(), {"shape": 10.0, "texture": 15.0}
+    gates = {(stage, seed): engine.hold(stage, seed) for stage in duration_s for seed in range(10)}
+    arrivals = [(seed * spacing_s, seed) for seed in range(10)]
+    ahead: dict[int, int] = {}
+    began: dict[int, float] = {}
+    left: dict[int, set[str]] = {}
+
+    async with working(engine, clock=clock, abandoned_job_seconds=86_400) as worker:
+        await begin(engine, "load")
+
+        async def arrive(until_s: float) -> None:
+            while arrivals and arrivals[0][0] <= until_s:
+                at_s, seed = arrivals.pop(0)
+                clock.now = max(clock.now, at_s)
+                ahead[seed], left[seed] = len(left), set(duration_s)
+                await submit(worker, seed)
+                await until(lambda: worker._threads.pool_running == 0)
+
+        await arrive(0.0)
+        while left:
+            assert worker.queue_length  # there is work, and so the lane begins a stage of it
+            stage, seed = await asyncio.to_thread(engine.begun.get, timeout=PATIENCE_S)
+            began.setdefault(seed, clock.now)
+            end_s = clock.now + duration_s[stage]
+            await arrive(end_s)
+            clock.now = end_s
+            left[seed].remove(stage)
+            if not left[seed]:
+                del left[seed]
+            gates[stage, seed].set()
+            if not left and arrivals:
+                await arrive(arrivals[0][0])
+    mean_s = sum(duration_s.values())
+    waits = {seed: began[seed] - seed * spacing_s for seed in began}
+    assert len(waits) == 10
+    assert all(waits[seed] <= 1.5 * ahead[seed] * mean_s for seed in waits)
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+@in_a_loop
+async def test_no_more_jobs_are_worked_on_than_the_limit_says(limit: int) -> None:
+    engine, cutter = GatedEngine(), HeldCutter()
+    held = engine.hold("shape", 1)
+    async with working(engine, cutter=cutter, limit_model_concurrency=limit) as worker:
+        jobs = [await submit(worker, 1)]
+        await begin(engine, "shape")
+        cutter.gate.clear()
+        jobs += [await submit(worker, seed) for seed in (2, 3, 4)]
+        await until(lambda: len(cutter.calls) == limit)
+        await asyncio.sleep(0.02)
+        assert len(cutter.calls) == limit
+        assert worker.queue_length == 4
+        cutter.gate.set()
+        held.set()
+        await asyncio.gather(*(worker.texture(job) for job in jobs))
+    assert worker.queue_length == 0
+
+
+@in_a_loop
+async def test_a_full_queue_refuses_and_says_when_to_come_back(engine: GatedEngine) -> None:
+    held = engine.hold("shape", 1)
+    limits = {"limit_model_concurrency": 1, "max_queue_length": 1}
+    async with working(engine, **limits) as worker:
+        first = await submit(worker, 1)
+        await begin(engine, "shape")
+        second = await submit(worker, 2)
+        with pytest.raises(QueueFullError, match="the queue is full: 1 jobs wait") as caught:
+            await submit(worker, 3)
+        assert caught.value.retry_after_s > 0
+        assert (await submit(worker, 2)).uid == second.uid  # known ones are answered
+        held.set()
+        await asyncio.gather(worker.texture(first), worker.texture(second))
+        await worker.shape(await submit(worker, 3))
+
+
+@in_a_loop
+async def test_what_is_expected_is_learned_from_what_was(engine: GatedEngine) -> None:
+    clock = Clock()
+    async with working(engine, clock=clock) as worker:
+        held = engine.hold("shape", 1)
+        first = await submit(worker, 1, texture=False)
+        await begin(engine, "shape")
+        assert worker.eta_s(first) is None
+        clock.now = 8.0
+        held.set()
+        await worker.shape(first)
+        assert worker.eta_s(first) is None  # nothing is being done for it
+        held, second = engine.hold("shape", 2), await submit(worker, 2, texture=False)
+        await begin(engine, "shape")
+        third = await submit(worker, 3, texture=False)
+        await until(lambda: worker.job(third.uid).image_hash is not None)
+        # This engine says at once that its stage begins, which is after 30 % of the step.
+        await until(lambda: worker.job(second.uid).progress is not None)
+        assert worker.eta_s(second) == pytest.approx(5.6)
+        assert worker.eta_s(third) == pytest.approx(13.6)
+        clock.now = 13.0
+        assert worker.eta_s(second) == pytest.approx(0.6)
+        clock.now = 99.0
+        assert worker.eta_s(second) == 0.0
+        other = await worker.submit(picture(), options(texture_size=512), texture=False)
+        assert worker.eta_s(other) is None  # no such job was done
+        held.set()
+
+
+@given(
+    expected_s=st.floats(0, 1e4),
+    really_s=st.floats(1e-3, 1e4),
+    steps=st.integers(1, 50),
+)
+def test_an_estimate_is_never_negative_and_comes_ever_nearer(
+    expected_s: float, really_s: float, steps: int
+) -> None:
+    """With a clock that goes evenly, whatever was expected before."""
+    error = float("inf")
+    for step in range(steps + 1):
+        now = really_s * step / steps
+        left = seconds_left(expected_s, now, step / steps, now)
+        assert left >= 0
+        assert abs(left - (really_s - now)) <= error + 1e-6
+        error = abs(left - (really_s - now))
+        late = seconds_left(expected_s, now + really_s, step / steps, now)
+        assert 0 <= late <= left
+    assert error == pytest.approx(0, abs=1e-6)
+
+
+def test_a_pace_is_a_moving_mean_for_each_kind_of_job() -> None:
+    pace = Pace()
+    pace.note("shape", options(), 10.0)
+    assert pace.expect("shape", options()) == 10.0
+    pace.note("shape", options(), 0.0)
+    assert pace.expect("shape", options(7)) == pytest.approx(7.0)
+    assert pace.expect("texture", options()) is None
+    assert pace.expect("shape", options(pipeline_type="512")) is None
+
+
+# ---- textures ------------------------------------------------------------------------------
+
+
+@in_a_loop
+async def test_a_texture_that_was_refused_is_made_when_it_is_asked_for(engine: GatedEngine) -> None:
+    async with working(engine) as worker:
+        shape = await worker.shape(await submit(worker, 1, texture=False))
+        assert shape.status is Status.COMPLETED
+        assert ("texture", 1) not in engine.calls
+        assert (await submit(worker, 1, texture=False)).status is Status.COMPLETED
+        first, second = await asyncio.gather(worker.texture(shape), worker.texture(shape))
+        assert first.textured_glb is second.textured_glb
+        await worker.shape(await submit(worker, 2, texture=False))
+        # Asked for again without `texture: false`, it starts by itself.
+        assert (await submit(worker, 2)).status is Status.TEXTURE_PROCESSING
+    assert engine.calls.count(("texture", 1)) == 1
+
+
+@in_a_loop
+async def test_a_texture_wanted_while_the_shape_is_made_follows_it(engine: GatedEngine) -> None:
+    held = engine.hold("shape", 1)
+    async with working(engine) as worker:
+        job = await submit(worker, 1, texture=False)
+        await begin(engine, "shape")
+        waiting = asyncio.ensure_future(worker.texture(job))
+        await asyncio.sleep(0)
+        held.set()
+        assert (await waiting).textured_glb
+
+
+@in_a_loop
+async def test_a_texture_that_fails_leaves_the_shape_and_its_cause(engine: GatedEngine) -> None:
+    engine.failures["texture"] = EngineError("no voxels were left")
+    async with working(engine) as worker:
+        shape = await worker.shape(await submit(worker, 1))
+        for _ in range(2):
+            with pytest.raises(EngineError, match=r"^no voxels were left$"):
+                await worker.texture(shape)
+        failed = worker.job(shape.uid)
+        assert failed.status is Status.ERROR
+        assert failed.shape_glb == shape.shape_glb
+        assert (await worker.shape(failed)).shape_glb
+        anew = await worker.texture(await submit(worker, 1))
+        assert anew.uid != shape.uid
+        assert await content(worker, anew.shape_glb) == await content(worker, shape.shape_glb)
+
+
+@in_a_loop
+async def test_a_wait_that_is_over_leaves_the_job_going(engine: GatedEngine) -> None:
+    held = engine.hold("texture", 1)
+    async with working(engine) as worker:
+        job = await submit(worker, 1)
+        patient = asyncio.ensure_future(worker.texture(job))
+        await begin(engine, "texture")
+        for _ in range(2):
+            with pytest.raises(TextureTimeoutError):
+                await worker.texture(job, 0.01)
+        leaving = asyncio.ensure_future(worker.texture(job))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.sleep(0)
+        assert worker.job(job.uid).status is Status.TEXTURE_PROCESSING
+        held.set()
+        assert (await patient).textured_glb
+
+
+# ---- failures ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["shape", "texture"])
+@pytest.mark.parametrize(
+    ("failure", "kind", "said"),
+    [
+        (ValueError("/home/me/x.py broke\nbadly"), EngineError, "ValueError: x.py broke badly"),
+        (RuntimeError(), EngineError, "failed: RuntimeError"),
+        (OSError("\udcff"), EngineError, "OSError: ?"),
+        (MemoryError(), OutOfMemoryError, "out of memory"),
+        (OutOfMemoryError("the device is full"), OutOfMemoryError, "the device is full"),
+        (SystemExit(1), EngineError, "SystemExit: 1"),
+        (KeyboardInterrupt(), EngineError, "KeyboardInterrupt"),
+        (asyncio.CancelledError(), EngineError, "CancelledError"),
+        (StopIteration(), EngineError, "StopIteration"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+@in_a_loop
+async def test_whatever_a_stage_raises_ends_its_job_and_no_other(
+    stage: str, failure: BaseException, kind: type[ServerError], said: str
+) -> None:
+    engine = GatedEngine()
+    engine.failures[stage] = failure
+    async with working(engine) as worker:
+        job = await submit(worker, 1)
+        with pytest.raises(kind) as caught:
+            await worker.texture(job)
+        assert said in str(caught.value)
+        assert "/" not in str(caught.value)
+        assert worker.job(job.uid).status is Status.ERROR
+        assert (await worker.texture(await submit(worker, 2))).textured_glb
+
+
+@pytest.mark.parametrize("stage", ["shape", "texture"])
+@in_a_loop
+async def test_an_engine_that_returns_nothing_ends_its_job_and_no_other(stage: str) -> None:
+    engine = GatedEngine()
+    engine.returns[stage] = None
+    async with working(engine) as worker:
+        with pytest.raises(EngineError):
+            await worker.texture(await submit(worker, 1))
+        assert (await worker.texture(await submit(worker, 2))).textured_glb
+
+
+@in_a_loop
+async def test_what_is_no_picture_is_the_clients_error(engine: GatedEngine) -> None:
+    async with working(engine) as worker:
+        job = await worker.submit(b"no picture", options(), texture=None)
+        with pytest.raises(InputError, match=r"^image: "):
+            await worker.shape(job)
+        with pytest.raises(InputError, match=r"^image: "):
+            await worker.texture(job)
+        with pytest.raises(InputError, match=r"^image: "):
+            await worker.name_of(b"no picture", remove_background=True)
+
+
+@in_a_loop
+async def test_what_ended_meanwhile_is_still_answered(engine: GatedEngine) -> None:
+    """The job that `submit` gave may have gone on before anybody waits for it."""
+    engine.failures["shape"] = EngineError("no shape")
+    async with working(engine) as worker:
+        failed = await submit(worker, 1)
+        await until(lambda: worker.job(failed.uid).status is Status.ERROR)
+        with pytest.raises(EngineError, match=r"^no shape$"):
+            await worker.shape(failed)
+        early = await submit(worker, 2)
+        await until(lambda: worker.job(early.uid).status is Status.COMPLETED)
+        assert early.shape_glb is None
+        assert (await worker.shape(early)).shape_glb
+        assert (await worker.texture(early)).textured_glb
+        joined = await worker.submit(picture(0, file_format="WEBP"), options(2), texture=None)
+        await until(lambda: worker.job(joined.uid).uid == early.uid)
+        assert (await worker.shape(joined)).uid == early.uid
+
+
+# ---- the picture's name ----------------------------------------------------------------------
+
+
+@in_a_loop
+async def test_a_picture_names_its_job_at_any_time(engine: GatedEngine) -> None:
+    cutter = HeldCutter()
+    async with working(engine, cutter=cutter) as worker:
+        cutter.gate.clear()
+        job = await submit(worker, 1)
+        assert await worker.name_of(picture(), remove_background=True) == job.uid
+        cutter.gate.set()
+        done = await worker.shape(job)
+        assert await worker.name_of(picture(), remove_background=True) == done.image_hash
+        assert len(cutter.calls) == 1
+        webp = picture(0, file_format="WEBP")
+        assert await worker.name_of(webp, remove_background=True) == done.image_hash
+        assert await worker.name_of(webp, remove_background=True) == done.image_hash
+        assert len(cutter.calls) == 2
+
+
+def opaque() -> bytes:
+    image = Image.new("RGB", (64, 64), (250, 250, 250))
+    image.paste((200, 30, 30), (16, 16, 48, 48))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+class Session:
+    def predict(self, img: Image.Image) -> list[Image.Image]:
+        mask = Image.new("L", img.size)
+        mask.paste(255, (16, 16, 48, 48))
+        return [mask]
+
+
+@in_a_loop
+async def test_a_background_model_on_its_way_holds_no_other_job(engine: GatedEngine) -> None:
+    there = threading.Event()
+
+    def open_session(name: str) -> Session:
+        assert name
+        assert there.wait(PATIENCE_S)
+        return Session()
+
+    cutter = Cutter(background="rembg", open_session=open_session)
+    async with working(engine, cutter=cutter, limit_model_concurrency=1) as worker:
+        waits = await worker.submit(opaque(), options(), texture=None)
+        await until(lambda: worker.job(waits.uid).progress is not None)
+        assert worker.queue_position(waits) is None
+        assert worker.queue_length == 1
+        assert (await worker.texture(await submit(worker, 1))).background == "alpha"
+        frame = Image.open(io.BytesIO(opaque()))
+        frame.save(other := io.BytesIO(), "WEBP", lossless=True)
+        names = [
+            asyncio.ensure_future(worker.name_of(content, remove_background=True))
+            for content in (other.getvalue(), picture(0, file_format="WEBP"))
+        ]
+        assert await names[1]  # of a picture with its own alpha: at once
+        assert not names[0].done()
+        there.set()
+        assert await names[0] == (await worker.shape(waits)).image_hash
+        assert (await worker.texture(waits)).background == "rembg"
+
+
+# ---- memory and retention ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failing", [None, "shape", "texture", "cancelled"])
+@in_a_loop
+async def test_nothing_of_the_engines_is_kept_when_a_job_is_over(failing: str | None) -> None:
+    engine = GatedEngine()
+    logging.disable()  # pytest keeps every record, and with it the stack
+    try:
+        async with working(engine) as worker:
+            if failing in engine.gates:
+                engine.failures[failing] = ValueError("no")
+            held = engine.hold("texture", 1)
+            job = await submit(worker, 1)
+            if failing == "cancelled":
+                await begin(engine, "texture")
+                worker.cancel(job)
+            held.set()
+            result = await asyncio.gather(worker.texture(job), return_exceptions=True)
+            assert isinstance(result[0], BaseException) == (failing is not None)
+            error = worker.job(job.uid).error
+            assert error is None or (error.__traceback__, error.__cause__) == (None, None)
+            del result, error
+            await until(lambda: worker.is_idle)
+            await worker.shape(await submit(worker, 2, texture=False))  # the threads let go
+            gc.collect()
+            kept = [ref for ref in engine.made if ref() is not None]
+            assert len(kept) == 2  # the second job's mesh, whose texture may be asked for
+            assert all(task.cutout is None for task in worker._tasks.values())
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@in_a_loop
+async def test_only_finished_jobs_age_out_and_nothing_of_them_is_left(engine: GatedEngine) -> None:
+    clock = Clock()
+    async with working(engine, clock=clock, job_max_age_seconds=100) as worker:
+        done = await worker.texture(await submit(worker, 1))
+        untextured = await worker.shape(await submit(worker, 2, texture=False))
+        joined = await worker.submit(picture(0, file_format="WEBP"), options(1), texture=None)
+        await worker.shape(joined)
+        held = engine.hold("shape", 3)
+        running = await submit(worker, 3)
+        clock.now = 100.0
+        worker.clean_up()
+        assert worker.job(done.uid).uid == done.uid
+        clock.now = 101.0
+        worker.clean_up()
+        for gone in (done, untextured, joined):
+            with pytest.raises(JobNotFoundError):
+                worker.job(gone.uid)
+        assert worker.job(running.uid).uid == running.uid
+        assert list(worker._tasks) == [running.uid]
+        assert len(worker._table._by_key) <= 2
+        assert not worker._table._aliases
+        held.set()
+        assert (await worker.texture(running)).textured_glb
+
+
+@in_a_loop
+async def test_only_a_job_that_has_not_begun_and_is_unasked_for_is_given_up(
+    engine: GatedEngine,
+) -> None:
+    clock = Clock()
+    held = engine.hold("shape", 1)
+    async with working(engine, clock=clock, limit_model_concurrency=1) as worker:
+        begun = await submit(worker, 1)
+        await begin(engine, "shape")
+        left, asked, awaited = [await submit(worker, seed) for seed in (2, 3, 4)]
+        waiting = asyncio.ensure_future(worker.shape(awaited))
+        clock.now = 119.0
+        worker.job(asked.uid)
+        await submit(worker, 3)
+        clock.now = 121.0
+        worker.clean_up()
+        assert worker.job(left.uid).status is Status.CANCELLED
+        with pytest.raises(JobCancelledError, match="nobody asked"):
+            await worker.shape(left)
+        assert (await submit(worker, 2)).uid != left.uid
+        held.set()
+        assert (await waiting).shape_glb
+        assert (await worker.shape(asked)).shape_glb
+        assert (await worker.texture(begun)).textured_glb
+
+
+# ---- begin and end -------------------------------------------------------------------------------
+
+
+@in_a_loop
+async def test_nothing_is_accepted_before_the_engine_is_loaded() -> None:
+    engine = GatedEngine("load")
+    async with working(engine) as worker:
+        with pytest.raises(LoadingError, match="the model is loading"):
+            await submit(worker, 1)
+        engine.open_all()
+        await until(lambda: worker.load.status == "ok")
+        assert worker.load.seconds is not None
+        assert (await worker.shape(await submit(worker, 1))).shape_glb
+
+
+@pytest.mark.parametrize("failure", [EngineError("no weights"), SystemExit("no weights")])
+@in_a_loop
+async def test_a_load_that_fails_is_the_reason_of_every_refusal(failure: BaseException) -> None:
+    engine = GatedEngine()
+    engine.failures["load"] = failure
+    async with working(engine) as worker:
+        assert worker.load.status == "error"
+        with pytest.raises(LoadingError, match=r"could not be loaded: .*no weights"):
+            await submit(worker, 1)
+        with pytest.raises(LoadingError, match="no weights"):
+            await worker.name_of(picture(), remove_background=True)
+
+
+@in_a_loop
+async def test_at_a_stop_what_runs_ends_and_what_waits_is_told(engine: GatedEngine) -> None:
+    held = engine.hold("shape", 1)
+    async with working(engine) as worker:
+        runs = await submit(worker, 1, texture=True)
+        await begin(engine, "shape")
+        waits = await submit(worker, 2)
+        textured = asyncio.ensure_future(worker.texture(runs))
+        shapes = [asyncio.ensure_future(worker.shape(job)) for job in (runs, waits)]
+        await until(lambda: worker.job(waits.uid).image_hash is not None)
+        closing = [asyncio.ensure_future(worker.close()) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(ShuttingDownError):
+            await submit(worker, 3)
+        with pytest.raises(ShuttingDownError):
+            await shapes[1]
+        held.set()
+        assert (await shapes[0]).shape_glb
+        with pytest.raises(ShuttingDownError) as caught:
+            await textured
+        assert caught.value.retry_after_s > 0
+        await asyncio.gather(*closing)
+        assert worker.is_idle
+    assert ("texture", 1) not in engine.calls
+
+
+@in_a_loop
+async def test_what_does_not_end_within_the_grace_is_told(engine: GatedEngine) -> None:
+    engine.hold("shape", 1)
+    async with working(engine, grace=0.05) as worker:
+        waiting = asyncio.ensure_future(worker.shape(await submit(worker, 1)))
+        await begin(engine, "shape")
+        await worker.close()
+        with pytest.raises(ShuttingDownError):
+            await waiting
+        assert not worker.is_idle
+
+
+@in_a_loop
+async def test_a_picture_that_joins_at_a_stop_is_answered(engine: GatedEngine) -> None:
+    cutter = HeldCutter()
+    async with working(engine, cutter=cutter) as worker:
+        await worker.shape(await submit(worker, 1, texture=False))
+        cutter.gate.clear()
+        webp = await worker.submit(picture(0, file_format="WEBP"), options(), texture=None)
+        waiting = [asyncio.ensure_future(call(webp)) for call in (worker.shape, worker.texture)]
+        await until(lambda: len(cutter.calls) == 2)
+        closing = asyncio.ensure_future(worker.close())
+        await asyncio.sleep(0)
+        cutter.gate.set()
+        assert (await waiting[0]).shape_glb
+        with pytest.raises(ShuttingDownError):
+            await waiting[1]
+        await closing
+
+
+@in_a_loop
+async def test_the_whole_worker_can_be_closed_while_it_loads() -> None:
+    engine = GatedEngine("load")
+    async with working(engine, grace=0.05) as worker:
+        await begin(engine, "load")
+        await worker.close()
+        assert not worker.is_idle
+        engine.open_all()
+        worker.load.status = "error"  # nobody is left to note it
+
+
+@in_a_loop
+async def test_progress_never_goes_back(engine: GatedEngine) -> None:
+    async with working(engine) as worker:
+        job = await submit(worker, 1)
+        seen: list[tuple[Status, float]] = []
+        while not (now := worker.job(job.uid)).status.is_finished:
+            if now.progress:
+                seen.append((now.status, now.progress.fraction))
+            await asyncio.sleep(0)
+        for status in (Status.SHAPE_PROCESSING, Status.TEXTURE_PROCESSING):
+            fractions = [fraction for at, fraction in seen if at is status]
+            assert fractions == sorted(fractions)
+            assert all(0 <= fraction <= 1 for fraction in fractions)

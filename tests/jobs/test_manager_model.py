@@ -1,0 +1,418 @@
+"""Every state of a job against every fault: each ends once, and everybody is answered.
+
+Each step of each job stops at a gate of its own, which the model opens with an outcome. Time
+passes only where the model says so. Exports are stood in for by gates too: what they make is
+tested elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import logging
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Any, cast
+
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.support.engines import PATIENCE_S, cube, voxels
+from tests.support.managers import Leap, options
+from tests.support.server import picture, settings
+from trellis2_server import pipeline
+from trellis2_server.errors import (
+    EngineBrokenError,
+    EngineError,
+    JobNotFoundError,
+    QueueFullError,
+    ServerError,
+    UnavailableError,
+)
+from trellis2_server.inputs.images import Cutter
+from trellis2_server.jobs.executor import LocalCrew
+from trellis2_server.jobs.job import Job, Status
+from trellis2_server.jobs.manager import Worker
+from trellis2_server.mesh import Shape
+from trellis2_server.pipeline import Geometry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from typing_extensions import Self
+
+    from trellis2_server.inputs.images import Cutout
+
+TIMEOUT_S, GRACE_S, IDLE_S = 1000.0, 10.0, 100.0
+JOBS = 5
+
+OUTCOMES: dict[str, Callable[[], BaseException | None]] = {
+    "ok": lambda: None,
+    "fails": lambda: EngineError("no"),
+    "is out of memory": MemoryError,
+    "raises": lambda: ValueError("no"),
+    "breaks": lambda: EngineBrokenError("broken"),
+}
+
+
+Place = tuple[str, int, int]
+
+
+class Gates:
+    """Where steps stand until the model lets them go on.
+
+    They stand by (step, seed, number): a cancelled job's step may still stand where the same
+    picture's next job comes to.
+    """
+
+    def __init__(self) -> None:
+        self.at: dict[Place, threading.Event] = {}
+        self.outcomes: dict[Place, BaseException | None] = {}
+        self.numbers = itertools.count()
+        self.is_open = False
+
+    def stand(self, step: str, seed: int, report: Callable[[str, int, int], None]) -> None:
+        key, gate = (step, seed, next(self.numbers)), threading.Event()
+        report(step, 0, 2)
+        if not self.is_open:
+            self.at[key] = gate
+            assert gate.wait(PATIENCE_S), f"nobody let {key} go"
+        outcome = self.outcomes.pop(key, None)
+        if outcome is not None:
+            raise outcome
+        report(step, 1, 2)
+
+    def let_go(self, key: Place, outcome: BaseException | None) -> None:
+        self.outcomes[key] = outcome
+        self.at.pop(key).set()
+
+
+class Engine:
+    name = "model"
+
+    def __init__(self, gates: Gates) -> None:
+        self.gates = gates
+        self.loads = self.unloads = 0
+
+    def load(self, report: pipeline.Report) -> None:
+        report("load", 0, 1)
+        self.loads += 1
+
+    def unload(self) -> None:
+        self.unloads += 1
+
+    def describe(self) -> dict[str, object]:
+        return {}
+
+    def device_memory(self) -> dict[str, int]:
+        return {}
+
+    def shape(self, cutout: Cutout, options: Any, report: pipeline.Report) -> Shape:
+        del cutout
+        self.gates.stand("shape", options.seed, report)
+        return Shape(cube(), 8, state=None)
+
+    def texture(self, shape: Shape, cutout: Cutout, options: Any, report: pipeline.Report) -> Any:
+        del shape, cutout
+        self.gates.stand("texture", options.seed, report)
+        return voxels()
+
+    def texture_mesh(self, *_: object) -> Any:
+        raise NotImplementedError
+
+
+class GatedCutter(Cutter):
+    """Knows each picture's job."""
+
+    def __init__(self, gates: Gates) -> None:
+        super().__init__(background="none")
+        self.gates = gates
+        self.seeds = {picture(seed): seed for seed in range(JOBS)}
+
+    def cut_out(self, data: bytes, *, remove_background: bool = True, wait: bool = True) -> Cutout:
+        self.gates.stand("cutout", self.seeds[data], lambda *_: None)
+        return super().cut_out(data, remove_background=remove_background, wait=wait)
+
+
+class Compiled:
+    """A compilation with nothing left to do."""
+
+    def __init__(self, **_: object) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+class Complaints(logging.Handler):
+    """Takes note of results that were not understood, which is our own fault."""
+
+    def __init__(self, complaints: list[Any]) -> None:
+        super().__init__()
+        self.complaints = complaints
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage() == "Result not understood":
+            self.complaints.append(record.exc_info)
+
+
+class Asked:
+    """A job that was asked for, and who waits for it."""
+
+    def __init__(self, job: Job, seed: int) -> None:
+        self.uid = job.uid
+        self.seed = seed
+        self.waiters: list[asyncio.Task[Job]] = []
+
+
+class Faults(RuleBasedStateMachine):
+    """A worker, its jobs, and all that can happen to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.complaints: list[Any] = []
+        self.loop.set_exception_handler(lambda _, context: self.complaints.append(context))
+        self.log = Complaints(self.complaints)
+        logging.getLogger("trellis2_server").addHandler(self.log)
+        self.gates = Gates()
+        self.engine = Engine(self.gates)
+        self.asked: list[Asked] = []
+        self.closing: asyncio.Task[None] | None = None
+        self.ends: Counter[str] = Counter()
+        self.real = (pipeline.export_shape, pipeline.export_model, pipeline.export.compiling)
+        pipeline.export_shape = self.export_shape
+        pipeline.export_model = self.export_model
+        pipeline.export.compiling = Compiled
+
+    def export_shape(
+        self, engine: object, shape: Shape, options: Any, report: pipeline.Report
+    ) -> tuple[Geometry, bytes]:
+        del engine
+        self.gates.stand("shape_export", options.seed, report)
+        return Geometry(shape, shape.mesh), b"shape %d" % options.seed
+
+    def export_model(self, *arguments: Any) -> bytes:
+        options, report = arguments[3], arguments[5]
+        self.gates.stand("texture_export", options.seed, report)
+        return b"textured"
+
+    @initialize(limit=st.sampled_from([1, 2, 4]))
+    def start(self, limit: int) -> None:
+        configured = settings(
+            worker={
+                "limit_model_concurrency": limit,
+                "stage_timeout_seconds": TIMEOUT_S,
+                "recycle_after_jobs": 2,
+                "max_queue_length": 3,
+            },
+            server={"shutdown_grace_seconds": GRACE_S},
+            model={"idle_unload_seconds": IDLE_S},
+        )
+
+        async def begin() -> None:
+            self.leap = Leap()
+            engine = cast("pipeline.Engine", self.engine)
+            crew = LocalCrew(engine, GatedCutter(self.gates), configured)
+            self.worker = Worker(crew, configured, clock=self.loop.time)
+            self.count_ends()
+            self.worker.start()
+            await self.until(lambda: self.worker.load.status == "ok")
+
+        self.run(begin())
+
+    def count_ends(self) -> None:
+        """Count how often each job comes to an end."""
+        table = self.worker._table
+        put = table.put
+
+        def counted(job: Job) -> Job:
+            known = next((known for known in table if known.uid == job.uid), None)
+            if job.status.is_finished and not (known and known.status.is_finished):
+                self.ends[job.uid] += 1
+            if known and known.status is Status.COMPLETED and not job.status.is_finished:
+                self.ends[job.uid] -= 1  # its texture is made after all
+            return put(job)
+
+        table.put = counted  # type: ignore[method-assign]
+
+    def run(self, call: Coroutine[Any, Any, None]) -> None:
+        async def settled() -> None:
+            await call
+            await self.until(self.stands)
+
+        self.loop.run_until_complete(settled())
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        for _ in range(int(PATIENCE_S / 0.0005)):
+            await asyncio.sleep(0)
+            if is_so():
+                for _ in range(6):  # whoever was woken gets on
+                    await asyncio.sleep(0)
+                if is_so():
+                    return
+            await asyncio.sleep(0.0005)
+        raise AssertionError("it never came to rest")
+
+    def stands(self) -> bool:
+        """Whether every thread that works stands at a gate."""
+        threads, line = self.worker._threads, self.worker._line
+        return threads.steps_running + threads.lookups == len(self.gates.at) and not line._has_chore
+
+    # ---- what happens ----------------------------------------------------------------------
+
+    @rule(seed=st.integers(0, JOBS - 1), texture=st.sampled_from([None, True, False]))
+    def submit(self, seed: int, *, texture: bool | None) -> None:
+        async def ask() -> None:
+            is_open = self.closing is None and self.worker.fault is None
+            try:
+                job = await self.worker.submit(picture(seed), options(seed), texture=texture)
+            except QueueFullError:
+                return
+            except UnavailableError:
+                is_open = not is_open
+                job = None
+            assert is_open
+            if job is None:
+                return
+            asked = Asked(job, seed)
+            for call in (self.worker.shape, self.worker.texture):
+                if call == self.worker.shape or texture is not False:
+                    asked.waiters.append(asyncio.ensure_future(call(job)))
+            self.asked.append(asked)
+
+        self.run(ask())
+
+    @precondition(lambda self: self.gates.at)
+    @rule(at=st.integers(0, 9), outcome=st.sampled_from([*["ok"] * 6, *OUTCOMES]))
+    def go_on(self, at: int, outcome: str) -> None:
+        keys = sorted(self.gates.at)
+
+        async def let_go() -> None:
+            self.gates.let_go(keys[at % len(keys)], OUTCOMES[outcome]())
+
+        self.run(let_go())
+
+    @precondition(lambda self: self.asked)
+    @rule(at=st.integers(0, 9))
+    def delete(self, at: int) -> None:
+        async def delete() -> None:
+            asked = self.asked[at % len(self.asked)]
+            try:
+                self.worker.delete(asked.uid)
+            except JobNotFoundError:
+                assert asked.uid not in self.worker._table
+
+        self.run(delete())
+
+    @precondition(lambda self: any(asked.waiters for asked in self.asked))
+    @rule(at=st.integers(0, 9))
+    def leave(self, at: int) -> None:
+        async def leave() -> None:
+            waiting = [asked for asked in self.asked if asked.waiters]
+            waiter = waiting[at % len(waiting)].waiters.pop()
+            waiter.cancel()
+            await asyncio.wait([waiter])
+
+        self.run(leave())
+
+    @rule(seconds=st.sampled_from([GRACE_S, IDLE_S]))
+    def pass_time(self, seconds: float) -> None:
+        async def leap() -> None:
+            self.leap(seconds + 1)
+            self.worker.clean_up()
+
+        self.run(leap())
+
+    @precondition(lambda self: self.gates.at)
+    @rule()
+    def hang(self) -> None:
+        async def leap() -> None:
+            self.leap(TIMEOUT_S + 1)
+            await asyncio.sleep(0)
+
+        # A step that hangs still stands at its gate.
+        self.run(leap())
+
+    @precondition(lambda self: self.closing is None)
+    @rule()
+    def shut_down(self) -> None:
+        async def close() -> None:
+            self.closing = asyncio.ensure_future(self.worker.close())
+            await asyncio.sleep(0)
+
+        self.run(close())
+
+    # ---- what is always so -----------------------------------------------------------------
+
+    @invariant()
+    def each_job_ends_once(self) -> None:
+        assert all(0 <= ends <= 1 for ends in self.ends.values())
+
+    @invariant()
+    def each_task_does_one_thing(self) -> None:
+        worker = getattr(self, "worker", None)
+        for task in worker._tasks.values() if worker else ():
+            job = worker._table[task.uid]
+            assert bool(task.running) + bool(task.waiting_for) == (not job.status.is_finished)
+
+    @invariant()
+    def whoever_can_be_answered_is(self) -> None:
+        for asked in self.asked:
+            if asked.uid in self.worker._table:
+                job = self.worker._table[asked.uid]
+                if job.status in {Status.ERROR, Status.CANCELLED} or job.textured_glb:
+                    assert all(waiter.done() for waiter in asked.waiters)
+
+    @invariant()
+    def no_step_waits_that_could_run(self) -> None:
+        worker = getattr(self, "worker", None)
+        if worker is None or worker.is_closing or worker.fault:
+            return
+        line = worker._line
+        has_room = worker._threads.steps_running < worker._limits.limit_model_concurrency
+        waiting = {task.waiting_for for task in line._queue}
+        assert not has_room or not (line._startable() & waiting)
+        wants_lane = bool(waiting & {"shape", "texture"})
+        if wants_lane and has_room and not worker._threads.lane_is_busy:
+            assert worker.load.is_resident
+
+    def teardown(self) -> None:
+        try:
+            if hasattr(self, "worker"):
+                self.loop.run_until_complete(self.finish())
+        finally:
+            pipeline.export_shape, pipeline.export_model, pipeline.export.compiling = self.real
+            self.loop.close()
+            logging.getLogger("trellis2_server").removeHandler(self.log)
+        gc.collect()
+        assert not self.complaints
+
+    async def finish(self) -> None:
+        self.gates.is_open = True
+        for key in list(self.gates.at):
+            self.gates.let_go(key, None)
+        await self.worker.close()
+        await self.until(lambda: self.worker.is_idle)
+        for asked in self.asked:
+            for waiter in asked.waiters:
+                assert waiter.done(), f"nobody answered {asked.seed}"
+                error = waiter.exception()
+                assert error is None or isinstance(error, ServerError), error
+        for job in self.worker._table:
+            assert job.status.is_finished
+            assert self.ends[job.uid] == 1
+        background = {self.closing} if self.closing else set()
+        left = asyncio.all_tasks() - {asyncio.current_task()} - background
+        assert not left, left
+        assert not self.worker._listeners._of
+        self.worker._threads.close()
+
+
+TestFaults = Faults.TestCase
+TestFaults.settings = hypothesis_settings(max_examples=60, stateful_step_count=25, deadline=None)

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
+from trellis2_server.errors import EngineError, JobNotFoundError
+from trellis2_server.jobs.job import TRANSITIONS, Job, JobTable, Progress, Status
+from trellis2_server.parameters import Settings, read_options
+
+OPTIONS = read_options({"seed": 1}, Settings())
+HASH = "0123456789abcdef" * 2
+
+
+def job(**changes: Any) -> Job:
+    return Job(uid=str(uuid.uuid4()), options=OPTIONS, engine="gated", created_at=0.0, **changes)
+
+
+def test_every_status_says_where_it_leads() -> None:
+    assert set(TRANSITIONS) == set(Status)
+
+
+@given(st.sampled_from(Status), st.sampled_from(Status))
+def test_a_job_changes_only_as_the_table_says(begin: Status, end: Status) -> None:
+    known = job(status=begin, progress=Progress("shape", 0.5))
+    if begin is end:
+        assert known.changed(1.0, status=end).progress is not None
+    elif end in TRANSITIONS[begin]:
+        changed = known.changed(7.0, status=end)
+        assert changed.progress is None
+        assert changed.finished_at == (7.0 if end.is_finished else None)
+    else:
+        with pytest.raises(ValueError, match="cannot go from"):
+            known.changed(1.0, status=end)
+
+
+@given(st.lists(st.sampled_from(Status), max_size=8))
+def test_what_failed_or_was_cancelled_stays_so(wanted: list[Status]) -> None:
+    known = job()
+    for status in wanted:
+        over = known.status in {Status.ERROR, Status.CANCELLED}
+        if status in TRANSITIONS[known.status]:
+            assert not over
+            known = known.changed(0.0, status=status)
+    assert (known.finished_at is not None) == known.status.is_finished
+
+
+@pytest.mark.parametrize("name", ["", "no", "0" * 31, "g" * 32, "../etc/passwd", "0" * 36])
+def test_a_name_that_is_none_is_not_found(name: str) -> None:
+    with pytest.raises(JobNotFoundError, match="named by an image hash"):
+        JobTable().get(name)
+
+
+def test_a_job_is_found_by_uid_and_hash_in_any_case() -> None:
+    table = JobTable()
+    known = table.put(job(image_hash=HASH))
+    assert table.get(known.uid.upper()) is known
+    assert table.get(f" {HASH.upper()} ") is known
+
+
+def test_a_hash_means_the_job_that_was_asked_for_last_even_when_it_is_cut_out_first() -> None:
+    table = JobTable()
+    first, second = table.put(job()), table.put(job())
+    table.put(second.changed(0.0, image_hash=HASH))
+    table.put(first.changed(0.0, image_hash=HASH))
+    assert table.get(HASH).uid == second.uid
+    table.bind("key", first.uid)
+    table.match("key")
+    assert table.get(HASH).uid == first.uid
+    assert table.get(second.uid).uid == second.uid
+
+
+def test_a_failed_job_matches_nothing() -> None:
+    table = JobTable()
+    known = table.put(job())
+    table.bind("key", known.uid)
+    assert table.match("key") is known
+    table.put(known.changed(1.0, status=Status.ERROR, error=EngineError("no")))
+    assert table.match("key") is None
+    assert table.match(None) is None
+
+
+class Tables(RuleBasedStateMachine):
+    """Whatever happens, a table keeps what runs, finds what it keeps, and forgets the rest."""
+
+    uids = Bundle("uids")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = JobTable()
+        self.now = 0.0
+
+    def known(self, uid: str) -> Job | None:
+        return next((known for known in self.table if known.uid == uid), None)
+
+    @rule(target=uids, owner=st.sampled_from(["", "alice"]))
+    def add(self, owner: str) -> str:
+        added = self.table.put(job(owner=owner))
+        self.table.ask(added.uid, owner)
+        self.table.bind(added.uid[:2], added.uid)
+        return added.uid
+
+    @rule(uid=uids, image_hash=st.sampled_from(["a" * 32, "b" * 32]))
+    def cut_out(self, uid: str, image_hash: str) -> None:
+        known = self.known(uid)
+        if known and known.image_hash is None:
+            self.table.put(known.changed(self.now, image_hash=image_hash))
+
+    @rule(uid=uids, status=st.sampled_from(Status))
+    def move(self, uid: str, status: Status) -> None:
+        known = self.known(uid)
+        self.now += 1
+        if known and status in TRANSITIONS[known.status]:
+            self.table.put(known.changed(self.now, status=status))
+
+    @rule(uid=uids, other=uids)
+    def join(self, uid: str, other: str) -> None:
+        known, meant = self.known(uid), self.known(other)
+        if known and meant and known is not meant and known.owner == meant.owner:
+            self.table.alias(uid, other)
+            assert self.table.get(uid, meant.owner).uid == other
+
+    @rule(uid=uids)
+    def remove(self, uid: str) -> None:
+        known = self.known(uid)
+        if known:
+            self.table.remove(known.uid)
+            assert known.uid not in self.table
+
+    @rule(age=st.integers(0, 5))
+    def age(self, age: int) -> None:
+        for aged in self.table.remove_aged(self.now - age):
+            assert aged.status.is_finished
+
+    @invariant()
+    def nothing_is_kept_for_jobs_that_are_gone(self) -> None:
+        kept = {known.uid for known in self.table}
+        hashed = [uid for uids in self.table._by_hash.values() for uid in uids]
+        assert set(self.table._asked) == kept
+        assert sorted(hashed) == sorted(j.uid for j in self.table if j.image_hash)
+        assert all(self.table._by_hash.values())
+        assert set(self.table._clients) == kept
+        for owner, image_hash in self.table._by_hash:
+            found = self.table.get(image_hash, owner)
+            assert (found.owner, found.image_hash) == (owner, image_hash)
+
+    def teardown(self) -> None:
+        for known in self.table:
+            if not known.status.is_finished:
+                self.table.put(known.changed(self.now, status=Status.CANCELLED))
+        self.table.remove_aged(self.now + 1)
+        assert not len(self.table)
+        assert not self.table._by_key
+        assert not self.table._aliases
+
+
+TestTables = Tables.TestCase
+TestTables.settings = settings(max_examples=30, stateful_step_count=20)

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.engines import cube, voxels
+from tests.support.server import SMALL, picture, settings
+from trellis2_server import pipeline
+from trellis2_server.engines.preview import PreviewEngine
+from trellis2_server.errors import StoreError
+from trellis2_server.inputs.images import Cutter
+from trellis2_server.inputs.scenes import Glb
+from trellis2_server.mesh import Mesh, Shape, VoxelField
+from trellis2_server.parameters import Settings, read_options
+from trellis2_server.storage.snapshots import Maker, export_again, kept_field, kept_mesh, kept_shape
+
+if TYPE_CHECKING:
+    from trellis2_server.inputs.images import Cutout
+    from trellis2_server.parameters import Options
+
+MAKER = Maker("preview")
+EXPORT = settings().export
+
+
+def options(**more: Any) -> Options:
+    return read_options({"seed": 1, **SMALL, "decimation_target": 9000, **more}, Settings())
+
+
+def report(stage: str, step: int, steps: int) -> None:
+    del stage, step, steps
+
+
+@pytest.fixture(scope="module")
+def cutout() -> Cutout:
+    return Cutter(background="none").cut_out(picture(3, 256))
+
+
+@pytest.fixture(scope="module")
+def made(cutout: Cutout) -> dict[str, Any]:
+    """A job of the preview engine, and what is kept of it."""
+    engine = PreviewEngine()
+    engine.load(report)
+    shape = pipeline.make_shape(engine, cutout, options(), report)
+    geometry, shape_glb = pipeline.export_shape(engine, shape, options(), report)
+    field = pipeline.make_texture(engine, geometry, cutout, options(), report)
+    textured = pipeline.export_model(engine, geometry, field, options(), EXPORT, report)
+    return {
+        "shape": kept_shape(shape),
+        "field": kept_field(field),
+        "shape_glb": shape_glb,
+        "textured_glb": textured,
+        "faces": len(shape.mesh.faces),
+        "raw": shape.mesh.vertices.nbytes + shape.mesh.faces.nbytes,
+    }
+
+
+def test_the_jobs_own_parameters_give_the_jobs_own_files(made: dict[str, Any]) -> None:
+    textured = export_again(MAKER, made["shape"], made["field"], options(), EXPORT, report)
+    assert textured == made["textured_glb"]
+    shape = export_again(MAKER, made["shape"], None, options(), EXPORT, report)
+    assert shape == made["shape_glb"]
+
+
+def test_other_parameters_give_another_file(made: dict[str, Any]) -> None:
+    assert made["faces"] > 6000
+    other = options(decimation_target=4000, texture_size=512, texture_format="png")
+    glb = Glb(export_again(MAKER, made["shape"], made["field"], other, EXPORT, report))
+    image = glb.item("images", 0)
+    with Image.open(io.BytesIO(glb.view(image["bufferView"]))) as opened:
+        assert opened.size == (512, 512)
+        assert opened.format == "PNG"
+    accessor = glb.item("meshes", 0)["primitives"][0]["indices"]
+    assert 3000 < glb.item("accessors", accessor)["count"] / 3 <= 4000
+
+
+def test_what_is_kept_is_smaller_than_what_it_was(made: dict[str, Any]) -> None:
+    assert len(made["shape"]) < made["raw"] / 2
+
+
+def test_a_given_mesh_comes_back_too(cutout: Cutout) -> None:
+    engine = PreviewEngine()
+    engine.load(report)
+    mesh = cube()
+    given = pipeline.export_shape(engine, Shape(mesh, 8, None), options(), report)[1]
+    asked = options(geo_rotation=90.0)
+    geometry, plain = pipeline.read_mesh(engine, given, asked, report)
+    field = pipeline.make_texture(engine, geometry, cutout, asked, report)
+    textured = pipeline.export_model(engine, geometry, field, asked, EXPORT, report)
+    kept = kept_mesh(given)
+    assert export_again(MAKER, kept, None, asked, EXPORT, report) == plain
+    assert export_again(MAKER, kept, kept_field(field), asked, EXPORT, report) == textured
+
+
+def test_arrays_of_any_layout_are_kept() -> None:
+    mesh, field = cube(), voxels()
+    apart = Mesh(np.asfortranarray(mesh.vertices), mesh.faces[:, ::-1][:, ::-1].astype(np.int64))  # pyright: ignore[reportArgumentType]
+    assert kept_shape(Shape(apart, 8, None)) == kept_shape(Shape(mesh, 8, None))
+    spread = VoxelField(field.coords[::-1][::-1], field.attributes.astype(np.float64), 8)  # pyright: ignore[reportArgumentType]
+    assert kept_field(spread) == kept_field(field)
+
+
+def test_a_shape_in_a_fields_place_is_refused() -> None:
+    kept = kept_shape(Shape(cube(), 8, None))
+    with pytest.raises(StoreError, match="no field"):
+        export_again(MAKER, kept, kept, options(), EXPORT, report)

@@ -1,0 +1,1 @@
+"""Everything HTTP: the application, its middleware, how requests are read and replies written."""

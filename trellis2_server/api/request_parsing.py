@@ -1,0 +1,178 @@
+"""What a request's body says, whichever of three forms it has: JSON, multipart, an image.
+
+Bodies are bounded while they arrive; what takes time is done off the event loop.
+
+What this module does not know: what the fields mean, jobs, routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+
+from trellis2_server.api import large_json
+from trellis2_server.errors import InputError, TooLargeError
+from trellis2_server.inputs.images import decode_base64
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+    Message = MutableMapping[str, Any]
+
+#: A JSON body above this many bytes is parsed on another thread.
+MAX_INLINE_BYTES: Final = 65_536
+#: Fields of a multipart body; there are about forty.
+MAX_FORM_FIELDS: Final = 200
+#: Fields that are files, or their base64.
+FILES: Final = ("image", "mesh")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Body:
+    """A request's body, taken apart.
+
+    Attributes:
+        fields: as they were sent; the files are not among them.
+        picture: the bytes of an image file; None where there is none.
+        mesh: the bytes of a mesh file; None where there is none.
+    """
+
+    fields: dict[str, object]
+    picture: bytes | None
+    mesh: bytes | None = None
+
+
+async def read_body(request: Request, *, max_bytes: int, may_be_empty: bool = False) -> Body:
+    """The fields and the picture of a request.
+
+    `application/json` carries the picture as base64 in `image`; `multipart/form-data` as a
+    file, or base64, of that name; a raw `image/*` body is the picture, and the query
+    carries the fields. Without a content type, a body that begins with `{` is JSON.
+
+    Args:
+        request: whose body it is.
+        max_bytes: of the body.
+        may_be_empty: no body at all says nothing, and is no error.
+
+    Raises:
+        InputError: it is none of these, or broken.
+        TooLargeError: more than `max_bytes`; the rest is not read.
+    """
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:20]) > max_bytes:
+        raise _too_large(max_bytes)
+    if kind == "multipart/form-data":
+        return await _read_form(request, max_bytes)
+    content = await _read_bytes(request, max_bytes)
+    if kind.startswith("image/") or kind == "application/octet-stream":
+        return Body(dict(request.query_params), content or None)
+    if may_be_empty and not content.strip():
+        return Body(dict(request.query_params), None)
+    return await _read_json(content, max_bytes)
+
+
+def _too_large(max_bytes: int) -> TooLargeError:
+    return TooLargeError(f"the body is over the limit of {max_bytes} bytes")
+
+
+def _bounded(request: Request, max_bytes: int) -> Callable[[], Awaitable[Message]]:
+    received = 0
+
+    async def receive() -> Message:
+        nonlocal received
+        message = await request.receive()
+        received += len(message.get("body", b""))
+        if received > max_bytes:
+            raise _too_large(max_bytes)
+        return message
+
+    return receive
+
+
+async def _read_bytes(request: Request, max_bytes: int) -> bytes:
+    bounded = Request(request.scope, _bounded(request, max_bytes))
+    try:
+        chunks = [chunk async for chunk in bounded.stream()]
+    except ClientDisconnect as error:
+        raise InputError("the connection was closed before the body was complete") from error
+    if sum(map(len, chunks)) <= MAX_INLINE_BYTES:
+        return b"".join(chunks)
+    return await asyncio.to_thread(b"".join, chunks)
+
+
+async def _read_json(content: bytes, max_bytes: int) -> Body:
+    if len(content) <= MAX_INLINE_BYTES:
+        return _parse_json(content, max_bytes)
+    return await asyncio.to_thread(_parse_json, content, max_bytes)
+
+
+def _parse_json(content: bytes, max_bytes: int) -> Body:
+    if len(content) <= MAX_INLINE_BYTES and not content.strip():
+        raise InputError("the body is empty: send JSON, multipart/form-data or an image")
+    try:
+        fields, long = large_json.parse(content)
+    except RecursionError as error:
+        raise InputError("the body is not JSON that can be meant: nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise InputError("the body is not JSON: not UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"the body is not JSON: {error.msg} at character {error.pos}") from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise InputError("the body has a number that is too long") from error
+    if not isinstance(fields, dict):
+        raise InputError("the body must be a JSON object")
+    fields |= {name: long[name] for name in FILES if name in long}
+    return Body(
+        fields, _take_file(fields, "image", max_bytes), _take_file(fields, "mesh", max_bytes)
+    )
+
+
+def _take_file(fields: dict[str, Any], name: str, max_bytes: int) -> bytes | None:
+    """The decoded `image` or `mesh`; it is removed from the fields."""
+    text: object = fields.pop(name, None)
+    if text is None:
+        return None
+    if not isinstance(text, str | memoryview):
+        raise InputError(f"{name}: must be a base64 string")
+    return decode_base64(text, max_bytes=max_bytes, name=name)
+
+
+async def _read_form(request: Request, max_bytes: int) -> Body:
+    bounded = Request(request.scope, _bounded(request, max_bytes))
+    try:
+        form = await bounded.form(
+            max_files=len(FILES), max_fields=MAX_FORM_FIELDS, max_part_size=max_bytes
+        )
+    except HTTPException as error:
+        raise InputError(f"the multipart body is broken: {error.detail}") from error
+    except ValueError as error:  # a charset that is none
+        raise InputError("the multipart body is broken: its text cannot be decoded") from error
+    except ClientDisconnect as error:
+        raise InputError("the connection was closed before the body was complete") from error
+    try:
+        fields: dict[str, Any] = dict(form.multi_items())
+        found = {name: await _form_file(fields, name, max_bytes) for name in FILES}
+    finally:
+        await form.close()
+    for name, value in fields.items():
+        if isinstance(value, UploadFile):
+            raise InputError(f"{name}: a file; only image and mesh are sent as one")
+    return Body(fields, found["image"], found["mesh"])
+
+
+async def _form_file(fields: dict[str, Any], name: str, max_bytes: int) -> bytes | None:
+    upload = fields.get(name)
+    if not isinstance(upload, UploadFile):
+        return await asyncio.to_thread(_take_file, fields, name, max_bytes)
+    del fields[name]
+    content = await upload.read()
+    if not content:
+        raise InputError(f"{name}: empty")
+    return content

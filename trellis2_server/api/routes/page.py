@@ -1,0 +1,175 @@
+"""`GET /`: a page to drop a picture on, and the few files that it is made of.
+
+The page is plain HTML, CSS and JavaScript, in the folder `page`. What it says of a request's
+fields comes from `/page/options`, and so from `config`. Its 3D viewer is Google's
+`<model-viewer>`: this project's own copy in `node_modules` where `npm install` put it,
+otherwise a CDN's, which the browser holds against `VIEWER_INTEGRITY`.
+
+What this module does not know: jobs, threads, engines; what the page does.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import html
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from fastapi import APIRouter, Request, Response
+from fastapi import Path as PathField
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse
+
+from trellis2_server.parameters import FIELDS, Settings, read_options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: Of the package on npm that `package.json` declares.
+VIEWER_VERSION: Final = "4.4.0"
+#: Of its `dist/model-viewer.min.js`; subresource integrity.
+VIEWER_INTEGRITY: Final = "sha384-wjsPzEO+lXOf7d9csIDfAQpPt2OKuUU3m0K9qsdKIuzX4N8czSF6hdh23eAbZa3p"
+VIEWER_FILE: Final = (
+    Path(__file__).resolve().parents[3]
+    / "node_modules/@google/model-viewer/dist/model-viewer.min.js"
+)
+VIEWER_CDN: Final = (
+    f"https://cdn.jsdelivr.net/npm/@google/model-viewer@{VIEWER_VERSION}/dist/model-viewer.min.js"
+)
+#: Of the style sheet in the viewer's own template, the only one that stands in markup.
+VIEWER_STYLE: Final = "sha256-PXtZZkJMMyc18o/DN1ZEFOJ2qEGq95IQbVaJFMOXOb0="
+VIEWER_NAME: Final = f"model-viewer-{VIEWER_VERSION}.js"
+
+_FOLDER: Final = Path(__file__).resolve().parents[2] / "page"
+#: Not left to `mimetypes`, which asks the operating system: a module must be JavaScript.
+_MEDIA_TYPES: Final = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_FOREVER: Final = "public, max-age=31536000, immutable"
+
+router = APIRouter()
+
+
+class OptionsReply(BaseModel):
+    """What a generation request can say here."""
+
+    properties: dict[str, dict[str, Any]] = Field(
+        description="JSON Schema of each field; `default` is what this server takes without it."
+    )
+    max_body_bytes: int = Field(description="Largest request body, bytes.")
+    max_image_pixels: int = Field(description="Largest picture, width x height, pixels.")
+
+
+@router.get("/", include_in_schema=False)
+async def index(request: Request) -> Response:
+    """The page."""
+    return _reply(request, "index.html")
+
+
+@router.get("/page/options", summary="The fields of a generation request")
+async def options(request: Request) -> OptionsReply:
+    """Every field with its bounds, its meaning, and this server's default. Needs no key."""
+    settings: Settings = request.app.state.settings
+    defaults = _defaults(settings)
+    properties = {
+        field.name: {
+            **field.schema,
+            **({"default": defaults[field.name]} if field.name in defaults else {}),
+        }
+        for field in FIELDS
+    }
+    return OptionsReply(
+        properties=properties,
+        max_body_bytes=settings.server.max_body_bytes,
+        max_image_pixels=settings.server.max_image_pixels,
+    )
+
+
+@router.get("/page/{name}", include_in_schema=False)
+async def file(request: Request, name: Annotated[str, PathField()]) -> Response:
+    """One of the page's own files, or its viewer."""
+    if name == VIEWER_NAME and _is_viewer(VIEWER_FILE):
+        return FileResponse(
+            VIEWER_FILE,
+            media_type=_MEDIA_TYPES[".js"],
+            headers={"Cache-Control": _FOREVER, "X-Content-Type-Options": "nosniff"},
+        )
+    return _reply(request, name)
+
+
+def _defaults(settings: Settings) -> Mapping[str, object]:
+    """What a request that says nothing gets, by the fields' names."""
+    options = asdict(read_options({}, settings))
+    for stage in ("ss", "shape", "tex"):
+        options |= {f"{stage}_{name}": value for name, value in options.pop(stage).items()}
+    return {**options, "seed": settings.generation.seed, "type": "glb"}
+
+
+def _reply(request: Request, name: str) -> Response:
+    has_viewer = _is_viewer(VIEWER_FILE)
+    try:
+        content, tag = _contents(has_viewer=has_viewer)[name]
+    except KeyError:
+        raise HTTPException(404, f"no such file of the page: {name}") from None
+    headers = {
+        "Cache-Control": "no-cache",
+        "Content-Security-Policy": _policy(has_viewer=has_viewer),
+        "ETag": tag,
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    }
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type=_MEDIA_TYPES[Path(name).suffix], headers=headers)
+
+
+def _policy(*, has_viewer: bool) -> str:
+    """What the page may load and do: its own files, its viewer, and nothing else."""
+    viewer = "" if has_viewer else f" {VIEWER_CDN}"
+    return "; ".join(
+        (
+            "default-src 'none'",
+            # The viewer compiles its decoder of meshopt, which is WebAssembly, when it is loaded.
+            f"script-src 'self' 'wasm-unsafe-eval'{viewer}",
+            f"style-src 'self' '{VIEWER_STYLE}'",
+            "img-src 'self' blob:",
+            "connect-src 'self' blob:",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        )
+    )
+
+
+@functools.cache
+def _is_viewer(file: Path) -> bool:
+    """Whether the viewer is there, and is the one that is meant."""
+    try:
+        digest = hashlib.sha384(file.read_bytes()).digest()
+    except OSError:
+        return False
+    return "sha384-" + base64.b64encode(digest).decode() == VIEWER_INTEGRITY
+
+
+@functools.cache
+def _contents(*, has_viewer: bool) -> dict[str, tuple[bytes, str]]:
+    """Each of the page's files with its entity tag, by its name."""
+    contents: dict[str, tuple[bytes, str]] = {}
+    for path in sorted(_FOLDER.iterdir()):
+        if path.suffix not in _MEDIA_TYPES:
+            continue
+        content = path.read_bytes()
+        if path.name == "index.html":
+            viewer = f"page/{VIEWER_NAME}" if has_viewer else VIEWER_CDN
+            for mark, value in (("{viewer}", viewer), ("{integrity}", VIEWER_INTEGRITY)):
+                content = content.replace(mark.encode(), html.escape(value).encode())
+        tag = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        contents[path.name] = content, f'"{tag}"'
+    return contents

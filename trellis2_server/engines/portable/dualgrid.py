@@ -1,0 +1,111 @@
+"""From voxels with dual vertices to a mesh: `o_voxel.convert.flexible_dual_grid_to_mesh`.
+
+Each voxel holds one vertex. A flagged edge of the grid is crossed by the surface: the four
+voxels around it make a quad, which is cut along the diagonal whose ends weigh more. See
+"Native and Compact Structured Latents for 3D Generation", the O-Voxel section.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+from trellis2_server.engines.portable.lookup import Lookup, sortable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+torch: Any = importlib.import_module("torch")
+Tensor = Any
+
+#: Edges whose voxels are looked for at one time; each takes about 100 bytes.
+CHUNK_EDGES: Final = 2**22
+#: For an edge along x, y, z: the other three voxels around it, in the order of the quad.
+_AROUND: Final = (
+    ((0, 0, 1), (0, 1, 1), (0, 1, 0)),
+    ((1, 0, 0), (1, 0, 1), (0, 0, 1)),
+    ((0, 1, 0), (1, 1, 0), (1, 0, 0)),
+)
+#: The two triangles of a quad, cut from corner 0 to 2, or from 1 to 3.
+_CUT_02: Final = (0, 1, 2, 0, 2, 3)
+_CUT_13: Final = (0, 1, 3, 3, 1, 2)
+
+
+def flexible_dual_grid_to_mesh(  # noqa: PLR0913, PLR0917 - o_voxel's signature
+    coords: Tensor,
+    dual_vertices: Tensor,
+    intersected_flag: Tensor,
+    split_weight: Tensor | None,
+    aabb: Sequence[Sequence[float]] | Tensor,
+    voxel_size: float | Sequence[float] | Tensor | None = None,
+    grid_size: int | Sequence[int] | Tensor | None = None,
+    train: bool = False,  # noqa: FBT001, FBT002
+) -> tuple[Tensor, Tensor]:
+    """The mesh; vertex i belongs to voxel i.
+
+    Args:
+        coords: int32 [N, 3].
+        dual_vertices: [N, 3], the vertex within the voxel, 0 … 1 (a little beyond is allowed).
+        intersected_flag: bool [N, 3]: whether the surface crosses the voxel's edge along x, y, z.
+        split_weight: [N, 1], positive; None: the flatter cut is taken.
+        aabb: lowest and highest corner of the grid.
+        voxel_size: edge of a voxel; or
+        grid_size: voxels along x, y, z.
+        train: must be False.
+
+    Returns:
+        Vertices float32 [N, 3], faces int64 [F, 3].
+
+    Raises:
+        NotImplementedError: the differentiable variant is asked for.
+        ValueError: neither `voxel_size` nor `grid_size` is given.
+    """
+    if train:
+        raise NotImplementedError("the stand-in does not train")
+    device = coords.device
+    box = torch.as_tensor(aabb, dtype=torch.float32, device=device)
+    if voxel_size is not None:
+        size = torch.as_tensor(voxel_size, dtype=torch.float32, device=device)
+    elif grid_size is not None:
+        size = (box[1] - box[0]) / torch.as_tensor(grid_size, dtype=torch.int32, device=device)
+    else:
+        raise ValueError("either voxel_size or grid_size is needed")
+    vertices = (coords.float() + dual_vertices) * size + box[0]
+    quads = _quads(coords, intersected_flag)
+    if split_weight is None:
+        is_02 = _flatness(vertices, quads, _CUT_02) > _flatness(vertices, quads, _CUT_13)
+    else:
+        weight = split_weight.reshape(-1)[quads]
+        is_02 = weight[:, 0] * weight[:, 2] > weight[:, 1] * weight[:, 3]
+    faces = torch.where(is_02[:, None], quads[:, list(_CUT_02)], quads[:, list(_CUT_13)])
+    return vertices, faces.reshape(-1, 3)
+
+
+def _quads(coords: Tensor, flags: Tensor) -> Tensor:
+    """Voxels around each flagged edge, int64 [Q, 4]; edges with one missing are left out."""
+    home, coords, flags = coords.device, sortable(coords), sortable(flags)
+    rows, axes = flags.nonzero(as_tuple=True)
+    if not len(rows):
+        return rows.new_zeros(0, 4).to(home)
+    lookup = Lookup(torch.cat([torch.zeros_like(coords[:, :1]), coords], dim=1), (1, 1, 1))
+    keys = torch.empty_like(lookup.keys)
+    keys[lookup.order] = lookup.keys
+    shifts = torch.tensor(
+        [[lookup.shift(offset) for offset in around] for around in _AROUND], device=coords.device
+    )
+    quads: list[Tensor] = []
+    for part, axis in zip(rows.split(CHUNK_EDGES), axes.split(CHUNK_EDGES), strict=True):
+        place, found = lookup.find(keys[part, None] + shifts[axis])
+        whole = found.all(dim=1)
+        quads.append(torch.cat([part[whole, None], lookup.order[place[whole]]], dim=1))
+    return torch.cat(quads).to(home)
+
+
+def _flatness(vertices: Tensor, quads: Tensor, cut: tuple[int, ...]) -> Tensor:
+    """Cosine between the two triangles of a cut, [Q]."""
+    corners = vertices[quads[:, list(cut)]]
+    first, second = (
+        torch.cross(corners[:, i + 1] - corners[:, i], corners[:, i + 2] - corners[:, i], dim=1)
+        for i in (0, 3)
+    )
+    return torch.nn.functional.cosine_similarity(first, second, dim=1)

@@ -1,0 +1,77 @@
+"""Trilinear and nearest look-ups in sparse voxels: `flex_gemm.ops.grid_sample`.
+
+Voxel i covers [i, i + 1] of its axis, its value belongs to i + 0.5. Corners without a voxel
+are dropped and the others' weights renormalised; a point without any gets 0.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from typing import TYPE_CHECKING, Any, Final
+
+from trellis2_server.engines.portable.lookup import Lookup, sortable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+torch: Any = importlib.import_module("torch")
+Tensor = Any
+
+#: Points looked up at one time.
+CHUNK_POINTS: Final = 2**20
+_SMALLEST_WEIGHT: Final = 1e-12
+
+
+def grid_sample_3d(
+    feats: Tensor, coords: Tensor, shape: Sequence[int], grid: Tensor, mode: str = "trilinear"
+) -> Tensor:
+    """Values at points.
+
+    Args:
+        feats: [L, C].
+        coords: integer [L, 4]: batch, x, y, z.
+        shape: batch, channels, X, Y, Z; not needed here.
+        grid: [B, M, 3] points in voxels, in the order of the batch index.
+        mode: "trilinear" or "nearest".
+
+    Returns:
+        [B, M, C], of the features' type.
+
+    Raises:
+        ValueError: another mode.
+    """
+    del shape
+    if mode not in {"trilinear", "nearest"}:
+        raise ValueError(f"mode must be trilinear or nearest, not {mode!r}")
+    batch, count, _ = grid.shape
+    out = feats.new_zeros(batch * count, feats.shape[1])
+    if feats.shape[0]:
+        lookup = Lookup(sortable(coords), (0, 0, 0))
+        owner = torch.arange(batch, device=grid.device).repeat_interleave(count)
+        points = grid.reshape(-1, 3).float()
+        sample = _trilinear if mode == "trilinear" else _nearest
+        for start in range(0, batch * count, CHUNK_POINTS):
+            part = slice(start, start + CHUNK_POINTS)
+            out[part] = sample(feats, lookup, owner[part], points[part]).to(out.dtype)
+    return out.view(batch, count, -1)
+
+
+def _nearest(feats: Tensor, lookup: Lookup, owner: Tensor, points: Tensor) -> Tensor:
+    rows, found = lookup.rows(torch.cat([owner[:, None], points.floor().long()], dim=1))
+    return feats[rows] * found[:, None]
+
+
+def _trilinear(feats: Tensor, lookup: Lookup, owner: Tensor, points: Tensor) -> Tensor:
+    shifted = points - 0.5
+    base = shifted.floor()
+    fraction = shifted - base
+    total = points.new_zeros(len(points), feats.shape[1])
+    weights = points.new_zeros(len(points))
+    for corner in itertools.product((0, 1), repeat=3):
+        step = base.new_tensor(corner)
+        rows, found = lookup.rows(torch.cat([owner[:, None], (base + step).long()], dim=1))
+        weight = torch.where(step > 0, fraction, 1 - fraction).prod(dim=1) * found
+        total.addcmul_(feats[rows].float(), weight[:, None])
+        weights += weight
+    return total / weights.clamp(min=_SMALLEST_WEIGHT)[:, None]

@@ -1,0 +1,122 @@
+"""The compiled loops that lay a field around a surface of any shape.
+
+Named and compiled like those of `_kernels`. Positions are in voxels: voxel (i, j, k)
+reaches from (i, j, k) to (i + 1, j + 1, k + 1).
+"""
+
+# ruff: noqa: ANN001, ANN202, C901, PLR0913, PLR0917
+# pyright: basic
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from trellis2_server.engines.preview._kernels import inner, kernel
+
+#: Longest edge of a piece of a face whose box of voxels is marked whole.
+PIECE = 1.0
+#: Halvings of a face: an edge across the field is in pieces long before.
+DEPTH = 64
+
+
+@inner
+def _mark_box(x0, y0, z0, x1, y1, z1, size, bits):
+    for i in range(max(math.floor(x0 - 0.5), 0), min(math.floor(x1 - 0.5) + 1, size - 1) + 1):
+        for j in range(max(math.floor(y0 - 0.5), 0), min(math.floor(y1 - 0.5) + 1, size - 1) + 1):
+            row = (i * size + j) * size
+            low = max(math.floor(z0 - 0.5), 0)
+            for k in range(low, min(math.floor(z1 - 0.5) + 1, size - 1) + 1):
+                at = row + k
+                bits[at >> 3] |= np.uint8(1 << (at & 7))
+
+
+@kernel("void(f8[:,::1], i4[:,::1], i8, u1[::1])")
+def mark(points, faces, size, bits) -> None:
+    """Set the bit (i · size + j) · size + k of each voxel that sampling the surface reads.
+
+    A face is halved at its longest edge until every edge is at most `PIECE` long; the
+    corners of trilinear sampling anywhere in such a piece lie in its box, rounded outward.
+    """
+    stack = np.empty((DEPTH, 9))
+    for f in range(faces.shape[0]):
+        for c in range(3):
+            for axis in range(3):
+                stack[0, 3 * c + axis] = points[faces[f, c], axis]
+        count = 1
+        while count > 0:
+            count -= 1
+            longest, side = 0.0, 0
+            for c in range(3):
+                d = (c + 1) % 3
+                length = 0.0
+                for axis in range(3):
+                    length += (stack[count, 3 * c + axis] - stack[count, 3 * d + axis]) ** 2
+                if length > longest:
+                    longest, side = length, c
+            if longest <= PIECE * PIECE or count + 2 > DEPTH:
+                p = stack[count]
+                _mark_box(
+                    min(p[0], p[3], p[6]), min(p[1], p[4], p[7]), min(p[2], p[5], p[8]),
+                    max(p[0], p[3], p[6]), max(p[1], p[4], p[7]), max(p[2], p[5], p[8]),
+                    size, bits,
+                )  # fmt: skip
+                continue
+            a, b = 3 * side, 3 * ((side + 1) % 3)
+            for axis in range(9):
+                stack[count + 1, axis] = stack[count, axis]
+            for axis in range(3):
+                middle = 0.5 * (stack[count, a + axis] + stack[count, b + axis])
+                stack[count, b + axis] = middle
+                stack[count + 1, a + axis] = middle
+            count += 2
+
+
+@kernel("i8(u1[::1], i8, i4[:,::1])")
+def first_depths(bits, size, depth) -> int:
+    """How many bits are set; `depth[i, k]` becomes the smallest j of column (i, ·, k)."""
+    count = 0
+    for at in range(bits.shape[0]):
+        byte = bits[at]
+        if byte == 0:
+            continue
+        for bit in range(8):
+            if byte >> bit & 1:
+                voxel = at * 8 + bit
+                i, j, k = voxel // (size * size), voxel // size % size, voxel % size
+                depth[i, k] = min(depth[i, k], j)
+                count += 1
+    return count
+
+
+@kernel("void(u1[::1], i4[:,::1], i4, f4[:,:,::1], f4[:,:,::1], f4, i4[:,::1], f4[:,::1])")
+def paint(bits, depth, reach, front, back, roughness, coords, attributes) -> None:
+    """The marked voxels and their attributes.
+
+    What lies within `reach` of the first surface of its column, or of a neighbouring one,
+    is seen from the front and has `front`'s colour; over as much again it becomes `back`'s.
+    """
+    size = depth.shape[0]
+    row = 0
+    for at in range(bits.shape[0]):
+        byte = bits[at]
+        if byte == 0:
+            continue
+        for bit in range(8):
+            if not byte >> bit & 1:
+                continue
+            voxel = at * 8 + bit
+            i, j, k = voxel // (size * size), voxel // size % size, voxel % size
+            first = -1
+            for p in range(max(i - 1, 0), min(i + 1, size - 1) + 1):
+                for q in range(max(k - 1, 0), min(k + 1, size - 1) + 1):
+                    if depth[p, q] < size:
+                        first = max(first, depth[p, q])
+            hidden = min(max((j - first - reach) / reach, 0.0), 1.0)
+            coords[row, 0], coords[row, 1], coords[row, 2] = i, j, k
+            for c in range(3):
+                attributes[row, c] = (1.0 - hidden) * front[i, k, c] + hidden * back[i, k, c]
+            attributes[row, 3] = 0.0
+            attributes[row, 4] = roughness
+            attributes[row, 5] = 1.0
+            row += 1

@@ -1,0 +1,92 @@
+"""TRELLIS.2's own exporter, `o_voxel.postprocess.to_glb`, where its extensions are compiled.
+
+It remeshes, decimates, unwraps and bakes on the GPU, with nvdiffrast, whose licence forbids
+commercial use.
+
+What this module does not know: our exporter, jobs, that a call may take too long.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any, Final
+
+from trellis2_server.engines import portable
+from trellis2_server.errors import MissingPackageError
+from trellis2_server.mesh import ALPHA, BASE_COLOR, METALLIC, ROUGHNESS
+
+if TYPE_CHECKING:
+    from trellis2_server.mesh import Mesh, VoxelField
+    from trellis2_server.parameters import Options
+
+#: Faces that nvdiffrast takes; TRELLIS.2's own application decimates to as many first.
+_MAX_FACES: Final = 16_777_216
+_PACKAGES: Final = ("o_voxel", "cumesh", "flex_gemm", "nvdiffrast", "trimesh", "cv2")
+_LAYOUT: Final = {
+    "base_color": BASE_COLOR,
+    "metallic": slice(METALLIC, METALLIC + 1),
+    "roughness": slice(ROUGHNESS, ROUGHNESS + 1),
+    "alpha": slice(ALPHA, ALPHA + 1),
+}
+
+
+def check() -> None:
+    """Import the exporter.
+
+    Raises:
+        MissingPackageError: names what is not there.
+    """
+    missing = lacking()
+    if missing:
+        raise MissingPackageError(f"export.backend: upstream: {missing}")
+
+
+def lacking() -> str | None:
+    """What keeps the exporter from being imported; None: nothing. Imports it."""
+    standins = [name for name in _PACKAGES if portable.is_standin(name)]
+    if standins:
+        return (
+            f"needs the compiled {', '.join(standins)}, and stand-ins are there; compile them as "
+            "TRELLIS.2's README says, or set export.backend to own"
+        )
+    absent = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if absent:
+        return f"not installed: {', '.join(absent)}; or set export.backend to own"
+    try:
+        importlib.import_module("o_voxel.postprocess")
+    except Exception as error:  # noqa: BLE001 - a compiled package fails in any way it likes
+        return f"o_voxel.postprocess does not import: {type(error).__name__}: {error}"
+    return None
+
+
+def write(torch: Any, mesh: Mesh, field: VoxelField, options: Options, *, device: Any) -> bytes:
+    """The GLB: +Y up, textures as WebP unless the request asks for others.
+
+    Its frame, scale and centre are those of our exporter; `alpha_mode` and `compress` have no
+    counterpart in it, its material is opaque.
+    """
+    postprocess: Any = importlib.import_module("o_voxel.postprocess")
+    vertices = torch.from_numpy(mesh.vertices).to(device)
+    faces = torch.from_numpy(mesh.faces).to(device)
+    if len(faces) > _MAX_FACES:
+        made = importlib.import_module("cumesh").CuMesh()
+        made.init(vertices, faces)
+        made.simplify(_MAX_FACES)
+        vertices, faces = made.read()
+    scene = postprocess.to_glb(
+        vertices=vertices,
+        faces=faces,
+        attr_volume=torch.from_numpy(field.attributes).to(device),
+        coords=torch.from_numpy(field.coords).to(device),
+        attr_layout=_LAYOUT,
+        aabb=[[-0.5] * 3, [0.5] * 3],
+        grid_size=field.resolution,
+        decimation_target=options.decimation_target,
+        texture_size=options.texture_size,
+        remesh=options.remesh,
+        remesh_band=1,
+        remesh_project=0,
+    )
+    is_webp = options.texture_format in {"auto", "webp"}
+    return scene.export(file_type="glb", extension_webp=is_webp)

@@ -1,0 +1,1 @@
+"""What clients upload: pictures, their cut-outs, and mesh files."""

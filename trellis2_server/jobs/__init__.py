@@ -1,0 +1,1 @@
+"""What happens between a request and its files: queue, scheduling, execution, results."""

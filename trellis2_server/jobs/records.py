@@ -1,0 +1,196 @@
+"""`Records`: the table's jobs and names, written down in the archive, and read back.
+
+A job that was not finished when the process ended is an error afterwards, and says so. What
+it had made so far stays.
+
+What this module does not know: threads, HTTP, where the archive keeps what it is given.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import TypeAdapter
+
+from trellis2_server import errors
+from trellis2_server.errors import ServerError, ShuttingDownError, StoreError
+from trellis2_server.jobs.job import Job, Status
+from trellis2_server.parameters import Delivery, Options, Settings, read_options
+from trellis2_server.storage.store import Name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from trellis2_server.jobs.job import JobTable
+    from trellis2_server.storage.archive import Archive
+    from trellis2_server.storage.store import Artifact, Opened, Saved
+
+logger = logging.getLogger(__name__)
+
+RESTARTED: Final = "the server was restarted"
+
+
+class Records:
+    """Writes down what the table tells it; a `jobs.Journal`.
+
+    Args:
+        archive: where to.
+        clock: of the jobs.
+    """
+
+    def __init__(self, archive: Archive, clock: Callable[[], float]) -> None:
+        self._archive = archive
+        self._clock = clock
+        self._marks: dict[str, tuple[object, ...]] = {}
+
+    # ---- writing ---------------------------------------------------------------------
+
+    def note(self, job: Job) -> None:
+        """The job is there, in this state."""
+        mark = (
+            job.status, job.image_hash, job.resolution, job.warnings, job.shape_glb,
+            job.textured_glb, len(job.timings),
+        )  # fmt: skip
+        if self._marks.get(job.uid) != mark:
+            self._marks[job.uid] = mark
+            self._archive.record(job.uid, _text(job) if self._archive.is_lasting else "")
+
+    def name(self, kind: str, name: str, uid: str, says: object = None) -> None:
+        """The job has this name too."""
+        if self._archive.is_lasting:
+            text = json.dumps(asdict(says) if isinstance(says, Delivery) else says)
+            self._archive.name(Name(kind, name, uid, text))
+
+    def remove(self, uid: str) -> None:
+        """The job is there no longer."""
+        self._marks.pop(uid, None)
+        self._archive.remove([uid])
+
+    # ---- reading back ----------------------------------------------------------------
+
+    def restore(self, opened: Opened, table: JobTable) -> None:
+        """Put what was kept into the table."""
+        jobs: list[Job] = []
+        for saved in opened.jobs:
+            job = self._restored(saved)
+            if job is None:
+                self._archive.remove([saved.uid])
+            else:
+                jobs.append(job)
+        known = {job.uid for job in jobs}
+        names = [name for name in opened.names if _is_understood(name)]
+        asked = {name.uid: _meant(name) for name in names if name.kind == "asked"}
+        for job in sorted(jobs, key=lambda job: asked.get(job.uid) or job.created_unix_s):
+            table.put(job)
+        for name in names:
+            if name.uid in known and name.kind != "asked":
+                table.restore_name(name.kind, name.name, name.uid, _meant(name))
+        if jobs:
+            logger.info("Results of earlier jobs are served again", extra={"jobs": len(jobs)})
+
+    def _restored(self, saved: Saved) -> Job | None:
+        try:
+            return self._job(saved)
+        except (ValueError, KeyError, TypeError):
+            logger.exception("A record cannot be read", extra={"uid": saved.uid})
+            return None
+
+    def _job(self, saved: Saved) -> Job:
+        says: dict[str, Any] = json.loads(saved.says)
+        now_unix_s, now = time.time(), self._clock()
+        status, error = Status(says["status"]), _error(says["error"])
+        ended_unix_s: float | None = says["finished"]
+        if not status.is_finished or isinstance(error, ShuttingDownError):
+            status, error = Status.ERROR, ServerError(RESTARTED)
+            ended_unix_s = ended_unix_s or now_unix_s
+        files = {name: saved.files.get(name) for name in says["files"]}
+        lost = [name for name, artifact in files.items() if artifact is None]
+        if lost and error is None:
+            status, error = Status.ERROR, StoreError(f"{lost[0]} is lost", is_lost=True)
+        # An older version knew fewer options.
+        options = asdict(read_options({}, Settings())) | says["options"]
+        # A clock that was put back makes no job younger than this moment.
+        age_s = max(now_unix_s - says["created"], 0.0)
+        created_at = now - age_s
+        finished_at = min(now, created_at + ended_unix_s - says["created"]) if ended_unix_s else now
+        return Job(
+            uid=saved.uid,
+            options=_adapter(Options).validate_json(json.dumps(options)),
+            engine=says["engine"],
+            created_at=created_at,
+            owner=says["owner"],
+            created_unix_s=says["created"],
+            status=status,
+            image_hash=says["image_hash"],
+            background=says["background"],
+            warnings=tuple(says["warnings"]),
+            resolution=says["resolution"],
+            shape_glb=files.get("shape.glb"),
+            shape_md5=says["shape_md5"] if files.get("shape.glb") else None,
+            textured_glb=files.get("textured.glb"),
+            error=error,
+            finished_at=finished_at,
+            timings=says["timings"],
+        )
+
+
+def _text(job: Job) -> str:
+    files: list[Artifact | None] = [job.shape_glb, job.textured_glb]
+    says: Mapping[str, object] = {
+        "engine": job.engine,
+        "owner": job.owner,
+        "created": job.created_unix_s,
+        "finished": job.finished_unix_s,
+        "status": job.status.value,
+        "image_hash": job.image_hash,
+        "background": job.background,
+        "warnings": job.warnings,
+        "resolution": job.resolution,
+        "shape_md5": job.shape_md5,
+        "files": [artifact.name for artifact in files if artifact],
+        "error": [type(job.error).__name__, str(job.error)] if job.error else None,
+        "timings": dict(job.timings),
+        "options": asdict(job.options),
+    }
+    return json.dumps(says)
+
+
+def _meant(name: Name) -> Any:
+    """What a name stands for.
+
+    Raises:
+        ValueError: this is not ours.
+    """
+    says = json.loads(name.says)
+    if name.kind == "ticket":
+        return _adapter(Delivery).validate_python(says)
+    return float(says) if name.kind == "asked" else None
+
+
+def _is_understood(name: Name) -> bool:
+    try:
+        _meant(name)
+    except (ValueError, TypeError):
+        logger.warning("A name cannot be read", extra={"uid": name.uid, "kind": name.kind})
+        return False
+    return True
+
+
+def _error(says: list[str] | None) -> ServerError | None:
+    if says is None:
+        return None
+    name, text = says
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, ServerError):
+        return kind(text)
+    return ServerError(text)
+
+
+@functools.cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)

@@ -1,0 +1,1 @@
+"""Job records and files, kept in memory or in a folder."""
