@@ -46,9 +46,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from trellis2_server.engines.trellis2 import Trellis2Engine, engine, environment  # noqa: E402
 from trellis2_server.inputs.images import Cutout, Cutter  # noqa: E402
-from trellis2_server.jobs.executor import LocalCrew  # noqa: E402
-from trellis2_server.jobs.manager import Worker  # noqa: E402
-from trellis2_server.parameters import ModelSettings, Options, Settings, read_options  # noqa: E402
+from trellis2_server.jobs.executor import LocalExecutor  # noqa: E402
+from trellis2_server.jobs.manager import JobManager  # noqa: E402
+from trellis2_server.parameters import Options, read_options  # noqa: E402
+from trellis2_server.settings import ModelSettings, Settings  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -247,7 +248,7 @@ async def through_the_queue(
     """From picture to textured GLB, one job and eight at once."""
     engine_ = Watched(made)
     settings = Settings()
-    worker = Worker(LocalCrew(engine_, Cutter(), settings), settings)
+    worker = JobManager(LocalExecutor(engine_, Cutter(), settings), settings)
     worker.start()
     while not worker.is_idle:  # noqa: ASYNC110 - nothing else runs; loops are compiled or read
         await asyncio.sleep(0.05)

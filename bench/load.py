@@ -65,7 +65,7 @@ def serve(host: str, port: int, stage_s: float) -> None:
     from trellis2_server.api.app import create_app
     from trellis2_server.api.connections import uvicorn_config
     from trellis2_server.inputs.images import Cutter
-    from trellis2_server.parameters import ServerSettings, Settings, WorkerSettings
+    from trellis2_server.settings import ServerSettings, Settings, WorkerSettings
 
     settings = Settings(
         server=ServerSettings(host=host, port=port),

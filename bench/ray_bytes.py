@@ -48,7 +48,7 @@ from tests.support.ray_cluster import deploy, ray_cluster  # noqa: E402
 from tests.support.server import picture  # noqa: E402
 from trellis2_server.inputs.images import Cutter  # noqa: E402
 from trellis2_server.mesh import Shape, VoxelField  # noqa: E402
-from trellis2_server.parameters import Settings  # noqa: E402
+from trellis2_server.settings import Settings  # noqa: E402
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -156,7 +156,7 @@ class Simulation:
         heapq.heappush(queue, (self._due[job], self._order, kind, job, machine))  # type: ignore[misc]
 
     def _pump(self) -> None:
-        """Begin all that can begin, what is due first first: `Line.pump`."""
+        """Begin all that can begin, what is due first first: `Scheduler.dispatch`."""
         gpus = self._plant.gpus
         at_most, hands = AT_MOST * gpus, HANDS * gpus
         while gpus - len(self._free_gpus) + self._exports_running < at_most:

@@ -46,7 +46,8 @@ sys.path.insert(0, str(ROOT))
 from bench.render import front_view_match  # noqa: E402 - after the path is set
 from trellis2_server import pipeline  # noqa: E402
 from trellis2_server.inputs.images import Cutter  # noqa: E402
-from trellis2_server.parameters import ModelSettings, Settings, read_options  # noqa: E402
+from trellis2_server.parameters import read_options  # noqa: E402
+from trellis2_server.settings import ModelSettings, Settings  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

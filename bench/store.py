@@ -105,12 +105,12 @@ def pack(faces: int) -> dict[str, Any]:
         (
             "shape",
             mesh.vertices.nbytes + mesh.faces.nbytes,
-            lambda: snapshots.kept_shape(Shape(mesh, 1024, None)),
+            lambda: snapshots.shape_snapshot(Shape(mesh, 1024, None)),
         ),
         (
             "field",
             field.coords.nbytes + field.attributes.nbytes,
-            lambda: snapshots.kept_field(field),
+            lambda: snapshots.field_snapshot(field),
         ),
     ):
         begin = time.thread_time()

@@ -126,7 +126,8 @@ def overview(picture: Path) -> Image.Image:
     from trellis2_server import pipeline
     from trellis2_server.client.drawing import draw
     from trellis2_server.inputs.images import Cutter
-    from trellis2_server.parameters import ModelSettings, Settings, read_options
+    from trellis2_server.parameters import read_options
+    from trellis2_server.settings import ModelSettings, Settings
 
     engine, _ = pipeline.choose_engine(Settings(model=ModelSettings(engine="preview")))
     pipeline.load(engine, lambda *_: None)

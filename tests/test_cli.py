@@ -226,9 +226,9 @@ def test_a_process_at_rest_leaves_at_once_with_0(tmp_path: Path, number: int) ->
 
 
 def test_a_process_that_works_leaves_in_time_and_tells_everybody(tmp_path: Path) -> None:
-    worker = {"limit_model_concurrency": 1}
+    manager = {"limit_model_concurrency": 1}
     grace = {"shutdown_grace_seconds": 1.0}
-    with process(configured(tmp_path, worker=worker, server=grace)) as server:
+    with process(configured(tmp_path, worker=manager, server=grace)) as server:
         until(lambda: server.health()["status"] == "ok", "ok")
         replies: list[httpx.Response] = []
 
@@ -425,12 +425,12 @@ def test_a_wrong_file_stops_the_start(tmp_path: Path) -> None:
 
 
 def test_a_second_server_on_a_folder_of_results_is_refused_in_one_line(tmp_path: Path) -> None:
-    worker = {"result_dir": str(tmp_path / "results")}
+    manager = {"result_dir": str(tmp_path / "results")}
     first = DiskStore(tmp_path / "results")
     first.claim()
     try:
         second = subprocess.run(
-            [sys.executable, ENTRY, "--config", configured(tmp_path, worker=worker)],
+            [sys.executable, ENTRY, "--config", configured(tmp_path, worker=manager)],
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
     finally:

@@ -14,7 +14,7 @@ from tests.support.engines import GatedEngine
 from trellis2_server.api.api_keys import ENVIRONMENT
 from trellis2_server.api.app import create_app
 from trellis2_server.inputs.images import Cutter
-from trellis2_server.parameters import Settings
+from trellis2_server.settings import Settings
 
 if TYPE_CHECKING:
     from trellis2_server.api.metrics import Metrics

@@ -9,15 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trellis2_server.errors import ConfigError, InputError
-from trellis2_server.parameters import (
-    FIELDS,
-    MAX_SEED,
-    TEXTURE_SIZES_PX,
-    Settings,
-    load_settings,
-    read_delivery,
-    read_options,
-)
+from trellis2_server.parameters import FIELDS, TEXTURE_SIZES_PX, read_delivery, read_options
+from trellis2_server.settings import MAX_SEED, Settings, load_settings
 
 if TYPE_CHECKING:
     from pathlib import Path

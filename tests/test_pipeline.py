@@ -12,7 +12,8 @@ from trellis2_server import pipeline
 from trellis2_server.engines.preview import PreviewEngine
 from trellis2_server.errors import ConfigError
 from trellis2_server.inputs.images import Cutter
-from trellis2_server.parameters import ModelSettings, Settings, read_options
+from trellis2_server.parameters import read_options
+from trellis2_server.settings import ModelSettings, Settings
 
 
 def models(engine: pipeline.Engine, seen: list[tuple[str, int, int]]) -> list[bytes]:

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from trellis2_server.parameters import FIELDS, Settings
+from trellis2_server.parameters import FIELDS
+from trellis2_server.settings import Settings
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,13 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 from trellis2_server import __version__, logs
 from trellis2_server.api import api_keys
 from trellis2_server.errors import ServerError, StoreError
-from trellis2_server.parameters import (
-    Options,
-    ServerSettings,
-    Settings,
-    load_settings,
-    read_options,
-)
+from trellis2_server.parameters import Options, read_options
+from trellis2_server.settings import ServerSettings, Settings, load_settings
 
 if TYPE_CHECKING:
     import socket
@@ -164,16 +159,16 @@ def _serve(
                 logging.shutdown()
                 os._exit(0)
             self.should_exit = True
-            worker = getattr(app.state, "worker", None)
-            if worker is not None:
-                worker.close_soon()
+            manager = getattr(app.state, "worker", None)
+            if manager is not None:
+                manager.close_soon()
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             self._leaving = asyncio.ensure_future(self._leave_when_drained())
 
         async def _leave_when_drained(self) -> None:
-            await app.state.worker.is_drained.wait()
+            await app.state.manager.is_drained.wait()
             self.should_exit = True
 
     _allow_descriptors(server.max_connections)
@@ -182,10 +177,10 @@ def _serve(
     with contextlib.suppress(SystemExit):  # it could not listen, and has logged why
         http_server.run()
     code = 0 if http_server.started else 3
-    worker = getattr(app.state, "worker", None)
-    if worker is not None and worker.fault is not None:
+    manager = getattr(app.state, "worker", None)
+    if manager is not None and manager.fault is not None:
         code = EXIT_UNHEALTHY
-    if worker is not None and not worker.is_idle:
+    if manager is not None and not manager.is_idle:
         # A thread is inside a call that cannot be interrupted; the interpreter would wait for it.
         logging.shutdown()
         os._exit(code)

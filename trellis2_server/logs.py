@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from trellis2_server import request_ids
 
 if TYPE_CHECKING:
-    from trellis2_server.parameters import ServerSettings
+    from trellis2_server.settings import ServerSettings
 
 #: What every record has; the rest came with `extra`.
 _STANDARD: Final = frozenset(

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.inputs.scenes import Scene
     from trellis2_server.mesh import Mesh, Shape, VoxelField
-    from trellis2_server.parameters import ExportSettings, Options, Settings
+    from trellis2_server.parameters import Options
+    from trellis2_server.settings import ExportSettings, Settings
 
     Report = Callable[[str, int, int], None]
 

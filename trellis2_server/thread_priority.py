@@ -15,7 +15,7 @@ from typing import Final
 THREAD_NICENESS: Final = 5
 
 
-def give_way() -> None:
+def lower_priority() -> None:
     """Let the event loop's thread go before this one and the threads that it starts.
 
     Only on Linux has each thread a niceness of its own.

@@ -67,7 +67,7 @@ def test_while_it_leaves_it_says_so() -> None:
     with serving(engine) as server:
         server.wait_until_loaded()
         server.close_soon()
-        until(lambda: server.worker.is_closing, "closing")
+        until(lambda: server.manager.is_closing, "closing")
         health = server.client.get("/healthcheck")
         assert (health.status_code, health.json()["status"]) == (503, "error")
         assert health.json()["error"] == "the server is shutting down"
@@ -239,9 +239,9 @@ def test_its_threads_leave_with_it(engine: GatedEngine) -> None:
 
 
 def test_a_bug_of_ours_shows_no_stack(server: Server) -> None:
-    desk, server.app.state.desk = server.app.state.desk, None
+    service, server.app.state.service = server.app.state.service, None
     reply = server.client.get("/worker_status")
-    server.app.state.desk = desk
+    server.app.state.service = service
     assert reply.status_code == 500
     assert reply.json() == {"text": "an unexpected error; the log has it", "error_code": 1}
     assert server.client.get("/healthcheck").is_success

@@ -15,7 +15,7 @@ from tests.support.server import Server, encoded, picture, serving
 from tests.support.server import settings as configured
 from trellis2_server.api.app import create_app
 from trellis2_server.inputs.images import Cutter
-from trellis2_server.parameters import Settings
+from trellis2_server.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator

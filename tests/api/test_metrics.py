@@ -124,8 +124,8 @@ def test_jobs_are_counted_by_how_they_end_and_steps_are_timed(
     held = engine.hold("shape", 5)
     uid = server.client.post("/send", json=fields(3, seed=5)).json()["uid"]
     engine.wait_for("shape")
-    server.app.state.worker._loop.call_soon_threadsafe(
-        lambda: server.worker.cancel(server.worker.job(uid))
+    server.app.state.manager._loop.call_soon_threadsafe(
+        lambda: server.manager.cancel(server.manager.job(uid))
     )
     until(lambda: server.client.get(f"/status/{uid}").json()["status"] == "error", "cancelled")
     held.set()

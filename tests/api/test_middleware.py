@@ -14,7 +14,7 @@ from tests.support.server import Server, fields, serving, settings, until
 from trellis2_server import logs, request_ids
 from trellis2_server.api import middleware
 from trellis2_server.api.api_keys import KeyRing
-from trellis2_server.api.middleware import DEFAULT_HEADERS, Keys, Rate
+from trellis2_server.api.middleware import DEFAULT_HEADERS, ApiKeyMiddleware, RateLimitMiddleware
 
 if TYPE_CHECKING:
     import httpx
@@ -40,9 +40,9 @@ def replies_of_every_kind(server: Server, headers: dict[str, str]) -> dict[int, 
         ),
         *(client.post("/send", headers=headers | {"X-API-Key": "k"}) for _ in range(10)),
     ]
-    desk, server.app.state.desk = server.app.state.desk, None
+    service, server.app.state.service = server.app.state.service, None
     found.append(client.get("/worker_status", headers=headers | {"X-API-Key": "k"}))
-    server.app.state.desk = desk
+    server.app.state.service = service
     return {reply.status_code: reply for reply in found}
 
 
@@ -111,7 +111,7 @@ def test_a_jobs_lines_carry_the_id_of_the_request_that_asked_for_it(
         for shade in (1, 2):
             body = fields(shade, texture=False)
             server.client.post("/generate", json=body, headers={"X-Request-Id": f"ask-{shade}"})
-        [one, two] = [job.image_hash for job in server.worker._table]
+        [one, two] = [job.image_hash for job in server.manager._registry]
         with ThreadPoolExecutor() as pool:
             asked = [pool.submit(server.texture, image_hash=name) for name in (one, two)]
             engine.gates["texture"].set()
@@ -135,12 +135,12 @@ def test_a_jobs_lines_carry_the_id_of_the_request_that_asked_for_it(
 
 
 class Clients:
-    """`Rate` behind `Keys`, with a clock that a test turns, and nothing behind it."""
+    """`RateLimitMiddleware` behind `ApiKeyMiddleware`, with a manual clock and no application."""
 
     def __init__(self, per_minute: float, *keys: str) -> None:
         self.now = 0.0
-        self.rate = Rate(self._pass, per_minute, clock=lambda: self.now)
-        self._keys = Keys(self.rate, KeyRing(keys), (), "/open/")
+        self.rate = RateLimitMiddleware(self._pass, per_minute, clock=lambda: self.now)
+        self._keys = ApiKeyMiddleware(self.rate, KeyRing(keys), (), "/open/")
         self._passed = False
 
     async def _pass(self, *_: Any) -> None:

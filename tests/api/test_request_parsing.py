@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from tests.support.server import encoded, picture
-from trellis2_server.api.request_parsing import MAX_INLINE_BYTES, Body, read_body
+from trellis2_server.api.request_parsing import MAX_INLINE_BYTES, ParsedRequest, parse_request
 from trellis2_server.errors import InputError, TooLargeError
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 LIMIT = 1_000_000
 
 
-def read(parts: Iterable[bytes], kind: str = "", query: str = "", limit: int = LIMIT) -> Body:
+def read(
+    parts: Iterable[bytes], kind: str = "", query: str = "", limit: int = LIMIT
+) -> ParsedRequest:
     """What `read_body` makes of a body that comes in these parts; afterwards the client leaves."""
     messages: list[dict[str, Any]] = [
         {"type": "http.request", "body": part, "more_body": True} for part in parts
@@ -35,7 +37,7 @@ def read(parts: Iterable[bytes], kind: str = "", query: str = "", limit: int = L
         "type": "http", "method": "POST", "headers": headers, "query_string": query.encode(),
         "app": None,
     }  # fmt: skip
-    return asyncio.run(read_body(Request(scope, receive), max_bytes=limit))
+    return asyncio.run(parse_request(Request(scope, receive), max_bytes=limit))
 
 
 def form(*parts: tuple[str, bytes]) -> bytes:

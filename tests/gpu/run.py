@@ -47,7 +47,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 from trellis2_server.engines.trellis2 import Trellis2Engine, engine, environment, loading  # noqa: E402
 from trellis2_server.engines.trellis2.encoder import ImageEncoder  # noqa: E402
 from trellis2_server.inputs.images import Cutout  # noqa: E402
-from trellis2_server.parameters import ModelSettings, Options, Settings, read_options  # noqa: E402
+from trellis2_server.parameters import Options, read_options  # noqa: E402
+from trellis2_server.settings import ModelSettings, Settings  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -386,7 +387,13 @@ def job(kind: str, steps: int, size: str, seed: int = 1) -> Options:
 
 
 def run_type(  # noqa: PLR0913, PLR0917 - a script
-    torch: Any, made: Trellis2Engine, meter: Meter, kind: str, steps: int, size: str, rounds: int
+    torch: Any,
+    made: Trellis2Engine,
+    meter: Meter,
+    kind: str,
+    steps: int,
+    size: str,
+    rounds: int,
 ) -> dict[str, Any]:
     """The row of a pipeline type."""
     bare: Any = importlib.import_module("engine")  # bench/engine.py

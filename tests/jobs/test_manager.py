@@ -38,16 +38,16 @@ from trellis2_server.errors import (
 )
 from trellis2_server.inputs.images import Cutter
 from trellis2_server.jobs.job import Status
-from trellis2_server.jobs.progress import Pace, seconds_left
+from trellis2_server.jobs.progress import StepDurations, seconds_left
 
 if TYPE_CHECKING:
     from trellis2_server.jobs.job import Job
-    from trellis2_server.jobs.manager import Worker
+    from trellis2_server.jobs.manager import JobManager
     from trellis2_server.storage.store import Artifact
 
 
-async def content(worker: Worker, artifact: Artifact | None) -> bytes:
-    return await worker.results.content(artifact)
+async def content(manager: JobManager, artifact: Artifact | None) -> bytes:
+    return await manager.results.content(artifact)
 
 
 # ---- one computation -----------------------------------------------------------------------
@@ -55,14 +55,14 @@ async def content(worker: Worker, artifact: Artifact | None) -> bytes:
 
 @in_a_loop
 async def test_however_many_ask_at_once_it_is_computed_once(engine: GatedEngine) -> None:
-    async with working(engine) as worker:
+    async with working(engine) as manager:
 
         async def ask() -> Job:
-            return await worker.shape(await submit(worker, 1))
+            return await manager.shape(await submit(manager, 1))
 
         shapes = await asyncio.gather(*(ask() for _ in range(30)))
-        models = await asyncio.gather(*(worker.texture(shapes[0]) for _ in range(30)))
-        again = await worker.texture(await submit(worker, 1))
+        models = await asyncio.gather(*(manager.texture(shapes[0]) for _ in range(30)))
+        again = await manager.texture(await submit(manager, 1))
     assert len({job.uid for job in (*shapes, *models, again)}) == 1
     assert {job.shape_glb for job in shapes} == {again.shape_glb}
     assert {job.textured_glb for job in models} == {again.textured_glb}
@@ -72,18 +72,18 @@ async def test_however_many_ask_at_once_it_is_computed_once(engine: GatedEngine)
 @in_a_loop
 async def test_another_encoding_of_the_picture_joins_the_job(engine: GatedEngine) -> None:
     held = engine.hold("shape", 1)
-    async with working(engine) as worker:
-        png = await submit(worker, 1, texture=False)
+    async with working(engine) as manager:
+        png = await submit(manager, 1, texture=False)
         await begin(engine, "shape")
-        webp = await worker.submit(picture(0, file_format="WEBP"), options(), texture=None)
+        webp = await manager.submit(picture(0, file_format="WEBP"), options(), texture=None)
         assert webp.uid != png.uid
-        waiting = asyncio.ensure_future(worker.texture(webp))
-        await until(lambda: worker.job(webp.uid).uid == png.uid)
-        assert worker.queue_length == 1
+        waiting = asyncio.ensure_future(manager.texture(webp))
+        await until(lambda: manager.job(webp.uid).uid == png.uid)
+        assert manager.queue_length == 1
         held.set()
         done = await waiting
-        assert done.uid == (await worker.shape(webp)).uid == png.uid
-        once_more = await worker.submit(picture(0, file_format="WEBP"), options(), texture=None)
+        assert done.uid == (await manager.shape(webp)).uid == png.uid
+        once_more = await manager.submit(picture(0, file_format="WEBP"), options(), texture=None)
         assert once_more.uid == png.uid
         assert once_more.image_hash == done.image_hash
     assert engine.calls.count(("shape", 1)) == 1
@@ -93,12 +93,12 @@ async def test_another_encoding_of_the_picture_joins_the_job(engine: GatedEngine
 async def test_who_joined_is_told_of_the_failure_too(engine: GatedEngine) -> None:
     engine.failures["shape"] = EngineError("no shape")
     held = engine.hold("shape", 1)
-    async with working(engine) as worker:
-        first = await submit(worker, 1)
+    async with working(engine) as manager:
+        first = await submit(manager, 1)
         await begin(engine, "shape")
-        second = await worker.submit(picture(0, file_format="WEBP"), options(), texture=None)
-        waiting = [asyncio.ensure_future(worker.shape(job)) for job in (first, second)]
-        await until(lambda: worker.job(second.uid).uid == first.uid)
+        second = await manager.submit(picture(0, file_format="WEBP"), options(), texture=None)
+        waiting = [asyncio.ensure_future(manager.shape(job)) for job in (first, second)]
+        await until(lambda: manager.job(second.uid).uid == first.uid)
         held.set()
         for task in waiting:
             with pytest.raises(EngineError, match=r"^no shape$"):
@@ -107,55 +107,55 @@ async def test_who_joined_is_told_of_the_failure_too(engine: GatedEngine) -> Non
 
 @in_a_loop
 async def test_what_joins_a_finished_job_is_answered_at_once(engine: GatedEngine) -> None:
-    async with working(engine) as worker:
-        first = await worker.texture(await submit(worker, 1))
-        second = await worker.submit(picture(0, file_format="WEBP"), options(), texture=True)
-        assert (await worker.texture(second)).textured_glb is first.textured_glb
+    async with working(engine) as manager:
+        first = await manager.texture(await submit(manager, 1))
+        second = await manager.submit(picture(0, file_format="WEBP"), options(), texture=True)
+        assert (await manager.texture(second)).textured_glb is first.textured_glb
 
 
 @in_a_loop
 async def test_a_random_seed_matches_nothing(engine: GatedEngine) -> None:
-    async with working(engine) as worker:
-        jobs = [await submit(worker, -1) for _ in range(3)]
-        done = [await worker.shape(job) for job in jobs]
+    async with working(engine) as manager:
+        jobs = [await submit(manager, -1) for _ in range(3)]
+        done = [await manager.shape(job) for job in jobs]
         assert len({job.uid for job in done}) == 3
-        assert worker.job(done[0].image_hash or "").uid == jobs[-1].uid
+        assert manager.job(done[0].image_hash or "").uid == jobs[-1].uid
 
 
 @in_a_loop
 async def test_other_parameters_are_another_job_which_the_hash_then_means(
     engine: GatedEngine,
 ) -> None:
-    async with working(engine) as worker:
-        first = await worker.shape(await submit(worker, 1))
-        other = await worker.shape(await submit(worker, 2))
+    async with working(engine) as manager:
+        first = await manager.shape(await submit(manager, 1))
+        other = await manager.shape(await submit(manager, 2))
         assert first.image_hash == other.image_hash
         assert first.uid != other.uid
-        assert worker.job(other.image_hash or "").uid == other.uid
-        assert worker.job(first.uid).uid == first.uid
-        await submit(worker, 1)
-        assert worker.job(other.image_hash or "").uid == first.uid
+        assert manager.job(other.image_hash or "").uid == other.uid
+        assert manager.job(first.uid).uid == first.uid
+        await submit(manager, 1)
+        assert manager.job(other.image_hash or "").uid == first.uid
 
 
 @in_a_loop
 async def test_what_failed_or_was_cancelled_is_started_anew(engine: GatedEngine) -> None:
     engine.failures["shape"] = EngineError("no")
-    async with working(engine) as worker:
-        failed = await submit(worker, 1)
+    async with working(engine) as manager:
+        failed = await submit(manager, 1)
         with pytest.raises(EngineError):
-            await worker.shape(failed)
+            await manager.shape(failed)
         held = engine.hold("shape", 1)
-        cancelled = await submit(worker, 1)
+        cancelled = await submit(manager, 1)
         await begin(engine, "shape")
         await begin(engine, "shape")
-        worker.cancel(cancelled)
+        manager.cancel(cancelled)
         with pytest.raises(JobCancelledError):
-            await worker.shape(cancelled)
-        assert worker.job(cancelled.uid).status is Status.CANCELLED
+            await manager.shape(cancelled)
+        assert manager.job(cancelled.uid).status is Status.CANCELLED
         held.set()
-        done = await worker.shape(await submit(worker, 1))
+        done = await manager.shape(await submit(manager, 1))
         assert len({done.uid, failed.uid, cancelled.uid}) == 3
-        assert worker.job(done.image_hash or "").uid == done.uid
+        assert manager.job(done.image_hash or "").uid == done.uid
 
 
 # ---- order ---------------------------------------------------------------------------------
@@ -165,20 +165,20 @@ async def test_what_failed_or_was_cancelled_is_started_anew(engine: GatedEngine)
 async def test_the_earliest_deadline_goes_first_and_no_texture_starves(engine: GatedEngine) -> None:
     clock = Clock()
     first, second = engine.hold("shape", 1), engine.hold("shape", 2)
-    async with working(engine, clock=clock) as worker:
-        jobs = [await submit(worker, 1)]
+    async with working(engine, clock=clock) as manager:
+        jobs = [await submit(manager, 1)]
         assert await begin(engine, "shape") == 1
-        jobs.append(await submit(worker, 2))
-        await until(lambda: worker.job(jobs[1].uid).image_hash is not None)
+        jobs.append(await submit(manager, 2))
+        await until(lambda: manager.job(jobs[1].uid).image_hash is not None)
         first.set()
         assert await begin(engine, "shape") == 2
-        await until(lambda: worker.job(jobs[0].uid).status is Status.TEXTURE_PROCESSING)
+        await until(lambda: manager.job(jobs[0].uid).status is Status.TEXTURE_PROCESSING)
         for seed, clock.now in ((3, 10.0), (4, 70.0)):
-            jobs.append(await submit(worker, seed))
-            await until(lambda: worker.job(jobs[-1].uid).image_hash is not None)
-        assert [worker.queue_position(job) for job in jobs] == [2, None, 1, 3]
+            jobs.append(await submit(manager, seed))
+            await until(lambda: manager.job(jobs[-1].uid).image_hash is not None)
+        assert [manager.queue_position(job) for job in jobs] == [2, None, 1, 3]
         second.set()
-        await asyncio.gather(*(worker.texture(job) for job in jobs))
+        await asyncio.gather(*(manager.texture(job) for job in jobs))
     # The texture of 1 was due at 60: after what came at 10, before what came at 70.
     assert engine.calls[1:6] == [
         ("shape", 1), ("shape", 2), ("shape", 3), ("texture", 1), ("shape", 4),
@@ -198,7 +198,7 @@ async def test_the_order_is_fair_and_the_lane_never_rests_while_work_waits(
     began: dict[int, float] = {}
     left: dict[int, set[str]] = {}
 
-    async with working(engine, clock=clock, abandoned_job_seconds=86_400) as worker:
+    async with working(engine, clock=clock, abandoned_job_seconds=86_400) as manager:
         await begin(engine, "load")
 
         async def arrive(until_s: float) -> None:
@@ -206,12 +206,12 @@ async def test_the_order_is_fair_and_the_lane_never_rests_while_work_waits(
                 at_s, seed = arrivals.pop(0)
                 clock.now = max(clock.now, at_s)
                 ahead[seed], left[seed] = len(left), set(duration_s)
-                await submit(worker, seed)
-                await until(lambda: worker._threads.pool_running == 0)
+                await submit(manager, seed)
+                await until(lambda: manager._threads.pool_running == 0)
 
         await arrive(0.0)
         while left:
-            assert worker.queue_length  # there is work, and so the lane begins a stage of it
+            assert manager.queue_length  # there is work, and so the lane begins a stage of it
             stage, seed = await asyncio.to_thread(engine.begun.get, timeout=PATIENCE_S)
             began.setdefault(seed, clock.now)
             end_s = clock.now + duration_s[stage]
@@ -234,64 +234,64 @@ async def test_the_order_is_fair_and_the_lane_never_rests_while_work_waits(
 async def test_no_more_jobs_are_worked_on_than_the_limit_says(limit: int) -> None:
     engine, cutter = GatedEngine(), HeldCutter()
     held = engine.hold("shape", 1)
-    async with working(engine, cutter=cutter, limit_model_concurrency=limit) as worker:
-        jobs = [await submit(worker, 1)]
+    async with working(engine, cutter=cutter, limit_model_concurrency=limit) as manager:
+        jobs = [await submit(manager, 1)]
         await begin(engine, "shape")
         cutter.gate.clear()
-        jobs += [await submit(worker, seed) for seed in (2, 3, 4)]
+        jobs += [await submit(manager, seed) for seed in (2, 3, 4)]
         await until(lambda: len(cutter.calls) == limit)
         await asyncio.sleep(0.02)
         assert len(cutter.calls) == limit
-        assert worker.queue_length == 4
+        assert manager.queue_length == 4
         cutter.gate.set()
         held.set()
-        await asyncio.gather(*(worker.texture(job) for job in jobs))
-    assert worker.queue_length == 0
+        await asyncio.gather(*(manager.texture(job) for job in jobs))
+    assert manager.queue_length == 0
 
 
 @in_a_loop
 async def test_a_full_queue_refuses_and_says_when_to_come_back(engine: GatedEngine) -> None:
     held = engine.hold("shape", 1)
     limits = {"limit_model_concurrency": 1, "max_queue_length": 1}
-    async with working(engine, **limits) as worker:
-        first = await submit(worker, 1)
+    async with working(engine, **limits) as manager:
+        first = await submit(manager, 1)
         await begin(engine, "shape")
-        second = await submit(worker, 2)
+        second = await submit(manager, 2)
         with pytest.raises(QueueFullError, match="the queue is full: 1 jobs wait") as caught:
-            await submit(worker, 3)
+            await submit(manager, 3)
         assert caught.value.retry_after_s > 0
-        assert (await submit(worker, 2)).uid == second.uid  # known ones are answered
+        assert (await submit(manager, 2)).uid == second.uid  # known ones are answered
         held.set()
-        await asyncio.gather(worker.texture(first), worker.texture(second))
-        await worker.shape(await submit(worker, 3))
+        await asyncio.gather(manager.texture(first), manager.texture(second))
+        await manager.shape(await submit(manager, 3))
 
 
 @in_a_loop
 async def test_what_is_expected_is_learned_from_what_was(engine: GatedEngine) -> None:
     clock = Clock()
-    async with working(engine, clock=clock) as worker:
+    async with working(engine, clock=clock) as manager:
         held = engine.hold("shape", 1)
-        first = await submit(worker, 1, texture=False)
+        first = await submit(manager, 1, texture=False)
         await begin(engine, "shape")
-        assert worker.eta_s(first) is None
+        assert manager.eta_s(first) is None
         clock.now = 8.0
         held.set()
-        await worker.shape(first)
-        assert worker.eta_s(first) is None  # nothing is being done for it
-        held, second = engine.hold("shape", 2), await submit(worker, 2, texture=False)
+        await manager.shape(first)
+        assert manager.eta_s(first) is None  # nothing is being done for it
+        held, second = engine.hold("shape", 2), await submit(manager, 2, texture=False)
         await begin(engine, "shape")
-        third = await submit(worker, 3, texture=False)
-        await until(lambda: worker.job(third.uid).image_hash is not None)
+        third = await submit(manager, 3, texture=False)
+        await until(lambda: manager.job(third.uid).image_hash is not None)
         # This engine says at once that its stage begins, which is after 30 % of the step.
-        await until(lambda: worker.job(second.uid).progress is not None)
-        assert worker.eta_s(second) == pytest.approx(5.6)
-        assert worker.eta_s(third) == pytest.approx(13.6)
+        await until(lambda: manager.job(second.uid).progress is not None)
+        assert manager.eta_s(second) == pytest.approx(5.6)
+        assert manager.eta_s(third) == pytest.approx(13.6)
         clock.now = 13.0
-        assert worker.eta_s(second) == pytest.approx(0.6)
+        assert manager.eta_s(second) == pytest.approx(0.6)
         clock.now = 99.0
-        assert worker.eta_s(second) == 0.0
-        other = await worker.submit(picture(), options(texture_size=512), texture=False)
-        assert worker.eta_s(other) is None  # no such job was done
+        assert manager.eta_s(second) == 0.0
+        other = await manager.submit(picture(), options(texture_size=512), texture=False)
+        assert manager.eta_s(other) is None  # no such job was done
         held.set()
 
 
@@ -317,7 +317,7 @@ def test_an_estimate_is_never_negative_and_comes_ever_nearer(
 
 
 def test_a_pace_is_a_moving_mean_for_each_kind_of_job() -> None:
-    pace = Pace()
+    pace = StepDurations()
     pace.note("shape", options(), 10.0)
     assert pace.expect("shape", options()) == 10.0
     pace.note("shape", options(), 0.0)
@@ -331,26 +331,26 @@ def test_a_pace_is_a_moving_mean_for_each_kind_of_job() -> None:
 
 @in_a_loop
 async def test_a_texture_that_was_refused_is_made_when_it_is_asked_for(engine: GatedEngine) -> None:
-    async with working(engine) as worker:
-        shape = await worker.shape(await submit(worker, 1, texture=False))
+    async with working(engine) as manager:
+        shape = await manager.shape(await submit(manager, 1, texture=False))
         assert shape.status is Status.COMPLETED
         assert ("texture", 1) not in engine.calls
-        assert (await submit(worker, 1, texture=False)).status is Status.COMPLETED
-        first, second = await asyncio.gather(worker.texture(shape), worker.texture(shape))
+        assert (await submit(manager, 1, texture=False)).status is Status.COMPLETED
+        first, second = await asyncio.gather(manager.texture(shape), manager.texture(shape))
         assert first.textured_glb is second.textured_glb
-        await worker.shape(await submit(worker, 2, texture=False))
+        await manager.shape(await submit(manager, 2, texture=False))
         # Asked for again without `texture: false`, it starts by itself.
-        assert (await submit(worker, 2)).status is Status.TEXTURE_PROCESSING
+        assert (await submit(manager, 2)).status is Status.TEXTURE_PROCESSING
     assert engine.calls.count(("texture", 1)) == 1
 
 
 @in_a_loop
 async def test_a_texture_wanted_while_the_shape_is_made_follows_it(engine: GatedEngine) -> None:
     held = engine.hold("shape", 1)
-    async with working(engine) as worker:
-        job = await submit(worker, 1, texture=False)
+    async with working(engine) as manager:
+        job = await submit(manager, 1, texture=False)
         await begin(engine, "shape")
-        waiting = asyncio.ensure_future(worker.texture(job))
+        waiting = asyncio.ensure_future(manager.texture(job))
         await asyncio.sleep(0)
         held.set()
         assert (await waiting).textured_glb
@@ -359,35 +359,35 @@ async def test_a_texture_wanted_while_the_shape_is_made_follows_it(engine: Gated
 @in_a_loop
 async def test_a_texture_that_fails_leaves_the_shape_and_its_cause(engine: GatedEngine) -> None:
     engine.failures["texture"] = EngineError("no voxels were left")
-    async with working(engine) as worker:
-        shape = await worker.shape(await submit(worker, 1))
+    async with working(engine) as manager:
+        shape = await manager.shape(await submit(manager, 1))
         for _ in range(2):
             with pytest.raises(EngineError, match=r"^no voxels were left$"):
-                await worker.texture(shape)
-        failed = worker.job(shape.uid)
+                await manager.texture(shape)
+        failed = manager.job(shape.uid)
         assert failed.status is Status.ERROR
         assert failed.shape_glb == shape.shape_glb
-        assert (await worker.shape(failed)).shape_glb
-        anew = await worker.texture(await submit(worker, 1))
+        assert (await manager.shape(failed)).shape_glb
+        anew = await manager.texture(await submit(manager, 1))
         assert anew.uid != shape.uid
-        assert await content(worker, anew.shape_glb) == await content(worker, shape.shape_glb)
+        assert await content(manager, anew.shape_glb) == await content(manager, shape.shape_glb)
 
 
 @in_a_loop
 async def test_a_wait_that_is_over_leaves_the_job_going(engine: GatedEngine) -> None:
     held = engine.hold("texture", 1)
-    async with working(engine) as worker:
-        job = await submit(worker, 1)
-        patient = asyncio.ensure_future(worker.texture(job))
+    async with working(engine) as manager:
+        job = await submit(manager, 1)
+        patient = asyncio.ensure_future(manager.texture(job))
         await begin(engine, "texture")
         for _ in range(2):
             with pytest.raises(TextureTimeoutError):
-                await worker.texture(job, 0.01)
-        leaving = asyncio.ensure_future(worker.texture(job))
+                await manager.texture(job, 0.01)
+        leaving = asyncio.ensure_future(manager.texture(job))
         await asyncio.sleep(0)
         leaving.cancel()
         await asyncio.sleep(0)
-        assert worker.job(job.uid).status is Status.TEXTURE_PROCESSING
+        assert manager.job(job.uid).status is Status.TEXTURE_PROCESSING
         held.set()
         assert (await patient).textured_glb
 
@@ -417,14 +417,14 @@ async def test_whatever_a_stage_raises_ends_its_job_and_no_other(
 ) -> None:
     engine = GatedEngine()
     engine.failures[stage] = failure
-    async with working(engine) as worker:
-        job = await submit(worker, 1)
+    async with working(engine) as manager:
+        job = await submit(manager, 1)
         with pytest.raises(kind) as caught:
-            await worker.texture(job)
+            await manager.texture(job)
         assert said in str(caught.value)
         assert "/" not in str(caught.value)
-        assert worker.job(job.uid).status is Status.ERROR
-        assert (await worker.texture(await submit(worker, 2))).textured_glb
+        assert manager.job(job.uid).status is Status.ERROR
+        assert (await manager.texture(await submit(manager, 2))).textured_glb
 
 
 @pytest.mark.parametrize("stage", ["shape", "texture"])
@@ -432,41 +432,41 @@ async def test_whatever_a_stage_raises_ends_its_job_and_no_other(
 async def test_an_engine_that_returns_nothing_ends_its_job_and_no_other(stage: str) -> None:
     engine = GatedEngine()
     engine.returns[stage] = None
-    async with working(engine) as worker:
+    async with working(engine) as manager:
         with pytest.raises(EngineError):
-            await worker.texture(await submit(worker, 1))
-        assert (await worker.texture(await submit(worker, 2))).textured_glb
+            await manager.texture(await submit(manager, 1))
+        assert (await manager.texture(await submit(manager, 2))).textured_glb
 
 
 @in_a_loop
 async def test_what_is_no_picture_is_the_clients_error(engine: GatedEngine) -> None:
-    async with working(engine) as worker:
-        job = await worker.submit(b"no picture", options(), texture=None)
+    async with working(engine) as manager:
+        job = await manager.submit(b"no picture", options(), texture=None)
         with pytest.raises(InputError, match=r"^image: "):
-            await worker.shape(job)
+            await manager.shape(job)
         with pytest.raises(InputError, match=r"^image: "):
-            await worker.texture(job)
+            await manager.texture(job)
         with pytest.raises(InputError, match=r"^image: "):
-            await worker.name_of(b"no picture", remove_background=True)
+            await manager.name_of(b"no picture", remove_background=True)
 
 
 @in_a_loop
 async def test_what_ended_meanwhile_is_still_answered(engine: GatedEngine) -> None:
     """The job that `submit` gave may have gone on before anybody waits for it."""
     engine.failures["shape"] = EngineError("no shape")
-    async with working(engine) as worker:
-        failed = await submit(worker, 1)
-        await until(lambda: worker.job(failed.uid).status is Status.ERROR)
+    async with working(engine) as manager:
+        failed = await submit(manager, 1)
+        await until(lambda: manager.job(failed.uid).status is Status.ERROR)
         with pytest.raises(EngineError, match=r"^no shape$"):
-            await worker.shape(failed)
-        early = await submit(worker, 2)
-        await until(lambda: worker.job(early.uid).status is Status.COMPLETED)
+            await manager.shape(failed)
+        early = await submit(manager, 2)
+        await until(lambda: manager.job(early.uid).status is Status.COMPLETED)
         assert early.shape_glb is None
-        assert (await worker.shape(early)).shape_glb
-        assert (await worker.texture(early)).textured_glb
-        joined = await worker.submit(picture(0, file_format="WEBP"), options(2), texture=None)
-        await until(lambda: worker.job(joined.uid).uid == early.uid)
-        assert (await worker.shape(joined)).uid == early.uid
+        assert (await manager.shape(early)).shape_glb
+        assert (await manager.texture(early)).textured_glb
+        joined = await manager.submit(picture(0, file_format="WEBP"), options(2), texture=None)
+        await until(lambda: manager.job(joined.uid).uid == early.uid)
+        assert (await manager.shape(joined)).uid == early.uid
 
 
 # ---- the picture's name ----------------------------------------------------------------------
@@ -475,17 +475,17 @@ async def test_what_ended_meanwhile_is_still_answered(engine: GatedEngine) -> No
 @in_a_loop
 async def test_a_picture_names_its_job_at_any_time(engine: GatedEngine) -> None:
     cutter = HeldCutter()
-    async with working(engine, cutter=cutter) as worker:
+    async with working(engine, cutter=cutter) as manager:
         cutter.gate.clear()
-        job = await submit(worker, 1)
-        assert await worker.name_of(picture(), remove_background=True) == job.uid
+        job = await submit(manager, 1)
+        assert await manager.name_of(picture(), remove_background=True) == job.uid
         cutter.gate.set()
-        done = await worker.shape(job)
-        assert await worker.name_of(picture(), remove_background=True) == done.image_hash
+        done = await manager.shape(job)
+        assert await manager.name_of(picture(), remove_background=True) == done.image_hash
         assert len(cutter.calls) == 1
         webp = picture(0, file_format="WEBP")
-        assert await worker.name_of(webp, remove_background=True) == done.image_hash
-        assert await worker.name_of(webp, remove_background=True) == done.image_hash
+        assert await manager.name_of(webp, remove_background=True) == done.image_hash
+        assert await manager.name_of(webp, remove_background=True) == done.image_hash
         assert len(cutter.calls) == 2
 
 
@@ -514,23 +514,23 @@ async def test_a_background_model_on_its_way_holds_no_other_job(engine: GatedEng
         return Session()
 
     cutter = Cutter(background="rembg", open_session=open_session)
-    async with working(engine, cutter=cutter, limit_model_concurrency=1) as worker:
-        waits = await worker.submit(opaque(), options(), texture=None)
-        await until(lambda: worker.job(waits.uid).progress is not None)
-        assert worker.queue_position(waits) is None
-        assert worker.queue_length == 1
-        assert (await worker.texture(await submit(worker, 1))).background == "alpha"
+    async with working(engine, cutter=cutter, limit_model_concurrency=1) as manager:
+        waits = await manager.submit(opaque(), options(), texture=None)
+        await until(lambda: manager.job(waits.uid).progress is not None)
+        assert manager.queue_position(waits) is None
+        assert manager.queue_length == 1
+        assert (await manager.texture(await submit(manager, 1))).background == "alpha"
         frame = Image.open(io.BytesIO(opaque()))
         frame.save(other := io.BytesIO(), "WEBP", lossless=True)
         names = [
-            asyncio.ensure_future(worker.name_of(content, remove_background=True))
+            asyncio.ensure_future(manager.name_of(content, remove_background=True))
             for content in (other.getvalue(), picture(0, file_format="WEBP"))
         ]
         assert await names[1]  # of a picture with its own alpha: at once
         assert not names[0].done()
         there.set()
-        assert await names[0] == (await worker.shape(waits)).image_hash
-        assert (await worker.texture(waits)).background == "rembg"
+        assert await names[0] == (await manager.shape(waits)).image_hash
+        assert (await manager.texture(waits)).background == "rembg"
 
 
 # ---- memory and retention ----------------------------------------------------------------------
@@ -542,26 +542,26 @@ async def test_nothing_of_the_engines_is_kept_when_a_job_is_over(failing: str | 
     engine = GatedEngine()
     logging.disable()  # pytest keeps every record, and with it the stack
     try:
-        async with working(engine) as worker:
+        async with working(engine) as manager:
             if failing in engine.gates:
                 engine.failures[failing] = ValueError("no")
             held = engine.hold("texture", 1)
-            job = await submit(worker, 1)
+            job = await submit(manager, 1)
             if failing == "cancelled":
                 await begin(engine, "texture")
-                worker.cancel(job)
+                manager.cancel(job)
             held.set()
-            result = await asyncio.gather(worker.texture(job), return_exceptions=True)
+            result = await asyncio.gather(manager.texture(job), return_exceptions=True)
             assert isinstance(result[0], BaseException) == (failing is not None)
-            error = worker.job(job.uid).error
+            error = manager.job(job.uid).error
             assert error is None or (error.__traceback__, error.__cause__) == (None, None)
             del result, error
-            await until(lambda: worker.is_idle)
-            await worker.shape(await submit(worker, 2, texture=False))  # the threads let go
+            await until(lambda: manager.is_idle)
+            await manager.shape(await submit(manager, 2, texture=False))  # the threads let go
             gc.collect()
             kept = [ref for ref in engine.made if ref() is not None]
             assert len(kept) == 2  # the second job's mesh, whose texture may be asked for
-            assert all(task.cutout is None for task in worker._tasks.values())
+            assert all(task.cutout is None for task in manager._tasks.values())
     finally:
         logging.disable(logging.NOTSET)
 
@@ -569,27 +569,27 @@ async def test_nothing_of_the_engines_is_kept_when_a_job_is_over(failing: str | 
 @in_a_loop
 async def test_only_finished_jobs_age_out_and_nothing_of_them_is_left(engine: GatedEngine) -> None:
     clock = Clock()
-    async with working(engine, clock=clock, job_max_age_seconds=100) as worker:
-        done = await worker.texture(await submit(worker, 1))
-        untextured = await worker.shape(await submit(worker, 2, texture=False))
-        joined = await worker.submit(picture(0, file_format="WEBP"), options(1), texture=None)
-        await worker.shape(joined)
+    async with working(engine, clock=clock, job_max_age_seconds=100) as manager:
+        done = await manager.texture(await submit(manager, 1))
+        untextured = await manager.shape(await submit(manager, 2, texture=False))
+        joined = await manager.submit(picture(0, file_format="WEBP"), options(1), texture=None)
+        await manager.shape(joined)
         held = engine.hold("shape", 3)
-        running = await submit(worker, 3)
+        running = await submit(manager, 3)
         clock.now = 100.0
-        worker.clean_up()
-        assert worker.job(done.uid).uid == done.uid
+        manager.clean_up()
+        assert manager.job(done.uid).uid == done.uid
         clock.now = 101.0
-        worker.clean_up()
+        manager.clean_up()
         for gone in (done, untextured, joined):
             with pytest.raises(JobNotFoundError):
-                worker.job(gone.uid)
-        assert worker.job(running.uid).uid == running.uid
-        assert list(worker._tasks) == [running.uid]
-        assert len(worker._table._by_key) <= 2
-        assert not worker._table._aliases
+                manager.job(gone.uid)
+        assert manager.job(running.uid).uid == running.uid
+        assert list(manager._tasks) == [running.uid]
+        assert len(manager._registry._by_key) <= 2
+        assert not manager._registry._aliases
         held.set()
-        assert (await worker.texture(running)).textured_glb
+        assert (await manager.texture(running)).textured_glb
 
 
 @in_a_loop
@@ -598,24 +598,24 @@ async def test_only_a_job_that_has_not_begun_and_is_unasked_for_is_given_up(
 ) -> None:
     clock = Clock()
     held = engine.hold("shape", 1)
-    async with working(engine, clock=clock, limit_model_concurrency=1) as worker:
-        begun = await submit(worker, 1)
+    async with working(engine, clock=clock, limit_model_concurrency=1) as manager:
+        begun = await submit(manager, 1)
         await begin(engine, "shape")
-        left, asked, awaited = [await submit(worker, seed) for seed in (2, 3, 4)]
-        waiting = asyncio.ensure_future(worker.shape(awaited))
+        left, asked, awaited = [await submit(manager, seed) for seed in (2, 3, 4)]
+        waiting = asyncio.ensure_future(manager.shape(awaited))
         clock.now = 119.0
-        worker.job(asked.uid)
-        await submit(worker, 3)
+        manager.job(asked.uid)
+        await submit(manager, 3)
         clock.now = 121.0
-        worker.clean_up()
-        assert worker.job(left.uid).status is Status.CANCELLED
+        manager.clean_up()
+        assert manager.job(left.uid).status is Status.CANCELLED
         with pytest.raises(JobCancelledError, match="nobody asked"):
-            await worker.shape(left)
-        assert (await submit(worker, 2)).uid != left.uid
+            await manager.shape(left)
+        assert (await submit(manager, 2)).uid != left.uid
         held.set()
         assert (await waiting).shape_glb
-        assert (await worker.shape(asked)).shape_glb
-        assert (await worker.texture(begun)).textured_glb
+        assert (await manager.shape(asked)).shape_glb
+        assert (await manager.texture(begun)).textured_glb
 
 
 # ---- begin and end -------------------------------------------------------------------------------
@@ -624,13 +624,13 @@ async def test_only_a_job_that_has_not_begun_and_is_unasked_for_is_given_up(
 @in_a_loop
 async def test_nothing_is_accepted_before_the_engine_is_loaded() -> None:
     engine = GatedEngine("load")
-    async with working(engine) as worker:
+    async with working(engine) as manager:
         with pytest.raises(LoadingError, match="the model is loading"):
-            await submit(worker, 1)
+            await submit(manager, 1)
         engine.open_all()
-        await until(lambda: worker.load.status == "ok")
-        assert worker.load.seconds is not None
-        assert (await worker.shape(await submit(worker, 1))).shape_glb
+        await until(lambda: manager.load.status == "ok")
+        assert manager.load.seconds is not None
+        assert (await manager.shape(await submit(manager, 1))).shape_glb
 
 
 @pytest.mark.parametrize("failure", [EngineError("no weights"), SystemExit("no weights")])
@@ -638,28 +638,28 @@ async def test_nothing_is_accepted_before_the_engine_is_loaded() -> None:
 async def test_a_load_that_fails_is_the_reason_of_every_refusal(failure: BaseException) -> None:
     engine = GatedEngine()
     engine.failures["load"] = failure
-    async with working(engine) as worker:
-        assert worker.load.status == "error"
+    async with working(engine) as manager:
+        assert manager.load.status == "error"
         with pytest.raises(LoadingError, match=r"could not be loaded: .*no weights"):
-            await submit(worker, 1)
+            await submit(manager, 1)
         with pytest.raises(LoadingError, match="no weights"):
-            await worker.name_of(picture(), remove_background=True)
+            await manager.name_of(picture(), remove_background=True)
 
 
 @in_a_loop
 async def test_at_a_stop_what_runs_ends_and_what_waits_is_told(engine: GatedEngine) -> None:
     held = engine.hold("shape", 1)
-    async with working(engine) as worker:
-        runs = await submit(worker, 1, texture=True)
+    async with working(engine) as manager:
+        runs = await submit(manager, 1, texture=True)
         await begin(engine, "shape")
-        waits = await submit(worker, 2)
-        textured = asyncio.ensure_future(worker.texture(runs))
-        shapes = [asyncio.ensure_future(worker.shape(job)) for job in (runs, waits)]
-        await until(lambda: worker.job(waits.uid).image_hash is not None)
-        closing = [asyncio.ensure_future(worker.close()) for _ in range(2)]
+        waits = await submit(manager, 2)
+        textured = asyncio.ensure_future(manager.texture(runs))
+        shapes = [asyncio.ensure_future(manager.shape(job)) for job in (runs, waits)]
+        await until(lambda: manager.job(waits.uid).image_hash is not None)
+        closing = [asyncio.ensure_future(manager.close()) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(ShuttingDownError):
-            await submit(worker, 3)
+            await submit(manager, 3)
         with pytest.raises(ShuttingDownError):
             await shapes[1]
         held.set()
@@ -668,32 +668,32 @@ async def test_at_a_stop_what_runs_ends_and_what_waits_is_told(engine: GatedEngi
             await textured
         assert caught.value.retry_after_s > 0
         await asyncio.gather(*closing)
-        assert worker.is_idle
+        assert manager.is_idle
     assert ("texture", 1) not in engine.calls
 
 
 @in_a_loop
 async def test_what_does_not_end_within_the_grace_is_told(engine: GatedEngine) -> None:
     engine.hold("shape", 1)
-    async with working(engine, grace=0.05) as worker:
-        waiting = asyncio.ensure_future(worker.shape(await submit(worker, 1)))
+    async with working(engine, grace=0.05) as manager:
+        waiting = asyncio.ensure_future(manager.shape(await submit(manager, 1)))
         await begin(engine, "shape")
-        await worker.close()
+        await manager.close()
         with pytest.raises(ShuttingDownError):
             await waiting
-        assert not worker.is_idle
+        assert not manager.is_idle
 
 
 @in_a_loop
 async def test_a_picture_that_joins_at_a_stop_is_answered(engine: GatedEngine) -> None:
     cutter = HeldCutter()
-    async with working(engine, cutter=cutter) as worker:
-        await worker.shape(await submit(worker, 1, texture=False))
+    async with working(engine, cutter=cutter) as manager:
+        await manager.shape(await submit(manager, 1, texture=False))
         cutter.gate.clear()
-        webp = await worker.submit(picture(0, file_format="WEBP"), options(), texture=None)
-        waiting = [asyncio.ensure_future(call(webp)) for call in (worker.shape, worker.texture)]
+        webp = await manager.submit(picture(0, file_format="WEBP"), options(), texture=None)
+        waiting = [asyncio.ensure_future(call(webp)) for call in (manager.shape, manager.texture)]
         await until(lambda: len(cutter.calls) == 2)
-        closing = asyncio.ensure_future(worker.close())
+        closing = asyncio.ensure_future(manager.close())
         await asyncio.sleep(0)
         cutter.gate.set()
         assert (await waiting[0]).shape_glb
@@ -705,20 +705,20 @@ async def test_a_picture_that_joins_at_a_stop_is_answered(engine: GatedEngine) -
 @in_a_loop
 async def test_the_whole_worker_can_be_closed_while_it_loads() -> None:
     engine = GatedEngine("load")
-    async with working(engine, grace=0.05) as worker:
+    async with working(engine, grace=0.05) as manager:
         await begin(engine, "load")
-        await worker.close()
-        assert not worker.is_idle
+        await manager.close()
+        assert not manager.is_idle
         engine.open_all()
-        worker.load.status = "error"  # nobody is left to note it
+        manager.load.status = "error"  # nobody is left to note it
 
 
 @in_a_loop
 async def test_progress_never_goes_back(engine: GatedEngine) -> None:
-    async with working(engine) as worker:
-        job = await submit(worker, 1)
+    async with working(engine) as manager:
+        job = await submit(manager, 1)
         seen: list[tuple[Status, float]] = []
-        while not (now := worker.job(job.uid)).status.is_finished:
+        while not (now := manager.job(job.uid)).status.is_finished:
             if now.progress:
                 seen.append((now.status, now.progress.fraction))
             await asyncio.sleep(0)

@@ -32,9 +32,9 @@ from trellis2_server.errors import (
     UnavailableError,
 )
 from trellis2_server.inputs.images import Cutter
-from trellis2_server.jobs.executor import LocalCrew
+from trellis2_server.jobs.executor import LocalExecutor
 from trellis2_server.jobs.job import Job, Status
-from trellis2_server.jobs.manager import Worker
+from trellis2_server.jobs.manager import JobManager
 from trellis2_server.mesh import Shape
 from trellis2_server.pipeline import Geometry
 
@@ -205,7 +205,7 @@ class Faults(RuleBasedStateMachine):
     @initialize(limit=st.sampled_from([1, 2, 4]))
     def start(self, limit: int) -> None:
         configured = settings(
-            worker={
+            manager={
                 "limit_model_concurrency": limit,
                 "stage_timeout_seconds": TIMEOUT_S,
                 "recycle_after_jobs": 2,
@@ -218,28 +218,28 @@ class Faults(RuleBasedStateMachine):
         async def begin() -> None:
             self.leap = Leap()
             engine = cast("pipeline.Engine", self.engine)
-            crew = LocalCrew(engine, GatedCutter(self.gates), configured)
-            self.worker = Worker(crew, configured, clock=self.loop.time)
+            executor = LocalExecutor(engine, GatedCutter(self.gates), configured)
+            self.manager = JobManager(executor, configured, clock=self.loop.time)
             self.count_ends()
-            self.worker.start()
-            await self.until(lambda: self.worker.load.status == "ok")
+            self.manager.start()
+            await self.until(lambda: self.manager.load.status == "ok")
 
         self.run(begin())
 
     def count_ends(self) -> None:
         """Count how often each job comes to an end."""
-        table = self.worker._table
-        put = table.put
+        registry = self.manager._registry
+        put = registry.put
 
         def counted(job: Job) -> Job:
-            known = next((known for known in table if known.uid == job.uid), None)
+            known = next((known for known in registry if known.uid == job.uid), None)
             if job.status.is_finished and not (known and known.status.is_finished):
                 self.ends[job.uid] += 1
             if known and known.status is Status.COMPLETED and not job.status.is_finished:
                 self.ends[job.uid] -= 1  # its texture is made after all
             return put(job)
 
-        table.put = counted  # type: ignore[method-assign]
+        registry.put = counted  # type: ignore[method-assign]
 
     def run(self, call: Coroutine[Any, Any, None]) -> None:
         async def settled() -> None:
@@ -261,17 +261,20 @@ class Faults(RuleBasedStateMachine):
 
     def stands(self) -> bool:
         """Whether every thread that works stands at a gate."""
-        threads, line = self.worker._threads, self.worker._line
-        return threads.steps_running + threads.lookups == len(self.gates.at) and not line._has_chore
+        threads, scheduler = self.manager._threads, self.manager._scheduler
+        return (
+            threads.steps_running + threads.lookups == len(self.gates.at)
+            and not scheduler._has_maintenance
+        )
 
     # ---- what happens ----------------------------------------------------------------------
 
     @rule(seed=st.integers(0, JOBS - 1), texture=st.sampled_from([None, True, False]))
     def submit(self, seed: int, *, texture: bool | None) -> None:
         async def ask() -> None:
-            is_open = self.closing is None and self.worker.fault is None
+            is_open = self.closing is None and self.manager.fault is None
             try:
-                job = await self.worker.submit(picture(seed), options(seed), texture=texture)
+                job = await self.manager.submit(picture(seed), options(seed), texture=texture)
             except QueueFullError:
                 return
             except UnavailableError:
@@ -281,8 +284,8 @@ class Faults(RuleBasedStateMachine):
             if job is None:
                 return
             asked = Asked(job, seed)
-            for call in (self.worker.shape, self.worker.texture):
-                if call == self.worker.shape or texture is not False:
+            for call in (self.manager.shape, self.manager.texture):
+                if call == self.manager.shape or texture is not False:
                     asked.waiters.append(asyncio.ensure_future(call(job)))
             self.asked.append(asked)
 
@@ -304,9 +307,9 @@ class Faults(RuleBasedStateMachine):
         async def delete() -> None:
             asked = self.asked[at % len(self.asked)]
             try:
-                self.worker.delete(asked.uid)
+                self.manager.delete(asked.uid)
             except JobNotFoundError:
-                assert asked.uid not in self.worker._table
+                assert asked.uid not in self.manager._registry
 
         self.run(delete())
 
@@ -325,7 +328,7 @@ class Faults(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         async def leap() -> None:
             self.leap(seconds + 1)
-            self.worker.clean_up()
+            self.manager.clean_up()
 
         self.run(leap())
 
@@ -343,7 +346,7 @@ class Faults(RuleBasedStateMachine):
     @rule()
     def shut_down(self) -> None:
         async def close() -> None:
-            self.closing = asyncio.ensure_future(self.worker.close())
+            self.closing = asyncio.ensure_future(self.manager.close())
             await asyncio.sleep(0)
 
         self.run(close())
@@ -356,31 +359,31 @@ class Faults(RuleBasedStateMachine):
 
     @invariant()
     def each_task_does_one_thing(self) -> None:
-        worker = getattr(self, "worker", None)
-        for task in worker._tasks.values() if worker else ():
-            job = worker._table[task.uid]
+        manager = getattr(self, "worker", None)
+        for task in manager._tasks.values() if manager else ():
+            job = manager._registry[task.uid]
             assert bool(task.running) + bool(task.waiting_for) == (not job.status.is_finished)
 
     @invariant()
     def whoever_can_be_answered_is(self) -> None:
         for asked in self.asked:
-            if asked.uid in self.worker._table:
-                job = self.worker._table[asked.uid]
+            if asked.uid in self.manager._registry:
+                job = self.manager._registry[asked.uid]
                 if job.status in {Status.ERROR, Status.CANCELLED} or job.textured_glb:
                     assert all(waiter.done() for waiter in asked.waiters)
 
     @invariant()
     def no_step_waits_that_could_run(self) -> None:
-        worker = getattr(self, "worker", None)
-        if worker is None or worker.is_closing or worker.fault:
+        manager = getattr(self, "worker", None)
+        if manager is None or manager.is_closing or manager.fault:
             return
-        line = worker._line
-        has_room = worker._threads.steps_running < worker._limits.limit_model_concurrency
-        waiting = {task.waiting_for for task in line._queue}
-        assert not has_room or not (line._startable() & waiting)
+        scheduler = manager._scheduler
+        has_room = manager._threads.steps_running < manager._limits.limit_model_concurrency
+        waiting = {task.waiting_for for task in scheduler._queue}
+        assert not has_room or not (scheduler._startable() & waiting)
         wants_lane = bool(waiting & {"shape", "texture"})
-        if wants_lane and has_room and not worker._threads.lane_is_busy:
-            assert worker.load.is_resident
+        if wants_lane and has_room and not manager._threads.device_is_busy:
+            assert manager.load.is_resident
 
     def teardown(self) -> None:
         try:
@@ -397,21 +400,21 @@ class Faults(RuleBasedStateMachine):
         self.gates.is_open = True
         for key in list(self.gates.at):
             self.gates.let_go(key, None)
-        await self.worker.close()
-        await self.until(lambda: self.worker.is_idle)
+        await self.manager.close()
+        await self.until(lambda: self.manager.is_idle)
         for asked in self.asked:
             for waiter in asked.waiters:
                 assert waiter.done(), f"nobody answered {asked.seed}"
                 error = waiter.exception()
                 assert error is None or isinstance(error, ServerError), error
-        for job in self.worker._table:
+        for job in self.manager._registry:
             assert job.status.is_finished
             assert self.ends[job.uid] == 1
         background = {self.closing} if self.closing else set()
         left = asyncio.all_tasks() - {asyncio.current_task()} - background
         assert not left, left
-        assert not self.worker._listeners._of
-        self.worker._threads.close()
+        assert not self.manager._subscriptions._of
+        self.manager._threads.close()
 
 
 TestFaults = Faults.TestCase

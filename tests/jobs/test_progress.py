@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from trellis2_server.jobs.progress import fraction, lane_steps
-from trellis2_server.jobs.threads import Threads
-from trellis2_server.parameters import ExportSettings, ModelSettings, Settings
+from trellis2_server.jobs.progress import device_steps, fraction
+from trellis2_server.jobs.threads import ThreadPools
+from trellis2_server.settings import ExportSettings, ModelSettings, Settings
 
 
 def test_what_trellis2_does_itself_runs_on_the_lane() -> None:
-    assert lane_steps(Settings()) == {"shape", "texture"}
+    assert device_steps(Settings()) == {"shape", "texture"}
     settings = Settings(
         model=ModelSettings(background="upstream"), export=ExportSettings(backend="upstream")
     )
-    assert lane_steps(settings) == {"shape", "texture", "cutout", "texture_export"}
+    assert device_steps(settings) == {"shape", "texture", "cutout", "texture_export"}
 
 
 def test_a_step_that_is_tried_again_is_no_further_than_at_its_begin() -> None:
@@ -23,7 +23,7 @@ def test_a_step_that_is_tried_again_is_no_further_than_at_its_begin() -> None:
     assert fraction("texture", "retry", 2, 3) == fraction("texture", "texture", 0, 12)
 
 
-async def names(threads: Threads) -> list[str]:
+async def names(threads: ThreadPools) -> list[str]:
     def name() -> str:
         return threading.current_thread().name
 
@@ -31,10 +31,10 @@ async def names(threads: Threads) -> list[str]:
 
 
 def test_a_step_runs_where_it_is_told_to() -> None:
-    threads = Threads(1, frozenset({"texture_export"}))
+    threads = ThreadPools(1, frozenset({"texture_export"}))
     try:
-        lane, pool = asyncio.run(names(threads))
+        device_s, pool = asyncio.run(names(threads))
     finally:
         threads.close()
-    assert lane.startswith("lane")
+    assert device_s.startswith("lane")
     assert pool.startswith("pool")

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from trellis2_server.errors import EngineError, JobNotFoundError
-from trellis2_server.jobs.job import TRANSITIONS, Job, JobTable, Progress, Status
-from trellis2_server.parameters import Settings, read_options
+from trellis2_server.jobs.job import TRANSITIONS, Job, Progress, Status
+from trellis2_server.jobs.registry import JobRegistry
+from trellis2_server.parameters import read_options
+from trellis2_server.settings import Settings
 
 OPTIONS = read_options({"seed": 1}, Settings())
 HASH = "0123456789abcdef" * 2
@@ -52,36 +54,36 @@ def test_what_failed_or_was_cancelled_stays_so(wanted: list[Status]) -> None:
 @pytest.mark.parametrize("name", ["", "no", "0" * 31, "g" * 32, "../etc/passwd", "0" * 36])
 def test_a_name_that_is_none_is_not_found(name: str) -> None:
     with pytest.raises(JobNotFoundError, match="named by an image hash"):
-        JobTable().get(name)
+        JobRegistry().get(name)
 
 
 def test_a_job_is_found_by_uid_and_hash_in_any_case() -> None:
-    table = JobTable()
-    known = table.put(job(image_hash=HASH))
-    assert table.get(known.uid.upper()) is known
-    assert table.get(f" {HASH.upper()} ") is known
+    registry = JobRegistry()
+    known = registry.put(job(image_hash=HASH))
+    assert registry.get(known.uid.upper()) is known
+    assert registry.get(f" {HASH.upper()} ") is known
 
 
 def test_a_hash_means_the_job_that_was_asked_for_last_even_when_it_is_cut_out_first() -> None:
-    table = JobTable()
-    first, second = table.put(job()), table.put(job())
-    table.put(second.changed(0.0, image_hash=HASH))
-    table.put(first.changed(0.0, image_hash=HASH))
-    assert table.get(HASH).uid == second.uid
-    table.bind("key", first.uid)
-    table.match("key")
-    assert table.get(HASH).uid == first.uid
-    assert table.get(second.uid).uid == second.uid
+    registry = JobRegistry()
+    first, second = registry.put(job()), registry.put(job())
+    registry.put(second.changed(0.0, image_hash=HASH))
+    registry.put(first.changed(0.0, image_hash=HASH))
+    assert registry.get(HASH).uid == second.uid
+    registry.bind("key", first.uid)
+    registry.match("key")
+    assert registry.get(HASH).uid == first.uid
+    assert registry.get(second.uid).uid == second.uid
 
 
 def test_a_failed_job_matches_nothing() -> None:
-    table = JobTable()
-    known = table.put(job())
-    table.bind("key", known.uid)
-    assert table.match("key") is known
-    table.put(known.changed(1.0, status=Status.ERROR, error=EngineError("no")))
-    assert table.match("key") is None
-    assert table.match(None) is None
+    registry = JobRegistry()
+    known = registry.put(job())
+    registry.bind("key", known.uid)
+    assert registry.match("key") is known
+    registry.put(known.changed(1.0, status=Status.ERROR, error=EngineError("no")))
+    assert registry.match("key") is None
+    assert registry.match(None) is None
 
 
 class Tables(RuleBasedStateMachine):
@@ -91,71 +93,71 @@ class Tables(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table = JobTable()
+        self.registry = JobRegistry()
         self.now = 0.0
 
     def known(self, uid: str) -> Job | None:
-        return next((known for known in self.table if known.uid == uid), None)
+        return next((known for known in self.registry if known.uid == uid), None)
 
     @rule(target=uids, owner=st.sampled_from(["", "alice"]))
     def add(self, owner: str) -> str:
-        added = self.table.put(job(owner=owner))
-        self.table.ask(added.uid, owner)
-        self.table.bind(added.uid[:2], added.uid)
+        added = self.registry.put(job(owner=owner))
+        self.registry.ask(added.uid, owner)
+        self.registry.bind(added.uid[:2], added.uid)
         return added.uid
 
     @rule(uid=uids, image_hash=st.sampled_from(["a" * 32, "b" * 32]))
     def cut_out(self, uid: str, image_hash: str) -> None:
         known = self.known(uid)
         if known and known.image_hash is None:
-            self.table.put(known.changed(self.now, image_hash=image_hash))
+            self.registry.put(known.changed(self.now, image_hash=image_hash))
 
     @rule(uid=uids, status=st.sampled_from(Status))
     def move(self, uid: str, status: Status) -> None:
         known = self.known(uid)
         self.now += 1
         if known and status in TRANSITIONS[known.status]:
-            self.table.put(known.changed(self.now, status=status))
+            self.registry.put(known.changed(self.now, status=status))
 
     @rule(uid=uids, other=uids)
     def join(self, uid: str, other: str) -> None:
         known, meant = self.known(uid), self.known(other)
         if known and meant and known is not meant and known.owner == meant.owner:
-            self.table.alias(uid, other)
-            assert self.table.get(uid, meant.owner).uid == other
+            self.registry.alias(uid, other)
+            assert self.registry.get(uid, meant.owner).uid == other
 
     @rule(uid=uids)
     def remove(self, uid: str) -> None:
         known = self.known(uid)
         if known:
-            self.table.remove(known.uid)
-            assert known.uid not in self.table
+            self.registry.remove(known.uid)
+            assert known.uid not in self.registry
 
     @rule(age=st.integers(0, 5))
     def age(self, age: int) -> None:
-        for aged in self.table.remove_aged(self.now - age):
+        for aged in self.registry.remove_aged(self.now - age):
             assert aged.status.is_finished
 
     @invariant()
     def nothing_is_kept_for_jobs_that_are_gone(self) -> None:
-        kept = {known.uid for known in self.table}
-        hashed = [uid for uids in self.table._by_hash.values() for uid in uids]
-        assert set(self.table._asked) == kept
-        assert sorted(hashed) == sorted(j.uid for j in self.table if j.image_hash)
-        assert all(self.table._by_hash.values())
-        assert set(self.table._clients) == kept
-        for owner, image_hash in self.table._by_hash:
-            found = self.table.get(image_hash, owner)
+        kept = {known.uid for known in self.registry}
+        hashed = [uid for uids in self.registry._by_hash.values() for uid in uids]
+        assert set(self.registry._asked) == kept
+        assert sorted(hashed) == sorted(j.uid for j in self.registry if j.image_hash)
+        assert all(self.registry._by_hash.values())
+        assert set(self.registry._clients) == kept
+        for owner, image_hash in self.registry._by_hash:
+            found = self.registry.get(image_hash, owner)
             assert (found.owner, found.image_hash) == (owner, image_hash)
 
     def teardown(self) -> None:
-        for known in self.table:
+        for known in self.registry:
             if not known.status.is_finished:
-                self.table.put(known.changed(self.now, status=Status.CANCELLED))
-        self.table.remove_aged(self.now + 1)
-        assert not len(self.table)
-        assert not self.table._by_key
-        assert not self.table._aliases
+                self.registry.put(known.changed(self.now, status=Status.CANCELLED))
+        self.registry.remove_aged(self.now + 1)
+        assert not len(self.registry)
+        assert not self.registry._by_key
+        assert not self.registry._aliases
 
 
 TestTables = Tables.TestCase

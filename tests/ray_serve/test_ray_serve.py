@@ -423,13 +423,13 @@ def test_what_was_lost_with_a_machine_is_made_again_from_the_cutout() -> None:  
 
     from trellis2_server.parameters import read_options
     from trellis2_server.ray_serve import ClusterSettings
-    from trellis2_server.ray_serve.executor import Fleet
+    from trellis2_server.ray_serve.executor import ClusterExecutor
 
     class Handle:
         def options(self, **_: Any) -> Handle:
             return self
 
-    class Losing(Fleet):
+    class Losing(ClusterExecutor):
         """Loses what the first of each step goes on from."""
 
         def __init__(self) -> None:
@@ -464,12 +464,12 @@ def test_what_was_lost_with_a_machine_is_made_again_from_the_cutout() -> None:  
         del stage, step, steps
 
     async def make() -> tuple[bytes, bytes, list[str]]:
-        fleet, options = Losing(), read_options({}, settings())
+        executor, options = Losing(), read_options({}, settings())
         cutout: Any = object()
-        shape = await fleet.make_shape(cutout, options, report)
-        geometry, plain, _ = await fleet.export_shape(shape, options, report)
-        field = await fleet.make_texture(geometry, cutout, options, report)
-        return plain, await fleet.export_model(geometry, field, options, report), fleet.asked
+        shape = await executor.make_shape(cutout, options, report)
+        geometry, plain, _ = await executor.export_shape(shape, options, report)
+        field = await executor.make_texture(geometry, cutout, options, report)
+        return plain, await executor.export_model(geometry, field, options, report), executor.asked
 
     plain, textured, asked = asyncio.run(make())
     assert (plain, textured) == (b"glb", b"glb")

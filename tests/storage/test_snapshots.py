@@ -15,14 +15,21 @@ from trellis2_server.errors import StoreError
 from trellis2_server.inputs.images import Cutter
 from trellis2_server.inputs.scenes import Glb
 from trellis2_server.mesh import Mesh, Shape, VoxelField
-from trellis2_server.parameters import Settings, read_options
-from trellis2_server.storage.snapshots import Maker, export_again, kept_field, kept_mesh, kept_shape
+from trellis2_server.parameters import read_options
+from trellis2_server.settings import Settings
+from trellis2_server.storage.snapshots import (
+    EngineName,
+    export_again,
+    field_snapshot,
+    mesh_snapshot,
+    shape_snapshot,
+)
 
 if TYPE_CHECKING:
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.parameters import Options
 
-MAKER = Maker("preview")
+MAKER = EngineName("preview")
 EXPORT = settings().export
 
 
@@ -49,8 +56,8 @@ def made(cutout: Cutout) -> dict[str, Any]:
     field = pipeline.make_texture(engine, geometry, cutout, options(), report)
     textured = pipeline.export_model(engine, geometry, field, options(), EXPORT, report)
     return {
-        "shape": kept_shape(shape),
-        "field": kept_field(field),
+        "shape": shape_snapshot(shape),
+        "field": field_snapshot(field),
         "shape_glb": shape_glb,
         "textured_glb": textured,
         "faces": len(shape.mesh.faces),
@@ -90,20 +97,20 @@ def test_a_given_mesh_comes_back_too(cutout: Cutout) -> None:
     geometry, plain = pipeline.read_mesh(engine, given, asked, report)
     field = pipeline.make_texture(engine, geometry, cutout, asked, report)
     textured = pipeline.export_model(engine, geometry, field, asked, EXPORT, report)
-    kept = kept_mesh(given)
+    kept = mesh_snapshot(given)
     assert export_again(MAKER, kept, None, asked, EXPORT, report) == plain
-    assert export_again(MAKER, kept, kept_field(field), asked, EXPORT, report) == textured
+    assert export_again(MAKER, kept, field_snapshot(field), asked, EXPORT, report) == textured
 
 
 def test_arrays_of_any_layout_are_kept() -> None:
     mesh, field = cube(), voxels()
     apart = Mesh(np.asfortranarray(mesh.vertices), mesh.faces[:, ::-1][:, ::-1].astype(np.int64))  # pyright: ignore[reportArgumentType]
-    assert kept_shape(Shape(apart, 8, None)) == kept_shape(Shape(mesh, 8, None))
+    assert shape_snapshot(Shape(apart, 8, None)) == shape_snapshot(Shape(mesh, 8, None))
     spread = VoxelField(field.coords[::-1][::-1], field.attributes.astype(np.float64), 8)  # pyright: ignore[reportArgumentType]
-    assert kept_field(spread) == kept_field(field)
+    assert field_snapshot(spread) == field_snapshot(field)
 
 
 def test_a_shape_in_a_fields_place_is_refused() -> None:
-    kept = kept_shape(Shape(cube(), 8, None))
+    kept = shape_snapshot(Shape(cube(), 8, None))
     with pytest.raises(StoreError, match="no field"):
         export_again(MAKER, kept, kept, options(), EXPORT, report)

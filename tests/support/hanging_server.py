@@ -9,7 +9,7 @@ from tests.support.engines import GatedEngine
 from trellis2_server import cli
 
 if TYPE_CHECKING:
-    from trellis2_server.parameters import Settings
+    from trellis2_server.settings import Settings
 
 
 def hanging(_: Settings) -> tuple[GatedEngine, tuple[str, ...]]:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from tests.support.engines import PATIENCE_S, GatedEngine
 from tests.support.server import SMALL, picture, settings
 from trellis2_server.inputs.images import Cutout, Cutter
-from trellis2_server.jobs.executor import LocalCrew
-from trellis2_server.jobs.manager import Worker
-from trellis2_server.parameters import Options, Settings, read_options
+from trellis2_server.jobs.executor import LocalExecutor
+from trellis2_server.jobs.manager import JobManager
+from trellis2_server.parameters import Options, read_options
+from trellis2_server.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -90,26 +91,26 @@ def options(seed: int = 1, **more: Any) -> Options:
 @asynccontextmanager
 async def working(
     engine: GatedEngine, *, cutter: Cutter | None = None, clock: Clock | None = None, **limits: Any
-) -> AsyncGenerator[Worker]:
+) -> AsyncGenerator[JobManager]:
     grace = {"shutdown_grace_seconds": limits.pop("grace", 5.0)}
     model = {"idle_unload_seconds": limits.pop("idle_unload_seconds", None)}
     configured = settings(worker=limits, server=grace, model=model)
-    crew = LocalCrew(engine, cutter or Cutter(background="none"), configured)
-    worker = Worker(crew, configured, **({"clock": clock} if clock else {}))
-    worker.start()
+    executor = LocalExecutor(engine, cutter or Cutter(background="none"), configured)
+    manager = JobManager(executor, configured, **({"clock": clock} if clock else {}))
+    manager.start()
     if engine.gates["load"].is_set():
-        await until(lambda: worker.load.status != "loading")
+        await until(lambda: manager.load.status != "loading")
     try:
-        yield worker
+        yield manager
     finally:
         engine.open_all()
-        await worker.close()
-        await until(lambda: worker.is_idle)
+        await manager.close()
+        await until(lambda: manager.is_idle)
 
 
 async def begin(engine: GatedEngine, stage: str) -> int:
     return await asyncio.to_thread(engine.wait_for, stage)
 
 
-async def submit(worker: Worker, seed: int, *, texture: bool | None = None) -> Job:
-    return await worker.submit(picture(), options(seed), texture=texture)
+async def submit(manager: JobManager, seed: int, *, texture: bool | None = None) -> Job:
+    return await manager.submit(picture(), options(seed), texture=texture)

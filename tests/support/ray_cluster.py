@@ -25,8 +25,8 @@ from trellis2_server.inputs.images import Cutter
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from trellis2_server.parameters import Settings
     from trellis2_server.pipeline import Report
+    from trellis2_server.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 # Ray reads these as it is imported. On Windows and macOS it is bound to the loopback interface;

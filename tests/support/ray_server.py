@@ -23,39 +23,43 @@ from tests.support.server import Server
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from trellis2_server.parameters import Settings
+    from trellis2_server.settings import Settings
 
 _NAME = "trellis2"
 
 
 def _desk_class() -> Any:
     from trellis2_server.api.metrics import Metrics
-    from trellis2_server.jobs.manager import Worker
+    from trellis2_server.jobs.manager import JobManager
     from trellis2_server.ray_serve import service as ray_desk
 
-    class ResettableDesk(ray_desk.DeskReplica):
+    class ResettableDesk(ray_desk.JobServiceReplica):
         async def reset(self, settings: Settings, engine: str) -> None:
             """Forget all jobs, and take these settings."""
-            await self._worker.close()
-            self._fleet.name = engine
-            self._fleet._export = settings.export
+            await self._manager.close()
+            self._executor.name = engine
+            self._executor._export = settings.export
             self._metrics = Metrics()
-            self._worker = Worker(self._fleet, ray_desk._of_the_desk(settings), self._metrics)
-            self._worker.start()
-            self._desk = ray_desk.FleetDesk(self._worker, self._metrics, self._fleet, ["a note"])
+            self._manager = JobManager(
+                self._executor, ray_desk._job_settings(settings), self._metrics
+            )
+            self._manager.start()
+            self._service = ray_desk.ClusterJobService(
+                self._manager, self._metrics, self._executor, ["a note"]
+            )
 
         async def peek(self, what: str) -> Any:
             """What a test waits for."""
-            worker = self._worker
+            manager = self._manager
             if what == "listeners":
-                return len(worker._listeners)
+                return len(manager._subscriptions)
             if what == "waiters":
-                return sum(task.waiters for task in worker._tasks.values())
-            return getattr(worker, what)
+                return sum(task.waiters for task in manager._tasks.values())
+            return getattr(manager, what)
 
         async def close_soon(self) -> None:
             """As at a stop."""
-            self._worker.close_soon()
+            self._manager.close_soon()
 
     return ResettableDesk
 
@@ -94,8 +98,8 @@ def _switch_of_the_process() -> Any:
 
 
 class ResettableIngress:
-    def __init__(self, desk: Any) -> None:
-        del desk
+    def __init__(self, service: Any) -> None:
+        del service
 
     async def reset(self, settings: Settings) -> None:
         """Take these settings."""
@@ -113,8 +117,8 @@ def _deployment() -> tuple[Any, str, Any, Any]:
 
     from trellis2_server import ray_serve
     from trellis2_server.inputs.images import Cutter
-    from trellis2_server.parameters import Settings
     from trellis2_server.ray_serve import ClusterSettings
+    from trellis2_server.settings import Settings
 
     quiet = Settings()
     settings, cluster, notes = ray_serve.fitted(
@@ -130,13 +134,13 @@ def _deployment() -> tuple[Any, str, Any, Any]:
     cutters = ray_serve._deployment(
         ray_serve.CutterReplica, ray_serve.CUTTERS, ray_actor_options=none
     ).bind(settings, lambda: Cutter(background="none"))
-    desk = ray_serve._deployment(
+    service = ray_serve._deployment(
         _desk_class(), ray_serve.DESK, max_ongoing_requests=10_000, ray_actor_options=none
     ).bind(settings, cluster, "gated", engines, cutters, notes)
     ingress = serve.ingress(_switch_of_the_process)(ResettableIngress)
     app = ray_serve._deployment(
         ingress, ray_serve.INGRESSES, max_ongoing_requests=10_000, ray_actor_options=none
-    ).bind(desk)
+    ).bind(service)
     control.engine = GatedEngine()
     serve.run(app, name=_NAME, route_prefix="/")
     handles = [
@@ -149,30 +153,30 @@ class RayServer(Server):
     """The face of `Server`, without what is in its process."""
 
     def __init__(self, configured: Settings, engine: Any) -> None:
-        control, self.url, desk, ingress = _deployment()
+        control, self.url, service, ingress = _deployment()
         control.engine = engine
-        self._desk = desk
-        desk.reset.remote(configured, engine.name).result()
+        self._service = service
+        service.reset.remote(configured, engine.name).result()
         ingress.reset.remote(configured).result()
         host, port = self.url.removeprefix("http://").split(":")
         self.address = host, int(port)
         self.client = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
 
     @property
-    def worker(self) -> Any:
+    def manager(self) -> Any:
         pytest.skip("needs the single process")
 
-    app = faults = worker
+    app = faults = manager
 
     def _peek(self, what: str) -> Any:
-        return self._desk.peek.remote(what).result()
+        return self._service.peek.remote(what).result()
 
     @property
     def is_idle(self) -> bool:
         return self._peek("is_idle")
 
     @property
-    def listeners(self) -> int:
+    def subscriptions(self) -> int:
         return self._peek("listeners")
 
     @property
@@ -184,7 +188,7 @@ class RayServer(Server):
         return self._peek("queue_length")
 
     def close_soon(self) -> None:
-        self._desk.close_soon.remote().result()
+        self._service.close_soon.remote().result()
 
     def start(self) -> None:
         """It runs."""

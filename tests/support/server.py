@@ -21,12 +21,12 @@ from tests.support.faults import Faults
 from trellis2_server.api.app import create_app
 from trellis2_server.api.connections import uvicorn_config
 from trellis2_server.inputs.images import Cutter
-from trellis2_server.parameters import Settings
+from trellis2_server.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from trellis2_server.jobs.manager import Worker
+    from trellis2_server.jobs.manager import JobManager
     from trellis2_server.pipeline import Engine
 
 #: Whether the tests' servers run on a Ray cluster: `tests/ray_server.py`.
@@ -102,29 +102,29 @@ class Server:
         self.uvicorn.run(sockets=[self._socket])
 
     @property
-    def worker(self) -> Worker:
-        return self.app.state.worker
+    def manager(self) -> JobManager:
+        return self.app.state.manager
 
     # ---- what a test waits for inside ------------------------------------------------
 
     @property
     def is_idle(self) -> bool:
-        return self.worker.is_idle
+        return self.manager.is_idle
 
     @property
-    def listeners(self) -> int:
-        return len(self.worker._listeners)
+    def subscriptions(self) -> int:
+        return len(self.manager._subscriptions)
 
     @property
     def waiters(self) -> int:
-        return sum(task.waiters for task in self.worker._tasks.values())
+        return sum(task.waiters for task in self.manager._tasks.values())
 
     @property
     def queue_length(self) -> int:
-        return self.worker.queue_length
+        return self.manager.queue_length
 
     def close_soon(self) -> None:
-        self.worker.close_soon()
+        self.manager.close_soon()
 
     # ---- life ------------------------------------------------------------------------
 
@@ -140,7 +140,7 @@ class Server:
     def stop(self) -> None:
         if self._thread.is_alive():
             until(lambda: hasattr(self.app.state, "worker"), "started")
-            self.worker.close_soon()
+            self.manager.close_soon()
             self.uvicorn.should_exit = True
             self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive(), "the server did not leave"

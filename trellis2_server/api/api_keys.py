@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from trellis2_server.parameters import Settings
+    from trellis2_server.settings import Settings
 
 #: Keys, separated by commas, next to those of the file.
 ENVIRONMENT: Final = "TRELLIS2_SERVER_API_KEYS"

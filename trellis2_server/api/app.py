@@ -23,12 +23,17 @@ from trellis2_server.api import file_responses
 from trellis2_server.api.api_keys import KeyRing
 from trellis2_server.api.error_handlers import error_reply, plain_reply
 from trellis2_server.api.metrics import Metrics
-from trellis2_server.api.middleware import Envelope, Keys, LastResort, Rate
+from trellis2_server.api.middleware import (
+    ApiKeyMiddleware,
+    RateLimitMiddleware,
+    RequestContextMiddleware,
+    UnhandledErrorMiddleware,
+)
 from trellis2_server.api.routes import files, hunyuan, jobs, native, page
 from trellis2_server.errors import ServerError
-from trellis2_server.jobs.executor import LocalCrew
-from trellis2_server.jobs.manager import Worker
-from trellis2_server.jobs.service import WorkerDesk
+from trellis2_server.jobs.executor import LocalExecutor
+from trellis2_server.jobs.manager import JobManager
+from trellis2_server.jobs.service import LocalJobService
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -38,12 +43,12 @@ if TYPE_CHECKING:
     from starlette.responses import JSONResponse
 
     from trellis2_server.inputs.images import Cutter
-    from trellis2_server.jobs.service import Desk
-    from trellis2_server.parameters import Settings
+    from trellis2_server.jobs.service import JobService
     from trellis2_server.pipeline import Engine
+    from trellis2_server.settings import Settings
     from trellis2_server.storage.store import Store
 
-    OpenDesk = Callable[[], AbstractAsyncContextManager[Desk]]
+    OpenService = Callable[[], AbstractAsyncContextManager[JobService]]
     Observe = Callable[[str, str, int, float, int, int], None]
 
 #: Some Hunyuan3D clients look for every route under this.
@@ -91,34 +96,34 @@ def create_app(
     metrics = Metrics()
 
     @asynccontextmanager
-    async def open_desk() -> AsyncGenerator[Desk]:
-        crew = LocalCrew(engine, cutter, settings)
-        worker = Worker(crew, settings, metrics, store=store)
-        app.state.worker = worker
-        worker.start()
+    async def open_service() -> AsyncGenerator[JobService]:
+        executor = LocalExecutor(engine, cutter, settings)
+        manager = JobManager(executor, settings, metrics, store=store)
+        app.state.manager = manager
+        manager.start()
         try:
-            yield WorkerDesk(worker, metrics, notes)
+            yield LocalJobService(manager, metrics, notes)
         finally:
-            await worker.close()
+            await manager.close()
 
-    app = create_front(settings, open_desk, metrics.note_request)
+    app = create_api(settings, open_service, metrics.note_request)
     app.state.metrics = metrics
     return app
 
 
-def create_front(settings: Settings, open_desk: OpenDesk, observe: Observe) -> FastAPI:
-    """The routes, before a desk.
+def create_api(settings: Settings, open_service: OpenService, observe: Observe) -> FastAPI:
+    """The routes, in front of a job service.
 
     Args:
         settings: the whole configuration.
-        open_desk: gives the desk, for as long as the application runs.
+        open_service: context manager that yields the job service while the application runs.
         observe: told of each request that was answered, as `Metrics.note_request` is.
     """
     app = FastAPI(
         title="TRELLIS.2 server",
         version=__version__,
         description=_DESCRIPTION,
-        lifespan=partial(_lifespan, open_desk),
+        lifespan=partial(_lifespan, open_service),
     )
     # Not as an argument, which newer versions deprecate: a server's own root path would have
     # the proxy strip the prefix; this way it may or may not.
@@ -137,9 +142,11 @@ def create_front(settings: Settings, open_desk: OpenDesk, observe: Observe) -> F
     app.add_exception_handler(ClientDisconnect, _reply_nobody)
     # The last one added is the first that a request meets.
     if server.rate_per_minute is not None:
-        app.add_middleware(Rate, per_minute=server.rate_per_minute)
-    app.add_middleware(Keys, keys=app.state.keys, open_paths=OPEN_PATHS, open_folder=OPEN_FOLDER)
-    app.add_middleware(LastResort)
+        app.add_middleware(RateLimitMiddleware, per_minute=server.rate_per_minute)
+    app.add_middleware(
+        ApiKeyMiddleware, keys=app.state.keys, open_paths=OPEN_PATHS, open_folder=OPEN_FOLDER
+    )
+    app.add_middleware(UnhandledErrorMiddleware)
     origins = server.cors_origins
     if origins is None:
         origins = () if len(app.state.keys) else ("*",)
@@ -155,14 +162,14 @@ def create_front(settings: Settings, open_desk: OpenDesk, observe: Observe) -> F
                 *EXPOSED_HEADERS,
             ],
         )
-    app.add_middleware(Envelope, observe=observe)
+    app.add_middleware(RequestContextMiddleware, observe=observe)
     return app
 
 
 @asynccontextmanager
-async def _lifespan(open_desk: OpenDesk, app: FastAPI) -> AsyncGenerator[None]:
-    async with open_desk() as desk:
-        app.state.desk = desk
+async def _lifespan(open_service: OpenService, app: FastAPI) -> AsyncGenerator[None]:
+    async with open_service() as service:
+        app.state.service = service
         yield
 
 

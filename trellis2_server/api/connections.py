@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from uvicorn.protocols.http.h11_impl import RequestResponseCycle
 
-    from trellis2_server.parameters import ServerSettings
+    from trellis2_server.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 

@@ -11,28 +11,22 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from starlette.requests import ClientDisconnect
 
-from trellis2_server.api.request_parsing import read_body
+from trellis2_server.api.request_parsing import parse_request
 from trellis2_server.errors import InputError, JobNotFoundError
 from trellis2_server.export import files
 from trellis2_server.jobs.executor import md5
 from trellis2_server.jobs.job import Caller
-from trellis2_server.parameters import (
-    Delivery,
-    FileType,
-    Options,
-    Settings,
-    read_delivery,
-    read_options,
-)
+from trellis2_server.parameters import Delivery, FileType, Options, read_delivery, read_options
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from fastapi import Request
 
-    from trellis2_server.api.request_parsing import Body
+    from trellis2_server.api.request_parsing import ParsedRequest
     from trellis2_server.jobs.job import Job
-    from trellis2_server.jobs.service import Desk
+    from trellis2_server.jobs.service import JobService
+    from trellis2_server.settings import Settings
 
 T = TypeVar("T")
 
@@ -46,7 +40,7 @@ MEDIA_TYPES: Final[dict[FileType, str]] = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Order:
+class GenerationRequest:
     """What a request asks for.
 
     Attributes:
@@ -55,26 +49,28 @@ class Order:
         delivery: what is to be sent back.
     """
 
-    body: Body
+    body: ParsedRequest
     options: Options
     delivery: Delivery
 
 
-async def read_order(request: Request, settings: Settings) -> Order:
+async def read_generation_request(request: Request, settings: Settings) -> GenerationRequest:
     """What the request asks for.
 
     Raises:
         InputError: it cannot be meant; names the field.
         TooLargeError: it is over a limit.
     """
-    body = await read_body(request, max_bytes=settings.server.max_body_bytes)
+    body = await parse_request(request, max_bytes=settings.server.max_body_bytes)
     digest = await asyncio.to_thread(md5, body.mesh) if body.mesh else None
-    return Order(body, read_options(body.fields, settings, digest), read_delivery(body.fields))
+    return GenerationRequest(
+        body, read_options(body.fields, settings, digest), read_delivery(body.fields)
+    )
 
 
-def desk_of(request: Request) -> Desk:
-    """Who takes orders, and answers."""
-    return request.app.state.desk
+def service_of(request: Request) -> JobService:
+    """The job service of this application."""
+    return request.app.state.service
 
 
 def caller_of(request: Request) -> Caller:
@@ -82,25 +78,27 @@ def caller_of(request: Request) -> Caller:
     return Caller(request.state.owner, request.state.client)
 
 
-async def place(order: Order, desk: Desk, caller: Caller, *, texture: bool | None) -> Job:
-    """The job that does what is ordered.
+async def submit(
+    generation: GenerationRequest, service: JobService, caller: Caller, *, texture: bool | None
+) -> Job:
+    """Submit a generation request; return its job.
 
     Args:
-        order: what is ordered.
-        desk: who takes it.
-        caller: who orders it.
-        texture: as of `Worker.submit`.
+        generation: the parsed request.
+        service: the job service.
+        caller: the client.
+        texture: as of `JobManager.submit`.
 
     Raises:
         InputError: there is no picture to go by.
         UnavailableError: not now.
     """
-    body = order.body
+    body = generation.body
     if body.picture is not None:
-        return await desk.submit(
-            body.picture, order.options, caller, texture=texture, mesh=body.mesh
+        return await service.submit(
+            body.picture, generation.options, caller, texture=texture, mesh=body.mesh
         )
-    job = await desk.served(order.options.mesh, caller)
+    job = await service.served(generation.options.mesh, caller)
     if job is not None:
         return job
     if body.fields.get("text") is not None:
@@ -112,8 +110,10 @@ async def place(order: Order, desk: Desk, caller: Caller, *, texture: bool | Non
     raise InputError("image: missing; send it as base64, as a file, or as the body")
 
 
-async def fulfil(order: Order, desk: Desk, caller: Caller) -> tuple[Job, bytes]:
-    """The job that does what is ordered, and its model.
+async def generate_model(
+    generation: GenerationRequest, service: JobService, caller: Caller
+) -> tuple[Job, bytes]:
+    """Run a generation request; return its job and its model.
 
     A model that turns out to be lost is made anew.
 
@@ -121,17 +121,19 @@ async def fulfil(order: Order, desk: Desk, caller: Caller) -> tuple[Job, bytes]:
         ServerError: why there is none.
     """
     try:
-        return await _model(order, desk, caller)
+        return await _model(generation, service, caller)
     except JobNotFoundError:
-        return await _model(order, desk, caller)
+        return await _model(generation, service, caller)
 
 
-async def _model(order: Order, desk: Desk, caller: Caller) -> tuple[Job, bytes]:
-    wanted = order.delivery.texture
-    job = await place(order, desk, caller, texture=wanted)
-    job = await (desk.texture(job) if wanted else desk.shape(job))
+async def _model(
+    generation: GenerationRequest, service: JobService, caller: Caller
+) -> tuple[Job, bytes]:
+    wanted = generation.delivery.texture
+    job = await submit(generation, service, caller, texture=wanted)
+    job = await (service.texture(job) if wanted else service.shape(job))
     artifact = job.textured_glb if wanted else job.shape_glb
-    return job, await desk.content(artifact)
+    return job, await service.content(artifact)
 
 
 def model_headers(job: Job) -> dict[str, str]:

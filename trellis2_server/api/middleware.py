@@ -1,8 +1,11 @@
 """What every request passes on its way to a route, and every reply on its way back.
 
-From the outside in: `Envelope` gives each request an id, each reply its headers, and the log
-a line; `LastResort` answers what nobody else answered; `Keys` and `Rate` let through who
-may pass.
+From the outside in:
+
+    RequestContextMiddleware    request id, default headers, one log line per request
+    UnhandledErrorMiddleware    500 for exceptions that no handler caught
+    ApiKeyMiddleware            401 without a valid API key
+    RateLimitMiddleware         429 above `server.rate_per_minute`
 
 What this module does not know: routes, jobs, threads.
 """
@@ -52,7 +55,7 @@ MAX_CLIENTS: Final = 10_000
 _IPV6_CUSTOMER_BITS: Final = 64
 
 
-class Envelope:
+class RequestContextMiddleware:
     """Gives a request its id, a reply its headers; tells the log and an observer of its end.
 
     Args:
@@ -122,7 +125,7 @@ def template(scope: Scope) -> str:
     return getattr(scope.get("route"), "path", "other")
 
 
-class LastResort:
+class UnhandledErrorMiddleware:
     """Answers what nobody else did: an error of ours, and requests cut off by a stop."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -143,7 +146,7 @@ class LastResort:
         try:
             await self._app(scope, receive, note)
         except asyncio.CancelledError:
-            if has_begun or not scope["app"].state.desk.is_closing:
+            if has_begun or not scope["app"].state.service.is_closing:
                 raise
             leaving = ShuttingDownError("the server is shutting down", retry_after_s=30)
             await error_reply(leaving)(scope, receive, send)
@@ -155,7 +158,7 @@ class LastResort:
             await reply(scope, receive, send)
 
 
-class Keys:
+class ApiKeyMiddleware:
     """Lets a request through that carries a key, or asks for what is open.
 
     A request's state says `is_trusted`; `owner`, whose jobs it may see, empty without keys;
@@ -207,7 +210,7 @@ def _given_key(request: Request) -> bytes:
     return request.headers.get("x-api-key", "").encode("latin-1")
 
 
-class Rate:
+class RateLimitMiddleware:
     """Lets each client send so many requests a minute that make work, as many of them at once.
 
     Args:

@@ -34,7 +34,7 @@ FILES: Final = ("image", "mesh")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Body:
+class ParsedRequest:
     """A request's body, taken apart.
 
     Attributes:
@@ -48,7 +48,9 @@ class Body:
     mesh: bytes | None = None
 
 
-async def read_body(request: Request, *, max_bytes: int, may_be_empty: bool = False) -> Body:
+async def parse_request(
+    request: Request, *, max_bytes: int, may_be_empty: bool = False
+) -> ParsedRequest:
     """The fields and the picture of a request.
 
     `application/json` carries the picture as base64 in `image`; `multipart/form-data` as a
@@ -72,9 +74,9 @@ async def read_body(request: Request, *, max_bytes: int, may_be_empty: bool = Fa
         return await _read_form(request, max_bytes)
     content = await _read_bytes(request, max_bytes)
     if kind.startswith("image/") or kind == "application/octet-stream":
-        return Body(dict(request.query_params), content or None)
+        return ParsedRequest(dict(request.query_params), content or None)
     if may_be_empty and not content.strip():
-        return Body(dict(request.query_params), None)
+        return ParsedRequest(dict(request.query_params), None)
     return await _read_json(content, max_bytes)
 
 
@@ -107,13 +109,13 @@ async def _read_bytes(request: Request, max_bytes: int) -> bytes:
     return await asyncio.to_thread(b"".join, chunks)
 
 
-async def _read_json(content: bytes, max_bytes: int) -> Body:
+async def _read_json(content: bytes, max_bytes: int) -> ParsedRequest:
     if len(content) <= MAX_INLINE_BYTES:
         return _parse_json(content, max_bytes)
     return await asyncio.to_thread(_parse_json, content, max_bytes)
 
 
-def _parse_json(content: bytes, max_bytes: int) -> Body:
+def _parse_json(content: bytes, max_bytes: int) -> ParsedRequest:
     if len(content) <= MAX_INLINE_BYTES and not content.strip():
         raise InputError("the body is empty: send JSON, multipart/form-data or an image")
     try:
@@ -129,7 +131,7 @@ def _parse_json(content: bytes, max_bytes: int) -> Body:
     if not isinstance(fields, dict):
         raise InputError("the body must be a JSON object")
     fields |= {name: long[name] for name in FILES if name in long}
-    return Body(
+    return ParsedRequest(
         fields, _take_file(fields, "image", max_bytes), _take_file(fields, "mesh", max_bytes)
     )
 
@@ -144,7 +146,7 @@ def _take_file(fields: dict[str, Any], name: str, max_bytes: int) -> bytes | Non
     return decode_base64(text, max_bytes=max_bytes, name=name)
 
 
-async def _read_form(request: Request, max_bytes: int) -> Body:
+async def _read_form(request: Request, max_bytes: int) -> ParsedRequest:
     bounded = Request(request.scope, _bounded(request, max_bytes))
     try:
         form = await bounded.form(
@@ -164,7 +166,7 @@ async def _read_form(request: Request, max_bytes: int) -> Body:
     for name, value in fields.items():
         if isinstance(value, UploadFile):
             raise InputError(f"{name}: a file; only image and mesh are sent as one")
-    return Body(fields, found["image"], found["mesh"])
+    return ParsedRequest(fields, found["image"], found["mesh"])
 
 
 async def _form_file(fields: dict[str, Any], name: str, max_bytes: int) -> bytes | None:

@@ -1,4 +1,4 @@
-"""`Crew`: who does the steps of a job. `LocalCrew` does them in this process.
+"""`Executor`: who does the steps of a job. `LocalExecutor` does them in this process.
 
 Another one may do them elsewhere: its steps are coroutine functions then, which need no
 thread to wait in, and the shapes, geometries and fields that it hands on only tell of what
@@ -16,18 +16,24 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from trellis2_server import pipeline
-from trellis2_server.storage.snapshots import Maker, export_again, kept_field, kept_shape
+from trellis2_server.storage.snapshots import (
+    EngineName,
+    export_again,
+    field_snapshot,
+    shape_snapshot,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from trellis2_server.inputs.images import Cutout, Cutter
     from trellis2_server.mesh import Shape, VoxelField
-    from trellis2_server.parameters import Options, Settings
+    from trellis2_server.parameters import Options
     from trellis2_server.pipeline import Engine, Geometry, GivenMesh, Report
+    from trellis2_server.settings import Settings
 
 
-class ShapeNews(Protocol):
+class ShapeSummary(Protocol):
     """What the line has to know of a shape."""
 
     @property
@@ -41,7 +47,7 @@ class ShapeNews(Protocol):
         ...
 
 
-class FieldNews(Protocol):
+class FieldSummary(Protocol):
     """What the line has to know of a field."""
 
     @property
@@ -50,7 +56,7 @@ class FieldNews(Protocol):
         ...
 
 
-class ShapeFile(NamedTuple):
+class ExportedShape(NamedTuple):
     """What the export of a shape gives.
 
     Attributes:
@@ -64,7 +70,7 @@ class ShapeFile(NamedTuple):
     md5: str
 
 
-class Crew(Protocol):
+class Executor(Protocol):
     """Whoever does the steps. A step may be a coroutine function."""
 
     @property
@@ -73,12 +79,12 @@ class Crew(Protocol):
         ...
 
     @property
-    def lanes(self) -> int:
+    def device_slots(self) -> int:
         """How many stages of the engine may run at one time."""
         ...
 
     @property
-    def hands(self) -> int:
+    def cpu_workers(self) -> int:
         """How many other steps may."""
         ...
 
@@ -109,25 +115,25 @@ class Crew(Protocol):
 
     def make_shape(
         self, cutout: Cutout, options: Options, report: Report
-    ) -> ShapeNews | Awaitable[ShapeNews]:
+    ) -> ShapeSummary | Awaitable[ShapeSummary]:
         """As `pipeline.make_shape`."""
         ...
 
     def export_shape(
         self, shape: Any, options: Options, report: Report
-    ) -> ShapeFile | Awaitable[ShapeFile]:
+    ) -> ExportedShape | Awaitable[ExportedShape]:
         """As `pipeline.export_shape`."""
         ...
 
     def read_mesh(
         self, content: bytes, options: Options, report: Report
-    ) -> ShapeFile | Awaitable[ShapeFile]:
+    ) -> ExportedShape | Awaitable[ExportedShape]:
         """As `pipeline.read_mesh`."""
         ...
 
     def make_texture(
         self, geometry: Any, cutout: Cutout, options: Options, report: Report
-    ) -> FieldNews | Awaitable[FieldNews]:
+    ) -> FieldSummary | Awaitable[FieldSummary]:
         """As `pipeline.make_texture`."""
         ...
 
@@ -137,12 +143,12 @@ class Crew(Protocol):
         """As `pipeline.export_model`."""
         ...
 
-    def shape_keeper(self, geometry: Any) -> Callable[[], bytes] | None:
-        """Gives the geometry as `kept.kept_shape` does, on any thread; None: it was given."""
+    def shape_snapshotter(self, geometry: Any) -> Callable[[], bytes] | None:
+        """Gives the geometry as `kept.shape_snapshot` does, on any thread; None: it was given."""
         ...
 
-    def field_keeper(self, field: Any) -> Callable[[], bytes]:
-        """Gives the field as `kept.kept_field` does, on any thread."""
+    def field_snapshotter(self, field: Any) -> Callable[[], bytes]:
+        """Gives the field as `kept.field_snapshot` does, on any thread."""
         ...
 
     def export_again(
@@ -152,7 +158,7 @@ class Crew(Protocol):
         ...
 
 
-class LocalCrew:
+class LocalExecutor:
     """This process: one engine, and a few threads.
 
     Args:
@@ -166,11 +172,11 @@ class LocalCrew:
         hands: no more than there are jobs in progress, or processors.
     """
 
-    lanes = 1
+    device_slots = 1
 
     def __init__(self, engine: Engine, cutter: Cutter, settings: Settings) -> None:
         self.name = engine.name
-        self.hands = min(settings.worker.limit_model_concurrency, max(2, os.cpu_count() or 2))
+        self.cpu_workers = min(settings.worker.limit_model_concurrency, max(2, os.cpu_count() or 2))
         self._engine = engine
         self._cutter = cutter
         self._export = settings.export
@@ -199,13 +205,13 @@ class LocalCrew:
         """The engine's first stage."""
         return pipeline.make_shape(self._engine, cutout, options, report)
 
-    def export_shape(self, shape: Shape, options: Options, report: Report) -> ShapeFile:
+    def export_shape(self, shape: Shape, options: Options, report: Report) -> ExportedShape:
         """The untextured file."""
-        return shape_file(*pipeline.export_shape(self._engine, shape, options, report))
+        return exported_shape(*pipeline.export_shape(self._engine, shape, options, report))
 
-    def read_mesh(self, content: bytes, options: Options, report: Report) -> ShapeFile:
+    def read_mesh(self, content: bytes, options: Options, report: Report) -> ExportedShape:
         """The same of a mesh that a client gave."""
-        return shape_file(*pipeline.read_mesh(self._engine, content, options, report))
+        return exported_shape(*pipeline.read_mesh(self._engine, content, options, report))
 
     def make_texture(
         self, geometry: Geometry | GivenMesh, cutout: Cutout, options: Options, report: Report
@@ -219,27 +225,27 @@ class LocalCrew:
         """The textured file."""
         return pipeline.export_model(self._engine, geometry, field, options, self._export, report)
 
-    def shape_keeper(self, geometry: Geometry | GivenMesh) -> Callable[[], bytes] | None:
+    def shape_snapshotter(self, geometry: Geometry | GivenMesh) -> Callable[[], bytes] | None:
         """Packs the shape."""
         if not isinstance(geometry, pipeline.Geometry):
             return None
         shape = replace(geometry.shape, state=None)  # which may hold the device's memory
-        return partial(kept_shape, shape)
+        return partial(shape_snapshot, shape)
 
-    def field_keeper(self, field: VoxelField) -> Callable[[], bytes]:
+    def field_snapshotter(self, field: VoxelField) -> Callable[[], bytes]:
         """Packs the field."""
-        return partial(kept_field, field)
+        return partial(field_snapshot, field)
 
     def export_again(
         self, made_by: str, shape: bytes, field: bytes | None, options: Options, report: Report
     ) -> bytes:
         """A kept model as a file."""
-        return export_again(Maker(made_by), shape, field, options, self._export, report)
+        return export_again(EngineName(made_by), shape, field, options, self._export, report)
 
 
-def shape_file(geometry: Geometry | GivenMesh, glb: bytes) -> ShapeFile:
+def exported_shape(geometry: Geometry | GivenMesh, glb: bytes) -> ExportedShape:
     """The export's results, and the digest of the file."""
-    return ShapeFile(geometry, glb, md5(glb))
+    return ExportedShape(geometry, glb, md5(glb))
 
 
 def md5(data: bytes) -> str:

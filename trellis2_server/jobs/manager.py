@@ -29,15 +29,16 @@ from trellis2_server.errors import (
     UnhealthyError,
 )
 from trellis2_server.jobs.executor import md5
-from trellis2_server.jobs.job import ANYBODY, Job, JobTable, Status
-from trellis2_server.jobs.model_lifecycle import Loading
-from trellis2_server.jobs.progress import lane_steps
-from trellis2_server.jobs.queue import Task
-from trellis2_server.jobs.records import Records
+from trellis2_server.jobs.job import ANYBODY, Job, Status
+from trellis2_server.jobs.model_lifecycle import ModelLifecycle
+from trellis2_server.jobs.progress import device_steps
+from trellis2_server.jobs.queue import ActiveJob
+from trellis2_server.jobs.records import JobRecords
+from trellis2_server.jobs.registry import JobRegistry
 from trellis2_server.jobs.results import Results
-from trellis2_server.jobs.scheduler import Line, future_job
-from trellis2_server.jobs.subscriptions import Listeners
-from trellis2_server.jobs.threads import Threads
+from trellis2_server.jobs.scheduler import Scheduler, future_job
+from trellis2_server.jobs.subscriptions import Subscriptions
+from trellis2_server.jobs.threads import ThreadPools
 from trellis2_server.jobs.uploads import Upload, Uploads
 from trellis2_server.parameters import Delivery
 from trellis2_server.storage.archive import Archive
@@ -46,10 +47,11 @@ from trellis2_server.storage.store import make_store
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Mapping
 
-    from trellis2_server.jobs.executor import Crew
+    from trellis2_server.jobs.executor import Executor
     from trellis2_server.jobs.job import Caller
-    from trellis2_server.jobs.observers import Observer
-    from trellis2_server.parameters import Options, Settings
+    from trellis2_server.jobs.observers import JobObserver
+    from trellis2_server.parameters import Options
+    from trellis2_server.settings import Settings
     from trellis2_server.storage.store import Store
 
 logger = logging.getLogger(__name__)
@@ -62,7 +64,7 @@ ARCHIVE_GRACE_S: Final = 10.0
 WATCH_INTERVAL_S: Final = 0.1
 
 
-class Worker:
+class JobManager:
     """One engine's queue. Make it, `start` it on a running event loop, `close` it there.
 
     Args:
@@ -81,44 +83,44 @@ class Worker:
 
     def __init__(
         self,
-        crew: Crew,
+        executor: Executor,
         settings: Settings,
-        observer: Observer | None = None,
+        observer: JobObserver | None = None,
         *,
         store: Store | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.crew = crew
+        self.executor = executor
         self._settings = settings
         self._limits = settings.worker
         self._clock = clock
-        self._threads = Threads(
-            crew.hands,
-            lane_steps(settings),
+        self._threads = ThreadPools(
+            executor.cpu_workers,
+            device_steps(settings),
             self._limits.stage_timeout_seconds,
-            lane_width=crew.lanes,
+            device_slots=executor.device_slots,
         )
-        self.load = Loading(crew, self._threads, settings, clock)
+        self.load = ModelLifecycle(executor, self._threads, settings, clock)
         store = store or make_store(self._limits.result_dir)
         self._archive = Archive(store, max_packed_bytes=self._limits.max_kept_bytes)
-        self._records = Records(self._archive, clock)
+        self._records = JobRecords(self._archive, clock)
         # What decides a result beside its key, as far as this server knows.
         export = settings.export
-        origin = (__version__, crew.name, repr(settings.model), export.backend, export.unwrap)
-        self._table = JobTable(self._records, origin)
-        self._uploads = Uploads(crew, self._threads)
-        self._listeners = Listeners()
-        self._line = Line(
-            crew, settings, self._table, self._uploads, self._threads, self.load,
-            self._listeners, self._archive, clock,
+        origin = (__version__, executor.name, repr(settings.model), export.backend, export.unwrap)
+        self._registry = JobRegistry(self._records, origin)
+        self._uploads = Uploads(executor, self._threads)
+        self._subscriptions = Subscriptions()
+        self._scheduler = Scheduler(
+            executor, settings, self._registry, self._uploads, self._threads, self.load,
+            self._subscriptions, self._archive, clock,
         )  # fmt: skip
         self.results = Results(
-            settings, self._table, self._listeners, self._line, self._archive, crew
+            settings, self._registry, self._subscriptions, self._scheduler, self._archive, executor
         )
         self._archive.on_kept = self.results.note_kept
         if observer is not None:
-            self._line.observer = observer
-        self._tasks = self._line.tasks
+            self._scheduler.observer = observer
+        self._tasks = self._scheduler.tasks
         self._background: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._is_closing = False
@@ -130,7 +132,7 @@ class Worker:
     def start(self) -> None:
         """Begin to load the engine and to look after the jobs. Call it on the event loop."""
         self._loop = asyncio.get_running_loop()
-        self._records.restore(self._archive.open(), self._table)
+        self._records.restore(self._archive.open(), self._registry)
         self.clean_up()
         for coroutine in (self._load(), self._look_after_jobs(), self._drain()):
             task = self._loop.create_task(coroutine)
@@ -141,24 +143,24 @@ class Worker:
         try:
             await self.load.load()
         except EngineBrokenError as error:
-            self._line.break_down(str(error))
-        self._line.rest()
-        self._line.pump()
+            self._scheduler.fail_permanently(str(error))
+        self._scheduler.rest()
+        self._scheduler.dispatch()
 
     async def _drain(self) -> None:
         """When only a new process helps, let the jobs that can still end do so."""
-        await self._line.has_fault.wait()
+        await self._scheduler.has_fault.wait()
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(
-                self._line.is_settled.wait(), self._settings.server.shutdown_grace_seconds
+                self._scheduler.is_settled.wait(), self._settings.server.shutdown_grace_seconds
             )
         self._end_all(UnhealthyError("the server is unhealthy and restarts", retry_after_s=30))
         self.is_drained.set()
 
     def _end_all(self, error: ServerError) -> None:
         for task in list(self._tasks.values()):
-            if not self._line.is_done(task):
-                self._line.end(task, error)
+            if not self._scheduler.is_done(task):
+                self._scheduler.end(task, error)
 
     async def _look_after_jobs(self) -> None:
         while True:
@@ -169,9 +171,9 @@ class Worker:
 
     def clean_up(self) -> None:
         """Drop finished jobs that have aged out; give up waiting ones that nobody asks for."""
-        for job in self._table.remove_aged(self._clock() - self._limits.job_max_age_seconds):
+        for job in self._registry.remove_aged(self._clock() - self._limits.job_max_age_seconds):
             self._tasks.pop(job.uid, None)
-        self._line.end_abandoned()
+        self._scheduler.end_abandoned()
         self._archive.tend()
 
     async def close(self) -> None:
@@ -179,19 +181,19 @@ class Worker:
         if self._is_closing:
             await self._is_closed.wait()
             return
-        self._is_closing = self._line.is_closing = self.load.is_given_up = True
+        self._is_closing = self._scheduler.is_closing = self.load.is_given_up = True
         leaving = ShuttingDownError("the server is shutting down", retry_after_s=30)
         for task in list(self._tasks.values()):
-            if not task.running and not self._line.is_done(task):
-                self._line.end(task, leaving)
-        self._line.end_errands(leaving, running=False)
+            if not task.running and not self._scheduler.is_done(task):
+                self._scheduler.end(task, leaving)
+        self._scheduler.end_export_calls(leaving, running=False)
         if not self.is_drained.is_set():
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(
-                    self._line.is_idle.wait(), self._settings.server.shutdown_grace_seconds
+                    self._scheduler.is_idle.wait(), self._settings.server.shutdown_grace_seconds
                 )
         self._end_all(leaving)
-        self._line.end_errands(leaving, running=True)
+        self._scheduler.end_export_calls(leaving, running=True)
         for background in list(self._background):
             background.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -217,7 +219,7 @@ class Worker:
     @property
     def fault(self) -> str | None:
         """Why only a new process helps; None as long as all is well."""
-        return self._line.fault
+        return self._scheduler.fault
 
     @property
     def why_not(self) -> str | None:
@@ -230,7 +232,7 @@ class Worker:
     def is_idle(self) -> bool:
         """Whether no thread works on anything."""
         return (
-            self._line.is_idle.is_set()
+            self._scheduler.is_idle.is_set()
             and not self._threads.lookups
             and self.load.status != "loading"
             and self._archive.is_idle
@@ -241,11 +243,11 @@ class Worker:
     @property
     def queue_length(self) -> int:
         """Jobs running plus jobs waiting."""
-        return self._line.length
+        return self._scheduler.length
 
     def count_jobs(self) -> Mapping[Status, int]:
         """How many jobs are kept, by status."""
-        return Counter(job.status for job in self._table)
+        return Counter(job.status for job in self._registry)
 
     def job(self, name: str, caller: Caller = ANYBODY) -> Job:
         """The caller's job with that uid or image hash.
@@ -253,7 +255,7 @@ class Worker:
         Raises:
             JobNotFoundError: there is none that the caller may see.
         """
-        job = self._table.get(name, caller.owner)
+        job = self._registry.get(name, caller.owner)
         task = self._tasks.get(job.uid)
         if task:
             task.last_asked = self._clock()
@@ -272,9 +274,9 @@ class Worker:
         Raises:
             JobNotFoundError: there is no job `before`.
         """
-        jobs = self._table.newest(caller.owner)
+        jobs = self._registry.newest(caller.owner)
         if before is not None:
-            uid = self._table.get(before, caller.owner).uid
+            uid = self._registry.get(before, caller.owner).uid
             jobs = jobs[next(at for at, job in enumerate(jobs, 1) if job.uid == uid) :]
         return jobs[:limit], len(jobs) > limit
 
@@ -286,23 +288,23 @@ class Worker:
         """
         try:
             # It may have gone on since the caller looked, when nobody listened yet.
-            job = self._table.get(job.uid, job.owner)
+            job = self._registry.get(job.uid, job.owner)
         except JobNotFoundError:
             return
-        with self._listeners.listening(job) as listener:
+        with self._subscriptions.subscribe(job) as subscription:
             while True:
-                state = listener.job
+                state = subscription.job
                 yield state
                 if state.status.is_finished:
                     return
-                await listener.rest(WATCH_INTERVAL_S)
-                while not await listener.told(heartbeat_s):
+                await subscription.rest(WATCH_INTERVAL_S)
+                while not await subscription.told(heartbeat_s):
                     yield None
 
     def queue_position(self, job: Job) -> int | None:
         """How many waiting steps start before the job's next one, plus one; None: not waiting."""
         task = self._tasks.get(job.uid)
-        return task and self._line.position(task)
+        return task and self._scheduler.position(task)
 
     def eta_s(self, job: Job) -> float | None:
         """Seconds until the job's present status ends, by this server's own experience.
@@ -311,7 +313,7 @@ class Worker:
         what comes later with an earlier deadline is not in it.
         """
         task = self._tasks.get(job.uid)
-        return task and self._line.eta_s(task)
+        return task and self._scheduler.eta_s(task)
 
     async def submit(
         self,
@@ -341,46 +343,46 @@ class Worker:
         upload = Upload(caller.owner, digest, options.remove_background)
         key = None if options.is_seed_random else ("upload", upload, options)
         image_hash = self._uploads.image_hash(upload)
-        job = self._table.match(key) or self._line.own(options, image_hash, caller.owner)
-        if job is None or not self._line.can_give(job, texture=texture is not False):
+        job = self._registry.match(key) or self._scheduler.own(options, image_hash, caller.owner)
+        if job is None or not self._scheduler.can_give(job, texture=texture is not False):
             self._check_room(len(picture) + len(mesh or b""), caller)
             job = self._add(picture, upload, options, key, texture=texture, mesh=mesh)
         else:
-            self._line.observer.note_match("upload")
-        self._table.ask(job.uid, caller.client)
+            self._scheduler.observer.note_match("upload")
+        self._registry.ask(job.uid, caller.client)
         task = self._tasks.get(job.uid)
         if task:
             task.last_asked = self._clock()
             if texture is not False and not (task.wants_texture or task.texture_done):
                 self.want_texture(job)
-        return self._table[job.uid]
+        return self._registry[job.uid]
 
     def served(self, mesh_md5: str | None, caller: Caller = ANYBODY) -> Job | None:
         """The caller's job that is kept whose untextured GLB has that MD5."""
-        return self._table.of_shape(mesh_md5, caller.owner) if mesh_md5 else None
+        return self._registry.of_shape(mesh_md5, caller.owner) if mesh_md5 else None
 
     async def ticket(self, job: Job, wanted: Delivery) -> str:
         """Another uid for the job, of which `delivery` tells what is wanted by it.
 
         It is written down before anybody hears of it.
         """
-        name = self._table.ticket(job, wanted)
+        name = self._registry.ticket(job, wanted)
         await self._archive.written()
         return name
 
     def delivery(self, uid: str) -> Delivery | None:
         """What is wanted by a ticket; None for any other name."""
-        wanted = self._table.wanted(uid)
+        wanted = self._registry.wanted(uid)
         return wanted if isinstance(wanted, Delivery) else None
 
     def _check_open(self) -> None:
-        self._line.check()
+        self._scheduler.check()
         self.load.check()
 
     def _check_room(self, n_bytes: int, caller: Caller) -> None:
         limits = self._limits
         self._check_queue()
-        held = self._line.waiting_bytes
+        held = self._scheduler.waiting_bytes
         if held and held + n_bytes > limits.max_waiting_bytes:
             raise QueueFullError(
                 f"the queue is full: {held} bytes of uploads wait", retry_after_s=RETRY_AFTER_FULL_S
@@ -391,7 +393,8 @@ class Worker:
         own = sum(
             1
             for task in self._tasks.values()
-            if caller.client in self._table.clients(task.uid) and not self._line.is_done(task)
+            if caller.client in self._registry.clients(task.uid)
+            and not self._scheduler.is_done(task)
         )
         if own >= most:
             raise TooManyRequestsError(
@@ -400,7 +403,7 @@ class Worker:
             )
 
     def _check_queue(self) -> None:
-        waiting = self._line.waiting
+        waiting = self._scheduler.waiting
         if waiting >= self._limits.max_queue_length:
             raise QueueFullError(
                 f"the queue is full: {waiting} jobs wait", retry_after_s=RETRY_AFTER_FULL_S
@@ -417,19 +420,19 @@ class Worker:
         mesh: bytes | None,
     ) -> Job:
         now = self._clock()
-        job = self._table.put(
+        job = self._registry.put(
             Job(
                 uid=str(uuid.uuid4()),
                 options=options,
-                engine=self.crew.name,
+                engine=self.executor.name,
                 created_at=now,
                 owner=upload.owner,
                 created_unix_s=time.time(),
             )
         )
         if key is not None:
-            self._table.bind(key, job.uid)
-        task = Task(
+            self._registry.bind(key, job.uid)
+        task = ActiveJob(
             uid=job.uid,
             upload=upload,
             wants_texture=texture is not False,
@@ -439,7 +442,7 @@ class Worker:
             mesh=mesh,
         )
         logger.info("Job accepted", extra={"uid": job.uid, "seed": options.seed})
-        self._line.add(task, picture)
+        self._scheduler.add(task, picture)
         return job
 
     async def name_of(
@@ -464,12 +467,12 @@ class Worker:
         try:
             return await self._uploads.name_of(upload, picture, on_its_way)
         except EngineBrokenError as error:
-            self._line.break_down(str(error))
+            self._scheduler.fail_permanently(str(error))
             raise
 
     def want_texture(self, job: Job) -> None:
         """Have the job's texture made, if it is neither there nor on its way."""
-        self._line.want_texture(job)
+        self._scheduler.want_texture(job)
 
     async def shape(self, job: Job) -> Job:
         """The job with its untextured GLB, once that is there.
@@ -478,7 +481,7 @@ class Worker:
             ServerError: why there is none.
         """
         if job.shape_glb is None:
-            job = self._table.get(job.uid, job.owner)  # it may have gone on since
+            job = self._registry.get(job.uid, job.owner)  # it may have gone on since
         task = self._tasks.get(job.uid)
         if task and job.shape_glb is None:
             with self._waiting(task):
@@ -500,7 +503,7 @@ class Worker:
         """
         if job.textured_glb is not None:
             return job
-        job = self._table.get(job.uid, job.owner)  # it may have gone on since
+        job = self._registry.get(job.uid, job.owner)  # it may have gone on since
         self.want_texture(job)
         try:
             job = await asyncio.wait_for(self._textured(job), timeout_s)
@@ -523,12 +526,12 @@ class Worker:
     async def _textured(self, job: Job) -> Job:
         task = self._tasks.get(job.uid)
         if task is None:  # it has ended since the caller looked
-            return self._table.get(job.uid, job.owner)
+            return self._registry.get(job.uid, job.owner)
         with self._waiting(task):
             job = await asyncio.shield(task.shape_done)  # of another job, where it joined that
         task = self._tasks.get(job.uid)
         if task is None or task.texture_done is None:
-            return self._table.get(job.uid, job.owner)
+            return self._registry.get(job.uid, job.owner)
         with self._waiting(task):
             return await asyncio.shield(task.texture_done)
 
@@ -544,7 +547,7 @@ class Worker:
         )
 
     @contextmanager
-    def _waiting(self, task: Task) -> Generator[None]:
+    def _waiting(self, task: ActiveJob) -> Generator[None]:
         task.waiters += 1
         try:
             yield
@@ -555,8 +558,8 @@ class Worker:
     def cancel(self, job: Job) -> None:
         """Give a job up: at once if it waits, at the running step's next report otherwise."""
         task = self._tasks.get(job.uid)
-        if task and not self._line.is_done(task):
-            self._line.end(task, JobCancelledError("cancelled"))
+        if task and not self._scheduler.is_done(task):
+            self._scheduler.end(task, JobCancelledError("cancelled"))
 
     def delete(self, name: str, caller: Caller = ANYBODY) -> None:
         """Cancel the caller's job with that name or, where it is finished, drop it.
@@ -566,8 +569,8 @@ class Worker:
         Raises:
             JobNotFoundError: there is none that the caller may see.
         """
-        job = self._table.get(name, caller.owner)
-        if not self._table.withdraw(job.uid, caller.client):
+        job = self._registry.get(name, caller.owner)
+        if not self._registry.withdraw(job.uid, caller.client):
             return
         if job.status.is_finished:
             self.results.drop(job)

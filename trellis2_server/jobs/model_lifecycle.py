@@ -1,4 +1,4 @@
-"""`Loading`: brings the engine onto its device and off it, and knows what it leaves there.
+"""`ModelLifecycle`: brings the engine onto its device and off it, and knows what it leaves there.
 
 The first load may take long, for what it downloads. Later ones happen between two stages:
 when the engine was unloaded because nobody needed it, after so many jobs, or because the
@@ -17,21 +17,21 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from trellis2_server.errors import EngineBrokenError, LoadingError, ServerError
-from trellis2_server.jobs.threads import Stopped
+from trellis2_server.jobs.threads import StepCancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from trellis2_server.jobs.executor import Crew
-    from trellis2_server.jobs.threads import Threads
-    from trellis2_server.parameters import Settings
+    from trellis2_server.jobs.executor import Executor
+    from trellis2_server.jobs.threads import ThreadPools
+    from trellis2_server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 _MB: Final = 1_000_000
 
 
-class Loading:
+class ModelLifecycle:
     """Where the engine is.
 
     Attributes:
@@ -48,8 +48,8 @@ class Loading:
 
     def __init__(
         self,
-        crew: Crew,
-        threads: Threads,
+        executor: Executor,
+        threads: ThreadPools,
         settings: Settings,
         clock: Callable[[], float],
     ) -> None:
@@ -62,7 +62,7 @@ class Loading:
         self.is_reloading = False
         self.memory: Mapping[str, int] = {}
         self.is_given_up = False
-        self._crew = crew
+        self._executor = executor
         self._threads = threads
         self._recycle_after = settings.worker.recycle_after_jobs
         max_growth_mb = settings.worker.max_vram_growth_mb
@@ -105,11 +105,11 @@ class Loading:
         Raises:
             EngineBrokenError: only a new process helps.
         """
-        logger.info("Loading the engine", extra={"engine": self._crew.name})
+        logger.info("Loading the engine", extra={"engine": self._executor.name})
         try:
-            await self._on_lane("load", self._load, is_timed=False)
-        except (ServerError, Stopped) as error:
-            self._threads.lane_is_held = True  # and stays so: there is nothing to work with
+            await self._on_device("load", self._load, is_timed=False)
+        except (ServerError, StepCancelled) as error:
+            self._threads.device_is_held = True  # and stays so: there is nothing to work with
             self.status, self.error = "error", str(error)
             logger.error("The engine could not be loaded: %s", error)  # noqa: TRY400 - logged where it arose
             if isinstance(error, EngineBrokenError):
@@ -123,11 +123,11 @@ class Loading:
         Raises:
             EngineError: that failed, or the device's memory is not given back.
         """
-        logger.info("Loading the engine again", extra={"engine": self._crew.name})
+        logger.info("Loading the engine again", extra={"engine": self._executor.name})
         was_resident, self.is_resident = self.is_resident, False
         self.is_reloading = True
         try:
-            await self._on_lane("load", partial(self._reload, was_resident))
+            await self._on_device("load", partial(self._reload, was_resident))
         finally:
             self.is_reloading = False
         used, level = self.memory.get("used", 0), self._loaded_level or 0
@@ -144,13 +144,15 @@ class Loading:
             EngineError: that failed.
         """
         self.is_resident = False
-        await self._threads.on_lane("unload", self._crew.unload)
+        await self._threads.on_device("unload", self._executor.unload)
         self.memory = {}
-        logger.info("Unloaded the engine, which is idle", extra={"engine": self._crew.name})
+        logger.info("Unloaded the engine, which is idle", extra={"engine": self._executor.name})
 
-    async def _on_lane(self, what: str, call: Callable[[], Any], *, is_timed: bool = True) -> None:
+    async def _on_device(
+        self, what: str, call: Callable[[], Any], *, is_timed: bool = True
+    ) -> None:
         self._began = self._clock()
-        memory = await self._threads.on_lane(what, call, is_timed=is_timed)
+        memory = await self._threads.on_device(what, call, is_timed=is_timed)
         self.seconds = self._clock() - self._began
         self.stage, self.is_resident = "", True
         self.memory = memory
@@ -158,21 +160,23 @@ class Loading:
         self._levels.clear()
         if self._loaded_level is None:
             self._loaded_level = memory.get("used")
-        logger.info("Ready", extra={"engine": self._crew.name, "seconds": round(self.seconds, 2)})
+        logger.info(
+            "Ready", extra={"engine": self._executor.name, "seconds": round(self.seconds, 2)}
+        )
 
     def _load(self) -> Mapping[str, int]:
-        self._crew.load(self._report)
-        return self._crew.device_memory()
+        self._executor.load(self._report)
+        return self._executor.device_memory()
 
     def _reload(self, was_resident: bool) -> Mapping[str, int]:  # noqa: FBT001 - for an executor
         if was_resident:
-            self._crew.unload()
+            self._executor.unload()
         return self._load()
 
     def _report(self, stage: str, step: int, steps: int) -> None:
         self.stage, self.fraction = stage, step / max(steps, 1)
         if self.is_given_up:
-            raise Stopped
+            raise StepCancelled
 
     # ---- what stages leave behind -----------------------------------------------------------
 
@@ -194,7 +198,7 @@ class Loading:
                 return call()
             finally:
                 try:
-                    memory = self._crew.device_memory()
+                    memory = self._executor.device_memory()
                 except Exception:
                     logger.exception("The device's memory cannot be told")
                 else:

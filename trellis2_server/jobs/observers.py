@@ -1,4 +1,4 @@
-"""`Observer`: who is told of what happens to jobs, without being able to change it.
+"""`JobObserver`: who is told of what happens to jobs, without being able to change it.
 
 What this module does not know: what an observer does with it.
 """
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.progress import Step
 
 
-class Observer(Protocol):
+class JobObserver(Protocol):
     """Called on the event loop, but for `note_retry`, which may come from any thread."""
 
     def note_step(self, step: Step, seconds: float) -> None:
@@ -32,7 +32,7 @@ class Observer(Protocol):
         ...
 
 
-class Nobody:
+class NullObserver:
     """An observer that does not look."""
 
     def note_step(self, step: Step, seconds: float) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
-    from trellis2_server.parameters import Options, Settings
+    from trellis2_server.parameters import Options
+    from trellis2_server.settings import Settings
 
 Step = Literal["cutout", "shape", "shape_export", "texture", "texture_export"]
 
@@ -48,7 +49,7 @@ _STAGE_SHARES: Final = {
 }
 
 
-def lane_steps(settings: Settings) -> frozenset[Step]:
+def device_steps(settings: Settings) -> frozenset[Step]:
     """Those that need the engine's device, and so run one at a time."""
     steps: set[Step] = {"shape", "texture"}
     if settings.model.background == "upstream":
@@ -93,7 +94,7 @@ def seconds_left(expected_s: float, elapsed_s: float, done: float, said_at_s: fl
     return max(0.0, (1 - done) * expected_s + said_at_s - elapsed_s)
 
 
-class Pace:
+class StepDurations:
     """How long each step takes here, learned from the steps that ended; a moving mean."""
 
     def __init__(self) -> None:

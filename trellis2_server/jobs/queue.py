@@ -1,4 +1,4 @@
-"""`Task`, what is held of a job that is not finished, and `Queue`, the tasks that wait.
+"""`ActiveJob`, what is held of a job that is not finished, and `JobQueue`, the tasks that wait.
 
 What this module does not know: threads, how a step does its work.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True, eq=False)
-class Task:
+class ActiveJob:
     """What is held of a job that is not finished, or whose texture may be asked for.
 
     Attributes:
@@ -78,7 +78,7 @@ class Task:
 
 
 @dataclass(slots=True, eq=False)
-class Errand:
+class ExportCall:
     """Work in the pool for one who waits, beside the jobs.
 
     Attributes:
@@ -94,27 +94,27 @@ class Errand:
     is_stopped: bool = False
 
 
-class Queue:
+class JobQueue:
     """The tasks of which a step could start, earliest deadline first, then first come."""
 
     def __init__(self) -> None:
-        self._entries: list[tuple[float, int, Task]] = []
+        self._entries: list[tuple[float, int, ActiveJob]] = []
         self._order = itertools.count()
 
-    def __iter__(self) -> Iterator[Task]:
+    def __iter__(self) -> Iterator[ActiveJob]:
         return (task for _, _, task in self._entries)
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add(self, task: Task) -> None:
+    def add(self, task: ActiveJob) -> None:
         """Have the task wait, by its deadline."""
         bisect.insort(self._entries, (task.deadline, next(self._order), task))
 
-    def remove(self, task: Task) -> None:
+    def remove(self, task: ActiveJob) -> None:
         """Have it wait no longer; nothing happens where it did not."""
         self._entries = [entry for entry in self._entries if entry[2] is not task]
 
-    def position(self, task: Task) -> int | None:
+    def position(self, task: ActiveJob) -> int | None:
         """How many wait before it, plus one; None: it is not here."""
         return next((at for at, known in enumerate(self, 1) if known is task), None)

@@ -1,4 +1,4 @@
-"""`Records`: the table's jobs and names, written down in the archive, and read back.
+"""`JobRecords`: the table's jobs and names, written down in the archive, and read back.
 
 A job that was not finished when the process ended is an error afterwards, and says so. What
 it had made so far stays.
@@ -20,13 +20,14 @@ from pydantic import TypeAdapter
 from trellis2_server import errors
 from trellis2_server.errors import ServerError, ShuttingDownError, StoreError
 from trellis2_server.jobs.job import Job, Status
-from trellis2_server.parameters import Delivery, Options, Settings, read_options
+from trellis2_server.parameters import Delivery, Options, read_options
+from trellis2_server.settings import Settings
 from trellis2_server.storage.store import Name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from trellis2_server.jobs.job import JobTable
+    from trellis2_server.jobs.registry import JobRegistry
     from trellis2_server.storage.archive import Archive
     from trellis2_server.storage.store import Artifact, Opened, Saved
 
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 RESTARTED: Final = "the server was restarted"
 
 
-class Records:
+class JobRecords:
     """Writes down what the table tells it; a `jobs.Journal`.
 
     Args:
@@ -73,7 +74,7 @@ class Records:
 
     # ---- reading back ----------------------------------------------------------------
 
-    def restore(self, opened: Opened, table: JobTable) -> None:
+    def restore(self, opened: Opened, registry: JobRegistry) -> None:
         """Put what was kept into the table."""
         jobs: list[Job] = []
         for saved in opened.jobs:
@@ -86,10 +87,10 @@ class Records:
         names = [name for name in opened.names if _is_understood(name)]
         asked = {name.uid: _meant(name) for name in names if name.kind == "asked"}
         for job in sorted(jobs, key=lambda job: asked.get(job.uid) or job.created_unix_s):
-            table.put(job)
+            registry.put(job)
         for name in names:
             if name.uid in known and name.kind != "asked":
-                table.restore_name(name.kind, name.name, name.uid, _meant(name))
+                registry.restore_name(name.kind, name.name, name.uid, _meant(name))
         if jobs:
             logger.info("Results of earlier jobs are served again", extra={"jobs": len(jobs)})
 

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any, Final
 from trellis2_server.errors import JobNotFoundError, StoreError
 from trellis2_server.jobs.job import Status
 from trellis2_server.jobs.scheduler import INPUT_FILE, SHAPE_FILE, TEXTURED_FILE
-from trellis2_server.storage.snapshots import FIELD_KEPT, SHAPE_KEPT
+from trellis2_server.storage.snapshots import FIELD_SNAPSHOT, SHAPE_SNAPSHOT
 
 if TYPE_CHECKING:
-    from trellis2_server.jobs.executor import Crew
-    from trellis2_server.jobs.job import Job, JobTable
-    from trellis2_server.jobs.scheduler import Line
-    from trellis2_server.jobs.subscriptions import Listeners
-    from trellis2_server.parameters import Options, Settings
+    from trellis2_server.jobs.executor import Executor
+    from trellis2_server.jobs.job import Job
+    from trellis2_server.jobs.registry import JobRegistry
+    from trellis2_server.jobs.scheduler import Scheduler
+    from trellis2_server.jobs.subscriptions import Subscriptions
+    from trellis2_server.parameters import Options
+    from trellis2_server.settings import Settings
     from trellis2_server.storage.archive import Archive
     from trellis2_server.storage.store import Artifact
 
@@ -47,18 +49,18 @@ class Results:
     def __init__(  # noqa: PLR0913, PLR0917 - what it works with
         self,
         settings: Settings,
-        table: JobTable,
-        listeners: Listeners,
-        line: Line,
+        registry: JobRegistry,
+        subscriptions: Subscriptions,
+        scheduler: Scheduler,
         archive: Archive,
-        crew: Crew,
+        executor: Executor,
     ) -> None:
         self._settings = settings
-        self._table = table
-        self._listeners = listeners
-        self._line = line
+        self._registry = registry
+        self._subscriptions = subscriptions
+        self._scheduler = scheduler
         self._archive = archive
-        self._crew = crew
+        self._executor = executor
 
     @property
     def notes(self) -> list[str]:
@@ -69,17 +71,17 @@ class Results:
         """A file is there: make room for it, and tell those who listen to its job."""
         most = self._settings.worker.max_result_bytes
         while self._archive.size > most:
-            job = self._table.oldest_finished()
+            job = self._registry.oldest_finished()
             if job is None or job.uid == artifact.uid:
                 break
             logger.info("Job let go: worker.max_result_bytes", extra={"uid": job.uid})
             self.drop(job)
-        self._listeners.stir(artifact.uid)
+        self._subscriptions.stir(artifact.uid)
 
     def drop(self, job: Job) -> None:
         """Keep nothing of a finished job."""
-        self._line.tasks.pop(job.uid, None)
-        self._table.remove(job.uid)
+        self._scheduler.tasks.pop(job.uid, None)
+        self._registry.remove(job.uid)
 
     # ---- files -----------------------------------------------------------------------
 
@@ -122,20 +124,20 @@ class Results:
     def _note_loss(self, artifact: Artifact, error: StoreError) -> None:
         """Have the job say so; it matches no request any more."""
         field = _FIELDS.get(artifact.name)
-        if field is None or artifact.uid not in self._table:
+        if field is None or artifact.uid not in self._registry:
             return
-        job = self._table[artifact.uid]
+        job = self._registry[artifact.uid]
         changes: dict[str, Any] = {field: None}
         if job.status is Status.COMPLETED:
             changes |= {"status": Status.ERROR, "error": copy.copy(error)}
-            self._line.tasks.pop(job.uid, None)
-        self._listeners.tell(self._table.put(job.changed(self._line.now(), **changes)))
+            self._scheduler.tasks.pop(job.uid, None)
+        self._subscriptions.tell(self._registry.put(job.changed(self._scheduler.now(), **changes)))
 
     # ---- export once more --------------------------------------------------------------
 
     def can_export(self, job: Job) -> bool:
         """Whether the job's geometry is kept."""
-        return self._archive.find(job.uid, SHAPE_KEPT) is not None
+        return self._archive.find(job.uid, SHAPE_SNAPSHOT) is not None
 
     async def export(self, job: Job, options: Options, *, texture: bool | None) -> bytes:
         """The job's model as a GLB, made again with other options.
@@ -149,17 +151,17 @@ class Results:
             JobNotFoundError: its geometry, or its texture, is not kept.
             ServerError: it could not be exported.
         """
-        shape = self._archive.find(job.uid, SHAPE_KEPT)
-        field = self._archive.find(job.uid, FIELD_KEPT)
+        shape = self._archive.find(job.uid, SHAPE_SNAPSHOT)
+        field = self._archive.find(job.uid, FIELD_SNAPSHOT)
         if shape is None:
             raise JobNotFoundError(_GEOMETRY_GONE)
         if texture and field is None:
             raise JobNotFoundError("the texture of this job is not kept; send the picture again")
         if texture is False:
             field = None
-        return await self._line.run(
+        return await self._scheduler.run(
             partial(
-                self._crew.export_again,
+                self._executor.export_again,
                 job.engine,
                 await self._geometry(shape),
                 await self._geometry(field) if field else None,

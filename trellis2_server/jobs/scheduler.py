@@ -1,4 +1,4 @@
-"""`Line`: takes each task from step to step, and ends it.
+"""`Scheduler`: takes each task from step to step, and ends it.
 
 A job goes through steps: cut-out, shape stage, its export, and, when a texture is wanted,
 the texture stage and its export. The engine's stages run on the *lane*, one at a time, or as
@@ -35,34 +35,35 @@ from trellis2_server.errors import (
 )
 from trellis2_server.inputs.background_model import ModelPending
 from trellis2_server.jobs.job import Job, Progress, Status
-from trellis2_server.jobs.observers import Nobody
+from trellis2_server.jobs.observers import NullObserver
 from trellis2_server.jobs.progress import (
     SHAPE_STEPS,
     TEXTURE_STEPS,
-    Pace,
+    StepDurations,
     fraction,
     seconds_left,
     step_fraction,
     steps_from,
 )
-from trellis2_server.jobs.queue import Errand, Queue, Task
-from trellis2_server.jobs.threads import Stopped, one_line
-from trellis2_server.storage.snapshots import FIELD_KEPT, SHAPE_KEPT, kept_mesh
+from trellis2_server.jobs.queue import ActiveJob, ExportCall, JobQueue
+from trellis2_server.jobs.threads import StepCancelled, one_line
+from trellis2_server.storage.snapshots import FIELD_SNAPSHOT, SHAPE_SNAPSHOT, mesh_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
     from trellis2_server.inputs.images import Cutout
-    from trellis2_server.jobs.executor import Crew, FieldNews, ShapeNews
-    from trellis2_server.jobs.job import JobTable
-    from trellis2_server.jobs.model_lifecycle import Loading
-    from trellis2_server.jobs.observers import Observer
+    from trellis2_server.jobs.executor import Executor, FieldSummary, ShapeSummary
+    from trellis2_server.jobs.model_lifecycle import ModelLifecycle
+    from trellis2_server.jobs.observers import JobObserver
     from trellis2_server.jobs.progress import Step
-    from trellis2_server.jobs.subscriptions import Listeners
-    from trellis2_server.jobs.threads import Threads
+    from trellis2_server.jobs.registry import JobRegistry
+    from trellis2_server.jobs.subscriptions import Subscriptions
+    from trellis2_server.jobs.threads import ThreadPools
     from trellis2_server.jobs.uploads import Uploads
-    from trellis2_server.parameters import Options, Settings
+    from trellis2_server.parameters import Options
     from trellis2_server.pipeline import Report
+    from trellis2_server.settings import Settings
     from trellis2_server.storage.archive import Archive
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ SHAPE_FILE: Final = "shape.glb"
 TEXTURED_FILE: Final = "textured.glb"
 
 
-class Line:
+class Scheduler:
     """The tasks on their way. Make it on a running event loop's thread, and use it there.
 
     Attributes:
@@ -92,42 +93,42 @@ class Line:
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a worker is made of
         self,
-        crew: Crew,
+        executor: Executor,
         settings: Settings,
-        table: JobTable,
+        registry: JobRegistry,
         uploads: Uploads,
-        threads: Threads,
-        loading: Loading,
-        listeners: Listeners,
+        threads: ThreadPools,
+        loading: ModelLifecycle,
+        subscriptions: Subscriptions,
         archive: Archive,
         clock: Callable[[], float],
     ) -> None:
-        self.tasks: dict[str, Task] = {}
+        self.tasks: dict[str, ActiveJob] = {}
         self.is_idle = asyncio.Event()
         self.is_idle.set()
         self.is_closing = False
         self.fault: str | None = None
         self.has_fault = asyncio.Event()
         self.is_settled = asyncio.Event()
-        self._crew = crew
+        self._executor = executor
         self._settings = settings
         self._limits = settings.worker
-        self._at_most = settings.worker.limit_model_concurrency * crew.lanes
-        self._table = table
+        self._at_most = settings.worker.limit_model_concurrency * executor.device_slots
+        self._registry = registry
         self._uploads = uploads
         self._threads = threads
         self._threads.on_free = self._note_idle
         self._loading = loading
-        self._listeners = listeners
+        self._subscriptions = subscriptions
         self._archive = archive
         self._clock = clock
-        self._queue = Queue()
-        self._errands: deque[Errand] = deque()
-        self._errands_running: set[Errand] = set()
-        self._pace = Pace()
-        self.observer: Observer = Nobody()
-        self._has_chore = False
-        self._chores: set[asyncio.Task[None]] = set()
+        self._queue = JobQueue()
+        self._export_calls: deque[ExportCall] = deque()
+        self._running_export_calls: set[ExportCall] = set()
+        self._pace = StepDurations()
+        self.observer: JobObserver = NullObserver()
+        self._has_maintenance = False
+        self._maintenance_tasks: set[asyncio.Task[None]] = set()
         self._idle_timer: asyncio.TimerHandle | None = None
 
     # ---- asking --------------------------------------------------------------------------
@@ -135,24 +136,24 @@ class Line:
     @property
     def waiting(self) -> int:
         """How many tasks wait for a step to start, or for what that step needs."""
-        return sum(1 for task in self.tasks.values() if task.waiting_for) + len(self._errands)
+        return sum(1 for task in self.tasks.values() if task.waiting_for) + len(self._export_calls)
 
     @property
     def length(self) -> int:
         """How many tasks run or wait."""
         tasks = sum(1 for task in self.tasks.values() if task.running or task.waiting_for)
-        return tasks + len(self._errands) + len(self._errands_running)
+        return tasks + len(self._export_calls) + len(self._running_export_calls)
 
     @property
     def waiting_bytes(self) -> int:
         """Of the clients' files that are held until they are read."""
         return sum(task.held_bytes for task in self.tasks.values())
 
-    def position(self, task: Task) -> int | None:
+    def position(self, task: ActiveJob) -> int | None:
         """How many waiting steps start before the task's next one, plus one; None: not waiting."""
         return self._queue.position(task) if task.waiting_for else None
 
-    def eta_s(self, task: Task) -> float | None:
+    def eta_s(self, task: ActiveJob) -> float | None:
         """Seconds until the task's present status ends, by this server's own experience.
 
         None: nothing is being done for it, or there is no experience yet. An estimate: what
@@ -163,24 +164,24 @@ class Line:
             return None
         if task.running in {SHAPE_STEPS[-1], TEXTURE_STEPS[-1]}:
             return sum(left)
-        load = self._loading.seconds_left if task.running not in self._threads.lane_steps else 0.0
+        load = self._loading.seconds_left if task.running not in self._threads.device_steps else 0.0
         ahead = [
             self._seconds_left(other) or (0.0, 0.0)
             for other in self.tasks.values()
             if other is not task
             and (other.running or (other.waiting_for and other.deadline < task.deadline))
         ]
-        lane = sum(seconds for seconds, _ in ahead) / self._threads.lane_width
-        pool = sum(seconds for _, seconds in ahead) / self._threads.pool_size
-        return sum(left) + max(lane, pool) + load
+        device_s = sum(seconds for seconds, _ in ahead) / self._threads.device_slots
+        pool = sum(seconds for _, seconds in ahead) / self._threads.cpu_workers
+        return sum(left) + max(device_s, pool) + load
 
-    def _seconds_left(self, task: Task) -> tuple[float, float] | None:
+    def _seconds_left(self, task: ActiveJob) -> tuple[float, float] | None:
         """Of the present status, on the lane and in the pool."""
         step = task.running or task.waiting_for
         if step is None:
             return None
         options = self._job(task).options
-        lane = pool = 0.0
+        device_s = pool = 0.0
         for next_step in steps_from(step):
             seconds = self._pace.expect(next_step, options)
             if seconds is None:
@@ -188,27 +189,27 @@ class Line:
             if next_step == task.running:
                 elapsed_s = self._clock() - task.step_began
                 seconds = seconds_left(seconds, elapsed_s, task.step_fraction, task.said_at)
-            if next_step in self._threads.lane_steps:
-                lane += seconds
+            if next_step in self._threads.device_steps:
+                device_s += seconds
             else:
                 pool += seconds
-        return lane, pool
+        return device_s, pool
 
     def own(self, options: Options, image_hash: str | None, owner: str) -> Job | None:
         """The job of that picture whose untextured GLB is the mesh that is to be textured."""
         if options.geo_rotation or not options.mesh:
             return None
-        job = self._table.of_shape(options.mesh, owner)
+        job = self._registry.of_shape(options.mesh, owner)
         return job if job and job.image_hash == image_hash else None
 
     # ---- the queue -----------------------------------------------------------------------
 
-    def add(self, task: Task, picture: bytes) -> None:
+    def add(self, task: ActiveJob, picture: bytes) -> None:
         """Have a new job's picture cut out, and go on from there."""
         self.tasks[task.uid] = task
         task.held_bytes = len(picture) + len(task.mesh or b"")
         cut_out = partial(
-            self._crew.cut_out, picture, remove_background=task.upload.remove_background
+            self._executor.cut_out, picture, remove_background=task.upload.remove_background
         )
         self._enqueue(task, "cutout", cut_out)
 
@@ -225,7 +226,7 @@ class Line:
         if task is None:  # its texture is there, or will never be
             return
         task.wants_texture = True
-        if self._table[job.uid].status is Status.COMPLETED:
+        if self._registry[job.uid].status is Status.COMPLETED:
             self.check()
             self._begin_texture(task)
 
@@ -247,33 +248,35 @@ class Line:
             if self._is_abandoned(task):
                 self.end(task, JobCancelledError("cancelled: nobody asked for the job any more"))
 
-    def _is_abandoned(self, task: Task) -> bool:
+    def _is_abandoned(self, task: ActiveJob) -> bool:
         return (
             task.waiting_for == "cutout"
             and not task.waiters
             and self._clock() - task.last_asked > self._limits.abandoned_job_seconds
         )
 
-    def _enqueue(self, task: Task, step: Step, call: Callable[[], Any]) -> None:
-        if self.fault is not None and step in self._threads.lane_steps:
+    def _enqueue(self, task: ActiveJob, step: Step, call: Callable[[], Any]) -> None:
+        if self.fault is not None and step in self._threads.device_steps:
             self.end(task, _unhealthy(self.fault))
             return
         task.waiting_for, task.call = step, call
         self._queue.add(task)
         self.is_idle.clear()
-        self.pump()
-        if task.waiting_for in self._threads.lane_steps and self._loading.is_reloading:
+        self.dispatch()
+        if task.waiting_for in self._threads.device_steps and self._loading.is_reloading:
             self._say_loading(task)
 
-    def pump(self) -> None:
+    def dispatch(self) -> None:
         """Start every step that can start, earliest deadline first."""
         self._tend_engine()
         while self._threads.steps_running < self._at_most:
             steps = self._startable()
             task = next((task for task in self._queue if task.waiting_for in steps), None)
-            errand = self._errands[0] if self._errands and "shape_export" in steps else None
-            if errand is not None and (task is None or errand.deadline <= task.deadline):
-                self._begin_errand(self._errands.popleft())
+            export_call = (
+                self._export_calls[0] if self._export_calls and "shape_export" in steps else None
+            )
+            if export_call is not None and (task is None or export_call.deadline <= task.deadline):
+                self._begin_export_call(self._export_calls.popleft())
                 continue
             if task is None:
                 return
@@ -283,10 +286,10 @@ class Line:
             else:
                 self._begin(task)
 
-    def _leave_queue(self, task: Task) -> None:
+    def _leave_queue(self, task: ActiveJob) -> None:
         self._queue.remove(task)
         for waiting in self._queue:  # which moved up
-            self._listeners.stir(waiting.uid)
+            self._subscriptions.stir(waiting.uid)
 
     def _startable(self) -> set[Step]:
         """The kinds of step that there is room for."""
@@ -298,14 +301,14 @@ class Line:
             steps.add("cutout")
         if exports < self._at_most:
             steps |= {"shape", "texture"}
-        on_lane = self._threads.lane_steps
-        if not (self._threads.lane_has_room and self._loading.is_resident):
-            steps -= on_lane
-        if self._threads.pool_running >= self._threads.pool_size:
-            steps &= on_lane
+        on_device = self._threads.device_steps
+        if not (self._threads.device_has_room and self._loading.is_resident):
+            steps -= on_device
+        if self._threads.pool_running >= self._threads.cpu_workers:
+            steps &= on_device
         return steps
 
-    def _begin(self, task: Task) -> None:
+    def _begin(self, task: ActiveJob) -> None:
         step, call = task.waiting_for, task.call
         if step is None or call is None:
             raise RuntimeError("a step begins that nobody waits for")
@@ -313,20 +316,20 @@ class Line:
         task.step_began = self._clock()
         task.step_fraction = task.said_at = 0.0
         work = call
-        if step in self._threads.lane_steps:
+        if step in self._threads.device_steps:
             task.has_used_engine = True
             work = self._loading.watched(step, call)
         future = self._threads.begin(step, work, task.context)
         future.add_done_callback(partial(self._ended, task, step, call), context=task.context)
 
-    def _reporter(self, task: Task, step: Step) -> Callable[[str, int, int], None]:
+    def _reporter(self, task: ActiveJob, step: Step) -> Callable[[str, int, int], None]:
         loop = asyncio.get_running_loop()
         last = -1.0
 
         def report(stage: str, done: int, of: int) -> None:
             nonlocal last
             if task.is_stopped:
-                raise Stopped
+                raise StepCancelled
             if stage == "retry":
                 self.observer.note_retry()
             now = time.monotonic()
@@ -339,7 +342,7 @@ class Line:
 
         return report
 
-    def _note_progress(self, task: Task, step: Step, progress: Progress) -> None:
+    def _note_progress(self, task: ActiveJob, step: Step, progress: Progress) -> None:
         if task.running != step or task.is_stopped:
             return
         task.step_fraction = step_fraction(step, progress.fraction)
@@ -351,7 +354,7 @@ class Line:
             self._change(task, progress=progress)
 
     def _ended(
-        self, task: Task, step: Step, call: Callable[[], Any], future: asyncio.Future[Any]
+        self, task: ActiveJob, step: Step, call: Callable[[], Any], future: asyncio.Future[Any]
     ) -> None:
         """A step has ended, on the event loop: take its result, go on."""
         task.running = None
@@ -359,7 +362,7 @@ class Line:
         if isinstance(error, EngineBrokenError):
             if not task.is_stopped:
                 self.end(task, error)
-            self.break_down(str(error))
+            self.fail_permanently(str(error))
         if not task.is_stopped and not future.cancelled():
             seconds = self._clock() - task.step_began
             logger.debug(
@@ -376,13 +379,18 @@ class Line:
                 self.end(task, error)
             elif isinstance(error, ModelPending):
                 self._park(task, call, error)
-            else:  # the threads let nothing else out but `Stopped`
+            else:  # the threads let nothing else out but `StepCancelled`
                 self.end(task, JobCancelledError("cancelled"))
-        self.pump()
+        self.dispatch()
         self._note_idle()
 
     def _note_idle(self) -> None:
-        is_busy = self._threads.steps_running or self._queue or self._errands or self._has_chore
+        is_busy = (
+            self._threads.steps_running
+            or self._queue
+            or self._export_calls
+            or self._has_maintenance
+        )
         if not is_busy and not self.is_idle.is_set():
             self.is_idle.set()
             self.rest()
@@ -396,18 +404,18 @@ class Line:
         loading = self._loading
         if self.is_closing and not loading.is_resident:
             for task in [
-                task for task in self._queue if task.waiting_for in self._threads.lane_steps
+                task for task in self._queue if task.waiting_for in self._threads.device_steps
             ]:
                 self.end(task, _leaving())
-        if loading.status != "ok" or self._threads.lane_is_busy or self.is_closing or self.fault:
+        if loading.status != "ok" or self._threads.device_is_busy or self.is_closing or self.fault:
             return
         if loading.is_due or (not loading.is_resident and self.length):
             self._do(loading.reload)
             for task in self._queue:
-                if task.waiting_for in self._threads.lane_steps:
+                if task.waiting_for in self._threads.device_steps:
                     self._say_loading(task)
 
-    def _say_loading(self, task: Task) -> None:
+    def _say_loading(self, task: ActiveJob) -> None:
         known = self._job(task).progress
         self._change(task, progress=Progress("loading", known.fraction if known else 0.0))
 
@@ -420,41 +428,41 @@ class Line:
             self._idle_timer = asyncio.get_running_loop().call_later(after_s, self._unload)
 
     def _unload(self) -> None:
-        is_free = self.is_idle.is_set() and not self._threads.lane_is_busy
+        is_free = self.is_idle.is_set() and not self._threads.device_is_busy
         if is_free and self._loading.is_resident and not self.is_closing and not self.fault:
             self._do(self._loading.unload)
 
-    def _do(self, chore: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _do(self, maintenance: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Something with the engine that is no step, on the lane, which it takes at once."""
-        self._threads.lane_is_held = self._has_chore = True
+        self._threads.device_is_held = self._has_maintenance = True
         self.is_idle.clear()
 
         async def done() -> None:
             try:
-                await chore()
+                await maintenance()
             except EngineBrokenError as error:
-                self.break_down(str(error))
+                self.fail_permanently(str(error))
             except ServerError as error:
-                self.break_down(f"the model cannot be loaded again: {error}")
-            except Stopped:
+                self.fail_permanently(f"the model cannot be loaded again: {error}")
+            except StepCancelled:
                 logger.info("Loading the engine was given up: the process is leaving")
             finally:
-                self._has_chore = False
-            self.pump()
+                self._has_maintenance = False
+            self.dispatch()
             self._note_idle()
 
         task = asyncio.get_running_loop().create_task(done())
-        self._chores.add(task)
-        task.add_done_callback(self._chores.discard)
+        self._maintenance_tasks.add(task)
+        task.add_done_callback(self._maintenance_tasks.discard)
 
-    def break_down(self, reason: str) -> None:
+    def fail_permanently(self, reason: str) -> None:
         """Take on nothing that needs the engine any more; what else runs may end."""
         if self.fault is not None:
             return
         self.fault = reason
         logger.critical("Unhealthy, a restart is due: %s", reason)
         for task in list(self.tasks.values()):
-            if task.waiting_for in self._threads.lane_steps or task.waiting_for == "cutout":
+            if task.waiting_for in self._threads.device_steps or task.waiting_for == "cutout":
                 self.end(task, _unhealthy(reason))
         self.has_fault.set()
         self._note_idle()
@@ -475,53 +483,53 @@ class Line:
         """
         self.check()
         done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        errand = Errand(call, done, self._clock())
-        self._errands.append(errand)
+        export_call = ExportCall(call, done, self._clock())
+        self._export_calls.append(export_call)
         self.is_idle.clear()
-        self.pump()
+        self.dispatch()
         try:
             return await done
         finally:
-            errand.is_stopped = True
-            if errand in self._errands:
-                self._errands.remove(errand)
+            export_call.is_stopped = True
+            if export_call in self._export_calls:
+                self._export_calls.remove(export_call)
                 self._note_idle()
 
-    def _begin_errand(self, errand: Errand) -> None:
+    def _begin_export_call(self, export_call: ExportCall) -> None:
         def report(stage: str, done: int, of: int) -> None:
             del stage, done, of
-            if errand.is_stopped:
-                raise Stopped
+            if export_call.is_stopped:
+                raise StepCancelled
 
-        self._errands_running.add(errand)
-        future = self._threads.begin("shape_export", partial(errand.call, report))
-        future.add_done_callback(partial(self._errand_ended, errand))
+        self._running_export_calls.add(export_call)
+        future = self._threads.begin("shape_export", partial(export_call.call, report))
+        future.add_done_callback(partial(self._export_call_ended, export_call))
 
-    def _errand_ended(self, errand: Errand, future: asyncio.Future[bytes]) -> None:
-        self._errands_running.discard(errand)
+    def _export_call_ended(self, export_call: ExportCall, future: asyncio.Future[bytes]) -> None:
+        self._running_export_calls.discard(export_call)
         error = None if future.cancelled() else future.exception()
-        if not errand.done.done():
+        if not export_call.done.done():
             if error is None and not future.cancelled():
-                errand.done.set_result(future.result())
+                export_call.done.set_result(future.result())
             elif isinstance(error, ServerError):
-                errand.done.set_exception(copy.copy(error))  # without its stack and its arrays
+                export_call.done.set_exception(copy.copy(error))  # without its stack and its arrays
             else:
-                errand.done.set_exception(JobCancelledError("cancelled"))
+                export_call.done.set_exception(JobCancelledError("cancelled"))
         if isinstance(error, EngineBrokenError):
-            self.break_down(str(error))
-        self.pump()
+            self.fail_permanently(str(error))
+        self.dispatch()
         self._note_idle()
 
-    def end_errands(self, error: ServerError, *, running: bool) -> None:
+    def end_export_calls(self, error: ServerError, *, running: bool) -> None:
         """Tell those who wait for an errand that there will be nothing."""
-        for errand in [*self._errands, *(self._errands_running if running else ())]:
-            if not errand.done.done():
-                errand.done.set_exception(copy.copy(error))
-        self._errands.clear()
+        for export_call in [*self._export_calls, *(self._running_export_calls if running else ())]:
+            if not export_call.done.done():
+                export_call.done.set_exception(copy.copy(error))
+        self._export_calls.clear()
 
     # ---- results -----------------------------------------------------------------------------
 
-    def _park(self, task: Task, call: Callable[[], Any], pending: ModelPending) -> None:
+    def _park(self, task: ActiveJob, call: Callable[[], Any], pending: ModelPending) -> None:
         """Have the cut-out done again when its background model is there, on no thread so far."""
         try:
             self.check()
@@ -540,11 +548,11 @@ class Line:
         loop.call_later(pending.timeout_s, resume)
         pending.loaded.add_done_callback(loaded)
 
-    def _unpark(self, task: Task, call: Callable[[], Any]) -> None:
+    def _unpark(self, task: ActiveJob, call: Callable[[], Any]) -> None:
         if task.waiting_for == "cutout" and task.call is None:
             self._enqueue(task, "cutout", call)
 
-    def _take_safely(self, task: Task, step: Step, result: Any) -> None:
+    def _take_safely(self, task: ActiveJob, step: Step, result: Any) -> None:
         """Take a result; an engine's that breaks its protocol ends the job, not the queue."""
         try:
             self._take(task, step, result)
@@ -553,7 +561,7 @@ class Line:
             if task.uid in self.tasks:
                 self.end(task, EngineError(f"{step} failed: {one_line(error)}"))
 
-    def _take(self, task: Task, step: Step, result: Any) -> None:
+    def _take(self, task: ActiveJob, step: Step, result: Any) -> None:
         if step == "cutout":
             self._take_cutout(task, result)
         elif step == "shape":
@@ -565,7 +573,7 @@ class Line:
         else:
             self._take_textured_glb(task, result)
 
-    def _take_cutout(self, task: Task, cutout: Cutout) -> None:
+    def _take_cutout(self, task: ActiveJob, cutout: Cutout) -> None:
         self._uploads.remember(task.upload, cutout)
         task.cutout = cutout
         task.held_bytes = len(task.mesh or b"")
@@ -577,37 +585,41 @@ class Line:
         )
         if not job.options.is_seed_random:
             key = ("cutout", job.owner, cutout.key, job.options)
-            known = self._table.match(key) or self.own(job.options, cutout.image_hash, job.owner)
+            known = self._registry.match(key) or self.own(job.options, cutout.image_hash, job.owner)
             if known is not None and self.can_give(known, texture=task.wants_texture):
                 self._join(task, known)
                 return
-            self._table.bind(key, task.uid)
+            self._registry.bind(key, task.uid)
         self._archive.pack(task.uid, INPUT_FILE, cutout.png, is_spare=False)
         if task.mesh is not None:
-            self._archive.pack(task.uid, SHAPE_KEPT, partial(kept_mesh, task.mesh), is_spare=True)
+            self._archive.pack(
+                task.uid, SHAPE_SNAPSHOT, partial(mesh_snapshot, task.mesh), is_spare=True
+            )
             report = self._reporter(task, "shape_export")
-            read = partial(self._crew.read_mesh, task.mesh, job.options, report)
+            read = partial(self._executor.read_mesh, task.mesh, job.options, report)
             task.mesh = None
             self._enqueue(task, "shape_export", read)
             return
         report = self._reporter(task, "shape")
-        self._enqueue(task, "shape", partial(self._crew.make_shape, cutout, job.options, report))
+        self._enqueue(
+            task, "shape", partial(self._executor.make_shape, cutout, job.options, report)
+        )
 
-    def _take_shape(self, task: Task, shape: ShapeNews) -> None:
+    def _take_shape(self, task: ActiveJob, shape: ShapeSummary) -> None:
         warnings = (*self._job(task).warnings, *shape.warnings)
         job = self._change(task, resolution=shape.resolution, warnings=warnings)
         report = self._reporter(task, "shape_export")
         self._enqueue(
-            task, "shape_export", partial(self._crew.export_shape, shape, job.options, report)
+            task, "shape_export", partial(self._executor.export_shape, shape, job.options, report)
         )
 
-    def _take_shape_glb(self, task: Task, geometry: Any, glb: bytes, digest: str) -> None:
+    def _take_shape_glb(self, task: ActiveJob, geometry: Any, glb: bytes, digest: str) -> None:
         if task.cutout is None:
             raise RuntimeError("a shape without a cut-out")
         task.source, task.cutout = (geometry, task.cutout), None
-        keep = self._crew.shape_keeper(geometry)
+        keep = self._executor.shape_snapshotter(geometry)
         if keep is not None:
-            self._archive.pack(task.uid, SHAPE_KEPT, keep, is_spare=True)
+            self._archive.pack(task.uid, SHAPE_SNAPSHOT, keep, is_spare=True)
         shape_glb = self._archive.keep(task.uid, SHAPE_FILE, glb)
         task.held_bytes = 0
         if task.wants_texture and not self.is_closing:
@@ -619,7 +631,7 @@ class Line:
         if not task.shape_done.done():
             task.shape_done.set_result(self._job(task))
 
-    def _begin_texture(self, task: Task) -> None:
+    def _begin_texture(self, task: ActiveJob) -> None:
         if task.source is None:
             raise RuntimeError("a texture without a shape")
         job = self._change(task, status=Status.TEXTURE_PROCESSING)
@@ -629,10 +641,10 @@ class Line:
         self._enqueue(
             task,
             "texture",
-            partial(self._crew.make_texture, *task.source, job.options, report),
+            partial(self._executor.make_texture, *task.source, job.options, report),
         )
 
-    def _take_field(self, task: Task, field: FieldNews) -> None:
+    def _take_field(self, task: ActiveJob, field: FieldSummary) -> None:
         if task.source is None:
             raise RuntimeError("a texture without a shape")
         geometry, _ = task.source
@@ -644,26 +656,26 @@ class Line:
         self._enqueue(
             task,
             "texture_export",
-            partial(self._crew.export_model, geometry, field, options, report),
+            partial(self._executor.export_model, geometry, field, options, report),
         )
 
-    def _take_textured_glb(self, task: Task, glb: bytes) -> None:
+    def _take_textured_glb(self, task: ActiveJob, glb: bytes) -> None:
         textured_glb = self._archive.keep(task.uid, TEXTURED_FILE, glb)
-        keep = self._crew.field_keeper(task.voxels)
-        self._archive.pack(task.uid, FIELD_KEPT, keep, is_spare=True)
+        keep = self._executor.field_snapshotter(task.voxels)
+        self._archive.pack(task.uid, FIELD_SNAPSHOT, keep, is_spare=True)
         self._change(task, status=Status.COMPLETED, textured_glb=textured_glb)
         self._log_end(task)
         self._forget(task)
 
-    def _join(self, task: Task, known: Job) -> None:
+    def _join(self, task: ActiveJob, known: Job) -> None:
         """Another upload turned out to be the picture of a job that is there: be that job."""
         self.observer.note_match("picture")
         logger.info("Job joined", extra={"uid": task.uid, "joined": known.uid})
         del self.tasks[task.uid]
         options = self._job(task).options
-        self._table.alias(task.uid, known.uid)
-        self._listeners.move(task.uid, known)
-        self._table.bind(("upload", task.upload, options), known.uid)
+        self._registry.alias(task.uid, known.uid)
+        self._subscriptions.move(task.uid, known)
+        self._registry.bind(("upload", task.upload, options), known.uid)
         if task.wants_texture and not self.is_closing and self.fault is None:
             self.want_texture(known)
         other = self.tasks.get(known.uid)
@@ -676,7 +688,7 @@ class Line:
 
     # ---- ends ----------------------------------------------------------------------------
 
-    def end(self, task: Task, error: ServerError) -> None:
+    def end(self, task: ActiveJob, error: ServerError) -> None:
         """The job ends without all of its results; everybody who waits is told why."""
         is_given_up = isinstance(error, JobCancelledError | ShuttingDownError)
         task.is_stopped = True
@@ -688,7 +700,7 @@ class Line:
         self._forget(task)
         self._note_idle()
 
-    def _forget(self, task: Task) -> None:
+    def _forget(self, task: ActiveJob) -> None:
         """Drop what only a job that goes on needs, and wake whoever waits."""
         self.tasks.pop(task.uid, None)
         task.waiting_for = task.call = task.cutout = task.source = task.mesh = task.voxels = None
@@ -696,7 +708,7 @@ class Line:
             if future is not None and not future.done():
                 future.set_result(self._job(task))
 
-    def _log_end(self, task: Task) -> None:
+    def _log_end(self, task: ActiveJob) -> None:
         job, memory = self._job(task), self._loading.memory
         if task.has_used_engine and not task.is_counted:
             task.is_counted = True
@@ -717,17 +729,17 @@ class Line:
         )
         self.observer.note_end(job.engine, job.status)
 
-    def is_done(self, task: Task) -> bool:
+    def is_done(self, task: ActiveJob) -> bool:
         """Whether nothing is being done or about to be done for its job."""
         return self._job(task).status.is_finished
 
-    def _change(self, task: Task, **changes: Any) -> Job:
-        job = self._table.put(self._job(task).changed(self._clock(), **changes))
-        self._listeners.tell(job)
+    def _change(self, task: ActiveJob, **changes: Any) -> Job:
+        job = self._registry.put(self._job(task).changed(self._clock(), **changes))
+        self._subscriptions.tell(job)
         return job
 
-    def _job(self, task: Task) -> Job:
-        return self._table[task.uid]
+    def _job(self, task: ActiveJob) -> Job:
+        return self._registry[task.uid]
 
 
 def _leaving() -> ShuttingDownError:

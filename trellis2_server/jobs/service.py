@@ -1,6 +1,6 @@
-"""`Desk`: all that the routes ask for, in calls that wait and in plain values.
+"""`JobService`: all that the routes ask for, in calls that wait and in plain values.
 
-`WorkerDesk` asks the worker of this process. On a cluster the routes' process has another
+`LocalJobService` asks the worker of this process. On a cluster the routes' process has another
 one, which asks this one where the worker is.
 
 What this module does not know: HTTP, how anything is done.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from trellis2_server.jobs.job import Caller, Job
-    from trellis2_server.jobs.manager import Worker
+    from trellis2_server.jobs.manager import JobManager
     from trellis2_server.parameters import Delivery, Options
     from trellis2_server.storage.store import Artifact
 
@@ -30,8 +30,8 @@ class JobView:
 
     Attributes:
         job: as it is now.
-        queue_position: as of `Worker.queue_position`.
-        eta_s: as of `Worker.eta_s`.
+        queue_position: as of `JobManager.queue_position`.
+        eta_s: as of `JobManager.eta_s`.
         files: that are there.
         can_export: whether it can be exported again.
         wanted: what is wanted by the name that it was found by, where that is a ticket.
@@ -80,7 +80,7 @@ class Health:
     jobs: Mapping[Status, int] = field(default_factory=dict[Status, int])
 
 
-class Meter(Protocol):
+class MetricsRenderer(Protocol):
     """Who counts."""
 
     def render(self, health: Health) -> bytes:
@@ -88,7 +88,7 @@ class Meter(Protocol):
         ...
 
 
-class Desk(Protocol):
+class JobService(Protocol):
     """Whoever answers the routes. Errors are those of the worker."""
 
     @property
@@ -113,21 +113,21 @@ class Desk(Protocol):
         texture: bool | None,
         mesh: bytes | None = None,
     ) -> Job:
-        """As `Worker.submit`."""
+        """As `JobManager.submit`."""
         ...
 
     async def served(self, mesh_md5: str | None, caller: Caller = ANYBODY) -> Job | None:
-        """As `Worker.served`."""
+        """As `JobManager.served`."""
         ...
 
     async def name_of(
         self, picture: bytes, caller: Caller = ANYBODY, *, remove_background: bool
     ) -> str:
-        """As `Worker.name_of`."""
+        """As `JobManager.name_of`."""
         ...
 
     async def job(self, name: str, caller: Caller = ANYBODY) -> Job:
-        """As `Worker.job`."""
+        """As `JobManager.job`."""
         ...
 
     async def look(self, name: str, caller: Caller = ANYBODY) -> JobView:
@@ -137,27 +137,27 @@ class Desk(Protocol):
     async def jobs(
         self, caller: Caller = ANYBODY, *, limit: int, before: str | None = None
     ) -> tuple[Sequence[JobView], bool]:
-        """As `Worker.jobs`."""
+        """As `JobManager.jobs`."""
         ...
 
     def watch(self, job: Job, *, heartbeat_s: float) -> AsyncGenerator[JobView | None]:
-        """As `Worker.watch`."""
+        """As `JobManager.watch`."""
         ...
 
     async def shape(self, job: Job) -> Job:
-        """As `Worker.shape`."""
+        """As `JobManager.shape`."""
         ...
 
     async def texture(self, job: Job, timeout_s: float | None = None) -> Job:
-        """As `Worker.texture`."""
+        """As `JobManager.texture`."""
         ...
 
     async def ticket(self, job: Job, wanted: Delivery) -> str:
-        """As `Worker.ticket`."""
+        """As `JobManager.ticket`."""
         ...
 
     async def delete(self, name: str, caller: Caller = ANYBODY) -> None:
-        """As `Worker.delete`."""
+        """As `JobManager.delete`."""
         ...
 
     async def file(
@@ -175,11 +175,11 @@ class Desk(Protocol):
         ...
 
     async def export(self, job: Job, options: Options, *, texture: bool | None) -> bytes:
-        """As `Worker.export`."""
+        """As `JobManager.export`."""
         ...
 
 
-class WorkerDesk:
+class LocalJobService:
     """The worker of this process.
 
     Args:
@@ -188,30 +188,32 @@ class WorkerDesk:
         notes: what the operator should know.
     """
 
-    def __init__(self, worker: Worker, meter: Meter, notes: Sequence[str] = ()) -> None:
-        self._worker = worker
+    def __init__(
+        self, manager: JobManager, meter: MetricsRenderer, notes: Sequence[str] = ()
+    ) -> None:
+        self._manager = manager
         self._meter = meter
         self._notes = tuple(notes)
-        self.submit = worker.submit
-        self.name_of = worker.name_of
-        self.shape = worker.shape
-        self.texture = worker.texture
-        self.ticket = worker.ticket
-        self.export = worker.export
-        self.content = worker.results.content
+        self.submit = manager.submit
+        self.name_of = manager.name_of
+        self.shape = manager.shape
+        self.texture = manager.texture
+        self.ticket = manager.ticket
+        self.export = manager.export
+        self.content = manager.results.content
 
     @property
     def is_closing(self) -> bool:
         """Whether the worker is."""
-        return self._worker.is_closing
+        return self._manager.is_closing
 
     async def health(self) -> Health:
         """How the worker and its engine are."""
-        worker = self._worker
-        load, error = worker.load, worker.why_not
+        manager = self._manager
+        load, error = manager.load, manager.why_not
         return Health(
             status="error" if error else load.status,
-            engine=worker.crew.name,
+            engine=manager.executor.name,
             error=error,
             stage=load.stage,
             fraction=load.fraction,
@@ -219,10 +221,10 @@ class WorkerDesk:
             is_reloading=load.is_reloading,
             load_seconds=load.seconds,
             memory=load.memory,
-            notes=[*self._notes, *worker.results.notes],
-            details=dict(worker.crew.describe()),
-            queue_length=worker.queue_length,
-            jobs=Counter(worker.count_jobs()),
+            notes=[*self._notes, *manager.results.notes],
+            details=dict(manager.executor.describe()),
+            queue_length=manager.queue_length,
+            jobs=Counter(manager.count_jobs()),
         )
 
     async def metrics(self) -> bytes:
@@ -231,24 +233,24 @@ class WorkerDesk:
 
     async def served(self, mesh_md5: str | None, caller: Caller = ANYBODY) -> Job | None:
         """The worker's."""
-        return self._worker.served(mesh_md5, caller)
+        return self._manager.served(mesh_md5, caller)
 
     async def job(self, name: str, caller: Caller = ANYBODY) -> Job:
         """The worker's."""
-        return self._worker.job(name, caller)
+        return self._manager.job(name, caller)
 
     async def look(self, name: str, caller: Caller = ANYBODY) -> JobView:
         """The worker's."""
-        return self._view(self._worker.job(name, caller), self._worker.delivery(name))
+        return self._view(self._manager.job(name, caller), self._manager.delivery(name))
 
     def _view(self, job: Job, wanted: Delivery | None = None) -> JobView:
-        worker = self._worker
+        manager = self._manager
         return JobView(
             job,
-            queue_position=worker.queue_position(job),
-            eta_s=worker.eta_s(job),
-            files=worker.results.files(job),
-            can_export=worker.results.can_export(job),
+            queue_position=manager.queue_position(job),
+            eta_s=manager.eta_s(job),
+            files=manager.results.files(job),
+            can_export=manager.results.can_export(job),
             wanted=wanted,
         )
 
@@ -256,22 +258,22 @@ class WorkerDesk:
         self, caller: Caller = ANYBODY, *, limit: int, before: str | None = None
     ) -> tuple[list[JobView], bool]:
         """The worker's."""
-        jobs, has_more = self._worker.jobs(caller, limit=limit, before=before)
+        jobs, has_more = self._manager.jobs(caller, limit=limit, before=before)
         return [self._view(job) for job in jobs], has_more
 
     async def watch(self, job: Job, *, heartbeat_s: float) -> AsyncGenerator[JobView | None]:
         """The worker's."""
-        async with aclosing(self._worker.watch(job, heartbeat_s=heartbeat_s)) as states:
+        async with aclosing(self._manager.watch(job, heartbeat_s=heartbeat_s)) as states:
             async for state in states:
                 yield state and self._view(state)
 
     async def delete(self, name: str, caller: Caller = ANYBODY) -> None:
         """Have the worker do so."""
-        self._worker.delete(name, caller)
+        self._manager.delete(name, caller)
 
     async def file(
         self, name: str, file_name: str, caller: Caller = ANYBODY
     ) -> tuple[Job, Artifact]:
         """The worker's."""
-        job = self._worker.job(name, caller)
-        return job, self._worker.results.file(job, file_name)
+        job = self._manager.job(name, caller)
+        return job, self._manager.results.file(job, file_name)

@@ -1,4 +1,4 @@
-"""`Listeners`: who is told of each change of a job, as late as each of them likes.
+"""`Subscriptions`: who is told of each change of a job, as late as each of them likes.
 
 A listener holds the latest state alone: a slow one misses what was between, and has no
 backlog. There is no task, and no timer but the one that its own wait has.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.job import Job
 
 
-class Listener:
+class Subscription:
     """One who listens.
 
     Attributes:
@@ -63,45 +63,45 @@ class Listener:
             self._wake = None
 
 
-class Listeners:
+class Subscriptions:
     """All listeners, by the job they listen to."""
 
     def __init__(self) -> None:
-        self._of: defaultdict[str, set[Listener]] = defaultdict(set)
+        self._of: defaultdict[str, set[Subscription]] = defaultdict(set)
 
     def __len__(self) -> int:
         return sum(map(len, self._of.values()))
 
     @contextmanager
-    def listening(self, job: Job) -> Generator[Listener]:
+    def subscribe(self, job: Job) -> Generator[Subscription]:
         """A listener, as long as it listens."""
-        listener = Listener(job)
-        self._of[job.uid].add(listener)
+        subscription = Subscription(job)
+        self._of[job.uid].add(subscription)
         try:
-            yield listener
+            yield subscription
         finally:
-            uid = listener.job.uid  # not `job.uid`, where that became another job
-            self._of[uid].discard(listener)
+            uid = subscription.job.uid  # not `job.uid`, where that became another job
+            self._of[uid].discard(subscription)
             if not self._of[uid]:
                 del self._of[uid]
 
     def tell(self, job: Job) -> None:
         """Tell the job's listeners of its new state."""
-        for listener in self._of.get(job.uid, ()):
-            listener.tell(job)
+        for subscription in self._of.get(job.uid, ()):
+            subscription.tell(job)
 
     def stir(self, uid: str) -> None:
         """Tell the job's listeners that something beside its state changed: its place."""
-        for listener in self._of.get(uid, ()):
-            listener.tell(listener.job)
+        for subscription in self._of.get(uid, ()):
+            subscription.tell(subscription.job)
 
     def move(self, uid: str, meant: Job) -> None:
         """Let who listens to `uid` listen to another job, which it turned out to be."""
         moved = self._of.pop(uid, None)
         if moved:
             self._of[meant.uid] |= moved
-            for listener in moved:
-                listener.tell(meant)
+            for subscription in moved:
+                subscription.tell(meant)
 
 
 def _set(future: asyncio.Future[None]) -> None:

@@ -1,4 +1,4 @@
-"""`Threads`: the engine's lane, the pool of everything else, and a lane for lookups.
+"""`ThreadPools`: the engine's lane, the pool of everything else, and a lane for lookups.
 
 A call that is a coroutine function is awaited on the event loop and takes no thread: it
 counts all the same. Whatever a call raises comes out as one of our own errors. A call that
@@ -27,7 +27,7 @@ from trellis2_server.errors import (
     ServerError,
 )
 from trellis2_server.inputs.background_model import ModelPending
-from trellis2_server.thread_priority import give_way
+from trellis2_server.thread_priority import lower_priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Stopped(Exception):  # noqa: N818 - no error: unwinds a step that nobody wants any more
+class StepCancelled(Exception):  # noqa: N818 - no error: unwinds a step that nobody wants any more
     """Raised by a `report` inside the engine or the exporter."""
 
 
-class Threads:
+class ThreadPools:
     """Who works. Its face belongs to the event loop's thread.
 
     Args:
@@ -66,72 +66,71 @@ class Threads:
 
     def __init__(
         self,
-        pool_size: int,
-        lane_steps: frozenset[Step],
+        cpu_workers: int,
+        device_steps: frozenset[Step],
         timeout_s: float | None = None,
         *,
-        lane_width: int = 1,
+        device_slots: int = 1,
     ) -> None:
         self.on_free: Callable[[], None] = lambda: None
         self._timeout_s = timeout_s
-        self.pool_size = pool_size
-        self.lane_steps = lane_steps
-        self.lane_width = lane_width
+        self.cpu_workers = cpu_workers
+        self.device_steps = device_steps
+        self.device_slots = device_slots
         self.pool_running = 0
         self.steps_running = 0
-        self.lane_is_held = True
-        self._lane_running = 0
+        self.device_is_held = True
+        self._device_running = 0
         self.lookups = 0
-        self._lane = ThreadPoolExecutor(1, "lane", give_way)
-        self._pool = ThreadPoolExecutor(pool_size, "pool", give_way)
-        self._lookup = ThreadPoolExecutor(1, "lookup", give_way)
+        self._device = ThreadPoolExecutor(1, "lane", lower_priority)
+        self._pool = ThreadPoolExecutor(cpu_workers, "pool", lower_priority)
+        self._lookup = ThreadPoolExecutor(1, "lookup", lower_priority)
 
     @property
-    def lane_is_busy(self) -> bool:
+    def device_is_busy(self) -> bool:
         """Whether the lane does something, or may not."""
-        return self.lane_is_held or self._lane_running > 0
+        return self.device_is_held or self._device_running > 0
 
     @property
-    def lane_has_room(self) -> bool:
+    def device_has_room(self) -> bool:
         """Whether it takes another step."""
-        return not self.lane_is_held and self._lane_running < self.lane_width
+        return not self.device_is_held and self._device_running < self.device_slots
 
     def begin(
         self, step: Step, call: Callable[[], Any], context: Context | None = None
     ) -> asyncio.Future[Any]:
         """A step's result, to come; its thread counts as working until then.
 
-        It runs in a copy of that context, or else of the present one. The future fails with a
-        `ServerError`, a `ModelPending` or `Stopped`; with `EngineBrokenError` when it takes too
-        long.
+        It runs in a copy of `context`, or of the current one. The future fails with a
+        `ServerError`, a `ModelPending` or `StepCancelled`; with `EngineBrokenError` on a timeout.
         """
-        on_lane = step in self.lane_steps
+        on_device = step in self.device_steps
         self.steps_running += 1
-        if on_lane:
-            self._lane_running += 1
+        if on_device:
+            self._device_running += 1
         else:
             self.pool_running += 1
 
         def free() -> None:
             self.steps_running -= 1
-            if on_lane:
-                self._lane_running -= 1
+            if on_device:
+                self._device_running -= 1
             else:
                 self.pool_running -= 1
 
-        executor = self._lane if on_lane else self._pool
+        executor = self._device if on_device else self._pool
         return self._run(executor, step, call, free, self._timeout_s, context)
 
-    def on_lane(
+    def on_device(
         self, what: str, call: Callable[[], Any], *, is_timed: bool = True
     ) -> asyncio.Future[Any]:
         """The result of a call that is no step, where the engine works; the lane is busy then."""
 
         def free() -> None:
-            self.lane_is_held = False
+            self.device_is_held = False
 
-        self.lane_is_held = True
-        return self._run(self._lane, what, call, free, self._timeout_s if is_timed else None)
+        self.device_is_held = True
+        return self._run(self._device, what, call, free, self._timeout_s if is_timed else None)
 
     def look_up(self, call: Callable[[], Any]) -> asyncio.Future[Any]:
         """The result of a cut-out for its hash alone; these run one at a time."""
@@ -144,7 +143,7 @@ class Threads:
 
     def close(self) -> None:
         """Begin nothing more; what runs goes on."""
-        self._lane.shutdown(wait=False, cancel_futures=True)
+        self._device.shutdown(wait=False, cancel_futures=True)
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._lookup.shutdown(wait=False)
 
@@ -230,7 +229,7 @@ def _translated(what: str, *known: type[BaseException]) -> Generator[None]:
     """A call's border: whatever else comes out is one of our own errors."""
     try:
         yield
-    except (ServerError, ModelPending, Stopped, *known):
+    except (ServerError, ModelPending, StepCancelled, *known):
         raise
     except MemoryError as error:
         logger.exception("Out of memory", extra={"step": what})

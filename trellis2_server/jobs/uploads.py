@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trellis2_server.inputs.images import Cutout
-    from trellis2_server.jobs.executor import Crew
-    from trellis2_server.jobs.threads import Threads
+    from trellis2_server.jobs.executor import Executor
+    from trellis2_server.jobs.threads import ThreadPools
 
 #: Uploads of which the image hash is remembered.
 MAX_KNOWN_UPLOADS: Final = 4096
@@ -40,8 +40,8 @@ class Upload(NamedTuple):
 class Uploads:
     """The uploads that were cut out lately."""
 
-    def __init__(self, crew: Crew, threads: Threads) -> None:
-        self._crew = crew
+    def __init__(self, executor: Executor, threads: ThreadPools) -> None:
+        self._executor = executor
         self._threads = threads
         self._hashes: OrderedDict[Upload, str] = OrderedDict()
         self._one_lookup = asyncio.Semaphore(1)
@@ -71,7 +71,9 @@ class Uploads:
         Raises:
             InputError: no image, or no object in it.
         """
-        cut_out = partial(self._crew.cut_out, picture, remove_background=upload.remove_background)
+        cut_out = partial(
+            self._executor.cut_out, picture, remove_background=upload.remove_background
+        )
         while True:
             async with self._one_lookup:
                 other = on_its_way()

@@ -25,11 +25,11 @@ from ray import serve
 from trellis2_server import pipeline
 from trellis2_server.api.api_keys import with_all_keys
 from trellis2_server.errors import ConfigError
-from trellis2_server.parameters import Settings, load_settings
 from trellis2_server.ray_serve.executor import CUTTERS, ENGINES
 from trellis2_server.ray_serve.replicas import DESK, CutterReplica, EngineReplica
-from trellis2_server.ray_serve.service import DeskReplica, FarDesk
+from trellis2_server.ray_serve.service import JobServiceReplica, RemoteJobService
 from trellis2_server.ray_serve.settings import ClusterSettings
+from trellis2_server.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -118,8 +118,8 @@ def build_app(
         max_ongoing_requests=_CUTTER_WIDTH,
         ray_actor_options={"num_cpus": 0},
     ).bind(settings, partial(_make_cutter, settings, make_cutter))
-    desk = _deployment(
-        DeskReplica,
+    service = _deployment(
+        JobServiceReplica,
         DESK,
         num_replicas=1,
         max_ongoing_requests=_MANY,
@@ -137,7 +137,7 @@ def build_app(
         num_replicas=cluster.ingresses,
         max_ongoing_requests=settings.server.max_connections,
         ray_actor_options={"num_cpus": 0, "resources": cluster.ingress_resources},
-    ).bind(desk)
+    ).bind(service)
 
 
 class Ingress:
@@ -147,18 +147,18 @@ class Ingress:
         desk: which it needs; it finds that by its name.
     """
 
-    def __init__(self, desk: Any) -> None:
-        del desk
+    def __init__(self, service: Any) -> None:
+        del service
 
 
 def _make_front(settings: Settings) -> Any:
     # Only the ingresses have routes: every replica imports this module.
     from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-    from trellis2_server.api.app import create_front
+    from trellis2_server.api.app import create_api
 
-    desk = FarDesk()
-    front: Any = create_front(settings, desk.open, desk.note_request)
+    service = RemoteJobService()
+    front: Any = create_api(settings, service.open, service.note_request)
     named: Any = _Unnamed(front)
     return ProxyHeadersMiddleware(named, list(settings.server.trusted_proxies))
 

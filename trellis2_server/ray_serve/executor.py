@@ -1,4 +1,4 @@
-"""`Fleet`: the crew of a cluster. Its engines are the replicas of a Ray Serve deployment.
+"""`ClusterExecutor`: the crew of a cluster. Its engines are the replicas of a Ray Serve deployment.
 
     cut_out                     a replica of the cutters
     make_shape, make_texture    a replica of the engines, which takes one at a time
@@ -34,21 +34,22 @@ from ray.serve.exceptions import RayServeException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trellis2_server.errors import EngineBrokenError, EngineError, ServerError
-from trellis2_server.jobs.executor import ShapeFile
+from trellis2_server.jobs.executor import ExportedShape
 from trellis2_server.jobs.threads import one_line
 from trellis2_server.ray_serve import steps
 from trellis2_server.ray_serve.steps import FieldParts, GeometryParts, ShapeParts
 from trellis2_server.ray_serve.stream import follow
-from trellis2_server.storage.snapshots import Maker
+from trellis2_server.storage.snapshots import EngineName
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from trellis2_server.inputs.images import Cutout
-    from trellis2_server.parameters import Options, Settings
+    from trellis2_server.parameters import Options
     from trellis2_server.pipeline import Report
     from trellis2_server.ray_serve.settings import ClusterSettings
     from trellis2_server.ray_serve.stream import Outcome
+    from trellis2_server.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -88,7 +89,7 @@ def _translated(step: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, A
     return translated
 
 
-class Fleet:
+class ClusterExecutor:
     """What does the steps of the desk's worker. Its steps belong to the event loop's thread.
 
     Args:
@@ -116,8 +117,8 @@ class Fleet:
         app: str,
     ) -> None:
         self.name = engine
-        self.lanes = cluster.most_engines
-        self.hands = 4 * self.lanes
+        self.device_slots = cluster.most_engines
+        self.cpu_workers = 4 * self.device_slots
         self.running = 0
         self._is_given_up = False
         self._export = settings.export
@@ -194,7 +195,7 @@ class Fleet:
 
     def describe(self) -> Mapping[str, object]:
         """How many engines there are, by state."""
-        return {"engines": {**self._states, "at_most": self.lanes}}
+        return {"engines": {**self._states, "at_most": self.device_slots}}
 
     def device_memory(self) -> Mapping[str, int]:
         """Nothing: each engine looks after its own."""
@@ -226,30 +227,32 @@ class Fleet:
         return ShapeParts(resolution, warnings, mesh, state, node, cutout, options)
 
     @_translated
-    async def export_shape(self, shape: ShapeParts, options: Options, report: Report) -> ShapeFile:
+    async def export_shape(
+        self, shape: ShapeParts, options: Options, report: Report
+    ) -> ExportedShape:
         """The untextured file."""
         geometry = GeometryParts(shape, None, options)
 
-        async def export() -> ShapeFile:
+        async def export() -> ExportedShape:
             lost = geometry.shape or shape
             digest, (mesh, glb) = await self._as_task(
                 steps.export_shape,
-                Maker(self.name), lost.mesh, lost.resolution, options,
+                EngineName(self.name), lost.mesh, lost.resolution, options,
                 node=lost.node, report=report,
             )  # fmt: skip
             geometry.mesh = mesh
-            return ShapeFile(geometry, await glb, digest)
+            return ExportedShape(geometry, await glb, digest)
 
         return await self._regaining(export, geometry, report)
 
     @_translated
-    async def read_mesh(self, content: bytes, options: Options, report: Report) -> ShapeFile:
+    async def read_mesh(self, content: bytes, options: Options, report: Report) -> ExportedShape:
         """A client's mesh and its file."""
         given = ray.put(content)
         digest, (mesh, glb) = await self._as_task(
-            steps.read_mesh, Maker(self.name), given, options, node=None, report=report
+            steps.read_mesh, EngineName(self.name), given, options, node=None, report=report
         )
-        return ShapeFile(GeometryParts(None, mesh, options, given), await glb, digest)
+        return ExportedShape(GeometryParts(None, mesh, options, given), await glb, digest)
 
     @_translated
     async def make_texture(
@@ -288,8 +291,8 @@ class Fleet:
             else:
                 _, (glb,) = await self._as_task(
                     steps.export_model,
-                    Maker(self.name), geometry.mesh, original, resolution, field.field, options,
-                    self._export,
+                    EngineName(self.name), geometry.mesh, original, resolution, field.field,
+                    options, self._export,
                     node=field.node, report=report,
                 )  # fmt: skip
             return await glb
@@ -303,16 +306,16 @@ class Fleet:
             field = await self.make_texture(geometry, cutout, options, report)
             return await export()
 
-    def shape_keeper(self, geometry: GeometryParts) -> Callable[[], bytes] | None:
+    def shape_snapshotter(self, geometry: GeometryParts) -> Callable[[], bytes] | None:
         """Packs the mesh where it lies."""
         shape = geometry.shape
         if shape is None:
             return None
-        return partial(self._keep, steps.keep_shape, shape.node, shape.mesh, shape.resolution)
+        return partial(self._keep, steps.snapshot_shape, shape.node, shape.mesh, shape.resolution)
 
-    def field_keeper(self, field: FieldParts) -> Callable[[], bytes]:
+    def field_snapshotter(self, field: FieldParts) -> Callable[[], bytes]:
         """Packs the field where it lies."""
-        return partial(self._keep, steps.keep_field, field.node, field.field)
+        return partial(self._keep, steps.snapshot_field, field.node, field.field)
 
     def _keep(self, keep: Callable[..., bytes], node: str, *parts: Any) -> bytes:
         task = ray.remote(keep).options(**self._task_options(node))
@@ -324,7 +327,7 @@ class Fleet:
     ) -> bytes:
         """A kept model as a file."""
         _, (glb,) = await self._as_task(
-            steps.export_kept, made_by, ray.put(shape), field and ray.put(field), options,
+            steps.export_snapshot, made_by, ray.put(shape), field and ray.put(field), options,
             self._export, node=None, report=report,
         )  # fmt: skip
         return await glb
@@ -395,7 +398,7 @@ class Fleet:
                 )  # fmt: skip
         else:
             _, (geometry.mesh, _) = await self._as_task(
-                steps.read_mesh, Maker(self.name), geometry.given, geometry.options,
+                steps.read_mesh, EngineName(self.name), geometry.given, geometry.options,
                 node=None, report=report,
             )  # fmt: skip
 

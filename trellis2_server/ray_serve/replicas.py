@@ -19,13 +19,13 @@ from ray import serve
 
 from trellis2_server import logs
 from trellis2_server.errors import EngineBrokenError, EngineError, ServerError
-from trellis2_server.jobs.executor import LocalCrew
-from trellis2_server.jobs.model_lifecycle import Loading
-from trellis2_server.jobs.progress import lane_steps
-from trellis2_server.jobs.threads import Threads, guarded
+from trellis2_server.jobs.executor import LocalExecutor
+from trellis2_server.jobs.model_lifecycle import ModelLifecycle
+from trellis2_server.jobs.progress import device_steps
+from trellis2_server.jobs.threads import ThreadPools, guarded
 from trellis2_server.pipeline import Geometry
 from trellis2_server.ray_serve.steps import (
-    FarShape,
+    RemoteShape,
     field_outcome,
     owned,
     shape_outcome,
@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     from trellis2_server.inputs.images import Cutout, Cutter
     from trellis2_server.jobs.progress import Step
     from trellis2_server.mesh import Mesh, VoxelField
-    from trellis2_server.parameters import Options, Settings
+    from trellis2_server.parameters import Options
     from trellis2_server.pipeline import Engine, GivenMesh, Report
+    from trellis2_server.settings import Settings
 
     ChooseEngine = Callable[[Settings], Engine]
     MakeCutter = Callable[[Engine, Settings], Cutter]
@@ -65,21 +66,21 @@ class EngineReplica:
         self._lane = asyncio.Lock()
         self._node = ray.get_runtime_context().get_node_id()
         app = serve.get_replica_context().app_name
-        self._desk = serve.get_deployment_handle(DESK, app)
+        self._service = serve.get_deployment_handle(DESK, app)
         try:
             self._engine = choose_engine(settings)
-            crew = LocalCrew(self._engine, make_cutter(self._engine, settings), settings)
-            worker = settings.worker
-            self._threads = Threads(1, lane_steps(settings), worker.stage_timeout_seconds)
-            self._loading = Loading(crew, self._threads, settings, time.monotonic)
+            executor = LocalExecutor(self._engine, make_cutter(self._engine, settings), settings)
+            manager = settings.worker
+            self._threads = ThreadPools(1, device_steps(settings), manager.stage_timeout_seconds)
+            self._loading = ModelLifecycle(executor, self._threads, settings, time.monotonic)
             await self._loading.load()
             if self._loading.error is not None:
                 raise EngineError(self._loading.error)
         except ServerError as error:
-            await self._desk.note_engine.remote(self._address, str(error))
+            await self._service.note_engine.remote(self._address, str(error))
             raise
-        self._crew, self._settings = crew, settings
-        await self._desk.note_engine.remote(self._address, None)
+        self._executor, self._settings = executor, settings
+        await self._service.note_engine.remote(self._address, None)
 
     @property
     def _address(self) -> str:
@@ -96,7 +97,7 @@ class EngineReplica:
         """Streams the cut-out, made with the engine's own remover."""
 
         def call(_: Report) -> Outcome:
-            return Outcome(self._crew.cut_out(picture, remove_background=remove_background))
+            return Outcome(self._executor.cut_out(picture, remove_background=remove_background))
 
         async for item in self._stage("cutout", call):
             yield item
@@ -105,7 +106,7 @@ class EngineReplica:
         """Streams a shape: resolution, warnings and machine; its mesh; its state."""
 
         def call(report: Report) -> Outcome:
-            return shape_outcome(self._crew.make_shape(cutout, options, report))
+            return shape_outcome(self._executor.make_shape(cutout, options, report))
 
         async for item in self._stage("shape", call):
             yield item
@@ -122,7 +123,7 @@ class EngineReplica:
             cutout: as of the shape.
             options: the job's.
         """
-        shape: Any = FarShape(resolution, mesh, owned(state))
+        shape: Any = RemoteShape(resolution, mesh, owned(state))
 
         def call(report: Report) -> Outcome:
             return field_outcome(self._engine.texture(shape, cutout, options, report))
@@ -154,11 +155,11 @@ class EngineReplica:
         """Streams the textured GLB, written by TRELLIS.2's own exporter."""
 
         def call(report: Report) -> Outcome:
-            shape: Any = FarShape(resolution, original, owned(state))
+            shape: Any = RemoteShape(resolution, original, owned(state))
             prepared = cast("Mesh", ray.get(mesh[0]))
             geometry = Geometry(shape, owned(prepared))
             return Outcome(
-                None, (self._crew.export_model(geometry, owned(field), options, report),)
+                None, (self._executor.export_model(geometry, owned(field), options, report),)
             )
 
         async for item in self._stage("texture_export", call):

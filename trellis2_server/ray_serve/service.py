@@ -1,4 +1,4 @@
-"""`DeskReplica` has the job table; `FarDesk` asks it, wherever it is.
+"""`JobServiceReplica` has the job table; `RemoteJobService` asks it, wherever it is.
 
 There is one desk, so that every ingress gives the same answers. An ingress that ends takes
 nothing along but the connections of its clients.
@@ -22,9 +22,9 @@ from trellis2_server import logs
 from trellis2_server.api.metrics import Metrics
 from trellis2_server.errors import ServerError, UnavailableError
 from trellis2_server.jobs.job import ANYBODY
-from trellis2_server.jobs.manager import Worker
-from trellis2_server.jobs.service import Health, JobView, WorkerDesk
-from trellis2_server.ray_serve.executor import Fleet
+from trellis2_server.jobs.manager import JobManager
+from trellis2_server.jobs.service import Health, JobView, LocalJobService
+from trellis2_server.ray_serve.executor import ClusterExecutor
 from trellis2_server.ray_serve.replicas import DESK
 from trellis2_server.ray_serve.stream import bare
 
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from trellis2_server.jobs.job import Caller, Job
-    from trellis2_server.parameters import Delivery, Options, Settings
+    from trellis2_server.parameters import Delivery, Options
     from trellis2_server.ray_serve.settings import ClusterSettings
+    from trellis2_server.settings import Settings
     from trellis2_server.storage.store import Artifact
 
 logger = logging.getLogger(__name__)
@@ -48,26 +49,26 @@ TELL_INTERVAL_S: Final = 1.0
 RETRY_AFTER_S: Final = 5
 
 
-class FleetDesk(WorkerDesk):
+class ClusterJobService(LocalJobService):
     """The desk of a fleet's worker: knows how the engines are."""
 
     def __init__(
-        self, worker: Worker, metrics: Metrics, fleet: Fleet, notes: Sequence[str]
+        self, manager: JobManager, metrics: Metrics, executor: ClusterExecutor, notes: Sequence[str]
     ) -> None:
-        super().__init__(worker, metrics, notes)
-        self._fleet = fleet
+        super().__init__(manager, metrics, notes)
+        self._executor = executor
 
     async def health(self) -> Health:
         """How the worker is, and the engines."""
         health = await super().health()
-        notes = [*health.notes, *self._fleet.notes]
-        trouble = self._fleet.trouble
+        notes = [*health.notes, *self._executor.notes]
+        trouble = self._executor.trouble
         if health.status == "ok" and trouble is not None:
             health = replace(health, status="error", error=trouble)
         return replace(health, notes=notes)
 
 
-class DeskReplica:
+class JobServiceReplica:
     """The worker, in the one replica of its deployment.
 
     Args:
@@ -91,22 +92,22 @@ class DeskReplica:
         logs.configure(settings.server)
         self._metrics = Metrics()
         app = serve.get_replica_context().app_name
-        self._fleet = Fleet(settings, cluster, engine, engines, cutters, app)
-        self._looking = asyncio.get_running_loop().create_task(self._fleet.look_after())
-        self._worker = Worker(self._fleet, _of_the_desk(settings), self._metrics)
-        self._worker.start()
-        self._desk = FleetDesk(self._worker, self._metrics, self._fleet, notes)
+        self._executor = ClusterExecutor(settings, cluster, engine, engines, cutters, app)
+        self._looking = asyncio.get_running_loop().create_task(self._executor.look_after())
+        self._manager = JobManager(self._executor, _job_settings(settings), self._metrics)
+        self._manager.start()
+        self._service = ClusterJobService(self._manager, self._metrics, self._executor, notes)
 
     async def ask(self, what: str, *args: Any, **named: Any) -> Any:
         """What the desk's method of that name gives, or the error that it raises."""
         try:
-            return await getattr(self._desk, what)(*args, **named)
+            return await getattr(self._service, what)(*args, **named)
         except ServerError as error:
             return bare(error)
 
     async def watch(self, job: Job, *, heartbeat_s: float) -> AsyncGenerator[JobView | None]:
         """The desk's."""
-        async with aclosing(self._desk.watch(job, heartbeat_s=heartbeat_s)) as views:
+        async with aclosing(self._service.watch(job, heartbeat_s=heartbeat_s)) as views:
             async for view in views:
                 yield view
 
@@ -117,22 +118,22 @@ class DeskReplica:
 
     async def note_engine(self, node: str, error: str | None) -> None:
         """Whether an engine could be loaded on that machine."""
-        self._fleet.note_engine(node, error)
+        self._executor.note_engine(node, error)
 
     async def check_health(self) -> None:
         """Serve asks now and then; an error has it replace this process."""
-        if self._worker.fault is not None:
-            raise RuntimeError(self._worker.fault)
+        if self._manager.fault is not None:
+            raise RuntimeError(self._manager.fault)
 
     async def __del__(self) -> None:
         """Serve is stopping this process: end every job, and write what is left."""
         self._looking.cancel()
-        await self._worker.close()
+        await self._manager.close()
 
 
-def _of_the_desk(settings: Settings) -> Settings:
+def _job_settings(settings: Settings) -> Settings:
     """Without what each engine looks after itself: its device, and how long a stage may take."""
-    worker = settings.worker.model_copy(
+    manager = settings.worker.model_copy(
         update={
             "recycle_after_jobs": None,
             "max_vram_growth_mb": None,
@@ -140,10 +141,10 @@ def _of_the_desk(settings: Settings) -> Settings:
         }
     )
     model = settings.model.model_copy(update={"idle_unload_seconds": None})
-    return settings.model_copy(update={"worker": worker, "model": model})
+    return settings.model_copy(update={"worker": manager, "model": model})
 
 
-class FarDesk:
+class RemoteJobService:
     """Asks the desk of this application; a `desk.Desk`.
 
     Attributes:
@@ -155,7 +156,7 @@ class FarDesk:
         self._notes: list[tuple[str, str, int, float, int, int]] = []
 
     @asynccontextmanager
-    async def open(self) -> AsyncGenerator[FarDesk]:
+    async def open(self) -> AsyncGenerator[RemoteJobService]:
         """Itself, as long as the ingress runs."""
         app = serve.get_replica_context().app_name
         self._handle = serve.get_deployment_handle(DESK, app)

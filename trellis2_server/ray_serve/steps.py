@@ -21,15 +21,21 @@ from trellis2_server.jobs.executor import md5
 from trellis2_server.mesh import Shape
 from trellis2_server.pipeline import Geometry
 from trellis2_server.ray_serve.stream import Outcome, tell
-from trellis2_server.storage.snapshots import Maker, export_again, kept_field, kept_shape
+from trellis2_server.storage.snapshots import (
+    EngineName,
+    export_again,
+    field_snapshot,
+    shape_snapshot,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.mesh import Mesh, VoxelField
-    from trellis2_server.parameters import ExportSettings, Options
+    from trellis2_server.parameters import Options
     from trellis2_server.pipeline import GivenMesh, Report
+    from trellis2_server.settings import ExportSettings
 
 T = TypeVar("T")
 
@@ -87,7 +93,7 @@ class FieldParts(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-class FarShape:
+class RemoteShape:
     """A shape in an engine's hands; its mesh is fetched when it is looked at.
 
     TRELLIS.2's texture stage looks at the state alone.
@@ -157,7 +163,7 @@ def as_stream(what: str, step: Callable[..., Outcome], *parts: Any) -> Generator
 
 
 def export_shape(
-    engine: Maker, mesh: Mesh, resolution: int, options: Options, report: Report
+    engine: EngineName, mesh: Mesh, resolution: int, options: Options, report: Report
 ) -> Outcome:
     """The untextured GLB's digest; the prepared mesh and the GLB."""
     shape = Shape(owned(mesh), resolution, state=None)
@@ -165,7 +171,7 @@ def export_shape(
     return Outcome(md5(glb), (geometry.mesh, glb))
 
 
-def read_mesh(engine: Maker, content: bytes, options: Options, report: Report) -> Outcome:
+def read_mesh(engine: EngineName, content: bytes, options: Options, report: Report) -> Outcome:
     """The same of a client's file: instead of the mesh, a `pipeline.GivenMesh`."""
     given, glb = pipeline.read_mesh(engine, content, options, report)
     return Outcome(md5(glb), (given, glb))
@@ -178,7 +184,7 @@ def prepare_mesh(mesh: Mesh, resolution: int, options: Options, report: Report) 
 
 
 def export_model(  # noqa: PLR0913, PLR0917 - one argument per thing that is joined here
-    engine: Maker,
+    engine: EngineName,
     mesh: Mesh | GivenMesh,
     original: Mesh | None,
     resolution: int,
@@ -209,7 +215,7 @@ def export_model(  # noqa: PLR0913, PLR0917 - one argument per thing that is joi
     return Outcome(None, (glb,))
 
 
-def export_kept(  # noqa: PLR0913, PLR0917 - as of `kept.export_again`
+def export_snapshot(  # noqa: PLR0913, PLR0917 - as of `kept.export_again`
     made_by: str,
     shape: bytes,
     field: bytes | None,
@@ -218,14 +224,16 @@ def export_kept(  # noqa: PLR0913, PLR0917 - as of `kept.export_again`
     report: Report,
 ) -> Outcome:
     """A kept model as a GLB."""
-    return Outcome(None, (export_again(Maker(made_by), shape, field, options, settings, report),))
+    return Outcome(
+        None, (export_again(EngineName(made_by), shape, field, options, settings, report),)
+    )
 
 
-def keep_shape(mesh: Mesh, resolution: int) -> bytes:
-    """As `kept.kept_shape`."""
-    return kept_shape(Shape(mesh, resolution, state=None))
+def snapshot_shape(mesh: Mesh, resolution: int) -> bytes:
+    """As `kept.shape_snapshot`."""
+    return shape_snapshot(Shape(mesh, resolution, state=None))
 
 
-def keep_field(field: VoxelField) -> bytes:
-    """As `kept.kept_field`."""
-    return kept_field(field)
+def snapshot_field(field: VoxelField) -> bytes:
+    """As `kept.field_snapshot`."""
+    return field_snapshot(field)

@@ -20,7 +20,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from trellis2_server.errors import EngineError, ServerError
-from trellis2_server.jobs.threads import Stopped, guarded
+from trellis2_server.jobs.threads import StepCancelled, guarded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
@@ -76,7 +76,7 @@ def tell(what: str, call: Callable[[Report], Outcome]) -> Generator[tuple[Any, .
 
     def report(stage: str, step: int, steps: int) -> None:
         if is_stopped.is_set():
-            raise Stopped
+            raise StepCancelled
         if throttle.is_open():
             items.put(("progress", stage, step, steps))
 
@@ -85,7 +85,7 @@ def tell(what: str, call: Callable[[Report], Outcome]) -> Generator[tuple[Any, .
             found.append(guarded(what, lambda: call(report)))
         except ServerError as error:
             found.append(error)
-        except Stopped:
+        except StepCancelled:
             pass
         finally:
             items.put(None)
@@ -113,7 +113,7 @@ async def told(begin: Callable[[Report], asyncio.Future[Outcome]]) -> AsyncGener
 
     def report(stage: str, step: int, steps: int) -> None:
         if is_stopped.is_set():
-            raise Stopped
+            raise StepCancelled
         if throttle.is_open():
             loop.call_soon_threadsafe(items.put_nowait, ("progress", stage, step, steps))
 
@@ -158,7 +158,7 @@ async def follow(opening: Awaitable[Any], report: Report) -> tuple[Any, list[Any
     Args:
         opening: gives the stream, Ray's generator of references.
         report: told of progress; also now and then while there is none, so that it can
-            raise `Stopped`.
+            raise `StepCancelled`.
 
     Raises:
         ServerError: as the stream says.

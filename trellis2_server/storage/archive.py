@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from trellis2_server.errors import ServerError, ShuttingDownError, StoreError
 from trellis2_server.storage.store import Artifact, Name, Opened
-from trellis2_server.thread_priority import give_way
+from trellis2_server.thread_priority import lower_priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -89,9 +89,9 @@ class Archive:
         self._must_reopen = False
         self._failure: str | None = None
         self._warnings: tuple[str, ...] = ()
-        self._writer = ThreadPoolExecutor(1, "archive", give_way)
-        self._readers = ThreadPoolExecutor(_READERS, "reader", give_way)
-        self._packer = ThreadPoolExecutor(_PACKERS, "packer", give_way)
+        self._writer = ThreadPoolExecutor(1, "archive", lower_priority)
+        self._readers = ThreadPoolExecutor(_READERS, "reader", lower_priority)
+        self._packer = ThreadPoolExecutor(_PACKERS, "packer", lower_priority)
 
     # ---- life ------------------------------------------------------------------------
 

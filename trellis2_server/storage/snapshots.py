@@ -23,16 +23,17 @@ from trellis2_server.mesh import Mesh, Shape, VoxelField
 from trellis2_server.storage.serialization import pack, unpack
 
 if TYPE_CHECKING:
-    from trellis2_server.parameters import ExportSettings, Options
+    from trellis2_server.parameters import Options
     from trellis2_server.pipeline import Geometry, GivenMesh, Report
+    from trellis2_server.settings import ExportSettings
 
 #: Names under which it is kept.
-SHAPE_KEPT: Final = "shape.kept"
-FIELD_KEPT: Final = "field.kept"
+SHAPE_SNAPSHOT: Final = "shape.kept"
+FIELD_SNAPSHOT: Final = "field.kept"
 
 
 @dataclass(frozen=True, slots=True)
-class Maker:
+class EngineName:
     """The engine that made something, as far as a file tells.
 
     Attributes:
@@ -42,7 +43,7 @@ class Maker:
     name: str
 
 
-def kept_shape(shape: Shape) -> bytes:
+def shape_snapshot(shape: Shape) -> bytes:
     """The shape, without what only its engine knows."""
     arrays = {
         "vertices": np.asarray(shape.mesh.vertices, np.float32),
@@ -51,12 +52,12 @@ def kept_shape(shape: Shape) -> bytes:
     return pack(arrays, {"resolution": int(shape.resolution)})
 
 
-def kept_mesh(content: bytes) -> bytes:
+def mesh_snapshot(content: bytes) -> bytes:
     """A client's mesh file."""
     return pack({"file": np.frombuffer(content, np.uint8)})
 
 
-def kept_field(field: VoxelField) -> bytes:
+def field_snapshot(field: VoxelField) -> bytes:
     """The field."""
     arrays = {
         "coords": np.asarray(field.coords, np.int32),
@@ -66,7 +67,7 @@ def kept_field(field: VoxelField) -> bytes:
 
 
 def export_again(  # noqa: PLR0913, PLR0917 - one argument per thing that is joined here
-    maker: Maker,
+    maker: EngineName,
     shape: bytes,
     field: bytes | None,
     options: Options,
@@ -77,8 +78,8 @@ def export_again(  # noqa: PLR0913, PLR0917 - one argument per thing that is joi
 
     Args:
         maker: of the shape.
-        shape: from `kept_shape` or `kept_mesh`.
-        field: from `kept_field`; None for the untextured GLB.
+        shape: from `shape_snapshot` or `mesh_snapshot`.
+        field: from `field_snapshot`; None for the untextured GLB.
         options: the job's, with others for the export.
         settings: as of any export.
         report: stages as of any export.

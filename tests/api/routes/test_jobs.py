@@ -13,7 +13,8 @@ from tests.support.engines import PATIENCE_S, GatedEngine
 from tests.support.server import fields, serving, settings, until
 from trellis2_server.api.routes import jobs
 from trellis2_server.errors import EngineError
-from trellis2_server.parameters import Settings, fields_of, read_options
+from trellis2_server.parameters import fields_of, read_options
+from trellis2_server.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -128,8 +129,8 @@ def test_a_quiet_stream_beats_and_who_leaves_it_leaves_nothing(
     with server.client.stream("GET", f"/events/{uid}") as stream:
         lines = stream.iter_lines()
         assert next(line for line in lines if line.startswith(":")) == ": heartbeat"
-        assert server.listeners == 1
-    until(lambda: not server.listeners, "nobody listens")
+        assert server.subscriptions == 1
+    until(lambda: not server.subscriptions, "nobody listens")
 
 
 def test_a_stop_ends_every_stream(engine: GatedEngine) -> None:
@@ -140,7 +141,7 @@ def test_a_stop_ends_every_stream(engine: GatedEngine) -> None:
         uid = send(server)
         engine.wait_for("shape")
         streams = [pool.submit(follow, server, uid) for _ in range(3)]
-        until(lambda: server.listeners == 3, "three listen")
+        until(lambda: server.subscriptions == 3, "three listen")
         server.close_soon()
         for stream in streams:
             kind, last = stream.result(PATIENCE_S)[-1]
@@ -192,4 +193,4 @@ def test_one_key_sees_no_other_keys_jobs_on_any_route(engine: GatedEngine) -> No
             assert his.headers["x-job-id"] != uid
             assert server.client.get(f"/jobs/{uid}").status_code == 401
     assert engine.calls.count(("shape", 1)) == 2
-    assert "alice's" not in repr(list(server.worker._table))
+    assert "alice's" not in repr(list(server.manager._registry))

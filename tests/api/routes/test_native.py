@@ -120,7 +120,7 @@ def test_the_same_request_gives_the_same_bytes_and_another_seed_another_job(
     other = preview.generate(fields(103, seed=2))
     assert other.headers["x-job-id"] != first.headers["x-job-id"]
     assert preview.status(first.headers["x-image-hash"])["uid"] == other.headers["x-job-id"]
-    assert preview.worker.job(first.headers["x-job-id"]).uid == first.headers["x-job-id"]
+    assert preview.manager.job(first.headers["x-job-id"]).uid == first.headers["x-job-id"]
 
 
 def test_a_random_seed_is_reported(preview: Server) -> None:
@@ -230,13 +230,13 @@ def test_failures_have_the_contracts_statuses(server: Server, engine: GatedEngin
 def test_a_cancelled_job_is_a_409_and_its_status_an_error(
     server: Server, engine: GatedEngine
 ) -> None:
-    worker = server.worker
+    manager = server.manager
     engine.gates["shape"].clear()
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(server.generate)
         engine.wait_for("shape")
-        [job] = worker._table
-        worker._loop.call_soon_threadsafe(worker.cancel, job)
+        [job] = manager._registry
+        manager._loop.call_soon_threadsafe(manager.cancel, job)
         assert told(waiting.result(), 409, 5) == "cancelled"
     status = server.status(job.image_hash or "")
     assert (status["status"], status["error"]) == ("error", "cancelled")

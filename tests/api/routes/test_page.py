@@ -12,7 +12,8 @@ import pytest
 from tests.support.engines import GatedEngine
 from tests.support.server import Server, serving, settings
 from trellis2_server.api.routes import page
-from trellis2_server.parameters import FIELDS, Settings, read_options
+from trellis2_server.parameters import FIELDS, read_options
+from trellis2_server.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -47,13 +47,8 @@ from trellis2_server.errors import (
 from trellis2_server.inputs.images import Cutout
 from trellis2_server.inputs.scenes import read_scene
 from trellis2_server.mesh import Mesh
-from trellis2_server.parameters import (
-    ExportSettings,
-    ModelSettings,
-    Options,
-    Settings,
-    read_options,
-)
+from trellis2_server.parameters import Options, read_options
+from trellis2_server.settings import ExportSettings, ModelSettings, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -779,7 +774,7 @@ def test_a_device_that_is_not_there_is_named(torch: Any) -> None:
 def test_pytorch_is_not_imported_to_say_that_it_has_no_gpu() -> None:
     code = f"""
 import sys
-from trellis2_server.parameters import ModelSettings
+from trellis2_server.settings import ModelSettings
 from trellis2_server.engines.trellis2 import environment, why_not
 import importlib.util
 why = why_not(ModelSettings(device="cuda:97", trellis2_path={str(HOME)!r}))
@@ -827,7 +822,7 @@ def test_a_missing_checkout_names_what_to_do(tmp_path: Path) -> None:
 def test_nothing_heavy_is_imported_to_say_why_not() -> None:
     code = """
 import sys
-from trellis2_server.parameters import ModelSettings
+from trellis2_server.settings import ModelSettings
 from trellis2_server.engines.trellis2 import Trellis2Engine, why_not
 assert "git clone" in why_not(ModelSettings(device="cuda", trellis2_path="nowhere"))
 assert why_not(ModelSettings(device="cpu"))
@@ -949,7 +944,7 @@ def test_kernels_run_on_later_minor_versions_and_ptx_on_all_later_ones(
 
 FIND = """
 import json
-from trellis2_server.parameters import ModelSettings
+from trellis2_server.settings import ModelSettings
 from trellis2_server.engines.trellis2 import checkpoint, engine, inspect_trellis2
 from trellis2_server.errors import EngineError
 settings = ModelSettings(
@@ -1109,7 +1104,7 @@ def test_a_hub_that_cannot_be_reached_is_an_error_with_a_cause(tmp_path: Path) -
 SIGNATURES = """
 import inspect, json, sys
 sys.path[:0] = [{root!r}, {home!r}]
-from trellis2_server.parameters import ModelSettings
+from trellis2_server.settings import ModelSettings
 from trellis2_server.engines.trellis2 import environment
 up = environment.import_upstream(ModelSettings(device="cpu", trellis2_path={home!r}))
 def names(f):

@@ -16,17 +16,17 @@ from trellis2_server.api.generation import (
     MEDIA_TYPES,
     as_file,
     caller_of,
-    desk_of,
     model_headers,
+    service_of,
     while_connected,
 )
-from trellis2_server.api.request_parsing import read_body
+from trellis2_server.api.request_parsing import parse_request
 from trellis2_server.api.schemas import ErrorReply, errors, export_body
 from trellis2_server.errors import InputError, JobNotFoundError
 from trellis2_server.parameters import FileType, read_delivery, read_export
 
 if TYPE_CHECKING:
-    from trellis2_server.jobs.service import Desk
+    from trellis2_server.jobs.service import JobService
     from trellis2_server.storage.store import Artifact
 
 #: How a file's name ends, by its type.
@@ -68,9 +68,9 @@ async def file(
     ],
 ) -> Response:
     """A file as soon as it is there, with an ETag; ranges of it too."""
-    desk, caller = desk_of(request), caller_of(request)
+    service, caller = service_of(request), caller_of(request)
     made_from, file_type, media_type = _known(file_name)
-    job, artifact = await desk.file(name, made_from, caller)
+    job, artifact = await service.file(name, made_from, caller)
     is_as_made = file_type in {None, "glb"}
     if not is_as_made and job.options.compress:
         raise InputError(
@@ -80,7 +80,7 @@ async def file(
     etag = artifact.etag if is_as_made else f'"{job.uid}-{file_name}-{__version__}"'
     return await reply_file(
         request,
-        partial(_read, desk, artifact, file_type),
+        partial(_read, service, artifact, file_type),
         etag=etag,
         size=artifact.size if is_as_made else None,
         media_type=media_type,
@@ -98,8 +98,8 @@ def _known(file_name: str) -> tuple[str, FileType | None, str]:
         raise JobNotFoundError(f"no such file; a job has {', '.join(FILES)}") from None
 
 
-async def _read(desk: Desk, artifact: Artifact, file_type: FileType | None) -> bytes:
-    content = await desk.content(artifact)
+async def _read(service: JobService, artifact: Artifact, file_type: FileType | None) -> bytes:
+    content = await service.content(artifact)
     return content if file_type is None else await as_file(content, file_type)
 
 
@@ -146,11 +146,11 @@ async def export(request: Request, name: Name) -> Response:
     What is not said is as it was for the job. The textured model where there is a texture,
     unless `texture` says `false`.
     """
-    desk = desk_of(request)
-    job = await desk.job(name, caller_of(request))
+    service = service_of(request)
+    job = await service.job(name, caller_of(request))
     max_bytes = request.app.state.settings.server.max_body_bytes
-    fields = (await read_body(request, max_bytes=max_bytes, may_be_empty=True)).fields
+    fields = (await parse_request(request, max_bytes=max_bytes, may_be_empty=True)).fields
     options, wanted = read_export(fields, job.options), read_delivery(fields)
-    glb = await while_connected(request, desk.export(job, options, texture=wanted.texture))
+    glb = await while_connected(request, service.export(job, options, texture=wanted.texture))
     content = await as_file(glb, wanted.type)
     return Response(content, media_type=MEDIA_TYPES[wanted.type], headers=model_headers(job))

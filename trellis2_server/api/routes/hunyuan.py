@@ -20,7 +20,13 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.routing import Match
 
-from trellis2_server.api.generation import as_file, caller_of, desk_of, place, read_order
+from trellis2_server.api.generation import (
+    as_file,
+    caller_of,
+    read_generation_request,
+    service_of,
+    submit,
+)
 from trellis2_server.api.schemas import EXAMPLE_PICTURE, errors, request_body, schema
 from trellis2_server.jobs.job import Job, Status
 from trellis2_server.parameters import Delivery
@@ -74,11 +80,11 @@ class HealthyReply(BaseModel):
 )
 async def send(request: Request) -> SendReply:
     """The name of the job, at once. Takes the fields of `/generate`."""
-    desk = desk_of(request)
-    order = await read_order(request, request.app.state.settings)
-    wanted = Delivery(texture=bool(order.delivery.texture), type=order.delivery.type)
-    job = await place(order, desk, caller_of(request), texture=wanted.texture)
-    return SendReply(uid=await desk.ticket(job, wanted))
+    service = service_of(request)
+    generation = await read_generation_request(request, request.app.state.settings)
+    wanted = Delivery(texture=bool(generation.delivery.texture), type=generation.delivery.type)
+    job = await submit(generation, service, caller_of(request), texture=wanted.texture)
+    return SendReply(uid=await service.ticket(job, wanted))
 
 
 @router.get("/status/test", summary="Any quick answer")
@@ -89,12 +95,12 @@ async def ping() -> dict[str, str]:
 
 async def status(request: Request, uid: Annotated[str, Path(description="A uid.")]) -> Response:
     """Where a job is; the whole model once it is there."""
-    desk = desk_of(request)
-    view = await desk.look(uid, caller_of(request))
+    service = service_of(request)
+    view = await service.look(uid, caller_of(request))
     job, wanted = view.job, view.wanted
     result = _result(job, wanted)
     if result is not None:
-        glb = await desk.content(result)
+        glb = await service.content(result)
         content = await as_file(glb, wanted.type if wanted else "glb")
         head, tail = b'{"status":"completed","model_base64":"', b'"}'
         size = len(head) + (len(content) + 2) // 3 * 4 + len(tail)
@@ -148,7 +154,7 @@ def _compact(reply: dict[str, Any]) -> Response:
 )
 async def health(request: Request) -> Response:
     """`healthy`, and a name for this process."""
-    says = (await desk_of(request).health()).status
+    says = (await service_of(request).health()).status
     reply = {
         "status": "healthy" if says == "ok" else says,
         "worker_id": request.app.state.worker_id,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from trellis2_server.api.generation import caller_of, desk_of
+from trellis2_server.api.generation import caller_of, service_of
 from trellis2_server.api.responses import JobReply, JobsReply, job_reply
 from trellis2_server.api.schemas import ErrorReply, errors
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from starlette.types import Send
 
     from trellis2_server.jobs.job import Job
-    from trellis2_server.jobs.service import Desk
+    from trellis2_server.jobs.service import JobService
 
 #: Seconds after which a stream says that it is still there.
 HEARTBEAT_S: Final = 15.0
@@ -49,7 +49,7 @@ async def jobs(
     before: Annotated[str | None, Query(description="`next` of the page before.")] = None,
 ) -> JobsReply:
     """With API keys, those of the key that asks."""
-    found, has_more = await desk_of(request).jobs(caller_of(request), limit=limit, before=before)
+    found, has_more = await service_of(request).jobs(caller_of(request), limit=limit, before=before)
     replies = [job_reply(view) for view in found]
     return JobsReply(jobs=replies, next=found[-1].job.uid if has_more else None)
 
@@ -62,7 +62,7 @@ async def jobs(
 )
 async def job(request: Request, name: Name) -> JobReply:
     """The same form for hashes and uids."""
-    return job_reply(await desk_of(request).look(name, caller_of(request)))
+    return job_reply(await service_of(request).look(name, caller_of(request)))
 
 
 @router.delete(
@@ -78,7 +78,7 @@ async def delete(request: Request, name: Name) -> None:
     Whoever waits for a job that is cancelled gets a 409. A running one stops at its engine's
     next step. A job that other clients (keys or addresses) asked for too goes on for them.
     """
-    await desk_of(request).delete(name, caller_of(request))
+    await service_of(request).delete(name, caller_of(request))
 
 
 @router.get(
@@ -100,15 +100,15 @@ async def events(request: Request, name: Name) -> Response:
 
     The stream ends with the job. A comment every 15 s shows that it is still there.
     """
-    desk = desk_of(request)
-    found = await desk.job(name, caller_of(request))
+    service = service_of(request)
+    found = await service.job(name, caller_of(request))
     return _EventStream(
-        _events(desk, found), media_type="text/event-stream", headers=_STREAM_HEADERS
+        _events(service, found), media_type="text/event-stream", headers=_STREAM_HEADERS
     )
 
 
-async def _events(desk: Desk, job: Job) -> AsyncGenerator[str]:
-    async with aclosing(desk.watch(job, heartbeat_s=HEARTBEAT_S)) as views:
+async def _events(service: JobService, job: Job) -> AsyncGenerator[str]:
+    async with aclosing(service.watch(job, heartbeat_s=HEARTBEAT_S)) as views:
         async for view in views:
             if view is None:
                 yield ": heartbeat\n\n"

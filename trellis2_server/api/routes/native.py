@@ -13,14 +13,14 @@ from pydantic import BaseModel, Field
 from trellis2_server import __version__
 from trellis2_server.api.generation import (
     MEDIA_TYPES,
-    Order,
+    GenerationRequest,
     as_file,
     caller_of,
-    desk_of,
-    fulfil,
+    generate_model,
     model_headers,
-    place,
-    read_order,
+    read_generation_request,
+    service_of,
+    submit,
     while_connected,
 )
 from trellis2_server.api.metrics import MEDIA_TYPE
@@ -30,8 +30,9 @@ from trellis2_server.errors import InputError
 
 if TYPE_CHECKING:
     from trellis2_server.jobs.job import Caller, Job
-    from trellis2_server.jobs.service import Desk
-    from trellis2_server.parameters import FileType, Settings
+    from trellis2_server.jobs.service import JobService
+    from trellis2_server.parameters import FileType
+    from trellis2_server.settings import Settings
 
 #: Headers of a served model, which a page of another origin may read too.
 MODEL_HEADERS: Final = ("X-Image-Hash", "X-Job-Id", "X-Seed", "X-Engine", "X-Background")
@@ -112,10 +113,10 @@ async def generate(request: Request) -> Response:
     With `texture: true` the reply is the textured model, however long that takes. The same
     picture with the same parameters is computed once: asking again gives the same bytes.
     """
-    order = await read_order(request, _settings(request))
-    made = fulfil(order, desk_of(request), caller_of(request))
+    generation = await read_generation_request(request, _settings(request))
+    made = generate_model(generation, service_of(request), caller_of(request))
     job, glb = await while_connected(request, made)
-    return await _model_reply(job, glb, order.delivery.type)
+    return await _model_reply(job, glb, generation.delivery.type)
 
 
 @router.post(
@@ -135,19 +136,21 @@ async def generate_texture(request: Request) -> Response:
     not wanted so far is started. With a `mesh`, that is textured after the `image`; a mesh
     that is the untextured GLB of a job gets that job's texture.
     """
-    desk, caller, settings = desk_of(request), caller_of(request), _settings(request)
-    order = await read_order(request, settings)
-    if order.body.mesh is None:
-        job = await desk.job(await _job_name(desk, caller, order), caller)
+    service, caller, settings = service_of(request), caller_of(request), _settings(request)
+    generation = await read_generation_request(request, settings)
+    if generation.body.mesh is None:
+        job = await service.job(await _job_name(service, caller, generation), caller)
     else:
-        job = await place(order, desk, caller, texture=True)
-    job = await while_connected(request, desk.texture(job, settings.worker.texture_timeout_seconds))
-    glb = await desk.content(job.textured_glb)
-    return await _model_reply(job, glb, order.delivery.type)
+        job = await submit(generation, service, caller, texture=True)
+    job = await while_connected(
+        request, service.texture(job, settings.worker.texture_timeout_seconds)
+    )
+    glb = await service.content(job.textured_glb)
+    return await _model_reply(job, glb, generation.delivery.type)
 
 
-async def _job_name(desk: Desk, caller: Caller, order: Order) -> str:
-    body = order.body
+async def _job_name(service: JobService, caller: Caller, generation: GenerationRequest) -> str:
+    body = generation.body
     for name in ("image_hash", "uid"):
         value = body.fields.get(name)
         if value is not None:
@@ -156,8 +159,8 @@ async def _job_name(desk: Desk, caller: Caller, order: Order) -> str:
             return value
     if body.picture is None:
         raise InputError("image_hash: missing; name the job by image_hash, uid or image")
-    remove_background = order.options.remove_background
-    return await desk.name_of(body.picture, caller, remove_background=remove_background)
+    remove_background = generation.options.remove_background
+    return await service.name_of(body.picture, caller, remove_background=remove_background)
 
 
 @router.get(
@@ -175,7 +178,7 @@ async def status(
     By its uid a job is described in the form that Hunyuan3D's clients read: `status` is
     `processing`, `texturing`, `completed` with `model_base64`, or `error` with `message`.
     """
-    return status_reply(await desk_of(request).look(name, caller_of(request)))
+    return status_reply(await service_of(request).look(name, caller_of(request)))
 
 
 @router.get(
@@ -189,7 +192,7 @@ async def healthcheck(request: Request, response: Response) -> HealthReply:
 
     A server that is unhealthy says why, and that it restarts.
     """
-    health = await desk_of(request).health()
+    health = await service_of(request).health()
     if health.status != "ok":
         response.status_code = 503
         response.headers["Retry-After"] = "5"
@@ -214,7 +217,7 @@ async def healthcheck(request: Request, response: Response) -> HealthReply:
 @router.get("/worker_status", summary="How busy this server is", responses=errors(401))
 async def worker_status(request: Request) -> WorkerReply:
     """Jobs running plus jobs waiting."""
-    health = await desk_of(request).health()
+    health = await service_of(request).health()
     return WorkerReply(queue_length=health.queue_length, loading=health.status == "loading")
 
 
@@ -229,4 +232,4 @@ async def worker_status(request: Request) -> WorkerReply:
 )
 async def metrics(request: Request) -> Response:
     """Requests, jobs, steps, memory, since the start; how to read them: `docs/operations.md`."""
-    return Response(await desk_of(request).metrics(), media_type=MEDIA_TYPE)
+    return Response(await service_of(request).metrics(), media_type=MEDIA_TYPE)

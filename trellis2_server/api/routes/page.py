@@ -24,10 +24,12 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 
-from trellis2_server.parameters import FIELDS, Settings, read_options
+from trellis2_server.parameters import FIELDS, read_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from trellis2_server.settings import Settings
 
 #: Of the package on npm that `package.json` declares.
 VIEWER_VERSION: Final = "4.4.0"

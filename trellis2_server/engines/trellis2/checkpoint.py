@@ -30,7 +30,7 @@ from trellis2_server.errors import EngineError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from trellis2_server.parameters import ModelSettings
+    from trellis2_server.settings import ModelSettings
 
     Report = Callable[[str, int, int], None]
 

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from trellis2_server.engines.portable import Extension
     from trellis2_server.engines.trellis2.environment import Upstream
     from trellis2_server.inputs.images import Cutout
-    from trellis2_server.parameters import ModelSettings, Options, SamplerOptions
+    from trellis2_server.parameters import Options, SamplerOptions
+    from trellis2_server.settings import ModelSettings
 
     Report = Callable[[str, int, int], None]
 

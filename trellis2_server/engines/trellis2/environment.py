@@ -28,7 +28,7 @@ from trellis2_server.engines import portable
 from trellis2_server.errors import EngineError, MissingPackageError
 
 if TYPE_CHECKING:
-    from trellis2_server.parameters import ModelSettings
+    from trellis2_server.settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from trellis2_server.errors import EngineError, MissingPackageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from trellis2_server.parameters import ModelSettings
+    from trellis2_server.settings import ModelSettings
 
 #: DINOv3 came with 4.56.
 _LEAST_TRANSFORMERS: Final = (4, 56)
