@@ -309,7 +309,7 @@ def main() -> None:
     parser.add_argument("--model", help="a checkpoint; default: a random tiny one")
     given = parser.parse_args()
 
-    home = os.environ.get(environment.HOME_VARIABLE) or str(ROOT / "tests" / "standin")
+    home = os.environ.get(environment.HOME_VARIABLE) or str(ROOT / "tests" / "support" / "standin")
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         settings = ModelSettings(
             engine="trellis2",

@@ -159,7 +159,7 @@ def _serve(
                 logging.shutdown()
                 os._exit(0)
             self.should_exit = True
-            manager = getattr(app.state, "worker", None)
+            manager = getattr(app.state, "manager", None)
             if manager is not None:
                 manager.close_soon()
 
@@ -177,7 +177,7 @@ def _serve(
     with contextlib.suppress(SystemExit):  # it could not listen, and has logged why
         http_server.run()
     code = 0 if http_server.started else 3
-    manager = getattr(app.state, "worker", None)
+    manager = getattr(app.state, "manager", None)
     if manager is not None and manager.fault is not None:
         code = EXIT_UNHEALTHY
     if manager is not None and not manager.is_idle:

@@ -589,7 +589,7 @@ def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
 
 def test_the_client_imports_nothing_of_the_server_and_starts_soon() -> None:
     code = (
-        "import sys, trellis2_server.client.command, trellis2_server.client.display;"
+        "import sys, trellis2_server.client.cli, trellis2_server.client.display;"
         "print(*sorted(m for m in sys.modules if m.startswith('trellis2_server.')"
         " and not m.startswith('trellis2_server.client')),"
         " *(m for m in ('numpy', 'numba', 'PIL', 'pydantic', 'fastapi', 'cv2', 'torch')"

@@ -802,7 +802,7 @@ def test_pictures_are_cut_out_from_several_threads_at_once() -> None:
 
 def test_neither_importing_nor_cutting_by_alpha_imports_a_heavy_package() -> None:
     code = (
-        "import sys, trellis2_server.images as images\n"
+        "import sys, trellis2_server.inputs.images as images\n"
         "images.Cutter().cut_out(sys.stdin.buffer.read())\n"
         "heavy = {'rembg', 'onnxruntime', 'cv2', 'torch', 'numba', 'scipy'} & set(sys.modules)\n"
         "sys.exit(' '.join(heavy) or None)\n"
@@ -821,7 +821,7 @@ def test_neither_importing_nor_cutting_by_alpha_imports_a_heavy_package() -> Non
 def run_cutter(arguments: str, home: Path) -> subprocess.CompletedProcess[bytes]:
     """In a process of its own: `rembg` brings warnings of its own, and prints."""
     code = (
-        "import sys, logging, trellis2_server.images as images\n"
+        "import sys, logging, trellis2_server.inputs.images as images\n"
         f"cutout = images.Cutter({arguments}).cut_out(sys.stdin.buffer.read())\n"
         "print(cutout.background, cutout.rgba.shape[0], *cutout.warnings)\n"
         "assert 'pymatting' not in sys.modules, 'it compiles for most of a minute'\n"

@@ -137,7 +137,7 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Generator[Far]:
 
 def test_nothing_but_the_deployment_imports_ray() -> None:
     code = (
-        "import sys, trellis2_server.app, trellis2_server.command, trellis2_server.client\n"
+        "import sys, trellis2_server.api.app, trellis2_server.cli, trellis2_server.client\n"
         "assert 'ray' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

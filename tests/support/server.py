@@ -139,7 +139,7 @@ class Server:
 
     def stop(self) -> None:
         if self._thread.is_alive():
-            until(lambda: hasattr(self.app.state, "worker"), "started")
+            until(lambda: hasattr(self.app.state, "manager"), "started")
             self.manager.close_soon()
             self.uvicorn.should_exit = True
             self._thread.join(PATIENCE_S)

@@ -307,7 +307,7 @@ def test_exports_take_their_turn_in_the_pool_and_in_the_queue(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     held = HeldExport()
-    monkeypatch.setattr("trellis2_server.jobs.job.executor.export_again", held)
+    monkeypatch.setattr("trellis2_server.jobs.executor.export_again", held)
     limits = {"limit_model_concurrency": 2, "max_queue_length": 3}
     with serving(GatedEngine(), settings(worker=limits)) as server:
         server.wait_until_loaded()
@@ -339,7 +339,7 @@ def test_an_export_stops_when_its_client_goes(
     server: Server, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = HeldExport()
-    monkeypatch.setattr("trellis2_server.jobs.job.executor.export_again", held)
+    monkeypatch.setattr("trellis2_server.jobs.executor.export_again", held)
     with httpx.Client(base_url=server.url, timeout=0.2) as impatient:
         with pytest.raises(httpx.ReadTimeout):
             impatient.post(f"/jobs/{job['uid']}/export")
@@ -355,17 +355,17 @@ def test_an_export_that_fails_says_why_and_harms_nothing(
     def fail(*_: Any) -> bytes:
         raise EngineError("no such luck")
 
-    monkeypatch.setattr("trellis2_server.jobs.job.executor.export_again", fail)
+    monkeypatch.setattr("trellis2_server.jobs.executor.export_again", fail)
     reply = export(server, job)
     assert (reply.status_code, reply.json()["text"]) == (500, "no such luck")
-    monkeypatch.setattr("trellis2_server.jobs.job.executor.export_again", snapshots.export_again)
+    monkeypatch.setattr("trellis2_server.jobs.executor.export_again", snapshots.export_again)
     assert export(server, job).content == job["textured.glb"]
 
 
 @in_this_process
 def test_at_a_stop_who_waits_for_an_export_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     held = HeldExport()
-    monkeypatch.setattr("trellis2_server.jobs.job.executor.export_again", held)
+    monkeypatch.setattr("trellis2_server.jobs.executor.export_again", held)
     quick = settings(server={"shutdown_grace_seconds": 0.1})
     with serving(GatedEngine(), quick) as server:
         server.wait_until_loaded()

@@ -181,7 +181,7 @@ def test_health_and_ping_answer_quickly_and_in_form(server: Server) -> None:
 def test_health_is_503_while_the_engine_loads() -> None:
     engine = GatedEngine("load")
     with serving(engine) as server:
-        until(lambda: hasattr(server.app.state, "worker"), "started")
+        until(lambda: hasattr(server.app.state, "manager"), "started")
         reply = server.client.get("/health")
         assert reply.status_code == 503
         assert reply.json()["status"] == "loading"

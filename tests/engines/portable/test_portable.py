@@ -405,7 +405,7 @@ RUN = [sys.executable, "-W", "error", "-c"]
 
 
 def test_importing_the_package_imports_no_torch() -> None:
-    code = "import sys, trellis2_server.portable; assert 'torch' not in sys.modules"
+    code = "import sys, trellis2_server.engines.portable; assert 'torch' not in sys.modules"
     subprocess.run([*RUN, code], check=True)
 
 

@@ -432,14 +432,14 @@ def run(code: str) -> str:
 
 def test_importing_the_engine_imports_nothing_heavy() -> None:
     heavy = "{'numba', 'scipy', 'torch', 'cv2', 'onnxruntime'}"
-    code = f"import sys, trellis2_server.engine_preview; print({heavy} & set(sys.modules))"
+    code = f"import sys, trellis2_server.engines.preview; print({heavy} & set(sys.modules))"
     assert run(code) == "set()"
 
 
 def test_without_numba_the_error_names_the_line_that_installs_it() -> None:
     code = (
         "import sys; sys.modules['numba'] = None\n"
-        "from trellis2_server.engine_preview import PreviewEngine\n"
+        "from trellis2_server.engines.preview import PreviewEngine\n"
         "from trellis2_server.errors import MissingPackageError\n"
         "try: PreviewEngine().load(lambda *step: None)\n"
         "except MissingPackageError as error: print(error)"
