@@ -359,7 +359,7 @@ class Faults(RuleBasedStateMachine):
 
     @invariant()
     def each_task_does_one_thing(self) -> None:
-        manager = getattr(self, "worker", None)
+        manager = getattr(self, "manager", None)
         for task in manager._tasks.values() if manager else ():
             job = manager._registry[task.uid]
             assert bool(task.running) + bool(task.waiting_for) == (not job.status.is_finished)
@@ -374,7 +374,7 @@ class Faults(RuleBasedStateMachine):
 
     @invariant()
     def no_step_waits_that_could_run(self) -> None:
-        manager = getattr(self, "worker", None)
+        manager = getattr(self, "manager", None)
         if manager is None or manager.is_closing or manager.fault:
             return
         scheduler = manager._scheduler
@@ -387,7 +387,7 @@ class Faults(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            if hasattr(self, "worker"):
+            if hasattr(self, "manager"):
                 self.loop.run_until_complete(self.finish())
         finally:
             pipeline.export_shape, pipeline.export_model, pipeline.export.compiling = self.real

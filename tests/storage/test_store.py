@@ -126,7 +126,8 @@ def test_no_other_word_becomes_a_path(store: DiskStore, name: str) -> None:
 def test_a_second_process_is_refused_in_one_sentence(store: DiskStore, tmp_path: Path) -> None:
     fill(store)
     script = (
-        "import sys; from pathlib import Path; from trellis2_server.storage.store import DiskStore\n"
+        "import sys; from pathlib import Path\n"
+        "from trellis2_server.storage.store import DiskStore\n"
         "from trellis2_server.errors import ConfigError\n"
         "try: DiskStore(Path(sys.argv[1])).claim()\n"
         "except ConfigError as error: print(error)"
