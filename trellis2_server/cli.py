@@ -178,7 +178,7 @@ def _serve(
         http_server.run()
     code = 0 if http_server.started else 3
     manager = getattr(app.state, "manager", None)
-    if manager is not None and manager.fault is not None:
+    if manager is not None and manager.availability.fatal_error is not None:
         code = EXIT_UNHEALTHY
     if manager is not None and not manager.is_idle:
         # A thread is inside a call that cannot be interrupted; the interpreter would wait for it.

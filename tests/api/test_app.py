@@ -67,7 +67,7 @@ def test_while_it_leaves_it_says_so() -> None:
     with serving(engine) as server:
         server.wait_until_loaded()
         server.close_soon()
-        until(lambda: server.manager.is_closing, "closing")
+        until(lambda: server.manager.availability.is_closing, "closing")
         health = server.client.get("/healthcheck")
         assert (health.status_code, health.json()["status"]) == (503, "error")
         assert health.json()["error"] == "the server is shutting down"

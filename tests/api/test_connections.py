@@ -196,7 +196,7 @@ def test_where_all_are_at_work_a_further_one_is_told_to_come_again() -> None:
                 stack.enter_context(connect(server, POST % len(body) + body)) for _ in range(10)
             ]
             manager = server.manager
-            until(lambda: sum(t.waiters for t in manager._tasks.values()) == 10, "ten wait")
+            until(lambda: sum(t.waiters for t in manager.active_jobs.values()) == 10, "ten wait")
             with connect(server, GET) as further:
                 assert int(refusal(rest(further), 503, 3)["retry-after"]) > 0
             engine.open_all()

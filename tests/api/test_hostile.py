@@ -322,8 +322,8 @@ def test_a_client_that_leaves_while_it_waits_does_no_harm(
             else:
                 pool.submit(server.client.post, "/generate", json=fields())
                 engine.wait_for("shape")
-            until(lambda: len(server.manager._registry) == 1, "a job")
-            [job] = server.manager._registry
+            until(lambda: len(server.manager.registry) == 1, "a job")
+            [job] = server.manager.registry
             body = json.dumps({"uid": job.uid}).encode()
             exchange_and_leave(server, path, body)
             held.set()

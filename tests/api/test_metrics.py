@@ -124,9 +124,9 @@ def test_jobs_are_counted_by_how_they_end_and_steps_are_timed(
     held = engine.hold("shape", 5)
     uid = server.client.post("/send", json=fields(3, seed=5)).json()["uid"]
     engine.wait_for("shape")
-    server.app.state.manager._loop.call_soon_threadsafe(
-        lambda: server.manager.cancel(server.manager.job(uid))
-    )
+    manager = server.manager
+    [active] = [active for active in manager.active_jobs if active.running == "shape"]
+    manager._loop.call_soon_threadsafe(manager.endings.cancel, active)
     until(lambda: server.client.get(f"/status/{uid}").json()["status"] == "error", "cancelled")
     held.set()
     assert value(server, ended, engine="gated", status="cancelled") == 1

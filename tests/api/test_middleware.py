@@ -111,7 +111,7 @@ def test_a_jobs_lines_carry_the_id_of_the_request_that_asked_for_it(
         for shade in (1, 2):
             body = fields(shade, texture=False)
             server.client.post("/generate", json=body, headers={"X-Request-Id": f"ask-{shade}"})
-        [one, two] = [job.image_hash for job in server.manager._registry]
+        [one, two] = [job.image_hash for job in server.manager.registry]
         with ThreadPoolExecutor() as pool:
             asked = [pool.submit(server.texture, image_hash=name) for name in (one, two)]
             engine.gates["texture"].set()

@@ -34,12 +34,12 @@ async def test_a_stage_that_hangs_or_breaks_the_engine_ends_its_job_and_the_serv
 ) -> None:
     engine, leap = GatedEngine(), Leap()
     held = engine.hold(stage, 1)
-    async with working(engine, stage_timeout_seconds=TIMEOUT_S) as manager:
-        broken = await submit(manager, 1)
+    async with working(engine, stage_timeout_seconds=TIMEOUT_S) as service:
+        broken = await submit(service, 1)
         await begin(engine, stage)
-        waiting = await submit(manager, 2)
-        await until(lambda: manager.job(waiting.uid).image_hash is not None)
-        asking = [asyncio.ensure_future(manager.texture(job)) for job in (broken, waiting)]
+        waiting = await submit(service, 2)
+        await until(lambda: service.job(waiting.uid).image_hash is not None)
+        asking = [asyncio.ensure_future(service.wait_for_texture(job)) for job in (broken, waiting)]
         await asyncio.sleep(0)
         if fault == "hangs":
             leap(TIMEOUT_S)
@@ -53,18 +53,22 @@ async def test_a_stage_that_hangs_or_breaks_the_engine_ends_its_job_and_the_serv
         with pytest.raises(UnhealthyError, match=said) as refused:
             await asking[1]
         assert refused.value.retry_after_s > 0
-        assert manager.fault == str(caught.value) == manager.why_not
+        assert (
+            service.manager.availability.fatal_error
+            == str(caught.value)
+            == service.manager.unavailable_reason
+        )
         with pytest.raises(UnhealthyError, match=said):
-            await submit(manager, 3)
+            await submit(service, 3)
         with pytest.raises(UnhealthyError):
-            await manager.name_of(picture(), remove_background=True)
-        assert manager.job(broken.uid).status is Status.ERROR
-        assert (manager.job(broken.uid).shape_glb is not None) == (stage == "texture")
-        await manager.is_drained.wait()
+            await service.identify(picture(), remove_background=True)
+        assert service.job(broken.uid).status is Status.ERROR
+        assert (service.job(broken.uid).shape_glb is not None) == (stage == "texture")
+        await service.manager.is_drained.wait()
         if fault == "hangs":  # its thread is still there
-            assert not manager.is_idle
+            assert not service.manager.is_idle
         held.set()
-        await until(lambda: manager.is_idle)
+        await until(lambda: service.manager.is_idle)
         assert not [call for call in engine.calls if call[1] == 2]
 
 
@@ -74,16 +78,19 @@ async def test_when_a_cut_out_hangs_what_runs_still_ends_and_nothing_more_begins
 ) -> None:
     leap, cutter = Leap(), HeldCutter()
     held = {seed: engine.hold("shape", seed) for seed in (1, 3)}
-    async with working(engine, cutter=cutter, stage_timeout_seconds=TIMEOUT_S) as manager:
+    async with working(engine, cutter=cutter, stage_timeout_seconds=TIMEOUT_S) as service:
         cutter.gate.clear()
-        hanging = await submit(manager, 2)
+        hanging = await submit(service, 2)
         await until(lambda: len(cutter.calls) == 1)
         stuck, cutter.gate = cutter.gate, threading.Event()
         cutter.gate.set()
         leap(TIMEOUT_S / 2)
-        running, textured = await submit(manager, 1, texture=False), await submit(manager, 3)
+        running, textured = await submit(service, 1, texture=False), await submit(service, 3)
         await begin(engine, "shape")
-        asking = [asyncio.ensure_future(manager.shape(job)) for job in (hanging, running, textured)]
+        asking = [
+            asyncio.ensure_future(service.wait_for_shape(job))
+            for job in (hanging, running, textured)
+        ]
         await asyncio.sleep(0)
         leap(TIMEOUT_S / 2)
         with pytest.raises(EngineBrokenError, match="cutout: did not end"):
@@ -93,19 +100,19 @@ async def test_when_a_cut_out_hangs_what_runs_still_ends_and_nothing_more_begins
         with pytest.raises(UnhealthyError, match="cutout: did not end"):
             await asking[2]
         with pytest.raises(UnhealthyError):
-            await manager.texture(running)
-        await manager.is_drained.wait()
-        assert not manager.is_idle
+            await service.wait_for_texture(running)
+        await service.manager.is_drained.wait()
+        assert not service.manager.is_idle
         stuck.set()
 
 
 @in_a_loop
 async def test_a_lookup_that_hangs_is_no_other(engine: GatedEngine) -> None:
     leap, cutter = Leap(), HeldCutter()
-    async with working(engine, cutter=cutter, stage_timeout_seconds=TIMEOUT_S) as manager:
+    async with working(engine, cutter=cutter, stage_timeout_seconds=TIMEOUT_S) as service:
         cutter.gate.clear()
         names = [
-            asyncio.ensure_future(manager.name_of(picture(shade), remove_background=True))
+            asyncio.ensure_future(service.identify(picture(shade), remove_background=True))
             for shade in (1, 2)
         ]
         await until(lambda: len(cutter.calls) == 1)
@@ -114,7 +121,7 @@ async def test_a_lookup_that_hangs_is_no_other(engine: GatedEngine) -> None:
             await names[0]
         with pytest.raises(UnhealthyError, match="cutout: did not end"):
             await names[1]
-        await manager.is_drained.wait()
+        await service.manager.is_drained.wait()
         cutter.gate.set()
 
 
@@ -122,13 +129,13 @@ async def test_a_lookup_that_hangs_is_no_other(engine: GatedEngine) -> None:
 async def test_no_timeout_is_one_that_never_comes(engine: GatedEngine) -> None:
     leap = Leap()
     held = engine.hold("shape", 1)
-    async with working(engine, stage_timeout_seconds=None) as manager:
-        job = await submit(manager, 1)
+    async with working(engine, stage_timeout_seconds=None) as service:
+        job = await submit(service, 1)
         await begin(engine, "shape")
         leap(20)
         await asyncio.sleep(0.01)
         held.set()
-        assert (await manager.texture(job)).textured_glb
+        assert (await service.wait_for_texture(job)).textured_glb
 
 
 def test_an_unhealthy_server_says_so(engine: GatedEngine) -> None:
@@ -151,32 +158,32 @@ def test_an_unhealthy_server_says_so(engine: GatedEngine) -> None:
 
 @in_a_loop
 async def test_after_so_many_jobs_the_model_is_loaded_again(engine: GatedEngine) -> None:
-    async with working(engine, recycle_after_jobs=2) as manager:
+    async with working(engine, recycle_after_jobs=2) as service:
         for seed in range(5):
-            await manager.texture(await submit(manager, seed))
-        await until(lambda: manager.is_idle)
+            await service.wait_for_texture(await submit(service, seed))
+        await until(lambda: service.manager.is_idle)
     assert loads(engine) == ["load", "unload", "load", "unload", "load"]
 
 
 @in_a_loop
 async def test_jobs_wait_while_the_model_is_loaded_again(engine: GatedEngine) -> None:
     clock = Clock()
-    async with working(engine, recycle_after_jobs=1, clock=clock) as manager:
+    async with working(engine, recycle_after_jobs=1, clock=clock) as service:
         engine.gates["unload"].clear()
         engine.gates["load"].clear()
-        await manager.texture(await submit(manager, 1))
+        await service.wait_for_texture(await submit(service, 1))
         await begin(engine, "unload")
-        job = await submit(manager, 2)
-        await until(lambda: manager.job(job.uid).image_hash is not None)
-        assert manager.load.is_reloading
-        assert manager.why_not is None
-        await until(lambda: manager.job(job.uid).progress is not None)
-        progress = manager.job(job.uid).progress
+        job = await submit(service, 2)
+        await until(lambda: service.job(job.uid).image_hash is not None)
+        assert service.manager.lifecycle.is_reloading
+        assert service.manager.unavailable_reason is None
+        await until(lambda: service.job(job.uid).progress is not None)
+        progress = service.job(job.uid).progress
         assert progress
         assert progress.stage == "loading"
-        assert manager.queue_position(job) == 1
+        assert service.queue_position(job) == 1
         engine.open_all()
-        assert (await manager.texture(job)).textured_glb
+        assert (await service.wait_for_texture(job)).textured_glb
 
 
 @in_a_loop
@@ -190,55 +197,58 @@ async def test_memory_that_grows_has_the_model_loaded_again(engine: GatedEngine)
         return {"used": (used.get(stage, 100) + leaked) * 1_000_000, "peak": 1, "total": 10**10}
 
     engine.device_memory = memory
-    async with working(engine, max_vram_growth_mb=50) as manager:
+    async with working(engine, max_vram_growth_mb=50) as service:
         for seed in range(3):
-            await manager.texture(await submit(manager, seed))
-            await until(lambda: manager.is_idle)
+            await service.wait_for_texture(await submit(service, seed))
+            await until(lambda: service.manager.is_idle)
         assert loads(engine) == ["load"]  # a texture's memory is no growth over a shape's
-        assert manager.load.memory["used"] == 900_000_000
+        assert service.manager.lifecycle.memory["used"] == 900_000_000
         leaks = True
-        await manager.texture(await submit(manager, 7))
+        await service.wait_for_texture(await submit(service, 7))
         assert loads(engine) == ["load", "unload", "load"]
-        await manager.texture(await submit(manager, 8))
+        await service.wait_for_texture(await submit(service, 8))
         assert loads(engine) == ["load", "unload", "load"]
-        assert manager.fault is None
+        assert service.manager.availability.fatal_error is None
 
 
 @in_a_loop
 async def test_memory_that_is_not_given_back_ends_the_server(engine: GatedEngine) -> None:
     engine.memory = {"used": 100_000_000}
-    async with working(engine, max_vram_growth_mb=50) as manager:
-        await manager.texture(await submit(manager, 1))
+    async with working(engine, max_vram_growth_mb=50) as service:
+        await service.wait_for_texture(await submit(service, 1))
         engine.memory = {"used": 151_000_000}
-        await manager.shape(await submit(manager, 2, texture=False))
-        await manager.is_drained.wait()
+        await service.wait_for_shape(await submit(service, 2, texture=False))
+        await service.manager.is_drained.wait()
         assert loads(engine) == ["load", "unload", "load"]
-        assert manager.fault
-        assert "151 MB are in use after loading again, 100 MB were" in manager.fault
+        assert service.manager.availability.fatal_error
+        assert (
+            "151 MB are in use after loading again, 100 MB were"
+            in service.manager.availability.fatal_error
+        )
         with pytest.raises(UnhealthyError, match="not given back"):
-            await submit(manager, 3)
+            await submit(service, 3)
 
 
 @pytest.mark.parametrize("stage", ["load", "unload"])
 @in_a_loop
 async def test_a_model_that_cannot_be_loaded_again_ends_the_server(stage: str) -> None:
     engine = GatedEngine()
-    async with working(engine, recycle_after_jobs=1) as manager:
+    async with working(engine, recycle_after_jobs=1) as service:
         engine.failures[stage] = EngineError("the weights are gone")
-        await manager.texture(await submit(manager, 1))
-        await manager.is_drained.wait()
-        assert manager.fault
-        assert "the weights are gone" in manager.fault
+        await service.wait_for_texture(await submit(service, 1))
+        await service.manager.is_drained.wait()
+        assert service.manager.availability.fatal_error
+        assert "the weights are gone" in service.manager.availability.fatal_error
 
 
 @in_a_loop
 async def test_an_engine_that_breaks_while_it_loads_ends_the_server(engine: GatedEngine) -> None:
     engine.failures["load"] = EngineBrokenError("CUDA: no kernel image")
-    async with working(engine) as manager:
-        await manager.is_drained.wait()
-        assert manager.fault == "CUDA: no kernel image"
+    async with working(engine) as service:
+        await service.manager.is_drained.wait()
+        assert service.manager.availability.fatal_error == "CUDA: no kernel image"
         with pytest.raises(UnhealthyError):
-            await submit(manager, 1)
+            await submit(service, 1)
 
 
 # ---- idle --------------------------------------------------------------------------------------
@@ -250,36 +260,36 @@ async def test_a_model_that_nobody_needs_is_unloaded_until_somebody_does(
 ) -> None:
     leap, clock = Leap(), Clock()
     engine.memory = {"used": 5}
-    async with working(engine, clock=clock, idle_unload_seconds=10) as manager:
+    async with working(engine, clock=clock, idle_unload_seconds=10) as service:
         held = engine.hold("shape", 1)
-        job = await submit(manager, 1)
+        job = await submit(service, 1)
         await begin(engine, "shape")
         leap(11)
         await asyncio.sleep(0.01)
         held.set()
-        await manager.texture(job)
-        await until(lambda: manager.is_idle)
+        await service.wait_for_texture(job)
+        await until(lambda: service.manager.is_idle)
         leap(9)
         await asyncio.sleep(0.01)
         assert loads(engine) == ["load"]
         leap(1)
         await begin(engine, "unload")
-        await until(lambda: manager.is_idle)
-        assert not manager.load.is_resident
-        assert not manager.load.memory
-        assert manager.why_not is None
-        manager.load.seconds = 4.0
+        await until(lambda: service.manager.is_idle)
+        assert not service.manager.lifecycle.is_resident
+        assert not service.manager.lifecycle.memory
+        assert service.manager.unavailable_reason is None
+        service.manager.lifecycle.seconds = 4.0
         engine.gates["load"].clear()
-        job = await submit(manager, 2)
-        await until(lambda: manager.load.is_reloading)
-        assert manager.load.seconds_left == 4.0
-        eta_s = manager.eta_s(job)
+        job = await submit(service, 2)
+        await until(lambda: service.manager.lifecycle.is_reloading)
+        assert service.manager.lifecycle.seconds_left == 4.0
+        eta_s = service.eta_s(job)
         assert eta_s is not None
         assert eta_s >= 4.0
         clock.now = 9.0
-        assert manager.load.seconds_left == 0.0
+        assert service.manager.lifecycle.seconds_left == 0.0
         engine.open_all()
-        assert (await manager.texture(job)).textured_glb
+        assert (await service.wait_for_texture(job)).textured_glb
         assert loads(engine) == ["load", "unload", "load"]
 
 
@@ -288,21 +298,21 @@ async def test_a_server_that_nobody_ever_asked_unloads_too_and_leaves_in_time(
     engine: GatedEngine,
 ) -> None:
     leap = Leap()
-    async with working(engine, idle_unload_seconds=10) as manager:
+    async with working(engine, idle_unload_seconds=10) as service:
         await asyncio.sleep(0)
         leap(11)
         await begin(engine, "unload")
-        await until(lambda: manager.is_idle)
+        await until(lambda: service.manager.is_idle)
         engine.gates["load"].clear()
-        job = await submit(manager, 1)
-        asking = asyncio.ensure_future(manager.shape(job))
+        job = await submit(service, 1)
+        asking = asyncio.ensure_future(service.wait_for_shape(job))
         await begin(engine, "load")
-        closing = asyncio.ensure_future(manager.close())
+        closing = asyncio.ensure_future(service.manager.close())
         with pytest.raises(ShuttingDownError):
             await asking
         engine.open_all()
         await closing
-        assert manager.is_idle
+        assert service.manager.is_idle
 
 
 def test_a_server_that_rests_is_healthy_and_says_that_it_does(engine: GatedEngine) -> None:

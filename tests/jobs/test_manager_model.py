@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.support.engines import PATIENCE_S, cube, voxels
-from tests.support.managers import Leap, options
+from tests.support.managers import Leap, NoMetrics, options
 from tests.support.server import picture, settings
 from trellis2_server import pipeline
 from trellis2_server.errors import (
@@ -34,6 +34,7 @@ from trellis2_server.errors import (
 from trellis2_server.inputs.images import Cutter
 from trellis2_server.jobs.executor import LocalExecutor
 from trellis2_server.jobs.job import Job, Status
+from trellis2_server.jobs.local_service import LocalJobService
 from trellis2_server.jobs.manager import JobManager
 from trellis2_server.mesh import Shape
 from trellis2_server.pipeline import Geometry
@@ -205,7 +206,7 @@ class Faults(RuleBasedStateMachine):
     @initialize(limit=st.sampled_from([1, 2, 4]))
     def start(self, limit: int) -> None:
         configured = settings(
-            manager={
+            worker={
                 "limit_model_concurrency": limit,
                 "stage_timeout_seconds": TIMEOUT_S,
                 "recycle_after_jobs": 2,
@@ -220,15 +221,16 @@ class Faults(RuleBasedStateMachine):
             engine = cast("pipeline.Engine", self.engine)
             executor = LocalExecutor(engine, GatedCutter(self.gates), configured)
             self.manager = JobManager(executor, configured, clock=self.loop.time)
+            self.service = LocalJobService(self.manager, NoMetrics())
             self.count_ends()
             self.manager.start()
-            await self.until(lambda: self.manager.load.status == "ok")
+            await self.until(lambda: self.manager.lifecycle.status == "ok")
 
         self.run(begin())
 
     def count_ends(self) -> None:
         """Count how often each job comes to an end."""
-        registry = self.manager._registry
+        registry = self.manager.registry
         put = registry.put
 
         def counted(job: Job) -> Job:
@@ -261,10 +263,10 @@ class Faults(RuleBasedStateMachine):
 
     def stands(self) -> bool:
         """Whether every thread that works stands at a gate."""
-        threads, scheduler = self.manager._threads, self.manager._scheduler
+        threads, maintenance = self.manager.threads, self.manager.maintenance
         return (
             threads.steps_running + threads.lookups == len(self.gates.at)
-            and not scheduler._has_maintenance
+            and not maintenance.is_running
         )
 
     # ---- what happens ----------------------------------------------------------------------
@@ -272,9 +274,9 @@ class Faults(RuleBasedStateMachine):
     @rule(seed=st.integers(0, JOBS - 1), texture=st.sampled_from([None, True, False]))
     def submit(self, seed: int, *, texture: bool | None) -> None:
         async def ask() -> None:
-            is_open = self.closing is None and self.manager.fault is None
+            is_open = self.closing is None and self.manager.availability.fatal_error is None
             try:
-                job = await self.manager.submit(picture(seed), options(seed), texture=texture)
+                job = await self.service.submit(picture(seed), options(seed), texture=texture)
             except QueueFullError:
                 return
             except UnavailableError:
@@ -284,8 +286,8 @@ class Faults(RuleBasedStateMachine):
             if job is None:
                 return
             asked = Asked(job, seed)
-            for call in (self.manager.shape, self.manager.texture):
-                if call == self.manager.shape or texture is not False:
+            for call in (self.service.wait_for_shape, self.service.wait_for_texture):
+                if call == self.service.wait_for_shape or texture is not False:
                     asked.waiters.append(asyncio.ensure_future(call(job)))
             self.asked.append(asked)
 
@@ -307,9 +309,9 @@ class Faults(RuleBasedStateMachine):
         async def delete() -> None:
             asked = self.asked[at % len(self.asked)]
             try:
-                self.manager.delete(asked.uid)
+                await self.service.delete(asked.uid)
             except JobNotFoundError:
-                assert asked.uid not in self.manager._registry
+                assert asked.uid not in self.manager.registry
 
         self.run(delete())
 
@@ -358,32 +360,32 @@ class Faults(RuleBasedStateMachine):
         assert all(0 <= ends <= 1 for ends in self.ends.values())
 
     @invariant()
-    def each_task_does_one_thing(self) -> None:
+    def each_active_job_does_one_thing(self) -> None:
         manager = getattr(self, "manager", None)
-        for task in manager._tasks.values() if manager else ():
-            job = manager._registry[task.uid]
-            assert bool(task.running) + bool(task.waiting_for) == (not job.status.is_finished)
+        for active in manager.active_jobs if manager else ():
+            job = manager.registry[active.uid]
+            assert bool(active.running) + bool(active.waiting_for) == (not job.status.is_finished)
 
     @invariant()
     def whoever_can_be_answered_is(self) -> None:
         for asked in self.asked:
-            if asked.uid in self.manager._registry:
-                job = self.manager._registry[asked.uid]
+            if asked.uid in self.manager.registry:
+                job = self.manager.registry[asked.uid]
                 if job.status in {Status.ERROR, Status.CANCELLED} or job.textured_glb:
                     assert all(waiter.done() for waiter in asked.waiters)
 
     @invariant()
     def no_step_waits_that_could_run(self) -> None:
         manager = getattr(self, "manager", None)
-        if manager is None or manager.is_closing or manager.fault:
+        if manager is None or manager.availability.is_closing or manager.availability.fatal_error:
             return
-        scheduler = manager._scheduler
-        has_room = manager._threads.steps_running < manager._limits.limit_model_concurrency
-        waiting = {task.waiting_for for task in scheduler._queue}
-        assert not has_room or not (scheduler._startable() & waiting)
-        wants_lane = bool(waiting & {"shape", "texture"})
-        if wants_lane and has_room and not manager._threads.device_is_busy:
-            assert manager.load.is_resident
+        scheduler = manager.scheduler
+        has_room = manager.threads.steps_running < manager._limits.limit_model_concurrency
+        waiting = {active.waiting_for for active in manager.queue}
+        assert not has_room or not (scheduler._startable_steps() & waiting)
+        wants_device = bool(waiting & {"shape", "texture"})
+        if wants_device and has_room and not manager.threads.device_is_busy:
+            assert manager.lifecycle.is_resident
 
     def teardown(self) -> None:
         try:
@@ -407,14 +409,14 @@ class Faults(RuleBasedStateMachine):
                 assert waiter.done(), f"nobody answered {asked.seed}"
                 error = waiter.exception()
                 assert error is None or isinstance(error, ServerError), error
-        for job in self.manager._registry:
+        for job in self.manager.registry:
             assert job.status.is_finished
             assert self.ends[job.uid] == 1
         background = {self.closing} if self.closing else set()
         left = asyncio.all_tasks() - {asyncio.current_task()} - background
         assert not left, left
-        assert not self.manager._subscriptions._of
-        self.manager._threads.close()
+        assert not self.manager.subscriptions._by_uid
+        self.manager.threads.close()
 
 
 TestFaults = Faults.TestCase

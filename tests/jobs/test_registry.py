@@ -64,14 +64,14 @@ def test_a_job_is_found_by_uid_and_hash_in_any_case() -> None:
     assert registry.get(f" {HASH.upper()} ") is known
 
 
-def test_a_hash_means_the_job_that_was_asked_for_last_even_when_it_is_cut_out_first() -> None:
+def test_a_hash_means_the_job_that_was_requested_last_even_when_it_is_cut_out_first() -> None:
     registry = JobRegistry()
     first, second = registry.put(job()), registry.put(job())
     registry.put(second.changed(0.0, image_hash=HASH))
     registry.put(first.changed(0.0, image_hash=HASH))
     assert registry.get(HASH).uid == second.uid
-    registry.bind("key", first.uid)
-    registry.match("key")
+    registry.bind_key("key", first.uid)
+    registry.find_by_key("key")
     assert registry.get(HASH).uid == first.uid
     assert registry.get(second.uid).uid == second.uid
 
@@ -79,11 +79,11 @@ def test_a_hash_means_the_job_that_was_asked_for_last_even_when_it_is_cut_out_fi
 def test_a_failed_job_matches_nothing() -> None:
     registry = JobRegistry()
     known = registry.put(job())
-    registry.bind("key", known.uid)
-    assert registry.match("key") is known
+    registry.bind_key("key", known.uid)
+    assert registry.find_by_key("key") is known
     registry.put(known.changed(1.0, status=Status.ERROR, error=EngineError("no")))
-    assert registry.match("key") is None
-    assert registry.match(None) is None
+    assert registry.find_by_key("key") is None
+    assert registry.find_by_key(None) is None
 
 
 class Tables(RuleBasedStateMachine):
@@ -102,8 +102,8 @@ class Tables(RuleBasedStateMachine):
     @rule(target=uids, owner=st.sampled_from(["", "alice"]))
     def add(self, owner: str) -> str:
         added = self.registry.put(job(owner=owner))
-        self.registry.ask(added.uid, owner)
-        self.registry.bind(added.uid[:2], added.uid)
+        self.registry.add_client(added.uid, owner)
+        self.registry.bind_key(added.uid[:2], added.uid)
         return added.uid
 
     @rule(uid=uids, image_hash=st.sampled_from(["a" * 32, "b" * 32]))
@@ -123,7 +123,7 @@ class Tables(RuleBasedStateMachine):
     def join(self, uid: str, other: str) -> None:
         known, meant = self.known(uid), self.known(other)
         if known and meant and known is not meant and known.owner == meant.owner:
-            self.registry.alias(uid, other)
+            self.registry.merge(uid, other)
             assert self.registry.get(uid, meant.owner).uid == other
 
     @rule(uid=uids)
@@ -142,7 +142,7 @@ class Tables(RuleBasedStateMachine):
     def nothing_is_kept_for_jobs_that_are_gone(self) -> None:
         kept = {known.uid for known in self.registry}
         hashed = [uid for uids in self.registry._by_hash.values() for uid in uids]
-        assert set(self.registry._asked) == kept
+        assert set(self.registry._last_requests) == kept
         assert sorted(hashed) == sorted(j.uid for j in self.registry if j.image_hash)
         assert all(self.registry._by_hash.values())
         assert set(self.registry._clients) == kept
@@ -157,7 +157,7 @@ class Tables(RuleBasedStateMachine):
         self.registry.remove_aged(self.now + 1)
         assert not len(self.registry)
         assert not self.registry._by_key
-        assert not self.registry._aliases
+        assert not self.registry._merged
 
 
 TestTables = Tables.TestCase

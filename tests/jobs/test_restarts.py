@@ -28,7 +28,7 @@ RESTARTED = "the server was restarted"
 def on_disk(folder: Path, engine: GatedEngine | None = None, **manager: Any) -> Generator[Server]:
     """A server that keeps its results there, loaded; stopped at the end."""
     configured = settings(
-        manager={"result_dir": str(folder), **manager}, server={"shutdown_grace_seconds": 0.1}
+        worker={"result_dir": str(folder), **manager}, server={"shutdown_grace_seconds": 0.1}
     )
     with serving(engine or GatedEngine(), configured) as server:
         server.wait_until_loaded()
@@ -47,7 +47,7 @@ def test_finished_jobs_are_served_again_by_every_name(tmp_path: Path) -> None:
         before = server.client.get(f"/jobs/{uid}").json()
         until(lambda: server.client.get(f"/jobs/{uid}").json()["can_export"], "kept")
         exported = server.client.post(f"/jobs/{uid}/export").content
-        until(lambda: server.manager._archive.is_idle, "written")
+        until(lambda: server.manager.archive.is_idle, "written")
         before = server.client.get(f"/jobs/{uid}").json()
     engine = GatedEngine()
     with on_disk(tmp_path, engine) as server:
@@ -95,7 +95,7 @@ def test_a_texture_that_needs_the_engines_memory_is_made_in_a_new_job(tmp_path: 
     with on_disk(tmp_path) as server:
         shape = server.generate(fields(texture=False))
         uid = shape.headers["X-Job-Id"]
-        until(lambda: server.manager._archive.is_idle, "written")
+        until(lambda: server.manager.archive.is_idle, "written")
     engine = GatedEngine()
     with on_disk(tmp_path, engine) as server:
         assert server.generate(fields(texture=False)).content == shape.content
@@ -112,7 +112,7 @@ def test_a_texture_that_needs_the_engines_memory_is_made_in_a_new_job(tmp_path: 
 def test_another_engine_does_not_answer_with_what_the_first_one_made(tmp_path: Path) -> None:
     with on_disk(tmp_path) as server:
         uid = server.generate(fields(texture=True)).headers["X-Job-Id"]
-        until(lambda: server.manager._archive.is_idle, "written")
+        until(lambda: server.manager.archive.is_idle, "written")
     engine = GatedEngine(name="other")
     with on_disk(tmp_path, engine) as server:
         anew = server.generate(fields(texture=True))
@@ -124,10 +124,10 @@ def test_another_engine_does_not_answer_with_what_the_first_one_made(tmp_path: P
 def test_old_jobs_age_out_while_nobody_looks(tmp_path: Path) -> None:
     with on_disk(tmp_path) as server:
         uid = server.generate(fields(texture=True)).headers["X-Job-Id"]
-        until(lambda: server.manager._archive.is_idle, "written")
+        until(lambda: server.manager.archive.is_idle, "written")
     with on_disk(tmp_path, job_max_age_seconds=1e-6) as server:
         assert server.client.get(f"/jobs/{uid}").status_code == 404
-        until(lambda: server.manager._archive.is_idle, "written")
+        until(lambda: server.manager.archive.is_idle, "written")
         assert not list((tmp_path / "files").iterdir())
 
 
@@ -137,7 +137,7 @@ def test_a_record_that_cannot_be_read_costs_its_job_alone(tmp_path: Path) -> Non
             server.generate(fields(seed=seed, texture=True)).headers["X-Job-Id"] for seed in (1, 2)
         ]
         ticket = server.client.post("/send", json=fields(seed=2, texture=True)).json()["uid"]
-        until(lambda: server.manager._archive.is_idle, "written")
+        until(lambda: server.manager.archive.is_idle, "written")
     with contextlib.closing(sqlite3.connect(tmp_path / "results.sqlite")) as database:
         database.execute("UPDATE jobs SET says = '{\"v\": 1}' WHERE uid = ?", (uids[0],))
         database.execute("UPDATE names SET says = 'no JSON' WHERE kind = 'ticket'")
@@ -146,7 +146,7 @@ def test_a_record_that_cannot_be_read_costs_its_job_alone(tmp_path: Path) -> Non
         assert server.client.get(f"/jobs/{uids[0]}").status_code == 404
         assert server.client.get(f"/jobs/{ticket}").status_code == 404
         assert server.client.get(f"/jobs/{uids[1]}/textured.glb").is_success
-        until(lambda: server.manager._archive.is_idle, "written")
+        until(lambda: server.manager.archive.is_idle, "written")
         assert not [path for path in (tmp_path / "files").iterdir() if uids[0] in path.name]
 
 
@@ -168,7 +168,7 @@ def test_a_key_still_sees_its_own_jobs_alone(tmp_path: Path) -> None:
                 assert server.client.get(path, headers=two).status_code == 404
                 assert server.client.get(path).status_code == 401
             assert server.client.post(f"/jobs/{uid}/export", headers=two).status_code == 404
-            until(lambda server=server: server.manager._archive.is_idle, "written")
+            until(lambda server=server: server.manager.archive.is_idle, "written")
     assert engine.calls == [("load", -1)]
 
 

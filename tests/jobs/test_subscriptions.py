@@ -22,18 +22,18 @@ from trellis2_server.jobs.subscriptions import Subscription
 
 if TYPE_CHECKING:
     from tests.support.engines import GatedEngine
-    from trellis2_server.jobs.manager import JobManager
+    from tests.support.managers import JobsUnderTest
 
 ALICE, BOB = Caller("alice", "alice"), Caller("bob", "bob")
 HERE, THERE = Caller("", "10.0.0.1"), Caller("", "10.0.0.2")
 
 
-async def submit_as(caller: Caller, manager: JobManager, seed: int, **more: Any) -> Job:
-    return await manager.submit(picture(), options(seed), caller, texture=None, **more)
+async def submit_as(caller: Caller, service: JobsUnderTest, seed: int, **more: Any) -> Job:
+    return await service.submit(picture(), options(seed), caller, texture=None, **more)
 
 
-async def collect(manager: JobManager, job: Job) -> list[Job]:
-    return [state async for state in manager.watch(job, heartbeat_s=60) if state]
+async def collect(service: JobsUnderTest, job: Job) -> list[Job]:
+    return [state async for state in service.states(job, heartbeat_s=60) if state]
 
 
 # ---- following -------------------------------------------------------------------------------
@@ -44,10 +44,10 @@ async def test_a_listener_hears_the_job_from_its_present_state_to_its_end(
     engine: GatedEngine,
 ) -> None:
     shape, texture = engine.hold("shape", 1), engine.hold("texture", 1)
-    async with working(engine) as manager:
-        job = await submit(manager, 1)
+    async with working(engine) as service:
+        job = await submit(service, 1)
         await begin(engine, "shape")
-        states = manager.watch(job, heartbeat_s=60)
+        states = service.states(job, heartbeat_s=60)
         first = await anext(states)
         assert first
         assert first.status is Status.SHAPE_PROCESSING
@@ -60,7 +60,7 @@ async def test_a_listener_hears_the_job_from_its_present_state_to_its_end(
             heard.append(state)
         assert heard[-1].status is Status.TEXTURE_PROCESSING
         assert heard[-1].shape_glb
-        late = asyncio.ensure_future(collect(manager, job))
+        late = asyncio.ensure_future(collect(service, job))
         texture.set()
         rest = [state async for state in states if state]
         assert [state.status for state in rest[-1:]] == [Status.COMPLETED]
@@ -68,17 +68,17 @@ async def test_a_listener_hears_the_job_from_its_present_state_to_its_end(
             "cutout", "shape", "shape_export", "texture", "texture_export",
         }  # fmt: skip
         assert (await late)[-1].status is Status.COMPLETED
-        assert [state.status for state in await collect(manager, rest[-1])] == [Status.COMPLETED]
-        assert not len(manager._subscriptions)
+        assert [state.status for state in await collect(service, rest[-1])] == [Status.COMPLETED]
+        assert not len(service.manager.subscriptions)
 
 
 @in_a_loop
 async def test_a_slow_listener_gets_the_latest_and_no_backlog(engine: GatedEngine) -> None:
-    async with working(engine) as manager:
-        job = await submit(manager, 1)
-        states = manager.watch(job, heartbeat_s=60)
+    async with working(engine) as service:
+        job = await submit(service, 1)
+        states = service.states(job, heartbeat_s=60)
         await anext(states)
-        done = await manager.texture(job)
+        done = await service.wait_for_texture(job)
         assert [state async for state in states] == [done]
 
 
@@ -87,33 +87,33 @@ async def test_who_listens_to_a_picture_that_is_known_hears_the_job_it_joined(
     engine: GatedEngine,
 ) -> None:
     held = engine.hold("shape", 1)
-    async with working(engine) as manager:
-        known = await submit(manager, 1)
+    async with working(engine) as service:
+        known = await submit(service, 1)
         await begin(engine, "shape")
-        other = await manager.submit(picture(0, file_format="WEBP"), options(), texture=None)
-        subscribe = asyncio.ensure_future(collect(manager, other))
-        await until(lambda: manager.job(other.uid).uid == known.uid)
+        other = await service.submit(picture(0, file_format="WEBP"), options(), texture=None)
+        subscribe = asyncio.ensure_future(collect(service, other))
+        await until(lambda: service.job(other.uid).uid == known.uid)
         held.set()
         heard = await subscribe
         assert heard[0].uid == other.uid
         assert heard[-1].uid == known.uid
         assert heard[-1].status is Status.COMPLETED
-        assert not manager._subscriptions._of
+        assert not service.manager.subscriptions._by_uid
 
 
 @in_a_loop
 async def test_a_waiting_job_hears_that_it_moved_up(engine: GatedEngine) -> None:
     held = {seed: engine.hold("shape", seed) for seed in (1, 2)}
-    async with working(engine) as manager:
-        await submit(manager, 1, texture=False)
+    async with working(engine) as service:
+        await submit(service, 1, texture=False)
         await begin(engine, "shape")  # before another's cut-out can overtake it
-        jobs = [await submit(manager, seed, texture=False) for seed in (2, 3)]
-        await until(lambda: all(manager.job(job.uid).image_hash for job in jobs))
-        assert manager.queue_position(jobs[1]) == 2
-        states = manager.watch(jobs[1], heartbeat_s=60)
+        jobs = [await submit(service, seed, texture=False) for seed in (2, 3)]
+        await until(lambda: all(service.job(job.uid).image_hash for job in jobs))
+        assert service.queue_position(jobs[1]) == 2
+        states = service.states(jobs[1], heartbeat_s=60)
         await anext(states)
         held[1].set()
-        while manager.queue_position(jobs[1]) != 1:
+        while service.queue_position(jobs[1]) != 1:
             assert await anext(states)
         held[2].set()
         await states.aclose()
@@ -122,14 +122,14 @@ async def test_a_waiting_job_hears_that_it_moved_up(engine: GatedEngine) -> None
 @in_a_loop
 async def test_a_quiet_stream_says_that_it_is_there_and_ends_at_a_stop(engine: GatedEngine) -> None:
     engine.hold("shape", 1)
-    async with working(engine, grace=0.01) as manager:
-        job = await submit(manager, 1)
+    async with working(engine, grace=0.01) as service:
+        job = await submit(service, 1)
         await begin(engine, "shape")
-        states = manager.watch(job, heartbeat_s=0.2)
+        states = service.states(job, heartbeat_s=0.2)
         heard = [await anext(states)]
         while heard[-1] is not None:
             heard.append(await anext(states))
-        closing = asyncio.ensure_future(manager.close())
+        closing = asyncio.ensure_future(service.manager.close())
         *_, last = [state async for state in states if state]
         assert last.status is Status.CANCELLED
         assert isinstance(last.error, ShuttingDownError)
@@ -139,35 +139,35 @@ async def test_a_quiet_stream_says_that_it_is_there_and_ends_at_a_stop(engine: G
 @in_a_loop
 async def test_who_stops_listening_leaves_nothing(engine: GatedEngine) -> None:
     held = engine.hold("shape", 1)
-    async with working(engine) as manager:
-        job = await submit(manager, 1)
+    async with working(engine) as service:
+        job = await submit(service, 1)
         await begin(engine, "shape")
         before = len(asyncio.all_tasks())
-        subscribe = [asyncio.ensure_future(collect(manager, job)) for _ in range(100)]
-        await until(lambda: len(manager._subscriptions) == 100)
+        subscribe = [asyncio.ensure_future(collect(service, job)) for _ in range(100)]
+        await until(lambda: len(service.manager.subscriptions) == 100)
         assert len(asyncio.all_tasks()) <= before + 100  # the callers' own
         for subscription in subscribe:
             subscription.cancel()
         await asyncio.wait(subscribe)
-        assert not manager._subscriptions._of
+        assert not service.manager.subscriptions._by_uid
         held.set()
 
 
 @in_a_loop
 async def test_a_listener_rests_no_longer_than_its_job_lasts(engine: GatedEngine) -> None:
-    async with working(engine) as manager:
-        done = await manager.texture(await submit(manager, 1))
-        running = await submit(manager, 2)
+    async with working(engine) as service:
+        done = await service.wait_for_texture(await submit(service, 1))
+        running = await submit(service, 2)
         subscription = Subscription(running)
-        resting = asyncio.ensure_future(subscription.rest(60))
+        resting = asyncio.ensure_future(subscription.pause(60))
         await asyncio.sleep(0)
-        subscription.tell(running)
+        subscription.publish(running)
         await asyncio.sleep(0)
         assert not resting.done()
-        subscription.tell(done)
+        subscription.publish(done)
         await resting
-        assert await subscription.told(60)
-        assert not await subscription.told(0.001)
+        assert await subscription.wait(60)
+        assert not await subscription.wait(0.001)
 
 
 # ---- giving up -------------------------------------------------------------------------------
@@ -176,76 +176,76 @@ async def test_a_listener_rests_no_longer_than_its_job_lasts(engine: GatedEngine
 @in_a_loop
 async def test_a_deleted_job_is_cancelled_first_and_gone_then(engine: GatedEngine) -> None:
     held = engine.hold("shape", 1)
-    async with working(engine, limit_model_concurrency=1) as manager:
-        running, waiting = await submit(manager, 1), await submit(manager, 2)
+    async with working(engine, limit_model_concurrency=1) as service:
+        running, waiting = await submit(service, 1), await submit(service, 2)
         await begin(engine, "shape")
-        asking = [asyncio.ensure_future(manager.shape(job)) for job in (running, waiting)]
+        asking = [asyncio.ensure_future(service.wait_for_shape(job)) for job in (running, waiting)]
         await asyncio.sleep(0)
-        next_one = await submit(manager, 3)
+        next_one = await submit(service, 3)
         for job in (waiting, running):
-            manager.delete(job.uid)
+            await service.delete(job.uid)
         for waiter in asking:
             with pytest.raises(JobCancelledError):
                 await waiter
-        assert manager.queue_position(waiting) is None
-        assert manager.queue_position(next_one) == 1
+        assert service.queue_position(waiting) is None
+        assert service.queue_position(next_one) == 1
         held.set()
-        assert (await manager.texture(next_one)).textured_glb
+        assert (await service.wait_for_texture(next_one)).textured_glb
         assert ("shape", 2) not in engine.calls
         assert ("texture", 1) not in engine.calls
         for job in (running, waiting, next_one):
-            manager.delete(job.uid)
+            await service.delete(job.uid)
             with pytest.raises(JobNotFoundError):
-                manager.job(job.uid)
+                service.job(job.uid)
         with pytest.raises(JobNotFoundError):
-            manager.job(next_one.image_hash or "0" * 32)
-        assert not len(manager._registry)
-        assert not manager._tasks
+            service.job(next_one.image_hash or "0" * 32)
+        assert not len(service.manager.registry)
+        assert not service.manager.active_jobs
 
 
 @in_a_loop
 async def test_a_job_whose_texture_is_cancelled_keeps_its_shape(engine: GatedEngine) -> None:
     held = engine.hold("texture", 1)
-    async with working(engine) as manager:
-        job = await manager.shape(await submit(manager, 1))
+    async with working(engine) as service:
+        job = await service.wait_for_shape(await submit(service, 1))
         await begin(engine, "texture")
-        manager.delete(job.uid)
+        await service.delete(job.uid)
         with pytest.raises(JobCancelledError):
-            await manager.texture(job)
-        assert manager.job(job.uid).status is Status.CANCELLED
-        assert (await manager.shape(job)).shape_glb == job.shape_glb
+            await service.wait_for_texture(job)
+        assert service.job(job.uid).status is Status.CANCELLED
+        assert (await service.wait_for_shape(job)).shape_glb == job.shape_glb
         held.set()
 
 
 @in_a_loop
 async def test_a_job_that_others_asked_for_too_stays_theirs(engine: GatedEngine) -> None:
     held = engine.hold("shape", 1)
-    async with working(engine) as manager:
-        job = await submit_as(HERE, manager, 1)
+    async with working(engine) as service:
+        job = await submit_as(HERE, service, 1)
         await begin(engine, "shape")
         webp = picture(0, file_format="WEBP")
-        joined = await manager.submit(webp, options(), THERE, texture=None)
-        await until(lambda: manager.job(joined.uid).uid == job.uid)
-        waiting = asyncio.ensure_future(manager.shape(joined))
-        manager.delete(job.uid, HERE)
+        joined = await service.submit(webp, options(), THERE, texture=None)
+        await until(lambda: service.job(joined.uid).uid == job.uid)
+        waiting = asyncio.ensure_future(service.wait_for_shape(joined))
+        await service.delete(job.uid, HERE)
         held.set()
         done = await waiting
         assert done.shape_glb
-        await manager.texture(done)
-        manager.delete(joined.uid, THERE)
+        await service.wait_for_texture(done)
+        await service.delete(joined.uid, THERE)
         with pytest.raises(JobNotFoundError):
-            manager.job(job.uid)
+            service.job(job.uid)
 
 
 @in_a_loop
 async def test_who_never_asked_for_a_job_gives_it_up_for_all(engine: GatedEngine) -> None:
     held = engine.hold("shape", 1)
-    async with working(engine) as manager:
-        job = await submit_as(HERE, manager, 1)
-        await submit_as(THERE, manager, 1)
+    async with working(engine) as service:
+        job = await submit_as(HERE, service, 1)
+        await submit_as(THERE, service, 1)
         await begin(engine, "shape")
-        manager.delete(job.uid, Caller("", "the operator's"))
-        assert manager.job(job.uid).status is Status.CANCELLED
+        await service.delete(job.uid, Caller("", "the operator's"))
+        assert service.job(job.uid).status is Status.CANCELLED
         held.set()
 
 
@@ -254,50 +254,51 @@ async def test_who_never_asked_for_a_job_gives_it_up_for_all(engine: GatedEngine
 
 @in_a_loop
 async def test_one_key_neither_sees_nor_shares_anothers_jobs(engine: GatedEngine) -> None:
-    async with working(engine) as manager:
-        hers = await manager.texture(await submit_as(ALICE, manager, 1))
-        his = await manager.texture(await submit_as(BOB, manager, 1))
+    async with working(engine) as service:
+        hers = await service.wait_for_texture(await submit_as(ALICE, service, 1))
+        his = await service.wait_for_texture(await submit_as(BOB, service, 1))
         assert hers.uid != his.uid
         assert engine.calls.count(("shape", 1)) == 2
         assert hers.image_hash == his.image_hash
-        webp = await manager.submit(picture(0, file_format="WEBP"), options(), BOB, texture=None)
-        assert (await manager.texture(webp)).uid == his.uid
+        webp = await service.submit(picture(0, file_format="WEBP"), options(), BOB, texture=None)
+        assert (await service.wait_for_texture(webp)).uid == his.uid
         for caller, own, others in ((ALICE, hers, his), (BOB, his, hers)):
-            assert manager.job(own.image_hash or "", caller).uid == own.uid
-            assert manager.served(own.shape_md5, caller) is own
-            assert [job.uid for job in manager.jobs(caller, limit=9)[0]] == [own.uid]
-            for call in (manager.job, manager.delete):
+            assert service.job(own.image_hash or "", caller).uid == own.uid
+            assert await service.find_by_shape(own.shape_md5, caller) is own
+            page, _ = await service.list_jobs(caller, limit=9)
+            assert [view.job.uid for view in page] == [own.uid]
+            for call in (service.get_job, service.delete):
                 with pytest.raises(JobNotFoundError):
-                    call(others.uid, caller)
+                    await call(others.uid, caller)
             with pytest.raises(JobNotFoundError):
-                manager.jobs(caller, limit=9, before=others.uid)
+                await service.list_jobs(caller, limit=9, before=others.uid)
         for nobodys in (hers.uid, hers.image_hash or ""):
             with pytest.raises(JobNotFoundError):
-                manager.job(nobodys)
+                service.job(nobodys)
 
 
 @in_a_loop
 async def test_a_mesh_that_was_served_to_another_key_is_just_a_mesh(engine: GatedEngine) -> None:
-    async with working(engine) as manager:
-        hers = await manager.shape(await submit_as(ALICE, manager, 1))
-        mesh = await manager.results.content(hers.shape_glb)
+    async with working(engine) as service:
+        hers = await service.wait_for_shape(await submit_as(ALICE, service, 1))
+        mesh = await service.manager.results.read(hers.shape_glb)
         wanted = replace(options(2), mesh=hers.shape_md5)
-        same = await manager.submit(picture(), wanted, ALICE, texture=None, mesh=mesh)
+        same = await service.submit(picture(), wanted, ALICE, texture=None, mesh=mesh)
         assert same.uid == hers.uid
-        other = await manager.submit(picture(), wanted, BOB, texture=None, mesh=mesh)
-        assert (await manager.texture(other)).uid != hers.uid
+        other = await service.submit(picture(), wanted, BOB, texture=None, mesh=mesh)
+        assert (await service.wait_for_texture(other)).uid != hers.uid
         assert engine.calls.count(("texture_mesh", 2)) == 1
 
 
 @in_a_loop
 async def test_jobs_are_listed_page_by_page_the_latest_first(engine: GatedEngine) -> None:
-    async with working(engine) as manager:
-        made = [(await submit(manager, seed)).uid for seed in range(5)]
-        page, has_more = manager.jobs(limit=2)
-        assert ([job.uid for job in page], has_more) == (made[:2:-1], True)
-        page, has_more = manager.jobs(limit=3, before=page[-1].uid)
-        assert ([job.uid for job in page], has_more) == (made[2::-1], False)
-        assert manager.jobs(limit=1, before=made[0]) == ([], False)
+    async with working(engine) as service:
+        made = [(await submit(service, seed)).uid for seed in range(5)]
+        page, has_more = await service.list_jobs(limit=2)
+        assert ([view.job.uid for view in page], has_more) == (made[:2:-1], True)
+        page, has_more = await service.list_jobs(limit=3, before=page[-1].job.uid)
+        assert ([view.job.uid for view in page], has_more) == (made[2::-1], False)
+        assert await service.list_jobs(limit=1, before=made[0]) == ([], False)
 
 
 # ---- limits --------------------------------------------------------------------------------
@@ -306,33 +307,33 @@ async def test_jobs_are_listed_page_by_page_the_latest_first(engine: GatedEngine
 @in_a_loop
 async def test_a_client_has_no_more_unfinished_jobs_than_it_may(engine: GatedEngine) -> None:
     engine.gates["shape"].clear()
-    async with working(engine, max_jobs_per_client=2) as manager:
-        jobs = [await submit_as(HERE, manager, seed) for seed in (1, 2)]
+    async with working(engine, max_jobs_per_client=2) as service:
+        jobs = [await submit_as(HERE, service, seed) for seed in (1, 2)]
         with pytest.raises(TooManyRequestsError, match="2 of your jobs") as caught:
-            await submit_as(HERE, manager, 3)
+            await submit_as(HERE, service, 3)
         assert caught.value.retry_after_s > 0
-        assert (await submit_as(HERE, manager, 1)).uid == jobs[0].uid  # a known one is no new one
-        await submit_as(THERE, manager, 3)
-        manager.delete(jobs[1].uid, HERE)
-        jobs[1] = await submit_as(HERE, manager, 4)
+        assert (await submit_as(HERE, service, 1)).uid == jobs[0].uid  # a known one is no new one
+        await submit_as(THERE, service, 3)
+        await service.delete(jobs[1].uid, HERE)
+        jobs[1] = await submit_as(HERE, service, 4)
         engine.open_all()
-        await asyncio.gather(*map(manager.texture, jobs))
-        await submit_as(HERE, manager, 5)
+        await asyncio.gather(*map(service.wait_for_texture, jobs))
+        await submit_as(HERE, service, 5)
 
 
 @in_a_loop
 async def test_uploads_that_wait_are_bounded_together(engine: GatedEngine) -> None:
     engine.gates["shape"].clear()
     large = picture() + bytes(40_000)
-    async with working(engine, limit_model_concurrency=1, max_waiting_bytes=65_536) as manager:
-        await submit(manager, 1)
+    async with working(engine, limit_model_concurrency=1, max_waiting_bytes=65_536) as service:
+        await submit(service, 1)
         await begin(engine, "shape")
-        waiting = await manager.submit(large, options(2), texture=None)
+        waiting = await service.submit(large, options(2), texture=None)
         with pytest.raises(QueueFullError, match="bytes of uploads wait"):
-            await manager.submit(large, options(3), texture=None)
-        small = await submit(manager, 3)
+            await service.submit(large, options(3), texture=None)
+        small = await submit(service, 3)
         engine.open_all()
-        await asyncio.gather(manager.shape(waiting), manager.shape(small))
-        assert manager._scheduler.waiting_bytes == 0
-        alone = await manager.submit(picture() + bytes(70_000), options(4), texture=None)
-        assert (await manager.shape(alone)).shape_glb
+        await asyncio.gather(service.wait_for_shape(waiting), service.wait_for_shape(small))
+        assert service.manager.active_jobs.upload_bytes == 0
+        alone = await service.submit(picture() + bytes(70_000), options(4), texture=None)
+        assert (await service.wait_for_shape(alone)).shape_glb

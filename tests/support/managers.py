@@ -1,4 +1,4 @@
-"""A worker on an event loop of its own, without HTTP; and a clock that a test sets."""
+"""A job manager on an event loop of its own, without HTTP; and a clock that a test sets."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import asyncio
 import functools
 import gc
 import threading
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from tests.support.engines import PATIENCE_S, GatedEngine
 from tests.support.server import SMALL, picture, settings
 from trellis2_server.inputs.images import Cutout, Cutter
 from trellis2_server.jobs.executor import LocalExecutor
+from trellis2_server.jobs.job import ANYBODY
+from trellis2_server.jobs.local_service import LocalJobService
 from trellis2_server.jobs.manager import JobManager
 from trellis2_server.parameters import Options, read_options
 from trellis2_server.settings import Settings
@@ -20,7 +22,8 @@ from trellis2_server.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
 
-    from trellis2_server.jobs.job import Job
+    from trellis2_server.jobs.job import Caller, Job
+    from trellis2_server.jobs.service import Health
 
 
 def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -88,10 +91,43 @@ def options(seed: int = 1, **more: Any) -> Options:
     return read_options({"seed": seed, **SMALL, **more}, Settings())
 
 
+class NoMetrics:
+    def render(self, health: Health) -> bytes:
+        raise NotImplementedError
+
+
+class JobsUnderTest(LocalJobService):
+    """The service, and what a test asks of it without waiting."""
+
+    def job(self, name: str, caller: Caller = ANYBODY) -> Job:
+        return self._find(name, caller)
+
+    async def states(self, job: Job, *, heartbeat_s: float) -> AsyncGenerator[Job | None]:
+        """What `watch` yields, as records."""
+        async with aclosing(self.watch(job, heartbeat_s=heartbeat_s)) as views:
+            async for view in views:
+                yield view and view.job
+
+    @property
+    def queue_length(self) -> int:
+        return self.manager.scheduler.length
+
+    def queue_position(self, job: Job) -> int | None:
+        return self._view(job).queue_position
+
+    def eta_s(self, job: Job) -> float | None:
+        return self._view(job).eta_s
+
+    def cancel(self, job: Job) -> None:
+        active = self.manager.active_jobs.get(job.uid)
+        if active:
+            self.manager.endings.cancel(active)
+
+
 @asynccontextmanager
 async def working(
     engine: GatedEngine, *, cutter: Cutter | None = None, clock: Clock | None = None, **limits: Any
-) -> AsyncGenerator[JobManager]:
+) -> AsyncGenerator[JobsUnderTest]:
     grace = {"shutdown_grace_seconds": limits.pop("grace", 5.0)}
     model = {"idle_unload_seconds": limits.pop("idle_unload_seconds", None)}
     configured = settings(worker=limits, server=grace, model=model)
@@ -99,9 +135,9 @@ async def working(
     manager = JobManager(executor, configured, **({"clock": clock} if clock else {}))
     manager.start()
     if engine.gates["load"].is_set():
-        await until(lambda: manager.load.status != "loading")
+        await until(lambda: manager.lifecycle.status != "loading")
     try:
-        yield manager
+        yield JobsUnderTest(manager, NoMetrics())
     finally:
         engine.open_all()
         await manager.close()
@@ -112,5 +148,5 @@ async def begin(engine: GatedEngine, stage: str) -> int:
     return await asyncio.to_thread(engine.wait_for, stage)
 
 
-async def submit(manager: JobManager, seed: int, *, texture: bool | None = None) -> Job:
-    return await manager.submit(picture(), options(seed), texture=texture)
+async def submit(service: JobsUnderTest, seed: int, *, texture: bool | None = None) -> Job:
+    return await service.submit(picture(), options(seed), texture=texture)

@@ -51,10 +51,12 @@ def _desk_class() -> Any:
         async def peek(self, what: str) -> Any:
             """What a test waits for."""
             manager = self._manager
-            if what == "listeners":
-                return len(manager._subscriptions)
+            if what == "subscriptions":
+                return len(manager.subscriptions)
             if what == "waiters":
-                return sum(task.waiters for task in manager._tasks.values())
+                return sum(active.waiters for active in manager.active_jobs)
+            if what == "queue_length":
+                return manager.scheduler.length
             return getattr(manager, what)
 
         async def close_soon(self) -> None:
@@ -135,7 +137,7 @@ def _deployment() -> tuple[Any, str, Any, Any]:
         ray_serve.CutterReplica, ray_serve.CUTTERS, ray_actor_options=none
     ).bind(settings, lambda: Cutter(background="none"))
     service = ray_serve._deployment(
-        _desk_class(), ray_serve.DESK, max_ongoing_requests=10_000, ray_actor_options=none
+        _desk_class(), ray_serve.JOBS, max_ongoing_requests=10_000, ray_actor_options=none
     ).bind(settings, cluster, "gated", engines, cutters, notes)
     ingress = serve.ingress(_switch_of_the_process)(ResettableIngress)
     app = ray_serve._deployment(
@@ -144,7 +146,7 @@ def _deployment() -> tuple[Any, str, Any, Any]:
     control.engine = GatedEngine()
     serve.run(app, name=_NAME, route_prefix="/")
     handles = [
-        serve.get_deployment_handle(name, _NAME) for name in (ray_serve.DESK, ray_serve.INGRESSES)
+        serve.get_deployment_handle(name, _NAME) for name in (ray_serve.JOBS, ray_serve.INGRESSES)
     ]
     return control, url, *handles
 
@@ -177,7 +179,7 @@ class RayServer(Server):
 
     @property
     def subscriptions(self) -> int:
-        return self._peek("listeners")
+        return self._peek("subscriptions")
 
     @property
     def waiters(self) -> int:

@@ -113,15 +113,15 @@ class Server:
 
     @property
     def subscriptions(self) -> int:
-        return len(self.manager._subscriptions)
+        return len(self.manager.subscriptions)
 
     @property
     def waiters(self) -> int:
-        return sum(task.waiters for task in self.manager._tasks.values())
+        return sum(active.waiters for active in self.manager.active_jobs)
 
     @property
     def queue_length(self) -> int:
-        return self.manager.queue_length
+        return self.manager.scheduler.length
 
     def close_soon(self) -> None:
         self.manager.close_soon()

@@ -32,8 +32,8 @@ from trellis2_server.api.middleware import (
 from trellis2_server.api.routes import files, hunyuan, jobs, native, page
 from trellis2_server.errors import ServerError
 from trellis2_server.jobs.executor import LocalExecutor
+from trellis2_server.jobs.local_service import LocalJobService
 from trellis2_server.jobs.manager import JobManager
-from trellis2_server.jobs.service import LocalJobService
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence

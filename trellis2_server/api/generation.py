@@ -98,7 +98,7 @@ async def submit(
         return await service.submit(
             body.picture, generation.options, caller, texture=texture, mesh=body.mesh
         )
-    job = await service.served(generation.options.mesh, caller)
+    job = await service.find_by_shape(generation.options.mesh, caller)
     if job is not None:
         return job
     if body.fields.get("text") is not None:
@@ -131,9 +131,9 @@ async def _model(
 ) -> tuple[Job, bytes]:
     wanted = generation.delivery.texture
     job = await submit(generation, service, caller, texture=wanted)
-    job = await (service.texture(job) if wanted else service.shape(job))
+    job = await (service.wait_for_texture(job) if wanted else service.wait_for_shape(job))
     artifact = job.textured_glb if wanted else job.shape_glb
-    return job, await service.content(artifact)
+    return job, await service.read_file(artifact)
 
 
 def model_headers(job: Job) -> dict[str, str]:

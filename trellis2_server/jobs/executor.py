@@ -1,10 +1,10 @@
-"""`Executor`: who does the steps of a job. `LocalExecutor` does them in this process.
+"""`Executor`: does the steps of a job. `LocalExecutor` does them in this process.
 
-Another one may do them elsewhere: its steps are coroutine functions then, which need no
-thread to wait in, and the shapes, geometries and fields that it hands on only tell of what
-lies where they were made. Nobody but the crew looks into them.
+An executor of a cluster does them elsewhere: its steps are coroutine functions, which need no
+thread, and the shapes, geometries and fields that it returns are references. No other module
+looks into them.
 
-What this module does not know: jobs, threads, the order of the work.
+Does not know: jobs, threads, the order of steps.
 """
 
 from __future__ import annotations
@@ -34,35 +34,35 @@ if TYPE_CHECKING:
 
 
 class ShapeSummary(Protocol):
-    """What the line has to know of a shape."""
+    """What the scheduler needs to know of a shape."""
 
     @property
     def resolution(self) -> int:
-        """As of `mesh.Shape`."""
+        """See `mesh.Shape`."""
         ...
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """As of `mesh.Shape`."""
+        """See `mesh.Shape`."""
         ...
 
 
 class FieldSummary(Protocol):
-    """What the line has to know of a field."""
+    """What the scheduler needs to know of a field."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """As of `mesh.VoxelField`."""
+        """See `mesh.VoxelField`."""
         ...
 
 
 class ExportedShape(NamedTuple):
-    """What the export of a shape gives.
+    """Result of the export of a shape.
 
     Attributes:
-        geometry: what the texture is made from, and the textured file.
+        geometry: input of the texture step, and of the textured file.
         glb: the untextured file.
-        md5: of that, 32 hex digits.
+        md5: of the file, 32 hex digits.
     """
 
     geometry: Any
@@ -71,105 +71,105 @@ class ExportedShape(NamedTuple):
 
 
 class Executor(Protocol):
-    """Whoever does the steps. A step may be a coroutine function."""
+    """Does the steps; each of them may be a coroutine function."""
 
     @property
     def name(self) -> str:
-        """The engine's."""
+        """Name of the engine."""
         ...
 
     @property
     def device_slots(self) -> int:
-        """How many stages of the engine may run at one time."""
+        """Number of device steps that may run at one time."""
         ...
 
     @property
     def cpu_workers(self) -> int:
-        """How many other steps may."""
+        """Number of other steps that may run at one time."""
         ...
 
     def load(self, report: Report) -> None:
-        """As `pipeline.load`."""
+        """Load the engine; see `pipeline.load`."""
         ...
 
     def unload(self) -> None:
-        """As `Engine.unload`."""
+        """Unload the engine; see `Engine.unload`."""
         ...
 
     def describe(self) -> Mapping[str, object]:
-        """As `Engine.describe`."""
+        """Return the engine's details; see `Engine.describe`."""
         ...
 
     def device_memory(self) -> Mapping[str, int]:
-        """As `Engine.device_memory`."""
+        """Return the device memory; see `Engine.device_memory`."""
         ...
 
     def cut_out(self, picture: bytes, *, remove_background: bool) -> Cutout | Awaitable[Cutout]:
-        """What the model sees of a picture.
+        """Do the step `cutout`: return what the model sees of a picture.
 
         Raises:
-            ModelPending: its background model is on its way.
-            InputError: no image, or no object in it.
+            ModelPending: the background model is being loaded.
+            InputError: the file is no image, or there is no object in it.
         """
         ...
 
     def make_shape(
         self, cutout: Cutout, options: Options, report: Report
     ) -> ShapeSummary | Awaitable[ShapeSummary]:
-        """As `pipeline.make_shape`."""
+        """Do the step `shape`; see `pipeline.make_shape`."""
         ...
 
     def export_shape(
         self, shape: Any, options: Options, report: Report
     ) -> ExportedShape | Awaitable[ExportedShape]:
-        """As `pipeline.export_shape`."""
+        """Do the step `shape_export`; see `pipeline.export_shape`."""
         ...
 
     def read_mesh(
         self, content: bytes, options: Options, report: Report
     ) -> ExportedShape | Awaitable[ExportedShape]:
-        """As `pipeline.read_mesh`."""
+        """Do the step `shape_export` of a client's mesh; see `pipeline.read_mesh`."""
         ...
 
     def make_texture(
         self, geometry: Any, cutout: Cutout, options: Options, report: Report
     ) -> FieldSummary | Awaitable[FieldSummary]:
-        """As `pipeline.make_texture`."""
+        """Do the step `texture`; see `pipeline.make_texture`."""
         ...
 
     def export_model(
         self, geometry: Any, field: Any, options: Options, report: Report
     ) -> bytes | Awaitable[bytes]:
-        """As `pipeline.export_model`."""
+        """Do the step `texture_export`; see `pipeline.export_model`."""
         ...
 
     def shape_snapshotter(self, geometry: Any) -> Callable[[], bytes] | None:
-        """Gives the geometry as `kept.shape_snapshot` does, on any thread; None: it was given."""
+        """Return a call, for any thread, that serializes the geometry; None: a client's mesh."""
         ...
 
     def field_snapshotter(self, field: Any) -> Callable[[], bytes]:
-        """Gives the field as `kept.field_snapshot` does, on any thread."""
+        """Return a call, for any thread, that serializes the field."""
         ...
 
     def export_again(
         self, made_by: str, shape: bytes, field: bytes | None, options: Options, report: Report
     ) -> bytes | Awaitable[bytes]:
-        """As `kept.export_again`."""
+        """Export stored snapshots; see `snapshots.export_again`."""
         ...
 
 
 class LocalExecutor:
-    """This process: one engine, and a few threads.
+    """Does the steps in this process, with one engine.
 
     Args:
         engine: not loaded.
-        cutter: cuts uploads out.
-        settings: how files are exported.
+        cutter: cuts pictures out.
+        settings: export settings, and the limit of jobs in progress.
 
     Attributes:
-        name: the engine's.
-        lanes: one.
-        hands: no more than there are jobs in progress, or processors.
+        name: of the engine.
+        device_slots: one.
+        cpu_workers: at most one for each job in progress, and for each processor.
     """
 
     device_slots = 1
@@ -182,72 +182,72 @@ class LocalExecutor:
         self._export = settings.export
 
     def load(self, report: Report) -> None:
-        """Engine and exporter."""
+        """Load the engine and the exporter."""
         pipeline.load(self._engine, report, remesh=self._export.remesh)
 
     def unload(self) -> None:
-        """The engine."""
+        """Unload the engine."""
         self._engine.unload()
 
     def describe(self) -> Mapping[str, object]:
-        """The engine's own."""
+        """Return the engine's details."""
         return self._engine.describe()
 
     def device_memory(self) -> Mapping[str, int]:
-        """The engine's."""
+        """Return the memory of the engine's device, bytes by kind."""
         return self._engine.device_memory()
 
     def cut_out(self, picture: bytes, *, remove_background: bool) -> Cutout:
-        """What the model sees; does not wait for the background model."""
+        """Cut the picture out; do not wait for the background model."""
         return self._cutter.cut_out(picture, remove_background=remove_background, wait=False)
 
     def make_shape(self, cutout: Cutout, options: Options, report: Report) -> Shape:
-        """The engine's first stage."""
+        """Run the engine's shape stages."""
         return pipeline.make_shape(self._engine, cutout, options, report)
 
     def export_shape(self, shape: Shape, options: Options, report: Report) -> ExportedShape:
-        """The untextured file."""
+        """Export the untextured GLB."""
         return exported_shape(*pipeline.export_shape(self._engine, shape, options, report))
 
     def read_mesh(self, content: bytes, options: Options, report: Report) -> ExportedShape:
-        """The same of a mesh that a client gave."""
+        """Read a client's mesh, and export it as an untextured GLB."""
         return exported_shape(*pipeline.read_mesh(self._engine, content, options, report))
 
     def make_texture(
         self, geometry: Geometry | GivenMesh, cutout: Cutout, options: Options, report: Report
     ) -> VoxelField:
-        """The engine's second stage."""
+        """Run the engine's texture stages."""
         return pipeline.make_texture(self._engine, geometry, cutout, options, report)
 
     def export_model(
         self, geometry: Geometry | GivenMesh, field: VoxelField, options: Options, report: Report
     ) -> bytes:
-        """The textured file."""
+        """Export the textured GLB."""
         return pipeline.export_model(self._engine, geometry, field, options, self._export, report)
 
     def shape_snapshotter(self, geometry: Geometry | GivenMesh) -> Callable[[], bytes] | None:
-        """Packs the shape."""
+        """Return a call that serializes the shape."""
         if not isinstance(geometry, pipeline.Geometry):
             return None
-        shape = replace(geometry.shape, state=None)  # which may hold the device's memory
+        shape = replace(geometry.shape, state=None)  # it may hold device memory
         return partial(shape_snapshot, shape)
 
     def field_snapshotter(self, field: VoxelField) -> Callable[[], bytes]:
-        """Packs the field."""
+        """Return a call that serializes the field."""
         return partial(field_snapshot, field)
 
     def export_again(
         self, made_by: str, shape: bytes, field: bytes | None, options: Options, report: Report
     ) -> bytes:
-        """A kept model as a file."""
+        """Export stored snapshots as a GLB."""
         return export_again(EngineName(made_by), shape, field, options, self._export, report)
 
 
 def exported_shape(geometry: Geometry | GivenMesh, glb: bytes) -> ExportedShape:
-    """The export's results, and the digest of the file."""
+    """Return the results of an export with the MD5 of the file."""
     return ExportedShape(geometry, glb, md5(glb))
 
 
 def md5(data: bytes) -> str:
-    """32 hex digits."""
+    """Return the MD5 of the data, 32 hex digits."""
     return hashlib.md5(data, usedforsecurity=False).hexdigest()

@@ -1,6 +1,6 @@
 """`Job`: a frozen record that changes through one method, and the states it goes through.
 
-What this module does not know: threads, queues, HTTP, how a job is worked on.
+Does not know: threads, queues, HTTP, how a job is worked on.
 """
 
 from __future__ import annotations
@@ -19,50 +19,51 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks.
+    """The client of a request.
 
     Attributes:
-        owner: whose jobs the caller sees: a digest of the API key; empty where there are none.
-        client: who has limits of its own: the same digest, or an address.
+        owner: owner of the jobs that the client sees: a digest of its API key; empty on a
+            server without keys.
+        client: identity for limits: the same digest, or an address.
     """
 
     owner: str = ""
     client: str = ""
 
 
-#: Of a server without keys.
+#: The client on a server without keys.
 ANYBODY: Final = Caller()
 
 
 class Status(Enum):
-    """Where a job is."""
+    """State of a job."""
 
-    #: Waiting for, or in, the cut-out, the shape stage or its export.
+    #: The cut-out, the shape or its export runs or waits.
     SHAPE_PROCESSING = "shape_processing"
-    #: The untextured GLB is there; the texture waits or is being made.
+    #: The untextured GLB exists; the texture or its export runs or waits.
     TEXTURE_PROCESSING = "texture_processing"
-    #: All that was asked for is there. A texture may still be asked for.
+    #: Everything requested exists. A texture may still be requested.
     COMPLETED = "completed"
-    #: A stage failed. An untextured GLB that was there stays.
+    #: A step failed. An untextured GLB that exists stays.
     ERROR = "error"
-    #: Given up on request, at shutdown, or because nobody waited for it any more.
+    #: Cancelled by a client, at shutdown, or because no client waited any more.
     CANCELLED = "cancelled"
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing is being done or about to be done for the job."""
+        """Whether no step of the job runs or waits."""
         return self in _FINISHED
 
 
 _FINISHED: Final = frozenset({Status.COMPLETED, Status.ERROR, Status.CANCELLED})
 
-#: From where to where a job may go.
+#: Allowed changes of the status.
 TRANSITIONS: Final = {
     Status.SHAPE_PROCESSING: frozenset(
         {Status.TEXTURE_PROCESSING, Status.COMPLETED, Status.ERROR, Status.CANCELLED}
     ),
     Status.TEXTURE_PROCESSING: frozenset({Status.COMPLETED, Status.ERROR, Status.CANCELLED}),
-    # To an error when its files were lost.
+    # ERROR: its files were lost.
     Status.COMPLETED: frozenset({Status.TEXTURE_PROCESSING, Status.ERROR}),
     Status.ERROR: frozenset[Status](),
     Status.CANCELLED: frozenset[Status](),
@@ -71,13 +72,13 @@ TRANSITIONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the job's present status has come.
+    """Progress of a job's present status.
 
     Attributes:
-        stage: what is being done, in the words of whoever does it.
-        fraction: 0 … 1 of the way from the status' begin to its end.
-        step: how many steps of the stage are done; None where it has none.
-        steps: of how many.
+        stage: stage that runs, as the engine or exporter names it.
+        fraction: completed part of the status, 0 … 1.
+        step: completed units of the stage; None: it has none.
+        steps: all units of the stage.
     """
 
     stage: str
@@ -88,27 +89,27 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """One picture with one set of options, on its way or done.
+    """One picture with one set of options.
 
     Attributes:
         uid: a UUID, version 4.
-        options: what was asked for.
+        options: parameters of the request.
         engine: name of the engine.
-        created_at: seconds of the worker's clock, as is `finished_at`.
-        owner: who alone sees it.
-        created_unix_s: the same moment as `created_at`, for people.
-        status: where it is.
+        created_at: seconds of the manager's clock, like `finished_at`.
+        owner: the only one who sees the job.
+        created_unix_s: time of `created_at`, Unix seconds.
+        status: state of the job.
         image_hash: MD5 of what the model sees; None until the picture is cut out.
-        background: how the object was found; None as long.
-        warnings: sentences for the client, in the order they came up.
-        resolution: voxels along the cube's edge that were really used; None until then.
-        progress: of the present status; None while the job waits, and at the end.
-        shape_glb: the untextured GLB.
-        shape_md5: of that file; a mesh is known again by it.
-        textured_glb: the textured GLB.
-        error: why it is where it is, when that is `ERROR` or `CANCELLED`.
-        finished_at: when it became finished; None while it is not.
-        timings: seconds that each step took, by its name, of those that ended.
+        background: how the object was found; None until then.
+        warnings: sentences for the client, in order of time.
+        resolution: voxels along the cube's edge, as really used; None until the shape exists.
+        progress: of the present status; None while the job waits, and when it is finished.
+        shape_glb: the untextured GLB; None until it exists.
+        shape_md5: MD5 of that file, by which a given mesh is recognized.
+        textured_glb: the textured GLB; None until it exists.
+        error: reason of the status `ERROR` or `CANCELLED`.
+        finished_at: time of the end; None: not finished.
+        timings: duration of each step that has ended, seconds.
     """
 
     uid: str
@@ -132,16 +133,20 @@ class Job:
 
     @property
     def finished_unix_s(self) -> float | None:
-        """When it became finished, for people; a clock that was put right does not change it."""
+        """Time of the end, Unix seconds; not affected by changes of the system's clock."""
         if self.finished_at is None:
             return None
         return self.created_unix_s + self.finished_at - self.created_at
 
     def changed(self, now: float, **changes: Any) -> Job:
-        """The same job, further on.
+        """Return the job with these changes.
+
+        Args:
+            now: seconds of the manager's clock.
+            changes: attributes and their new values.
 
         Raises:
-            ValueError: `TRANSITIONS` has no such step.
+            ValueError: `TRANSITIONS` does not allow the change of the status.
         """
         job = replace(self, **changes)
         if job.status is self.status:

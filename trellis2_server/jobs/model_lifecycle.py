@@ -1,10 +1,9 @@
-"""`ModelLifecycle`: brings the engine onto its device and off it, and knows what it leaves there.
+"""`ModelLifecycle`: loads the engine onto its device, unloads it, and watches its memory.
 
-The first load may take long, for what it downloads. Later ones happen between two stages:
-when the engine was unloaded because nobody needed it, after so many jobs, or because the
-device's memory grew.
+The first load may take long, because weights are downloaded. The engine is loaded again between
+two steps: after it was unloaded, after a number of jobs, or because the device's memory grew.
 
-What this module does not know: jobs, HTTP, which engine it is.
+Does not know: jobs, HTTP, which engine it is.
 """
 
 from __future__ import annotations
@@ -32,18 +31,24 @@ _MB: Final = 1_000_000
 
 
 class ModelLifecycle:
-    """Where the engine is.
+    """State of the engine.
+
+    Args:
+        executor: loads and unloads.
+        threads: the device thread.
+        settings: when the engine is loaded again.
+        clock: monotonic seconds.
 
     Attributes:
         status: "loading" at first, then "ok" or "error".
-        stage: what is being loaded; empty at the end.
-        fraction: 0 … 1 of that.
-        error: why it failed.
-        seconds: how long it took the last time.
+        stage: what is being loaded; empty: nothing.
+        fraction: loaded part of that, 0 … 1.
+        error: why the first load failed; None: it did not.
+        seconds: duration of the last load, seconds.
         is_resident: whether the engine is on its device.
-        is_reloading: whether it is on its way there once more.
-        memory: the device's, as the engine said after its last stage or load.
-        is_given_up: set to unwind a load at its next report.
+        is_reloading: whether it is being loaded again.
+        memory: of the device after the last step or load, bytes by kind.
+        is_stopped: set at shutdown; a load stops at its next report.
     """
 
     def __init__(
@@ -61,7 +66,7 @@ class ModelLifecycle:
         self.is_resident = False
         self.is_reloading = False
         self.memory: Mapping[str, int] = {}
-        self.is_given_up = False
+        self.is_stopped = False
         self._executor = executor
         self._threads = threads
         self._recycle_after = settings.worker.recycle_after_jobs
@@ -75,10 +80,10 @@ class ModelLifecycle:
         self._loaded_level: int | None = None
 
     def check(self) -> None:
-        """Pass where the engine serves.
+        """Return if the engine has been loaded once.
 
         Raises:
-            LoadingError: it does not yet, or never will.
+            LoadingError: it is being loaded, or that failed.
         """
         if self.status == "loading":
             raise LoadingError("the model is loading", retry_after_s=5)
@@ -87,20 +92,20 @@ class ModelLifecycle:
 
     @property
     def is_due(self) -> bool:
-        """Whether the engine is to be loaded anew before its next stage."""
+        """Whether the engine is to be loaded again before the next step."""
         is_old = self._recycle_after is not None and self._jobs >= self._recycle_after
         return self.is_resident and (is_old or self._has_grown)
 
     @property
     def seconds_left(self) -> float:
-        """Until the engine can work, by how long it took the last time; 0: it can."""
+        """Estimated seconds until the engine is loaded, by the last load; 0: it is."""
         if self.is_resident:
             return 0.0
         seconds = self.seconds or 0.0
         return max(0.0, seconds - (self._clock() - self._began)) if self.is_reloading else seconds
 
     async def load(self) -> None:
-        """Load the engine for the first time; the lane is free from then on, if that worked.
+        """Load the engine for the first time; the device thread takes steps from then on.
 
         Raises:
             EngineBrokenError: only a new process helps.
@@ -109,7 +114,7 @@ class ModelLifecycle:
         try:
             await self._on_device("load", self._load, is_timed=False)
         except (ServerError, StepCancelled) as error:
-            self._threads.device_is_held = True  # and stays so: there is nothing to work with
+            self._threads.device_is_reserved = True  # for good: there is no engine
             self.status, self.error = "error", str(error)
             logger.error("The engine could not be loaded: %s", error)  # noqa: TRY400 - logged where it arose
             if isinstance(error, EngineBrokenError):
@@ -118,10 +123,10 @@ class ModelLifecycle:
         self.status = "ok"
 
     async def reload(self) -> None:
-        """Load the engine again, after unloading it where it is still there.
+        """Load the engine again; unload it before if it is loaded.
 
         Raises:
-            EngineError: that failed, or the device's memory is not given back.
+            EngineError: that failed, or device memory is still in use afterwards.
         """
         logger.info("Loading the engine again", extra={"engine": self._executor.name})
         was_resident, self.is_resident = self.is_resident, False
@@ -138,13 +143,13 @@ class ModelLifecycle:
             )
 
     async def unload(self) -> None:
-        """Take the engine off its device until it is needed.
+        """Unload the engine until it is needed.
 
         Raises:
             EngineError: that failed.
         """
         self.is_resident = False
-        await self._threads.on_device("unload", self._executor.unload)
+        await self._threads.run_on_device("unload", self._executor.unload)
         self.memory = {}
         logger.info("Unloaded the engine, which is idle", extra={"engine": self._executor.name})
 
@@ -152,7 +157,7 @@ class ModelLifecycle:
         self, what: str, call: Callable[[], Any], *, is_timed: bool = True
     ) -> None:
         self._began = self._clock()
-        memory = await self._threads.on_device(what, call, is_timed=is_timed)
+        memory = await self._threads.run_on_device(what, call, is_timed=is_timed)
         self.seconds = self._clock() - self._began
         self.stage, self.is_resident = "", True
         self.memory = memory
@@ -175,19 +180,19 @@ class ModelLifecycle:
 
     def _report(self, stage: str, step: int, steps: int) -> None:
         self.stage, self.fraction = stage, step / max(steps, 1)
-        if self.is_given_up:
+        if self.is_stopped:
             raise StepCancelled
 
-    # ---- what stages leave behind -----------------------------------------------------------
+    # ---- device memory ----------------------------------------------------------------------
 
     def note_job(self) -> None:
-        """A job that the engine worked on has ended."""
+        """Count a job that the engine has worked on."""
         self._jobs += 1
 
     def watched(self, step: str, call: Callable[[], Any]) -> Callable[[], Any]:
-        """The call of a stage; the device's memory is noted after it, on the event loop.
+        """Wrap the call of a device step, so that the memory after it is recorded.
 
-        A coroutine function's is not: it is elsewhere.
+        A coroutine function is returned as it is: its device is elsewhere.
         """
         if inspect.iscoroutinefunction(call):
             return call
@@ -200,9 +205,9 @@ class ModelLifecycle:
                 try:
                     memory = self._executor.device_memory()
                 except Exception:
-                    logger.exception("The device's memory cannot be told")
+                    logger.exception("The device memory cannot be read")
                 else:
-                    with suppress(RuntimeError):  # the loop has closed
+                    with suppress(RuntimeError):  # the loop is closed
                         loop.call_soon_threadsafe(partial(self._note, step, memory))
 
         return watch
@@ -212,10 +217,10 @@ class ModelLifecycle:
         used = memory.get("used")
         if used is None:
             return
-        # What stays on the device after a stage is another amount for each.
+        # Each step leaves a different amount on the device.
         growth = used - self._levels.setdefault(step, used)
         if self._max_growth is not None and growth > self._max_growth:
             logger.warning(
-                "The device's memory has grown", extra={"step": step, "growth_mb": growth // _MB}
+                "The device memory has grown", extra={"step": step, "growth_mb": growth // _MB}
             )
             self._has_grown = True

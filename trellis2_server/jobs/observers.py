@@ -1,6 +1,6 @@
-"""`JobObserver`: who is told of what happens to jobs, without being able to change it.
+"""`JobObserver`: is notified of what happens to jobs, and cannot change it.
 
-What this module does not know: what an observer does with it.
+Does not know: what an observer does.
 """
 
 from __future__ import annotations
@@ -9,40 +9,40 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from trellis2_server.jobs.job import Status
-    from trellis2_server.jobs.progress import Step
+    from trellis2_server.jobs.steps import Step
 
 
 class JobObserver(Protocol):
-    """Called on the event loop, but for `note_retry`, which may come from any thread."""
+    """Called on the event loop; `note_retry` may be called on any thread."""
 
     def note_step(self, step: Step, seconds: float) -> None:
-        """A step has ended well."""
+        """Note that a step has succeeded, and its duration."""
         ...
 
     def note_end(self, engine: str, status: Status) -> None:
-        """A job is finished; again, where its texture was asked for after that."""
+        """Note that a job is finished; a job whose texture is requested later ends twice."""
         ...
 
     def note_match(self, how: str) -> None:
-        """A request got a job that was there: "upload" or, after its cut-out, "picture"."""
+        """Note that a request got a known job: by "upload" or, after the cut-out, "picture"."""
         ...
 
     def note_retry(self) -> None:
-        """The engine was out of memory and tries again with less."""
+        """Note that the engine ran out of memory and tries again with less."""
         ...
 
 
 class NullObserver:
-    """An observer that does not look."""
+    """An observer that does nothing."""
 
     def note_step(self, step: Step, seconds: float) -> None:
-        """Pass."""
+        """Do nothing."""
 
     def note_end(self, engine: str, status: Status) -> None:
-        """Pass."""
+        """Do nothing."""
 
     def note_match(self, how: str) -> None:
-        """Pass."""
+        """Do nothing."""
 
     def note_retry(self) -> None:
-        """Pass."""
+        """Do nothing."""

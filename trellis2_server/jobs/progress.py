@@ -1,29 +1,34 @@
-"""The steps that a job goes through, how far along one a stage is, and how long each takes.
+"""Progress of a job: how far its status has come, from what the running step reports.
 
-A job's status is a way of one or more steps; each step has a part of that way, and each
-stage of a step, as whoever does it calls it, a part of the step.
+A status consists of steps, a step of stages. Each step takes a fixed share of its status, and
+each stage, as the engine or the exporter names it, a share of its step.
 
-What this module does not know: jobs, threads, how a step does its work.
+Does not know: which thread runs a step, how a step is done.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+import asyncio
+import time
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from trellis2_server.jobs.job import Progress
+from trellis2_server.jobs.threads import StepCancelled
 
 if TYPE_CHECKING:
-    from trellis2_server.parameters import Options
-    from trellis2_server.settings import Settings
+    from trellis2_server.jobs.active_jobs import ActiveJobs
+    from trellis2_server.jobs.observers import JobObserver
+    from trellis2_server.jobs.queue import ActiveJob
+    from trellis2_server.jobs.steps import Step
+    from trellis2_server.pipeline import Report
 
-Step = Literal["cutout", "shape", "shape_export", "texture", "texture_export"]
+#: Minimum time between two reports that are passed on, seconds.
+PROGRESS_INTERVAL_S: Final = 0.05
 
-SHAPE_STEPS: Final[tuple[Step, ...]] = ("cutout", "shape", "shape_export")
-TEXTURE_STEPS: Final[tuple[Step, ...]] = ("texture", "texture_export")
-
-#: How much the latest duration of a step weighs in what is expected of the next.
-PACE_WEIGHT: Final = 0.3
-
-#: The part of their status' way that each takes: where it begins, how long it is.
-_SHARES: Final[dict[Step, tuple[float, float]]] = {
+#: Where each step begins within its status, and its share of it; both 0 … 1.
+_STEP_SHARES: Final[dict[Step, tuple[float, float]]] = {
     "cutout": (0.0, 0.1),
     "shape": (0.1, 0.7),
     "shape_export": (0.8, 0.2),
@@ -31,10 +36,10 @@ _SHARES: Final[dict[Step, tuple[float, float]]] = {
     "texture_export": (0.6, 0.4),
 }
 
-#: Stages that count from 0 to their own end, with the part of their step that each takes; any
-#: other counts on through the whole step.
+#: Where each stage begins within its step, and its share of it; any other stage counts
+#: through the whole step.
 _STAGE_SHARES: Final = {
-    "retry": (0.0, 0.0),  # all of it begins again
+    "retry": (0.0, 0.0),  # the step starts over
     "condition": (0.0, 0.05),
     "structure": (0.05, 0.25),
     "shape": (0.3, 0.55),
@@ -49,63 +54,69 @@ _STAGE_SHARES: Final = {
 }
 
 
-def device_steps(settings: Settings) -> frozenset[Step]:
-    """Those that need the engine's device, and so run one at a time."""
-    steps: set[Step] = {"shape", "texture"}
-    if settings.model.background == "upstream":
-        steps.add("cutout")
-    if settings.export.backend == "upstream":
-        steps.add("texture_export")
-    return frozenset(steps)
+def status_fraction(step: Step, stage: str, done: int, of: int) -> float:
+    """Return the completed part of the status, 0 … 1.
 
-
-def steps_from(step: Step) -> tuple[Step, ...]:
-    """That step and those that follow it within the same status."""
-    steps = SHAPE_STEPS if step in SHAPE_STEPS else TEXTURE_STEPS
-    return steps[steps.index(step) :]
-
-
-def fraction(step: Step, stage: str, done: int, of: int) -> float:
-    """0 … 1 of the way of a status, when a stage of that step has done so much."""
-    begin, share = _SHARES[step]
+    Args:
+        step: the running step.
+        stage: its stage.
+        done: completed units of the stage.
+        of: all units of the stage.
+    """
+    begin, share = _STEP_SHARES[step]
     stage_begin, stage_share = _STAGE_SHARES.get(stage, (0.0, 1.0))
     return round(begin + share * (stage_begin + stage_share * min(done / max(of, 1), 1.0)), 4)
 
 
-def step_fraction(step: Step, way: float) -> float:
-    """0 … 1 of a step, from that of its status' way."""
-    begin, share = _SHARES[step]
-    return min(max((way - begin) / share, 0.0), 1.0)
+def step_fraction(step: Step, fraction: float) -> float:
+    """Return the completed part of a step, 0 … 1, from that of its status."""
+    begin, share = _STEP_SHARES[step]
+    return min(max((fraction - begin) / share, 0.0), 1.0)
 
 
-def seconds_left(expected_s: float, elapsed_s: float, done: float, said_at_s: float) -> float:
-    """Until a step ends; never negative.
-
-    At first that is what such steps took before. The further this one says it is, the more
-    it counts how long it took to come so far: where a step goes on evenly, the error only
-    shrinks, and is gone at the end.
+class ProgressReporter:
+    """Passes progress from the thread of a step to its job, on the event loop.
 
     Args:
-        expected_s: of the whole step.
-        elapsed_s: since it began.
-        done: 0 … 1, the part that is done, as it last said.
-        said_at_s: when it said so, after it began.
+        active_jobs: where progress is recorded.
+        observer: counts retries.
     """
-    return max(0.0, (1 - done) * expected_s + said_at_s - elapsed_s)
 
+    def __init__(self, active_jobs: ActiveJobs, observer: JobObserver) -> None:
+        self._active_jobs = active_jobs
+        self._observer = observer
 
-class StepDurations:
-    """How long each step takes here, learned from the steps that ended; a moving mean."""
+    def for_step(self, active: ActiveJob, step: Step) -> Report:
+        """Return the `report` function for one step; it may be called on any thread.
 
-    def __init__(self) -> None:
-        self._means: dict[tuple[Step, str, int], float] = {}
+        It raises `StepCancelled` once the job has ended.
+        """
+        loop = asyncio.get_running_loop()
+        last = -1.0
 
-    def note(self, step: Step, options: Options, seconds: float) -> None:
-        """A step of a job with these options took so long."""
-        key = (step, options.pipeline_type, options.texture_size)
-        mean = self._means.get(key, seconds)
-        self._means[key] = mean + PACE_WEIGHT * (seconds - mean)
+        def report(stage: str, done: int, of: int) -> None:
+            nonlocal last
+            if active.is_stopped:
+                raise StepCancelled
+            if stage == "retry":
+                self._observer.note_retry()
+            now = time.monotonic()
+            if now - last < PROGRESS_INTERVAL_S:
+                return
+            last = now
+            progress = Progress(stage, status_fraction(step, stage, done, of), done, of)
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._record, active, step, progress)
 
-    def expect(self, step: Step, options: Options) -> float | None:
-        """Seconds that such a step is expected to take; None: there was none yet."""
-        return self._means.get((step, options.pipeline_type, options.texture_size))
+        return report
+
+    def _record(self, active: ActiveJob, step: Step, progress: Progress) -> None:
+        if active.running != step or active.is_stopped:
+            return
+        active.step_fraction = step_fraction(step, progress.fraction)
+        active.progress_after_s = self._active_jobs.clock() - active.step_started_at
+        known = self._active_jobs.record(active).progress
+        if known is not None and known.fraction > progress.fraction:  # a stage started over
+            progress = replace(progress, fraction=known.fraction)
+        if progress != known:
+            self._active_jobs.change(active, progress=progress)

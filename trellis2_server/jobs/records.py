@@ -1,9 +1,9 @@
-"""`JobRecords`: the table's jobs and names, written down in the archive, and read back.
+"""`JobRecords`: writes the registry's jobs and names to the archive, and reads them back.
 
-A job that was not finished when the process ended is an error afterwards, and says so. What
-it had made so far stays.
+A job that was not finished when the process ended is an error afterwards. The files that it had
+made stay.
 
-What this module does not know: threads, HTTP, where the archive keeps what it is given.
+Does not know: threads, HTTP, where the archive stores records.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ RESTARTED: Final = "the server was restarted"
 
 
 class JobRecords:
-    """Writes down what the table tells it; a `jobs.Journal`.
+    """Writes what the registry holds; a `JobJournal`.
 
     Args:
-        archive: where to.
-        clock: of the jobs.
+        archive: where records are written.
+        clock: the manager's, monotonic seconds.
     """
 
     def __init__(self, archive: Archive, clock: Callable[[], float]) -> None:
@@ -52,7 +52,7 @@ class JobRecords:
     # ---- writing ---------------------------------------------------------------------
 
     def note(self, job: Job) -> None:
-        """The job is there, in this state."""
+        """Record a job, if the recorded part of it has changed."""
         mark = (
             job.status, job.image_hash, job.resolution, job.warnings, job.shape_glb,
             job.textured_glb, len(job.timings),
@@ -62,20 +62,20 @@ class JobRecords:
             self._archive.record(job.uid, _text(job) if self._archive.is_lasting else "")
 
     def name(self, kind: str, name: str, uid: str, says: object = None) -> None:
-        """The job has this name too."""
+        """Record a further name of a job."""
         if self._archive.is_lasting:
             text = json.dumps(asdict(says) if isinstance(says, Delivery) else says)
             self._archive.name(Name(kind, name, uid, text))
 
     def remove(self, uid: str) -> None:
-        """The job is there no longer."""
+        """Remove the record of a job."""
         self._marks.pop(uid, None)
         self._archive.remove([uid])
 
     # ---- reading back ----------------------------------------------------------------
 
     def restore(self, opened: Opened, registry: JobRegistry) -> None:
-        """Put what was kept into the table."""
+        """Put the stored jobs and names into the registry."""
         jobs: list[Job] = []
         for saved in opened.jobs:
             job = self._restored(saved)
@@ -84,15 +84,15 @@ class JobRecords:
             else:
                 jobs.append(job)
         known = {job.uid for job in jobs}
-        names = [name for name in opened.names if _is_understood(name)]
-        asked = {name.uid: _meant(name) for name in names if name.kind == "asked"}
+        names = [name for name in opened.names if _is_valid(name)]
+        asked = {name.uid: _meaning(name) for name in names if name.kind == "asked"}
         for job in sorted(jobs, key=lambda job: asked.get(job.uid) or job.created_unix_s):
             registry.put(job)
         for name in names:
             if name.uid in known and name.kind != "asked":
-                registry.restore_name(name.kind, name.name, name.uid, _meant(name))
+                registry.restore_name(name.kind, name.name, name.uid, _meaning(name))
         if jobs:
-            logger.info("Results of earlier jobs are served again", extra={"jobs": len(jobs)})
+            logger.info("Stored jobs are served", extra={"jobs": len(jobs)})
 
     def _restored(self, saved: Saved) -> Job | None:
         try:
@@ -113,9 +113,9 @@ class JobRecords:
         lost = [name for name, artifact in files.items() if artifact is None]
         if lost and error is None:
             status, error = Status.ERROR, StoreError(f"{lost[0]} is lost", is_lost=True)
-        # An older version knew fewer options.
+        # An older version had fewer options.
         options = asdict(read_options({}, Settings())) | says["options"]
-        # A clock that was put back makes no job younger than this moment.
+        # The system's clock may have been set back since.
         age_s = max(now_unix_s - says["created"], 0.0)
         created_at = now - age_s
         finished_at = min(now, created_at + ended_unix_s - says["created"]) if ended_unix_s else now
@@ -161,11 +161,11 @@ def _text(job: Job) -> str:
     return json.dumps(says)
 
 
-def _meant(name: Name) -> Any:
-    """What a name stands for.
+def _meaning(name: Name) -> Any:
+    """Return what a stored name stands for.
 
     Raises:
-        ValueError: this is not ours.
+        ValueError: the record is invalid.
     """
     says = json.loads(name.says)
     if name.kind == "ticket":
@@ -173,9 +173,9 @@ def _meant(name: Name) -> Any:
     return float(says) if name.kind == "asked" else None
 
 
-def _is_understood(name: Name) -> bool:
+def _is_valid(name: Name) -> bool:
     try:
-        _meant(name)
+        _meaning(name)
     except (ValueError, TypeError):
         logger.warning("A name cannot be read", extra={"uid": name.uid, "kind": name.kind})
         return False

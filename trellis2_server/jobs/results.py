@@ -1,6 +1,6 @@
-"""`Results`: the files of the jobs, as long as they are kept, and their export once more.
+"""`JobResults`: the files of the jobs while they are stored, and further exports from them.
 
-What this module does not know: HTTP, who asks, where the archive keeps what it is given.
+Does not know: HTTP, which client asks, where the archive stores files.
 """
 
 from __future__ import annotations
@@ -12,89 +12,85 @@ from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.errors import JobNotFoundError, StoreError
 from trellis2_server.jobs.job import Status
-from trellis2_server.jobs.scheduler import INPUT_FILE, SHAPE_FILE, TEXTURED_FILE
+from trellis2_server.jobs.step_results import INPUT_FILE, SHAPE_FILE, TEXTURED_FILE
 from trellis2_server.storage.snapshots import FIELD_SNAPSHOT, SHAPE_SNAPSHOT
 
 if TYPE_CHECKING:
+    from trellis2_server.jobs.active_jobs import ActiveJobs
     from trellis2_server.jobs.executor import Executor
+    from trellis2_server.jobs.export_calls import ExportCalls
     from trellis2_server.jobs.job import Job
-    from trellis2_server.jobs.registry import JobRegistry
-    from trellis2_server.jobs.scheduler import Scheduler
-    from trellis2_server.jobs.subscriptions import Subscriptions
     from trellis2_server.parameters import Options
-    from trellis2_server.settings import Settings
     from trellis2_server.storage.archive import Archive
     from trellis2_server.storage.store import Artifact
 
 logger = logging.getLogger(__name__)
 
-#: The files that anybody may want, in the order in which they are made.
+#: The files that clients can get, in the order in which they are made.
 FILES: Final = (INPUT_FILE, SHAPE_FILE, TEXTURED_FILE)
+#: The field of `Job` that refers to each GLB.
 _FIELDS: Final = {SHAPE_FILE: "shape_glb", TEXTURED_FILE: "textured_glb"}
 _GEOMETRY_GONE: Final = "the geometry of this job is not kept any more; send the picture again"
 
 
-class Results:
-    """What jobs leave. It belongs to the event loop's thread.
+class JobResults:
+    """The files of all jobs. Belongs to the event loop's thread.
 
     Args:
-        settings: limits.
-        table: the jobs.
-        listeners: who is told when a file is there, or lost.
-        line: where exports are done.
-        archive: what keeps the files.
-        crew: who exports.
+        active_jobs: the jobs in progress, and the registry of all.
+        archive: stores the files.
+        export_calls: where exports run.
+        executor: does them.
+        max_bytes: size of all files above which the oldest finished jobs are deleted, bytes.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what it works with
+    def __init__(
         self,
-        settings: Settings,
-        registry: JobRegistry,
-        subscriptions: Subscriptions,
-        scheduler: Scheduler,
+        active_jobs: ActiveJobs,
         archive: Archive,
+        export_calls: ExportCalls,
         executor: Executor,
+        max_bytes: int,
     ) -> None:
-        self._settings = settings
-        self._registry = registry
-        self._subscriptions = subscriptions
-        self._scheduler = scheduler
+        self._active_jobs = active_jobs
+        self._registry = active_jobs.registry
         self._archive = archive
+        self._export_calls = export_calls
         self._executor = executor
+        self._max_bytes = max_bytes
 
     @property
     def notes(self) -> list[str]:
-        """What the operator should know."""
+        """Notes for the operator."""
         return self._archive.notes
 
-    def note_kept(self, artifact: Artifact) -> None:
-        """A file is there: make room for it, and tell those who listen to its job."""
-        most = self._settings.worker.max_result_bytes
-        while self._archive.size > most:
+    def note_stored(self, artifact: Artifact) -> None:
+        """Make room for a file that has been stored, and notify the subscriptions of its job."""
+        while self._archive.size > self._max_bytes:
             job = self._registry.oldest_finished()
             if job is None or job.uid == artifact.uid:
                 break
-            logger.info("Job let go: worker.max_result_bytes", extra={"uid": job.uid})
-            self.drop(job)
-        self._subscriptions.stir(artifact.uid)
+            logger.info("Job removed: worker.max_result_bytes", extra={"uid": job.uid})
+            self.delete(job)
+        self._active_jobs.subscriptions.touch(artifact.uid)
 
-    def drop(self, job: Job) -> None:
-        """Keep nothing of a finished job."""
-        self._scheduler.tasks.pop(job.uid, None)
+    def delete(self, job: Job) -> None:
+        """Delete a finished job and its files."""
+        self._active_jobs.discard(job.uid)
         self._registry.remove(job.uid)
 
     # ---- files -----------------------------------------------------------------------
 
     def files(self, job: Job) -> list[Artifact]:
-        """The files that are there."""
+        """Return the files of the job that exist."""
         found = (self._archive.find(job.uid, name) for name in FILES)
         return [artifact for artifact in found if artifact]
 
     def file(self, job: Job, name: str) -> Artifact:
-        """That one of them.
+        """Return one file of the job.
 
         Raises:
-            JobNotFoundError: it is not there.
+            JobNotFoundError: it does not exist.
         """
         artifact = self._archive.find(job.uid, name)
         if artifact is None:
@@ -104,12 +100,12 @@ class Results:
             )
         return artifact
 
-    async def content(self, artifact: Artifact | None) -> bytes:
-        """A file, exactly as it was made.
+    async def read(self, artifact: Artifact | None) -> bytes:
+        """Return the content of a file, exactly as it was made.
 
         Raises:
-            JobNotFoundError: it was lost, or it is not kept any more; its job says so then.
-            StoreError: it cannot be read just now.
+            JobNotFoundError: it is lost or deleted; a job whose GLB is lost becomes an error.
+            StoreError: it cannot be read now.
         """
         if artifact is None:
             raise JobNotFoundError("there is no such file")
@@ -122,7 +118,7 @@ class Results:
             raise JobNotFoundError(f"{error}; send the picture again") from error
 
     def _note_loss(self, artifact: Artifact, error: StoreError) -> None:
-        """Have the job say so; it matches no request any more."""
+        """Record that a file is lost; its job matches no request any more."""
         field = _FIELDS.get(artifact.name)
         if field is None or artifact.uid not in self._registry:
             return
@@ -130,26 +126,27 @@ class Results:
         changes: dict[str, Any] = {field: None}
         if job.status is Status.COMPLETED:
             changes |= {"status": Status.ERROR, "error": copy.copy(error)}
-            self._scheduler.tasks.pop(job.uid, None)
-        self._subscriptions.tell(self._registry.put(job.changed(self._scheduler.now(), **changes)))
+            self._active_jobs.discard(job.uid)
+        job = self._registry.put(job.changed(self._active_jobs.clock(), **changes))
+        self._active_jobs.subscriptions.publish(job)
 
-    # ---- export once more --------------------------------------------------------------
+    # ---- further exports ---------------------------------------------------------------
 
     def can_export(self, job: Job) -> bool:
-        """Whether the job's geometry is kept."""
+        """Return whether the job's geometry is stored."""
         return self._archive.find(job.uid, SHAPE_SNAPSHOT) is not None
 
     async def export(self, job: Job, options: Options, *, texture: bool | None) -> bytes:
-        """The job's model as a GLB, made again with other options.
+        """Return the job's model as a GLB, exported with other options.
 
         Args:
-            job: what it is made from.
-            options: the job's, with others for the export.
-            texture: whether it is textured; None: where there is a texture.
+            job: the job.
+            options: those of the job, with other export options.
+            texture: whether it is textured; None: if there is a texture.
 
         Raises:
-            JobNotFoundError: its geometry, or its texture, is not kept.
-            ServerError: it could not be exported.
+            JobNotFoundError: its geometry, or its texture, is not stored.
+            ServerError: the export failed.
         """
         shape = self._archive.find(job.uid, SHAPE_SNAPSHOT)
         field = self._archive.find(job.uid, FIELD_SNAPSHOT)
@@ -159,17 +156,17 @@ class Results:
             raise JobNotFoundError("the texture of this job is not kept; send the picture again")
         if texture is False:
             field = None
-        return await self._scheduler.run(
+        return await self._export_calls.run(
             partial(
                 self._executor.export_again,
                 job.engine,
-                await self._geometry(shape),
-                await self._geometry(field) if field else None,
+                await self._snapshot(shape),
+                await self._snapshot(field) if field else None,
                 options,
             )
         )
 
-    async def _geometry(self, artifact: Artifact) -> bytes:
+    async def _snapshot(self, artifact: Artifact) -> bytes:
         try:
             return await self._archive.read(artifact)
         except StoreError as error:

@@ -1,15 +1,13 @@
-"""`JobService`: all that the routes ask for, in calls that wait and in plain values.
+"""`JobService`: everything that the routes call, in plain values.
 
-`LocalJobService` asks the worker of this process. On a cluster the routes' process has another
-one, which asks this one where the worker is.
+`LocalJobService` (local_service.py) serves from this process. On a cluster, the process of the
+routes has a service that forwards each call to the process with the jobs.
 
-What this module does not know: HTTP, how anything is done.
+Does not know: HTTP, how anything is done.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -19,22 +17,21 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from trellis2_server.jobs.job import Caller, Job
-    from trellis2_server.jobs.manager import JobManager
     from trellis2_server.parameters import Delivery, Options
     from trellis2_server.storage.store import Artifact
 
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A job, and what changes around it.
+    """A job and the state around it.
 
     Attributes:
-        job: as it is now.
-        queue_position: as of `JobManager.queue_position`.
-        eta_s: as of `JobManager.eta_s`.
-        files: that are there.
-        can_export: whether it can be exported again.
-        wanted: what is wanted by the name that it was found by, where that is a ticket.
+        job: the record.
+        queue_position: position of its next step in the queue, from 1; None: not waiting.
+        eta_s: estimated seconds until its present status ends; None: unknown.
+        files: the files that exist.
+        can_export: whether its geometry is stored, so that it can be exported again.
+        delivery: what the alias that the job was found by stands for; None for other names.
     """
 
     job: Job
@@ -42,27 +39,27 @@ class JobView:
     eta_s: float | None
     files: Sequence[Artifact]
     can_export: bool
-    wanted: Delivery | None = None
+    delivery: Delivery | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How the server is.
+    """State of the server.
 
     Attributes:
-        status: "error" also when it is leaving, or when only a new process helps.
-        engine: its name.
+        status: "error" also while it shuts down, and after a fatal error.
+        engine: name of the engine.
         error: why nothing is served.
         stage: what is being loaded; empty: nothing.
-        fraction: 0 … 1 of that.
-        is_idle: whether the model is unloaded until it is needed.
+        fraction: loaded part of that stage, 0 … 1.
+        is_idle: whether the model is unloaded until the next job.
         is_reloading: whether it is being loaded again.
-        load_seconds: how long loading took.
-        memory: bytes of the device, by kind.
-        notes: what the operator should know.
-        details: the engine's own.
-        queue_length: jobs running plus jobs waiting.
-        jobs: how many are kept, by status.
+        load_seconds: duration of the last load.
+        memory: device memory by kind, bytes.
+        notes: notes for the operator.
+        details: the engine's own details.
+        queue_length: jobs that run or wait.
+        jobs: number of stored jobs, by status.
     """
 
     status: Literal["loading", "ok", "error"]
@@ -81,27 +78,27 @@ class Health:
 
 
 class MetricsRenderer(Protocol):
-    """Who counts."""
+    """Renders metrics for Prometheus."""
 
     def render(self, health: Health) -> bytes:
-        """What Prometheus reads."""
+        """Return all metrics in Prometheus' text format."""
         ...
 
 
 class JobService(Protocol):
-    """Whoever answers the routes. Errors are those of the worker."""
+    """The jobs, as the routes see them. Methods raise `ServerError`."""
 
     @property
     def is_closing(self) -> bool:
-        """Whether this process is leaving."""
+        """Whether this process is shutting down."""
         ...
 
     async def health(self) -> Health:
-        """How the server is; at any time, without an error."""
+        """Return the state of the server; never fails."""
         ...
 
     async def metrics(self) -> bytes:
-        """What Prometheus reads."""
+        """Return all metrics in Prometheus' text format."""
         ...
 
     async def submit(
@@ -113,167 +110,100 @@ class JobService(Protocol):
         texture: bool | None,
         mesh: bytes | None = None,
     ) -> Job:
-        """As `JobManager.submit`."""
+        """Return the job for a picture and options; see `Submissions.submit`."""
         ...
 
-    async def served(self, mesh_md5: str | None, caller: Caller = ANYBODY) -> Job | None:
-        """As `JobManager.served`."""
-        ...
-
-    async def name_of(
+    async def identify(
         self, picture: bytes, caller: Caller = ANYBODY, *, remove_background: bool
     ) -> str:
-        """As `JobManager.name_of`."""
+        """Return the name of a picture's job; see `Submissions.identify`."""
         ...
 
-    async def job(self, name: str, caller: Caller = ANYBODY) -> Job:
-        """As `JobManager.job`."""
+    async def find_by_shape(self, mesh_md5: str | None, caller: Caller = ANYBODY) -> Job | None:
+        """Return the caller's job whose untextured GLB has that MD5; None: there is none."""
         ...
 
-    async def look(self, name: str, caller: Caller = ANYBODY) -> JobView:
-        """The same, with what is around it."""
-        ...
-
-    async def jobs(
-        self, caller: Caller = ANYBODY, *, limit: int, before: str | None = None
-    ) -> tuple[Sequence[JobView], bool]:
-        """As `JobManager.jobs`."""
-        ...
-
-    def watch(self, job: Job, *, heartbeat_s: float) -> AsyncGenerator[JobView | None]:
-        """As `JobManager.watch`."""
-        ...
-
-    async def shape(self, job: Job) -> Job:
-        """As `JobManager.shape`."""
-        ...
-
-    async def texture(self, job: Job, timeout_s: float | None = None) -> Job:
-        """As `JobManager.texture`."""
-        ...
-
-    async def ticket(self, job: Job, wanted: Delivery) -> str:
-        """As `JobManager.ticket`."""
-        ...
-
-    async def delete(self, name: str, caller: Caller = ANYBODY) -> None:
-        """As `JobManager.delete`."""
-        ...
-
-    async def file(
-        self, name: str, file_name: str, caller: Caller = ANYBODY
-    ) -> tuple[Job, Artifact]:
-        """That job, and that file of it.
+    async def get_job(self, name: str, caller: Caller = ANYBODY) -> Job:
+        """Return the caller's job with that uid, alias or image hash.
 
         Raises:
-            JobNotFoundError: one of them is not there.
+            JobNotFoundError: the caller has no such job.
         """
         ...
 
-    async def content(self, artifact: Artifact | None) -> bytes:
-        """As `Results.content`."""
+    async def get_view(self, name: str, caller: Caller = ANYBODY) -> JobView:
+        """Return the same job with the state around it.
+
+        Raises:
+            JobNotFoundError: the caller has no such job.
+        """
+        ...
+
+    async def list_jobs(
+        self, caller: Caller = ANYBODY, *, limit: int, before: str | None = None
+    ) -> tuple[Sequence[JobView], bool]:
+        """Return the caller's jobs, newest first, and whether there are more.
+
+        Args:
+            caller: the client.
+            limit: maximum number of jobs.
+            before: name of a job; the list starts after it.
+
+        Raises:
+            JobNotFoundError: the caller has no job `before`.
+        """
+        ...
+
+    def watch(self, job: Job, *, heartbeat_s: float) -> AsyncGenerator[JobView | None]:
+        """Yield the job's state now and after each change, until it is finished.
+
+        Slow readers receive only the latest state. None: nothing has changed for `heartbeat_s`.
+        """
+        ...
+
+    async def wait_for_shape(self, job: Job) -> Job:
+        """Return the job with its untextured GLB; see `ResultWaiter.wait_for_shape`."""
+        ...
+
+    async def wait_for_texture(self, job: Job, timeout_s: float | None = None) -> Job:
+        """Return the job with its textured GLB; see `ResultWaiter.wait_for_texture`."""
+        ...
+
+    async def create_alias(self, job: Job, delivery: Delivery) -> str:
+        """Return another uid of the job, which also stands for what is to be delivered.
+
+        It is stored before it is returned. The same delivery has the same alias.
+        """
+        ...
+
+    async def delete(self, name: str, caller: Caller = ANYBODY) -> None:
+        """Cancel the caller's job or, if it is finished, delete it.
+
+        A job that other clients have requested, too, stays theirs.
+
+        Raises:
+            JobNotFoundError: the caller has no such job.
+        """
+        ...
+
+    async def get_file(
+        self, name: str, file_name: str, caller: Caller = ANYBODY
+    ) -> tuple[Job, Artifact]:
+        """Return the caller's job, and one of its files.
+
+        Raises:
+            JobNotFoundError: one of them does not exist.
+        """
+        ...
+
+    async def read_file(self, artifact: Artifact | None) -> bytes:
+        """Return the content of a file; see `JobResults.read`."""
         ...
 
     async def export(self, job: Job, options: Options, *, texture: bool | None) -> bytes:
-        """As `JobManager.export`."""
+        """Return the job's model as a GLB with other options; see `JobResults.export`.
+
+        Raises:
+            UnavailableError: shutting down, or the queue is full.
+        """
         ...
-
-
-class LocalJobService:
-    """The worker of this process.
-
-    Args:
-        worker: started.
-        meter: counts what happens here.
-        notes: what the operator should know.
-    """
-
-    def __init__(
-        self, manager: JobManager, meter: MetricsRenderer, notes: Sequence[str] = ()
-    ) -> None:
-        self._manager = manager
-        self._meter = meter
-        self._notes = tuple(notes)
-        self.submit = manager.submit
-        self.name_of = manager.name_of
-        self.shape = manager.shape
-        self.texture = manager.texture
-        self.ticket = manager.ticket
-        self.export = manager.export
-        self.content = manager.results.content
-
-    @property
-    def is_closing(self) -> bool:
-        """Whether the worker is."""
-        return self._manager.is_closing
-
-    async def health(self) -> Health:
-        """How the worker and its engine are."""
-        manager = self._manager
-        load, error = manager.load, manager.why_not
-        return Health(
-            status="error" if error else load.status,
-            engine=manager.executor.name,
-            error=error,
-            stage=load.stage,
-            fraction=load.fraction,
-            is_idle=load.status == "ok" and not load.is_resident and not load.is_reloading,
-            is_reloading=load.is_reloading,
-            load_seconds=load.seconds,
-            memory=load.memory,
-            notes=[*self._notes, *manager.results.notes],
-            details=dict(manager.executor.describe()),
-            queue_length=manager.queue_length,
-            jobs=Counter(manager.count_jobs()),
-        )
-
-    async def metrics(self) -> bytes:
-        """Of this process."""
-        return self._meter.render(await self.health())
-
-    async def served(self, mesh_md5: str | None, caller: Caller = ANYBODY) -> Job | None:
-        """The worker's."""
-        return self._manager.served(mesh_md5, caller)
-
-    async def job(self, name: str, caller: Caller = ANYBODY) -> Job:
-        """The worker's."""
-        return self._manager.job(name, caller)
-
-    async def look(self, name: str, caller: Caller = ANYBODY) -> JobView:
-        """The worker's."""
-        return self._view(self._manager.job(name, caller), self._manager.delivery(name))
-
-    def _view(self, job: Job, wanted: Delivery | None = None) -> JobView:
-        manager = self._manager
-        return JobView(
-            job,
-            queue_position=manager.queue_position(job),
-            eta_s=manager.eta_s(job),
-            files=manager.results.files(job),
-            can_export=manager.results.can_export(job),
-            wanted=wanted,
-        )
-
-    async def jobs(
-        self, caller: Caller = ANYBODY, *, limit: int, before: str | None = None
-    ) -> tuple[list[JobView], bool]:
-        """The worker's."""
-        jobs, has_more = self._manager.jobs(caller, limit=limit, before=before)
-        return [self._view(job) for job in jobs], has_more
-
-    async def watch(self, job: Job, *, heartbeat_s: float) -> AsyncGenerator[JobView | None]:
-        """The worker's."""
-        async with aclosing(self._manager.watch(job, heartbeat_s=heartbeat_s)) as states:
-            async for state in states:
-                yield state and self._view(state)
-
-    async def delete(self, name: str, caller: Caller = ANYBODY) -> None:
-        """Have the worker do so."""
-        self._manager.delete(name, caller)
-
-    async def file(
-        self, name: str, file_name: str, caller: Caller = ANYBODY
-    ) -> tuple[Job, Artifact]:
-        """The worker's."""
-        job = self._manager.job(name, caller)
-        return job, self._manager.results.file(job, file_name)

@@ -1,9 +1,9 @@
-"""`Subscriptions`: who is told of each change of a job, as late as each of them likes.
+"""`Subscriptions`: delivers each change of a job to those that follow it.
 
-A listener holds the latest state alone: a slow one misses what was between, and has no
-backlog. There is no task, and no timer but the one that its own wait has.
+A subscription holds only the latest state: slow readers miss intermediate states, and no
+backlog builds up. No task runs for a subscription, and no timer except that of its own wait.
 
-What this module does not know: what changes a job, HTTP.
+Does not know: what changes a job, HTTP.
 """
 
 from __future__ import annotations
@@ -20,88 +20,93 @@ if TYPE_CHECKING:
 
 
 class Subscription:
-    """One who listens.
+    """The latest state of one job.
 
     Attributes:
-        job: the latest state.
+        job: that state.
     """
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self._is_told = False
-        self._wake: asyncio.Future[None] | None = None
+        self._has_news = False
+        self._woken: asyncio.Future[None] | None = None
 
-    def tell(self, job: Job) -> None:
-        """Let the listener know this state."""
+    def publish(self, job: Job) -> None:
+        """Replace the state, and wake the reader."""
         self.job = job
-        self._is_told = True
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        self._has_news = True
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
 
-    async def told(self, within_s: float) -> bool:
-        """Whether there was anything new since the last call, at the latest after so long."""
-        if not self._is_told:
-            await self._woken(within_s)
-        is_told, self._is_told = self._is_told, False
-        return is_told
+    async def wait(self, timeout_s: float) -> bool:
+        """Wait until the state has changed since the last call; return whether it has.
 
-    async def rest(self, for_s: float) -> None:
-        """Wait, but not for longer than the job goes on."""
+        Args:
+            timeout_s: maximum time to wait, seconds.
+        """
+        if not self._has_news:
+            await self._sleep(timeout_s)
+        has_news, self._has_news = self._has_news, False
+        return has_news
+
+    async def pause(self, duration_s: float) -> None:
+        """Wait for a time, seconds, or until the job is finished."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + for_s
+        end = loop.time() + duration_s
         while not self.job.status.is_finished and (left := end - loop.time()) > 0:
-            await self._woken(left)
+            await self._sleep(left)
 
-    async def _woken(self, within_s: float) -> None:
+    async def _sleep(self, timeout_s: float) -> None:
+        """Wait until the next `publish`, or for the time."""
         loop = asyncio.get_running_loop()
-        wake = self._wake = loop.create_future()
-        timer = loop.call_later(within_s, _set, wake)
+        woken = self._woken = loop.create_future()
+        timer = loop.call_later(timeout_s, _set, woken)
         try:
-            await wake
+            await woken
         finally:
             timer.cancel()
-            self._wake = None
+            self._woken = None
 
 
 class Subscriptions:
-    """All listeners, by the job they listen to."""
+    """All subscriptions, by job."""
 
     def __init__(self) -> None:
-        self._of: defaultdict[str, set[Subscription]] = defaultdict(set)
+        self._by_uid: defaultdict[str, set[Subscription]] = defaultdict(set)
 
     def __len__(self) -> int:
-        return sum(map(len, self._of.values()))
+        return sum(map(len, self._by_uid.values()))
 
     @contextmanager
     def subscribe(self, job: Job) -> Generator[Subscription]:
-        """A listener, as long as it listens."""
+        """Open a subscription; it ends with the context."""
         subscription = Subscription(job)
-        self._of[job.uid].add(subscription)
+        self._by_uid[job.uid].add(subscription)
         try:
             yield subscription
         finally:
-            uid = subscription.job.uid  # not `job.uid`, where that became another job
-            self._of[uid].discard(subscription)
-            if not self._of[uid]:
-                del self._of[uid]
+            uid = subscription.job.uid  # not `job.uid`: the job may have been merged
+            self._by_uid[uid].discard(subscription)
+            if not self._by_uid[uid]:
+                del self._by_uid[uid]
 
-    def tell(self, job: Job) -> None:
-        """Tell the job's listeners of its new state."""
-        for subscription in self._of.get(job.uid, ()):
-            subscription.tell(job)
+    def publish(self, job: Job) -> None:
+        """Deliver the job's new state."""
+        for subscription in self._by_uid.get(job.uid, ()):
+            subscription.publish(job)
 
-    def stir(self, uid: str) -> None:
-        """Tell the job's listeners that something beside its state changed: its place."""
-        for subscription in self._of.get(uid, ()):
-            subscription.tell(subscription.job)
+    def touch(self, uid: str) -> None:
+        """Deliver the state again: something around it has changed, such as its queue position."""
+        for subscription in self._by_uid.get(uid, ()):
+            subscription.publish(subscription.job)
 
-    def move(self, uid: str, meant: Job) -> None:
-        """Let who listens to `uid` listen to another job, which it turned out to be."""
-        moved = self._of.pop(uid, None)
+    def redirect(self, uid: str, target: Job) -> None:
+        """Move the subscriptions of a merged job to the job that replaces it."""
+        moved = self._by_uid.pop(uid, None)
         if moved:
-            self._of[meant.uid] |= moved
+            self._by_uid[target.uid] |= moved
             for subscription in moved:
-                subscription.tell(meant)
+                subscription.publish(target)
 
 
 def _set(future: asyncio.Future[None]) -> None:

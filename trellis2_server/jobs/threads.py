@@ -1,11 +1,11 @@
-"""`ThreadPools`: the engine's lane, the pool of everything else, and a lane for lookups.
+"""`ThreadPools`: the device thread, the CPU pool, and a thread for lookups.
 
-A call that is a coroutine function is awaited on the event loop and takes no thread: it
-counts all the same. Whatever a call raises comes out as one of our own errors. A call that
-takes longer than it may is given up: its result fails as broken for good, since a thread
-cannot be ended, and its thread counts as working until it ends by itself.
+A coroutine function is awaited on the event loop and takes no thread, but counts as a running
+step. All exceptions of a call are translated into the project's own errors. A call that exceeds
+its time limit fails with `EngineBrokenError`, because a thread cannot be ended; its thread
+counts as busy until the call returns.
 
-What this module does not know: jobs, the order of the work, what a call does.
+Does not know: jobs, which step starts next, what a call does.
 """
 
 from __future__ import annotations
@@ -38,36 +38,35 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class StepCancelled(Exception):  # noqa: N818 - no error: unwinds a step that nobody wants any more
-    """Raised by a `report` inside the engine or the exporter."""
+class StepCancelled(Exception):  # noqa: N818 - no error: unwinds a step whose job has ended
+    """Raised by a `report` function inside the engine or the exporter."""
 
 
 class ThreadPools:
-    """Who works. Its face belongs to the event loop's thread.
+    """Runs calls on threads, and counts them. Belongs to the event loop's thread.
 
     Args:
-        pool_size: how many threads the pool has.
-        lane_steps: which steps the lane does.
-        timeout_s: how long a call may take; None: as long as it likes.
-        lane_width: how many steps the lane does at one time; more than one where they are
-            coroutine functions only.
+        cpu_workers: number of threads of the CPU pool.
+        device_steps: the steps that run on the device thread.
+        max_steps: number of steps that may run at one time.
+        timeout_s: time limit of a call, seconds; None: no limit.
+        device_slots: number of device steps that may run at one time; more than one only where
+            they are coroutine functions.
 
     Attributes:
-        pool_size: how many threads the pool has.
-        lane_steps: which steps the lane does.
-        lane_width: how many of them at one time.
-        pool_running: how many threads of the pool work.
-        steps_running: how many steps run, on the lane and in the pool.
-        lane_is_held: whether the lane takes no step; from the start, until somebody loads the
-            engine.
-        lookups: how many lookups run or wait.
-        on_free: called when a thread has ended after its call was given up.
+        cpu_running: number of threads of the CPU pool that are busy.
+        steps_running: number of steps that run.
+        device_is_reserved: whether the device thread takes no step; true until the engine is
+            first loaded.
+        lookups: number of lookups that run or wait.
+        on_free: called when a thread has become free after its call exceeded the time limit.
     """
 
     def __init__(
         self,
         cpu_workers: int,
         device_steps: frozenset[Step],
+        max_steps: int,
         timeout_s: float | None = None,
         *,
         device_slots: int = 1,
@@ -77,63 +76,75 @@ class ThreadPools:
         self.cpu_workers = cpu_workers
         self.device_steps = device_steps
         self.device_slots = device_slots
-        self.pool_running = 0
+        self.max_steps = max_steps
+        self.cpu_running = 0
         self.steps_running = 0
-        self.device_is_held = True
+        self.device_is_reserved = True
         self._device_running = 0
         self.lookups = 0
-        self._device = ThreadPoolExecutor(1, "lane", lower_priority)
-        self._pool = ThreadPoolExecutor(cpu_workers, "pool", lower_priority)
+        self._device = ThreadPoolExecutor(1, "device", lower_priority)
+        self._cpu = ThreadPoolExecutor(cpu_workers, "cpu", lower_priority)
         self._lookup = ThreadPoolExecutor(1, "lookup", lower_priority)
 
     @property
     def device_is_busy(self) -> bool:
-        """Whether the lane does something, or may not."""
-        return self.device_is_held or self._device_running > 0
+        """Whether the device thread runs a call, or is reserved."""
+        return self.device_is_reserved or self._device_running > 0
 
     @property
     def device_has_room(self) -> bool:
-        """Whether it takes another step."""
-        return not self.device_is_held and self._device_running < self.device_slots
+        """Whether another device step may start."""
+        return not self.device_is_reserved and self._device_running < self.device_slots
 
-    def begin(
+    @property
+    def cpu_has_room(self) -> bool:
+        """Whether a thread of the CPU pool is free."""
+        return self.cpu_running < self.cpu_workers
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another step may start at all."""
+        return self.steps_running < self.max_steps
+
+    def start_step(
         self, step: Step, call: Callable[[], Any], context: Context | None = None
     ) -> asyncio.Future[Any]:
-        """A step's result, to come; its thread counts as working until then.
+        """Start a step; return the future of its result.
 
-        It runs in a copy of `context`, or of the current one. The future fails with a
-        `ServerError`, a `ModelPending` or `StepCancelled`; with `EngineBrokenError` on a timeout.
+        The call runs in a copy of `context`, or of the current one. The future fails with a
+        `ServerError`, a `ModelPending` or `StepCancelled`; with `EngineBrokenError` when the
+        time limit is exceeded.
         """
         on_device = step in self.device_steps
         self.steps_running += 1
         if on_device:
             self._device_running += 1
         else:
-            self.pool_running += 1
+            self.cpu_running += 1
 
         def free() -> None:
             self.steps_running -= 1
             if on_device:
                 self._device_running -= 1
             else:
-                self.pool_running -= 1
+                self.cpu_running -= 1
 
-        executor = self._device if on_device else self._pool
+        executor = self._device if on_device else self._cpu
         return self._run(executor, step, call, free, self._timeout_s, context)
 
-    def on_device(
+    def run_on_device(
         self, what: str, call: Callable[[], Any], *, is_timed: bool = True
     ) -> asyncio.Future[Any]:
-        """The result of a call that is no step, where the engine works; the lane is busy then."""
+        """Run a call that is no step on the device thread, which is reserved meanwhile."""
 
         def free() -> None:
-            self.device_is_held = False
+            self.device_is_reserved = False
 
-        self.device_is_held = True
+        self.device_is_reserved = True
         return self._run(self._device, what, call, free, self._timeout_s if is_timed else None)
 
     def look_up(self, call: Callable[[], Any]) -> asyncio.Future[Any]:
-        """The result of a cut-out for its hash alone; these run one at a time."""
+        """Run a cut-out that only serves to find an image hash; one at a time."""
 
         def free() -> None:
             self.lookups -= 1
@@ -142,9 +153,9 @@ class ThreadPools:
         return self._run(self._lookup, "cutout", call, free, self._timeout_s)
 
     def close(self) -> None:
-        """Begin nothing more; what runs goes on."""
+        """Start no more calls; running ones continue."""
         self._device.shutdown(wait=False, cancel_futures=True)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._cpu.shutdown(wait=False, cancel_futures=True)
         self._lookup.shutdown(wait=False)
 
     def _run(  # noqa: PLR0913, PLR0917 - what a call needs
@@ -161,21 +172,21 @@ class ThreadPools:
         context = (context or copy_context()).copy()
         work: asyncio.Future[Any]
         if inspect.iscoroutinefunction(call):
-            work = context.run(loop.create_task, _guarded_coroutine(what, call))
+            work = context.run(loop.create_task, _translated_coroutine(what, call))
         else:
-            work = loop.run_in_executor(executor, context.run, partial(guarded, what, call))
+            work = loop.run_in_executor(executor, context.run, partial(translated, what, call))
 
-        def overdue() -> None:
-            logger.critical("A step hangs", extra={"step": what, "seconds": timeout_s})
+        def time_out() -> None:
+            logger.critical("Step timed out", extra={"step": what, "seconds": timeout_s})
             _resolve(result, EngineBrokenError(f"{what}: did not end within {timeout_s:g} s"))
 
-        timer = loop.call_later(timeout_s, overdue) if timeout_s else None
+        timer = loop.call_later(timeout_s, time_out) if timeout_s else None
 
         def ended(work: asyncio.Future[Any]) -> None:
             if timer is not None:
                 timer.cancel()
             error = None if work.cancelled() else work.exception()
-            if result.done():  # it was overdue
+            if result.done():  # it had timed out
                 free()
                 self.on_free()
             elif work.cancelled():
@@ -186,7 +197,7 @@ class ThreadPools:
                 result.set_result(work.result())
 
         def settled(_: object) -> None:
-            if work.done():  # together with whoever takes the result
+            if work.done():  # at the same time as the result is taken
                 free()
 
         result.add_done_callback(settled)
@@ -194,8 +205,8 @@ class ThreadPools:
         return result
 
 
-def one_line(error: BaseException) -> str:
-    """An exception in one line, without the machine's paths."""
+def describe_error(error: BaseException) -> str:
+    """Return an exception as one line, without paths of the machine."""
     text = " ".join(str(error).encode(errors="replace").decode().split())[:300]
     text = re.sub(r"(?:[A-Za-z]:)?[\\/](?:[^\s\\/:'\"]+[\\/])+", "", text)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -204,29 +215,33 @@ def one_line(error: BaseException) -> str:
 def _resolve(future: asyncio.Future[Any], error: BaseException) -> None:
     if not future.done():
         future.set_exception(error)
-        future.exception()  # seen, though nobody may wait for it any more
+        future.exception()  # marks it as retrieved, in case no one awaits the future
 
 
-def guarded(what: str, call: Callable[[], Any]) -> Any:
-    """What the call gives, or one of our own errors: the border of a thread.
+def translated(what: str, call: Callable[[], Any]) -> Any:
+    """Call a function, and translate its exceptions.
+
+    Args:
+        what: the step, for messages.
+        call: the function.
 
     Raises:
-        ServerError: it failed.
-        ModelPending: as it came.
-        Stopped: as it came.
+        ServerError: the call failed.
+        ModelPending: raised by the call.
+        StepCancelled: raised by the call.
     """
-    with _translated(what):
+    with _translating(what):
         return call()
 
 
-async def _guarded_coroutine(what: str, call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    with _translated(what, asyncio.CancelledError):
+async def _translated_coroutine(what: str, call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    with _translating(what, asyncio.CancelledError):
         return await call()
 
 
 @contextmanager
-def _translated(what: str, *known: type[BaseException]) -> Generator[None]:
-    """A call's border: whatever else comes out is one of our own errors."""
+def _translating(what: str, *known: type[BaseException]) -> Generator[None]:
+    """Translate every exception but `known` ones into one of the project's errors."""
     try:
         yield
     except (ServerError, ModelPending, StepCancelled, *known):
@@ -234,6 +249,6 @@ def _translated(what: str, *known: type[BaseException]) -> Generator[None]:
     except MemoryError as error:
         logger.exception("Out of memory", extra={"step": what})
         raise OutOfMemoryError(f"{what}: out of memory") from error
-    except BaseException as error:  # a library's sys.exit() comes by too
+    except BaseException as error:  # sys.exit() in a library included
         logger.exception("Step failed", extra={"step": what})
-        raise EngineError(f"{what} failed: {one_line(error)}") from error
+        raise EngineError(f"{what} failed: {describe_error(error)}") from error

@@ -1,6 +1,6 @@
-"""`Uploads`: which image hash an upload has, so that its background is removed once.
+"""`Uploads`: the image hash of each recent upload, so that its background is removed only once.
 
-What this module does not know: jobs, HTTP, how a picture is cut out.
+Does not know: jobs, HTTP, how a picture is cut out.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.executor import Executor
     from trellis2_server.jobs.threads import ThreadPools
 
-#: Uploads of which the image hash is remembered.
+#: Number of uploads whose image hash is remembered.
 MAX_KNOWN_UPLOADS: Final = 4096
 
 
 class Upload(NamedTuple):
-    """What a picture is remembered by.
+    """Key of an uploaded picture. Its `repr` is part of keys that are stored.
 
     Attributes:
-        owner: whose it is; nobody else's requests are answered from it.
-        digest: MD5 of the file.
+        owner: of the picture; other owners get no answers from it.
+        digest: MD5 of the file, 32 hex digits.
         remove_background: whether its background is removed.
     """
 
@@ -38,7 +38,12 @@ class Upload(NamedTuple):
 
 
 class Uploads:
-    """The uploads that were cut out lately."""
+    """The uploads that were cut out recently.
+
+    Args:
+        executor: cuts pictures out.
+        threads: where it does so.
+    """
 
     def __init__(self, executor: Executor, threads: ThreadPools) -> None:
         self._executor = executor
@@ -47,7 +52,7 @@ class Uploads:
         self._one_lookup = asyncio.Semaphore(1)
 
     def remember(self, upload: Upload, cutout: Cutout) -> str:
-        """Know the upload's image hash from now on; returns it."""
+        """Remember the upload's image hash; return it."""
         self._hashes[upload] = cutout.image_hash
         self._hashes.move_to_end(upload)
         while len(self._hashes) > MAX_KNOWN_UPLOADS:
@@ -55,35 +60,35 @@ class Uploads:
         return cutout.image_hash
 
     def image_hash(self, upload: Upload) -> str | None:
-        """The hash that is remembered."""
+        """Return the upload's image hash; None: it is not remembered."""
         return self._hashes.get(upload)
 
-    async def name_of(
-        self, upload: Upload, picture: bytes, on_its_way: Callable[[], str | None]
+    async def identify(
+        self, upload: Upload, picture: bytes, find_other: Callable[[], str | None]
     ) -> str:
-        """The image hash, remembered, or found by cutting the picture out once more.
+        """Return the image hash, remembered or found by another cut-out.
 
         Args:
-            upload: what the picture is remembered by.
+            upload: key of the picture.
             picture: an image file.
-            on_its_way: another name that makes a cut-out needless, or None; may raise.
+            find_other: returns another name that makes a cut-out unnecessary, or None; may raise.
 
         Raises:
-            InputError: no image, or no object in it.
+            InputError: the file is no image, or there is no object in it.
         """
         cut_out = partial(
             self._executor.cut_out, picture, remove_background=upload.remove_background
         )
         while True:
             async with self._one_lookup:
-                other = on_its_way()
+                other = find_other()
                 name = self.image_hash(upload) or other
                 if name is not None:
                     return name
                 try:
-                    # Shielded: the thread goes on when the request is gone.
+                    # Shielded: the thread goes on when the request is cancelled.
                     cutout = await asyncio.shield(self._threads.look_up(cut_out))
                     return self.remember(upload, cutout)
                 except ModelPending as pending:
                     loaded, timeout_s = asyncio.wrap_future(pending.loaded), pending.timeout_s
-            await asyncio.wait({loaded}, timeout=timeout_s)  # holding up no other
+            await asyncio.wait({loaded}, timeout=timeout_s)  # outside: others need not wait

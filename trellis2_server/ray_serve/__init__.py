@@ -26,7 +26,7 @@ from trellis2_server import pipeline
 from trellis2_server.api.api_keys import with_all_keys
 from trellis2_server.errors import ConfigError
 from trellis2_server.ray_serve.executor import CUTTERS, ENGINES
-from trellis2_server.ray_serve.replicas import DESK, CutterReplica, EngineReplica
+from trellis2_server.ray_serve.replicas import JOBS, CutterReplica, EngineReplica
 from trellis2_server.ray_serve.service import JobServiceReplica, RemoteJobService
 from trellis2_server.ray_serve.settings import ClusterSettings
 from trellis2_server.settings import Settings, load_settings
@@ -120,7 +120,7 @@ def build_app(
     ).bind(settings, partial(_make_cutter, settings, make_cutter))
     service = _deployment(
         JobServiceReplica,
-        DESK,
+        JOBS,
         num_replicas=1,
         max_ongoing_requests=_MANY,
         graceful_shutdown_timeout_s=settings.server.shutdown_grace_seconds + _MORE_GRACE_S,

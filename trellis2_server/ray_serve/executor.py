@@ -35,7 +35,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trellis2_server.errors import EngineBrokenError, EngineError, ServerError
 from trellis2_server.jobs.executor import ExportedShape
-from trellis2_server.jobs.threads import one_line
+from trellis2_server.jobs.threads import describe_error
 from trellis2_server.ray_serve import steps
 from trellis2_server.ray_serve.steps import FieldParts, GeometryParts, ShapeParts
 from trellis2_server.ray_serve.stream import follow
@@ -81,7 +81,7 @@ def _translated(step: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, A
             raise EngineError(_LOST) from error
         except RayTaskError as error:
             logger.exception("A step failed elsewhere")
-            reason = one_line(error.cause or error)
+            reason = describe_error(error.cause or error)
             raise EngineError(f"{step.__name__} failed: {reason}") from error
         except (RayError, RayServeException) as error:
             raise EngineError(f"the cluster failed: {type(error).__name__}") from error
@@ -140,7 +140,7 @@ class ClusterExecutor:
             try:
                 await asyncio.wait_for(self._look(), LOOK_TIMEOUT_S)
             except Exception as error:  # noqa: BLE001 - whatever Ray says, this goes on
-                logger.warning("The cluster does not say how it is: %s", one_line(error))
+                logger.warning("The cluster does not say how it is: %s", describe_error(error))
             await asyncio.sleep(LOOK_INTERVAL_S)
 
     async def _look(self) -> None:

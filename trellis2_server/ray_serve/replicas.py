@@ -21,8 +21,8 @@ from trellis2_server import logs
 from trellis2_server.errors import EngineBrokenError, EngineError, ServerError
 from trellis2_server.jobs.executor import LocalExecutor
 from trellis2_server.jobs.model_lifecycle import ModelLifecycle
-from trellis2_server.jobs.progress import device_steps
-from trellis2_server.jobs.threads import ThreadPools, guarded
+from trellis2_server.jobs.steps import device_steps
+from trellis2_server.jobs.threads import ThreadPools, translated
 from trellis2_server.pipeline import Geometry
 from trellis2_server.ray_serve.steps import (
     RemoteShape,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from trellis2_server.inputs.images import Cutout, Cutter
-    from trellis2_server.jobs.progress import Step
+    from trellis2_server.jobs.steps import Step
     from trellis2_server.mesh import Mesh, VoxelField
     from trellis2_server.parameters import Options
     from trellis2_server.pipeline import Engine, GivenMesh, Report
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     MakeCutter = Callable[[Engine, Settings], Cutter]
 
 #: Of the deployment that has the job table.
-DESK = "desk"
+JOBS = "desk"
 
 
 class EngineReplica:
@@ -63,19 +63,20 @@ class EngineReplica:
     ) -> None:
         logs.configure(settings.server)
         self._broken: str | None = None
-        self._lane = asyncio.Lock()
+        self._one_step = asyncio.Lock()
         self._node = ray.get_runtime_context().get_node_id()
         app = serve.get_replica_context().app_name
-        self._service = serve.get_deployment_handle(DESK, app)
+        self._service = serve.get_deployment_handle(JOBS, app)
         try:
             self._engine = choose_engine(settings)
             executor = LocalExecutor(self._engine, make_cutter(self._engine, settings), settings)
-            manager = settings.worker
-            self._threads = ThreadPools(1, device_steps(settings), manager.stage_timeout_seconds)
-            self._loading = ModelLifecycle(executor, self._threads, settings, time.monotonic)
-            await self._loading.load()
-            if self._loading.error is not None:
-                raise EngineError(self._loading.error)
+            self._threads = ThreadPools(
+                1, device_steps(settings), 1, settings.worker.stage_timeout_seconds
+            )
+            self._lifecycle = ModelLifecycle(executor, self._threads, settings, time.monotonic)
+            await self._lifecycle.load()
+            if self._lifecycle.error is not None:
+                raise EngineError(self._lifecycle.error)
         except ServerError as error:
             await self._service.note_engine.remote(self._address, str(error))
             raise
@@ -166,18 +167,18 @@ class EngineReplica:
             yield item
 
     async def _stage(self, step: Step, call: Callable[[Report], Outcome]) -> AsyncGenerator[Any]:
-        async with self._lane:
+        async with self._one_step:
             try:
-                if self._loading.is_due:
-                    await self._loading.reload()
+                if self._lifecycle.is_due:
+                    await self._lifecycle.reload()
             except ServerError as error:
                 self._broken = str(error)
                 yield "error", bare(error)
                 return
 
             def begin(report: Report) -> asyncio.Future[Outcome]:
-                watched = self._loading.watched(step, partial(call, report))
-                work = self._threads.begin(step, watched)
+                watched = self._lifecycle.watched(step, partial(call, report))
+                work = self._threads.start_step(step, watched)
                 work.add_done_callback(self._note_end)
                 return work
 
@@ -185,7 +186,7 @@ class EngineReplica:
                 yield item
 
     def _note_end(self, work: asyncio.Future[Outcome]) -> None:
-        self._loading.note_job()
+        self._lifecycle.note_job()
         error = None if work.cancelled() else work.exception()
         if isinstance(error, EngineBrokenError):
             self._broken = str(error)
@@ -207,6 +208,6 @@ class CutterReplica:
         """The cut-out, or why there is none; waits for a model that has to be downloaded."""
         cut_out = partial(self._cutter.cut_out, picture, remove_background=remove_background)
         try:
-            return guarded("cutout", cut_out)
+            return translated("cutout", cut_out)
         except ServerError as error:
             return bare(error)

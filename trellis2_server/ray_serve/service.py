@@ -1,18 +1,19 @@
-"""`JobServiceReplica` has the job table; `RemoteJobService` asks it, wherever it is.
+"""The job service of a cluster: `JobServiceReplica` has the jobs, `RemoteJobService` calls it.
 
-There is one desk, so that every ingress gives the same answers. An ingress that ends takes
-nothing along but the connections of its clients.
+There is one process with the jobs, so that every ingress gives the same answers. When an ingress
+ends, only the connections of its clients are lost.
 
-What this module does not know: HTTP, what a step does.
+Does not know: HTTP, how a step is done.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
@@ -21,36 +22,37 @@ from ray.serve.exceptions import RayServeException
 from trellis2_server import logs
 from trellis2_server.api.metrics import Metrics
 from trellis2_server.errors import ServerError, UnavailableError
-from trellis2_server.jobs.job import ANYBODY
+from trellis2_server.jobs.local_service import LocalJobService
 from trellis2_server.jobs.manager import JobManager
-from trellis2_server.jobs.service import Health, JobView, LocalJobService
+from trellis2_server.jobs.service import Health, JobService, JobView
 from trellis2_server.ray_serve.executor import ClusterExecutor
-from trellis2_server.ray_serve.replicas import DESK
+from trellis2_server.ray_serve.replicas import JOBS
 from trellis2_server.ray_serve.stream import bare
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
-    from trellis2_server.jobs.job import Caller, Job
-    from trellis2_server.parameters import Delivery, Options
+    from trellis2_server.jobs.job import Job
     from trellis2_server.ray_serve.settings import ClusterSettings
     from trellis2_server.settings import Settings
-    from trellis2_server.storage.store import Artifact
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-#: How long the desk may take for an answer that waits for nothing.
+#: Time limit of a call that waits for nothing, seconds.
 ANSWER_TIMEOUT_S: Final = 20.0
-#: … and for saying how it is.
+#: Time limit of `health`, seconds.
 HEALTH_TIMEOUT_S: Final = 5.0
-#: Between two times that an ingress tells of the requests it has answered.
-TELL_INTERVAL_S: Final = 1.0
-#: What a client is told to wait for when the desk is not there.
+#: Time between two messages of an ingress about the requests it has answered, seconds.
+METRICS_INTERVAL_S: Final = 1.0
+#: `Retry-After` when the process with the jobs does not answer, seconds.
 RETRY_AFTER_S: Final = 5
 
 
 class ClusterJobService(LocalJobService):
-    """The desk of a fleet's worker: knows how the engines are."""
+    """The job service of a cluster: its health includes that of the engines."""
 
     def __init__(
         self, manager: JobManager, metrics: Metrics, executor: ClusterExecutor, notes: Sequence[str]
@@ -59,7 +61,7 @@ class ClusterJobService(LocalJobService):
         self._executor = executor
 
     async def health(self) -> Health:
-        """How the worker is, and the engines."""
+        """Return the state of the manager and of the engines."""
         health = await super().health()
         notes = [*health.notes, *self._executor.notes]
         trouble = self._executor.trouble
@@ -69,7 +71,7 @@ class ClusterJobService(LocalJobService):
 
 
 class JobServiceReplica:
-    """The worker, in the one replica of its deployment.
+    """The process with the jobs: the only replica of its deployment.
 
     Args:
         settings: the whole configuration.
@@ -77,7 +79,7 @@ class JobServiceReplica:
         engine: the engine's name.
         engines: handle of the engines.
         cutters: handle of the cutters.
-        notes: what the operator should know.
+        notes: notes for the operator.
     """
 
     async def __init__(  # noqa: PLR0913, PLR0917 - what it works with
@@ -98,41 +100,42 @@ class JobServiceReplica:
         self._manager.start()
         self._service = ClusterJobService(self._manager, self._metrics, self._executor, notes)
 
-    async def ask(self, what: str, *args: Any, **named: Any) -> Any:
-        """What the desk's method of that name gives, or the error that it raises."""
+    async def call(self, what: str, *args: Any, **named: Any) -> Any:
+        """Call a method of the service; return its result, or the error that it raised."""
         try:
             return await getattr(self._service, what)(*args, **named)
         except ServerError as error:
             return bare(error)
 
     async def watch(self, job: Job, *, heartbeat_s: float) -> AsyncGenerator[JobView | None]:
-        """The desk's."""
+        """See `JobService.watch`."""
         async with aclosing(self._service.watch(job, heartbeat_s=heartbeat_s)) as views:
             async for view in views:
                 yield view
 
     async def note_requests(self, notes: Sequence[tuple[str, str, int, float, int, int]]) -> None:
-        """Requests that an ingress has answered."""
+        """Count requests that an ingress has answered."""
         for note in notes:
             self._metrics.note_request(*note)
 
     async def note_engine(self, node: str, error: str | None) -> None:
-        """Whether an engine could be loaded on that machine."""
+        """Note whether an engine could be loaded on a machine."""
         self._executor.note_engine(node, error)
 
     async def check_health(self) -> None:
-        """Serve asks now and then; an error has it replace this process."""
-        if self._manager.fault is not None:
-            raise RuntimeError(self._manager.fault)
+        """Raise if this process has to be replaced; Serve calls this regularly."""
+        fatal_error = self._manager.availability.fatal_error
+        if fatal_error is not None:
+            raise RuntimeError(fatal_error)
 
     async def __del__(self) -> None:
-        """Serve is stopping this process: end every job, and write what is left."""
+        """End all jobs and write what is left: Serve stops this process."""
         self._looking.cancel()
         await self._manager.close()
 
 
 def _job_settings(settings: Settings) -> Settings:
-    """Without what each engine looks after itself: its device, and how long a stage may take."""
+    """Return the settings without those that apply to each engine by itself."""
     manager = settings.worker.model_copy(
         update={
             "recycle_after_jobs": None,
@@ -144,154 +147,124 @@ def _job_settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"worker": manager, "model": model})
 
 
-class RemoteJobService:
-    """Asks the desk of this application; a `desk.Desk`.
+def _remote(method: Callable[Concatenate[Any, P], Awaitable[T]], timeout_s: float | None) -> Any:
+    """Return a method that calls the same one of the process with the jobs.
 
-    Attributes:
-        is_closing: whether this ingress is.
+    Args:
+        method: of `JobService`.
+        timeout_s: time limit for the answer, seconds; None: no limit.
     """
 
+    @functools.wraps(method)
+    async def call(self: RemoteJobService, *args: P.args, **named: P.kwargs) -> T:
+        return await self.call(method.__name__, timeout_s, *args, **named)
+
+    return call
+
+
+class RemoteJobService(JobService):
+    """Calls the process with the jobs of this application."""
+
     def __init__(self) -> None:
-        self.is_closing = False
-        self._notes: list[tuple[str, str, int, float, int, int]] = []
+        self._is_closing = False
+        self._answered: list[tuple[str, str, int, float, int, int]] = []
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[RemoteJobService]:
-        """Itself, as long as the ingress runs."""
+        """Connect while the ingress runs."""
         app = serve.get_replica_context().app_name
-        self._handle = serve.get_deployment_handle(DESK, app)
-        telling = asyncio.get_running_loop().create_task(self._tell())
+        self._handle = serve.get_deployment_handle(JOBS, app)
+        sending = asyncio.get_running_loop().create_task(self._send_metrics())
         try:
             yield self
         finally:
-            self.is_closing = True
-            telling.cancel()
+            self._is_closing = True
+            sending.cancel()
 
-    def note_request(  # noqa: PLR0913, PLR0917 - as of `Metrics.note_request`
+    def note_request(  # noqa: PLR0913, PLR0917 - see `Metrics.note_request`
         self, method: str, route: str, status: int, seconds: float, received: int, sent: int
     ) -> None:
-        """A request has been answered."""
-        self._notes.append((method, route, status, seconds, received, sent))
+        """Count an answered request."""
+        self._answered.append((method, route, status, seconds, received, sent))
 
-    async def _tell(self) -> None:
+    async def _send_metrics(self) -> None:
         while True:
-            await asyncio.sleep(TELL_INTERVAL_S)
-            notes, self._notes = self._notes, []
-            if notes:
+            await asyncio.sleep(METRICS_INTERVAL_S)
+            answered, self._answered = self._answered, []
+            if answered:
                 with suppress(UnavailableError):
-                    await self._await(self._handle.note_requests.remote(notes), ANSWER_TIMEOUT_S)
+                    response = self._handle.note_requests.remote(answered)
+                    await self._await(response, ANSWER_TIMEOUT_S)
 
-    async def _ask(
-        self, what: str, *args: Any, within_s: float | None = ANSWER_TIMEOUT_S, **named: Any
-    ) -> Any:
-        answer = await self._await(self._handle.ask.remote(what, *args, **named), within_s)
+    async def call(self, what: str, timeout_s: float | None, *args: Any, **named: Any) -> Any:
+        """Call a method of the process with the jobs.
+
+        Args:
+            what: name of the method.
+            timeout_s: time limit for the answer, seconds; None: no limit.
+            args: of the method.
+            named: of the method.
+
+        Raises:
+            ServerError: raised by the method.
+            UnavailableError: there is no answer.
+        """
+        answer = await self._await(self._handle.call.remote(what, *args, **named), timeout_s)
         if isinstance(answer, ServerError):
             raise answer
         return answer
 
-    async def _await(self, response: Any, within_s: float | None) -> Any:
+    async def _await(self, response: Any, timeout_s: float | None) -> Any:
         async def answer() -> Any:
             return await response
 
         try:
-            return await asyncio.wait_for(answer(), within_s)
-        except RayTaskError as error:  # a bug: its traceback is for the log alone
-            raise RuntimeError("the desk failed") from error
+            return await asyncio.wait_for(answer(), timeout_s)
+        except RayTaskError as error:  # a bug, whose traceback belongs into the log only
+            raise RuntimeError("the process with the jobs failed") from error
         except (RayError, RayServeException, asyncio.TimeoutError) as error:
-            logger.warning("The desk does not answer: %s", type(error).__name__)
+            logger.warning("No answer from the process with the jobs: %s", type(error).__name__)
             raise UnavailableError(
                 "the process with the job table does not answer, it may be restarting; ask again",
                 retry_after_s=RETRY_AFTER_S,
             ) from error
 
-    # ---- the desk's calls ----------------------------------------------------------------
+    # ---- the methods of `JobService` -----------------------------------------------------
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether this ingress is shutting down."""
+        return self._is_closing
 
     async def health(self) -> Health:
-        """The desk's; "error" as long as it does not answer."""
+        """Return the state of the cluster; "error" while there is no answer."""
         try:
-            return await self._ask("health", within_s=HEALTH_TIMEOUT_S)
+            return await self.call("health", HEALTH_TIMEOUT_S)
         except UnavailableError as error:
             return Health(status="error", engine="", error=str(error))
 
-    async def metrics(self) -> bytes:
-        """The desk's, with the requests of every ingress."""
-        return await self._ask("metrics")
-
-    async def submit(
-        self,
-        picture: bytes,
-        options: Options,
-        caller: Caller = ANYBODY,
-        *,
-        texture: bool | None,
-        mesh: bytes | None = None,
-    ) -> Job:
-        """The desk's."""
-        return await self._ask("submit", picture, options, caller, texture=texture, mesh=mesh)
-
-    async def served(self, mesh_md5: str | None, caller: Caller = ANYBODY) -> Job | None:
-        """The desk's."""
-        return await self._ask("served", mesh_md5, caller)
-
-    async def name_of(
-        self, picture: bytes, caller: Caller = ANYBODY, *, remove_background: bool
-    ) -> str:
-        """The desk's; it may have to cut the picture out."""
-        return await self._ask(
-            "name_of", picture, caller, remove_background=remove_background, within_s=None
-        )
-
-    async def job(self, name: str, caller: Caller = ANYBODY) -> Job:
-        """The desk's."""
-        return await self._ask("job", name, caller)
-
-    async def look(self, name: str, caller: Caller = ANYBODY) -> JobView:
-        """The desk's."""
-        return await self._ask("look", name, caller)
-
-    async def jobs(
-        self, caller: Caller = ANYBODY, *, limit: int, before: str | None = None
-    ) -> tuple[Sequence[JobView], bool]:
-        """The desk's."""
-        return await self._ask("jobs", caller, limit=limit, before=before)
-
     async def watch(self, job: Job, *, heartbeat_s: float) -> AsyncGenerator[JobView | None]:
-        """The desk's; ends when the desk does."""
+        """See `JobService.watch`; ends when the process with the jobs does."""
         stream: Any = self._handle.options(stream=True).watch.remote(job, heartbeat_s=heartbeat_s)
         try:
             async for view in stream:
                 yield view
         except (RayError, RayServeException) as error:
-            logger.warning("The desk has left a listener: %s", type(error).__name__)
+            logger.warning("A subscription was lost: %s", type(error).__name__)
         finally:
             stream.cancel()
 
-    async def shape(self, job: Job) -> Job:
-        """The desk's, however long it takes."""
-        return await self._ask("shape", job, within_s=None)
-
-    async def texture(self, job: Job, timeout_s: float | None = None) -> Job:
-        """The desk's, however long it takes."""
-        return await self._ask("texture", job, timeout_s, within_s=None)
-
-    async def ticket(self, job: Job, wanted: Delivery) -> str:
-        """The desk's."""
-        return await self._ask("ticket", job, wanted)
-
-    async def delete(self, name: str, caller: Caller = ANYBODY) -> None:
-        """The desk's."""
-        await self._ask("delete", name, caller)
-
-    async def file(
-        self, name: str, file_name: str, caller: Caller = ANYBODY
-    ) -> tuple[Job, Artifact]:
-        """The desk's."""
-        return await self._ask("file", name, file_name, caller)
-
-    async def content(self, artifact: Artifact | None) -> bytes:
-        """The desk's."""
-        return await self._ask("content", artifact)
-
-    async def export(self, job: Job, options: Options, *, texture: bool | None) -> bytes:
-        """The desk's, however long it takes."""
-        return await self._ask("export", job, options, texture=texture, within_s=None)
+    metrics = _remote(JobService.metrics, ANSWER_TIMEOUT_S)
+    submit = _remote(JobService.submit, ANSWER_TIMEOUT_S)
+    identify = _remote(JobService.identify, None)  # may cut the picture out
+    find_by_shape = _remote(JobService.find_by_shape, ANSWER_TIMEOUT_S)
+    get_job = _remote(JobService.get_job, ANSWER_TIMEOUT_S)
+    get_view = _remote(JobService.get_view, ANSWER_TIMEOUT_S)
+    list_jobs = _remote(JobService.list_jobs, ANSWER_TIMEOUT_S)
+    wait_for_shape = _remote(JobService.wait_for_shape, None)
+    wait_for_texture = _remote(JobService.wait_for_texture, None)
+    create_alias = _remote(JobService.create_alias, ANSWER_TIMEOUT_S)
+    delete = _remote(JobService.delete, ANSWER_TIMEOUT_S)
+    get_file = _remote(JobService.get_file, ANSWER_TIMEOUT_S)
+    read_file = _remote(JobService.read_file, ANSWER_TIMEOUT_S)
+    export = _remote(JobService.export, None)

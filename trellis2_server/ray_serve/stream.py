@@ -20,7 +20,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from trellis2_server.errors import EngineError, ServerError
-from trellis2_server.jobs.threads import StepCancelled, guarded
+from trellis2_server.jobs.threads import StepCancelled, translated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
@@ -82,7 +82,7 @@ def tell(what: str, call: Callable[[Report], Outcome]) -> Generator[tuple[Any, .
 
     def run() -> None:
         try:
-            found.append(guarded(what, lambda: call(report)))
+            found.append(translated(what, lambda: call(report)))
         except ServerError as error:
             found.append(error)
         except StepCancelled:

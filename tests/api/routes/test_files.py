@@ -396,7 +396,7 @@ def test_a_deleted_job_leaves_no_file(tmp_path: Path) -> None:
         until(lambda: server.is_idle, "written")
         assert not list((tmp_path / "files").iterdir())
         assert server.client.get(f"/jobs/{uid}/shape.glb").status_code == 404
-        assert server.manager._archive.size == 0
+        assert server.manager.archive.size == 0
 
 
 def test_the_memory_holds_no_finished_file_when_there_is_a_folder(tmp_path: Path) -> None:
@@ -404,7 +404,7 @@ def test_the_memory_holds_no_finished_file_when_there_is_a_folder(tmp_path: Path
         server.wait_until_loaded()
         made = [server.generate(fields(seed=seed, texture=True)) for seed in range(5)]
         until(lambda: server.is_idle, "written")
-        archive = server.manager._archive
+        archive = server.manager.archive
         assert not archive._fresh
         assert not archive._packed
         on_disk = sum(path.stat().st_size for path in (tmp_path / "files").iterdir())
@@ -421,11 +421,9 @@ def test_over_the_limit_the_job_that_finished_first_goes(
         server.wait_until_loaded()
         first = server.generate(fields(seed=1, texture=True)).headers["X-Job-Id"]
         until(lambda: server.is_idle, "everything is kept")
-        one = server.manager._archive.size
+        one = server.manager.archive.size
         # The smallest limit that can be configured is far more than such small jobs take.
-        limits = configured.worker.model_copy(update={"max_result_bytes": one * 5 // 2})
-        narrow = configured.model_copy(update={"worker": limits})
-        monkeypatch.setattr(server.manager.results, "_settings", narrow)
+        monkeypatch.setattr(server.manager.results, "_max_bytes", one * 5 // 2)
         rest = []
         for seed in (2, 3):
             rest.append(server.generate(fields(seed=seed, texture=True)).headers["X-Job-Id"])

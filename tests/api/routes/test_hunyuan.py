@@ -149,10 +149,10 @@ def test_what_was_sent_is_forgotten_with_its_job() -> None:
         server.wait_until_loaded()
         uid = send(server, fields())
         until(lambda: server.client.get(f"/status/{uid}").status_code == 404, "forgotten")
-        table = server.manager._registry
-        assert not table._tickets
-        assert not table._ticket_of
-        assert not table._by_shape
+        registry = server.manager.registry
+        assert not registry._aliases
+        assert not registry._ticket_of
+        assert not registry._by_shape
 
 
 def test_a_client_that_gives_up_and_asks_again_gets_the_job_it_had(
@@ -213,7 +213,7 @@ def test_pings_need_no_key_and_jobs_do() -> None:
 
 def test_hunyuans_numbers_set_the_first_two_stages_where_nothing_else_does(server: Server) -> None:
     sent = fields(guidance_scale="3.5", num_inference_steps=999, shape_sampling_steps=7)
-    options = server.manager.job(server.generate(sent).headers["x-job-id"]).options
+    options = server.manager.registry.get(server.generate(sent).headers["x-job-id"]).options
     assert (options.ss.guidance_scale, options.shape.guidance_scale) == (3.5, 3.5)
     assert (options.ss.sampling_steps, options.shape.sampling_steps) == (100, 7)
     assert (options.tex.guidance_scale, options.tex.sampling_steps) == (1.0, 12)
@@ -447,4 +447,4 @@ def test_a_mesh_that_is_none_is_refused_with_its_reason(
 
 def test_meshes_and_models_are_not_kept_by_a_job_that_is_done(server: Server) -> None:
     uid = textured(server, as_bytes(egg(), "glb")).headers["x-job-id"]
-    assert uid not in server.manager._tasks
+    assert uid not in server.manager.active_jobs

@@ -193,4 +193,4 @@ def test_one_key_sees_no_other_keys_jobs_on_any_route(engine: GatedEngine) -> No
             assert his.headers["x-job-id"] != uid
             assert server.client.get(f"/jobs/{uid}").status_code == 401
     assert engine.calls.count(("shape", 1)) == 2
-    assert "alice's" not in repr(list(server.manager._registry))
+    assert "alice's" not in repr(list(server.manager.registry))

@@ -120,7 +120,7 @@ def test_the_same_request_gives_the_same_bytes_and_another_seed_another_job(
     other = preview.generate(fields(103, seed=2))
     assert other.headers["x-job-id"] != first.headers["x-job-id"]
     assert preview.status(first.headers["x-image-hash"])["uid"] == other.headers["x-job-id"]
-    assert preview.manager.job(first.headers["x-job-id"]).uid == first.headers["x-job-id"]
+    assert preview.manager.registry.get(first.headers["x-job-id"]).uid == first.headers["x-job-id"]
 
 
 def test_a_random_seed_is_reported(preview: Server) -> None:
@@ -235,8 +235,9 @@ def test_a_cancelled_job_is_a_409_and_its_status_an_error(
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(server.generate)
         engine.wait_for("shape")
-        [job] = manager._registry
-        manager._loop.call_soon_threadsafe(manager.cancel, job)
+        [job] = manager.registry
+        [active] = manager.active_jobs
+        manager._loop.call_soon_threadsafe(manager.endings.cancel, active)
         assert told(waiting.result(), 409, 5) == "cancelled"
     status = server.status(job.image_hash or "")
     assert (status["status"], status["error"]) == ("error", "cancelled")

@@ -70,7 +70,7 @@ async def file(
     """A file as soon as it is there, with an ETag; ranges of it too."""
     service, caller = service_of(request), caller_of(request)
     made_from, file_type, media_type = _known(file_name)
-    job, artifact = await service.file(name, made_from, caller)
+    job, artifact = await service.get_file(name, made_from, caller)
     is_as_made = file_type in {None, "glb"}
     if not is_as_made and job.options.compress:
         raise InputError(
@@ -99,7 +99,7 @@ def _known(file_name: str) -> tuple[str, FileType | None, str]:
 
 
 async def _read(service: JobService, artifact: Artifact, file_type: FileType | None) -> bytes:
-    content = await service.content(artifact)
+    content = await service.read_file(artifact)
     return content if file_type is None else await as_file(content, file_type)
 
 
@@ -147,7 +147,7 @@ async def export(request: Request, name: Name) -> Response:
     unless `texture` says `false`.
     """
     service = service_of(request)
-    job = await service.job(name, caller_of(request))
+    job = await service.get_job(name, caller_of(request))
     max_bytes = request.app.state.settings.server.max_body_bytes
     fields = (await parse_request(request, max_bytes=max_bytes, may_be_empty=True)).fields
     options, wanted = read_export(fields, job.options), read_delivery(fields)

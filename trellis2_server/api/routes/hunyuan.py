@@ -84,7 +84,7 @@ async def send(request: Request) -> SendReply:
     generation = await read_generation_request(request, request.app.state.settings)
     wanted = Delivery(texture=bool(generation.delivery.texture), type=generation.delivery.type)
     job = await submit(generation, service, caller_of(request), texture=wanted.texture)
-    return SendReply(uid=await service.ticket(job, wanted))
+    return SendReply(uid=await service.create_alias(job, wanted))
 
 
 @router.get("/status/test", summary="Any quick answer")
@@ -96,11 +96,11 @@ async def ping() -> dict[str, str]:
 async def status(request: Request, uid: Annotated[str, Path(description="A uid.")]) -> Response:
     """Where a job is; the whole model once it is there."""
     service = service_of(request)
-    view = await service.look(uid, caller_of(request))
-    job, wanted = view.job, view.wanted
+    view = await service.get_view(uid, caller_of(request))
+    job, wanted = view.job, view.delivery
     result = _result(job, wanted)
     if result is not None:
-        glb = await service.content(result)
+        glb = await service.read_file(result)
         content = await as_file(glb, wanted.type if wanted else "glb")
         head, tail = b'{"status":"completed","model_base64":"', b'"}'
         size = len(head) + (len(content) + 2) // 3 * 4 + len(tail)

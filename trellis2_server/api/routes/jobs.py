@@ -49,7 +49,9 @@ async def jobs(
     before: Annotated[str | None, Query(description="`next` of the page before.")] = None,
 ) -> JobsReply:
     """With API keys, those of the key that asks."""
-    found, has_more = await service_of(request).jobs(caller_of(request), limit=limit, before=before)
+    found, has_more = await service_of(request).list_jobs(
+        caller_of(request), limit=limit, before=before
+    )
     replies = [job_reply(view) for view in found]
     return JobsReply(jobs=replies, next=found[-1].job.uid if has_more else None)
 
@@ -62,7 +64,7 @@ async def jobs(
 )
 async def job(request: Request, name: Name) -> JobReply:
     """The same form for hashes and uids."""
-    return job_reply(await service_of(request).look(name, caller_of(request)))
+    return job_reply(await service_of(request).get_view(name, caller_of(request)))
 
 
 @router.delete(
@@ -101,7 +103,7 @@ async def events(request: Request, name: Name) -> Response:
     The stream ends with the job. A comment every 15 s shows that it is still there.
     """
     service = service_of(request)
-    found = await service.job(name, caller_of(request))
+    found = await service.get_job(name, caller_of(request))
     return _EventStream(
         _events(service, found), media_type="text/event-stream", headers=_STREAM_HEADERS
     )

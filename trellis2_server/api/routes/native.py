@@ -139,13 +139,13 @@ async def generate_texture(request: Request) -> Response:
     service, caller, settings = service_of(request), caller_of(request), _settings(request)
     generation = await read_generation_request(request, settings)
     if generation.body.mesh is None:
-        job = await service.job(await _job_name(service, caller, generation), caller)
+        job = await service.get_job(await _job_name(service, caller, generation), caller)
     else:
         job = await submit(generation, service, caller, texture=True)
     job = await while_connected(
-        request, service.texture(job, settings.worker.texture_timeout_seconds)
+        request, service.wait_for_texture(job, settings.worker.texture_timeout_seconds)
     )
-    glb = await service.content(job.textured_glb)
+    glb = await service.read_file(job.textured_glb)
     return await _model_reply(job, glb, generation.delivery.type)
 
 
@@ -160,7 +160,7 @@ async def _job_name(service: JobService, caller: Caller, generation: GenerationR
     if body.picture is None:
         raise InputError("image_hash: missing; name the job by image_hash, uid or image")
     remove_background = generation.options.remove_background
-    return await service.name_of(body.picture, caller, remove_background=remove_background)
+    return await service.identify(body.picture, caller, remove_background=remove_background)
 
 
 @router.get(
@@ -178,7 +178,7 @@ async def status(
     By its uid a job is described in the form that Hunyuan3D's clients read: `status` is
     `processing`, `texturing`, `completed` with `model_base64`, or `error` with `message`.
     """
-    return status_reply(await service_of(request).look(name, caller_of(request)))
+    return status_reply(await service_of(request).get_view(name, caller_of(request)))
 
 
 @router.get(

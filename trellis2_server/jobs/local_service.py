@@ -1,0 +1,181 @@
+"""`LocalJobService`: the job service of the process that has the jobs.
+
+Does not know: HTTP, how a job is worked on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from trellis2_server.errors import JobNotFoundError
+from trellis2_server.jobs.job import ANYBODY
+from trellis2_server.jobs.service import Health, JobView
+from trellis2_server.parameters import Delivery
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from trellis2_server.jobs.job import Caller, Job
+    from trellis2_server.jobs.manager import JobManager
+    from trellis2_server.jobs.service import MetricsRenderer
+    from trellis2_server.parameters import Options
+    from trellis2_server.storage.store import Artifact
+
+logger = logging.getLogger(__name__)
+
+#: Minimum time between two states that a subscription receives, seconds.
+WATCH_INTERVAL_S: Final = 0.1
+
+
+class LocalJobService:
+    """Serves the jobs of a manager; a `JobService`.
+
+    Args:
+        manager: started.
+        metrics: renders the metrics of this process.
+        notes: notes for the operator, part of the health.
+    """
+
+    def __init__(
+        self, manager: JobManager, metrics: MetricsRenderer, notes: Sequence[str] = ()
+    ) -> None:
+        self.manager = manager
+        self._metrics = metrics
+        self._notes = tuple(notes)
+        self._registry = manager.registry
+        self._active_jobs = manager.active_jobs
+        self._results = manager.results
+        self.submit = manager.submissions.submit
+        self.identify = manager.submissions.identify
+        self.wait_for_shape = manager.waiter.wait_for_shape
+        self.wait_for_texture = manager.waiter.wait_for_texture
+        self.read_file = manager.results.read
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether this process is shutting down."""
+        return self.manager.availability.is_closing
+
+    async def health(self) -> Health:
+        """Return the state of the manager and of its engine."""
+        lifecycle, error = self.manager.lifecycle, self.manager.unavailable_reason
+        executor = self.manager.executor
+        is_loaded = lifecycle.is_resident or lifecycle.is_reloading
+        return Health(
+            status="error" if error else lifecycle.status,
+            engine=executor.name,
+            error=error,
+            stage=lifecycle.stage,
+            fraction=lifecycle.fraction,
+            is_idle=lifecycle.status == "ok" and not is_loaded,
+            is_reloading=lifecycle.is_reloading,
+            load_seconds=lifecycle.seconds,
+            memory=lifecycle.memory,
+            notes=[*self._notes, *self._results.notes],
+            details=dict(executor.describe()),
+            queue_length=self.manager.scheduler.length,
+            jobs=Counter(job.status for job in self._registry),
+        )
+
+    async def metrics(self) -> bytes:
+        """Return the metrics of this process."""
+        return self._metrics.render(await self.health())
+
+    # ---- finding jobs --------------------------------------------------------------------
+
+    async def find_by_shape(self, mesh_md5: str | None, caller: Caller = ANYBODY) -> Job | None:
+        """Return the caller's job whose untextured GLB has that MD5."""
+        return self._registry.find_by_shape(mesh_md5, caller.owner) if mesh_md5 else None
+
+    async def get_job(self, name: str, caller: Caller = ANYBODY) -> Job:
+        """Return the caller's job with that uid, alias or image hash."""
+        return self._find(name, caller)
+
+    async def get_view(self, name: str, caller: Caller = ANYBODY) -> JobView:
+        """Return the same job with the state around it."""
+        delivery = self._registry.alias_delivery(name)
+        job = self._find(name, caller)
+        return self._view(job, delivery if isinstance(delivery, Delivery) else None)
+
+    async def list_jobs(
+        self, caller: Caller = ANYBODY, *, limit: int, before: str | None = None
+    ) -> tuple[list[JobView], bool]:
+        """Return the caller's jobs, newest first, and whether there are more."""
+        jobs = self._registry.list_newest(caller.owner)
+        if before is not None:
+            uid = self._registry.get(before, caller.owner).uid
+            jobs = jobs[next(at for at, job in enumerate(jobs, 1) if job.uid == uid) :]
+        return [self._view(job) for job in jobs[:limit]], len(jobs) > limit
+
+    def _find(self, name: str, caller: Caller) -> Job:
+        job = self._registry.get(name, caller.owner)
+        active = self._active_jobs.get(job.uid)
+        if active:
+            active.last_requested_at = self._active_jobs.clock()
+        return job
+
+    def _view(self, job: Job, delivery: Delivery | None = None) -> JobView:
+        active = self._active_jobs.get(job.uid)
+        return JobView(
+            job,
+            queue_position=self.manager.scheduler.position(active) if active else None,
+            eta_s=self.manager.estimator.eta_s(active) if active else None,
+            files=self._results.files(job),
+            can_export=self._results.can_export(job),
+            delivery=delivery,
+        )
+
+    # ---- following and ending jobs -------------------------------------------------------
+
+    async def watch(self, job: Job, *, heartbeat_s: float) -> AsyncGenerator[JobView | None]:
+        """Yield the job's state now and after each change, until it is finished."""
+        try:
+            # It may have changed since the caller got it, before there was a subscription.
+            job = self._registry.get(job.uid, job.owner)
+        except JobNotFoundError:
+            return
+        with self._active_jobs.subscriptions.subscribe(job) as subscription:
+            while True:
+                state = subscription.job
+                yield self._view(state)
+                if state.status.is_finished:
+                    return
+                await subscription.pause(WATCH_INTERVAL_S)
+                while not await subscription.wait(heartbeat_s):
+                    yield None
+
+    async def create_alias(self, job: Job, delivery: Delivery) -> str:
+        """Return another uid of the job, which also stands for what is to be delivered."""
+        alias = self._registry.create_alias(job, delivery)
+        await self.manager.archive.written()
+        return alias
+
+    async def delete(self, name: str, caller: Caller = ANYBODY) -> None:
+        """Cancel the caller's job or, if it is finished, delete it."""
+        job = self._registry.get(name, caller.owner)
+        if not self._registry.remove_client(job.uid, caller.client):
+            return
+        if job.status.is_finished:
+            self._results.delete(job)
+            logger.info("Job deleted", extra={"uid": job.uid})
+            return
+        active = self._active_jobs.get(job.uid)
+        if active:
+            self.manager.endings.cancel(active)
+
+    # ---- files ---------------------------------------------------------------------------
+
+    async def get_file(
+        self, name: str, file_name: str, caller: Caller = ANYBODY
+    ) -> tuple[Job, Artifact]:
+        """Return the caller's job, and one of its files."""
+        job = self._find(name, caller)
+        return job, self._results.file(job, file_name)
+
+    async def export(self, job: Job, options: Options, *, texture: bool | None) -> bytes:
+        """Return the job's model as a GLB with other options."""
+        self.manager.admission.check_open()
+        self.manager.admission.check_queue()
+        return await self._results.export(job, options, texture=texture)

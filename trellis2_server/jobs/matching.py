@@ -1,0 +1,107 @@
+"""`JobMatcher`: finds the job that a request already has, so that nothing is computed twice.
+
+A request matches a job by its upload and options or, after the cut-out, by the picture that the
+model sees and the options. A mesh that is the untextured GLB of a job, with that job's picture,
+matches that job.
+
+Does not know: HTTP, threads, how a job is worked on.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from trellis2_server.inputs.images import Cutout
+    from trellis2_server.jobs.active_jobs import ActiveJobs
+    from trellis2_server.jobs.job import Job
+    from trellis2_server.jobs.observers import JobObserver
+    from trellis2_server.jobs.queue import ActiveJob
+    from trellis2_server.jobs.uploads import Upload, Uploads
+    from trellis2_server.parameters import Options
+
+logger = logging.getLogger(__name__)
+
+
+class JobMatcher:
+    """Finds matching jobs, and merges jobs that turn out to be the same.
+
+    Args:
+        active_jobs: the jobs in progress.
+        uploads: the image hashes of uploads.
+        observer: notified of each match.
+    """
+
+    def __init__(self, active_jobs: ActiveJobs, uploads: Uploads, observer: JobObserver) -> None:
+        self._active_jobs = active_jobs
+        self._registry = active_jobs.registry
+        self._uploads = uploads
+        self._observer = observer
+
+    def remember(self, upload: Upload, cutout: Cutout) -> None:
+        """Remember the image hash of an upload."""
+        self._uploads.remember(upload, cutout)
+
+    def find_by_upload(self, upload: Upload, options: Options, *, texture: bool) -> Job | None:
+        """Return the job that the upload matches, if it has or will have what is requested."""
+        key = upload_key(upload, options)
+        job = None if key is None else self._registry.find_by_key(key)
+        job = job or self._find_by_own_mesh(options, self._uploads.image_hash(upload), upload.owner)
+        if job is None or not self._can_provide(job, texture=texture):
+            return None
+        self._observer.note_match("upload")
+        return job
+
+    def find_by_cutout(self, active: ActiveJob, cutout: Cutout) -> Job | None:
+        """Return the job that the picture matches; where there is none, later ones match this."""
+        job = self._active_jobs.record(active)
+        if job.options.is_seed_random:
+            return None
+        key = ("cutout", job.owner, cutout.key, job.options)
+        known = self._registry.find_by_key(key) or self._find_by_own_mesh(
+            job.options, cutout.image_hash, job.owner
+        )
+        if known is not None and self._can_provide(known, texture=active.wants_texture):
+            return known
+        self._registry.bind_key(key, active.uid)
+        return None
+
+    def merge(self, active: ActiveJob, known: Job) -> None:
+        """Replace a job by a known one: its uid, subscriptions and waiters follow that job."""
+        self._observer.note_match("picture")
+        logger.info("Job merged", extra={"uid": active.uid, "into": known.uid})
+        options = self._active_jobs.record(active).options
+        self._active_jobs.discard(active.uid)
+        self._registry.merge(active.uid, known.uid)
+        self._active_jobs.subscriptions.redirect(active.uid, known)
+        self._registry.bind_key(upload_key(active.upload, options), known.uid)
+
+    def follow(self, active: ActiveJob, known: Job) -> None:
+        """Answer all who wait for the shape of a merged job, with that of the known job."""
+        other = self._active_jobs.get(known.uid)
+        if other is None:
+            active.shape_done.set_result(known)
+        else:
+            other.shape_done.add_done_callback(
+                lambda done: active.shape_done.set_result(done.result())
+            )
+
+    def _can_provide(self, job: Job, *, texture: bool) -> bool:
+        # A job of an earlier process has only the texture that was made then.
+        is_active = job.uid in self._active_jobs
+        return is_active or (job.textured_glb if texture else job.shape_glb) is not None
+
+    def _find_by_own_mesh(self, options: Options, image_hash: str | None, owner: str) -> Job | None:
+        """Return the job of that picture whose untextured GLB is the mesh to be textured."""
+        if options.geo_rotation or not options.mesh:
+            return None
+        job = self._registry.find_by_shape(options.mesh, owner)
+        return job if job and job.image_hash == image_hash else None
+
+
+def upload_key(upload: Upload, options: Options) -> Hashable:
+    """Return the key of a request before its cut-out; None: it matches no other request."""
+    return None if options.is_seed_random else ("upload", upload, options)

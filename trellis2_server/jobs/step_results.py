@@ -1,0 +1,223 @@
+"""`StepResults`: what follows from the result of each step: records, files and the next step.
+
+    cutout          the picture that the model sees   → shape, or shape_export of a given mesh
+    shape           the engine's shape                → shape_export
+    shape_export    the untextured GLB                → texture, where it is requested
+    texture         the engine's material             → texture_export
+    texture_export  the textured GLB                  → completed
+
+Does not know: threads, when the next step starts, how a step is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from trellis2_server.errors import ServerError
+from trellis2_server.jobs.job import Progress, Status
+from trellis2_server.jobs.queue import job_future
+from trellis2_server.jobs.scheduler import TEXTURE_PATIENCE_S
+from trellis2_server.storage.snapshots import FIELD_SNAPSHOT, SHAPE_SNAPSHOT, mesh_snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trellis2_server.inputs.background_model import ModelPending
+    from trellis2_server.inputs.images import Cutout
+    from trellis2_server.jobs.active_jobs import ActiveJobs
+    from trellis2_server.jobs.availability import Availability
+    from trellis2_server.jobs.endings import JobEndings
+    from trellis2_server.jobs.executor import FieldSummary, ShapeSummary
+    from trellis2_server.jobs.job import Job
+    from trellis2_server.jobs.matching import JobMatcher
+    from trellis2_server.jobs.queue import ActiveJob
+    from trellis2_server.jobs.step_calls import StepCalls
+    from trellis2_server.jobs.steps import Step
+    from trellis2_server.storage.archive import Archive
+
+#: Names of a job's files.
+INPUT_FILE: Final = "input.png"
+SHAPE_FILE: Final = "shape.glb"
+TEXTURED_FILE: Final = "textured.glb"
+
+
+class Enqueue(Protocol):
+    """Queues a step; see `Scheduler.enqueue`."""
+
+    def __call__(self, active: ActiveJob, step: Step, call: Callable[[], Any]) -> None:
+        """Queue a step of a job."""
+        ...
+
+
+class StepResults:
+    """Takes the results of steps. Belongs to the event loop's thread.
+
+    Args:
+        calls: builds the next step's call.
+        active_jobs: the jobs in progress.
+        archive: stores files.
+        matcher: finds known jobs.
+        availability: whether new work is accepted.
+        endings: ends jobs.
+
+    Attributes:
+        enqueue: queues the next step.
+    """
+
+    enqueue: Enqueue
+
+    def __init__(  # noqa: PLR0913, PLR0917 - six collaborators
+        self,
+        calls: StepCalls,
+        active_jobs: ActiveJobs,
+        archive: Archive,
+        matcher: JobMatcher,
+        availability: Availability,
+        endings: JobEndings,
+    ) -> None:
+        self._calls = calls
+        self._active_jobs = active_jobs
+        self._archive = archive
+        self._matcher = matcher
+        self._availability = availability
+        self._endings = endings
+
+    # ---- before and between the steps ----------------------------------------------------
+
+    def start_job(self, active: ActiveJob, picture: bytes) -> None:
+        """Queue the first step of a new job."""
+        self._active_jobs.add(active)
+        active.upload_bytes = len(picture) + len(active.mesh or b"")
+        self.enqueue(active, "cutout", self._calls.cut_out(active, picture))
+
+    def request_texture(self, job: Job) -> None:
+        """Have the job's texture made, unless it exists, is being made, or cannot be made.
+
+        Raises:
+            UnavailableError: new work is not accepted.
+        """
+        active = self._active_jobs.get(job.uid)
+        if active is None:
+            return
+        active.wants_texture = True
+        if self._active_jobs.record(active).status is Status.COMPLETED:
+            self._availability.check()
+            self._start_texture(active)
+
+    def retry_cutout(
+        self, active: ActiveJob, call: Callable[[], Any], pending: ModelPending
+    ) -> None:
+        """Queue the cut-out again when its background model is loaded; no thread waits."""
+        try:
+            self._availability.check()
+        except ServerError as error:
+            self._endings.fail(active, error)
+            return
+        active.waiting_for = "cutout"
+        self._active_jobs.change(active, progress=Progress("background model", 0.0))
+        loop = asyncio.get_running_loop()
+
+        def requeue() -> None:
+            if active.waiting_for == "cutout" and active.call is None:
+                self.enqueue(active, "cutout", call)
+
+        def loaded(_: object) -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(requeue)
+
+        loop.call_later(pending.timeout_s, requeue)
+        pending.loaded.add_done_callback(loaded)
+
+    # ---- results -------------------------------------------------------------------------
+
+    def take(self, active: ActiveJob, step: Step, result: Any) -> None:
+        """Record the result of a step, and queue the next one."""
+        if step == "cutout":
+            self._take_cutout(active, result)
+        elif step == "shape":
+            self._take_shape(active, result)
+        elif step == "shape_export":
+            self._take_shape_glb(active, *result)
+        elif step == "texture":
+            self._take_field(active, result)
+        else:
+            self._take_textured_glb(active, result)
+
+    def _take_cutout(self, active: ActiveJob, cutout: Cutout) -> None:
+        self._matcher.remember(active.upload, cutout)
+        active.cutout = cutout
+        active.upload_bytes = len(active.mesh or b"")
+        self._active_jobs.change(
+            active,
+            image_hash=cutout.image_hash,
+            background=cutout.background,
+            warnings=cutout.warnings,
+        )
+        known = self._matcher.find_by_cutout(active, cutout)
+        if known is not None:
+            self._merge(active, known)
+            return
+        self._archive.pack(active.uid, INPUT_FILE, cutout.png, is_spare=False)
+        mesh, active.mesh = active.mesh, None
+        if mesh is None:
+            self.enqueue(active, "shape", self._calls.make_shape(active, cutout))
+        else:
+            snapshot = partial(mesh_snapshot, mesh)
+            self._archive.pack(active.uid, SHAPE_SNAPSHOT, snapshot, is_spare=True)
+            self.enqueue(active, "shape_export", self._calls.read_mesh(active, mesh))
+
+    def _merge(self, active: ActiveJob, known: Job) -> None:
+        self._matcher.merge(active, known)
+        if active.wants_texture and self._availability.is_open:
+            self.request_texture(known)
+        self._matcher.follow(active, known)
+
+    def _take_shape(self, active: ActiveJob, shape: ShapeSummary) -> None:
+        warnings = (*self._active_jobs.record(active).warnings, *shape.warnings)
+        self._active_jobs.change(active, resolution=shape.resolution, warnings=warnings)
+        self.enqueue(active, "shape_export", self._calls.export_shape(active, shape))
+
+    def _take_shape_glb(self, active: ActiveJob, geometry: Any, glb: bytes, digest: str) -> None:
+        if active.cutout is None:
+            raise RuntimeError("a shape without a cut-out")
+        active.texture_source, active.cutout = (geometry, active.cutout), None
+        snapshot = self._calls.snapshot_shape(geometry)
+        if snapshot is not None:
+            self._archive.pack(active.uid, SHAPE_SNAPSHOT, snapshot, is_spare=True)
+        shape_glb = self._archive.keep(active.uid, SHAPE_FILE, glb)
+        active.upload_bytes = 0
+        if active.wants_texture and not self._availability.is_closing:
+            self._active_jobs.change(active, shape_glb=shape_glb, shape_md5=digest)
+            self._start_texture(active)
+        else:
+            self._endings.complete_shape(active, shape_glb=shape_glb, shape_md5=digest)
+        if not active.shape_done.done():
+            active.shape_done.set_result(self._active_jobs.record(active))
+
+    def _start_texture(self, active: ActiveJob) -> None:
+        if active.texture_source is None:
+            raise RuntimeError("a texture without a shape")
+        self._active_jobs.change(active, status=Status.TEXTURE_PROCESSING)
+        active.deadline = self._active_jobs.clock() + TEXTURE_PATIENCE_S
+        active.texture_done = job_future()
+        call = self._calls.make_texture(active, *active.texture_source)
+        self.enqueue(active, "texture", call)
+
+    def _take_field(self, active: ActiveJob, field: FieldSummary) -> None:
+        if active.texture_source is None:
+            raise RuntimeError("a texture without a shape")
+        geometry, _ = active.texture_source
+        active.texture_source, active.field = None, field
+        if field.warnings:
+            warnings = (*self._active_jobs.record(active).warnings, *field.warnings)
+            self._active_jobs.change(active, warnings=warnings)
+        self.enqueue(active, "texture_export", self._calls.export_model(active, geometry, field))
+
+    def _take_textured_glb(self, active: ActiveJob, glb: bytes) -> None:
+        textured_glb = self._archive.keep(active.uid, TEXTURED_FILE, glb)
+        snapshot = self._calls.snapshot_field(active.field)
+        self._archive.pack(active.uid, FIELD_SNAPSHOT, snapshot, is_spare=True)
+        self._endings.complete(active, textured_glb=textured_glb)

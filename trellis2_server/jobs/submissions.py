@@ -1,0 +1,166 @@
+"""`Submissions`: turns a picture and options into a job: a matching one, or a new one.
+
+Does not know: HTTP, how a job is worked on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from trellis2_server.errors import EngineBrokenError
+from trellis2_server.jobs.executor import md5
+from trellis2_server.jobs.job import ANYBODY, Job
+from trellis2_server.jobs.matching import upload_key
+from trellis2_server.jobs.queue import ActiveJob, job_future
+from trellis2_server.jobs.uploads import Upload
+
+if TYPE_CHECKING:
+    from trellis2_server.jobs.active_jobs import ActiveJobs
+    from trellis2_server.jobs.admission import Admission
+    from trellis2_server.jobs.endings import JobEndings
+    from trellis2_server.jobs.job import Caller
+    from trellis2_server.jobs.matching import JobMatcher
+    from trellis2_server.jobs.step_results import StepResults
+    from trellis2_server.jobs.uploads import Uploads
+    from trellis2_server.parameters import Options
+
+logger = logging.getLogger(__name__)
+
+
+class Submissions:
+    """Accepts pictures. Belongs to the event loop's thread.
+
+    Args:
+        active_jobs: the jobs in progress.
+        admission: limits on new jobs.
+        matcher: finds known jobs.
+        uploads: finds the image hash of a picture.
+        results: starts new jobs, and textures of known ones.
+        endings: for fatal errors.
+
+    Attributes:
+        engine: name of the engine, recorded with each job.
+    """
+
+    engine: str
+
+    def __init__(  # noqa: PLR0913, PLR0917 - six collaborators
+        self,
+        active_jobs: ActiveJobs,
+        admission: Admission,
+        matcher: JobMatcher,
+        uploads: Uploads,
+        results: StepResults,
+        endings: JobEndings,
+    ) -> None:
+        self._active_jobs = active_jobs
+        self._registry = active_jobs.registry
+        self._admission = admission
+        self._matcher = matcher
+        self._uploads = uploads
+        self._results = results
+        self._endings = endings
+
+    async def submit(
+        self,
+        picture: bytes,
+        options: Options,
+        caller: Caller = ANYBODY,
+        *,
+        texture: bool | None,
+        mesh: bytes | None = None,
+    ) -> Job:
+        """Return the caller's job for a picture and options: a matching one, or a new one.
+
+        Args:
+            picture: an image file.
+            options: the parameters of the job.
+            caller: the client.
+            texture: False: the texture of a new job is not made until it is requested.
+            mesh: the file that `options.mesh` is the MD5 of. If it is the untextured GLB of a
+                stored job and the picture is that job's, that job is returned.
+
+        Raises:
+            UnavailableError: loading, shutting down, unhealthy, or the queue is full.
+            TooManyRequestsError: the client has too many unfinished jobs.
+        """
+        digest = await asyncio.to_thread(md5, picture)
+        self._admission.check_open()
+        upload = Upload(caller.owner, digest, options.remove_background)
+        job = self._matcher.find_by_upload(upload, options, texture=texture is not False)
+        if job is None:
+            self._admission.check_new_job(len(picture) + len(mesh or b""), caller)
+            job = self._create(picture, upload, options, texture=texture, mesh=mesh)
+        self._registry.add_client(job.uid, caller.client)
+        active = self._active_jobs.get(job.uid)
+        if active:
+            active.last_requested_at = self._active_jobs.clock()
+            if texture is not False and not (active.wants_texture or active.texture_done):
+                self._results.request_texture(job)
+        return self._registry[job.uid]
+
+    def _create(
+        self,
+        picture: bytes,
+        upload: Upload,
+        options: Options,
+        *,
+        texture: bool | None,
+        mesh: bytes | None,
+    ) -> Job:
+        now = self._active_jobs.clock()
+        job = self._registry.put(
+            Job(
+                uid=str(uuid.uuid4()),
+                options=options,
+                engine=self.engine,
+                created_at=now,
+                owner=upload.owner,
+                created_unix_s=time.time(),
+            )
+        )
+        key = upload_key(upload, options)
+        if key is not None:
+            self._registry.bind_key(key, job.uid)
+        active = ActiveJob(
+            uid=job.uid,
+            upload=upload,
+            wants_texture=texture is not False,
+            shape_done=job_future(),
+            deadline=now,
+            last_requested_at=now,
+            mesh=mesh,
+        )
+        logger.info("Job accepted", extra={"uid": job.uid, "seed": options.seed})
+        self._results.start_job(active, picture)
+        return job
+
+    async def identify(
+        self, picture: bytes, caller: Caller = ANYBODY, *, remove_background: bool
+    ) -> str:
+        """Return the image hash of a picture, or the uid of its job while that has no hash.
+
+        The hash is remembered from the last cut-out, or found by another one.
+
+        Raises:
+            InputError: the file is no image, or there is no object in it.
+            UnavailableError: loading, shutting down, or unhealthy.
+        """
+        self._admission.check_open()
+        digest = await asyncio.to_thread(md5, picture)
+        upload = Upload(caller.owner, digest, remove_background)
+
+        def find_active() -> str | None:
+            self._admission.check_open()
+            newest_first = reversed(list(self._active_jobs))
+            return next((active.uid for active in newest_first if active.upload == upload), None)
+
+        try:
+            return await self._uploads.identify(upload, picture, find_active)
+        except EngineBrokenError as error:
+            self._endings.fail_permanently(str(error))
+            raise
