@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Final
 
 from bench import same_files
@@ -144,7 +145,7 @@ def client(side: Side) -> None:
                          "-o", "s/", "--no-remove-background", "--alpha-mode", "BLEND", "2.png"]),
             ("refused option", [*to, "--option", "seed=half", "--json", "1.png"]),
         ):  # fmt: skip
-            side.note_command(label, "-m", "trellis2_server.client", *arguments, cwd=folder)
+            _ask(side, label, arguments)
     _note_files(side, folder)
     with side.serving("closed", server={"api_keys": ["first-key"]}) as server:
         to = ["--server", f"http://127.0.0.1:{server.port}", *small, "-o", "k/", "1.png"]
@@ -153,8 +154,23 @@ def client(side: Side) -> None:
             ("right key", [*to, "--api-key", "first-key", "--shape-only"]),
             ("key in a file", [*to, "--api-key-file", "key.txt", "--json"]),
         ):  # fmt: skip
-            side.note_command(label, "-m", "trellis2_server.client", *arguments, cwd=folder)
+            _ask(side, label, arguments)
     _note_files(side, folder / "k")
+
+
+#: Lines of progress: timing decides which of them are there.
+_PROGRESS: Final = re.compile(
+    r"\S+\.png: (shape|texture|download|the untextured model is there|waiting, number \d+ .*)"
+)
+
+
+def _ask(side: Side, label: str, arguments: list[str]) -> None:
+    """Record what the client does."""
+    done = side.command("-m", "trellis2_server.client", *arguments, cwd=side.folder / "client")
+    told = [line for line in done.stderr.splitlines() if not _PROGRESS.fullmatch(line)]
+    # A shape may be written before its model, or after it.
+    said = "\n".join(["--- out", *sorted(done.stdout.splitlines()), "--- err", *told])
+    side.note(label, f"exit {done.returncode}\n{said}")
 
 
 GROUPS: Final[dict[str, Callable[[Side], None]]] = {"commands": commands, "client": client}

@@ -161,6 +161,7 @@ def files(side: Side) -> None:
         server.finished(uid)
         shape = server.ask("shape only", "POST", "/generate", json=fields(2, texture=False))
         shape_uid = shape.headers["x-job-id"]
+        server.finished(shape_uid)
         names = [
             "input.png",
             *(f"{kind}.{end}" for kind in ("shape", "textured") for end in ENDINGS),
@@ -176,7 +177,9 @@ def files(side: Side) -> None:
         server.ask("no such job", "GET", "/jobs/00000000-0000-4000-8000-000000000000/shape.glb")
         server.ask("a file cannot be posted", "POST", f"/jobs/{uid}/shape.glb")
         for shade in range(3, 7):
-            server.ask(f"more {shade}", "POST", "/generate", json=fields(shade, texture=False))
+            body = fields(shade, texture=False)
+            more = server.ask(f"more {shade}", "POST", "/generate", json=body)
+            server.finished(more.headers["x-job-id"])
         for query in (
             "", "?limit=2", "?limit=100", "?limit=0", "?limit=101", "?limit=x", "?limit=1.5",
             f"?before={uid}", f"?before={shape_uid}&limit=1", f"?before={image_hash}&limit=4",

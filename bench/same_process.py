@@ -26,8 +26,7 @@ def restarts(side: Side) -> None:
     before = _make_jobs(side, folder)
     with side.serving("again", worker={"result_dir": str(folder)}) as server:
         _ask_for_all(server, "after", before)
-        reply = server.ask("known", "POST", "/generate", json=fields(1, texture=True))
-        side.note_json("known: is the same", reply.headers["x-job-id"] == before["textured"])
+        _ask_again(server, "after", before)
         server.ask("texture of an older shape", "POST", "/generate_texture",
                    json={"uid": before["shape"]})  # fmt: skip
     # The other side waits for OLD's folder, which it knows by its place beside its own.
@@ -45,6 +44,7 @@ def restarts(side: Side) -> None:
     shutil.copytree(olds, shared, ignore=shutil.ignore_patterns("lock"))
     with side.serving("shared", worker={"result_dir": str(shared)}) as server:
         _ask_for_all(server, "OLD's", before)
+        _ask_again(server, "OLD's", before)
         jobs = server.client.get("/jobs").json()["jobs"]
         times = [[job["uid"], job["created_at"], job.get("finished_at"), job["timings"]]
                  for job in jobs]  # fmt: skip
@@ -79,6 +79,15 @@ def _make_jobs(side: Side, folder: Path) -> dict[str, str]:
         server.ask("deleted", "DELETE", f"/jobs/{names['newer']}")
         _ask_for_all(server, "before", names)
     return names
+
+
+def _ask_again(server: Server, when: str, names: dict[str, str]) -> None:
+    """The same requests once more: the jobs are known, nothing is made."""
+    packed = fields(3, texture=True, compress="meshopt", tex_rescale_t=3)
+    for name, body in (("textured", fields(1, texture=True)), ("packed", packed)):
+        reply = server.ask(f"{when}: {name} again", "POST", "/generate", json=body)
+        is_known = reply.headers["x-job-id"] == names[name]
+        server.side.note_json(f"{when}: {name} again: is known", is_known)
 
 
 def _ask_for_all(server: Server, when: str, names: dict[str, str]) -> None:

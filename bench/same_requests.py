@@ -312,6 +312,7 @@ def _queue(server: Server) -> None:
         )
         until(lambda: server.client.get("/worker_status").json()["queue_length"] == 1, "one job")
         running = server.client.get("/jobs").json()["jobs"][0]["uid"]
+        until(lambda: server.client.get(f"/jobs/{running}").json()["files"], "a job that runs")
         waiting = ask("waits", "POST", "/send", json=fields(2), headers=a).json()["uid"]
         ask("too many of one client", "POST", "/send", json=fields(3), headers=a)
         ask("known, of one client", "POST", "/send", json=fields(2), headers=a)
