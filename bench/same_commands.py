@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bench import same_files
@@ -11,7 +12,6 @@ from bench.same_server import CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from bench.same_server import Side
 
@@ -173,4 +173,17 @@ def _ask(side: Side, label: str, arguments: list[str]) -> None:
     side.note(label, f"exit {done.returncode}\n{said}")
 
 
-GROUPS: Final[dict[str, Callable[[Side], None]]] = {"commands": commands, "client": client}
+def library(side: Side) -> None:
+    """Files that the exporter writes of arrays, with textures that no other group has."""
+    folder = side.folder / "library"
+    folder.mkdir()
+    script = Path(__file__).resolve().with_name("same_library.py")
+    side.note_command("library", str(script), str(folder))
+    _note_files(side, folder)
+
+
+GROUPS: Final[dict[str, Callable[[Side], None]]] = {
+    "commands": commands,
+    "client": client,
+    "library": library,
+}

@@ -92,6 +92,9 @@ def _ask_again(server: Server, when: str, names: dict[str, str]) -> None:
 
 def _ask_for_all(server: Server, when: str, names: dict[str, str]) -> None:
     server.ask(f"{when}: jobs", "GET", "/jobs")
+    for name in ("textured", "failed", "hash"):
+        body = {"image_hash" if name == "hash" else "uid": names[name]}
+        server.ask(f"{when}: {name}: texture", "POST", "/generate_texture", json=body)
     for name, uid in names.items():
         server.ask(f"{when}: {name}", "GET", f"/jobs/{uid}")
         server.ask(f"{when}: {name}: status", "GET", f"/status/{uid}")
