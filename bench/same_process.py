@@ -70,10 +70,8 @@ def _make_jobs(side: Side, folder: Path) -> dict[str, str]:
             body = fields(2, texture=file_type == "glb", type=file_type)
             names[name] = server.client.post("/send", json=body).json()["uid"]
         names["failed"] = server.client.post("/send", json={"image": "AAAA"}).json()["uid"]
-        for name in ("textured", "packed", "given", "newer"):
+        for name in ("textured", "packed", "given", "newer", "sent", "sent obj"):
             server.exportable(names[name])
-        server.finished(names["sent"])
-        server.finished(names["sent obj"])
         server.finished(names["failed"])
         names["hash"] = server.client.get(f"/jobs/{names['textured']}").json()["image_hash"]
         server.ask("deleted", "DELETE", f"/jobs/{names['newer']}")

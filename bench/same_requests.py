@@ -240,7 +240,7 @@ def keys(side: Side) -> None:
                 server.ask(f"{path} with {headers}", "GET", path, headers=headers)
         made = server.ask("made", "POST", "/generate", json=fields(1, texture=True), headers=one)
         uid, image_hash = made.headers["x-job-id"], made.headers["x-image-hash"]
-        server.finished(uid, headers=one)
+        server.exportable(uid, headers=one)
         for who, headers in (("owner", one), ("other", two), ("nobody", {})):
             for path in ("", "/shape.glb", "/textured.obj"):
                 server.ask(f"{who}: job{path}", "GET", f"/jobs/{uid}{path}", headers=headers)

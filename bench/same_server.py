@@ -288,13 +288,13 @@ class Server:
         until(is_over, f"{self.side.name}: the end of job {name}")
         return job
 
-    def exportable(self, uid: str) -> dict[str, Any]:
+    def exportable(self, name: str, **how: Any) -> dict[str, Any]:
         """As `finished`, for a job with a texture, which is packed after its geometry."""
-        job = self.finished(uid)
+        job = self.finished(name, **how)
         body = {"texture": True}
         until(
-            lambda: self.client.post(f"/jobs/{uid}/export", json=body).is_success,
-            f"{self.side.name}: job {uid} exported with its texture",
+            lambda: self.client.post(f"/jobs/{name}/export", json=body, **how).is_success,
+            f"{self.side.name}: job {name} exported with its texture",
         )
         return job
 
