@@ -219,6 +219,8 @@ def _value(name: str, value: str, request: httpx.Request, *, is_random: bool) ->
         return ", ".join(sorted(value.split(", ")))
     if name == "x-request-id" and value != request.headers.get(name):
         return "<request>" if _REQUEST.fullmatch(value) else value
+    if name == "retry-after" and 15 <= int(value) <= 20:  # counts down, from 20
+        return "<nearly 20>"
     return "<seed>" if name == "x-seed" and is_random else value
 
 
