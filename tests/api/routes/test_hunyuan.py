@@ -151,7 +151,7 @@ def test_what_was_sent_is_forgotten_with_its_job() -> None:
         until(lambda: server.client.get(f"/status/{uid}").status_code == 404, "forgotten")
         registry = server.manager.registry
         assert not registry._aliases
-        assert not registry._ticket_of
+        assert not registry._alias_of
         assert not registry._by_shape
 
 

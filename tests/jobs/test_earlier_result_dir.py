@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.server import Server, encoded, serving, settings
-from trellis2_server.engine_preview import PreviewEngine
+from tests.support.server import Server, encoded, serving, settings
+from trellis2_server.engines.preview import PreviewEngine
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -108,7 +108,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
     )
     with pytest.MonkeyPatch.context() as patch:
         # Jobs of another version match no request; this is about whether theirs still would.
-        patch.setattr("trellis2_server.worker.__version__", "0.1.0")
+        patch.setattr("trellis2_server.jobs.manager.__version__", "0.1.0")
         with serving(PreviewEngine(), configured) as server:
             server.wait_until_loaded()
             yield server
