@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-WRITTEN = Path(__file__).resolve().parent / "data" / "result_dir"
+WRITTEN = Path(__file__).resolve().parents[1] / "data" / "result_dir"
 #: Unix seconds, of the last name that was written.
 WRITTEN_AT = 1795685844.661237
 MODEL = {"engine": "preview", "background": "grabcut"}
