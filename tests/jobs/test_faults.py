@@ -1,26 +1,20 @@
-"""What hangs, breaks or leaks: who is told, what still ends, and when the model is reloaded."""
+"""Steps that hang or break the engine: which jobs end, and how clients are answered."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Any
 
 import pytest
 
 from tests.support.engines import GatedEngine
-from tests.support.managers import Clock, HeldCutter, Leap, begin, in_a_loop, submit, until, working
+from tests.support.managers import HeldCutter, Leap, begin, in_a_loop, submit, until, working
 from tests.support.server import fields, picture, serving, settings
-from tests.support.server import until as until_so
-from trellis2_server.errors import EngineBrokenError, EngineError, ShuttingDownError, UnhealthyError
+from trellis2_server.errors import EngineBrokenError, UnhealthyError
 from trellis2_server.jobs.job import Status
 
 #: Longer than any step here takes that is not held.
 TIMEOUT_S = 10.0
-
-
-def loads(engine: GatedEngine) -> list[str]:
-    return [stage for stage, _ in engine.calls if stage in {"load", "unload"}]
 
 
 # ---- hanging and breaking ----------------------------------------------------------------------
@@ -29,7 +23,7 @@ def loads(engine: GatedEngine) -> list[str]:
 @pytest.mark.parametrize("fault", ["hangs", "breaks"])
 @pytest.mark.parametrize("stage", ["shape", "texture"])
 @in_a_loop
-async def test_a_stage_that_hangs_or_breaks_the_engine_ends_its_job_and_the_server(
+async def test_a_step_that_hangs_or_breaks_the_engine_ends_its_job_and_the_server(
     stage: str, fault: str
 ) -> None:
     engine, leap = GatedEngine(), Leap()
@@ -73,7 +67,7 @@ async def test_a_stage_that_hangs_or_breaks_the_engine_ends_its_job_and_the_serv
 
 
 @in_a_loop
-async def test_when_a_cut_out_hangs_what_runs_still_ends_and_nothing_more_begins(
+async def test_when_a_cutout_hangs_running_steps_end_and_no_more_start(
     engine: GatedEngine,
 ) -> None:
     leap, cutter = Leap(), HeldCutter()
@@ -107,7 +101,7 @@ async def test_when_a_cut_out_hangs_what_runs_still_ends_and_nothing_more_begins
 
 
 @in_a_loop
-async def test_a_lookup_that_hangs_is_no_other(engine: GatedEngine) -> None:
+async def test_a_lookup_that_hangs_ends_the_server_too(engine: GatedEngine) -> None:
     leap, cutter = Leap(), HeldCutter()
     async with working(engine, cutter=cutter, stage_timeout_seconds=TIMEOUT_S) as service:
         cutter.gate.clear()
@@ -126,7 +120,7 @@ async def test_a_lookup_that_hangs_is_no_other(engine: GatedEngine) -> None:
 
 
 @in_a_loop
-async def test_no_timeout_is_one_that_never_comes(engine: GatedEngine) -> None:
+async def test_without_a_time_limit_no_step_times_out(engine: GatedEngine) -> None:
     leap = Leap()
     held = engine.hold("shape", 1)
     async with working(engine, stage_timeout_seconds=None) as service:
@@ -138,7 +132,7 @@ async def test_no_timeout_is_one_that_never_comes(engine: GatedEngine) -> None:
         assert (await service.wait_for_texture(job)).textured_glb
 
 
-def test_an_unhealthy_server_says_so(engine: GatedEngine) -> None:
+def test_an_unhealthy_server_reports_it(engine: GatedEngine) -> None:
     engine.failures["shape"] = EngineBrokenError("CUDA: device-side assert")
     with serving(engine, settings(server={"shutdown_grace_seconds": 0})) as server:
         server.wait_until_loaded()
@@ -154,182 +148,3 @@ def test_an_unhealthy_server_says_so(engine: GatedEngine) -> None:
 
 
 # ---- reloading ---------------------------------------------------------------------------------
-
-
-@in_a_loop
-async def test_after_so_many_jobs_the_model_is_loaded_again(engine: GatedEngine) -> None:
-    async with working(engine, recycle_after_jobs=2) as service:
-        for seed in range(5):
-            await service.wait_for_texture(await submit(service, seed))
-        await until(lambda: service.manager.is_idle)
-    assert loads(engine) == ["load", "unload", "load", "unload", "load"]
-
-
-@in_a_loop
-async def test_jobs_wait_while_the_model_is_loaded_again(engine: GatedEngine) -> None:
-    clock = Clock()
-    async with working(engine, recycle_after_jobs=1, clock=clock) as service:
-        engine.gates["unload"].clear()
-        engine.gates["load"].clear()
-        await service.wait_for_texture(await submit(service, 1))
-        await begin(engine, "unload")
-        job = await submit(service, 2)
-        await until(lambda: service.job(job.uid).image_hash is not None)
-        assert service.manager.lifecycle.is_reloading
-        assert service.manager.unavailable_reason is None
-        await until(lambda: service.job(job.uid).progress is not None)
-        progress = service.job(job.uid).progress
-        assert progress
-        assert progress.stage == "loading"
-        assert service.queue_position(job) == 1
-        engine.open_all()
-        assert (await service.wait_for_texture(job)).textured_glb
-
-
-@in_a_loop
-async def test_memory_that_grows_has_the_model_loaded_again(engine: GatedEngine) -> None:
-    used = {"shape": 500, "texture": 900}
-    leaks = False
-
-    def memory() -> dict[str, int]:
-        leaked = 51 if leaks and loads(engine) == ["load"] else 0
-        stage = engine.calls[-1][0]
-        return {"used": (used.get(stage, 100) + leaked) * 1_000_000, "peak": 1, "total": 10**10}
-
-    engine.device_memory = memory
-    async with working(engine, max_vram_growth_mb=50) as service:
-        for seed in range(3):
-            await service.wait_for_texture(await submit(service, seed))
-            await until(lambda: service.manager.is_idle)
-        assert loads(engine) == ["load"]  # a texture's memory is no growth over a shape's
-        assert service.manager.lifecycle.memory["used"] == 900_000_000
-        leaks = True
-        await service.wait_for_texture(await submit(service, 7))
-        assert loads(engine) == ["load", "unload", "load"]
-        await service.wait_for_texture(await submit(service, 8))
-        assert loads(engine) == ["load", "unload", "load"]
-        assert service.manager.availability.fatal_error is None
-
-
-@in_a_loop
-async def test_memory_that_is_not_given_back_ends_the_server(engine: GatedEngine) -> None:
-    engine.memory = {"used": 100_000_000}
-    async with working(engine, max_vram_growth_mb=50) as service:
-        await service.wait_for_texture(await submit(service, 1))
-        engine.memory = {"used": 151_000_000}
-        await service.wait_for_shape(await submit(service, 2, texture=False))
-        await service.manager.is_drained.wait()
-        assert loads(engine) == ["load", "unload", "load"]
-        assert service.manager.availability.fatal_error
-        assert (
-            "151 MB are in use after loading again, 100 MB were"
-            in service.manager.availability.fatal_error
-        )
-        with pytest.raises(UnhealthyError, match="not given back"):
-            await submit(service, 3)
-
-
-@pytest.mark.parametrize("stage", ["load", "unload"])
-@in_a_loop
-async def test_a_model_that_cannot_be_loaded_again_ends_the_server(stage: str) -> None:
-    engine = GatedEngine()
-    async with working(engine, recycle_after_jobs=1) as service:
-        engine.failures[stage] = EngineError("the weights are gone")
-        await service.wait_for_texture(await submit(service, 1))
-        await service.manager.is_drained.wait()
-        assert service.manager.availability.fatal_error
-        assert "the weights are gone" in service.manager.availability.fatal_error
-
-
-@in_a_loop
-async def test_an_engine_that_breaks_while_it_loads_ends_the_server(engine: GatedEngine) -> None:
-    engine.failures["load"] = EngineBrokenError("CUDA: no kernel image")
-    async with working(engine) as service:
-        await service.manager.is_drained.wait()
-        assert service.manager.availability.fatal_error == "CUDA: no kernel image"
-        with pytest.raises(UnhealthyError):
-            await submit(service, 1)
-
-
-# ---- idle --------------------------------------------------------------------------------------
-
-
-@in_a_loop
-async def test_a_model_that_nobody_needs_is_unloaded_until_somebody_does(
-    engine: GatedEngine,
-) -> None:
-    leap, clock = Leap(), Clock()
-    engine.memory = {"used": 5}
-    async with working(engine, clock=clock, idle_unload_seconds=10) as service:
-        held = engine.hold("shape", 1)
-        job = await submit(service, 1)
-        await begin(engine, "shape")
-        leap(11)
-        await asyncio.sleep(0.01)
-        held.set()
-        await service.wait_for_texture(job)
-        await until(lambda: service.manager.is_idle)
-        leap(9)
-        await asyncio.sleep(0.01)
-        assert loads(engine) == ["load"]
-        leap(1)
-        await begin(engine, "unload")
-        await until(lambda: service.manager.is_idle)
-        assert not service.manager.lifecycle.is_resident
-        assert not service.manager.lifecycle.memory
-        assert service.manager.unavailable_reason is None
-        service.manager.lifecycle.seconds = 4.0
-        engine.gates["load"].clear()
-        job = await submit(service, 2)
-        await until(lambda: service.manager.lifecycle.is_reloading)
-        assert service.manager.lifecycle.seconds_left == 4.0
-        eta_s = service.eta_s(job)
-        assert eta_s is not None
-        assert eta_s >= 4.0
-        clock.now = 9.0
-        assert service.manager.lifecycle.seconds_left == 0.0
-        engine.open_all()
-        assert (await service.wait_for_texture(job)).textured_glb
-        assert loads(engine) == ["load", "unload", "load"]
-
-
-@in_a_loop
-async def test_a_server_that_nobody_ever_asked_unloads_too_and_leaves_in_time(
-    engine: GatedEngine,
-) -> None:
-    leap = Leap()
-    async with working(engine, idle_unload_seconds=10) as service:
-        await asyncio.sleep(0)
-        leap(11)
-        await begin(engine, "unload")
-        await until(lambda: service.manager.is_idle)
-        engine.gates["load"].clear()
-        job = await submit(service, 1)
-        asking = asyncio.ensure_future(service.wait_for_shape(job))
-        await begin(engine, "load")
-        closing = asyncio.ensure_future(service.manager.close())
-        with pytest.raises(ShuttingDownError):
-            await asking
-        engine.open_all()
-        await closing
-        assert service.manager.is_idle
-
-
-def test_a_server_that_rests_is_healthy_and_says_that_it_does(engine: GatedEngine) -> None:
-    configured = settings(model={"idle_unload_seconds": 0.05})
-    with serving(engine, configured) as server:
-        server.wait_until_loaded()
-
-        def health() -> dict[str, Any]:
-            reply = server.client.get("/healthcheck")
-            assert reply.status_code == 200
-            return reply.json()
-
-        until_so(lambda: bool(health().get("idle")), "idle")
-        engine.gates["load"].clear()
-        uid = server.client.post("/send", json=fields()).json()["uid"]
-        until_so(lambda: bool(health().get("reloading")), "reloading")
-        assert "idle" not in health()
-        until_so(lambda: server.client.get(f"/jobs/{uid}").json().get("stage") == "loading", "said")
-        engine.open_all()
-        until_so(lambda: server.client.get(f"/jobs/{uid}").json()["shape_ready"], "a shape")

@@ -79,7 +79,7 @@ class Gates:
         report(step, 0, 2)
         if not self.is_open:
             self.at[key] = gate
-            assert gate.wait(PATIENCE_S), f"nobody let {key} go"
+            assert gate.wait(PATIENCE_S), f"{key} was not released"
         outcome = self.outcomes.pop(key, None)
         if outcome is not None:
             raise outcome
@@ -163,7 +163,7 @@ class Complaints(logging.Handler):
 
 
 class Asked:
-    """A job that was asked for, and who waits for it."""
+    """A requested job, and the requests that wait for it."""
 
     def __init__(self, job: Job, seed: int) -> None:
         self.uid = job.uid
@@ -254,7 +254,7 @@ class Faults(RuleBasedStateMachine):
         for _ in range(int(PATIENCE_S / 0.0005)):
             await asyncio.sleep(0)
             if is_so():
-                for _ in range(6):  # whoever was woken gets on
+                for _ in range(6):  # woken tasks go on
                     await asyncio.sleep(0)
                 if is_so():
                     return
@@ -406,7 +406,7 @@ class Faults(RuleBasedStateMachine):
         await self.until(lambda: self.manager.is_idle)
         for asked in self.asked:
             for waiter in asked.waiters:
-                assert waiter.done(), f"nobody answered {asked.seed}"
+                assert waiter.done(), f"{asked.seed} was not answered"
                 error = waiter.exception()
                 assert error is None or isinstance(error, ServerError), error
         for job in self.manager.registry:

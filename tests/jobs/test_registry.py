@@ -22,12 +22,12 @@ def job(**changes: Any) -> Job:
     return Job(uid=str(uuid.uuid4()), options=OPTIONS, engine="gated", created_at=0.0, **changes)
 
 
-def test_every_status_says_where_it_leads() -> None:
+def test_every_status_has_its_transitions() -> None:
     assert set(TRANSITIONS) == set(Status)
 
 
 @given(st.sampled_from(Status), st.sampled_from(Status))
-def test_a_job_changes_only_as_the_table_says(begin: Status, end: Status) -> None:
+def test_a_status_changes_only_along_a_transition(begin: Status, end: Status) -> None:
     known = job(status=begin, progress=Progress("shape", 0.5))
     if begin is end:
         assert known.changed(1.0, status=end).progress is not None
@@ -41,7 +41,7 @@ def test_a_job_changes_only_as_the_table_says(begin: Status, end: Status) -> Non
 
 
 @given(st.lists(st.sampled_from(Status), max_size=8))
-def test_what_failed_or_was_cancelled_stays_so(wanted: list[Status]) -> None:
+def test_a_failed_or_cancelled_job_stays_so(wanted: list[Status]) -> None:
     known = job()
     for status in wanted:
         over = known.status in {Status.ERROR, Status.CANCELLED}
@@ -52,7 +52,7 @@ def test_what_failed_or_was_cancelled_stays_so(wanted: list[Status]) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "no", "0" * 31, "g" * 32, "../etc/passwd", "0" * 36])
-def test_a_name_that_is_none_is_not_found(name: str) -> None:
+def test_an_invalid_name_is_not_found(name: str) -> None:
     with pytest.raises(JobNotFoundError, match="named by an image hash"):
         JobRegistry().get(name)
 
@@ -64,7 +64,7 @@ def test_a_job_is_found_by_uid_and_hash_in_any_case() -> None:
     assert registry.get(f" {HASH.upper()} ") is known
 
 
-def test_a_hash_means_the_job_that_was_requested_last_even_when_it_is_cut_out_first() -> None:
+def test_a_hash_refers_to_the_job_requested_last_even_if_cut_out_first() -> None:
     registry = JobRegistry()
     first, second = registry.put(job()), registry.put(job())
     registry.put(second.changed(0.0, image_hash=HASH))

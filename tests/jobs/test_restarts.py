@@ -43,7 +43,7 @@ def test_finished_jobs_are_served_again_by_every_name(tmp_path: Path) -> None:
         made = server.generate(fields(texture=True))
         uid, image_hash = made.headers["X-Job-Id"], made.headers["X-Image-Hash"]
         shape = server.generate(fields())
-        ticket = server.client.post("/send", json=fields(texture=True)).json()["uid"]
+        alias = server.client.post("/send", json=fields(texture=True)).json()["uid"]
         before = server.client.get(f"/jobs/{uid}").json()
         until(lambda: server.client.get(f"/jobs/{uid}").json()["can_export"], "kept")
         exported = server.client.post(f"/jobs/{uid}/export").content
@@ -61,20 +61,20 @@ def test_finished_jobs_are_served_again_by_every_name(tmp_path: Path) -> None:
         assert server.generate(fields(texture=True)).content == made.content
         assert server.generate(fields()).content == shape.content
         assert server.texture(image_hash=image_hash).content == made.content
-        assert server.texture(uid=ticket).content == made.content
-        hunyuan = server.status(ticket)
+        assert server.texture(uid=alias).content == made.content
+        hunyuan = server.status(alias)
         assert hunyuan["status"] == "completed"
-        assert server.client.get(f"/jobs/{ticket}/textured.glb").content == made.content
+        assert server.client.get(f"/jobs/{alias}/textured.glb").content == made.content
         assert server.client.get(f"/jobs/{uid}/input.png").content.startswith(b"\x89PNG")
         assert server.client.post(f"/jobs/{uid}/export").content == exported == made.content
         assert engine.calls == [("load", -1)]
 
 
-def test_what_was_not_finished_says_that_the_server_was_restarted(tmp_path: Path) -> None:
+def test_an_unfinished_job_reports_the_restart(tmp_path: Path) -> None:
     engine = GatedEngine("texture")
     with on_disk(tmp_path, engine) as server:
         uid = server.generate().headers["X-Job-Id"]
-        ticket = server.client.post("/send", json=fields(texture=True)).json()["uid"]
+        alias = server.client.post("/send", json=fields(texture=True)).json()["uid"]
         engine.wait_for("texture")
         server.close_soon()
         until(server.manager._is_closed.is_set, "closed")
@@ -85,13 +85,13 @@ def test_what_was_not_finished_says_that_the_server_was_restarted(tmp_path: Path
         failed = server.texture(uid=uid)
         assert failed.status_code == 500
         assert failed.json() == {"text": RESTARTED, "error_code": 1}
-        assert server.status(ticket) == {"status": "error", "message": RESTARTED}
-        anew = server.generate(fields(texture=True))
-        assert anew.is_success
-        assert anew.headers["X-Job-Id"] != uid
+        assert server.status(alias) == {"status": "error", "message": RESTARTED}
+        again = server.generate(fields(texture=True))
+        assert again.is_success
+        assert again.headers["X-Job-Id"] != uid
 
 
-def test_a_texture_that_needs_the_engines_memory_is_made_in_a_new_job(tmp_path: Path) -> None:
+def test_a_texture_that_needs_engine_state_is_made_in_a_new_job(tmp_path: Path) -> None:
     with on_disk(tmp_path) as server:
         shape = server.generate(fields(texture=False))
         uid = shape.headers["X-Job-Id"]
@@ -103,25 +103,25 @@ def test_a_texture_that_needs_the_engines_memory_is_made_in_a_new_job(tmp_path: 
         assert refused.status_code == 404
         assert "send the picture again" in refused.json()["text"]
         assert ("shape", 1) not in engine.calls
-        anew = server.generate(fields(texture=True))
-        assert anew.is_success
-        assert anew.headers["X-Job-Id"] != uid
+        again = server.generate(fields(texture=True))
+        assert again.is_success
+        assert again.headers["X-Job-Id"] != uid
         assert server.client.get(f"/jobs/{uid}/shape.glb").content == shape.content
 
 
-def test_another_engine_does_not_answer_with_what_the_first_one_made(tmp_path: Path) -> None:
+def test_results_of_another_engine_do_not_match(tmp_path: Path) -> None:
     with on_disk(tmp_path) as server:
         uid = server.generate(fields(texture=True)).headers["X-Job-Id"]
         until(lambda: server.manager.archive.is_idle, "written")
     engine = GatedEngine(name="other")
     with on_disk(tmp_path, engine) as server:
-        anew = server.generate(fields(texture=True))
-        assert anew.headers["X-Job-Id"] != uid
-        assert anew.headers["X-Engine"] == "other"
+        again = server.generate(fields(texture=True))
+        assert again.headers["X-Job-Id"] != uid
+        assert again.headers["X-Engine"] == "other"
         assert server.client.get(f"/jobs/{uid}").json()["engine"] == "gated"
 
 
-def test_old_jobs_age_out_while_nobody_looks(tmp_path: Path) -> None:
+def test_old_jobs_age_out_while_the_server_is_down(tmp_path: Path) -> None:
     with on_disk(tmp_path) as server:
         uid = server.generate(fields(texture=True)).headers["X-Job-Id"]
         until(lambda: server.manager.archive.is_idle, "written")
@@ -131,12 +131,12 @@ def test_old_jobs_age_out_while_nobody_looks(tmp_path: Path) -> None:
         assert not list((tmp_path / "files").iterdir())
 
 
-def test_a_record_that_cannot_be_read_costs_its_job_alone(tmp_path: Path) -> None:
+def test_an_unreadable_record_affects_only_its_job(tmp_path: Path) -> None:
     with on_disk(tmp_path) as server:
         uids = [
             server.generate(fields(seed=seed, texture=True)).headers["X-Job-Id"] for seed in (1, 2)
         ]
-        ticket = server.client.post("/send", json=fields(seed=2, texture=True)).json()["uid"]
+        alias = server.client.post("/send", json=fields(seed=2, texture=True)).json()["uid"]
         until(lambda: server.manager.archive.is_idle, "written")
     with contextlib.closing(sqlite3.connect(tmp_path / "results.sqlite")) as database:
         database.execute("UPDATE jobs SET says = '{\"v\": 1}' WHERE uid = ?", (uids[0],))
@@ -144,13 +144,13 @@ def test_a_record_that_cannot_be_read_costs_its_job_alone(tmp_path: Path) -> Non
         database.commit()
     with on_disk(tmp_path) as server:
         assert server.client.get(f"/jobs/{uids[0]}").status_code == 404
-        assert server.client.get(f"/jobs/{ticket}").status_code == 404
+        assert server.client.get(f"/jobs/{alias}").status_code == 404
         assert server.client.get(f"/jobs/{uids[1]}/textured.glb").is_success
         until(lambda: server.manager.archive.is_idle, "written")
         assert not [path for path in (tmp_path / "files").iterdir() if uids[0] in path.name]
 
 
-def test_a_key_still_sees_its_own_jobs_alone(tmp_path: Path) -> None:
+def test_a_key_still_sees_only_its_own_jobs(tmp_path: Path) -> None:
     keys = {"api_keys": ["one", "two"]}
     configured = settings(worker={"result_dir": str(tmp_path)}, server=keys)
     one, two = ({"X-API-Key": key} for key in keys["api_keys"])
@@ -197,7 +197,7 @@ class Killed:
         self.client.close()
 
 
-def test_at_whatever_moment_it_is_killed_nothing_wrong_is_served_afterwards(
+def test_after_a_kill_at_any_moment_no_wrong_file_is_served(
     tmp_path: Path,
 ) -> None:
     chance = random.Random(6)  # noqa: S311 - the same moments each time

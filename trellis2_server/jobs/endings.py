@@ -123,7 +123,7 @@ class JobEndings:
     # ---- both ----------------------------------------------------------------------------
 
     def _release(self, active: ActiveJob) -> None:
-        """Drop what only an unfinished job needs, and wake all who wait for it."""
+        """Drop what only an unfinished job needs, and wake the requests that wait for it."""
         self._active_jobs.discard(active.uid)
         active.release()
         for future in (active.shape_done, active.texture_done):

@@ -80,7 +80,7 @@ class JobMatcher:
         self._registry.bind_key(upload_key(active.upload, options), known.uid)
 
     def follow(self, active: ActiveJob, known: Job) -> None:
-        """Answer all who wait for the shape of a merged job, with that of the known job."""
+        """Answer requests that wait for a merged job's shape with that of the known job."""
         other = self._active_jobs.get(known.uid)
         if other is None:
             active.shape_done.set_result(known)

@@ -1,7 +1,7 @@
 """`JobRegistry`: all jobs that are kept, by uid, image hash, alias and request key.
 
 Of several jobs with the same image hash, the hash refers to the one last asked for. A job
-belongs to an owner, and nobody else finds it. The registry belongs to the event loop's thread
+belongs to an owner; other owners do not find it. The registry belongs to the event loop's thread
 and takes no lock.
 
 What this module does not know: threads, queues, HTTP, how a job is worked on.

@@ -1,0 +1,99 @@
+"""Steps that fail, and what they leave in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+
+import pytest
+
+from tests.support.engines import GatedEngine
+from tests.support.managers import (
+    begin,
+    in_a_loop,
+    submit,
+    until,
+    working,
+)
+from trellis2_server.errors import (
+    EngineError,
+    OutOfMemoryError,
+    ServerError,
+)
+from trellis2_server.jobs.job import Status
+
+
+@pytest.mark.parametrize("stage", ["shape", "texture"])
+@pytest.mark.parametrize(
+    ("failure", "kind", "said"),
+    [
+        (ValueError("/home/me/x.py broke\nbadly"), EngineError, "ValueError: x.py broke badly"),
+        (RuntimeError(), EngineError, "failed: RuntimeError"),
+        (OSError("\udcff"), EngineError, "OSError: ?"),
+        (MemoryError(), OutOfMemoryError, "out of memory"),
+        (OutOfMemoryError("the device is full"), OutOfMemoryError, "the device is full"),
+        (SystemExit(1), EngineError, "SystemExit: 1"),
+        (KeyboardInterrupt(), EngineError, "KeyboardInterrupt"),
+        (asyncio.CancelledError(), EngineError, "CancelledError"),
+        (StopIteration(), EngineError, "StopIteration"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+@in_a_loop
+async def test_any_exception_of_a_step_ends_only_its_job(
+    stage: str, failure: BaseException, kind: type[ServerError], said: str
+) -> None:
+    engine = GatedEngine()
+    engine.failures[stage] = failure
+    async with working(engine) as service:
+        job = await submit(service, 1)
+        with pytest.raises(kind) as caught:
+            await service.wait_for_texture(job)
+        assert said in str(caught.value)
+        assert "/" not in str(caught.value)
+        assert service.job(job.uid).status is Status.ERROR
+        assert (await service.wait_for_texture(await submit(service, 2))).textured_glb
+
+
+@pytest.mark.parametrize("stage", ["shape", "texture"])
+@in_a_loop
+async def test_an_engine_that_returns_nothing_ends_only_its_job(stage: str) -> None:
+    engine = GatedEngine()
+    engine.returns[stage] = None
+    async with working(engine) as service:
+        with pytest.raises(EngineError):
+            await service.wait_for_texture(await submit(service, 1))
+        assert (await service.wait_for_texture(await submit(service, 2))).textured_glb
+
+
+@pytest.mark.parametrize("failing", [None, "shape", "texture", "cancelled"])
+@in_a_loop
+async def test_no_data_of_the_engine_is_kept_after_a_job(failing: str | None) -> None:
+    engine = GatedEngine()
+    logging.disable()  # pytest keeps every record, and with it the stack
+    try:
+        async with working(engine) as service:
+            if failing in engine.gates:
+                engine.failures[failing] = ValueError("no")
+            held = engine.hold("texture", 1)
+            job = await submit(service, 1)
+            if failing == "cancelled":
+                await begin(engine, "texture")
+                service.cancel(job)
+            held.set()
+            result = await asyncio.gather(service.wait_for_texture(job), return_exceptions=True)
+            assert isinstance(result[0], BaseException) == (failing is not None)
+            error = service.job(job.uid).error
+            assert error is None or (error.__traceback__, error.__cause__) == (None, None)
+            del result, error
+            await until(lambda: service.manager.is_idle)
+            await service.wait_for_shape(
+                await submit(service, 2, texture=False)
+            )  # the threads let go
+            gc.collect()
+            kept = [ref for ref in engine.made if ref() is not None]
+            assert len(kept) == 2  # the second job's mesh, whose texture may be asked for
+            assert all(active.cutout is None for active in service.manager.active_jobs)
+    finally:
+        logging.disable(logging.NOTSET)
