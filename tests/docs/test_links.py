@@ -29,9 +29,9 @@ PLANNED = {
     *(
         f"jobs/{name}.py"
         for name in (
-            "active_jobs", "admission", "endings", "estimates", "export_calls", "local_service",
-            "maintenance", "matching", "step_calls", "step_results", "step_runner", "submissions",
-            "waiting",
+            "active_jobs", "admission", "availability", "endings", "estimates", "export_calls",
+            "local_service", "maintenance", "matching", "step_calls", "step_results",
+            "step_runner", "steps", "submissions", "waiting",
         )
     ),
 }  # fmt: skip
