@@ -1,7 +1,8 @@
-"""Draws docs/page.png: the page with a finished model, in Chromium.
+"""Take a screenshot of the web page with a finished model, `docs/page.png`, in Chromium.
 
-Run it from the repository's root: `PYTHONPATH=. python docs/photograph_page.py`. It needs what the
-tests of the page need.
+    PYTHONPATH=. python docs/tools/photograph_page.py
+
+Needs the packages and programs that the tests of the page need, and `npm install`.
 """
 
 import io
@@ -15,13 +16,13 @@ from tests.support.browser import Tab, chromium
 from tests.support.server import serving, settings
 from trellis2_server.engines.preview import PreviewEngine
 
-FOLDER = Path(__file__).resolve().parent
-#: Of the other pictures, by how much their hue is turned, of 180.
+FOLDER = Path(__file__).resolve().parents[1]
+#: Hue rotations of the pictures of earlier jobs, of 180.
 HUES = (28, 62, 140)
 
 
 def rocket(hue: int = 0) -> bytes:
-    """The rocket in another colour, as a PNG."""
+    """Return the rocket as a PNG, its hue rotated by `hue` of 180."""
     rgba = np.asarray(Image.open(FOLDER / "rocket.png").convert("RGBA"))
     hsv = cv2.cvtColor(rgba[..., :3], cv2.COLOR_RGB2HSV)
     hsv[..., 0] = (hsv[..., 0].astype(np.int32) + hue) % 180
@@ -32,7 +33,7 @@ def rocket(hue: int = 0) -> bytes:
 
 
 def main() -> None:
-    """Make a few models, and take the picture."""
+    """Make four models and take the screenshot."""
     configured = settings(export={"glb_texture_size": 1024, "glb_decimation_target": 50_000})
     file = FOLDER / "page.png"
     with serving(PreviewEngine(), configured) as server, chromium() as browser:

@@ -1,9 +1,9 @@
-"""Draws `docs/rocket.png`, the picture that the README uses, and `docs/overview.png` from it.
+"""Draw the README's example picture, `docs/rocket.png`, and its models, `docs/overview.png`.
 
-    python docs/draw_picture.py
+    python docs/tools/draw_picture.py
 
-A toy rocket, ray-marched from signed distances (after J. C. Hart, "Sphere tracing", 1996),
-seen from slightly above, on transparency. It is made here, so anybody may use it.
+The picture shows a toy rocket from slightly above, on transparency. It is ray-marched from
+signed distances, after J. C. Hart, "Sphere tracing" (1996). Its licence is this project's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from PIL import Image
 
-ROOT: Final = Path(__file__).resolve().parents[1]
+ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 if TYPE_CHECKING:
@@ -32,13 +32,16 @@ WHITE, RED, BLUE, DARK, ORANGE = (
 
 
 def _profile(height: Floats) -> Floats:
-    """The hull's radius at a height from -1 to 1.15."""
+    """Return the hull's radius at heights from -1 to 1.15."""
     t = np.clip((height + 1.0) / 2.15, 0, 1)
     return 0.46 * np.sqrt(np.clip(1 - t, 0, 1)) * (0.62 + 1.2 * t * (1.25 - t))
 
 
 def _distances(p: Floats) -> Floats:
-    """Distance to each part [parts, N]: hull, fins, window, frame, nozzle, flame."""
+    """Return distances to the parts at points [N, 3], as [6, N].
+
+    Parts: hull, fins, window, frame, nozzle, flame.
+    """
     x, y, z = p.T
     radius = np.hypot(x, z)
     hull = np.maximum((radius - _profile(y)) * 0.7, np.maximum(-1.0 - y, y - 1.15))
@@ -65,6 +68,7 @@ def _distances(p: Floats) -> Floats:
 
 
 def _albedo(p: Floats, part: NDArray[np.intp]) -> Floats:
+    """Return base colours [N, 3], 0 … 1, of points [N, 3] on parts [N]."""
     colours = np.array([WHITE, RED, BLUE, RED, DARK, ORANGE])[part]
     y = p[:, 1]
     is_hull = part == 0
@@ -77,7 +81,7 @@ def _albedo(p: Floats, part: NDArray[np.intp]) -> Floats:
 
 
 def draw() -> Image.Image:
-    """The rocket on transparency, RGBA."""
+    """Return the rocket on transparency, RGBA, at half of `SIZE_PX`."""
     v, u = np.mgrid[:SIZE_PX, :SIZE_PX]
     u = ((u + 0.5) / SIZE_PX - 0.5) * 3.1
     v = (0.5 - (v + 0.5) / SIZE_PX) * 3.1
@@ -113,7 +117,7 @@ def draw() -> Image.Image:
     image = np.zeros((SIZE_PX * SIZE_PX, 4))
     image[pixels, :3] = np.clip(colour, 0, 1)
     image[pixels, 3] = 1
-    # Box filter 2 x 2 over premultiplied colours, so that the edge is soft and clean.
+    # Box filter 2 x 2 over premultiplied colours, for soft edges without a fringe.
     image[:, :3] *= image[:, 3:]
     half_size = SIZE_PX // 2
     image = image.reshape(half_size, 2, half_size, 2, 4).mean((1, 3))
@@ -122,7 +126,13 @@ def draw() -> Image.Image:
 
 
 def overview(picture: Path) -> Image.Image:
-    """The picture, and the untextured and textured models that the embedded engine makes of it."""
+    """Return a strip: the picture, its untextured model, its textured model from two sides.
+
+    The models are made by the preview engine.
+
+    Args:
+        picture: a PNG file with transparency.
+    """
     from trellis2_server import pipeline
     from trellis2_server.client.drawing import draw
     from trellis2_server.inputs.images import Cutter
