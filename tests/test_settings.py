@@ -42,7 +42,7 @@ def test_the_three_files_have_the_contracts_values(request: pytest.FixtureReques
     assert row("high_quality") == (42, "1536_cascade", 65536, 2_000_000, 8192, 2)
 
 
-def test_the_default_file_says_what_an_empty_one_means(
+def test_the_default_file_equals_the_built_in_defaults(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     (tmp_path / "c.json").write_text("{}")
@@ -95,7 +95,7 @@ def test_a_wrong_file_is_refused_in_one_line(content: str, said: str, tmp_path: 
     assert len(str(caught.value)) < 500
 
 
-def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_missing_file_or_one_that_is_not_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load_settings(tmp_path / "none.json")
     (tmp_path / "c.json").write_bytes(b"\xff\xfe\x00")

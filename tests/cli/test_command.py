@@ -26,7 +26,7 @@ def run(*arguments: object) -> int:
     return main([str(argument) for argument in arguments], config_folder=ROOT)
 
 
-def test_a_check_says_what_would_be_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_check_reports_what_would_be_served(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--check", "--host", "::1", "--port", 9) == 0
     said = capsys.readouterr().out
     assert re.search(r"engine +preview \(configured: auto\)", said)
@@ -35,7 +35,7 @@ def test_a_check_says_what_would_be_loaded(capsys: pytest.CaptureFixture[str]) -
     assert "warning" in said
 
 
-def test_who_can_use_the_server_is_said_where_it_may_surprise(
+def test_a_check_warns_about_open_access_and_readable_keys(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "keys"

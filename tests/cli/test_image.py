@@ -37,7 +37,7 @@ def test_one_picture_becomes_two_files(tmp_path: Path, capsys: pytest.CaptureFix
     assert "engine preview, background alpha, seed 42" in said
 
 
-def test_what_cannot_be_done_is_said_in_one_line(
+def test_an_error_is_reported_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = configured(tmp_path)

@@ -8,7 +8,7 @@ from trellis2_server.cli.process import allow_descriptors
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits are another matter elsewhere")
-def test_it_allows_itself_the_files_that_its_connections_need(
+def test_the_limit_of_open_files_is_raised_for_its_connections(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     import resource

@@ -84,7 +84,7 @@ def process(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_process_at_rest_leaves_at_once_with_0(tmp_path: Path, number: int) -> None:
+def test_an_idle_process_exits_at_once_with_0(tmp_path: Path, number: int) -> None:
     with process(configured(tmp_path)) as server:
         until(lambda: server.health()["status"] == "ok", "ok")
         code, seconds = server.stop(number)
@@ -95,7 +95,7 @@ def test_a_process_at_rest_leaves_at_once_with_0(tmp_path: Path, number: int) ->
     assert " Ready engine=preview" in said
 
 
-def test_a_process_that_works_leaves_in_time_and_tells_everybody(tmp_path: Path) -> None:
+def test_a_busy_process_exits_in_time_and_answers_every_client(tmp_path: Path) -> None:
     manager = {"limit_model_concurrency": 1}
     grace = {"shutdown_grace_seconds": 1.0}
     with process(configured(tmp_path, worker=manager, server=grace)) as server:
@@ -127,7 +127,7 @@ def test_a_process_that_works_leaves_in_time_and_tells_everybody(tmp_path: Path)
     assert "Traceback" not in "".join(server.log)
 
 
-def test_a_client_that_never_ends_its_request_is_told_at_a_stop(tmp_path: Path) -> None:
+def test_a_client_that_never_ends_its_request_gets_503_at_shutdown(tmp_path: Path) -> None:
     with process(configured(tmp_path, server={"shutdown_grace_seconds": 0.2})) as server:
         until(lambda: server.health()["status"] == "ok", "ok")
         head = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
@@ -145,7 +145,7 @@ def test_a_client_that_never_ends_its_request_is_told_at_a_stop(tmp_path: Path) 
     assert "Traceback" not in "".join(server.log)
 
 
-def test_a_process_that_loads_leaves_in_time(tmp_path: Path) -> None:
+def test_a_loading_process_exits_in_time(tmp_path: Path) -> None:
     with process(configured(tmp_path)) as server:
         until(lambda: server.health()["status"] != "absent", "an answer")
         code, seconds = server.stop()
@@ -172,7 +172,7 @@ KEYS = ("first-key-8d1f", "second-key-77aa", "third-key-e0c2")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGHUP")
-def test_at_a_hangup_the_keys_and_the_level_are_read_again(tmp_path: Path) -> None:
+def test_a_hangup_reloads_the_keys_and_the_log_level(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(KEYS[0])
     config = configured(tmp_path, server={"api_keys_file": str(file)})
@@ -243,7 +243,7 @@ def test_no_key_is_ever_written(tmp_path: Path, log_format: str) -> None:
         assert {line["logger"].split(".")[0] for line in lines} >= {"trellis2_server", "uvicorn"}
 
 
-def test_a_client_cannot_choose_its_address_but_through_a_trusted_proxy(tmp_path: Path) -> None:
+def test_a_client_cannot_choose_its_address_except_through_a_trusted_proxy(tmp_path: Path) -> None:
     def statuses(proxies: list[str], *forwarded: str) -> list[int]:
         server = {"trusted_proxies": proxies, "rate_per_minute": 1}
         with process(configured(tmp_path, server=server)) as running:
@@ -259,7 +259,7 @@ def test_a_client_cannot_choose_its_address_but_through_a_trusted_proxy(tmp_path
     assert statuses(["127.0.0.0/8"], *sent) == [400, 400, 429, 429]
 
 
-def test_a_process_whose_engine_hangs_says_so_and_leaves_for_a_new_one(tmp_path: Path) -> None:
+def test_a_process_whose_engine_hangs_logs_it_and_exits_with_70(tmp_path: Path) -> None:
     limits = {"stage_timeout_seconds": 2.0}
     config = configured(tmp_path, worker=limits)
     with process(config, entry=ROOT / "tests" / "support" / "hanging_server.py") as server:
@@ -272,7 +272,7 @@ def test_a_process_whose_engine_hangs_says_so_and_leaves_for_a_new_one(tmp_path:
     assert "Traceback" not in said
 
 
-def test_a_port_that_is_taken_is_said_and_ends_the_process(tmp_path: Path) -> None:
+def test_a_port_in_use_is_logged_and_ends_the_process(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = subprocess.run(
             [sys.executable, ENTRY, "--config", configured(tmp_path), "--host", "127.0.0.1",

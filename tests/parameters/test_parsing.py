@@ -76,7 +76,7 @@ def test_a_number_is_clamped_whatever_its_size_and_form(
         max_size=5,
     )
 )
-def test_any_value_is_either_meant_or_refused_by_name(raw: dict[str, object]) -> None:
+def test_any_value_is_read_or_refused_by_name(raw: dict[str, object]) -> None:
     try:
         read_options(raw, DEFAULTS)
         read_delivery(raw)
@@ -88,13 +88,13 @@ def test_any_value_is_either_meant_or_refused_by_name(raw: dict[str, object]) ->
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "nan", "inf", "1e999", "", "x"])
-def test_what_is_no_number_is_refused(name: str, value: object) -> None:
+def test_a_value_that_is_not_a_number_is_refused(name: str, value: object) -> None:
     with pytest.raises(InputError, match=rf"^{name}: "):
         options(**{name: value})
 
 
 @pytest.mark.parametrize("value", [True, [1], {"a": 1}, [[]]])
-def test_what_is_no_single_number_is_refused(value: object) -> None:
+def test_a_value_that_is_not_a_single_number_is_refused(value: object) -> None:
     with pytest.raises(InputError, match=r"^texture_size: "):
         options(texture_size=value)
 
@@ -111,7 +111,7 @@ def test_a_seed_is_a_whole_number(value: object, read: int) -> None:
 @pytest.mark.parametrize(
     "value", [-2, MAX_SEED + 1, 10**400, -(10**400), "1" * 401, 0.5, "x", "", math.nan, True, [1]]
 )
-def test_a_seed_that_cannot_be_meant_is_refused(value: object) -> None:
+def test_an_invalid_seed_is_refused(value: object) -> None:
     with pytest.raises(InputError, match=r"^seed: "):
         options(seed=value)
 
@@ -205,7 +205,7 @@ def test_texture_is_true_false_or_absent(raw: dict[str, object], texture: object
     assert read_delivery(raw).texture is texture
 
 
-def test_what_is_delivered_is_no_option() -> None:
+def test_fields_of_the_delivery_do_not_change_the_options() -> None:
     assert options(texture=True, type="GLB", unknown=object()) == options(texture=False)
 
 
@@ -213,7 +213,7 @@ def test_what_is_delivered_is_no_option() -> None:
     "raw",
     [{"texture": "maybe"}, {"type": "exe"}, {"alpha_mode": "x"}, {"compress": "zip"}, {"type": []}],
 )
-def test_a_word_that_is_not_known_is_refused(raw: dict[str, object]) -> None:
+def test_an_unknown_choice_is_refused(raw: dict[str, object]) -> None:
     with pytest.raises(InputError, match=rf"^{next(iter(raw))}: "):
         read_delivery(raw)
 
@@ -225,7 +225,7 @@ def test_no_rembg_is_the_opposite_of_remove_background() -> None:
     assert options(compress="MESHOPT").compress == "meshopt"
 
 
-def test_remesh_is_an_option_of_what_is_made_but_not_of_a_given_mesh() -> None:
+def test_remesh_applies_to_generated_models_and_not_to_a_mesh_of_the_request() -> None:
     assert options().remesh is False
     assert options(remesh="true").remesh is True
     assert options(remesh=True) != options(remesh=False)
