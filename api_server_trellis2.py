@@ -1,4 +1,4 @@
-"""The server that people run TRELLIS.2 with: `python api_server_trellis2.py --help`."""
+"""HTTP server for TRELLIS.2: `python api_server_trellis2.py --help`."""
 
 from pathlib import Path
 

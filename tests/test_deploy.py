@@ -1,4 +1,4 @@
-"""What `deploy/` and the documents say, held against the server."""
+"""Checks `deploy/` and the documents against the server."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
     assert (done.returncode, said) == (0, [])
 
 
-def test_supervisors_have_more_patience_than_the_server() -> None:
+def test_supervisors_wait_longer_than_the_grace_of_the_server() -> None:
     grace = Settings().server.shutdown_grace_seconds
     for text, pattern in ((UNIT, r"TimeoutStopSec=(\d+)"), (COMPOSE, r"stop_grace_period: (\d+)s")):
         found = re.search(pattern, text)
@@ -49,7 +49,7 @@ def test_supervisors_have_more_patience_than_the_server() -> None:
         assert int(found[1]) > grace + 5
 
 
-def test_what_the_image_copies_is_there() -> None:
+def test_the_files_that_the_image_copies_exist() -> None:
     for line in re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.MULTILINE):
         for name in line.split():
             assert list(ROOT.glob(name)), name

@@ -1,69 +1,87 @@
 from __future__ import annotations
 
 import json
-import re
-import types
-import typing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tests.support.documents import block, section
-from trellis2_server.parameters import FIELDS
+import pytest
+
+from docs.tools.tables import documents, main, parameters_table, settings_table, stale, update
+from tests.support.documents import block
+from trellis2_server.request_fields import FIELDS
 from trellis2_server.settings import Settings, load_settings
 
-if typing.TYPE_CHECKING:
+if TYPE_CHECKING:
     from pathlib import Path
 
-    from pydantic import BaseModel
+
+def test_the_tables_in_the_documents_are_current() -> None:
+    assert stale(documents()) == [], "run `python docs/tools/tables.py`"
 
 
-def bounds(part: type[BaseModel], key: str) -> str:
-    field = part.model_fields[key]
-    annotation: Any = field.annotation
-    parts = (
-        typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    )
-    words: list[str] = []
-    for each in parts:
-        if typing.get_origin(each) is typing.Literal:
-            words += [str(value) for value in typing.get_args(each)]
-        elif each is bool:
-            words += ["true", "false"]
-        elif each is types.NoneType:
-            words.append("null")
-    limits = {type(rule).__name__: rule for rule in field.metadata}
-    low = limits.get("Ge") or limits.get("Gt")
-    high = limits.get("Le")
-    if low and high:
-        least = getattr(low, "ge", None)
-        text = f"{least:,}" if least is not None else f"over {low.gt:,}"
-        words.append(f"{text} … {high.le:,}")
-    return ", ".join(words)
+def test_each_setting_and_each_field_has_one_row() -> None:
+    settings = settings_table().splitlines()[2:]
+    keys: list[str] = []
+    for name, section in Settings.model_fields.items():
+        model: Any = section.annotation
+        keys += [f"`{name}.{key}`" for key in model.model_fields]
+    assert [row.split(" | ")[0].removeprefix("| ") for row in settings] == keys
+    fields = [row.split(" | ")[0].strip("| `") for row in parameters_table().splitlines()[2:]]
+    assert sorted(fields) == sorted(field.name for field in FIELDS)
 
 
-def settings_table() -> str:
-    rows = ["| key | default | allowed | meaning |", "|---|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        part: Any = field.annotation
-        for key, setting in part.model_fields.items():
-            default = setting.default
-            shown = {(): "none", None: "null", False: "false", "": "empty"}.get(default, default)
-            if isinstance(shown, tuple):
-                shown = ", ".join(shown)
-            rows.append(
-                f"| `{name}.{key}` | {shown} | {bounds(part, key)} | {setting.description} |"
-            )
-    return "\n".join(rows)
+@pytest.mark.parametrize(
+    "row",
+    [
+        "| `server.port` | 8082 | 0 … 65,535 |",
+        "| `server.api_keys` | none |  |",
+        "| `server.rate_per_minute` | null | null, over 0 … 1,000,000 |",
+        "| `server.root_path` | empty |  |",
+        "| `server.trusted_proxies` | 127.0.0.1 |  |",
+        "| `export.compress` | null | meshopt, draco, null |",
+        "| `export.remesh` | false | true, false |",
+    ],
+)
+def test_a_setting_is_shown_with_its_default_and_bounds(row: str) -> None:
+    assert any(each.startswith(row) for each in settings_table().splitlines())
 
 
-def test_the_table_of_settings_is_what_the_server_knows() -> None:
-    assert section("settings") == settings_table()
+@pytest.mark.parametrize(
+    "row",
+    [
+        "| `seed` |  | `generation.seed` | -1 … 4,294,967,295 |",
+        "| `texture_size` | `glb_texture_size` | `export.glb_texture_size` | 256, 512, ",
+        "| `geo_rotation` |  | 0.0 |  |",
+        "| `ss_guidance_interval` |  | the checkpoint's | two numbers, 0 … 1 |",
+        "| `compress` |  | `export.compress` | meshopt, draco, null |",
+        "| `type` |  | glb | glb, obj, ply, stl, obj_zip |",
+        "| `remove_background` |  | true | true, false |",
+    ],
+)
+def test_a_field_is_shown_with_its_aliases_default_and_values(row: str) -> None:
+    assert any(each.startswith(row) for each in parameters_table().splitlines())
 
 
-def test_every_request_field_is_in_the_table_of_parameters() -> None:
-    table = section("parameters")
-    for field in FIELDS:
-        stage = re.fullmatch(r"(?:ss|shape|tex)_(\w+)", field.name)
-        assert f"`{stage[1] if stage else field.name}`" in table, field.name
+def test_only_what_is_between_markers_changes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "page.md"
+    file.write_text("# A\n\n<!-- settings -->\nold\n<!-- /settings -->\n\nb \\1\n", "utf-8")
+    assert main(["--check", str(file)]) == 1
+    assert capsys.readouterr().out == f"{file}: stale\n"
+    assert main([str(file)]) == 0
+    expected = f"# A\n\n<!-- settings -->\n{settings_table()}\n<!-- /settings -->\n\nb \\1\n"
+    assert file.read_text("utf-8") == expected
+    assert (main(["--check", str(file)]), stale([file])) == (0, [])
+
+
+def test_a_marker_without_its_pair_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"<!-- settings --> and <!-- /settings --> are no pair"):
+        update("<!-- settings -->\n")
+
+
+def test_a_table_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--print", "parameters"]) == 0
+    assert capsys.readouterr().out == parameters_table() + "\n"
 
 
 def test_the_example_of_a_configuration_can_be_loaded(tmp_path: Path) -> None:

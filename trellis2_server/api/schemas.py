@@ -1,28 +1,31 @@
-"""What `/docs` says of requests and of replies that are no success.
+"""JSON Schemas of requests, and the error replies, for `/docs` and `/openapi.json`.
 
-What this module does not know: routes.
+Does not know: routes.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, Field
 
-from trellis2_server.parameters import EXPORT_FIELDS, FIELDS
+from trellis2_server.request_fields import FIELDS
+
+if TYPE_CHECKING:
+    from trellis2_server.request_fields import RequestField
 
 
 class ErrorReply(BaseModel):
-    """Every reply that is no success."""
+    """Reply to a request that failed."""
 
-    text: str = Field(description="The cause, in one sentence that a client can act on.")
+    text: str = Field(description="Cause of the error, in one sentence that a client can act on.")
     error_code: int = Field(
-        description="1 input or engine, 2 not ready in time, 3 not now, 4 key, 5 cancelled, "
-        "6 too large, 7 out of memory."
+        description="1 input or engine, 2 not ready in time, 3 unavailable, 4 API key, "
+        "5 cancelled, 6 too large, 7 out of memory."
     )
 
 
-#: A disc, 32 x 32 pixels, so that the example in the API's pages can be tried as it stands.
+#: A disc, 32 x 32 pixels: the example on `/docs` works as it is.
 EXAMPLE_PICTURE: Final = (
     "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAgMAAAAOFJJnAAAADFBMVEXWYCgAAAAAAAAAAACKNnKGAAAABHRSTlP/"
     "AAAAbZZgawAAAGhJREFUeNqd0LENwzAMRNEnQu41kkZwkyndeASNpN4G5EKFFaQLm/9xIEjg0secsMhxTLk4CU4u"
@@ -31,62 +34,84 @@ EXAMPLE_PICTURE: Final = (
 )
 
 
+_UPLOADS_AND_NAMES: Final[dict[str, dict[str, Any]]] = {
+    "image": {
+        "type": "string",
+        "description": "Picture, base64; may have a data: prefix.",
+    },
+    "mesh": {
+        "type": "string",
+        "description": "Mesh to texture after the picture, instead of generating a shape: a GLB, "
+        "OBJ, PLY or STL file, base64.",
+    },
+    "text": {"type": "string", "description": "Ignored next to an image; refused without one."},
+    "image_hash": {"type": "string", "description": "X-Image-Hash of a job."},
+    "uid": {"type": "string", "description": "X-Job-Id of a job."},
+}
+
+
+def field_schema(field: RequestField) -> dict[str, Any]:
+    """Return the JSON Schema of a field's well-formed value; what is accepted is wider."""
+    if field.kind == "interval":
+        number = {"type": "number", "minimum": 0, "maximum": 1}
+        known: dict[str, Any] = {"type": "array", "items": number, "minItems": 2, "maxItems": 2}
+    elif field.is_nullable:
+        known = {"type": [field.kind, "null"], "enum": [*field.choices, None]}
+    elif field.choices:
+        known = {"type": field.kind, "enum": list(field.choices)}
+    elif field.bounds:
+        low, high = map(float if field.kind == "number" else int, field.bounds)
+        known = {"type": field.kind, "minimum": low, "maximum": high}
+    else:
+        known = {"type": field.kind}
+    return {**known, "description": field.description}
+
+
 def schema(*names: str, required: tuple[str, ...] = ()) -> dict[str, Any]:
-    """JSON Schema of an object with these fields; `*` stands for a generation's."""
-    known: dict[str, Any] = {
-        "image": {
-            "type": "string",
-            "description": "The picture, base64; a data: prefix is welcome.",
-        },
-        "mesh": {
-            "type": "string",
-            "description": "A GLB, OBJ, PLY or STL file, base64: it is textured after the "
-            "picture instead of a shape being made.",
-        },
-        "text": {"type": "string", "description": "Ignored beside an image; not enough alone."},
-        "image_hash": {"type": "string", "description": "X-Image-Hash of a job."},
-        "uid": {"type": "string", "description": "X-Job-Id of a job."},
-    }
+    """Return the JSON Schema of a request's body.
+
+    Args:
+        names: uploads and names of jobs; `*`: all fields of a generation request.
+        required: those of them that must not be missing.
+    """
     properties: dict[str, Any] = {}
     for name in names:
         if name == "*":
-            properties |= {field.name: dict(field.schema) for field in FIELDS}
+            properties |= {field.name: field_schema(field) for field in FIELDS}
         else:
-            properties[name] = known[name]
+            properties[name] = _UPLOADS_AND_NAMES[name]
     return {"type": "object", "properties": properties, "required": list(required)}
 
 
-#: What an export can be asked for.
+#: Body of an export call.
 EXPORTS: Final = {
     "type": "object",
     "properties": {
-        field.name: dict(field.schema)
-        for field in FIELDS
-        if field.name in {*EXPORT_FIELDS, "type", "texture"}
+        field.name: field_schema(field) for field in FIELDS if field.group in {"export", "delivery"}
     }
     | {
         "texture": {
             "type": "boolean",
-            "description": "Whether the model is textured; where there is a texture, it is.",
+            "description": "Whether the model is textured. Omitted: if the job has a texture.",
         }
     },
 }
 
 
 def export_body(example: dict[str, Any]) -> dict[str, Any]:
-    """A request body of `EXPORTS`, which may be left out."""
+    """Return the OpenAPI request body of `EXPORTS`, which is optional."""
     content = {"schema": EXPORTS, "example": example}
     return {"requestBody": {"required": False, "content": {"application/json": content}}}
 
 
 def request_body(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
-    """A request body of that schema, as JSON, as a form, or as a picture."""
+    """Return the OpenAPI request body of that schema: JSON, a form, or the picture itself."""
     form = {
         **schema,
         "properties": {
             **schema["properties"],
-            "image": {"type": "string", "format": "binary", "description": "The picture."},
-            "mesh": {"type": "string", "format": "binary", "description": "The mesh."},
+            "image": {"type": "string", "format": "binary", "description": "Picture."},
+            "mesh": {"type": "string", "format": "binary", "description": "Mesh."},
         },
     }
     picture = {"schema": {"type": "string", "format": "binary"}}
@@ -105,17 +130,17 @@ def request_body(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, A
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The replies with these statuses."""
+    """Return the OpenAPI descriptions of these error replies."""
     meanings = {
         400: "Missing or invalid input.",
-        401: "API keys are configured, and none or a wrong one was sent.",
+        401: "API keys are configured, and the request has none or a wrong one.",
         404: "No such job.",
-        408: "Not ready in time; the job goes on.",
+        408: "Not ready in time; the job continues.",
         409: "The job was cancelled.",
-        413: "Over a limit.",
-        429: "Too much from this client: see Retry-After.",
+        413: "Body, picture or mesh too large.",
+        429: "Too many requests from this client: see Retry-After.",
         500: "The engine failed.",
-        503: "Loading, leaving or full: see Retry-After.",
+        503: "Loading, shutting down or queue full: see Retry-After.",
         507: "Out of device memory.",
     }
     return {status: {"model": ErrorReply, "description": meanings[status]} for status in statuses}

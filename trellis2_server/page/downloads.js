@@ -27,12 +27,12 @@ const MODELS = [
   },
 ];
 const EXPORT_FIELDS = [
-  ["decimation_target", "Faces"],
-  ["texture_size", "Texture size"],
-  ["texture_format", "Texture format"],
-  ["alpha_mode", "Transparency"],
-  ["compress", "Compression"],
-  ["type", "File type"],
+  "decimation_target",
+  "texture_size",
+  "texture_format",
+  "alpha_mode",
+  "compress",
+  "type",
 ];
 
 /** @typedef {import("./api.js").Job} Job */

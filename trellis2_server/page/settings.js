@@ -1,7 +1,10 @@
-/** The form of a request's fields; their bounds, meanings and defaults are the server's. */
+/**
+ * The form of a request's fields. Bounds, choices, descriptions and defaults come from the server,
+ * which declares them once (request_fields.py); names shown here and their order are the page's.
+ */
 
 /**
- * JSON Schema of a field, as far as it is used here.
+ * JSON Schema of a field, as far as the page uses it.
  * @typedef {object} Schema
  * @property {string | string[]} [type]
  * @property {number} [minimum]
@@ -17,47 +20,41 @@
  * @property {number} max_image_pixels
  */
 
+/** What the fields are called on the page; of a sampler's fields, without their stage. */
+const LABELS = /** @type {Record<string, string>} */ ({
+  seed: "Seed",
+  pipeline_type: "Resolution",
+  texture_size: "Texture size",
+  decimation_target: "Faces",
+  remove_background: "Remove the background",
+  alpha_mode: "Transparency",
+  texture_format: "Texture format",
+  compress: "Compression",
+  type: "File type",
+  sampling_steps: "Steps",
+  guidance_scale: "Guidance",
+  guidance_rescale: "Guidance rescale",
+  guidance_interval: "Guidance from, to",
+  rescale_t: "Time rescale",
+});
 const SAMPLER = [
-  ["sampling_steps", "Steps"],
-  ["guidance_scale", "Guidance"],
-  ["guidance_rescale", "Guidance rescale"],
-  ["guidance_interval", "Guided from, to"],
-  ["rescale_t", "Time rescale"],
+  "sampling_steps",
+  "guidance_scale",
+  "guidance_rescale",
+  "guidance_interval",
+  "rescale_t",
 ];
 
 /**
- * What is shown, under which name, in which order; a field that the server does not name is
- * left out.
- * @type {{title: string, isOpen?: boolean, isSampler?: boolean, fields: string[][]}[]}
+ * Which fields the form shows, in which order; unknown fields are left out.
+ * @type {{title: string, stage?: string, fields: string[]}[]}
  */
 const GROUPS = [
-  {
-    title: "The model",
-    isOpen: true,
-    fields: [
-      ["seed", "Seed"],
-      ["pipeline_type", "Resolution"],
-      ["texture_size", "Texture size"],
-      ["decimation_target", "Faces"],
-    ],
-  },
-  {
-    title: "Picture and file",
-    fields: [
-      ["remove_background", "Remove the background"],
-      ["alpha_mode", "Transparency"],
-      ["texture_format", "Texture format"],
-    ],
-  },
-  ...[
-    ["ss", "Sampler: rough structure"],
-    ["shape", "Sampler: shape"],
-    ["tex", "Sampler: texture"],
-  ].map(([stage, title]) => ({
-    title,
-    isSampler: true,
-    fields: SAMPLER.map(([name, label]) => [`${stage}_${name}`, label]),
-  })),
+  { title: "The model", fields: ["seed", "pipeline_type", "texture_size", "decimation_target"] },
+  { title: "Picture and file", fields: ["remove_background", "alpha_mode", "texture_format"] },
+  { title: "Sampler: rough structure", stage: "ss", fields: SAMPLER },
+  { title: "Sampler: shape", stage: "shape", fields: SAMPLER },
+  { title: "Sampler: texture", stage: "tex", fields: SAMPLER },
 ];
 
 export class Settings {
@@ -77,24 +74,25 @@ export class Settings {
 
   /**
    * @param {Options} options
-   * @param {boolean} isPreview whether the sampler's fields are of no use.
+   * @param {boolean} isPreview whether the engine ignores the sampler's fields.
    */
   show(options, isPreview) {
     this.options = options;
     this.form.replaceChildren(
-      ...GROUPS.map(({ title, isOpen, isSampler, fields }) => {
+      ...GROUPS.map(({ title, stage, fields }, index) => {
         const group = document.createElement("details");
-        group.open = isOpen ?? false;
+        group.open = index === 0;
         const summary = group.appendChild(document.createElement("summary"));
         summary.textContent = title;
-        if (isSampler && isPreview) {
+        if (stage && isPreview) {
           const note = group.appendChild(document.createElement("p"));
           note.className = "muted";
-          note.textContent = "TRELLIS.2's own; the preview engine has no use for them.";
+          note.textContent = "For TRELLIS.2 only; the preview engine ignores them.";
         }
         const grid = group.appendChild(document.createElement("div"));
         grid.className = "fields";
-        grid.append(...fieldRows(options, fields));
+        const names = stage ? fields.map((name) => `${stage}_${name}`) : fields;
+        grid.append(...fieldRows(options, names));
         return group;
       }),
     );
@@ -105,7 +103,7 @@ export class Settings {
     this.reset.hidden = Object.keys(this.values()).length === 0;
   }
 
-  /** What was set, field by field; what was left alone is not there. */
+  /** Values of the fields that are set; empty ones are left out. */
   values() {
     return valuesOf(this.form);
   }
@@ -122,21 +120,21 @@ export function valuesOf(form) {
 }
 
 /**
- * A labelled, explained input for each field that the server names.
+ * A labelled input with a hint for each field that the server knows.
  * @param {Options} options
- * @param {string[][]} fields name and label.
+ * @param {string[]} names
  * @param {string} [prefix] of the elements' ids.
  * @returns {HTMLElement[]}
  */
-export function fieldRows(options, fields, prefix = "field") {
-  return fields
-    .filter(([name]) => name in options.properties)
-    .map(([name, text]) => {
+export function fieldRows(options, names, prefix = "field") {
+  return names
+    .filter((name) => name in options.properties)
+    .map((name) => {
       const schema = options.properties[name];
       const row = document.createElement("div");
       row.className = "field";
       const label = row.appendChild(document.createElement("label"));
-      label.textContent = text;
+      label.textContent = LABELS[name] ?? LABELS[name.slice(name.indexOf("_") + 1)];
       const input = row.appendChild(inputFor(schema));
       const hint = row.appendChild(document.createElement("p"));
       hint.className = "hint";

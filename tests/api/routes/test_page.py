@@ -12,7 +12,8 @@ import pytest
 from tests.support.engines import GatedEngine
 from tests.support.server import Server, serving, settings
 from trellis2_server.api.routes import page
-from trellis2_server.parameters import FIELDS, read_options
+from trellis2_server.parameters import EXPORT_FIELDS, read_options
+from trellis2_server.request_fields import BY_NAME, FIELDS, STAGES
 from trellis2_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def test_without_the_right_file_the_viewer_comes_from_a_cdn_and_is_held_against_
 # ---- the options -----------------------------------------------------------------------------
 
 
-def test_the_options_are_the_fields_with_what_is_taken_without_them() -> None:
+def test_the_options_are_the_fields_with_the_servers_defaults() -> None:
     configured = settings(
         generation={"seed": 7, "tex_sampling_steps": 30}, export={"glb_texture_size": 512}
     )
@@ -180,3 +181,24 @@ def test_a_default_that_is_sent_changes_nothing() -> None:
         if each.get("default") is None:
             continue
         assert read_options({name: each["default"]}, Settings()) == read_options({}, Settings())
+
+
+def names_in(file: str, constant: str) -> list[str]:
+    """Names of fields in an array or object of one of the page's modules."""
+    text = (PAGE / file).read_text(encoding="utf-8")
+    found = re.search(rf"const {constant} = (.*?)\n[\])}}]", text, re.DOTALL)
+    assert found, constant
+    pattern = r'^  (\w+): "' if constant == "LABELS" else r'(?<!stage: )"([a-z_]+)"'
+    return re.findall(pattern, found[1], re.MULTILINE)
+
+
+def test_the_page_names_only_declared_fields_and_has_a_label_for_each() -> None:
+    labels, sampler = names_in("settings.js", "LABELS"), names_in("settings.js", "SAMPLER")
+    form, export = names_in("settings.js", "GROUPS"), names_in("downloads.js", "EXPORT_FIELDS")
+    assert len(form) == 7
+    assert sorted(labels) == sorted({*sampler, *form, *export})
+    assert {f"{stage}_{name}" for stage in STAGES for name in sampler} == {
+        field.name for field in FIELDS if field.group == "sampler"
+    }
+    assert {*form, *export} <= BY_NAME.keys()
+    assert set(export) <= {*EXPORT_FIELDS, "type"}

@@ -1,7 +1,7 @@
 """`GET /`: a page to drop a picture on, and the few files that it is made of.
 
 The page is plain HTML, CSS and JavaScript, in the folder `page`. What it says of a request's
-fields comes from `/page/options`, and so from `config`. Its 3D viewer is Google's
+fields comes from `/page/options`, and so from `request_fields`. Its 3D viewer is Google's
 `<model-viewer>`: this project's own copy in `node_modules` where `npm install` put it,
 otherwise a CDN's, which the browser holds against `VIEWER_INTEGRITY`.
 
@@ -24,7 +24,9 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 
-from trellis2_server.parameters import FIELDS, read_options
+from trellis2_server.api.schemas import field_schema
+from trellis2_server.parameters import read_delivery, read_options
+from trellis2_server.request_fields import FIELDS, STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,13 +62,13 @@ router = APIRouter()
 
 
 class OptionsReply(BaseModel):
-    """What a generation request can say here."""
+    """Fields of a generation request, and this server's limits."""
 
     properties: dict[str, dict[str, Any]] = Field(
-        description="JSON Schema of each field; `default` is what this server takes without it."
+        description="JSON Schema of each field; `default` is this server's default."
     )
-    max_body_bytes: int = Field(description="Largest request body, bytes.")
-    max_image_pixels: int = Field(description="Largest picture, width x height, pixels.")
+    max_body_bytes: int = Field(description="Maximum size of a request body, bytes.")
+    max_image_pixels: int = Field(description="Maximum size of a picture, width x height, pixels.")
 
 
 @router.get("/", include_in_schema=False)
@@ -77,12 +79,12 @@ async def index(request: Request) -> Response:
 
 @router.get("/page/options", summary="The fields of a generation request")
 async def options(request: Request) -> OptionsReply:
-    """Every field with its bounds, its meaning, and this server's default. Needs no key."""
+    """Every field with its bounds, its description and this server's default. Needs no key."""
     settings: Settings = request.app.state.settings
     defaults = _defaults(settings)
     properties = {
         field.name: {
-            **field.schema,
+            **field_schema(field),
             **({"default": defaults[field.name]} if field.name in defaults else {}),
         }
         for field in FIELDS
@@ -107,11 +109,11 @@ async def file(request: Request, name: Annotated[str, PathField()]) -> Response:
 
 
 def _defaults(settings: Settings) -> Mapping[str, object]:
-    """What a request that says nothing gets, by the fields' names."""
+    """Return what a request without any field gets, by the fields' names."""
     options = asdict(read_options({}, settings))
-    for stage in ("ss", "shape", "tex"):
+    for stage in STAGES:
         options |= {f"{stage}_{name}": value for name, value in options.pop(stage).items()}
-    return {**options, "seed": settings.generation.seed, "type": "glb"}
+    return {**options, "seed": settings.generation.seed, "type": read_delivery({}).type}
 
 
 def _reply(request: Request, name: str) -> Response:

@@ -1,21 +1,27 @@
 from __future__ import annotations
 
-import json
+import dataclasses
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trellis2_server.errors import ConfigError, InputError
-from trellis2_server.parameters import FIELDS, TEXTURE_SIZES_PX, read_delivery, read_options
-from trellis2_server.settings import MAX_SEED, Settings, load_settings
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from trellis2_server.errors import InputError
+from trellis2_server.parameters import (
+    EXPORT_FIELDS,
+    Options,
+    fields_of,
+    read_delivery,
+    read_export,
+    read_options,
+)
+from trellis2_server.request_fields import BY_NAME, FIELDS, MAX_SEED
+from trellis2_server.settings import Settings
 
 DEFAULTS = Settings()
+TEXTURE_SIZES_PX = BY_NAME["texture_size"].choices
 NUMBERS = (
     "ss_guidance_scale",
     "ss_sampling_steps",
@@ -30,108 +36,6 @@ NUMBERS = (
 
 def options(**raw: object) -> Any:
     return read_options(raw, DEFAULTS)
-
-
-# ---- the operator's files ----------------------------------------------------------------
-
-
-def test_the_three_files_have_the_contracts_values(request: pytest.FixtureRequest) -> None:
-    def row(name: str) -> tuple[object, ...]:
-        s = load_settings(request.config.rootpath / f"api_server_config_{name}.json")
-        assert (s.server.host, s.server.port, s.server.log_level) == ("0.0.0.0", 8082, "info")  # noqa: S104
-        assert (s.model.model_path, s.model.device) == ("microsoft/TRELLIS.2-4B", "cuda")
-        assert (s.worker.job_cleanup_interval_seconds, s.worker.job_max_age_seconds) == (300, 3600)
-        return (
-            s.generation.seed,
-            s.generation.pipeline_type,
-            s.generation.max_num_tokens,
-            s.export.glb_decimation_target,
-            s.export.glb_texture_size,
-            s.worker.limit_model_concurrency,
-        )
-
-    assert row("default") == (42, "1024_cascade", 49152, 1_000_000, 4096, 5)
-    assert row("low_vram") == (42, "512", 24576, 500_000, 2048, 5)
-    assert row("high_quality") == (42, "1536_cascade", 65536, 2_000_000, 8192, 2)
-
-
-def test_the_default_file_says_what_an_empty_one_means(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    (tmp_path / "c.json").write_text("{}")
-    default = request.config.rootpath / "api_server_config_default.json"
-    assert load_settings(tmp_path / "c.json") == load_settings(default) == DEFAULTS
-
-
-def test_a_partial_file_is_merged_and_comments_are_skipped(tmp_path: Path) -> None:
-    file = tmp_path / "c.json"
-    content = {"_": "mine", "server": {"port": 1, "_why": [1]}, "export": {}}
-    # As a Windows editor saves it, with a byte order mark.
-    file.write_text(json.dumps(content), encoding="utf-8-sig")
-    loaded = load_settings(file, {"server": {"host": "::1"}, "worker": {"max_queue_length": 3}})
-    assert (loaded.server.port, loaded.server.host) == (1, "::1")
-    assert loaded.worker.max_queue_length == 3
-    assert loaded.export == DEFAULTS.export
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("", "not JSON"),
-        ("{", "not JSON"),
-        ("[" * 100_000, "not JSON"),
-        ("[]", "must be a JSON object of the sections server, model, generation, export, worker"),
-        ('{"servr": {}}', "servr: unknown key; known here: server, model"),
-        ('{"server": {"prot": 1}}', "server.prot: unknown key; known here: host, port"),
-        ('{"server": 5}', "server: "),
-        ('{"server": {"port": 65536}}', "server.port: input should be less than or equal to 65535"),
-        ('{"server": {"port": "80"}}', "server.port: input should be a valid integer, not '80'"),
-        ('{"server": {"api_keys": [""]}}', "server.api_keys: an API key is empty"),
-        ('{"model": {"engine": "x"}}', "'auto', 'trellis2' or 'preview', not 'x'"),
-        ('{"model": {"device": "gpu"}}', "model.device: "),
-        ('{"export": {"alpha_mode": "x"}}', "'auto', 'OPAQUE', 'MASK' or 'BLEND', not 'x'"),
-        ('{"export": {"glb_texture_size": 1000}}', "256, 512, 1024, 2048, 4096 or 8192, not 1000"),
-        ('{"worker": {"job_max_age_seconds": NaN}}', "worker.job_max_age_seconds: "),
-        ('{"worker": {"job_max_age_seconds": 0}}', "greater than 0, not 0"),
-        ('{"generation": {"seed": 4294967296}}', "less than or equal to 4294967295"),
-        ('{"generation": {"seed": true}}', "generation.seed: input should be a valid integer"),
-    ],
-)
-def test_a_wrong_file_is_refused_in_one_line(content: str, said: str, tmp_path: Path) -> None:
-    file = tmp_path / "c.json"
-    file.write_text(content)
-    with pytest.raises(ConfigError) as caught:
-        load_settings(file)
-    assert str(caught.value).startswith(f"{file}: ")
-    assert said in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 500
-
-
-def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
-        load_settings(tmp_path / "none.json")
-    (tmp_path / "c.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="not JSON"):
-        load_settings(tmp_path / "c.json")
-
-
-def test_an_api_key_is_never_shown(tmp_path: Path) -> None:
-    (tmp_path / "c.json").write_text('{"server": {"api_keys": ["s3cret", 5]}}')
-    with pytest.raises(ConfigError) as caught:
-        load_settings(tmp_path / "c.json")
-    assert "s3cret" not in str(caught.value)
-    assert "s3cret" not in repr(Settings.model_validate({"server": {"api_keys": ["s3cret"]}}))
-
-
-def test_every_key_has_a_line_of_description() -> None:
-    for section in Settings.model_fields.values():
-        model: Any = section.annotation
-        for key, field in model.model_fields.items():
-            assert field.description, key
-
-
-# ---- a request's fields --------------------------------------------------------------------
 
 
 @given(
@@ -172,7 +76,7 @@ def test_a_number_is_clamped_whatever_its_size_and_form(
         max_size=5,
     )
 )
-def test_any_value_is_either_meant_or_refused_by_name(raw: dict[str, object]) -> None:
+def test_any_value_is_read_or_refused_by_name(raw: dict[str, object]) -> None:
     try:
         read_options(raw, DEFAULTS)
         read_delivery(raw)
@@ -184,13 +88,13 @@ def test_any_value_is_either_meant_or_refused_by_name(raw: dict[str, object]) ->
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "nan", "inf", "1e999", "", "x"])
-def test_what_is_no_number_is_refused(name: str, value: object) -> None:
+def test_a_value_that_is_not_a_number_is_refused(name: str, value: object) -> None:
     with pytest.raises(InputError, match=rf"^{name}: "):
         options(**{name: value})
 
 
 @pytest.mark.parametrize("value", [True, [1], {"a": 1}, [[]]])
-def test_what_is_no_single_number_is_refused(value: object) -> None:
+def test_a_value_that_is_not_a_single_number_is_refused(value: object) -> None:
     with pytest.raises(InputError, match=r"^texture_size: "):
         options(texture_size=value)
 
@@ -207,7 +111,7 @@ def test_a_seed_is_a_whole_number(value: object, read: int) -> None:
 @pytest.mark.parametrize(
     "value", [-2, MAX_SEED + 1, 10**400, -(10**400), "1" * 401, 0.5, "x", "", math.nan, True, [1]]
 )
-def test_a_seed_that_cannot_be_meant_is_refused(value: object) -> None:
+def test_an_invalid_seed_is_refused(value: object) -> None:
     with pytest.raises(InputError, match=r"^seed: "):
         options(seed=value)
 
@@ -301,7 +205,7 @@ def test_texture_is_true_false_or_absent(raw: dict[str, object], texture: object
     assert read_delivery(raw).texture is texture
 
 
-def test_what_is_delivered_is_no_option() -> None:
+def test_fields_of_the_delivery_do_not_change_the_options() -> None:
     assert options(texture=True, type="GLB", unknown=object()) == options(texture=False)
 
 
@@ -309,7 +213,7 @@ def test_what_is_delivered_is_no_option() -> None:
     "raw",
     [{"texture": "maybe"}, {"type": "exe"}, {"alpha_mode": "x"}, {"compress": "zip"}, {"type": []}],
 )
-def test_a_word_that_is_not_known_is_refused(raw: dict[str, object]) -> None:
+def test_an_unknown_choice_is_refused(raw: dict[str, object]) -> None:
     with pytest.raises(InputError, match=rf"^{next(iter(raw))}: "):
         read_delivery(raw)
 
@@ -321,7 +225,7 @@ def test_no_rembg_is_the_opposite_of_remove_background() -> None:
     assert options(compress="MESHOPT").compress == "meshopt"
 
 
-def test_remesh_is_an_option_of_what_is_made_but_not_of_a_given_mesh() -> None:
+def test_remesh_applies_to_generated_models_and_not_to_a_mesh_of_the_request() -> None:
     assert options().remesh is False
     assert options(remesh="true").remesh is True
     assert options(remesh=True) != options(remesh=False)
@@ -329,3 +233,52 @@ def test_remesh_is_an_option_of_what_is_made_but_not_of_a_given_mesh() -> None:
     assert read_options({}, configured).remesh is True
     assert read_options({"remesh": 0}, configured).remesh is False
     assert read_options({"remesh": True}, configured, mesh="0" * 32).remesh is False
+
+
+# ---- fields that do not apply, and exports --------------------------------------------------
+
+
+def test_a_field_that_does_not_apply_has_its_declared_default() -> None:
+    configured = Settings.model_validate({"export": {"compress": "draco", "remesh": True}})
+    mesh = "0" * 32
+    assert read_options({}, configured).compress == "draco"
+    assert read_options({"type": "obj"}, configured).compress is None
+    assert read_options({}, configured, mesh=mesh).compress is None
+    assert read_options({"geo_rotation": -450}, configured).geo_rotation == 0
+    assert read_options({"geo_rotation": -450}, configured, mesh=mesh).geo_rotation == -90
+
+
+def test_an_export_changes_fields_of_the_export_only() -> None:
+    made = options(texture_size=512, compress="draco", alpha_mode="MASK")
+    raw = {"texture_size": 1024, "remesh": 1, "seed": 9, "pipeline_type": "512"}
+    asked = read_export(raw, made)
+    assert asked == dataclasses.replace(made, texture_size=1024, remesh=True)
+    assert read_export({}, made) == made
+    assert read_export({"type": "stl"}, made).compress is None
+    assert set(EXPORT_FIELDS) <= {field.name for field in dataclasses.fields(Options)}
+    with pytest.raises(InputError, match=r"^seed: "):
+        read_export({"seed": "x"}, made)
+
+
+def test_an_export_of_a_mesh_neither_remeshes_nor_compresses() -> None:
+    made = read_options({"seed": 1}, DEFAULTS, mesh="0" * 32)
+    assert read_export({"remesh": True, "compress": "draco"}, made) == made
+
+
+# ---- from parameters to fields --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mesh", [None, "0" * 32])
+def test_the_fields_of_parameters_give_the_same_parameters(mesh: str | None) -> None:
+    raw = {
+        "seed": 3, "ss_rescale_t": 2, "tex_guidance_interval": [0.1, 0.5], "compress": "meshopt",
+        "geo_rotation": 30, "pipeline_type": "512", "remove_background": False, "remesh": True,
+        "max_num_tokens": 5000, "decimation_target": 2000, "alpha_mode": "BLEND",
+        "texture_format": "png", "shape_guidance_rescale": 0.5,
+    }  # fmt: skip
+    read = read_options(raw, DEFAULTS, mesh=mesh)
+    other = Settings.model_validate(
+        {"generation": {"seed": 7, "ss_sampling_steps": 3}, "export": {"compress": "draco"}}
+    )
+    assert read_options(fields_of(read), other, mesh=mesh) == read
+    assert fields_of(read).keys() <= BY_NAME.keys()

@@ -1,8 +1,9 @@
+"""The server as a process: start, stop, signals, and what it writes."""
+
 from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -10,150 +11,19 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from tests.support.server import encoded, fields, picture, until
-from trellis2_server import __version__, cli
+from tests.support.server_command import ENTRY, ROOT, configured
+from trellis2_server.cli.serve import EXIT_UNHEALTHY
 from trellis2_server.storage.store import DiskStore
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-
-ROOT = Path(__file__).resolve().parents[1]
-ENTRY = ROOT / "api_server_trellis2.py"
-
-
-def configured(folder: Path, **sections: dict[str, Any]) -> Path:
-    file = folder / "config.json"
-    model = {"engine": "preview", "background": "none"}
-    export = {"glb_texture_size": 256, "glb_decimation_target": 2000}
-    file.write_text(json.dumps({"model": model, "export": export, **sections}))
-    return file
-
-
-@pytest.fixture(autouse=True)
-def untouched_logging(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli.logs, "configure", lambda _: None)
-
-
-def run(*arguments: object) -> int:
-    return cli.main([str(argument) for argument in arguments], config_folder=ROOT)
-
-
-# ---- without serving -----------------------------------------------------------------------
-
-
-def test_a_check_says_what_would_be_loaded(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--check", "--host", "::1", "--port", 9) == 0
-    said = capsys.readouterr().out
-    assert re.search(r"engine +preview \(asked for: auto\)", said)
-    assert "::1:9" in said
-    assert __version__ in said
-    assert "warning" in said
-
-
-def test_who_can_use_the_server_is_said_where_it_may_surprise(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "keys"
-    file.write_text("a-key")
-    file.chmod(0o644)
-    locked = configured(tmp_path, server={"api_keys_file": str(file)})
-    said: list[str] = []
-    for asked in (("--host", "0.0.0.0"), ("--host", "127.0.0.1"), ("--config", locked)):  # noqa: S104
-        assert run("--check", *asked) == 0
-        said.append(capsys.readouterr().out)
-    assert ["anybody who reaches 0.0.0.0:8082" in each for each in said] == [True, False, False]
-    if os.name == "posix":
-        assert [f"can read the keys in {file}" in each for each in said] == [False, False, True]
-    assert "1 API keys" in said[2]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="limits are another matter elsewhere")
-def test_it_allows_itself_the_files_that_its_connections_need(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    import resource
-
-    kind = resource.RLIMIT_NOFILE
-    soft, hard = resource.getrlimit(kind)
-    try:
-        resource.setrlimit(kind, (700, hard))
-        cli._allow_descriptors(100)
-        assert resource.getrlimit(kind) == (700, hard)
-        cli._allow_descriptors(400)
-        assert resource.getrlimit(kind) == (912, hard)
-        assert not caplog.records
-        if hard != resource.RLIM_INFINITY:
-            cli._allow_descriptors(hard)
-            assert resource.getrlimit(kind) == (hard, hard)
-            assert f"may open {hard} files, too few" in caplog.text
-    finally:
-        resource.setrlimit(kind, (soft, hard))
-
-
-def test_one_picture_becomes_two_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "photo.png").write_bytes(picture())
-    output = tmp_path / "new" / "out"
-    asked = ("--config", configured(tmp_path), "--image", tmp_path / "photo.png")
-    assert run(*asked, "--output", output) == 0
-    files = sorted(output.iterdir())
-    assert [file.name for file in files] == ["photo_shape.glb", "photo_textured.glb"]
-    assert all(file.read_bytes()[:4] == b"glTF" for file in files)
-    said = capsys.readouterr().out
-    assert str(files[0]) in said
-    assert "engine preview, background alpha, seed 42" in said
-
-
-def test_what_cannot_be_done_is_said_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = configured(tmp_path)
-    (tmp_path / "text.png").write_text("text")
-    (tmp_path / "photo.png").write_bytes(picture())
-    (tmp_path / "file").touch()
-    (tmp_path / "out" / "photo_shape.glb").mkdir(parents=True)
-    image = ("--config", config, "--image")
-    for asked, said in (
-        (("--config", tmp_path / "none.json"), "none.json: cannot be read"),
-        (("--port", "99999"), "server.port: input should be less than or equal to 65535"),
-        ((*image, tmp_path / "none.png"), "none.png: No such file"),
-        ((*image, tmp_path / "text.png"), "image: not a PNG"),
-        ((*image, tmp_path / "photo.png", "--output", tmp_path / "file"), "file: File exists"),
-        ((*image, tmp_path / "photo.png", "--output", tmp_path / "out"), "shape.glb: Is a dir"),
-    ):
-        assert run(*asked) == 2
-        error = capsys.readouterr().err.strip()
-        assert error.startswith("error: ")
-        assert said in error
-        assert "\n" not in error
-
-
-def test_a_bar_is_drawn_on_a_terminal_only(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for is_terminal, drawn in ((False, ""), (True, "\r[###############...............] bake")):
-        monkeypatch.setattr(sys.stderr, "isatty", lambda is_terminal=is_terminal: is_terminal)
-        bar = cli._Bar()
-        bar.report("bake", 1, 2)
-        assert capsys.readouterr().err.rstrip() == drawn
-        bar.end()
-        capsys.readouterr()
-
-
-@pytest.mark.parametrize("argument", ["--help", "--version"])
-def test_the_entry_file_answers_without_loading_anything(argument: str) -> None:
-    done = subprocess.run(
-        [sys.executable, ENTRY, argument], capture_output=True, text=True, check=True
-    )
-    assert done.stdout
-
-
-# ---- serving, as a process -------------------------------------------------------------------
+    from pathlib import Path
 
 
 class Process:
@@ -214,7 +84,7 @@ def process(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_process_at_rest_leaves_at_once_with_0(tmp_path: Path, number: int) -> None:
+def test_an_idle_process_exits_at_once_with_0(tmp_path: Path, number: int) -> None:
     with process(configured(tmp_path)) as server:
         until(lambda: server.health()["status"] == "ok", "ok")
         code, seconds = server.stop(number)
@@ -225,7 +95,7 @@ def test_a_process_at_rest_leaves_at_once_with_0(tmp_path: Path, number: int) ->
     assert " Ready engine=preview" in said
 
 
-def test_a_process_that_works_leaves_in_time_and_tells_everybody(tmp_path: Path) -> None:
+def test_a_busy_process_exits_in_time_and_answers_every_client(tmp_path: Path) -> None:
     manager = {"limit_model_concurrency": 1}
     grace = {"shutdown_grace_seconds": 1.0}
     with process(configured(tmp_path, worker=manager, server=grace)) as server:
@@ -257,7 +127,7 @@ def test_a_process_that_works_leaves_in_time_and_tells_everybody(tmp_path: Path)
     assert "Traceback" not in "".join(server.log)
 
 
-def test_a_client_that_never_ends_its_request_is_told_at_a_stop(tmp_path: Path) -> None:
+def test_a_client_that_never_ends_its_request_gets_503_at_shutdown(tmp_path: Path) -> None:
     with process(configured(tmp_path, server={"shutdown_grace_seconds": 0.2})) as server:
         until(lambda: server.health()["status"] == "ok", "ok")
         head = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
@@ -275,7 +145,7 @@ def test_a_client_that_never_ends_its_request_is_told_at_a_stop(tmp_path: Path) 
     assert "Traceback" not in "".join(server.log)
 
 
-def test_a_process_that_loads_leaves_in_time(tmp_path: Path) -> None:
+def test_a_loading_process_exits_in_time(tmp_path: Path) -> None:
     with process(configured(tmp_path)) as server:
         until(lambda: server.health()["status"] != "absent", "an answer")
         code, seconds = server.stop()
@@ -302,7 +172,7 @@ KEYS = ("first-key-8d1f", "second-key-77aa", "third-key-e0c2")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGHUP")
-def test_at_a_hangup_the_keys_and_the_level_are_read_again(tmp_path: Path) -> None:
+def test_a_hangup_reloads_the_keys_and_the_log_level(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(KEYS[0])
     config = configured(tmp_path, server={"api_keys_file": str(file)})
@@ -373,7 +243,7 @@ def test_no_key_is_ever_written(tmp_path: Path, log_format: str) -> None:
         assert {line["logger"].split(".")[0] for line in lines} >= {"trellis2_server", "uvicorn"}
 
 
-def test_a_client_cannot_choose_its_address_but_through_a_trusted_proxy(tmp_path: Path) -> None:
+def test_a_client_cannot_choose_its_address_except_through_a_trusted_proxy(tmp_path: Path) -> None:
     def statuses(proxies: list[str], *forwarded: str) -> list[int]:
         server = {"trusted_proxies": proxies, "rate_per_minute": 1}
         with process(configured(tmp_path, server=server)) as running:
@@ -389,20 +259,20 @@ def test_a_client_cannot_choose_its_address_but_through_a_trusted_proxy(tmp_path
     assert statuses(["127.0.0.0/8"], *sent) == [400, 400, 429, 429]
 
 
-def test_a_process_whose_engine_hangs_says_so_and_leaves_for_a_new_one(tmp_path: Path) -> None:
+def test_a_process_whose_engine_hangs_logs_it_and_exits_with_70(tmp_path: Path) -> None:
     limits = {"stage_timeout_seconds": 2.0}
     config = configured(tmp_path, worker=limits)
-    with process(config, entry=ROOT / "tests" / "hanging_server.py") as server:
+    with process(config, entry=ROOT / "tests" / "support" / "hanging_server.py") as server:
         until(lambda: server.health()["status"] == "ok", "ok")
         reply = httpx.post(server.url + "/generate", json=fields(), timeout=60)
         assert (reply.status_code, reply.json()["text"]) == (500, "shape: did not end within 2 s")
-        assert server.process.wait(20) == cli.EXIT_UNHEALTHY == 70
+        assert server.process.wait(20) == EXIT_UNHEALTHY == 70
     said = "".join(server.log)
     assert "Unhealthy, a restart is due: shape: did not end within 2 s" in said
     assert "Traceback" not in said
 
 
-def test_a_port_that_is_taken_is_said_and_ends_the_process(tmp_path: Path) -> None:
+def test_a_port_in_use_is_logged_and_ends_the_process(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = subprocess.run(
             [sys.executable, ENTRY, "--config", configured(tmp_path), "--host", "127.0.0.1",

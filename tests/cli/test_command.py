@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.server_command import ENTRY, ROOT, configured
+from trellis2_server import __version__, logs
+from trellis2_server.cli import main
+from trellis2_server.cli.command import DEFAULT_CONFIG
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def untouched_logging(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "configure", lambda _: None)
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments], config_folder=ROOT)
+
+
+def test_a_check_reports_what_would_be_served(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--check", "--host", "::1", "--port", 9) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"engine +preview \(configured: auto\)", said)
+    assert "::1:9" in said
+    assert __version__ in said
+    assert "warning" in said
+
+
+def test_a_check_warns_about_open_access_and_readable_keys(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("a-key")
+    file.chmod(0o644)
+    locked = configured(tmp_path, server={"api_keys_file": str(file)})
+    said: list[str] = []
+    for asked in (("--host", "0.0.0.0"), ("--host", "127.0.0.1"), ("--config", locked)):  # noqa: S104
+        assert run("--check", *asked) == 0
+        said.append(capsys.readouterr().out)
+    assert ["anyone who can reach 0.0.0.0:8082" in each for each in said] == [True, False, False]
+    if os.name == "posix":
+        assert [f"can read the keys in {file}" in each for each in said] == [False, False, True]
+    assert "1 API keys" in said[2]
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_the_entry_file_answers_without_loading_anything(argument: str) -> None:
+    done = subprocess.run(
+        [sys.executable, ENTRY, argument], capture_output=True, text=True, check=True
+    )
+    assert done.stdout
+
+
+# ---- as an installed command ---------------------------------------------------------------
+
+
+def test_the_installed_command_takes_the_file_of_the_current_folder_or_the_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.json").write_text('{"model": {"engine": "preview"}, "server": {"port": 9}}')
+    monkeypatch.setattr(sys, "argv", ["trellis2-server", "--check", "--config", "other.json"])
+    assert main() == 0
+    assert re.search(r"configuration +other.json\n", capsys.readouterr().out)
+    assert main(["--check"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"configuration +built-in defaults\n", said)
+    assert "0.0.0.0:8082" in said
+    (tmp_path / "other.json").rename(DEFAULT_CONFIG)
+    assert main(["--check"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(rf"configuration +{DEFAULT_CONFIG}\n", said)
+    assert "0.0.0.0:9," in said
+
+
+def test_the_help_names_the_program_and_where_its_configuration_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, program, place in (
+        (None, "trellis2-server", "current folder"),
+        (tmp_path, "api_server_trellis2.py", "beside the server"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["--help"], config_folder=folder)
+        said = " ".join(capsys.readouterr().out.split())
+        assert said.startswith(f"usage: {program} ")
+        assert place in said
+
+
+def test_a_wrong_argument_without_a_file_is_an_error_of_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--port", "99999"]) == 2
+    assert capsys.readouterr().err == (
+        "error: built-in defaults: server.port: input should be less than or equal to 65535, "
+        "not 99999\n"
+    )

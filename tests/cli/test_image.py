@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.server import picture
+from tests.support.server_command import ROOT, configured
+from trellis2_server import logs
+from trellis2_server.cli import main
+from trellis2_server.cli.image import Bar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def untouched_logging(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "configure", lambda _: None)
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments], config_folder=ROOT)
+
+
+def test_one_picture_becomes_two_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photo.png").write_bytes(picture())
+    output = tmp_path / "new" / "out"
+    asked = ("--config", configured(tmp_path), "--image", tmp_path / "photo.png")
+    assert run(*asked, "--output", output) == 0
+    files = sorted(output.iterdir())
+    assert [file.name for file in files] == ["photo_shape.glb", "photo_textured.glb"]
+    assert all(file.read_bytes()[:4] == b"glTF" for file in files)
+    said = capsys.readouterr().out
+    assert str(files[0]) in said
+    assert "engine preview, background alpha, seed 42" in said
+
+
+def test_an_error_is_reported_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configured(tmp_path)
+    (tmp_path / "text.png").write_text("text")
+    (tmp_path / "photo.png").write_bytes(picture())
+    (tmp_path / "file").touch()
+    (tmp_path / "out" / "photo_shape.glb").mkdir(parents=True)
+    image = ("--config", config, "--image")
+    for asked, said in (
+        (("--config", tmp_path / "none.json"), "none.json: cannot be read"),
+        (("--port", "99999"), "server.port: input should be less than or equal to 65535"),
+        ((*image, tmp_path / "none.png"), "none.png: No such file"),
+        ((*image, tmp_path / "text.png"), "image: not a PNG"),
+        ((*image, tmp_path / "photo.png", "--output", tmp_path / "file"), "file: File exists"),
+        ((*image, tmp_path / "photo.png", "--output", tmp_path / "out"), "shape.glb: Is a dir"),
+    ):
+        assert run(*asked) == 2
+        error = capsys.readouterr().err.strip()
+        assert error.startswith("error: ")
+        assert said in error
+        assert "\n" not in error
+
+
+def test_a_bar_is_drawn_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for is_terminal, drawn in ((False, ""), (True, "\r[###############...............] bake")):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda is_terminal=is_terminal: is_terminal)
+        bar = Bar()
+        bar.report("bake", 1, 2)
+        assert capsys.readouterr().err.rstrip() == drawn
+        bar.end()
+        capsys.readouterr()

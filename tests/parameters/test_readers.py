@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trellis2_server.errors import InputError
+from trellis2_server.parameters import readers
+from trellis2_server.request_fields import BY_NAME, FIELDS, RequestField
+
+
+def test_each_reader_of_a_field_is_of_a_declared_one() -> None:
+    assert readers._BY_FIELD.keys() <= BY_NAME.keys()
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_each_value_that_the_declaration_allows_is_read_as_it_is(field: RequestField) -> None:
+    values: tuple[Any, ...] = field.choices or field.bounds or (True, False)
+    if field.kind == "interval":
+        values = ([0, 1], [0.25, 0.5])
+    elif field.kind == "number" and not field.bounds:
+        values = (0, 90, -90)
+    for value in values:
+        read = readers.read(field, field.name, value)
+        assert read == (tuple(value) if isinstance(value, list) else value)
+        if not isinstance(value, list):
+            assert readers.read(field, field.name, f" {value} ".upper()) == read
+
+
+def test_null_of_a_nullable_field_has_words_too() -> None:
+    compress = BY_NAME["compress"]
+    for word in ("", "none", "NULL", "false"):
+        assert readers.read(compress, "compress", word) is None
+    with pytest.raises(InputError, match="compress: must be one of meshopt, draco"):
+        readers.read(replace(compress, is_nullable=False), "compress", "none")
+
+
+@given(st.integers() | st.floats(allow_nan=False, allow_infinity=False))
+def test_a_texture_size_is_the_nearest_by_ratio(wanted: float) -> None:
+    field = BY_NAME["texture_size"]
+    read = readers.read(field, "texture_size", wanted)
+    assert read in field.choices
+    if 256 <= wanted <= 8192:
+        assert 2**-0.5 <= read / wanted <= 2**0.5 + 1e-9
+
+
+def test_the_name_that_the_request_uses_is_in_the_error() -> None:
+    with pytest.raises(InputError, match=r"^face_count: must be a number$"):
+        readers.read(BY_NAME["decimation_target"], "face_count", None)

@@ -1,0 +1,33 @@
+"""Stored results are found by the `repr` of these records, stored jobs have their fields."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from pydantic import TypeAdapter
+
+from trellis2_server.parameters import Delivery, Options, read_delivery, read_options
+from trellis2_server.settings import Settings
+
+
+def test_the_repr_of_options_is_as_stored() -> None:
+    assert repr(read_options({}, Settings())) == (
+        "Options(seed=42, is_seed_random=False, "
+        "ss=SamplerOptions(guidance_scale=7.5, sampling_steps=12, guidance_rescale=None, "
+        "guidance_interval=None, rescale_t=None), "
+        "shape=SamplerOptions(guidance_scale=7.5, sampling_steps=12, guidance_rescale=None, "
+        "guidance_interval=None, rescale_t=None), "
+        "tex=SamplerOptions(guidance_scale=1.0, sampling_steps=12, guidance_rescale=None, "
+        "guidance_interval=None, rescale_t=None), "
+        "pipeline_type='1024_cascade', max_num_tokens=49152, decimation_target=1000000, "
+        "remesh=False, texture_size=4096, alpha_mode='auto', texture_format='auto', "
+        "compress=None, remove_background=True, mesh=None, geo_rotation=0.0)"
+    )
+
+
+def test_records_are_read_again_from_json() -> None:
+    options = read_options({"seed": 1, "ss_guidance_interval": [0, 1]}, Settings(), "0" * 32)
+    adapter = TypeAdapter(Options)
+    assert adapter.validate_json(adapter.dump_json(options)) == options
+    delivery = read_delivery({"type": "obj", "texture": True})
+    assert TypeAdapter(Delivery).validate_python(asdict(delivery)) == delivery

@@ -1,0 +1,75 @@
+"""`--check`: what would be served, and whether TRELLIS.2 could start, without loading it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import TYPE_CHECKING, Final
+
+from trellis2_server import __version__, logs
+from trellis2_server.cli.access import access_warnings
+from trellis2_server.settings import BUILT_IN
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trellis2_server.settings import Settings
+
+_PACKAGES: Final = ("fastapi", "uvicorn", "numpy", "numba", "pillow", "rembg", "onnxruntime")
+
+
+def check(settings: Settings, config: Path | None) -> int:
+    """Print the report; return 1 if TRELLIS.2 is configured and cannot start, otherwise 0.
+
+    Args:
+        settings: what would be served.
+        config: file they come from; None: the built-in defaults.
+    """
+    from trellis2_server.pipeline import choose_engine
+
+    # The report has what would be logged.
+    logs.configure(settings.server.model_copy(update={"log_level": "error"}))
+    engine, warnings = choose_engine(settings)
+    server = settings.server
+    rows = [
+        ("trellis2-server", __version__),
+        ("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        ("configuration", str(config or BUILT_IN)),
+        ("engine", f"{engine.name} (configured: {settings.model.engine})"),
+        ("address", f"{server.host}:{server.port}, {len(server.api_keys)} API keys"),
+        ("background", f"{settings.model.background}, model {settings.model.background_model}"),
+        ("pipeline type", settings.generation.pipeline_type),
+        ("maximum faces", str(settings.export.glb_decimation_target)),
+        ("texture size", f"{settings.export.glb_texture_size} px"),
+        ("results", settings.worker.result_dir or "in memory, lost at a restart"),
+        *((name, _version(name)) for name in _PACKAGES),
+        *(("warning", warning) for warning in (*warnings, *access_warnings(server))),
+    ]
+    for name, value in rows:
+        print(f"{name:16} {value}")  # noqa: T201 - the answer to a command
+    return 0 if settings.model.engine == "preview" else _check_trellis2(settings)
+
+
+def _check_trellis2(settings: Settings) -> int:
+    from trellis2_server.engines.trellis2 import inspect_trellis2
+
+    print("\nTRELLIS.2, without loading it:")  # noqa: T201
+    findings = inspect_trellis2(
+        settings.model,
+        pipeline_type=settings.generation.pipeline_type,
+        exports=settings.export.backend == "upstream",
+        ask_network=not settings.model.offline,
+    )
+    for finding in findings:
+        print(f"  {finding.level:8} {finding.what:12} {finding.text}")  # noqa: T201
+    errors = sum(finding.level == "error" for finding in findings)
+    verdict = f"it will not start: {errors} error(s) above" if errors else "it can be started"
+    print(f"  {'=':8} {verdict}")  # noqa: T201
+    return int(settings.model.engine == "trellis2" and errors > 0)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

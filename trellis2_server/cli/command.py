@@ -1,0 +1,101 @@
+"""The server's command: arguments, configuration, and which of its three tasks to do.
+
+Does not know: how any of them is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from trellis2_server import __version__
+from trellis2_server.api import api_keys
+from trellis2_server.errors import ServerError
+from trellis2_server.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trellis2_server.cli.serve import ChooseEngine
+    from trellis2_server.settings import Settings
+
+DEFAULT_CONFIG: Final = "api_server_config_default.json"
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    config_folder: Path | None = None,
+    choose_engine: ChooseEngine | None = None,
+) -> int:
+    """Do what the command line says; return the exit code.
+
+    Args:
+        arguments: without the program's name; None: those of the process.
+        config_folder: folder of the default configuration file. None: the current folder, and if
+            it has none, the built-in defaults, which are the same.
+        choose_engine: returns the engine to serve with, and warnings; None: as configured.
+    """
+    asked = _parse(arguments, config_folder)
+    try:
+        settings = _settings(asked)
+        if asked.check:
+            from trellis2_server.cli.check import check
+
+            return check(settings, asked.config)
+        if asked.image is not None:
+            from trellis2_server.cli.image import make_models
+
+            return make_models(settings, asked.image, asked.output)
+        from trellis2_server.cli.serve import serve
+
+        return serve(settings, lambda: _settings(asked), choose_engine)
+    except ServerError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the answer to a command
+        return 2
+
+
+def _parse(arguments: Sequence[str] | None, config_folder: Path | None) -> argparse.Namespace:
+    if config_folder is not None:
+        program, place = "api_server_trellis2.py", "beside the server"
+        config: Path | None = config_folder / DEFAULT_CONFIG
+    else:
+        program, place = "trellis2-server", "in the current folder, otherwise built-in defaults"
+        config = Path(DEFAULT_CONFIG) if Path(DEFAULT_CONFIG).is_file() else None
+    parser = argparse.ArgumentParser(
+        prog=program, description="HTTP server for TRELLIS.2: one picture in, two GLBs out."
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=config,
+        metavar="FILE",
+        help=f"configuration file (default: {DEFAULT_CONFIG} {place})",
+    )
+    parser.add_argument("--host", help="address to listen on; overrides server.host")
+    parser.add_argument("--port", type=int, help="TCP port; overrides server.port")
+    parser.add_argument(
+        "--check", action="store_true", help="check the configuration and the engine, and exit"
+    )
+    parser.add_argument(
+        "--image", type=Path, metavar="PICTURE", help="make the models of one picture, and exit"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("out"),
+        metavar="FOLDER",
+        help="folder for the models of --image (default: out)",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    return parser.parse_args(arguments)
+
+
+def _settings(asked: argparse.Namespace) -> Settings:
+    overrides = {"host": asked.host, "port": asked.port}
+    server = {key: value for key, value in overrides.items() if value is not None}
+    settings = load_settings(asked.config, {"server": server} if server else None)
+    return api_keys.with_all_keys(settings, os.environ)

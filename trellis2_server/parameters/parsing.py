@@ -1,0 +1,175 @@
+"""A request's raw fields → its parameters, over the configured defaults.
+
+Unknown fields are ignored, and null counts as absent. It does not matter whether a field came as
+JSON, in a form or in the query.
+
+Does not know: HTTP, the engines, which packages are installed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from typing import TYPE_CHECKING, Any, Final
+
+from trellis2_server.parameters import readers
+from trellis2_server.parameters.records import Delivery, Options, SamplerOptions
+from trellis2_server.request_fields import BY_NAME, FIELDS, MAX_SEED, RANDOM_SEED, STAGES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trellis2_server.request_fields import PipelineType, RequestField, Stage
+    from trellis2_server.settings import Settings
+
+#: Fields that change only how a shape and its material become a file.
+EXPORT_FIELDS: Final = tuple(field.name for field in FIELDS if field.group == "export")
+
+_SAMPLER_FIELDS: Final = tuple(field.name for field in dataclasses.fields(SamplerOptions))
+#: What `Options` has under the field's own name and as the request has it.
+_OPTION_FIELDS: Final = tuple(
+    field.name
+    for field in dataclasses.fields(Options)
+    if field.name in BY_NAME and field.name != "seed"
+)
+_PIPELINE_TYPES: Final[Mapping[int, PipelineType]] = {
+    512: "512",
+    1024: "1024_cascade",
+    1536: "1536_cascade",
+}
+
+
+def read_fields(raw: Mapping[str, object]) -> dict[str, Any]:
+    """Return the known fields of a request, by their own names.
+
+    Raises:
+        InputError: a value makes no sense; names the field.
+    """
+    found: dict[str, Any] = {}
+    for field in FIELDS:
+        for name in (field.name, *field.aliases):
+            value = raw.get(name)
+            if value is not None:
+                found[field.name] = readers.read(field, name, value)
+                break
+    return found
+
+
+def read_delivery(raw: Mapping[str, object]) -> Delivery:
+    """Return what the request wants in its reply.
+
+    Raises:
+        InputError: a value makes no sense; names the field.
+    """
+    found = read_fields(raw)
+    return Delivery(
+        **{name: found.get(name, BY_NAME[name].default) for name in ("texture", "type")}
+    )
+
+
+def read_options(raw: Mapping[str, object], settings: Settings, mesh: str | None = None) -> Options:
+    """Return the parameters of a job: the request's, then the configured defaults.
+
+    Args:
+        raw: fields of the request.
+        settings: the server's settings.
+        mesh: MD5 of the mesh file in the request; None: it has none.
+
+    Raises:
+        InputError: a value makes no sense; names the field.
+    """
+    found = read_fields(raw)
+    _resolve_alternatives(found)
+    file_type = found.get("type", BY_NAME["type"].default)
+    values = {
+        field.name: found.get(field.name, _configured(field, settings))
+        if field.applies(has_mesh=mesh is not None, file_type=file_type)
+        else field.default
+        for field in FIELDS
+    }
+    seed: int = values["seed"]
+    if "seed" in raw and raw["seed"] is None:
+        seed = RANDOM_SEED
+    is_random = seed == RANDOM_SEED
+
+    def sampler(stage: Stage) -> SamplerOptions:
+        return SamplerOptions(**{name: values[f"{stage}_{name}"] for name in _SAMPLER_FIELDS})
+
+    return Options(
+        seed=secrets.randbelow(MAX_SEED + 1) if is_random else seed,
+        is_seed_random=is_random,
+        ss=sampler("ss"),
+        shape=sampler("shape"),
+        tex=sampler("tex"),
+        mesh=mesh,
+        **{name: values[name] for name in _OPTION_FIELDS},
+    )
+
+
+def read_export(raw: Mapping[str, object], options: Options) -> Options:
+    """Return a job's parameters with those of an export call.
+
+    Args:
+        raw: fields of the export call; fields of other groups are ignored.
+        options: parameters of the job.
+
+    Raises:
+        InputError: a value makes no sense; names the field.
+    """
+    found = read_fields(raw)
+    file_type = found.get("type", BY_NAME["type"].default)
+    changed: dict[str, Any] = {}
+    for name in EXPORT_FIELDS:
+        field = BY_NAME[name]
+        if not field.applies(has_mesh=options.mesh is not None, file_type=file_type):
+            changed[name] = field.default
+        elif name in found:
+            changed[name] = found[name]
+    return dataclasses.replace(options, **changed)
+
+
+def fields_of(options: Options) -> dict[str, object]:
+    """Return the fields of a request for these parameters; the mesh is left out."""
+    samplers = {
+        f"{stage}_{name}": value
+        for stage in STAGES
+        for name, value in dataclasses.asdict(getattr(options, stage)).items()
+        if value is not None
+    }
+    others = {
+        name: getattr(options, name)
+        for name in (
+            "seed",
+            "pipeline_type",
+            "max_num_tokens",
+            "decimation_target",
+            "texture_size",
+            "alpha_mode",
+            "texture_format",
+            "remesh",
+            "remove_background",
+        )
+    }
+    turned = {"geo_rotation": options.geo_rotation} if options.mesh else {}
+    return {**others, "compress": options.compress or "none", **samplers, **turned}
+
+
+def _configured(field: RequestField, settings: Settings) -> Any:
+    """Return the value of a field that the request leaves out."""
+    if field.setting is None:
+        return field.default
+    section, key = field.setting.split(".")
+    return getattr(getattr(settings, section), key)
+
+
+def _resolve_alternatives(found: dict[str, Any]) -> None:
+    """Let fields that are another way to set a field set it, where it is absent."""
+    if "resolution" in found:
+        found.setdefault("pipeline_type", _PIPELINE_TYPES[found["resolution"]])
+    if "no_rembg" in found:
+        found.setdefault("remove_background", not found["no_rembg"])
+    for stage in ("ss", "shape"):  # Hunyuan3D has one stage where TRELLIS.2 has two
+        if "guidance_scale" in found:
+            found.setdefault(f"{stage}_guidance_scale", found["guidance_scale"])
+        if "num_inference_steps" in found:
+            found.setdefault(f"{stage}_sampling_steps", found["num_inference_steps"])

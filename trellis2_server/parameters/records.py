@@ -1,0 +1,92 @@
+"""The records that a request is parsed into.
+
+The `repr` of `Options` is part of the keys of stored results, and its fields are stored with each
+job: renaming or reordering classes or fields here loses what servers have on disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Stored records are validated against these annotations, which needs them at runtime.
+from trellis2_server.request_fields import (  # noqa: TC001
+    AlphaMode,
+    Compression,
+    FileType,
+    PipelineType,
+    TextureFormat,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerOptions:
+    """Sampler of one stage; None: the checkpoint's value.
+
+    Attributes:
+        guidance_scale: classifier-free guidance, 0 … 20; 1: none.
+        sampling_steps: 1 … 100.
+        guidance_rescale: 0 … 1.
+        guidance_interval: part of the sampling time [0, 1] with guidance, from and to.
+        rescale_t: 1 … 20.
+    """
+
+    guidance_scale: float
+    sampling_steps: int
+    guidance_rescale: float | None = None
+    guidance_interval: tuple[float, float] | None = None
+    rescale_t: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Parameters that change the result of a job, apart from its picture.
+
+    Attributes:
+        seed: 0 … 2³²-1.
+        is_seed_random: the server picked the seed; the job then matches no other request.
+        ss: sampler of the sparse structure.
+        shape: sampler of the shape.
+        tex: sampler of the texture.
+        pipeline_type: resolution of the voxels, and whether a cascade reaches it.
+        max_num_tokens: limit of a cascade.
+        decimation_target: maximum number of faces.
+        remesh: whether to wrap the surface in a watertight shell.
+        texture_size: edge length of the textures, pixels.
+        alpha_mode: glTF alpha mode, or "auto".
+        texture_format: image format of the textures in the GLB.
+        compress: geometry compression in the GLB.
+        remove_background: whether to remove the background of an opaque picture.
+        mesh: MD5 of the mesh file to texture; None: generate a shape.
+        geo_rotation: degrees by which that mesh is turned before it is textured.
+    """
+
+    seed: int
+    is_seed_random: bool
+    ss: SamplerOptions
+    shape: SamplerOptions
+    tex: SamplerOptions
+    pipeline_type: PipelineType
+    max_num_tokens: int
+    decimation_target: int
+    remesh: bool
+    texture_size: int
+    alpha_mode: AlphaMode
+    texture_format: TextureFormat
+    compress: Compression | None
+    remove_background: bool
+    mesh: str | None = None
+    geo_rotation: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What a request wants in its reply; it does not change the result.
+
+    Attributes:
+        texture: True: wait for the textured model. False: make no texture. None: reply with the
+            untextured model, and make its texture in the background.
+        type: file type of the model.
+    """
+
+    texture: bool | None
+    type: FileType

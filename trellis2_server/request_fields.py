@@ -1,0 +1,308 @@
+"""The fields of a generation request, declared once.
+
+Everything that lists these fields is made from `FIELDS`: the parser (`parameters`), the API's
+schemas, the page's form, the client's arguments, the settings that hold defaults, and the tables
+in the documentation. This module needs the standard library only, so that the client, which
+imports nothing else of the server, can share it.
+
+Does not know: how a raw value is read, HTTP, settings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Kind = Literal["integer", "number", "boolean", "interval", "string"]
+#: In the order in which lists for people have them.
+Group = Literal["general", "voxels", "export", "mesh", "hunyuan", "sampler", "delivery"]
+
+FileType = Literal["glb", "obj", "ply", "stl", "obj_zip"]
+PipelineType = Literal["512", "1024", "1024_cascade", "1536_cascade"]
+Resolution = Literal[512, 1024, 1536]
+TextureSize = Literal[256, 512, 1024, 2048, 4096, 8192]
+AlphaMode = Literal["auto", "OPAQUE", "MASK", "BLEND"]
+TextureFormat = Literal["auto", "webp", "png", "jpeg"]
+Compression = Literal["meshopt", "draco"]
+Stage = Literal["ss", "shape", "tex"]
+
+MAX_SEED: Final = 2**32 - 1
+RANDOM_SEED: Final = -1
+STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
+
+#: File type → extension of its file.
+EXTENSIONS: Final[Mapping[FileType, str]] = {
+    "glb": "glb",
+    "obj": "obj",
+    "ply": "ply",
+    "stl": "stl",
+    "obj_zip": "zip",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestField:
+    """One field of a generation request.
+
+    Attributes:
+        name: name of the field.
+        kind: type of the value; an interval is two numbers, from and to, between 0 and 1.
+        description: what it does, in sentences; the first one stands alone.
+        group: what it belongs to. Fields of "export" change only how a shape and its material
+            become a file, fields of "delivery" only what is sent back.
+        aliases: names used by other clients; `name` wins over them, earlier over later ones.
+        bounds: least and greatest value of a number; None: any.
+        choices: allowed values; none: any of the kind.
+        is_nullable: whether null, or the word "none", is a value too.
+        setting: key of the setting that holds the server's default, `section.key`.
+        default: value where neither the request nor a setting has one, and of a field that
+            does not apply. None: nothing, or the checkpoint's value.
+        mesh: whether it applies to requests with a mesh, and to those without.
+        is_glb_only: whether it applies to the file type "glb" only.
+    """
+
+    name: str
+    kind: Kind
+    description: str
+    group: Group
+    aliases: tuple[str, ...] = ()
+    bounds: tuple[float, float] | None = None
+    choices: tuple[str | int, ...] = ()
+    is_nullable: bool = False
+    setting: str | None = None
+    default: Any = None
+    mesh: Literal["allowed", "required", "excluded"] = "allowed"
+    is_glb_only: bool = False
+
+    @property
+    def summary(self) -> str:
+        """The description's first sentence, as a phrase: "maximum number of faces"."""
+        sentence = self.description.split(". ")[0].removesuffix(".")
+        return sentence if sentence[1:2].isupper() else sentence[0].lower() + sentence[1:]
+
+    def applies(self, *, has_mesh: bool, file_type: str) -> bool:
+        """Whether the field changes anything in a request of that kind."""
+        if self.is_glb_only and file_type != "glb":
+            return False
+        return self.mesh == "allowed" or has_mesh == (self.mesh == "required")
+
+
+def _sampler(
+    stage: Stage, upstream: str, words: str, guidance_scale: float
+) -> tuple[RequestField, ...]:
+    """Return the five fields of a stage, with the names that use upstream's prefix for it."""
+    omitted = "Omitted: the checkpoint's value."
+
+    def aliases(*names: str) -> tuple[str, ...]:
+        own = f"{stage}_{names[0]}"
+        every = (f"{prefix}_{name}" for name in names for prefix in (stage, upstream))
+        return tuple(dict.fromkeys(name for name in every if name != own))
+
+    return (
+        RequestField(
+            f"{stage}_guidance_scale",
+            "number",
+            f"Guidance scale of the {words} stage. {guidance_scale} unless configured.",
+            "sampler",
+            aliases("guidance_scale", "guidance_strength"),
+            bounds=(0, 20),
+            setting=f"generation.{stage}_guidance_scale",
+            default=guidance_scale,
+        ),
+        RequestField(
+            f"{stage}_sampling_steps",
+            "integer",
+            f"Sampling steps of the {words} stage. 12 unless configured.",
+            "sampler",
+            # The last one is what Hunyuan3D's texturing calls its steps.
+            (*aliases("sampling_steps"), *(("diffusion_steps",) if stage == "tex" else ())),
+            bounds=(1, 100),
+            setting=f"generation.{stage}_sampling_steps",
+            default=12,
+        ),
+        RequestField(
+            f"{stage}_guidance_rescale",
+            "number",
+            f"Guidance rescale of the {words} stage. {omitted}",
+            "sampler",
+            aliases("guidance_rescale"),
+            bounds=(0, 1),
+        ),
+        RequestField(
+            f"{stage}_guidance_interval",
+            "interval",
+            f"Part of the sampling time with guidance in the {words} stage, from and to. {omitted}",
+            "sampler",
+            aliases("guidance_interval"),
+        ),
+        RequestField(
+            f"{stage}_rescale_t",
+            "number",
+            f"Time rescale of the {words} stage. {omitted}",
+            "sampler",
+            aliases("rescale_t"),
+            bounds=(1, 20),
+        ),
+    )
+
+
+#: All fields but the uploads and the names of jobs.
+FIELDS: Final = (
+    RequestField(
+        "seed",
+        "integer",
+        "Random seed; -1 picks a random one. The X-Seed header reports the seed that was used.",
+        "general",
+        bounds=(RANDOM_SEED, MAX_SEED),
+        setting="generation.seed",
+        default=42,
+    ),
+    RequestField(
+        "texture",
+        "boolean",
+        "true: reply with the textured model. false: make no texture before it is requested. "
+        "Omitted: reply with the untextured model, and make its texture in the background.",
+        "delivery",
+    ),
+    RequestField(
+        "type",
+        "string",
+        "File type of the model. A textured obj or ply has vertex colours, an obj_zip has "
+        "textures, an stl has neither.",
+        "delivery",
+        choices=get_args(FileType),
+        default="glb",
+    ),
+    RequestField(
+        "remove_background",
+        "boolean",
+        "Remove the background of an opaque picture. false: the whole frame is the object. A "
+        "picture with transparency is used as it is.",
+        "general",
+        default=True,
+    ),
+    RequestField(
+        "no_rembg", "boolean", "Opposite of remove_background, which takes precedence.", "general"
+    ),
+    *_sampler("ss", "ss", "sparse-structure", 7.5),
+    *_sampler("shape", "shape_slat", "shape", 7.5),
+    *_sampler("tex", "tex_slat", "texture", 1.0),
+    RequestField(
+        "guidance_scale",
+        "number",
+        "Guidance scale of the first two stages, unless a stage has its own. Sent by clients of "
+        "Hunyuan3D.",
+        "hunyuan",
+        bounds=(0, 20),
+    ),
+    RequestField(
+        "num_inference_steps",
+        "integer",
+        "Sampling steps of the first two stages, unless a stage has its own. Sent by clients of "
+        "Hunyuan3D.",
+        "hunyuan",
+        bounds=(1, 100),
+    ),
+    RequestField(
+        "geo_rotation",
+        "number",
+        "Degrees by which the mesh is turned before the picture is projected onto its front (+Z "
+        "in its file). Positive turns counter-clockwise seen from above. The reply is not turned.",
+        "mesh",
+        default=0.0,
+        mesh="required",
+    ),
+    RequestField(
+        "pipeline_type",
+        "string",
+        "Voxel resolution.",
+        "voxels",
+        choices=get_args(PipelineType),
+        setting="generation.pipeline_type",
+        default="1024_cascade",
+    ),
+    RequestField(
+        "resolution",
+        "integer",
+        "Alternative to pipeline_type. 512, 1024 and 1536 select 512, 1024_cascade and "
+        "1536_cascade.",
+        "voxels",
+        choices=get_args(Resolution),
+    ),
+    RequestField(
+        "max_num_tokens",
+        "integer",
+        "Maximum number of tokens in a cascade.",
+        "voxels",
+        bounds=(4_096, 262_144),
+        setting="generation.max_num_tokens",
+        default=49_152,
+    ),
+    RequestField(
+        "decimation_target",
+        "integer",
+        "Maximum number of faces.",
+        "export",
+        ("glb_decimation_target", "face_count"),
+        bounds=(1_000, 16_777_216),
+        setting="export.glb_decimation_target",
+        default=1_000_000,
+    ),
+    RequestField(
+        "remesh",
+        "boolean",
+        "Wrap the surface in one watertight shell at the resolution of its voxels. false: open "
+        "surfaces stay open. A mesh of the request is never remeshed.",
+        "export",
+        setting="export.remesh",
+        # Upstream's demo remeshes. TRELLIS.2's surfaces may be open, with sheets of no thickness,
+        # and a file that shows them as they were generated is ready sooner.
+        default=False,
+        mesh="excluded",
+    ),
+    RequestField(
+        "texture_size",
+        "integer",
+        "Edge length of the textures in pixels. Other values select the nearest power of two.",
+        "export",
+        ("glb_texture_size",),
+        choices=get_args(TextureSize),
+        setting="export.glb_texture_size",
+        default=4096,
+    ),
+    RequestField(
+        "alpha_mode",
+        "string",
+        "glTF alpha mode. auto chooses it by the model's opacity.",
+        "export",
+        choices=get_args(AlphaMode),
+        setting="export.alpha_mode",
+        default="auto",
+    ),
+    RequestField(
+        "texture_format",
+        "string",
+        "Image format of the textures in the GLB. auto is JPEG if the model is opaque, otherwise "
+        "WebP.",
+        "export",
+        choices=get_args(TextureFormat),
+        setting="export.texture_format",
+        default="auto",
+    ),
+    RequestField(
+        "compress",
+        "string",
+        "Geometry compression in the GLB. Only for type glb, and not for a mesh of the request.",
+        "export",
+        choices=get_args(Compression),
+        is_nullable=True,
+        setting="export.compress",
+        mesh="excluded",
+        is_glb_only=True,
+    ),
+)
+
+BY_NAME: Final[Mapping[str, RequestField]] = {field.name: field for field in FIELDS}
