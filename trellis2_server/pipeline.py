@@ -24,13 +24,14 @@ from trellis2_server.engines.preview import PreviewEngine
 from trellis2_server.engines.trellis2 import Trellis2Engine, why_not
 from trellis2_server.errors import ConfigError
 from trellis2_server.inputs.images import Cutter
-from trellis2_server.inputs.scenes import placed, read_scene
+from trellis2_server.inputs.meshes import read_scene
+from trellis2_server.inputs.meshes import to_model_frame as placed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from trellis2_server.inputs.images import Cutout
-    from trellis2_server.inputs.scenes import Scene
+    from trellis2_server.inputs.meshes import Scene
     from trellis2_server.mesh import Mesh, Shape, VoxelField
     from trellis2_server.parameters import Options
     from trellis2_server.settings import ExportSettings, Settings
