@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.server import encoded, fields, picture, until
 from trellis2_server import __version__, cli
-from trellis2_server.storage.store import DiskStore
+from trellis2_server.storage.disk_store import DiskStore
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -133,7 +133,7 @@ def _serve(
     from trellis2_server import pipeline
     from trellis2_server.api.app import create_app
     from trellis2_server.api.connections import uvicorn_config
-    from trellis2_server.storage.store import make_store
+    from trellis2_server.storage import make_store
 
     server = settings.server
     logs.configure(server)

@@ -47,12 +47,12 @@ def test_a_model_that_fails_on_a_picture_is_an_engine_error() -> None:
 
 
 def test_a_failed_load_is_tried_again_after_ten_minutes() -> None:
-    asked: list[str] = []
+    loads: list[str] = []
     clock = Clock()
 
     def open_session(name: str) -> ColorSession:
-        asked.append(name)
-        if len(asked) == 1:
+        loads.append(name)
+        if len(loads) == 1:
             raise OSError("no network")
         return ColorSession()
 
@@ -64,19 +64,19 @@ def test_a_failed_load_is_tried_again_after_ten_minutes() -> None:
         clock.now += later
         with pytest.raises(EngineError):
             cutter.cut_out(data)
-    assert len(asked) == 1
+    assert len(loads) == 1
     clock.now += 1
     for _ in range(3):
         assert cutter.cut_out(data).background == "rembg"
-    assert len(asked) == 2
+    assert len(loads) == 2
 
 
 def test_many_pictures_at_once_load_the_model_once() -> None:
-    asked: list[str] = []
+    loads: list[str] = []
     gate = threading.Barrier(4)
 
     def open_session(name: str) -> ColorSession:
-        asked.append(name)
+        loads.append(name)
         return ColorSession()
 
     cutter = Cutter(model=BackgroundModel(open_session=open_session))
@@ -88,15 +88,15 @@ def test_many_pictures_at_once_load_the_model_once() -> None:
     with ThreadPoolExecutor(4) as threads:
         keys = set(threads.map(cut, [encode(photograph())] * 4))
     assert len(keys) == 1
-    assert len(asked) == 1
+    assert len(loads) == 1
 
 
 def test_a_hanging_download_blocks_callers_only_until_its_timeout() -> None:
     network, started = threading.Event(), threading.Event()
-    asked: list[str] = []
+    loads: list[str] = []
 
     def open_session(name: str) -> ColorSession:
-        asked.append(name)
+        loads.append(name)
         started.set()
         assert network.wait(60)
         return ColorSession()
@@ -124,7 +124,7 @@ def test_a_hanging_download_blocks_callers_only_until_its_timeout() -> None:
         network.set()
         assert waiting.result(60).background == "rembg"
     assert cutter.cut_out(data).background == "rembg"
-    assert len(asked) == 1
+    assert len(loads) == 1
 
 
 def test_waiting_for_a_model_times_out() -> None:
