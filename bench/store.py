@@ -1,10 +1,10 @@
-"""What keeping results costs: time on the event loop, memory, and packing of geometry.
+"""Measure the cost of storing results: event loop time, memory, serialization of geometry.
 
-    python bench/store.py                  200 jobs with and without a folder
-    python bench/store.py --pack 2500000   compression of a mesh of so many faces and its field
+    python bench/store.py                      200 jobs with and without a folder
+    python bench/store.py --snapshot 2500000   snapshots of a mesh with that many faces
 
 A job's files are random bytes: a picture of 0.5 MB, a shape of 1.5 MB, a textured model of 3 MB.
-Memory is the resident set of a process of its own for each case.
+Memory is the resident set of a separate process for each case.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from trellis2_server.storage import make_store
 from trellis2_server.storage.archive import Archive
-from trellis2_server.storage.store import make_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ def resident_mb() -> float:
 
 
 async def run_jobs(jobs: int, folder: str | None) -> dict[str, Any]:
-    archive = Archive(make_store(folder), max_packed_bytes=0)
+    archive = Archive(make_store(folder), max_evictable_bytes=0)
     archive.open()
     before = resident_mb()
     on_loop: list[float] = []
@@ -50,26 +50,26 @@ async def run_jobs(jobs: int, folder: str | None) -> dict[str, Any]:
         uid = str(uuid.uuid4())
         contents = {name: os.urandom(size) for name, size in SIZES.items()}
         begin = time.perf_counter()
-        archive.record(uid, "a record")
-        kept = [archive.keep(uid, name, content) for name, content in contents.items()]
+        archive.save_record(uid, "a record")
+        stored = [archive.store_file(uid, name, content) for name, content in contents.items()]
         on_loop.append(time.perf_counter() - begin)
-        await archive.written()
+        await archive.wait_until_written()
         until_written.append(time.perf_counter() - begin)
         del contents
         begin = time.perf_counter()
-        await archive.read(kept[-1])
+        await archive.read(stored[-1])
         until_read.append(time.perf_counter() - begin)
     out = {
         "jobs": jobs,
-        "kept_mb": round(archive.size / 1e6),
+        "stored_mb": round(archive.size / 1e6),
         "resident_mb_more": round(resident_mb() - before),
-        "keep_ms_median": round(1e3 * sorted(on_loop)[jobs // 2], 3),
+        "store_ms_median": round(1e3 * sorted(on_loop)[jobs // 2], 3),
         "written_ms_median": round(1e3 * sorted(until_written)[jobs // 2], 1),
         "read_ms_median": round(1e3 * sorted(until_read)[jobs // 2], 2),
     }
     await archive.close()
     if folder is not None:
-        archive = Archive(make_store(folder), max_packed_bytes=0)
+        archive = Archive(make_store(folder), max_evictable_bytes=0)
         begin = time.perf_counter()
         archive.open()
         out["open_again_ms"] = round(1e3 * (time.perf_counter() - begin), 1)
@@ -80,23 +80,24 @@ async def run_jobs(jobs: int, folder: str | None) -> dict[str, Any]:
 def cases(jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:
     with tempfile.TemporaryDirectory() as folder:
         for name, result_dir in (("memory", None), ("result_dir", folder)):
-            asked = json.dumps([jobs, result_dir])
-            command = [sys.executable, __file__, "--one", asked]
+            arguments = json.dumps([jobs, result_dir])
+            command = [sys.executable, __file__, "--one", arguments]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             yield name, json.loads(done.stdout)
 
 
-def pack(faces: int) -> dict[str, Any]:
+def serialize(faces: int) -> dict[str, Any]:
     from export import surface, voxels
 
     from trellis2_server.mesh import Mesh, Shape, VoxelField
     from trellis2_server.storage import snapshots
+    from trellis2_server.storage.serialization import deserialize_arrays
 
     noise = np.random.default_rng(0)
     cells = round((faces / 4.5) ** 0.5)
     mesh = surface("noise", cells)
-    spread = noise.normal(0, 2e-4, mesh.vertices.shape)
-    mesh = Mesh((mesh.vertices + spread).astype(np.float32), mesh.faces)
+    offsets = noise.normal(0, 2e-4, mesh.vertices.shape)
+    mesh = Mesh((mesh.vertices + offsets).astype(np.float32), mesh.faces)
     field = voxels(mesh, 1024, alpha=False)
     blurred = field.attributes + noise.normal(0, 0.01, field.attributes.shape)
     field = VoxelField(field.coords, blurred.astype(np.float32), field.resolution)
@@ -115,13 +116,13 @@ def pack(faces: int) -> dict[str, Any]:
     ):
         begin = time.thread_time()
         content = make()
-        packed = time.thread_time()
-        snapshots.unpack(content)
+        serialized = time.thread_time()
+        deserialize_arrays(content)
         out[name] = {
             "raw_mb": round(raw / 1e6, 1),
-            "packed_mb": round(len(content) / 1e6, 1),
-            "pack_seconds": round(packed - begin, 2),
-            "unpack_seconds": round(time.thread_time() - packed, 2),
+            "snapshot_mb": round(len(content) / 1e6, 1),
+            "serialize_seconds": round(serialized - begin, 2),
+            "deserialize_seconds": round(time.thread_time() - serialized, 2),
         }
     return out
 
@@ -129,15 +130,15 @@ def pack(faces: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--jobs", type=int, default=200)
-    parser.add_argument("--pack", type=int, metavar="FACES")
+    parser.add_argument("--snapshot", type=int, metavar="FACES")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.one:
-        print(json.dumps(asyncio.run(run_jobs(*json.loads(asked.one)))))
-    elif asked.pack:
-        print(json.dumps(pack(asked.pack), indent=1))
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(asyncio.run(run_jobs(*json.loads(arguments.one)))))
+    elif arguments.snapshot:
+        print(json.dumps(serialize(arguments.snapshot), indent=1))
     else:
-        for name, figures in cases(asked.jobs):
+        for name, figures in cases(arguments.jobs):
             print(name, json.dumps(figures))
 
 

@@ -23,14 +23,15 @@ from trellis2_server import __version__, export
 from trellis2_server.engines.preview import PreviewEngine
 from trellis2_server.engines.trellis2 import Trellis2Engine, why_not
 from trellis2_server.errors import ConfigError
+from trellis2_server.inputs.background import BackgroundModel
 from trellis2_server.inputs.images import Cutter
-from trellis2_server.inputs.scenes import placed, read_scene
+from trellis2_server.inputs.meshes import read_scene, to_model_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from trellis2_server.inputs.images import Cutout
-    from trellis2_server.inputs.scenes import Scene
+    from trellis2_server.inputs.meshes import Scene
     from trellis2_server.mesh import Mesh, Shape, VoxelField
     from trellis2_server.parameters import Options
     from trellis2_server.settings import ExportSettings, Settings
@@ -159,10 +160,9 @@ def make_cutter(engine: Engine, settings: Settings) -> Cutter:
             background = "auto"
     return Cutter(
         background=background,
-        background_model=settings.model.background_model,
-        max_image_pixels=settings.server.max_image_pixels,
-        offline=settings.model.offline,
+        model=BackgroundModel(settings.model.background_model, offline=settings.model.offline),
         remover=remover,
+        max_image_pixels=settings.server.max_image_pixels,
     )
 
 
@@ -232,7 +232,7 @@ def read_mesh(
 
     report("read", 0, 2)
     scene = read_scene(content)
-    mesh = placed(scene, options.geo_rotation)
+    mesh = to_model_frame(scene, options.geo_rotation)
     report("read", 1, 2)
     extras = _extras(engine, mesh, options)
     glb = retexture.untextured_glb(scene, mesh, extras=extras, generator=_generator(engine))

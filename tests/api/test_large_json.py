@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.support.server import encoded
 from trellis2_server.api.large_json import LONG_BYTES, MAX_ESCAPED_QUOTES, MAX_REST_BYTES, parse
 from trellis2_server.errors import InputError, TooLargeError
-from trellis2_server.inputs.images import decode_base64
+from trellis2_server.inputs.base64_text import decode_base64
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 VALUES = st.recursive(

@@ -19,7 +19,7 @@ import pytest
 from tests.support.server import encoded, fields, picture, until
 from tests.support.server_command import ENTRY, ROOT, configured
 from trellis2_server.cli.serve import EXIT_UNHEALTHY
-from trellis2_server.storage.store import DiskStore
+from trellis2_server.storage.disk_store import DiskStore
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -22,6 +22,7 @@ from tests.support.server import picture
 from trellis2_server.errors import (
     InputError,
 )
+from trellis2_server.inputs.background import BackgroundModel
 from trellis2_server.inputs.images import Cutter
 
 
@@ -80,7 +81,7 @@ async def test_a_background_model_that_loads_does_not_hold_up_other_jobs(
         assert there.wait(PATIENCE_S)
         return Session()
 
-    cutter = Cutter(background="rembg", open_session=open_session)
+    cutter = Cutter(background="rembg", model=BackgroundModel(open_session=open_session))
     async with working(engine, cutter=cutter, limit_model_concurrency=1) as service:
         waits = await service.submit(opaque(), options(), texture=None)
         await until(lambda: service.job(waits.uid).progress is not None)

@@ -11,8 +11,11 @@ import pytest
 from tests.support.engines import PATIENCE_S
 from tests.support.managers import in_a_loop, until
 from trellis2_server.errors import ShuttingDownError, StoreError
-from trellis2_server.storage.archive import MAX_WAITING_PACKS, Archive
-from trellis2_server.storage.store import Artifact, DiskStore, Files, MemoryStore, Name
+from trellis2_server.storage.archive import MAX_DEFERRED_FILES, Archive
+from trellis2_server.storage.disk_store import DiskStore
+from trellis2_server.storage.file_system import FileSystem
+from trellis2_server.storage.memory_store import MemoryStore
+from trellis2_server.storage.store import Artifact, JobName
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
 UIDS = [str(uuid.UUID(int=i)) for i in range(10)]
 
 
-class SteeredFiles(Files):
-    """Waits at a gate before it writes, and fails with what it is told."""
+class SteeredFileSystem(FileSystem):
+    """Waits at a gate before it writes, and fails if told to."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -45,33 +48,28 @@ class SteeredFiles(Files):
 
 
 def opened(store: Store, **more: Any) -> Archive:
-    archive = Archive(store, max_packed_bytes=more.pop("max_packed_bytes", 1000))
+    archive = Archive(store, max_evictable_bytes=more.pop("max_evictable_bytes", 1000))
     archive.open()
     return archive
 
 
-def held(archive: Archive) -> int:
-    """Bytes of files in memory."""
-    return sum(len(content) for content in archive._fresh.values())
-
-
 @in_a_loop
-async def test_a_file_is_answered_from_memory_until_it_is_on_the_disk(tmp_path: Path) -> None:
-    files = SteeredFiles()
+async def test_a_file_is_read_from_memory_until_it_is_on_the_disk(tmp_path: Path) -> None:
+    files = SteeredFileSystem()
     archive = opened(DiskStore(tmp_path, files))
     files.gate.clear()
-    archive.record(UIDS[0], "made")
-    artifact = archive.keep(UIDS[0], "shape.glb", b"x" * 1000)
+    archive.save_record(UIDS[0], "made")
+    artifact = archive.store_file(UIDS[0], "shape.glb", b"x" * 1000)
     assert await archive.read(artifact) == b"x" * 1000
-    assert held(archive) == archive.size == 1000
+    assert archive.unwritten_bytes == archive.size == 1000
     files.gate.set()
     await archive.flush()
-    assert held(archive) == 0
+    assert archive.unwritten_bytes == 0
     assert await archive.read(artifact) == b"x" * 1000
     await archive.close()
-    again = Archive(DiskStore(tmp_path), max_packed_bytes=0)
+    again = Archive(DiskStore(tmp_path), max_evictable_bytes=0)
     found = again.open()
-    assert [(job.uid, job.says) for job in found.jobs] == [(UIDS[0], "made")]
+    assert [(job.uid, job.record) for job in found.jobs] == [(UIDS[0], "made")]
     assert again.find(UIDS[0], "shape.glb") == artifact
     assert again.size == 1000
     assert await again.read(artifact) == b"x" * 1000
@@ -79,18 +77,18 @@ async def test_a_file_is_answered_from_memory_until_it_is_on_the_disk(tmp_path: 
 
 
 @in_a_loop
-async def test_a_full_disk_costs_nothing_but_memory_and_is_said(
+async def test_a_full_disk_costs_only_memory_and_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    files = SteeredFiles()
+    files = SteeredFileSystem()
     archive = opened(DiskStore(tmp_path, files))
     files.failure = OSError(28, "No space left on device")
     with caplog.at_level(logging.WARNING):
         made: list[Artifact] = []
         for uid in UIDS[:3]:
-            archive.record(uid, "made")
-            archive.name(Name("ticket", uid, uid))
-            made.append(archive.keep(uid, "shape.glb", uid.encode()))
+            archive.save_record(uid, "made")
+            archive.save_name(JobName("ticket", uid, uid))
+            made.append(archive.store_file(uid, "shape.glb", uid.encode()))
             await archive.flush()
     assert [await archive.read(artifact) for artifact in made] == [u.encode() for u in UIDS[:3]]
     assert len(archive.notes) == 1
@@ -99,10 +97,10 @@ async def test_a_full_disk_costs_nothing_but_memory_and_is_said(
     archive.remove([UIDS[0]])
     await archive.flush()
     files.failure = None
-    archive.tend()
+    archive.retry_failed_writes()
     await archive.flush()
     assert not archive.notes
-    assert held(archive) == 0
+    assert archive.unwritten_bytes == 0
     await archive.close()
     store = DiskStore(tmp_path)
     found = store.open()
@@ -113,14 +111,14 @@ async def test_a_full_disk_costs_nothing_but_memory_and_is_said(
 
 
 @in_a_loop
-async def test_a_folder_that_vanished_is_begun_anew_with_what_is_known(tmp_path: Path) -> None:
+async def test_a_folder_that_vanished_is_made_again_with_the_known_records(tmp_path: Path) -> None:
     archive = opened(DiskStore(tmp_path / "results"))
-    archive.record(UIDS[0], "old")
-    old = archive.keep(UIDS[0], "shape.glb", b"old")
+    archive.save_record(UIDS[0], "old")
+    old = archive.store_file(UIDS[0], "shape.glb", b"old")
     await archive.flush()
     (tmp_path / "results").rename(tmp_path / "away")
-    archive.record(UIDS[1], "new")
-    new = archive.keep(UIDS[1], "shape.glb", b"new")
+    archive.save_record(UIDS[1], "new")
+    new = archive.store_file(UIDS[1], "shape.glb", b"new")
     await archive.flush()
     assert "gone" in archive.notes[0]
     assert await archive.read(new) == b"new"
@@ -128,12 +126,12 @@ async def test_a_folder_that_vanished_is_begun_anew_with_what_is_known(tmp_path:
         await archive.read(old)
     assert caught.value.is_lost
     assert archive.find(UIDS[0], "shape.glb") is None
-    archive.tend()
+    archive.retry_failed_writes()
     await archive.flush()
     assert not archive.notes
     await archive.close()
     store = DiskStore(tmp_path / "results")
-    assert {job.says: list(job.files) for job in store.open().jobs} == {
+    assert {job.record: list(job.files) for job in store.open().jobs} == {
         "old": [],
         "new": ["shape.glb"],
     }
@@ -141,34 +139,34 @@ async def test_a_folder_that_vanished_is_begun_anew_with_what_is_known(tmp_path:
 
 
 @in_a_loop
-async def test_a_folder_that_cannot_be_used_at_the_start_is_used_once_it_can(
+async def test_a_folder_that_cannot_be_used_at_the_start_is_used_later(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "results").write_bytes(b"in the way")
     archive = opened(DiskStore(tmp_path / "results"))
     assert "cannot be used" in archive.notes[0]
-    archive.record(UIDS[0], "made")
-    artifact = archive.keep(UIDS[0], "shape.glb", b"abc")
+    archive.save_record(UIDS[0], "made")
+    artifact = archive.store_file(UIDS[0], "shape.glb", b"abc")
     await archive.flush()
     assert await archive.read(artifact) == b"abc"
-    archive.tend()
+    archive.retry_failed_writes()
     await archive.flush()
     assert archive.notes
     (tmp_path / "results").unlink()
-    archive.tend()
+    archive.retry_failed_writes()
     await archive.flush()
     assert not archive.notes
-    assert held(archive) == 0
+    assert archive.unwritten_bytes == 0
     assert await archive.read(artifact) == b"abc"
     await archive.close()
 
 
 @in_a_loop
-async def test_what_cannot_be_read_just_now_is_not_given_up(tmp_path: Path) -> None:
-    files = SteeredFiles()
+async def test_a_failed_read_is_repeated_and_a_damaged_file_discarded(tmp_path: Path) -> None:
+    files = SteeredFileSystem()
     archive = opened(DiskStore(tmp_path, files))
-    archive.record(UIDS[0], "made")
-    artifact = archive.keep(UIDS[0], "shape.glb", b"abc")
+    archive.save_record(UIDS[0], "made")
+    artifact = archive.store_file(UIDS[0], "shape.glb", b"abc")
     await archive.flush()
     files.failure = OSError(24, "Too many open files")
     with pytest.raises(StoreError, match="Too many open files"):
@@ -178,19 +176,19 @@ async def test_what_cannot_be_read_just_now_is_not_given_up(tmp_path: Path) -> N
     (tmp_path / "files" / f"{UIDS[0]}-shape.glb").write_bytes(b"abd")
     with pytest.raises(StoreError, match="damaged"):
         await archive.read(artifact)
-    with pytest.raises(StoreError, match="no longer kept"):
+    with pytest.raises(StoreError, match="no longer stored"):
         await archive.read(artifact)
     assert archive.size == 0
     await archive.close()
 
 
 @in_a_loop
-async def test_of_spare_files_in_memory_the_least_recently_used_goes_first() -> None:
-    archive = opened(MemoryStore(), max_packed_bytes=250)
+async def test_the_least_recently_used_evictable_file_is_evicted_first() -> None:
+    archive = opened(MemoryStore(), max_evictable_bytes=250)
     for uid in UIDS[:3]:
-        archive.record(uid, "")
-        archive.keep(uid, "shape.glb", b"x" * 1000)
-        archive.pack(uid, "geometry", lambda: b"g" * 100, is_spare=True)
+        archive.save_record(uid, "")
+        archive.store_file(uid, "shape.glb", b"x" * 1000)
+        archive.store_deferred(uid, "geometry", lambda: b"g" * 100, is_evictable=True)
         await archive.flush()
         first = archive.find(UIDS[0], "geometry")
         assert first is not None
@@ -204,19 +202,19 @@ async def test_of_spare_files_in_memory_the_least_recently_used_goes_first() -> 
 
 
 @in_a_loop
-async def test_on_a_disk_spare_files_take_no_memory(tmp_path: Path) -> None:
-    archive = opened(DiskStore(tmp_path), max_packed_bytes=250)
+async def test_evictable_files_on_a_disk_take_no_memory(tmp_path: Path) -> None:
+    archive = opened(DiskStore(tmp_path), max_evictable_bytes=250)
     for uid in UIDS[:5]:
-        archive.record(uid, "")
-        archive.pack(uid, "geometry", lambda: b"g" * 100, is_spare=True)
+        archive.save_record(uid, "")
+        archive.store_deferred(uid, "geometry", lambda: b"g" * 100, is_evictable=True)
         await archive.flush()
     assert all(archive.find(uid, "geometry") for uid in UIDS[:5])
-    assert held(archive) == 0
+    assert archive.unwritten_bytes == 0
     await archive.close()
 
 
 @in_a_loop
-async def test_what_cannot_be_packed_or_comes_too_fast_is_not_kept() -> None:
+async def test_deferred_files_that_fail_or_are_too_many_are_not_stored() -> None:
     archive = opened(MemoryStore())
     gate = threading.Event()
 
@@ -228,25 +226,25 @@ async def test_what_cannot_be_packed_or_comes_too_fast_is_not_kept() -> None:
         raise ValueError("no")
 
     for uid in UIDS:
-        archive.record(uid, "")
-        archive.pack(uid, "geometry", held_up, is_spare=True)
-    archive.pack(UIDS[0], "input.png", broken, is_spare=False)
+        archive.save_record(uid, "")
+        archive.store_deferred(uid, "geometry", held_up, is_evictable=True)
+    archive.store_deferred(UIDS[0], "input.png", broken, is_evictable=False)
     assert not archive.is_idle
     archive.remove([UIDS[1]])
     gate.set()
     await archive.flush()
     await until(lambda: archive.is_idle)
-    kept = [uid for uid in UIDS if archive.find(uid, "geometry")]
-    assert kept == [UIDS[0], *UIDS[2:MAX_WAITING_PACKS]]
+    stored = [uid for uid in UIDS if archive.find(uid, "geometry")]
+    assert stored == [UIDS[0], *UIDS[2:MAX_DEFERRED_FILES]]
     assert archive.find(UIDS[0], "input.png") is None
     await archive.close()
 
 
 @in_a_loop
-async def test_who_reads_the_same_file_at_once_shares_its_bytes(tmp_path: Path) -> None:
+async def test_concurrent_reads_of_a_file_share_its_bytes(tmp_path: Path) -> None:
     archive = opened(DiskStore(tmp_path))
-    archive.record(UIDS[0], "made")
-    artifact = archive.keep(UIDS[0], "shape.glb", b"x" * 1_000_000)
+    archive.save_record(UIDS[0], "made")
+    artifact = archive.store_file(UIDS[0], "shape.glb", b"x" * 1_000_000)
     await archive.flush()
     impatient = asyncio.ensure_future(archive.read(artifact))
     several = [asyncio.ensure_future(archive.read(artifact)) for _ in range(5)]
@@ -257,12 +255,12 @@ async def test_who_reads_the_same_file_at_once_shares_its_bytes(tmp_path: Path) 
 
 
 @in_a_loop
-async def test_a_file_asked_for_while_the_process_leaves_is_refused_in_words(
+async def test_reading_from_a_closed_archive_is_a_shutting_down_error(
     tmp_path: Path,
 ) -> None:
     archive = opened(DiskStore(tmp_path))
-    archive.record(UIDS[0], "made")
-    artifact = archive.keep(UIDS[0], "shape.glb", b"x")
+    archive.save_record(UIDS[0], "made")
+    artifact = archive.store_file(UIDS[0], "shape.glb", b"x")
     await archive.close()
     with pytest.raises(ShuttingDownError):
         await archive.read(artifact)

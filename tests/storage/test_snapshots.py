@@ -13,7 +13,7 @@ from trellis2_server import pipeline
 from trellis2_server.engines.preview import PreviewEngine
 from trellis2_server.errors import StoreError
 from trellis2_server.inputs.images import Cutter
-from trellis2_server.inputs.scenes import Glb
+from trellis2_server.inputs.meshes import Glb
 from trellis2_server.mesh import Mesh, Shape, VoxelField
 from trellis2_server.parameters import read_options
 from trellis2_server.settings import Settings
@@ -48,7 +48,7 @@ def cutout() -> Cutout:
 
 @pytest.fixture(scope="module")
 def made(cutout: Cutout) -> dict[str, Any]:
-    """A job of the preview engine, and what is kept of it."""
+    """A job of the preview engine, with its snapshots."""
     engine = PreviewEngine()
     engine.load(report)
     shape = pipeline.make_shape(engine, cutout, options(), report)
@@ -84,25 +84,25 @@ def test_other_parameters_give_another_file(made: dict[str, Any]) -> None:
     assert 3000 < glb.item("accessors", accessor)["count"] / 3 <= 4000
 
 
-def test_what_is_kept_is_smaller_than_what_it_was(made: dict[str, Any]) -> None:
+def test_a_snapshot_is_smaller_than_its_arrays(made: dict[str, Any]) -> None:
     assert len(made["shape"]) < made["raw"] / 2
 
 
-def test_a_given_mesh_comes_back_too(cutout: Cutout) -> None:
+def test_a_clients_mesh_is_exported_again_too(cutout: Cutout) -> None:
     engine = PreviewEngine()
     engine.load(report)
     mesh = cube()
-    given = pipeline.export_shape(engine, Shape(mesh, 8, None), options(), report)[1]
-    asked = options(geo_rotation=90.0)
-    geometry, plain = pipeline.read_mesh(engine, given, asked, report)
-    field = pipeline.make_texture(engine, geometry, cutout, asked, report)
-    textured = pipeline.export_model(engine, geometry, field, asked, EXPORT, report)
-    kept = mesh_snapshot(given)
-    assert export_again(MAKER, kept, None, asked, EXPORT, report) == plain
-    assert export_again(MAKER, kept, field_snapshot(field), asked, EXPORT, report) == textured
+    client_mesh = pipeline.export_shape(engine, Shape(mesh, 8, None), options(), report)[1]
+    turned = options(geo_rotation=90.0)
+    geometry, plain = pipeline.read_mesh(engine, client_mesh, turned, report)
+    field = pipeline.make_texture(engine, geometry, cutout, turned, report)
+    textured = pipeline.export_model(engine, geometry, field, turned, EXPORT, report)
+    snapshot = mesh_snapshot(client_mesh)
+    assert export_again(MAKER, snapshot, None, turned, EXPORT, report) == plain
+    assert export_again(MAKER, snapshot, field_snapshot(field), turned, EXPORT, report) == textured
 
 
-def test_arrays_of_any_layout_are_kept() -> None:
+def test_the_memory_layout_of_arrays_does_not_matter() -> None:
     mesh, field = cube(), voxels()
     apart = Mesh(np.asfortranarray(mesh.vertices), mesh.faces[:, ::-1][:, ::-1].astype(np.int64))  # pyright: ignore[reportArgumentType]
     assert shape_snapshot(Shape(apart, 8, None)) == shape_snapshot(Shape(mesh, 8, None))
@@ -111,6 +111,6 @@ def test_arrays_of_any_layout_are_kept() -> None:
 
 
 def test_a_shape_in_a_fields_place_is_refused() -> None:
-    kept = shape_snapshot(Shape(cube(), 8, None))
-    with pytest.raises(StoreError, match="no field"):
-        export_again(MAKER, kept, kept, options(), EXPORT, report)
+    snapshot = shape_snapshot(Shape(cube(), 8, None))
+    with pytest.raises(StoreError, match="not a voxel field"):
+        export_again(MAKER, snapshot, snapshot, options(), EXPORT, report)

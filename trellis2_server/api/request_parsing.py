@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from trellis2_server.api import large_json
 from trellis2_server.errors import InputError, TooLargeError
-from trellis2_server.inputs.images import decode_base64
+from trellis2_server.inputs.base64_text import decode_base64
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping

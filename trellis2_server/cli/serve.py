@@ -19,7 +19,7 @@ from trellis2_server.api.connections import uvicorn_config
 from trellis2_server.cli.access import access_warnings
 from trellis2_server.cli.process import allow_descriptors, share_arenas
 from trellis2_server.errors import ServerError, StoreError
-from trellis2_server.storage.store import make_store
+from trellis2_server.storage import make_store
 
 if TYPE_CHECKING:
     import socket

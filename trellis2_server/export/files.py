@@ -19,7 +19,7 @@ import numpy as np
 
 from trellis2_server.errors import ExportError, InputError
 from trellis2_server.export.chunks import pieces
-from trellis2_server.inputs.scenes import Glb, read_scene
+from trellis2_server.inputs.meshes import Glb, read_scene
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from trellis2_server.export import Report
     from trellis2_server.export.unwrap import Atlas
-    from trellis2_server.inputs.scenes import Part, Scene
+    from trellis2_server.inputs.meshes import Part, Scene
     from trellis2_server.mesh import VoxelField
 
 

@@ -1,1 +1,1 @@
-"""What clients upload: pictures, their cut-outs, and mesh files."""
+"""Client uploads: base64 text, pictures and mesh files."""

@@ -149,7 +149,7 @@ class LocalJobService:
     async def create_alias(self, job: Job, delivery: Delivery) -> str:
         """Return another uid of the job, which also stands for what is to be delivered."""
         alias = self._registry.create_alias(job, delivery)
-        await self.manager.archive.written()
+        await self.manager.archive.wait_until_written()
         return alias
 
     async def delete(self, name: str, caller: Caller = ANYBODY) -> None:

@@ -44,8 +44,8 @@ from trellis2_server.jobs.subscriptions import Subscriptions
 from trellis2_server.jobs.threads import ThreadPools
 from trellis2_server.jobs.uploads import Uploads
 from trellis2_server.jobs.waiting import ResultWaiter
+from trellis2_server.storage import make_store
 from trellis2_server.storage.archive import Archive
-from trellis2_server.storage.store import make_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +104,7 @@ class JobManager:
     def _build_state(self, store: Store) -> None:
         """Records, files and the jobs in progress."""
         settings = self._settings
-        self.archive = Archive(store, max_packed_bytes=self._limits.max_kept_bytes)
+        self.archive = Archive(store, max_evictable_bytes=self._limits.max_kept_bytes)
         self._records = JobRecords(self.archive, self._clock)
         # Decides, beside a request's key, whether two requests have the same result.
         export = settings.export
@@ -202,7 +202,7 @@ class JobManager:
     def _connect(self) -> None:
         """Close the circle: what a step causes may start another one."""
         self.submissions.engine = self.executor.name
-        self.archive.on_kept = self.results.note_stored
+        self.archive.on_stored = self.results.note_stored
         self.runner.results = self.step_results
         self.step_results.enqueue = self.scheduler.enqueue
         self.runner.on_end = self.scheduler.wake
@@ -256,7 +256,7 @@ class JobManager:
             self.active_jobs.discard(job.uid)
         for active in self.active_jobs:
             self.endings.cancel_if_abandoned(active)
-        self.archive.tend()
+        self.archive.retry_failed_writes()
 
     async def close(self) -> None:
         """Accept no more work, let running steps end within the grace, answer all requests."""

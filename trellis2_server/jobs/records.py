@@ -22,14 +22,14 @@ from trellis2_server.errors import ServerError, ShuttingDownError, StoreError
 from trellis2_server.jobs.job import Job, Status
 from trellis2_server.parameters import Delivery, Options, read_options
 from trellis2_server.settings import Settings
-from trellis2_server.storage.store import Name
+from trellis2_server.storage.store import JobName
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from trellis2_server.jobs.registry import JobRegistry
     from trellis2_server.storage.archive import Archive
-    from trellis2_server.storage.store import Artifact, Opened, Saved
+    from trellis2_server.storage.store import Artifact, SavedJob, StoreContents
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +59,13 @@ class JobRecords:
         )  # fmt: skip
         if self._marks.get(job.uid) != mark:
             self._marks[job.uid] = mark
-            self._archive.record(job.uid, _text(job) if self._archive.is_lasting else "")
+            self._archive.save_record(job.uid, _text(job) if self._archive.is_persistent else "")
 
     def name(self, kind: str, name: str, uid: str, says: object = None) -> None:
         """Record a further name of a job."""
-        if self._archive.is_lasting:
+        if self._archive.is_persistent:
             text = json.dumps(asdict(says) if isinstance(says, Delivery) else says)
-            self._archive.name(Name(kind, name, uid, text))
+            self._archive.save_name(JobName(kind, name, uid, text))
 
     def remove(self, uid: str) -> None:
         """Remove the record of a job."""
@@ -74,7 +74,7 @@ class JobRecords:
 
     # ---- reading back ----------------------------------------------------------------
 
-    def restore(self, opened: Opened, registry: JobRegistry) -> None:
+    def restore(self, opened: StoreContents, registry: JobRegistry) -> None:
         """Put the stored jobs and names into the registry."""
         jobs: list[Job] = []
         for saved in opened.jobs:
@@ -94,15 +94,15 @@ class JobRecords:
         if jobs:
             logger.info("Stored jobs are served", extra={"jobs": len(jobs)})
 
-    def _restored(self, saved: Saved) -> Job | None:
+    def _restored(self, saved: SavedJob) -> Job | None:
         try:
             return self._job(saved)
         except (ValueError, KeyError, TypeError):
             logger.exception("A record cannot be read", extra={"uid": saved.uid})
             return None
 
-    def _job(self, saved: Saved) -> Job:
-        says: dict[str, Any] = json.loads(saved.says)
+    def _job(self, saved: SavedJob) -> Job:
+        says: dict[str, Any] = json.loads(saved.record)
         now_unix_s, now = time.time(), self._clock()
         status, error = Status(says["status"]), _error(says["error"])
         ended_unix_s: float | None = says["finished"]
@@ -161,19 +161,19 @@ def _text(job: Job) -> str:
     return json.dumps(says)
 
 
-def _meaning(name: Name) -> Any:
+def _meaning(name: JobName) -> Any:
     """Return what a stored name stands for.
 
     Raises:
         ValueError: the record is invalid.
     """
-    says = json.loads(name.says)
+    says = json.loads(name.payload)
     if name.kind == "ticket":
         return _adapter(Delivery).validate_python(says)
     return float(says) if name.kind == "asked" else None
 
 
-def _is_valid(name: Name) -> bool:
+def _is_valid(name: JobName) -> bool:
     try:
         _meaning(name)
     except (ValueError, TypeError):

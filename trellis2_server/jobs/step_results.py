@@ -25,7 +25,7 @@ from trellis2_server.storage.snapshots import FIELD_SNAPSHOT, SHAPE_SNAPSHOT, me
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trellis2_server.inputs.background_model import ModelPending
+    from trellis2_server.inputs.background import ModelPending
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.jobs.active_jobs import ActiveJobs
     from trellis2_server.jobs.availability import Availability
@@ -160,13 +160,13 @@ class StepResults:
         if known is not None:
             self._merge(active, known)
             return
-        self._archive.pack(active.uid, INPUT_FILE, cutout.png, is_spare=False)
+        self._archive.store_deferred(active.uid, INPUT_FILE, cutout.png, is_evictable=False)
         mesh, active.mesh = active.mesh, None
         if mesh is None:
             self.enqueue(active, "shape", self._calls.make_shape(active, cutout))
         else:
             snapshot = partial(mesh_snapshot, mesh)
-            self._archive.pack(active.uid, SHAPE_SNAPSHOT, snapshot, is_spare=True)
+            self._archive.store_deferred(active.uid, SHAPE_SNAPSHOT, snapshot, is_evictable=True)
             self.enqueue(active, "shape_export", self._calls.read_mesh(active, mesh))
 
     def _merge(self, active: ActiveJob, known: Job) -> None:
@@ -186,8 +186,8 @@ class StepResults:
         active.texture_source, active.cutout = (geometry, active.cutout), None
         snapshot = self._calls.snapshot_shape(geometry)
         if snapshot is not None:
-            self._archive.pack(active.uid, SHAPE_SNAPSHOT, snapshot, is_spare=True)
-        shape_glb = self._archive.keep(active.uid, SHAPE_FILE, glb)
+            self._archive.store_deferred(active.uid, SHAPE_SNAPSHOT, snapshot, is_evictable=True)
+        shape_glb = self._archive.store_file(active.uid, SHAPE_FILE, glb)
         active.upload_bytes = 0
         if active.wants_texture and not self._availability.is_closing:
             self._active_jobs.change(active, shape_glb=shape_glb, shape_md5=digest)
@@ -217,7 +217,7 @@ class StepResults:
         self.enqueue(active, "texture_export", self._calls.export_model(active, geometry, field))
 
     def _take_textured_glb(self, active: ActiveJob, glb: bytes) -> None:
-        textured_glb = self._archive.keep(active.uid, TEXTURED_FILE, glb)
+        textured_glb = self._archive.store_file(active.uid, TEXTURED_FILE, glb)
         snapshot = self._calls.snapshot_field(active.field)
-        self._archive.pack(active.uid, FIELD_SNAPSHOT, snapshot, is_spare=True)
+        self._archive.store_deferred(active.uid, FIELD_SNAPSHOT, snapshot, is_evictable=True)
         self._endings.complete(active, textured_glb=textured_glb)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trellis2_server.errors import EngineBrokenError, EngineError, JobCancelledError, ServerError
-from trellis2_server.inputs.background_model import ModelPending
+from trellis2_server.inputs.background import ModelPending
 from trellis2_server.jobs.threads import describe_error
 
 if TYPE_CHECKING:

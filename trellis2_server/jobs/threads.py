@@ -26,7 +26,7 @@ from trellis2_server.errors import (
     OutOfMemoryError,
     ServerError,
 )
-from trellis2_server.inputs.background_model import ModelPending
+from trellis2_server.inputs.background import ModelPending
 from trellis2_server.thread_priority import lower_priority
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from trellis2_server.inputs.background_model import ModelPending
+from trellis2_server.inputs.background import ModelPending
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,31 +1,24 @@
-"""`Archive`: keeps the jobs' files and records in a store, off the event loop.
+"""`Archive`: stores the jobs' files and records without blocking the event loop.
 
-What was just handed over is answered from memory while it is being written. What cannot be
-written stays in memory, with a note for the operator; then nothing is written until `tend`
-tries all of it again: the server goes on without its disk.
+Files can be read as soon as they are stored: from memory until they are written. Without a
+working disk, everything stays in memory (see `write_queue`).
 
-    keep     a file that was made              → an `Artifact`, at once
-    pack     the same, made on a thread here   (a job's geometry)
-    record   what is to be said of a job
-    read     a file, exactly as it was made
-
-All methods belong to the event loop's thread. One thread writes, a few others read.
-
-What this module does not know: HTTP, what a job is, what a record says.
+Does not know: HTTP, jobs, the content of records.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from trellis2_server.errors import ServerError, ShuttingDownError, StoreError
-from trellis2_server.storage.store import Artifact, Name, Opened
+from trellis2_server.errors import StoreError
+from trellis2_server.storage.evictable import EvictableFiles
+from trellis2_server.storage.index import ArchiveIndex
+from trellis2_server.storage.shared_reads import SharedReads
+from trellis2_server.storage.store import Artifact, JobName, StoreContents
+from trellis2_server.storage.write_queue import WriteQueue
 from trellis2_server.thread_priority import lower_priority
 
 if TYPE_CHECKING:
@@ -35,369 +28,242 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_READERS: Final = 2
-#: So that a picture need not wait for a geometry.
-_PACKERS: Final = 2
-#: Geometries that wait to be packed, at most: more than that are not kept.
-MAX_WAITING_PACKS: Final = 4
-
-
-@dataclass(slots=True)
-class _Batch:
-    """What is to be written next."""
-
-    removed: set[str] = field(default_factory=set[str])
-    dropped: set[Artifact] = field(default_factory=set[Artifact])
-    files: dict[Artifact, bytes] = field(default_factory=dict[Artifact, bytes])
-    records: dict[str, str] = field(default_factory=dict[str, str])
-    names: dict[tuple[str, str], Name] = field(default_factory=dict[tuple[str, str], Name])
-
-    def __bool__(self) -> bool:
-        return bool(self.removed or self.dropped or self.files or self.records or self.names)
+#: Threads that make deferred files; two, so that a picture need not wait for a geometry.
+_DEFERRED_THREADS: Final = 2
+#: Maximum number of deferred files that wait; evictable files beyond it are not stored.
+MAX_DEFERRED_FILES: Final = 4
 
 
 class Archive:
-    """Keeps results.
+    """Stores results. All methods belong to the event loop's thread.
 
     Args:
-        store: where; not open.
-        max_packed_bytes: of spare files that are kept in memory; least recently used out first.
+        store: Where to store; not open.
+        max_evictable_bytes: Limit for evictable files in memory; the least recently used ones
+            are dropped first. 0: no evictable files are stored.
 
     Attributes:
-        size: bytes of all files that are kept.
-        is_lasting: whether records are kept at all.
-        on_kept: is told of each file that is there.
+        is_persistent: Whether results remain after a restart.
+        on_stored: Called with each new file.
     """
 
-    def __init__(self, store: Store, *, max_packed_bytes: int) -> None:
+    def __init__(self, store: Store, *, max_evictable_bytes: int) -> None:
+        self.is_persistent = store.is_persistent
+        self.on_stored: Callable[[Artifact], None] | None = None
         self._store = store
-        self._max_packed = max_packed_bytes
-        self.is_lasting = store.is_lasting
-        self.on_kept: Callable[[Artifact], None] | None = None
-        self._files: dict[str, dict[str, Artifact]] = {}
-        self.size = 0
-        self._packed: OrderedDict[Artifact, None] = OrderedDict()
-        self._fresh: dict[Artifact, bytes] = {}
-        self._records: dict[str, str] = {}
-        self._names: dict[tuple[str, str], Name] = {}
-        self._names_of: dict[str, set[tuple[str, str]]] = {}
-        self._next = _Batch()
-        self._writing: asyncio.Task[None] | None = None
-        self._reading: dict[Artifact, asyncio.Future[bytes]] = {}
-        self._packing: set[asyncio.Task[None]] = set()
-        self._is_open = False
-        self._must_reopen = False
-        self._failure: str | None = None
+        self._index = ArchiveIndex()
+        self._evictable = EvictableFiles(max_evictable_bytes)
+        self._writes = WriteQueue(
+            store, self._index, on_written=self._note_written, on_failed=self._evict
+        )
+        self._reads = SharedReads(store, self._note_lost)
+        self._deferred: set[asyncio.Task[None]] = set()
+        self._deferred_executor = ThreadPoolExecutor(_DEFERRED_THREADS, "deferred", lower_priority)
         self._warnings: tuple[str, ...] = ()
-        self._writer = ThreadPoolExecutor(1, "archive", lower_priority)
-        self._readers = ThreadPoolExecutor(_READERS, "reader", lower_priority)
-        self._packer = ThreadPoolExecutor(_PACKERS, "packer", lower_priority)
 
-    # ---- life ------------------------------------------------------------------------
+    # ---- opening, closing, state -----------------------------------------------------
 
-    def open(self) -> Opened:
-        """What the store held. Blocks: call it before anything is served.
+    def open(self) -> StoreContents:
+        """Open the store and return its contents. Blocks: call it before serving.
 
         Raises:
-            ConfigError: another process uses the store, or a newer version wrote it.
+            ConfigError: Another process uses the store, or a newer version wrote it.
         """
         try:
-            opened = self._store.open()
+            contents = self._store.open()
         except StoreError as error:
-            self._failed(error)
-            return Opened()
-        self._is_open = True
-        self._warnings = tuple(opened.warnings)
-        for warning in opened.warnings:
+            self._writes.set_failed(error)
+            return StoreContents()
+        self._writes.set_open()
+        self._warnings = tuple(contents.warnings)
+        for warning in contents.warnings:
             logger.warning(warning)
-        for job in opened.jobs:
-            self._records[job.uid] = job.says
+        for job in contents.jobs:
+            self._index.records[job.uid] = job.record
             for artifact in job.files.values():
-                self._count(artifact)
-        for name in opened.names:
-            self._know(name)
-        return opened
+                self._index.add_file(artifact)
+        for name in contents.names:
+            self._index.add_name(name)
+        return contents
 
     async def close(self) -> None:
-        """Write what is left, as far as that works, and let the store go."""
+        """Write what is left, if possible, and close the store."""
         await self.flush()
-        self.tend()
+        self.retry_failed_writes()
         await self.flush()
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._writer, self._store.close)
-        for executor in (self._writer, self._readers, self._packer):
-            executor.shutdown(wait=False)
+        await self._writes.close()
+        self._reads.close()
+        self._deferred_executor.shutdown(wait=False)
 
     async def flush(self) -> None:
-        """Wait until what was handed over is written, or could not be."""
-        while self._packing:
-            await asyncio.wait(self._packing)
-        await self.written()
+        """Wait until everything, deferred files included, is written or could not be."""
+        while self._deferred:
+            await asyncio.wait(self._deferred)
+        await self.wait_until_written()
 
-    async def written(self) -> None:
-        """Wait until what was handed over is written, or could not be; not for what is packed."""
-        if self._writing is not None:
-            await asyncio.shield(self._writing)
+    async def wait_until_written(self) -> None:
+        """Wait until all stored files and records are written or could not be.
+
+        Does not wait for deferred files.
+        """
+        await self._writes.wait()
+
+    def retry_failed_writes(self) -> None:
+        """Write again what could not be written."""
+        self._writes.retry()
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is being packed, written or read."""
-        return not self._packing and self._writing is None and not self._reading
+        """Whether nothing is being made, written or read."""
+        return not self._deferred and self._writes.is_idle and self._reads.is_idle
 
     @property
     def notes(self) -> list[str]:
-        """What the operator should know."""
-        return [*self._warnings, *([self._failure] if self._failure else [])]
+        """Sentences for the operator."""
+        return [*self._warnings, *([self._writes.failure] if self._writes.failure else [])]
 
-    def tend(self) -> None:
-        """Try again what could not be written."""
-        if self._failure is not None:
-            self._must_reopen = True
-            self._begin_writing()
+    @property
+    def size(self) -> int:
+        """Total size of all stored files, in bytes."""
+        return self._index.size
 
-    # ---- keeping ---------------------------------------------------------------------
+    @property
+    def unwritten_bytes(self) -> int:
+        """Total size of the files that are not written yet, in bytes."""
+        return self._writes.unwritten_bytes
 
-    def record(self, uid: str, says: str) -> None:
-        """Have this said of a job from now on, also after a restart."""
-        if self._records.get(uid) != says:
-            self._records[uid] = self._next.records[uid] = says
-            self._begin_writing()
+    @property
+    def evictable_bytes(self) -> int:
+        """Total size of the evictable files in memory, in bytes."""
+        return self._evictable.size
 
-    def name(self, name: Name) -> None:
-        """Have the job found by another name too, also after a restart."""
-        self._know(name)
-        self._next.names[name.kind, name.name] = name
-        self._begin_writing()
+    # ---- storing ---------------------------------------------------------------------
 
-    def _know(self, name: Name) -> None:
-        key = name.kind, name.name
-        known = self._names.get(key)
-        if known is not None:
-            self._names_of[known.uid].discard(key)
-        self._names[key] = name
-        self._names_of.setdefault(name.uid, set()).add(key)
+    def save_record(self, uid: str, record: str) -> None:
+        """Save the record of a job, for after a restart."""
+        if self._index.records.get(uid) != record:
+            self._index.records[uid] = record
+            self._writes.write_record(uid, record)
 
-    def keep(self, uid: str, name: str, content: bytes) -> Artifact:
-        """Have a file of a job that has a record; it can be read at once."""
+    def save_name(self, name: JobName) -> None:
+        """Save a further name of a job, for after a restart."""
+        self._index.add_name(name)
+        self._writes.write_name(name)
+
+    def store_file(self, uid: str, name: str, content: bytes) -> Artifact:
+        """Store a file of a job that has a record; it can be read at once."""
         artifact = Artifact(uid, name, len(content))
-        self._count(artifact)
-        self._fresh[artifact] = self._next.files[artifact] = content
-        # The store names a file in the record of its job.
-        self._next.records.setdefault(uid, self._records[uid])
-        self._begin_writing()
-        if self.on_kept is not None:
-            self.on_kept(artifact)
+        replaced = self.find(uid, name)
+        if replaced is not None:
+            self._drop(replaced)
+        self._index.add_file(artifact)
+        self._writes.write_file(artifact, content)
+        if self.on_stored is not None:
+            self.on_stored(artifact)
         return artifact
 
-    def pack(self, uid: str, name: str, make: Callable[[], bytes], *, is_spare: bool) -> None:
-        """Keep what `make` gives, called on a thread here.
+    def store_deferred(
+        self, uid: str, name: str, make: Callable[[], bytes], *, is_evictable: bool
+    ) -> None:
+        """Make a file on a thread, then store it, unless its job was removed in the meantime.
 
         Args:
-            uid: of the job.
-            name: of the file.
-            make: whatever it raises, the file is just not kept.
-            is_spare: it is let go first: where too many wait, and where memory is short.
+            uid: The job's.
+            name: File name.
+            make: Returns the content. If it raises, the file is not stored.
+            is_evictable: Whether the file may be dropped: not stored at all if many deferred
+                files wait, and evicted later if memory is short.
         """
-        if is_spare and (not self._max_packed or len(self._packing) >= MAX_WAITING_PACKS):
+        if is_evictable and (
+            not self._evictable.max_bytes or len(self._deferred) >= MAX_DEFERRED_FILES
+        ):
             return
-        task = asyncio.get_running_loop().create_task(self._pack(uid, name, make, is_spare))
-        self._packing.add(task)
-        task.add_done_callback(self._packing.discard)
+        task = asyncio.get_running_loop().create_task(
+            self._store_deferred(uid, name, make, is_evictable=is_evictable)
+        )
+        self._deferred.add(task)
+        task.add_done_callback(self._deferred.discard)
 
-    async def _pack(
-        self,
-        uid: str,
-        name: str,
-        make: Callable[[], bytes],
-        is_spare: bool,  # noqa: FBT001
+    async def _store_deferred(
+        self, uid: str, name: str, make: Callable[[], bytes], *, is_evictable: bool
     ) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            content = await asyncio.get_running_loop().run_in_executor(self._packer, make)
-        except Exception as error:  # noqa: BLE001 - a job is none the worse for it
-            logger.warning("Not kept: %s", error, extra={"uid": uid, "file": name})
+            content = await loop.run_in_executor(self._deferred_executor, make)
+        except Exception as error:  # noqa: BLE001 - the job itself is not affected
+            logger.warning("File not stored: %s", error, extra={"uid": uid, "file": name})
             return
-        if uid not in self._records:  # the job was removed meanwhile
+        if uid not in self._index.records:
             return
-        artifact = self.keep(uid, name, content)
-        if is_spare:
-            self._packed[artifact] = None
-            if not self._store.is_lasting:
-                self._bound_packed()
+        artifact = self.store_file(uid, name, content)
+        if is_evictable:
+            self._evictable.add(artifact)
+            if not self.is_persistent:
+                self._evict()
 
-    def _bound_packed(self) -> None:
-        """Let go what was packed and is in memory, the least recently used first."""
-        size = sum(artifact.size for artifact in self._packed)
-        while size > self._max_packed:
-            artifact, _ = self._packed.popitem(last=False)
-            size -= artifact.size
-            self.discard(artifact)
+    # ---- finding and removing --------------------------------------------------------
 
     def find(self, uid: str, name: str) -> Artifact | None:
-        """That file of the job, if it is kept."""
-        return self._files.get(uid, {}).get(name)
+        """Find a stored file of a job."""
+        return self._index.find(uid, name)
 
     def files(self, uid: str) -> list[Artifact]:
-        """All that are kept of the job."""
-        return list(self._files.get(uid, {}).values())
+        """List the stored files of a job."""
+        return self._index.files(uid)
 
     def discard(self, artifact: Artifact) -> None:
-        """Keep a file no longer."""
-        if self._forget(artifact):
-            self._next.dropped.add(artifact)
-            self._begin_writing()
+        """Delete a file, if it is stored."""
+        if self._drop(artifact):
+            self._writes.delete_file(artifact)
 
     def remove(self, uids: Iterable[str]) -> None:
-        """Keep nothing of these jobs."""
-        gone = {uid for uid in uids if self._records.pop(uid, None) is not None}
-        if not gone:
+        """Delete jobs, their files and their names."""
+        removed = {uid for uid in uids if self._index.records.pop(uid, None) is not None}
+        if not removed:
             return
-        for uid in gone:
+        names: set[tuple[str, str]] = set()
+        for uid in removed:
             for artifact in self.files(uid):
-                self._forget(artifact)
-            self._next.records.pop(uid, None)
-            for key in self._names_of.pop(uid, ()):
-                del self._names[key]
-                self._next.names.pop(key, None)
-        self._next.removed |= gone
-        self._begin_writing()
+                self._drop(artifact)
+            names |= self._index.remove_names(uid)
+        self._writes.delete_jobs(removed, names)
 
-    def _count(self, artifact: Artifact) -> None:
-        known = self.find(artifact.uid, artifact.name)
-        if known is not None:
-            self._forget(known)
-        self._files.setdefault(artifact.uid, {})[artifact.name] = artifact
-        self.size += artifact.size
-
-    def _forget(self, artifact: Artifact) -> bool:
-        files = self._files.get(artifact.uid, {})
-        if files.get(artifact.name) != artifact:
+    def _drop(self, artifact: Artifact) -> bool:
+        """Remove a file from everything in memory; return whether it was stored."""
+        if not self._index.remove_file(artifact):
             return False
-        del files[artifact.name]
-        if not files:
-            del self._files[artifact.uid]
-        self.size -= artifact.size
-        self._packed.pop(artifact, None)
-        self._fresh.pop(artifact, None)
-        self._next.files.pop(artifact, None)
+        self._evictable.remove(artifact)
+        self._writes.cancel_file(artifact)
         return True
+
+    def _evict(self) -> None:
+        for artifact in self._evictable.pop_excess():
+            self.discard(artifact)
+
+    def _note_written(self, artifacts: Iterable[Artifact]) -> None:
+        if self.is_persistent:  # they no longer use memory
+            for artifact in artifacts:
+                self._evictable.remove(artifact)
 
     # ---- reading ---------------------------------------------------------------------
 
     async def read(self, artifact: Artifact) -> bytes:
-        """The file, exactly as it was made.
+        """Read a file, exactly as it was stored.
 
         Raises:
-            StoreError: it is not kept any more, what the disk has is not what was made (it is
-                kept no longer then), or it cannot be read now.
-            ShuttingDownError: the process is leaving.
+            StoreError: The file is no longer stored, is damaged on the disk (then it is
+                deleted), or cannot be read at the moment.
+            ShuttingDownError: The archive is closed.
         """
-        if artifact in self._packed:
-            self._packed.move_to_end(artifact)
-        fresh = self._fresh.get(artifact)
-        if fresh is not None:
-            return fresh
-        if self.find(artifact.uid, artifact.name) != artifact:
-            raise StoreError(f"{artifact.name} is no longer kept", is_lost=True)
-        reading = self._reading.get(artifact)  # all who read it now share the bytes
-        if reading is None:
-            loop = asyncio.get_running_loop()
-            try:
-                reading = loop.run_in_executor(self._readers, self._store.read, artifact)
-            except RuntimeError as error:  # its threads take nothing more
-                raise ShuttingDownError("the server is shutting down", retry_after_s=30) from error
-            self._reading[artifact] = reading
-            reading.add_done_callback(partial(self._read, artifact))
-        return await asyncio.shield(reading)
+        self._evictable.touch(artifact)
+        unwritten = self._writes.unwritten(artifact)
+        if unwritten is not None:
+            return unwritten
+        if not self._index.has(artifact):
+            raise StoreError(f"{artifact.name} is no longer stored", is_lost=True)
+        return await self._reads.read(artifact)
 
-    def _read(self, artifact: Artifact, reading: asyncio.Future[bytes]) -> None:
-        del self._reading[artifact]
-        error = None if reading.cancelled() else reading.exception()
-        is_lost = isinstance(error, StoreError) and error.is_lost
-        if is_lost and self.find(artifact.uid, artifact.name) == artifact:
-            logger.warning("A file is lost: %s", error, extra={"uid": artifact.uid})
+    def _note_lost(self, artifact: Artifact, error: StoreError) -> None:
+        if self._index.has(artifact):
+            logger.warning("Stored file lost: %s", error, extra={"uid": artifact.uid})
             self.discard(artifact)
-
-    # ---- writing ---------------------------------------------------------------------
-
-    def _begin_writing(self) -> None:
-        is_well = self._is_open and self._failure is None
-        if self._writing is None and (is_well or self._must_reopen):
-            self._writing = asyncio.get_running_loop().create_task(self._write_all())
-
-    async def _write_all(self) -> None:
-        try:
-            is_well = True
-            while self._must_reopen or (is_well and self._next):
-                is_well = await self._write_next()
-        finally:
-            self._writing = None
-
-    async def _write_next(self) -> bool:
-        """Write what there is; whether that worked."""
-        loop = asyncio.get_running_loop()
-        batch = _Batch()
-        try:
-            if self._must_reopen:
-                self._must_reopen = False
-                await loop.run_in_executor(self._writer, self._store.reopen)
-                self._is_open = True
-                self._next.records = dict(self._records)
-                self._next.names = dict(self._names)
-            batch, self._next = self._next, batch
-            await loop.run_in_executor(self._writer, self._write, batch)
-        except ServerError as error:
-            self._failed(error)
-        except Exception as error:
-            logger.exception("Results could not be written")
-            self._failed(StoreError(type(error).__name__))
-        else:
-            self._written(batch)
-            return True
-        self._take_back(batch)
-        return False
-
-    def _write(self, batch: _Batch) -> None:
-        """On the writer's thread."""
-        if batch.removed:
-            self._store.remove(batch.removed)
-        for artifact in batch.dropped:
-            self._store.forget(artifact)
-        for artifact, content in batch.files.items():
-            self._store.write(artifact, content)
-        if batch.records or batch.names:
-            self._store.save(batch.records, batch.names.values())
-
-    def _written(self, batch: _Batch) -> None:
-        for artifact in batch.files:
-            self._fresh.pop(artifact, None)
-            if self._store.is_lasting:
-                self._packed.pop(artifact, None)
-        if self._failure is not None:
-            logger.warning("Results are written to worker.result_dir again")
-            self._failure = None
-
-    def _take_back(self, batch: _Batch) -> None:
-        """Have what could not be written be written later, unless it was removed meanwhile."""
-        later = self._next
-        later.removed |= batch.removed
-        later.dropped |= batch.dropped
-        later.files = {
-            artifact: content
-            for artifact, content in (batch.files | later.files).items()
-            if artifact in self._fresh
-        }
-        later.records = {
-            uid: says
-            for uid, says in (batch.records | later.records).items()
-            if uid in self._records
-        }
-        later.names = {
-            key: name for key, name in (batch.names | later.names).items() if key in self._names
-        }
-        self._bound_packed()
-
-    def _failed(self, error: ServerError) -> None:
-        failure = f"results are kept in memory only, worker.result_dir fails: {error}"
-        if failure != self._failure:
-            logger.warning("%s", failure)
-        self._failure = failure

@@ -1,13 +1,13 @@
-"""Arrays as compressed bytes, and back, bit for bit: what a job's geometry is kept as.
+"""Serialize arrays to compressed bytes and back, bit for bit.
 
-    magic, length of the head, the head as JSON, one zstd frame for each array
+    magic, length of the header, the header as JSON, one zstd frame for each array
 
-Floats go in as byte planes, column by column; whole numbers as differences before that. On
-a mesh of 1.8 million faces and a field of 5.7 million voxels with full mantissas, level 1
-takes 0.3 s of one thread and leaves 110 of 237 MB; zlib takes 2.8 s and leaves 112 MB,
-blosc2's shuffle 0.4 s and 118 MB.
+Arrays are stored as byte planes, column by column; integers as differences before that. For a
+mesh of 1.8 million faces and a field of 5.7 million voxels with full mantissas, zstd level 1
+takes 0.3 s of one thread for 237 MB → 110 MB; zlib takes 2.8 s for 112 MB, blosc2's shuffle
+0.4 s for 118 MB.
 
-What this module does not know: what the arrays mean.
+Does not know: the meaning of the arrays.
 """
 
 from __future__ import annotations
@@ -30,25 +30,27 @@ _MAGIC: Final = b"T2A1"
 _LEVEL: Final = 1
 
 
-def pack(arrays: Mapping[str, NDArray[Any]], says: Mapping[str, object] | None = None) -> bytes:
-    """The arrays in one piece.
+def serialize_arrays(
+    arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, object] | None = None
+) -> bytes:
+    """Serialize named arrays.
 
     Args:
-        arrays: int32, float32 or uint8, of one or two dimensions. What runs on from one
-            value to the next, as a mesh's indices do, packs best as one dimension.
-        says: JSON values that go along.
+        arrays: int32, float32 or uint8, of one or two dimensions. Values that are similar to
+            their predecessors, such as a mesh's indices, compress best as one dimension.
+        metadata: JSON values to store with the arrays.
 
     Raises:
         MissingPackageError: zstandard is not installed.
     """
     zstandard = _zstandard()
     frames: list[bytes] = []
-    heads: list[dict[str, object]] = []
+    entries: list[dict[str, object]] = []
     for name, array in arrays.items():
         stream = zstandard.ZstdCompressor(level=_LEVEL).compressobj(size=array.nbytes)
-        frame = [stream.compress(planes) for planes in _planes(array)]
+        frame = [stream.compress(planes) for planes in _split_planes(array)]
         frames.append(b"".join([*frame, stream.flush()]))
-        heads.append(
+        entries.append(
             {
                 "name": name,
                 "dtype": array.dtype.str,
@@ -56,36 +58,36 @@ def pack(arrays: Mapping[str, NDArray[Any]], says: Mapping[str, object] | None =
                 "bytes": len(frames[-1]),
             }
         )
-    head = json.dumps({"arrays": heads, "says": dict(says or {})}).encode()
-    return b"".join([_MAGIC, struct.pack("<I", len(head)), head, *frames])
+    header = json.dumps({"arrays": entries, "says": dict(metadata or {})}).encode()
+    return b"".join([_MAGIC, struct.pack("<I", len(header)), header, *frames])
 
 
-def unpack(content: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """What `pack` was given: the arrays, and what went along.
+def deserialize_arrays(content: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Return the arrays and the metadata given to `serialize_arrays`.
 
     Raises:
-        StoreError: the bytes are not from `pack`.
+        StoreError: The bytes are not from `serialize_arrays`, or are damaged.
         MissingPackageError: zstandard is not installed.
     """
     zstandard = _zstandard()
     view = memoryview(content)
     at = len(_MAGIC) + 4
     if content[: len(_MAGIC)] != _MAGIC or len(view) < at:
-        raise StoreError("what was kept of the geometry is of another kind")
+        raise StoreError("the stored geometry has an unknown format")
     (size,) = struct.unpack("<I", view[len(_MAGIC) : at])
     try:
-        head = json.loads(bytes(view[at : at + size]))
+        header = json.loads(bytes(view[at : at + size]))
         at += size
         arrays: dict[str, NDArray[Any]] = {}
-        for item in head["arrays"]:
-            frame, at = view[at : at + item["bytes"]], at + item["bytes"]
-            dtype, shape = np.dtype(item["dtype"]), tuple(item["shape"])
+        for entry in header["arrays"]:
+            frame, at = view[at : at + entry["bytes"]], at + entry["bytes"]
+            dtype, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
             count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
             planes = zstandard.ZstdDecompressor().decompress(frame, max_output_size=count)
-            arrays[item["name"]] = _joined(planes, dtype, shape)
-        return arrays, head["says"]
+            arrays[entry["name"]] = _join_planes(planes, dtype, shape)
+        return arrays, header["says"]
     except (ValueError, TypeError, KeyError, zstandard.ZstdError) as error:
-        raise StoreError("what was kept of the geometry is damaged") from error
+        raise StoreError("the stored geometry is damaged") from error
 
 
 def _zstandard() -> Any:
@@ -93,20 +95,22 @@ def _zstandard() -> Any:
         return importlib.import_module("zstandard")
     except ImportError as error:
         raise MissingPackageError(
-            "keeping geometry needs zstandard: pip install zstandard"
+            "storing geometry needs zstandard: pip install zstandard"
         ) from error
 
 
-def _planes(array: NDArray[Any]) -> Iterator[bytes]:
-    """The bytes of each column: all first ones, all second ones, and so on."""
+def _split_planes(array: NDArray[Any]) -> Iterator[bytes]:
+    """Yield each column as byte planes: all first bytes, all second bytes, and so on."""
     for column in _columns(array).T:
         values = np.ascontiguousarray(column)
         if values.dtype.kind == "i":
-            values = np.diff(values, prepend=values.dtype.type(0))  # wraps around, as it is undone
+            # Differences can overflow; the sum overflows back.
+            values = np.diff(values, prepend=values.dtype.type(0))
         yield np.ascontiguousarray(values.view(np.uint8).reshape(-1, values.itemsize).T).tobytes()
 
 
-def _joined(planes: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+def _join_planes(planes: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Undo `_split_planes`."""
     out = np.empty(shape, dtype)
     columns = _columns(out)
     size = shape[0] * dtype.itemsize

@@ -1,13 +1,13 @@
-"""What is kept of a job, so that its files can be made again with other parameters.
+"""Snapshots of a job's geometry and material, for exporting again with other parameters.
 
-    kept_shape    the shape's mesh, before any decimation
-    kept_mesh     the file that the client gave instead
-    kept_field    the material
-    export_again  → a GLB, without the engine
+    shape_snapshot   the shape's mesh, before any decimation
+    mesh_snapshot    the client's mesh file instead of a shape
+    field_snapshot   the material
+    export_again     snapshots → GLB, without the engine
 
-Everything is kept bit for bit: with the job's own parameters the same file comes out.
+Snapshots are exact: an export with the job's own parameters gives the same file.
 
-What this module does not know: where it is kept, jobs, threads.
+Does not know: where snapshots are stored, jobs, threads.
 """
 
 from __future__ import annotations
@@ -20,53 +20,53 @@ import numpy as np
 from trellis2_server import pipeline
 from trellis2_server.errors import StoreError
 from trellis2_server.mesh import Mesh, Shape, VoxelField
-from trellis2_server.storage.serialization import pack, unpack
+from trellis2_server.storage.serialization import deserialize_arrays, serialize_arrays
 
 if TYPE_CHECKING:
     from trellis2_server.parameters import Options
     from trellis2_server.pipeline import Geometry, GivenMesh, Report
     from trellis2_server.settings import ExportSettings
 
-#: Names under which it is kept.
+#: File names of snapshots.
 SHAPE_SNAPSHOT: Final = "shape.kept"
 FIELD_SNAPSHOT: Final = "field.kept"
 
 
 @dataclass(frozen=True, slots=True)
 class EngineName:
-    """The engine that made something, as far as a file tells.
+    """The name of the engine that made a shape.
 
     Attributes:
-        name: the engine's.
+        name: As in `Engine.name`.
     """
 
     name: str
 
 
 def shape_snapshot(shape: Shape) -> bytes:
-    """The shape, without what only its engine knows."""
+    """Serialize a shape, without its engine's own state."""
     arrays = {
         "vertices": np.asarray(shape.mesh.vertices, np.float32),
         "faces": np.asarray(shape.mesh.faces, np.int32).reshape(-1),
     }
-    return pack(arrays, {"resolution": int(shape.resolution)})
+    return serialize_arrays(arrays, {"resolution": int(shape.resolution)})
 
 
 def mesh_snapshot(content: bytes) -> bytes:
-    """A client's mesh file."""
-    return pack({"file": np.frombuffer(content, np.uint8)})
+    """Serialize a client's mesh file."""
+    return serialize_arrays({"file": np.frombuffer(content, np.uint8)})
 
 
 def field_snapshot(field: VoxelField) -> bytes:
-    """The field."""
+    """Serialize a voxel field."""
     arrays = {
         "coords": np.asarray(field.coords, np.int32),
         "attributes": np.asarray(field.attributes, np.float32),
     }
-    return pack(arrays, {"resolution": int(field.resolution)})
+    return serialize_arrays(arrays, {"resolution": int(field.resolution)})
 
 
-def export_again(  # noqa: PLR0913, PLR0917 - one argument per thing that is joined here
+def export_again(  # noqa: PLR0913, PLR0917 - the inputs of an export
     maker: EngineName,
     shape: bytes,
     field: bytes | None,
@@ -74,21 +74,21 @@ def export_again(  # noqa: PLR0913, PLR0917 - one argument per thing that is joi
     settings: ExportSettings,
     report: Report,
 ) -> bytes:
-    """The GLB: textured where there is a field.
+    """Export a GLB from snapshots: textured if there is a field.
 
     Args:
-        maker: of the shape.
-        shape: from `shape_snapshot` or `mesh_snapshot`.
-        field: from `field_snapshot`; None for the untextured GLB.
-        options: the job's, with others for the export.
-        settings: as of any export.
-        report: stages as of any export.
+        maker: The engine that made the shape.
+        shape: From `shape_snapshot` or `mesh_snapshot`.
+        field: From `field_snapshot`; None for the untextured GLB.
+        options: The job's, with other values for the export.
+        settings: The operator's settings for exports.
+        report: Called with the progress.
 
     Raises:
-        StoreError: the bytes are not what was kept.
-        ExportError: as of any export.
+        StoreError: The bytes are not snapshots.
+        ExportError: The export failed.
     """
-    arrays, says = unpack(shape)
+    arrays, metadata = deserialize_arrays(shape)
     geometry: Geometry | GivenMesh
     if "file" in arrays:
         geometry, glb = pipeline.read_mesh(maker, arrays["file"].tobytes(), options, report)
@@ -96,16 +96,16 @@ def export_again(  # noqa: PLR0913, PLR0917 - one argument per thing that is joi
             return glb
     else:
         faces = arrays["faces"].reshape(-1, 3)
-        whole = Shape(Mesh(arrays["vertices"], faces), int(says["resolution"]), state=None)
+        original = Shape(Mesh(arrays["vertices"], faces), int(metadata["resolution"]), state=None)
         if field is None:
-            return pipeline.export_shape(maker, whole, options, report)[1]
-        geometry = pipeline.prepare_shape(whole, options, report)
-    return pipeline.export_model(maker, geometry, _field(field), options, settings, report)
+            return pipeline.export_shape(maker, original, options, report)[1]
+        geometry = pipeline.prepare_shape(original, options, report)
+    return pipeline.export_model(maker, geometry, _read_field(field), options, settings, report)
 
 
-def _field(content: bytes) -> VoxelField:
-    arrays, says = unpack(content)
+def _read_field(content: bytes) -> VoxelField:
+    arrays, metadata = deserialize_arrays(content)
     try:
-        return VoxelField(arrays["coords"], arrays["attributes"], int(says["resolution"]))
+        return VoxelField(arrays["coords"], arrays["attributes"], int(metadata["resolution"]))
     except KeyError as error:
-        raise StoreError("what was kept is no field") from error
+        raise StoreError("the snapshot is not a voxel field") from error

@@ -17,7 +17,7 @@ from tests.support.engines import PATIENCE_S, GatedEngine
 from tests.support.server import ON_RAY, encoded, fields, picture, serving, settings, until
 from trellis2_server.errors import EngineError
 from trellis2_server.inputs.images import Cutter
-from trellis2_server.inputs.scenes import Glb
+from trellis2_server.inputs.meshes import Glb
 from trellis2_server.storage import snapshots
 
 if TYPE_CHECKING:
@@ -405,8 +405,8 @@ def test_the_memory_holds_no_finished_file_when_there_is_a_folder(tmp_path: Path
         made = [server.generate(fields(seed=seed, texture=True)) for seed in range(5)]
         until(lambda: server.is_idle, "written")
         archive = server.manager.archive
-        assert not archive._fresh
-        assert not archive._packed
+        assert not archive.unwritten_bytes
+        assert not archive.evictable_bytes
         on_disk = sum(path.stat().st_size for path in (tmp_path / "files").iterdir())
         assert archive.size == on_disk > sum(len(reply.content) for reply in made)
         for seed, reply in enumerate(made):

@@ -45,7 +45,7 @@ from trellis2_server.errors import (
     OutOfMemoryError,
 )
 from trellis2_server.inputs.images import Cutout
-from trellis2_server.inputs.scenes import read_scene
+from trellis2_server.inputs.meshes import read_scene
 from trellis2_server.mesh import Mesh
 from trellis2_server.parameters import Options, read_options
 from trellis2_server.settings import ExportSettings, ModelSettings, Settings

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.pictures import encode, photograph, vase
+from trellis2_server.inputs.images import Cutter
+
+needs_opencv = pytest.mark.skipif(
+    not importlib.util.find_spec("cv2"), reason="OpenCV is not installed"
+)
+
+
+def run_cutter(arguments: str, home: Path) -> subprocess.CompletedProcess[bytes]:
+    """Cut out a picture in another process, because `rembg` warns and prints."""
+    code = (
+        "import sys\n"
+        "from trellis2_server.inputs.background import BackgroundModel\n"
+        "from trellis2_server.inputs.images import Cutter\n"
+        f"cutout = Cutter({arguments}).cut_out(sys.stdin.buffer.read())\n"
+        "print(cutout.background, cutout.rgba.shape[0], *cutout.warnings)\n"
+        "assert 'pymatting' not in sys.modules, 'it compiles for most of a minute'\n"
+    )
+    environment = os.environ | {"U2NET_HOME": str(home), "MODEL_CHECKSUM_DISABLED": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        input=encode(photograph()),
+        capture_output=True,
+        check=False,
+        cwd=Path(__file__).parents[3],
+        env=environment,
+        timeout=300,
+    )
+
+
+def model_home() -> Path:
+    home = Path(os.environ.get("U2NET_HOME", ""))
+    if not (home / "isnet-general-use.onnx").is_file():
+        pytest.skip("U2NET_HOME has no isnet-general-use.onnx")
+    pytest.importorskip("onnxruntime")
+    if not importlib.util.find_spec("rembg"):
+        pytest.skip("rembg is not installed")
+    return home
+
+
+def test_rembg_finds_the_object_in_a_photograph() -> None:
+    done = run_cutter("background='rembg', model=BackgroundModel(offline=True)", model_home())
+    assert done.returncode == 0, done.stderr.decode()
+    background, side = done.stdout.decode().split()
+    assert background == "rembg"
+    want = Cutter().cut_out(encode(vase(320, 240))).rgba.shape[0]
+    assert abs(int(side) - want) <= 12
+
+
+@needs_opencv
+def test_offline_without_the_model_grabcut_is_used(tmp_path: Path) -> None:
+    done = run_cutter("model=BackgroundModel(offline=True)", tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.startswith(b"grabcut ")
+    assert b"GrabCut, which is less exact: " in done.stdout
+    assert not list(tmp_path.rglob("*.onnx"))

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+import trimesh
+
+from tests.support.meshes import CORNERS, egg, ply
+from trellis2_server.inputs.meshes import read_scene
+
+
+@pytest.mark.parametrize("form", ["ascii", "binary_big_endian"])
+def test_other_encodings_of_ply_are_read(form: str) -> None:
+    if form == "ascii":
+        content = trimesh.exchange.ply.export_ply(egg(), encoding="ascii")
+    else:
+        corners = np.frombuffer(CORNERS, "<f4").astype(">f4").tobytes()
+        content = ply(3, 1, corners + struct.pack(">B3i", 3, 0, 1, 2), form)
+    (part,) = read_scene(content).parts
+    assert len(part.faces) == (1280 if form == "ascii" else 1)
+
+
+def test_polygons_become_fans_of_triangles() -> None:
+    corners = struct.pack("<12f", 0, 0, 0, 1, 0, 0, 1, 1, 0, 0, 1, 0)
+    (part,) = read_scene(ply(4, 1, corners + struct.pack("<B4i", 4, 0, 1, 2, 3))).parts
+    assert part.faces.tolist() == [[0, 1, 2], [0, 2, 3]]
+    mixed = struct.pack("<B4i", 4, 0, 1, 2, 3) + struct.pack("<B3i", 3, 0, 1, 2)
+    (part,) = read_scene(ply(4, 2, corners + mixed)).parts
+    assert part.faces.tolist() == [[0, 1, 2], [0, 2, 3], [0, 1, 2]]
+
+
+def test_the_corners_may_follow_other_properties() -> None:
+    content = (
+        b"ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\n"
+        b"property float z\nelement other 1\nproperty list uchar int values\nelement face 1\n"
+        b"property uchar flags\nproperty list uchar int vertex_index\nend_header\n"
+        b"0 0 0\n1 0 0\n0 1 0\n2 1 1\n9 3 0 1 2\n"
+    )
+    (part,) = read_scene(content).parts
+    assert part.faces.tolist() == [[0, 1, 2]]

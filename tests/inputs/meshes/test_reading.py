@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+import trimesh
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.meshes import as_bytes, egg
+from trellis2_server.errors import InputError
+from trellis2_server.inputs.meshes import read_scene, to_model_frame
+
+KINDS = ("glb", "obj", "ply", "stl")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mesh_is_read_as_trimesh_reads_it(kind: str) -> None:
+    (part,) = read_scene(as_bytes(egg(), kind)).parts
+    assert part.faces.shape == (1280, 3)
+    assert len(part.positions) == 642
+    known = trimesh.Trimesh(part.positions, part.faces, process=False)
+    assert known.is_watertight
+    assert known.volume == pytest.approx(egg().volume, rel=1e-4)
+    assert known.bounds == pytest.approx(egg().bounds, abs=1e-6)
+
+
+@given(kind=st.sampled_from(KINDS), data=st.data())
+def test_a_damaged_file_is_read_or_refused(kind: str, data: st.DataObject) -> None:
+    content = bytearray(as_bytes(trimesh.creation.box(), kind))
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        scene = read_scene(bytes(content[: data.draw(st.integers(1, len(content)))]))
+        to_model_frame(scene)
+    except InputError:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"hello", "not a GLB, OBJ, PLY or STL file"),
+        (b' {"asset": {}}\nv 0 0 0\n', "glTF file as JSON text"),
+        (b"v 0 0 0\n", "the OBJ file has no triangle"),
+        (b"v a b c\n", "a broken OBJ file"),
+        (bytes(84), "the STL file has no triangle"),
+        (b"ply\nformat ascii 1.0\n", "the header of the PLY file has no end"),
+    ],
+)
+def test_an_error_names_the_format(content: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=f"^mesh: .*{message}"):
+        read_scene(content)

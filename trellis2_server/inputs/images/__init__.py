@@ -1,0 +1,17 @@
+"""Pictures: decode a file, cut out its object, frame and hash it.
+
+    formats          accepted file formats; a new format goes here
+    decoding         file → upright sRGB pixels of bounded size
+    pixel_modes      any Pillow mode → 8-bit modes, and transparency
+    color_profiles   ICC profile → sRGB
+    cutter           picture file → `Cutout`, in one call
+    framing          square crop around the object
+    cutout           the result and its hashes
+
+Background removal is in `trellis2_server.inputs.background`.
+"""
+
+from trellis2_server.inputs.images.cutout import Background, Cutout
+from trellis2_server.inputs.images.cutter import Cutter
+
+__all__ = ["Background", "Cutout", "Cutter"]

@@ -1,0 +1,60 @@
+"""Crop a picture to a square around its object, as TRELLIS.2 does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from trellis2_server.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trellis2_server.inputs.images.cutout import Background
+
+#: Pixels with a higher alpha belong to the object's box: TRELLIS.2's 0.8 * 255.
+OPAQUE_ALPHA: Final = 204
+#: Minimum of the longer side of the object's box, in pixels.
+MIN_OBJECT_PX: Final = 16
+
+
+def crop_to_object(rgba: NDArray[np.uint8], background: Background) -> NDArray[np.uint8]:
+    """Crop to the square around the object's box; empty where it exceeds the picture.
+
+    Args:
+        rgba: uint8 [H, W, 4], straight alpha.
+        background: How the object was found; for the error message.
+
+    Returns:
+        uint8 [S, S, 4]; colour under alpha 0 is 0.
+
+    Raises:
+        InputError: The picture has no object, or one smaller than 16 pixels.
+    """
+    solid = rgba[..., 3] > OPAQUE_ALPHA
+    rows = np.flatnonzero(solid.any(axis=1))
+    columns = np.flatnonzero(solid.any(axis=0))
+    if not len(rows):
+        reason = {
+            "alpha": "everything in it is transparent",
+            "none": "it is empty",
+        }.get(background, "nothing is left after the background was removed")
+        raise InputError(f"image: no object was found, {reason}")
+    top, left = int(rows[0]), int(columns[0])
+    height, width = int(rows[-1]) + 1 - top, int(columns[-1]) + 1 - left
+    side = max(height, width)
+    if side < MIN_OBJECT_PX:
+        raise InputError(
+            f"image: no object was found, only {width} x {height} pixels are left; "
+            f"at least {MIN_OBJECT_PX} are needed"
+        )
+    top -= (side - height) // 2
+    left -= (side - width) // 2
+    square = np.zeros((side, side, 4), np.uint8)
+    y0, x0 = max(top, 0), max(left, 0)
+    part = rgba[y0 : top + side, x0 : left + side]
+    square[y0 - top :, x0 - left :][: part.shape[0], : part.shape[1]] = part
+    # Hidden colour differs between file formats. (Multiplying is ten times faster than a mask.)
+    square.view(np.uint32)[..., 0] *= square[..., 3] > 0
+    return square

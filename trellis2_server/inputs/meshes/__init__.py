@@ -1,0 +1,19 @@
+"""Mesh files: read a client's file into a bounded scene in the file's own frame.
+
+    reading          recognizes the format; a new format goes into its table
+    glb … stl        one reader per format
+    glb_container    chunks, buffer views and accessors of a GLB
+    scene            the result, `Scene`, and the limits on its size
+    model_frame      scene → one mesh in the model frame
+    welding          merges vertices at the same position
+
+The readers compare the sizes that a file declares with its actual size before they allocate
+memory, which libraries do not do.
+"""
+
+from trellis2_server.inputs.meshes.glb_container import Glb
+from trellis2_server.inputs.meshes.model_frame import to_model_frame
+from trellis2_server.inputs.meshes.reading import read_scene
+from trellis2_server.inputs.meshes.scene import Part, Scene
+
+__all__ = ["Glb", "Part", "Scene", "read_scene", "to_model_frame"]

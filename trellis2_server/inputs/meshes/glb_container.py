@@ -1,0 +1,137 @@
+"""`Glb`: the JSON and the binary chunk of a GLB file.
+
+Khronos, "glTF 2.0 Specification", chapters 3.6 and 4.4.
+
+Does not know: which nodes and meshes a file has.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from trellis2_server.errors import InputError, TooLargeError
+from trellis2_server.inputs.meshes.scene import check_count, check_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+MAX_JSON_BYTES: Final = 16_777_216
+
+_TYPES: Final = {
+    5120: np.dtype("<i1"),
+    5121: np.dtype("<u1"),
+    5122: np.dtype("<i2"),
+    5123: np.dtype("<u2"),
+    5125: np.dtype("<u4"),
+    5126: np.dtype("<f4"),
+}
+_WIDTHS: Final = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
+_COMPRESSIONS: Final = ("KHR_draco_mesh_compression", "EXT_meshopt_compression")
+
+
+def _chunks(content: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield type and content of a GLB's chunks."""
+    at = 12
+    while at + 8 <= len(content):
+        size, kind = struct.unpack_from("<I4s", content, at)
+        at += 8
+        if at + size > len(content):
+            raise InputError("mesh: the GLB is cut short")
+        yield kind, content[at : at + size]
+        at += size
+
+
+class Glb:
+    """Parsed container of a GLB.
+
+    Args:
+        content: The file.
+
+    Attributes:
+        json: The glTF JSON.
+
+    Raises:
+        InputError: The file is not a GLB of version 2, is truncated or compressed.
+        TooLargeError: The JSON exceeds `MAX_JSON_BYTES`.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        magic, version, length = struct.unpack_from("<4sII", content)
+        if magic != b"glTF" or version != 2:  # noqa: PLR2004
+            raise InputError(f"mesh: GLB version {version} is not supported; only version 2 is")
+        if length > len(content):
+            raise InputError("mesh: the GLB is cut short")
+        chunks = list(_chunks(memoryview(content)[:length]))
+        if not chunks or chunks[0][0] != b"JSON":
+            raise InputError("mesh: the GLB does not begin with its JSON")
+        if len(chunks[0][1]) > MAX_JSON_BYTES:
+            raise TooLargeError(f"mesh: over the limit of {MAX_JSON_BYTES} bytes of JSON")
+        self.json: dict[str, Any] = json.loads(bytes(chunks[0][1]))
+        has_data = len(chunks) > 1 and chunks[1][0] == b"BIN\0"
+        self._bin = chunks[1][1] if has_data else memoryview(b"")
+        for extension in self.json.get("extensionsRequired", []):
+            if extension in _COMPRESSIONS:
+                raise InputError(f"mesh: compressed with {extension}; send it uncompressed")
+
+    def item(self, name: str, index: object) -> dict[str, Any]:
+        """Return an object of one of the JSON's lists, such as `meshes`."""
+        return self.json[name][check_count(index)]
+
+    def view(self, index: object) -> memoryview:
+        """Return the bytes of a buffer view.
+
+        Raises:
+            InputError: The view is outside the binary chunk or in another file.
+        """
+        view = self.item("bufferViews", index)
+        buffer = check_count(view["buffer"])
+        if buffer != 0 or "uri" in self.item("buffers", 0):
+            raise InputError("mesh: the GLB refers to other files; embed all data in it")
+        start, size = check_count(view.get("byteOffset", 0)), check_count(view["byteLength"])
+        if start + size > len(self._bin):
+            raise InputError("mesh: the GLB declares more data than it contains")
+        return self._bin[start : start + size]
+
+    def rows(self, index: object, kind: str) -> NDArray[Any]:
+        """Return an accessor's rows.
+
+        Args:
+            index: Index of the accessor.
+            kind: Expected glTF type, such as `VEC3`.
+
+        Returns:
+            [N, width], a view with the stored dtype; float32 for normalized integers.
+
+        Raises:
+            InputError: The accessor is of another type, sparse, or exceeds its buffer view.
+            TooLargeError: The accessor has more rows than the limits allow.
+        """
+        accessor = self.item("accessors", index)
+        if accessor["type"] != kind:
+            raise InputError(f"mesh: an accessor of the GLB should be {kind}")
+        if "sparse" in accessor or "bufferView" not in accessor:
+            raise InputError("mesh: sparse accessors are not supported")
+        dtype, width = _TYPES[accessor["componentType"]], _WIDTHS[kind]
+        count = check_count(accessor["count"], 1)
+        offset = check_count(accessor.get("byteOffset", 0))
+        content = self.view(accessor["bufferView"])
+        view = self.item("bufferViews", accessor["bufferView"])
+        size = dtype.itemsize * width
+        stride = check_count(view.get("byteStride", size), 1)
+        if stride < size or offset + stride * (count - 1) + size > len(content):
+            raise InputError("mesh: the GLB declares more data than it contains")
+        check_size(count if kind != "SCALAR" else 0, count // 3 if kind == "SCALAR" else 0)
+        strides = (stride, dtype.itemsize)
+        rows = np.ndarray((count, width), dtype, content, offset, strides)
+        if accessor.get("normalized") and dtype.kind in "iu":
+            return np.maximum(
+                rows / np.float32(2 ** (8 * dtype.itemsize - (dtype.kind == "i")) - 1),
+                np.float32(-1),
+            )
+        return rows

@@ -1,0 +1,101 @@
+"""Read a mesh file of any accepted format; the content decides which.
+
+To accept a format, write a reader module and add a line to `_FORMATS`.
+
+Does not know: what is inside a file, HTTP, jobs, engines.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from trellis2_server.errors import InputError
+from trellis2_server.inputs.meshes.glb import is_glb, read_glb
+from trellis2_server.inputs.meshes.obj import is_obj, read_obj
+from trellis2_server.inputs.meshes.ply import is_ply, read_ply
+from trellis2_server.inputs.meshes.stl import (
+    is_binary_stl,
+    is_text_stl,
+    read_binary_stl,
+    read_text_stl,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trellis2_server.inputs.meshes.scene import Scene
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """A mesh format.
+
+    Attributes:
+        name: For error messages.
+        matches: Whether a file's content looks like this format.
+        read: Reads the file; may raise any of `_READ_ERRORS`.
+    """
+
+    name: str
+    matches: Callable[[bytes], bool]
+    read: Callable[[bytes], Scene]
+
+
+#: In the order in which they are tried.
+_FORMATS: Final = (
+    _Format("GLB", is_glb, read_glb),
+    _Format("PLY", is_ply, read_ply),
+    _Format("STL", is_binary_stl, read_binary_stl),
+    _Format("STL", is_text_stl, read_text_stl),
+    _Format("OBJ", is_obj, read_obj),
+)
+
+#: Raised by readers on damaged files.
+_READ_ERRORS: Final = (
+    ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+    struct.error,
+)  # fmt: skip
+
+
+def read_scene(content: bytes) -> Scene:
+    """Read a GLB, OBJ, PLY or STL file.
+
+    Raises:
+        InputError: The file is of another format, damaged, truncated or has no triangles.
+        TooLargeError: The file exceeds a limit on vertices, faces or nodes.
+    """
+    file_format = _recognize(content)
+    name = file_format.name
+    try:
+        with np.errstate(all="ignore"):  # values that are not finite are refused below
+            scene = file_format.read(content)
+    except InputError:
+        raise
+    except _READ_ERRORS as error:
+        raise InputError(f"mesh: a broken {name} file") from error
+    faces = sum(len(part.faces) for part in scene.parts)
+    if not faces:
+        raise InputError(f"mesh: the {name} file has no triangle")
+    for part in scene.parts:
+        if part.faces.size and not 0 <= int(part.faces.min()) <= int(part.faces.max()) < len(
+            part.positions
+        ):
+            raise InputError(
+                f"mesh: a face of the {name} file refers to a vertex that does not exist"
+            )
+        if not np.isfinite(part.positions).all():
+            raise InputError(f"mesh: a vertex of the {name} file is not finite")
+    return scene
+
+
+def _recognize(content: bytes) -> _Format:
+    for file_format in _FORMATS:
+        if file_format.matches(content):
+            return file_format
+    if content.lstrip()[:1] == b"{":
+        raise InputError("mesh: a glTF file as JSON text; send a GLB, which contains all data")
+    raise InputError("mesh: not a GLB, OBJ, PLY or STL file, or its beginning is missing")

@@ -1,0 +1,105 @@
+"""`Scene`: the triangles of a mesh file and the tree of nodes that places them.
+
+Does not know: file formats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from trellis2_server.errors import InputError, TooLargeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_VERTICES: Final = 12_000_000
+MAX_FACES: Final = 4_000_000
+#: Maximum number of nodes, and of primitives.
+MAX_NODES: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """One indexed triangle list of a scene, in its node's frame.
+
+    Attributes:
+        mesh: Index of its mesh in the scene.
+        positions: float32 [N, 3].
+        normals: float32 [N, 3], or None if the file has none and faces are flat.
+        uv: float32 [N, 2], as in glTF, or None.
+        faces: int32 [F, 3].
+        placement: float64 [4, 4], transform from the node's frame to the scene's.
+    """
+
+    mesh: int
+    positions: NDArray[np.float32]
+    normals: NDArray[np.float32] | None
+    uv: NDArray[np.float32] | None
+    faces: NDArray[np.int32]
+    placement: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """Content of a mesh file, in the file's own frame; Y up, as in glTF.
+
+    Attributes:
+        parts: At least one, ordered by mesh.
+        nodes: glTF nodes: `name`, the transform, `children`, `mesh`.
+        roots: Indices of the nodes without a parent.
+        meshes: Names of the meshes; None for a mesh without a name.
+        is_smooth: Whether parts without normals are smooth and need computed normals.
+        is_double_sided: Whether the file declares faces visible from both sides.
+    """
+
+    parts: tuple[Part, ...]
+    nodes: tuple[dict[str, Any], ...]
+    roots: tuple[int, ...]
+    meshes: tuple[str | None, ...]
+    is_smooth: bool = False
+    is_double_sided: bool = False
+
+
+def make_part(positions: NDArray[Any], faces: NDArray[Any], mesh: int = 0) -> Part:
+    """Make a part without normals and texture coordinates, in the scene's own frame.
+
+    Args:
+        positions: [N, 3], of any dtype.
+        faces: [F, 3], of any dtype.
+        mesh: Index of its mesh in the scene.
+    """
+    rows = np.ascontiguousarray(positions, np.float32)
+    return Part(mesh, rows, None, None, np.ascontiguousarray(faces, np.int32), np.eye(4))
+
+
+def single_part_scene(part: Part, *, is_smooth: bool) -> Scene:
+    """Make a scene of one node with one part."""
+    return Scene((part,), ({"mesh": 0},), (0,), (None,), is_smooth)
+
+
+def check_size(vertices: int, faces: int, nodes: int = 0) -> None:
+    """Check counts against the limits.
+
+    Raises:
+        TooLargeError: One of them is over its limit.
+    """
+    if vertices > MAX_VERTICES:
+        raise TooLargeError(f"mesh: over the limit of {MAX_VERTICES} vertices")
+    if faces > MAX_FACES:
+        raise TooLargeError(f"mesh: over the limit of {MAX_FACES} faces")
+    if nodes > MAX_NODES:
+        raise TooLargeError(f"mesh: over the limit of {MAX_NODES} nodes")
+
+
+def check_count(value: object, least: int = 0) -> int:
+    """Return a count or index from a file, if it is a whole number of at least `least`.
+
+    Raises:
+        InputError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError("mesh: a count or an index in the file is not valid")
+    return value

@@ -1,0 +1,96 @@
+"""File system calls of a store that can fail."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import IO, TYPE_CHECKING
+
+from trellis2_server.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class FileSystem:
+    """Calls on single files; tests replace it to make them fail."""
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Write and sync a new file that only this user can read."""
+        descriptor = os.open(
+            path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o600
+        )
+        with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123 - a descriptor
+            view = memoryview(content)
+            while view:
+                view = view[file.write(view) :]
+            os.fsync(file.fileno())
+
+    def replace(self, old: Path, new: Path) -> None:
+        """Rename a file and sync its folder."""
+        os.replace(old, new)  # noqa: PTH105 - as its siblings here
+        if sys.platform != "win32":
+            folder = os.open(new.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def read(self, path: Path) -> bytes:
+        """Read a whole file."""
+        return path.read_bytes()
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, if it exists."""
+        path.unlink(missing_ok=True)
+
+
+class FolderLock:
+    """Lock on a folder that one process can hold.
+
+    Args:
+        folder: Must exist when the lock is acquired.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: IO[bytes] | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._file is not None
+
+    def acquire(self) -> None:
+        """Acquire the lock; call `release` if this fails.
+
+        Raises:
+            ConfigError: Another process holds the lock.
+        """
+        self._file = (self._folder / "lock").open("ab")
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                self._file.seek(0)
+                msvcrt.locking(self._file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise ConfigError(
+                f"worker.result_dir: {self._folder} is in use by another server; "
+                "give each a folder of its own"
+            ) from error
+
+    def release(self) -> None:
+        """Release the lock, if it is held."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder that only this user can use; an existing one stays unchanged."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
