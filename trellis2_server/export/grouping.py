@@ -33,7 +33,7 @@ Grouping: TypeAlias = Callable[
 ]
 
 _THIRD: Final = 3**-0.5
-#: Directions of the faces and corners of a cube. No direction is more than 36 degrees from one of
+#: Directions of the faces and corners of a cube. No direction is more than 37 degrees from one of
 #: them.
 DIRECTIONS: Final = np.array(
     [[s, 0, 0] for s in (1, -1)]

@@ -136,7 +136,7 @@ def _fit(  # noqa: PLR0913
     box = np.zeros((charts.count, 2))
     kernels.measure_boxes(charts.flat, charts.start, box)
     order = np.argsort(-box.prod(axis=1), kind="stable").astype(np.int32)
-    area = 0.5 * float(charts.face_areas().sum())
+    area = float(charts.face_areas().sum())
     scale = np.sqrt(first_share) * size_px / np.sqrt(max(area, 1e-30))
     scale = min(scale, (size_px - 2 * gap - 2) / max(float(box.max()), 1e-30))
 
