@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _ANGLES: Final = 24
 #: Share of the texture that the first attempt tries to cover.
 FIRST_SHARE: Final = 0.86
+#: Number of packings that are tried to find the largest scale.
 _PACKINGS: Final = 7
 #: From this number of charts on, packing is fast first and thorough at the end, with the scale
 #: multiplied by one of these factors.
@@ -41,7 +42,7 @@ _TRIAL_PACKINGS: Final = 4
 
 
 class _Packing(NamedTuple):
-    """Where charts are placed.
+    """A placement of all charts.
 
     Attributes:
         scale: cells per unit of length; 0: the charts do not fit.
