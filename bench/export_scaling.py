@@ -1,10 +1,10 @@
-"""Draw what an export costs over faces and over texels, each size in a process of its own.
+"""Plot the time of an export over faces and over texels, each size in its own process.
 
     python bench/export_scaling.py
 
-writes `bench/export_scaling.svg` and prints the table. Processor time of all threads, which
-other work on the machine disturbs less than the time by the clock; the thin lines are exactly
-linear. Needs what bench/export.py needs without a baseline, and matplotlib.
+writes `bench/export_scaling.svg` and prints the table. The plot shows the processor time of all
+threads, which depends less on other load of the machine than wall time. The dotted lines are
+linear. Needs the packages of bench/export.py without a baseline, and matplotlib.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-#: Faces at one texture size, texture sizes at one number of faces, both together.
+#: Numbers of faces at one texture size, texture sizes at one number of faces, and both varied.
 FACES = [(faces, 2048) for faces in (50_000, 100_000, 200_000, 500_000, 1_000_000)]
 TEXELS = [(200_000, size) for size in (512, 1024, 2048, 4096, 8192)]
 BOTH = [(50_000, 1024), (200_000, 2048), (1_000_000, 4096), (2_000_000, 8192)]
 
 
 def measure(faces: int, texture: int) -> dict[str, float]:
-    """One line of bench/export.py."""
+    """Run bench/export.py once and return its result."""
     command = [
         sys.executable, str(HERE / "export.py"), "--faces", str(faces), "--texture", str(texture),
         "--no-baseline", "--json",
@@ -68,8 +68,8 @@ def draw(found: dict[tuple[int, int], dict[str, float]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=HERE / "export_scaling.svg")
-    parser.add_argument("--most", type=int, default=2_000_000, help="leave out more faces")
-    parser.add_argument("--widest", type=int, default=8192, help="leave out larger textures")
+    parser.add_argument("--most", type=int, default=2_000_000, help="maximum number of faces")
+    parser.add_argument("--widest", type=int, default=8192, help="maximum texture size")
     args = parser.parse_args()
     found = {}
     print("| faces | texture | s | processor s | decimate s | peak MB | stall ms |")

@@ -111,7 +111,7 @@ class LargeEngine(WaitingEngine):
         self._faces = faces
 
     def load(self, report: Report) -> None:
-        from bench.export import voxels
+        from bench.export_shapes import voxels
 
         self._mesh = torus(self._faces)
         self._field = voxels(self._mesh, RESOLUTION, alpha=False)

@@ -1,9 +1,9 @@
-"""Pictures of a GLB, drawn in software, and how well its front view matches a cut-out.
+"""Draw a GLB in software, and measure how well its front view matches a cut-out.
 
     python bench/render.py model.glb out.png [--view front] [--size 512] [--shading lit]
     python bench/render.py model.glb out.png --turntable 8
 
-It is drawn as the client's thumbnails are; see `trellis2_server.client.drawing`.
+The renderer is that of the client's thumbnails, see `trellis2_server.client.drawing`.
 """
 
 from __future__ import annotations
@@ -37,9 +37,13 @@ MATCH_SIZE_PX: Final = 512
 
 
 def _edges(profile: NDArray[Any]) -> tuple[float, float]:
-    """Where `profile` (largest alpha of each column, 0 to 1) rises above a half and falls again.
+    """Return where a profile first rises above a half and last falls below it.
 
-    In pixels, pixel i spanning [i, i+1], to a fraction: alpha is taken linear between centres.
+    Args:
+        profile: float [N], largest alpha of each column, 0 … 1.
+
+    Returns:
+        Positions in pixels, interpolated linearly between centres; pixel i spans [i, i + 1].
     """
     padded = np.concatenate([[0.0], profile, [0.0]])
     inside = np.flatnonzero(padded > 0.5)
@@ -52,14 +56,19 @@ def _edges(profile: NDArray[Any]) -> tuple[float, float]:
 
 
 def front_view_match(glb: bytes, cutout_rgba: NDArray[np.uint8]) -> tuple[float, float]:
-    """PSNR in dB and outline IoU of the model's front view against the cut-out, at 512 px.
+    """Compare the model's front view with the cut-out, at 512 px.
 
-    The cut-out (uint8 [H, W, 4], straight alpha) is padded to a square and reduced to
-    512 px with an area filter, premultiplied. The view is placed so that the centres of the
-    model's box and of the object's box (alpha over a half, to a fraction of a pixel)
-    coincide and their longer sides are equal; one scale for both axes. PSNR is over
-    the RGB of pixels whose alpha is over 0.5 and whose render coverage is 1 (all 4
-    samples); IoU compares alpha over 0.5 with coverage of at least 0.5.
+    The cut-out is padded to a square and reduced to 512 px with an area filter, premultiplied. The
+    view is placed so that the bounding boxes of the model and of the object (alpha above 0.5) have
+    the same centre and the same longer side.
+
+    Args:
+        glb: the model.
+        cutout_rgba: uint8 [H, W, 4], straight alpha.
+
+    Returns:
+        PSNR in dB, of the RGB of pixels with alpha above 0.5 and full coverage (4 of 4 samples).
+        IoU of alpha above 0.5 and coverage of at least 0.5.
     """
     height, width = cutout_rgba.shape[:2]
     side = max(height, width)
@@ -106,7 +115,14 @@ def _on_grey(picture: NDArray[np.uint8], grey: int = 90) -> NDArray[np.uint8]:
 def turntable(
     glb: bytes, n: int = 8, *, size_px: int = 320, shadings: tuple[Shading, ...] = ("lit", "clay")
 ) -> bytes:
-    """A PNG with `n` views around the upright axis, a little from above, a row per shading."""
+    """Return a PNG with `n` views around the vertical axis, from slightly above, a row a shading.
+
+    Args:
+        glb: the model.
+        n: number of views.
+        size_px: edge of a view, pixels.
+        shadings: one row each.
+    """
     model = load_glb(glb)
     center = (model.positions.min(0) + model.positions.max(0)) / 2
     reach = np.linalg.norm((model.positions - center)[:, [0, 2]], axis=1).max()
@@ -137,7 +153,7 @@ def turntable(
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Draw a GLB into a PNG.")
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
@@ -146,7 +162,7 @@ def main() -> None:
     parser.add_argument("--elevation", type=float, default=0.0, help="degrees, with --azimuth")
     parser.add_argument("--size", type=int, default=MATCH_SIZE_PX, help="pixels")
     parser.add_argument("--shading", default="lit", choices=["unlit", "lit", "clay"])
-    parser.add_argument("--turntable", type=int, metavar="N", help="a sheet of N views instead")
+    parser.add_argument("--turntable", type=int, metavar="N", help="N views in one image instead")
     parser.add_argument("--match", type=Path, metavar="CUTOUT", help="print PSNR and IoU as well")
     arguments = parser.parse_args()
     glb = arguments.model.read_bytes()

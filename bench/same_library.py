@@ -14,8 +14,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from trellis2_server.export import files, prepare, textured_glb, untextured_glb
+from trellis2_server.export import prepare, textured_glb, untextured_glb
 from trellis2_server.mesh import Mesh, VoxelField
+
+try:
+    from trellis2_server.export.formats import convert
+except ImportError:  # version 0.1.0
+    from trellis2_server.export.files import convert
 
 RESOLUTION: Final = 32
 
@@ -63,7 +68,7 @@ def main(folder: Path) -> None:
             glb = textured_glb(mesh, field(alpha), texture_size=256, alpha_mode=mode)
             made[f"{alpha} {mode}"] = glb
         for file_type in ("obj", "ply", "stl", "obj_zip"):
-            made[f"{alpha} as {file_type}"] = files.convert(made[f"{alpha} auto"], file_type)
+            made[f"{alpha} as {file_type}"] = convert(made[f"{alpha} auto"], file_type)
     for name, content in made.items():
         (folder / name).write_bytes(content)
 

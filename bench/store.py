@@ -87,8 +87,7 @@ def cases(jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def serialize(faces: int) -> dict[str, Any]:
-    from export import surface, voxels
-
+    from bench.export_shapes import surface, voxels
     from trellis2_server.mesh import Mesh, Shape, VoxelField
     from trellis2_server.storage import snapshots
     from trellis2_server.storage.serialization import deserialize_arrays

@@ -280,7 +280,7 @@ def export_model(  # noqa: PLR0913, PLR0917 - one argument per thing that is joi
     if settings.backend == "upstream" and isinstance(engine, Trellis2Engine):
         glb = engine.export(geometry.shape, field, options, report)
         extras = _extras(engine, geometry.mesh, options, geometry.shape) | {"exporter": "upstream"}
-        return export.labelled(glb, extras=extras, generator=_generator(engine))
+        return export.set_asset(glb, extras=extras, generator=_generator(engine))
     return export.textured_glb(
         geometry.mesh,
         field,

@@ -1,4 +1,4 @@
-"""The renderer by which results are looked at, on GLBs made here by hand."""
+"""The renderer for results, on hand-made GLBs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 ROOT = Path(__file__).parents[2]
-# Corners of a face toward +Z, counter-clockwise, with the texture upright on it.
+# Corners of a face toward +Z, counter-clockwise, with an upright texture.
 CORNERS = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float32) / 2
 CORNER_UVS = np.array([[0, 1], [1, 1], [1, 0], [0, 0]], np.float32)
 QUAD = np.array([[0, 1, 2], [0, 2, 3]], np.uint32)
@@ -39,7 +39,7 @@ def pack(
     node: dict[str, Any] | None = None,
     **material: Any,
 ) -> bytes:
-    """A GLB with one textured mesh."""
+    """Return a GLB with one textured mesh."""
     png = io.BytesIO()
     Image.fromarray(picture).save(png, "PNG")
     arrays = [
@@ -81,9 +81,9 @@ def pack(
     return struct.pack("<III", 0x46546C67, 2, 12 + len(body)) + body
 
 
-def quad(picture: Array, *, depth: float = 0.0, width: float = 1.0, **rest: Any) -> bytes:
+def quad(picture: Array, *, depth: float = 0.0, width: float = 1.0, **changes: Any) -> bytes:
     positions = np.column_stack([CORNERS * [width, 1], np.full(4, depth)])
-    return pack(positions, CORNER_UVS, QUAD, picture, **rest)
+    return pack(positions, CORNER_UVS, QUAD, picture, **changes)
 
 
 def noise(size: int = 256) -> Array:
@@ -123,7 +123,7 @@ def test_a_mirrored_picture_does_not_match() -> None:
     assert psnr_db < 20
 
 
-def test_an_object_of_half_the_width_overlaps_by_half() -> None:
+def test_the_iou_of_an_object_of_half_the_width_is_a_half() -> None:
     picture = noise()
     _, iou = front_view_match(quad(picture, width=0.5), opaque(picture))
     assert iou == pytest.approx(0.5, abs=0.01)
@@ -138,7 +138,7 @@ def test_the_object_is_found_in_a_frame_with_a_border_that_is_not_square() -> No
     assert iou > 0.99
 
 
-def test_a_cut_out_without_an_object_is_refused() -> None:
+def test_a_cut_out_without_an_object_is_an_error() -> None:
     with pytest.raises(ValueError, match="no object"):
         front_view_match(quad(noise()), np.zeros((32, 32, 4), np.uint8))
 
@@ -169,7 +169,7 @@ def test_a_back_face_is_drawn_only_if_the_material_is_double_sided() -> None:
         ("bottom", 1, -1),
     ],
 )
-def test_a_view_shows_the_side_it_is_named_for(view: str, axis: int, sign: int) -> None:
+def test_a_view_shows_the_side_of_its_name(view: str, axis: int, sign: int) -> None:
     corners = np.array(
         [[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)], np.float32
     )
@@ -201,7 +201,7 @@ def test_the_base_colour_factor_multiplies_in_linear_light() -> None:
     assert (model.base_color[0, 0] == [188, 255, 255, 255]).all()
 
 
-def test_a_masked_material_leaves_holes() -> None:
+def test_a_masked_material_has_holes() -> None:
     picture = opaque(plain((255, 255, 255)))
     picture[:, 2:, 3] = 0
     shown = draw(quad(picture, alphaMode="MASK"), size_px=32, shading="unlit")
@@ -217,18 +217,18 @@ def test_the_lit_and_clay_pictures_are_darker_where_a_face_turns_away() -> None:
     assert draw(glb, size_px=32, shading="lit")[16, 16, 3] == 255
 
 
-def test_the_turntable_is_a_sheet_of_views() -> None:
+def test_the_turntable_is_an_image_of_all_views() -> None:
     with Image.open(io.BytesIO(turntable(quad(noise()), 3, size_px=40))) as sheet:
         assert sheet.size == (120, 80)
 
 
 @pytest.mark.parametrize("glb", [b"\0" * 40, b"glTF" + b"\1" * 40])
-def test_what_is_no_glb_is_refused(glb: bytes) -> None:
+def test_a_file_that_is_not_a_glb_is_an_error(glb: bytes) -> None:
     with pytest.raises(DrawingError, match="GLB"):
         load_glb(glb)
 
 
-def test_the_command_line_writes_a_picture_and_says_how_it_matches(tmp_path: Path) -> None:
+def test_the_command_line_writes_an_image_and_prints_the_match(tmp_path: Path) -> None:
     picture = noise()
     (tmp_path / "model.glb").write_bytes(quad(picture))
     Image.fromarray(opaque(picture)).save(tmp_path / "cutout.png")

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support import shapes
 from trellis2_server import export
-from trellis2_server.export import kernel
+from trellis2_server.export import parallel
 
 if TYPE_CHECKING:
     from trellis2_server.mesh import Mesh
@@ -24,7 +24,7 @@ def test_the_target_is_met_within_two_percent(shape: str, share: float) -> None:
 
 @pytest.mark.parametrize("shape", ["torus", "sphere", "noisy_blob", "thin_box", "links"])
 @pytest.mark.parametrize("target", [2000, 300, 60])
-def test_a_closed_manifold_stays_one(shape: str, target: int) -> None:
+def test_a_closed_manifold_stays_closed(shape: str, target: int) -> None:
     mesh = export.prepare(shapes.ALL[shape](), decimation_target=target)
     assert len(mesh.faces) <= target
     assert shapes.is_closed(mesh)
@@ -43,7 +43,7 @@ def test_a_sphere_keeps_its_shape() -> None:
     assert (outward > 0).all()
 
 
-def test_the_rim_of_a_sheet_stays_where_it_is() -> None:
+def test_the_rim_of_a_sheet_does_not_move() -> None:
     before, after = shapes.sheet(), export.prepare(shapes.sheet(), decimation_target=700)
     np.testing.assert_allclose(after.vertices.min(0), before.vertices.min(0), atol=2e-3)
     np.testing.assert_allclose(after.vertices.max(0), before.vertices.max(0), atol=2e-3)
@@ -72,14 +72,14 @@ def test_the_corners_of_a_cube_stay_sharp() -> None:
     assert shapes.volume(mesh) == pytest.approx(0.216, rel=1e-4)
 
 
-def test_the_same_mesh_is_always_decimated_alike() -> None:
+def test_the_same_mesh_is_always_decimated_the_same_way() -> None:
     first = export.prepare(shapes.noisy_blob(), decimation_target=3000)
     second = export.prepare(shapes.noisy_blob(), decimation_target=3000)
     np.testing.assert_array_equal(first.vertices, second.vertices)
     np.testing.assert_array_equal(first.faces, second.faces)
 
 
-def test_what_report_raises_ends_the_work() -> None:
+def test_an_exception_of_the_report_ends_the_work() -> None:
     class StopError(Exception):
         pass
 
@@ -92,7 +92,7 @@ def test_what_report_raises_ends_the_work() -> None:
         export.prepare(shapes.torus(), decimation_target=100, report=report)
 
 
-def test_cells_change_neither_the_topology_nor_with_the_number_of_threads(
+def test_cells_preserve_the_topology_whatever_the_number_of_threads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = shapes.sphere(120)
@@ -101,7 +101,7 @@ def test_cells_change_neither_the_topology_nor_with_the_number_of_threads(
     assert shapes.is_closed(first)
     radius = np.linalg.norm(first.vertices[first.faces].mean(1), axis=1)
     assert abs(radius - 0.4).max() < 0.001
-    monkeypatch.setattr(kernel, "_THREADS", 5 if kernel._THREADS == 1 else 1)
+    monkeypatch.setattr(parallel, "_THREADS", 5 if parallel._THREADS == 1 else 1)
     second = export.prepare(whole, decimation_target=9000)
     np.testing.assert_array_equal(first.vertices, second.vertices)
     np.testing.assert_array_equal(first.faces, second.faces)

@@ -1,4 +1,4 @@
-"""The exporter on meshes like TRELLIS.2's: open, with walls inside, wound by the grid's axes."""
+"""The exporter on meshes like TRELLIS.2's: open, with inner walls, wound by the grid's axes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ RESOLUTION = 48
 
 
 @pytest.fixture(scope="module", params=dual_grid.REAL)
-def given(request: pytest.FixtureRequest) -> Mesh:
+def grid(request: pytest.FixtureRequest) -> Mesh:
     return dual_grid.voxelised(dual_grid.REAL[request.param](), RESOLUTION)
 
 
-def test_these_meshes_are_what_they_are_made_to_be() -> None:
+def test_the_meshes_have_open_crowded_and_inconsistent_edges() -> None:
     open_edges, crowded_edges, unlike = 0, 0, 0
     for shape in dual_grid.REAL.values():
         mesh = dual_grid.voxelised(shape(), RESOLUTION)
@@ -37,33 +37,33 @@ def test_these_meshes_are_what_they_are_made_to_be() -> None:
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1])
-def test_the_target_is_met_within_two_percent(given: Mesh, share: float) -> None:
-    target = int(share * len(given.faces))
-    assert 0.98 * target <= len(export.prepare(given, decimation_target=target).faces) <= target
+def test_the_target_is_met_within_two_percent(grid: Mesh, share: float) -> None:
+    target = int(share * len(grid.faces))
+    assert 0.98 * target <= len(export.prepare(grid, decimation_target=target).faces) <= target
 
 
-def test_no_face_is_lost_and_none_is_there_twice(given: Mesh) -> None:
-    cleaned = export.prepare(given, decimation_target=10**7)
+def test_no_face_is_lost_or_repeated(grid: Mesh) -> None:
+    cleaned = export.prepare(grid, decimation_target=10**7)
     corners = np.sort(cleaned.faces, axis=1)
     assert (np.diff(corners, axis=1) > 0).all()
     assert len(np.unique(corners, axis=0)) == len(corners)
-    # Crumbs go, the rest stays where it is.
-    assert len(cleaned.faces) > 0.9 * len(given.faces)
-    assert deviation(cleaned, given, RESOLUTION).p99 < 0.02
+    # Floaters are dropped, the rest does not move.
+    assert len(cleaned.faces) > 0.9 * len(grid.faces)
+    assert deviation(cleaned, grid, RESOLUTION).p99 < 0.02
 
 
-def test_faces_beside_each_other_are_wound_alike(given: Mesh) -> None:
+def test_adjacent_faces_are_wound_consistently(grid: Mesh) -> None:
     def share(mesh: Mesh) -> float:
         uses, balance = shapes.edge_uses(mesh.faces)
         return float((balance[uses == 2] == 0).mean())
 
-    before, after = share(given), share(export.prepare(given, decimation_target=10**7))
+    before, after = share(grid), share(export.prepare(grid, decimation_target=10**7))
     assert after > 0.99 > before
 
 
 @pytest.mark.parametrize(("shape", "share"), [("bolt", 0.999), ("hair", 0.98), ("crowded", 0.96)])
-def test_faces_are_wound_outward_whatever_stands_in_what(shape: str, share: float) -> None:
-    # The wall in the crowd has no outside; the rest of it is 0.97 of the whole.
+def test_faces_of_intersecting_parts_are_wound_outward(shape: str, share: float) -> None:
+    # The wall in `crowded` has no outside; the rest is 0.97 of the whole.
     real = dual_grid.REAL[shape]()
     mesh = export.prepare(dual_grid.voxelised(real, 128), decimation_target=10**7)
     middle, normal = middles_and_normals(mesh)
@@ -105,13 +105,13 @@ def subdivided(mesh: Mesh, area: float) -> Mesh:
 
 
 @pytest.mark.parametrize("shape", ["cloth", "crowded"])
-def test_no_smooth_edge_has_faces_that_are_wound_against_each_other(shape: str) -> None:
+def test_faces_at_smooth_edges_are_wound_consistently(shape: str) -> None:
     made = dual_grid.voxelised(dual_grid.REAL[shape](), 128)
     mesh = export.prepare(made, decimation_target=10**7)
     half = np.flatnonzero((twin := twins(mesh.faces, len(mesh.vertices))) >= 0)
     normal = middles_and_normals(mesh)[1]
     along = (normal[half // 3] * normal[twin[half] // 3]).sum(axis=1)
-    # Faces that are wound alike walk their edge in opposite directions.
+    # Consistently wound faces traverse their edge in opposite directions.
     is_odd = mesh.faces.reshape(-1)[half] == mesh.faces.reshape(-1)[twin[half]]
     is_smooth = np.where(is_odd, -along, along) > 0.9
     assert is_smooth.mean() > 0.7
@@ -119,13 +119,13 @@ def test_no_smooth_edge_has_faces_that_are_wound_against_each_other(shape: str) 
 
 
 @pytest.mark.parametrize("remesh", [False, True])
-def test_a_file_of_it_is_valid_and_all_of_it_has_a_colour(given: Mesh, *, remesh: bool) -> None:
+def test_the_file_is_valid_and_every_face_has_a_colour(grid: Mesh, *, remesh: bool) -> None:
     trimesh = pytest.importorskip("trimesh")
     field = shapes.field(RESOLUTION)
     mesh = export.prepare(
-        given, decimation_target=4000, remesh_resolution=RESOLUTION if remesh else None
+        grid, decimation_target=4000, remesh_resolution=RESOLUTION if remesh else None
     )
-    content = export.textured_glb(mesh, field, original=given, texture_size=512)
+    content = export.textured_glb(mesh, field, original=grid, texture_size=512)
     assert khronos.messages(content) == []
     assert (b'"doubleSided":true' in content) != remesh
     (loaded,) = trimesh.load(io.BytesIO(content), file_type="glb", process=False).geometry.values()
@@ -141,18 +141,18 @@ def test_a_file_of_it_is_valid_and_all_of_it_has_a_colour(given: Mesh, *, remesh
     assert np.quantile(np.abs(have - wanted), 0.95) < 0.12
 
 
-def test_remeshing_makes_it_watertight_near_where_it_was(given: Mesh) -> None:
-    shell = export.prepare(given, decimation_target=10**7, remesh_resolution=RESOLUTION)
+def test_remeshing_gives_a_watertight_surface_at_the_same_place(grid: Mesh) -> None:
+    shell = export.prepare(grid, decimation_target=10**7, remesh_resolution=RESOLUTION)
     assert shapes.is_closed(shell)
     assert shapes.volume(shell) > 0
-    assert deviation(shell, given, RESOLUTION).p99 < 1.0
+    assert deviation(shell, grid, RESOLUTION).p99 < 1.0
 
 
-def test_an_almost_closed_part_comes_out_wound_outward() -> None:
+def test_an_almost_closed_part_is_wound_outward() -> None:
     ball = shapes.sphere(24, radius=0.3)
     for seed in range(4):
         torn = dual_grid.voxelised(ball, 32, seed=seed)
-        # A hole too large to be closed: what is left is open.
+        # A hole that is too large to be closed.
         middle = torn.vertices[torn.faces].mean(1)
         torn = Mesh(torn.vertices, torn.faces[middle[:, 2] < 0.27])
         cleaned = export.prepare(torn, decimation_target=10**6)

@@ -35,7 +35,7 @@ def maps(alpha: np.ndarray, *, metallic: float | None = None) -> Maps:
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([3, 4]), st.integers(0, 999))
-def test_png_loses_nothing(height: int, width: int, channels: int, seed: int) -> None:
+def test_png_is_lossless(height: int, width: int, channels: int, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
     image = encode(pixels, "png")
     assert image.mime_type == "image/png"
@@ -43,7 +43,7 @@ def test_png_loses_nothing(height: int, width: int, channels: int, seed: int) ->
 
 
 @pytest.mark.parametrize(("file_format", "channels"), [("jpeg", 3), ("webp", 3), ("webp", 4)])
-def test_lossy_pictures_stay_above_forty_decibels(file_format: str, channels: int) -> None:
+def test_lossy_images_are_above_forty_decibels(file_format: str, channels: int) -> None:
     pixels = smooth(128, channels)
     image = encode(pixels, file_format)  # pyright: ignore[reportArgumentType]
     assert image.mime_type == f"image/{file_format}"
@@ -51,7 +51,7 @@ def test_lossy_pictures_stay_above_forty_decibels(file_format: str, channels: in
     assert 10 * np.log10(255**2 / (error**2).mean()) > 40
 
 
-def test_jpeg_keeps_every_pixel_s_chroma() -> None:
+def test_jpeg_has_full_chroma_resolution() -> None:
     image = encode(smooth(64, 3), "jpeg")
     with Image.open(io.BytesIO(image.content)) as picture:
         assert {component[1:3] for component in picture.layer} == {(1, 1)}
@@ -74,7 +74,7 @@ def test_the_alpha_mode_follows_the_histogram(alpha: np.ndarray, mode: str) -> N
     assert decoded(material.base_color.content).shape == (64, 64, 3 if mode == "OPAQUE" else 4)
 
 
-def test_alpha_is_never_lost_to_jpeg() -> None:
+def test_a_base_colour_with_alpha_is_never_jpeg() -> None:
     material = encode_maps(maps(np.full((16, 16), 90, np.uint8)), "BLEND", "jpeg")
     assert material.base_color is not None
     assert material.base_color.mime_type == "image/png"

@@ -11,20 +11,22 @@ from hypothesis import strategies as st
 from tests.support import shapes
 from trellis2_server import export
 from trellis2_server.errors import ExportError
-from trellis2_server.export import clean, kernel
+from trellis2_server.export import parallel
 from trellis2_server.export.adjacency import twins
 from trellis2_server.export.deviation import deviation
+from trellis2_server.export.parts import Parts
 from trellis2_server.export.remesh import remesh
+from trellis2_server.export.validation import checked_mesh
 from trellis2_server.mesh import Mesh
 
 
 def wrapped(mesh: Mesh, resolution: int = 64) -> Mesh:
-    return remesh(clean.checked(mesh), resolution)
+    return remesh(checked_mesh(mesh), resolution)
 
 
 def parts(mesh: Mesh) -> int:
     twin = twins(mesh.faces, len(mesh.vertices))
-    return clean._Parts(mesh.vertices, mesh.faces, twin).count
+    return Parts(mesh.vertices, mesh.faces, twin).count
 
 
 def box(low: tuple[float, float, float], high: tuple[float, float, float]) -> Mesh:
@@ -37,7 +39,7 @@ def box(low: tuple[float, float, float], high: tuple[float, float, float]) -> Me
 
 @pytest.mark.parametrize("shape", shapes.ALL)
 @pytest.mark.parametrize("resolution", [24, 60])
-def test_whatever_goes_in_a_watertight_shell_comes_out(shape: str, resolution: int) -> None:
+def test_every_mesh_gets_a_watertight_shell(shape: str, resolution: int) -> None:
     shell = wrapped(shapes.ALL[shape](), resolution)
     assert shapes.is_closed(shell)
     assert len(np.unique(shell.faces)) == len(shell.vertices)
@@ -54,7 +56,7 @@ def test_random_triangles_get_a_watertight_shell(seed: int, count: int, size: fl
     try:
         shell = wrapped(Mesh(corners.reshape(-1, 3).astype(np.float32), faces), 24)
     except ExportError:
-        return  # all of it slipped between the corners
+        return  # no triangle crosses an edge of the grid
     assert shapes.is_closed(shell)
 
 
@@ -67,7 +69,7 @@ def test_each_connected_solid_gets_one_shell(shape: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("shape", ["torus", "sphere", "noisy_blob", "links"])
-def test_a_closed_surface_stays_where_it_is(shape: str) -> None:
+def test_a_closed_surface_does_not_move(shape: str) -> None:
     mesh = shapes.ALL[shape]()
     shell = wrapped(mesh, 100)
     assert shapes.volume(shell) == pytest.approx(shapes.volume(mesh), rel=2e-3)
@@ -79,7 +81,7 @@ def test_a_closed_surface_stays_where_it_is(shape: str) -> None:
 def test_edges_and_corners_of_a_box_stay_sharp() -> None:
     mesh = box((-0.31, -0.22, -0.37), (0.29, 0.33, 0.24))
     shell = wrapped(mesh, 50)
-    # Its corners and edges are met, although no corner of the grid lies on them.
+    # Although no corner of the grid lies on its corners and edges.
     error = deviation(mesh, shell, 50)
     assert error.largest < 0.1
     assert shapes.volume(shell) == pytest.approx(shapes.volume(mesh), rel=2e-3)
@@ -101,7 +103,7 @@ def clean_area(mesh: Mesh) -> float:
     return float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
 
 
-def test_walls_inside_go_and_what_touches_is_one() -> None:
+def test_inner_walls_are_dropped_and_touching_parts_are_united() -> None:
     outer, inner = shapes.sphere(32, radius=0.4), shapes.sphere(32, radius=0.3)
     hollow = shapes.joined(outer, Mesh(inner.vertices, inner.faces[:, ::-1].copy()))
     shell = wrapped(hollow, 80)
@@ -115,7 +117,7 @@ def test_walls_inside_go_and_what_touches_is_one() -> None:
     assert shapes.volume(shell) == pytest.approx(0.4 * 0.2 * 0.2 + 0.4**3, rel=5e-3)
 
 
-def test_a_torn_surface_with_small_holes_and_no_winding_is_still_a_solid() -> None:
+def test_a_surface_with_small_holes_and_random_winding_becomes_a_solid() -> None:
     mesh = shapes.sphere(48, radius=0.4)
     rng = np.random.default_rng(3)
     faces = mesh.faces[rng.random(len(mesh.faces)) > 0.01].copy()
@@ -154,20 +156,20 @@ def crossings(p: np.ndarray, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> int
 def test_the_bytes_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for threads in (1, 2, 5):
-        monkeypatch.setattr(kernel, "_THREADS", threads)
+        monkeypatch.setattr(parallel, "_THREADS", threads)
         shell = wrapped(shapes.links(), 100)
         results.append((shell.vertices.tobytes(), shell.faces.tobytes()))
     assert results[0] == results[1] == results[2]
 
 
 @pytest.mark.parametrize("shape", ["noisy_blob", "sheet", "moebius", "links", "soup"])
-def test_decimating_a_shell_keeps_it_watertight_and_meets_the_target(shape: str) -> None:
+def test_a_decimated_shell_is_watertight_and_meets_the_target(shape: str) -> None:
     mesh = export.prepare(shapes.ALL[shape](), decimation_target=20_000, remesh_resolution=100)
     assert shapes.is_closed(mesh)
     assert 19_600 <= len(mesh.faces) <= 20_000
 
 
-def test_a_remeshed_model_is_shown_from_one_side_and_keeps_its_colours() -> None:
+def test_a_remeshed_model_is_single_sided_and_keeps_its_colours() -> None:
     original, field = shapes.sheet(), shapes.field(64)
     mesh = export.prepare(original, decimation_target=6000, remesh_resolution=64)
     content = export.textured_glb(mesh, field, original=original, texture_size=256)
@@ -175,8 +177,8 @@ def test_a_remeshed_model_is_shown_from_one_side_and_keeps_its_colours() -> None
     assert b'"error_voxels":' in content
 
 
-def test_other_threads_run_while_a_shell_is_made() -> None:
-    mesh = clean.checked(shapes.torus(400, 200))
+def test_other_threads_run_during_remeshing() -> None:
+    mesh = checked_mesh(shapes.torus(400, 200))
     remesh(mesh, 24)
     end, gaps = threading.Event(), []
 
@@ -196,9 +198,9 @@ def test_other_threads_run_while_a_shell_is_made() -> None:
     assert np.median(gaps) < 0.05
 
 
-def test_what_cannot_be_wrapped_is_refused_in_words() -> None:
+def test_a_mesh_that_is_too_large_or_too_small_is_an_error() -> None:
     with pytest.raises(ExportError, match="too large"):
         wrapped(shapes.torus(), 20_000)
     speck = Mesh(shapes.sphere(2).vertices * np.float32(1e-3), shapes.sphere(2).faces)
-    with pytest.raises(ExportError, match="Nothing"):
+    with pytest.raises(ExportError, match="Nothing remains"):
         wrapped(speck, 64)

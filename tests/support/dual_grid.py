@@ -1,10 +1,10 @@
-"""Meshes as TRELLIS.2 makes them, without its weights.
+"""Meshes like those of TRELLIS.2, without its weights.
 
-A surface is put into a grid; every voxel that it touches gets one vertex near it, and the four
-voxels around an edge of the grid that it crosses a quad, wound as the axis says and not as the
-surface does: open where the surface is, with an edge of four faces where sheets meet, with
-walls inside and crumbs beside. That is the flexible dual grid of "Native and Compact Structured
-Latents for 3D Generation".
+A surface is voxelised: each voxel that it touches gets one vertex near the surface, and the four
+voxels around an edge of the grid that it crosses get a quad. Quads are wound by the axis of the
+edge, not by the surface. The mesh is open where the surface is, has edges of four faces where
+sheets meet, inner walls and floaters. This is the flexible dual grid of "Native and Compact
+Structured Latents for 3D Generation".
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from trellis2_server.mesh import Mesh
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: Candidates for a crossing that are looked at in one go.
-_AT_ONCE = 2_000_000
-#: For an edge along x, y, z: the four voxels around it, in the order of the quad.
+#: Number of candidates for a crossing that are processed together.
+_BATCH = 2_000_000
+#: The four voxels around an edge along x, y and z, in the order of the quad.
 _AROUND = (
     ((0, 0, 0), (0, 0, -1), (0, -1, -1), (0, -1, 0)),
     ((0, 0, 0), (-1, 0, 0), (-1, 0, -1), (0, 0, -1)),
@@ -30,13 +30,12 @@ _AROUND = (
 
 
 def voxelised(mesh: Mesh, resolution: int, *, seed: int = 0) -> Mesh:
-    """The surface of the mesh as a dual grid at that resolution.
+    """Return the surface of the mesh as a dual grid.
 
     Args:
         mesh: inside [-0.5, 0.5]³.
         resolution: voxels along an edge of the cube.
-        seed: of the noise of the vertices, a twentieth of a voxel, and of the holes: one quad
-            in ten thousand is missing.
+        seed: of the noise of the vertices, 0.05 voxels, and of the holes, one quad in 10,000.
     """
     rng = np.random.default_rng(seed)
     corner = ((mesh.vertices[mesh.faces].astype(np.float64) + 0.5) * resolution).astype(np.float32)
@@ -51,7 +50,7 @@ def voxelised(mesh: Mesh, resolution: int, *, seed: int = 0) -> Mesh:
     ) + quad[..., 2]
     voxel, number = np.unique(key, return_inverse=True)
     number = number.reshape(-1, 4)
-    # Each voxel's vertex: the mean of where the surface meets the edges around it.
+    # The vertex of a voxel: the mean of the crossings of the edges around it.
     total, count = np.zeros((len(voxel), 3)), np.zeros(len(voxel))
     for axis in range(3):
         around = edges[axis][:, None, :] + np.array(_AROUND[axis], np.int32)
@@ -75,16 +74,23 @@ def voxelised(mesh: Mesh, resolution: int, *, seed: int = 0) -> Mesh:
 def _crossings(
     corner: NDArray[np.float32], axis: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Edges of the grid along the axis that meet triangles, int32 [N, 3], and where."""
+    """Return the edges of the grid along an axis that cross triangles.
+
+    Args:
+        corner: float32 [F, 3, 3], the corners of the triangles, in voxels.
+        axis: 0, 1 or 2.
+
+    Returns:
+        int32 [N, 3], edges.
+        float32 [N, 3], crossings.
+    """
     m, n = (axis + 1) % 3, (axis + 2) % 3
     low = np.ceil(corner.min(axis=1)).astype(np.int64)
     high = np.floor(corner.max(axis=1)).astype(np.int64)
     wide = np.maximum(high[:, m] - low[:, m] + 1, 0)
     tall = np.maximum(high[:, n] - low[:, n] + 1, 0)
     amount = wide * tall
-    bounds = np.searchsorted(
-        np.cumsum(amount), np.arange(_AT_ONCE, amount.sum() + _AT_ONCE, _AT_ONCE)
-    )
+    bounds = np.searchsorted(np.cumsum(amount), np.arange(_BATCH, amount.sum() + _BATCH, _BATCH))
     edges, points = [np.empty((0, 3), np.int32)], [np.empty((0, 3), np.float32)]
     for start, stop in zip([0, *bounds[:-1]], [*bounds[:-1], len(amount)], strict=True):
         face = np.repeat(np.arange(start, stop), amount[start:stop])
@@ -116,7 +122,7 @@ def _crossings(
 
 
 def tube(path: NDArray[np.float64], radius: float, sides: int = 8) -> Mesh:
-    """A closed tube along a path of points."""
+    """Return a closed tube along a path of points, float64 [N, 3]."""
     ahead = np.gradient(path, axis=0)
     ahead /= np.linalg.norm(ahead, axis=1, keepdims=True)
     aside = np.cross(ahead, [0.31, 0.24, 0.92])
@@ -143,7 +149,7 @@ def tube(path: NDArray[np.float64], radius: float, sides: int = 8) -> Mesh:
 
 
 def hair() -> Mesh:
-    """Forty thin tubes that hang from a cap."""
+    """Return forty thin tubes that hang from a sphere."""
     rng = np.random.default_rng(11)
     s = np.linspace(0, 1, 60)[:, None]
     tubes = []
@@ -157,7 +163,7 @@ def hair() -> Mesh:
 
 
 def cloth() -> Mesh:
-    """Two open sheets with folds, one over the other, and a hem between them."""
+    """Return two open, folded sheets, one above the other, and a third one between them."""
     sheet = shapes.sheet()
     p = sheet.vertices.astype(np.float64)
     over = np.stack([p[:, 0], p[:, 2], 0.15 + 0.1 * np.sin(14 * p[:, 0]) * np.cos(4 * p[:, 2])], 1)
@@ -167,21 +173,21 @@ def cloth() -> Mesh:
 
 
 def crowded() -> Mesh:
-    """Interlocked rings around a hollow ball, with a wall inside it and crumbs beside."""
+    """Return interlocked rings around a hollow sphere with an inner wall, and floaters."""
     rng = np.random.default_rng(2)
     hollow = shapes.sphere(24, radius=0.22), shapes.sphere(16, radius=0.12)
-    crumb = shapes.sphere(2, radius=0.004)
-    crumbs = [
-        Mesh(crumb.vertices + rng.uniform(-0.45, 0.45, 3).astype(np.float32), crumb.faces)
+    floater = shapes.sphere(2, radius=0.004)
+    floaters = [
+        Mesh(floater.vertices + rng.uniform(-0.45, 0.45, 3).astype(np.float32), floater.faces)
         for _ in range(20)
     ]
     wall = shapes.sheet()
     wall = Mesh(wall.vertices * np.float32(0.35), wall.faces)
-    return shapes.joined(shapes.links(), *hollow, wall, *crumbs)
+    return shapes.joined(shapes.links(), *hollow, wall, *floaters)
 
 
 def bolt() -> Mesh:
-    """Sharp edges: boxes that stand in each other."""
+    """Return intersecting boxes, which have sharp edges."""
     return shapes.joined(
         _box([-0.1, -0.1, -0.4], [0.1, 0.1, 0.4]),
         _box([-0.3, -0.25, 0.2], [0.3, 0.25, 0.4]),
@@ -194,7 +200,7 @@ def _box(low: list[float], high: list[float]) -> Mesh:
     quads = [[0, 1, 3, 2], [4, 6, 7, 5], [0, 4, 5, 1], [2, 3, 7, 6], [0, 2, 6, 4], [1, 5, 7, 3]]
     faces = [[q[0], q[i], q[i + 1]] for q in quads for i in (1, 2)]
     vertices = np.array(low) + corners * (np.array(high) - np.array(low))
-    # No wall lies in a plane of the grid.
+    # Shifted so that no side lies in a plane of the grid.
     return Mesh((vertices + 0.00123).astype(np.float32), np.array(faces, np.int32))
 
 

@@ -1,4 +1,4 @@
-"""Small shapes and a field of colours, made by formula."""
+"""Small meshes and a voxel field, defined by formulas."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 
 
 def grid(rows: int, columns: int, place: Surface, *, wraps: tuple[bool, bool]) -> Mesh:
-    """A grid of quads over [0, 1]², cut into triangles, closed where it wraps."""
+    """Return a triangulated surface over [0, 1]².
+
+    Args:
+        rows: number of vertices along the first parameter.
+        columns: number of vertices along the second parameter.
+        place: positions [..., 3] of the parameters.
+        wraps: whether the surface is closed along each parameter.
+    """
     u = np.linspace(0, 1, rows, endpoint=not wraps[0])
     v = np.linspace(0, 1, columns, endpoint=not wraps[1])
     points = place(*np.meshgrid(u, v, indexing="ij")).reshape(-1, 3)
@@ -32,7 +39,7 @@ def grid(rows: int, columns: int, place: Surface, *, wraps: tuple[bool, bool]) -
 
 
 def torus(rows: int = 60, columns: int = 30, *, middle: float = 0.0, turned: bool = False) -> Mesh:
-    """A closed torus, wound outward, along the z axis or, turned, along the y axis."""
+    """Return a closed torus around the z axis, or around the y axis if `turned`."""
 
     def place(u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
         u, v = 2 * np.pi * u, 2 * np.pi * v
@@ -46,7 +53,7 @@ def torus(rows: int = 60, columns: int = 30, *, middle: float = 0.0, turned: boo
 
 
 def sphere(rows: int = 32, radius: float = 0.4) -> Mesh:
-    """A closed sphere from a subdivided octahedron, wound outward."""
+    """Return a closed sphere: a subdivided octahedron."""
     corners = np.array(
         [[1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], np.float64
     )
@@ -72,7 +79,7 @@ def sphere(rows: int = 32, radius: float = 0.4) -> Mesh:
 
 
 def noisy_blob() -> Mesh:
-    """A closed, bumpy sphere."""
+    """Return a closed sphere with bumps."""
     round_one = sphere(48)
     x, y, z = round_one.vertices.T.astype(np.float64)
     bumps = 1 + 0.15 * np.sin(9 * x + 1) * np.sin(12 * y) + 0.03 * np.sin(61 * z) * np.sin(57 * x)
@@ -80,7 +87,7 @@ def noisy_blob() -> Mesh:
 
 
 def sheet() -> Mesh:
-    """An open, wavy sheet."""
+    """Return an open, wavy sheet."""
 
     def place(u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
         x, z = 0.8 * u - 0.4, 0.8 * v - 0.4
@@ -90,7 +97,7 @@ def sheet() -> Mesh:
 
 
 def thin_box() -> Mesh:
-    """A closed sheet of two sides, a hundredth thick."""
+    """Return a closed, wavy sheet with a thickness of 0.01."""
     front = sheet()
     back = front.vertices + np.array([0, 0.01, 0], np.float32)
     n = len(front.vertices)
@@ -105,7 +112,7 @@ def thin_box() -> Mesh:
 
 
 def moebius() -> Mesh:
-    """A Moebius strip: one side, so no winding."""
+    """Return a Moebius strip, which cannot be wound consistently."""
     n, m = 120, 9
     around = 2 * np.pi * np.arange(n) / n
     u, v = np.meshgrid(around, np.linspace(-0.12, 0.12, m), indexing="ij")
@@ -121,12 +128,12 @@ def moebius() -> Mesh:
 
 
 def links() -> Mesh:
-    """Two interlocked tori in one mesh."""
+    """Return two interlocked tori."""
     return joined(torus(middle=-0.12), torus(middle=0.12, turned=True))
 
 
 def soup() -> Mesh:
-    """Random triangles with repeated, degenerate and inverted faces."""
+    """Return random triangles with repeated, degenerate and flipped faces."""
     rng = np.random.default_rng(7)
     middle = rng.uniform(-0.4, 0.4, (400, 1, 3))
     points = (middle + rng.normal(0, 0.04, (400, 3, 3))).reshape(-1, 3).astype(np.float32)
@@ -139,9 +146,9 @@ def soup() -> Mesh:
 
 
 def needles() -> Mesh:
-    """A sphere whose faces are cut into slivers, some of them without any area."""
+    """Return a sphere whose faces are split into slivers, some of them without an area."""
     round_one = sphere(8)
-    a, b, c = (round_one.vertices[round_one.faces[:, k]] for k in range(3))
+    a, b = (round_one.vertices[round_one.faces[:, k]] for k in range(2))
     cut = a * np.float32(0.9999) + b * np.float32(0.0001)
     n = len(round_one.vertices)
     middle = np.arange(n, n + len(cut))
@@ -153,12 +160,11 @@ def needles() -> Mesh:
             np.stack([f[:, 0], f[:, 1], middle], 1),
         ]
     )
-    del c
     return Mesh(np.concatenate([round_one.vertices, cut]), faces.astype(np.int32))
 
 
 def joined(*meshes: Mesh) -> Mesh:
-    """The meshes as one."""
+    """Return the meshes as one."""
     start = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes])
     return Mesh(
         np.concatenate([mesh.vertices for mesh in meshes]),
@@ -173,7 +179,7 @@ ALL = {
 
 
 def colors(points: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Six attributes at points [N, 3]: smooth, opaque, inside [0, 1]."""
+    """Return six attributes at points [N, 3]: smooth, opaque, in [0, 1]."""
     x, y, z = np.asarray(points, np.float64).T
     out = np.empty((len(points), 6), np.float32)
     out[:, 0] = 0.5 + 0.4 * np.sin(9 * x + 2 * z)
@@ -186,14 +192,20 @@ def colors(points: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def field(resolution: int = 48) -> VoxelField:
-    """`colors` on every voxel of the cube."""
+    """Return `colors` at all voxels of the cube."""
     axis = np.arange(resolution, dtype=np.int32)
     coords = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     return VoxelField(coords, colors((coords + 0.5) / resolution - 0.5), resolution)
 
 
 def edge_uses(faces: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each edge: how many faces have it, and how many more walk it up than down."""
+    """Count the faces of each edge.
+
+    Returns:
+        Number of faces.
+        Number of faces that traverse it from the smaller to the larger vertex, minus that of the
+            others.
+    """
     half = np.concatenate([faces[:, [k, (k + 1) % 3]] for k in range(3)]).astype(np.int64)
     up = half[:, 0] < half[:, 1]
     _, where = np.unique(np.sort(half, axis=1), axis=0, return_inverse=True)
@@ -202,12 +214,12 @@ def edge_uses(faces: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.i
 
 
 def volume(mesh: Mesh) -> float:
-    """The signed volume, positive where the faces are wound outward."""
+    """Return the signed volume, positive if the faces are wound outward."""
     a, b, c = (mesh.vertices[mesh.faces[:, k]].astype(np.float64) for k in range(3))
     return float((a * np.cross(b, c)).sum() / 6)
 
 
 def is_closed(mesh: Mesh) -> bool:
-    """Whether each edge has two faces that walk it in opposite directions."""
+    """Return whether each edge has two faces that traverse it in opposite directions."""
     uses, balance = edge_uses(mesh.faces)
     return bool((uses == 2).all() and (balance == 0).all())

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from trellis2_server.api.request_parsing import parse_request
 from trellis2_server.errors import InputError, JobNotFoundError
-from trellis2_server.export import files
+from trellis2_server.export import formats
 from trellis2_server.jobs.executor import md5
 from trellis2_server.jobs.job import Caller
 from trellis2_server.parameters import Delivery, FileType, Options, read_delivery, read_options
@@ -173,4 +173,4 @@ async def as_file(glb: bytes, file_type: FileType) -> bytes:
     """
     if file_type == "glb":
         return glb
-    return await asyncio.to_thread(files.convert, glb, file_type)
+    return await asyncio.to_thread(formats.convert, glb, file_type)

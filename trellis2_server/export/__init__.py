@@ -1,18 +1,20 @@
-"""From a mesh and its voxel attributes to a GLB, on the CPU.
+"""Export of meshes with voxel attributes to GLB files, on the CPU.
 
-    prepare          clean, remesh where that is wanted, and decimate
-    untextured_glb   positions and normals
-    textured_glb     unwrap, bake, encode and pack
-    labelled         somebody else's GLB, which says of itself what ours do
-    warm_up          compile everything now instead of during the first export
-    compiling        the same while something else goes on
+    prepare          clean, optionally remesh, and decimate a mesh
+    untextured_glb   GLB with positions and normals
+    textured_glb     unwrap, bake, encode and pack a GLB
+    set_asset        replace the metadata of another exporter's GLB
+    warm_up          compile all loops now instead of during the first export
+    compiling        compile all loops while something else goes on
 
-Every function may run in several threads at once and gives the same bytes each time. Heavy
-packages are imported at the first call.
+`retexture` textures a client's scene, `formats` converts a GLB to other file types.
 
-`report(stage, step, steps)` is called between steps; what it raises ends the export.
+All functions may run in several threads at once. Equal input gives equal bytes. Heavy packages are
+imported by the first call.
 
-What this package does not know: pictures, models, jobs, HTTP.
+`report(stage, step, steps)` is called between steps; an exception that it raises ends the export.
+
+Does not know: pictures, models, jobs, HTTP.
 """
 
 from __future__ import annotations
@@ -20,14 +22,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from trellis2_server.export.compilation import Compilation
+    from trellis2_server.export.report import Report
     from trellis2_server.mesh import Mesh, VoxelField
 
-    Report = Callable[[str, int, int], None]
-
-__all__ = ["compiling", "labelled", "prepare", "textured_glb", "untextured_glb", "warm_up"]
+__all__ = ["compiling", "prepare", "set_asset", "textured_glb", "untextured_glb", "warm_up"]
 
 GENERATOR: Final = "trellis2-server"
 
@@ -39,31 +40,30 @@ def prepare(
     remesh_resolution: int | None = None,
     report: Report | None = None,
 ) -> Mesh:
-    """The mesh cleaned, and decimated to at most `decimation_target` faces.
+    """Clean a mesh and decimate it to at most `decimation_target` faces.
 
-    Cleaning drops duplicate and degenerate faces, stray vertices and floaters, closes small
-    holes, and winds faces alike, outward where the surface is closed. It never moves a
-    vertex; the frame is kept. Remeshing wraps what is left in one watertight shell.
+    Cleaning drops duplicate and degenerate faces, unused vertices and floaters, closes small holes,
+    and winds faces consistently, outward where the surface is closed. It does not move vertices.
+    Remeshing replaces the result by watertight shells around it.
 
     Args:
-        mesh: as an engine made it.
-        decimation_target: faces, at least 4.
-        remesh_resolution: cells of the shell along an edge of the unit cube; None: the
-            surface stays as it is, open or with walls inside.
+        mesh: of an engine.
+        decimation_target: maximum number of faces, at least 4.
+        remesh_resolution: cells of the shell along an edge of the unit cube; None: no remeshing.
         report: stages "clean", "remesh" and "decimate".
 
     Raises:
-        ExportError: the arrays are no mesh, or nothing is left of it.
+        ExportError: the arrays are not a mesh, or no face remains.
         MissingPackageError: numba is not installed.
     """
     from trellis2_server.export.clean import clean
     from trellis2_server.export.decimate import decimate
+    from trellis2_server.export.report import stage_report
 
-    if report:
-        report("clean", 0, 1)
+    finished = stage_report(report, "clean", 1)
+    finished(0)
     cleaned = clean(mesh)
-    if report:
-        report("clean", 1, 1)
+    finished(1)
     if remesh_resolution is not None:
         from trellis2_server.export.remesh import remesh
 
@@ -78,24 +78,29 @@ def untextured_glb(
     generator: str = GENERATOR,
     compress: Literal["meshopt", "draco"] | None = None,
 ) -> bytes:
-    """A GLB of the mesh with smooth normals and a neutral material.
+    """Return a GLB of the mesh with smooth normals and a neutral material.
 
     Args:
         mesh: in the model frame.
-        extras: JSON values that the file says about itself.
-        generator: the program's name and version.
-        compress: how to compress the triangles.
+        extras: JSON values, written to `asset.extras`.
+        generator: name and version of the program.
+        compress: compression of the triangles; None: uncompressed.
 
     Raises:
         ExportError: the mesh cannot be written.
-        MissingPackageError: numba or the package for `compress` is not installed.
+        MissingPackageError: numba, or the package for `compress`, is not installed.
     """
-    from trellis2_server.export import clean, glb
+    from trellis2_server.export import glb
+    from trellis2_server.export.geometry import geometry
+    from trellis2_server.export.material import NEUTRAL
+    from trellis2_server.export.validation import checked_mesh
 
-    mesh = clean.checked(mesh)
-    neutral = glb.Material(color=(0.6, 0.6, 0.6, 1.0), metallic=0.0, roughness=0.7)
     return glb.pack(
-        glb.geometry(mesh), neutral, extras=extras or {}, generator=generator, compress=compress
+        geometry(checked_mesh(mesh)),
+        NEUTRAL,
+        extras=extras or {},
+        generator=generator,
+        compress=compress,
     )
 
 
@@ -113,40 +118,43 @@ def textured_glb(  # noqa: PLR0913
     generator: str = GENERATOR,
     report: Report | None = None,
 ) -> bytes:
-    """A GLB of the mesh, textured with the field's base colour, metallic and roughness.
+    """Return a GLB of the mesh with the field's base colour, metallic and roughness.
 
     Args:
         mesh: in the model frame, best from `prepare`.
-        field: the attributes, in the same frame; where they are torch tensors on a device, the
-            textures are painted there.
-        texture_size: edge of the square textures, in pixels.
-        original: the surface that the field belongs to, where `mesh` was decimated: colours
-            are read at its closest points, unless `mesh` is so close to it that no colour
-            would change. `extras` then tells `error_voxels`, how far they are apart (p99).
-        alpha_mode: glTF's; "auto" is OPAQUE unless the field is really transparent
-            somewhere, then MASK where nearly all of it is either clear or solid, else BLEND.
+        field: attributes in the same frame; if they are torch tensors on a device, the textures are
+            baked there.
+        texture_size: edge of the square textures, pixels.
+        original: the surface before decimation. Colours are read at its closest points, unless it
+            is so close to `mesh` that none would change. `extras` then gets `error_voxels`, the
+            deviation (p99) in voxels.
+        alpha_mode: as glTF defines it; "auto" is OPAQUE unless the field is transparent somewhere,
+            then MASK if nearly all of it is either clear or solid, otherwise BLEND.
         texture_format: "auto" is JPEG, and WebP for a base colour with alpha.
-        compress: how to compress the triangles.
-        unwrap: whose charts; xatlas runs in a process of its own, with a deadline.
-        extras: JSON values that the file says about itself.
-        generator: the program's name and version.
+        compress: compression of the triangles; None: uncompressed.
+        unwrap: the method that creates the charts; xatlas runs in its own process, with a deadline.
+        extras: JSON values, written to `asset.extras`.
+        generator: name and version of the program.
         report: stages "unwrap", "bake", "encode" and "pack".
 
     Raises:
         ExportError: the mesh cannot be unwrapped, baked or written.
-        MissingPackageError: numba, Pillow, or the package for `compress` or `unwrap` is
-            not installed.
+        MissingPackageError: numba, Pillow, or the package for `compress` or `unwrap`, is not
+            installed.
     """
     import numpy as np
 
-    from trellis2_server.export import clean, glb, textures
+    from trellis2_server.export import glb, textures
+    from trellis2_server.export.geometry import geometry
+    from trellis2_server.export.report import stage_report
+    from trellis2_server.export.validation import checked_field, checked_mesh
 
-    original = None if original is mesh or original is None else clean.checked(original)
-    mesh = clean.checked(mesh)
+    original = None if original is mesh or original is None else checked_mesh(original)
+    mesh = checked_mesh(mesh)
     if not textures.is_on_device(field):
-        field = clean.checked_field(field)
+        field = checked_field(field)
     extras = dict(extras or {})
-    atlas, material, error = textures.textured(
+    atlas, material, error_voxels = textures.create_textures(
         mesh,
         field,
         original,
@@ -156,23 +164,22 @@ def textured_glb(  # noqa: PLR0913
         unwrap=unwrap,
         report=report,
     )
-    if error is not None:
-        extras["error_voxels"] = round(error, 4)
-    if report:
-        report("pack", 0, 1)
+    if error_voxels is not None:
+        extras["error_voxels"] = round(error_voxels, 4)
+    finished = stage_report(report, "pack", 1)
+    finished(0)
     uv = np.divide(atlas.uv, texture_size, dtype=np.float32)
-    shape = glb.geometry(mesh, uv, atlas.source, atlas.faces)
-    content = glb.pack(shape, material, extras=extras, generator=generator, compress=compress)
-    if report:
-        report("pack", 1, 1)
+    triangles = geometry(mesh, uv, atlas.source, atlas.faces)
+    content = glb.pack(triangles, material, extras=extras, generator=generator, compress=compress)
+    finished(1)
     return content
 
 
 def warm_up(*, remesh: bool = False) -> None:
-    """Compile every loop, or load it from the cache; other processes take their share.
+    """Compile all loops, or load them from the cache; other processes compile a share.
 
     Args:
-        remesh: also what only a `remesh_resolution` needs, nearly as much again.
+        remesh: include the loops that only a `remesh_resolution` needs, nearly as many again.
 
     Raises:
         MissingPackageError: numba or Pillow is not installed.
@@ -182,18 +189,27 @@ def warm_up(*, remesh: bool = False) -> None:
 
 
 def compiling(*, remesh: bool = False) -> Compilation:
-    """Like `warm_up`, beside something else that takes long: see `Compilation`."""
+    """Return a context manager that compiles all loops while something else goes on.
+
+    Args:
+        remesh: include the loops that only a `remesh_resolution` needs, nearly as many again.
+    """
     from trellis2_server.export.compilation import Compilation
 
     return Compilation(remesh=remesh)
 
 
-def labelled(glb: bytes, *, extras: Mapping[str, object], generator: str) -> bytes:
-    """A GLB that another exporter wrote, with our words about how it came about.
+def set_asset(glb: bytes, *, extras: Mapping[str, object], generator: str) -> bytes:
+    """Replace the generator and the extras of a GLB that another exporter wrote.
+
+    Args:
+        glb: the file.
+        extras: JSON values, written to `asset.extras`.
+        generator: name and version of the program.
 
     Raises:
-        ExportError: it is no GLB.
+        ExportError: it is not a GLB.
     """
-    from trellis2_server.export.glb import labelled as label
+    from trellis2_server.export.gltf import set_asset as set_glb_asset
 
-    return label(glb, extras=extras, generator=generator)
+    return set_glb_asset(glb, extras=extras, generator=generator)

@@ -1,11 +1,10 @@
-"""The colours of a voxel field, painted into an atlas.
+"""Bake the colours of a voxel field into textures.
 
-Every texel of a face is taken back to its place on the surface, from there to the closest
-point of the original surface, and its colour is read from the voxels around that point.
-Texels outside every face get the colours of the nearest ones, so that filtering and mipmaps
-never see anything else.
+Each texel of a face is mapped to its point on the surface, then to the closest point of the
+original surface, and the attributes of the voxels around that point are interpolated. Texels
+outside all faces get the colours of the nearest texels, for filtering and mipmaps.
 
-What this module does not know: image formats, how the atlas was made.
+Does not know: image formats, how the atlas was made.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from trellis2_server.export.kernel import spread
 from trellis2_server.export.kernels import bake as kernels
+from trellis2_server.export.parallel import parallel_for
+from trellis2_server.export.report import stage_report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
-    from trellis2_server.export.unwrap import Atlas
+    from trellis2_server.export.atlas import Atlas
+    from trellis2_server.export.report import Report
     from trellis2_server.mesh import Mesh, VoxelField
 
     _Voxels = tuple[NDArray[np.int32], NDArray[np.uint64], NDArray[np.int32], NDArray[np.float32]]
@@ -51,14 +50,14 @@ _NO_SURFACE: Final = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Maps:
-    """The painted textures, row 0 at the top.
+    """Baked textures, row 0 at the top.
 
     Attributes:
         base_color: uint8 [S, S, 4], sRGB and alpha.
-        metal_rough: uint8 [S, S, 3], glTF's packing: roughness in G, metallic in B, linear;
-            R repeats G.
-        covered: uint8 [S, S], 1 where a face of the atlas got its colour from voxels,
-            2 in the gutter beside, 0 where the colour was filled in.
+        metal_rough: uint8 [S, S, 3], linear, as in glTF: roughness in G, metallic in B; R repeats
+            G.
+        covered: uint8 [S, S], origin of the colour: 1: voxels, in a face; 2: voxels, in the gutter
+            around a chart; 0: filled from other texels.
     """
 
     base_color: NDArray[np.uint8]
@@ -68,153 +67,155 @@ class Maps:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Index:
-    """A field, and the surface it belongs to, made ready for look-ups.
+    """Search structures for a field and, optionally, the surface it belongs to.
 
     Attributes:
         resolution: of the field.
-        voxels: what `kernels.sample` takes: the voxels by bricks of 4 x 4 x 4.
-        surface: what `kernels.closest` takes: the faces of the original by the cells of a
-            grid; one empty cell without an original.
-        is_projected: whether there is an original.
+        voxels: arguments of `kernels.sample`: the voxels in bricks of 4 x 4 x 4.
+        surface: arguments of `kernels.closest_point`: the faces of the original surface in the
+            cells of a grid; one empty cell if there is none.
+        has_surface: whether there is an original surface.
     """
 
     resolution: int
     voxels: _Voxels
     surface: _Surface
-    is_projected: bool
+    has_surface: bool
 
 
-def index(field: VoxelField, original: Mesh | None = None) -> Index:
-    """The field, and the surface whose closest points are to be coloured, for `bake`.
+def build_index(field: VoxelField, original: Mesh | None = None) -> Index:
+    """Build the search structures for `bake`.
 
     Args:
-        field: read at the surface, trilinearly.
-        original: where given, each point moves to the closest point of this surface first.
+        field: attributes to interpolate.
+        original: surface to whose closest points texels are mapped; None: they are not.
     """
     surface = _NO_SURFACE if original is None else _index_faces(original)
     return Index(field.resolution, _index_voxels(field), surface, original is not None)
 
 
-def bake(
-    mesh: Mesh,
-    atlas: Atlas,
-    index: Index,
-    report: Callable[[str, int, int], None] | None = None,
-) -> Maps:
-    """The field's colours on the surface of `mesh`, as textures for `atlas`.
+def bake(mesh: Mesh, atlas: Atlas, index: Index, report: Report | None = None) -> Maps:
+    """Bake the field's attributes into textures.
 
     Args:
-        mesh: what the atlas was made of.
-        atlas: where each face lies.
-        index: of the field, and of the surface that the mesh was decimated from.
-        report: called between steps with "bake", the step and their number.
+        mesh: mesh of the atlas.
+        atlas: texture coordinates.
+        index: of the field, and of the original of a decimated mesh.
+        report: called between steps with "bake", the step and the number of steps.
     """
     size = atlas.size_px
-    steps = 3
-    if report:
-        report("bake", 0, steps)
-    owner = raster(atlas, gutter=3 if size >= 1024 else 2)  # noqa: PLR2004
-    if report:
-        report("bake", 1, steps)
+    finished = stage_report(report, "bake", 3)
+    finished(0)
+    owner = rasterize(atlas, gutter=3 if size >= 1024 else 2)  # noqa: PLR2004
+    finished(1)
     base_color = np.zeros((size, size, 4), np.uint8)
     metal_rough = np.zeros((size, size, 3), np.uint8)
     covered = np.zeros((size, size), np.uint8)
     tiles = ((size + kernels.TILE - 1) // kernels.TILE) ** 2
-    spread(
-        kernels.paint, tiles, owner, atlas.uv, atlas.faces, atlas.source, mesh.vertices,
-        index.is_projected, *index.surface, *index.voxels, index.resolution,
+    parallel_for(
+        kernels.bake_tiles, tiles, owner, atlas.uv, atlas.faces, atlas.source, mesh.vertices,
+        index.has_surface, *index.surface, *index.voxels, index.resolution,
         base_color, metal_rough, covered, grain=64,
     )  # fmt: skip
-    if report:
-        report("bake", 2, steps)
-    _fill(base_color, metal_rough, covered)
-    if report:
-        report("bake", steps, steps)
+    finished(2)
+    _fill_gaps(base_color, metal_rough, covered)
+    finished(3)
     return Maps(base_color, metal_rough, covered)
 
 
-def look_up(
+def sample_field(
     points: NDArray[np.float64], field: VoxelField, original: Mesh | None = None
 ) -> NDArray[np.float64]:
-    """The field's attributes at points, as `bake` reads them.
+    """Interpolate the field's attributes at points, as `bake` does.
 
     Args:
         points: float64 [N, 3], in the model frame.
-        field: the attributes.
-        original: where given, each point moves to the closest point of this surface first.
+        field: attributes to interpolate.
+        original: surface to whose closest points the points are mapped; None: they are not.
 
     Returns:
         float64 [N, 6], in [0, 1]; NaN where no voxel is near.
     """
     values = np.full((len(points), 6), np.nan)
     places = np.array(points, np.float64, order="C")
-    ready = index(field, original)
-    if ready.is_projected:
-        spread(kernels.project, len(places), places, *ready.surface)
-    spread(kernels.read, len(places), places, *ready.voxels, ready.resolution, values)
+    index = build_index(field, original)
+    if index.has_surface:
+        parallel_for(kernels.project_points, len(places), places, *index.surface)
+    parallel_for(
+        kernels.sample_points, len(places), places, *index.voxels, index.resolution, values
+    )
     return values
 
 
-def project(points: NDArray[np.float64], surface: Mesh) -> NDArray[np.float64]:
-    """The closest point of the surface to each of the points, float64 [N, 3]."""
+def closest_points(points: NDArray[np.float64], surface: Mesh) -> NDArray[np.float64]:
+    """Return the closest point of the surface to each of the points, float64 [N, 3]."""
     places = np.array(points, np.float64, order="C")
-    spread(kernels.project, len(places), places, *_index_faces(surface))
+    parallel_for(kernels.project_points, len(places), places, *_index_faces(surface))
     return places
 
 
-def raster(atlas: Atlas, gutter: int) -> NDArray[np.int32]:
-    """The face of each texel, int32 [S, S]: -1 none, -2 - face in the gutter beside it."""
+def rasterize(atlas: Atlas, gutter: int) -> NDArray[np.int32]:
+    """Return the face of each texel, int32 [S, S].
+
+    Args:
+        atlas: texture coordinates.
+        gutter: width of the gutter around charts, texels.
+
+    Returns:
+        A face; -2 - face in the gutter beside the face; -1 elsewhere.
+    """
     size = atlas.size_px
     owner = np.full((size, size), -1, np.int32)
-    spread(kernels.scan, size, atlas.uv, atlas.faces, owner, grain=256)
-    kernels.rescue(atlas.uv, atlas.faces, owner)
+    parallel_for(kernels.rasterize_rows, size, atlas.uv, atlas.faces, owner, grain=256)
+    kernels.claim_centres(atlas.uv, atlas.faces, owner)
     for _ in range(gutter):
-        wider = np.empty_like(owner)
-        spread(kernels.widen, size, owner, wider, grain=64)
-        owner = wider
+        dilated = np.empty_like(owner)
+        parallel_for(kernels.dilate, size, owner, dilated, grain=64)
+        owner = dilated
     return owner
 
 
 def _index_voxels(field: VoxelField) -> _Voxels:
-    """The voxels by bricks of 4 x 4 x 4.
+    """Sort the voxels into bricks of 4 x 4 x 4.
 
     Returns:
-        boxes: int32 [B, B, B], the brick of each box of the grid, -1 none.
-        masks: uint64 [bricks], which of its 64 voxels a brick holds.
-        ranks: int32 [bricks], how many voxels all bricks before it hold.
+        brick_of: int32 [B, B, B], the brick of each box of the grid, -1: none.
+        masks: uint64 [bricks], which of its 64 voxels each brick contains.
+        ranks: int32 [bricks], number of voxels in all previous bricks.
         arranged: float32 [V, 6], the attributes in brick order.
     """
     side = (field.resolution + 3) // 4
     coords = field.coords
-    boxes = np.full((side, side, side), -1, np.int32)
-    bricks = kernels.count_bricks(coords, boxes)
+    brick_of = np.full((side, side, side), -1, np.int32)
+    bricks = kernels.count_bricks(coords, brick_of)
     masks = np.zeros(bricks, np.uint64)
     ranks = np.empty(bricks, np.int32)
     rows = np.zeros(len(coords), np.int32)
-    kernels.rank_voxels(coords, boxes, masks, ranks, rows)
+    kernels.rank_voxels(coords, brick_of, masks, ranks, rows)
     arranged = np.empty_like(field.attributes)
-    spread(kernels.arrange, len(rows), rows, field.attributes, arranged)
-    return boxes, masks, ranks, arranged
+    parallel_for(kernels.gather_attributes, len(rows), rows, field.attributes, arranged)
+    return brick_of, masks, ranks, arranged
 
 
 def _index_faces(mesh: Mesh) -> _Surface:
-    """The faces that touch each cell of a uniform grid around the mesh.
+    """List the faces in each cell of a uniform grid around the mesh.
 
     Returns:
-        corners: float32 [F, 9], the first corner of each face and its two sides from there.
-        planes: float32 [F, 16], four planes: the face's own, and upright on its sides.
-        origin: float64 [3], the grid's corner.
-        cell: the edge of a cell.
-        first: int32 [X, Y, Z + 1], where a cell's faces start and stop in `members`.
+        corners: float32 [F, 9], the first corner of each face and two edge vectors from there.
+        planes: float32 [F, 16], four planes of each face: its own, and the perpendicular ones
+            through its edges.
+        origin: float64 [3], the corner of the grid.
+        cell: edge of a cell.
+        first: int32 [X, Y, Z + 1], index in `members` at which the faces of a cell start and stop.
         members: int32 [...], faces.
-        extents: uint64 [...], the box of that face within that cell in six bytes, so that a
-            search passes most faces by without a look at them.
+        extents: uint64 [...], the bounding box of that face within that cell in six bytes, by which
+            a search skips most faces.
     """
     vertices, faces = mesh.vertices, mesh.faces
     low = vertices.min(axis=0).astype(np.float64)
     extent = vertices.max(axis=0).astype(np.float64) - low
     longest = max(float(extent.max()), 1e-6)
-    # About two edges of a typical face, were the surface a few times its box' side.
+    # About two edges of a typical face, if the area is a few times that of a side of the box.
     cell = max(longest / 256, 2.0 * longest * float(np.sqrt(2.0 / len(faces))))
     sides = np.floor(extent / cell).astype(np.int64) + 1
     first = np.zeros((int(sides[0]), int(sides[1]), int(sides[2]) + 1), np.int32)
@@ -224,7 +225,7 @@ def _index_faces(mesh: Mesh) -> _Surface:
     members = np.empty(int(flat[-1]), np.int32)
     extents = np.empty(len(members), np.uint64)
     kernels.list_members(vertices, faces, low, cell, flat, sides, members, extents)
-    # Filling has moved every start to its stop.
+    # `list_members` has moved each start to its stop.
     starts = np.empty_like(flat)
     starts[0] = 0
     starts[1:] = flat[:-1]
@@ -233,14 +234,14 @@ def _index_faces(mesh: Mesh) -> _Surface:
     first[:, :, -1] = starts[1:].reshape(shape)[:, :, -1]
     corners = np.empty((len(faces), 9), np.float32)
     planes = np.empty((len(faces), 16), np.float32)
-    spread(kernels.bundle, len(faces), vertices, faces, corners, planes)
+    parallel_for(kernels.precompute_faces, len(faces), vertices, faces, corners, planes)
     return corners, planes, low, cell, first, members, extents
 
 
-def _fill(
+def _fill_gaps(
     base_color: NDArray[np.uint8], metal_rough: NDArray[np.uint8], covered: NDArray[np.uint8]
 ) -> None:
-    """Give texels without a colour the mean of the nearest ones, in place (push-pull)."""
+    """Fill uncovered texels with the mean of the nearest covered ones, in place (push-pull)."""
     levels = [(base_color, metal_rough, covered)]
     while levels[-1][2].shape[0] > 1:
         half = (levels[-1][2].shape[0] + 1) // 2
@@ -249,7 +250,7 @@ def _fill(
             np.zeros((half, half, 3), np.uint8),
             np.empty((half, half), np.uint8),
         )
-        spread(kernels.pull, half, *levels[-1], *coarse, grain=64)
+        parallel_for(kernels.pull_level, half, *levels[-1], *coarse, grain=64)
         levels.append(coarse)
     for fine, coarse in zip(levels[-2::-1], levels[:0:-1], strict=True):
-        spread(kernels.push, len(fine[2]), *fine, *coarse[:2], grain=64)
+        parallel_for(kernels.push_level, len(fine[2]), *fine, *coarse[:2], grain=64)

@@ -1,6 +1,6 @@
-"""Large arrays as bytes, without holding up other threads.
+"""Copy large arrays to bytes without blocking other threads.
 
-What this module does not know: what the arrays are.
+Does not know: what the arrays contain.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: Bytes that are copied at a time: the interpreter is free for others in between.
-_PIECE: Final = 1 << 20
+#: Bytes copied at a time; other threads can run between two copies.
+_CHUNK_BYTES: Final = 1 << 20
 
 
-def pieces(array: NDArray[Any]) -> list[bytes]:
-    """The array's bytes, cut: `tobytes` holds the interpreter as long as it takes.
+def byte_chunks(array: NDArray[Any]) -> list[bytes]:
+    """Return the bytes of the array in chunks of at most 1 MiB.
 
-    Joining them does not.
+    `tobytes` holds the interpreter lock for the whole array. `bytes.join` does not.
     """
     flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return [flat[at : at + _PIECE].tobytes() for at in range(0, flat.size, _PIECE)]
+    return [
+        flat[start : start + _CHUNK_BYTES].tobytes() for start in range(0, flat.size, _CHUNK_BYTES)
+    ]

@@ -1,10 +1,10 @@
-"""Every loop of the exporter compiled before the first export, its parts side by side.
+"""Compile all loops of the exporter before the first export, in several processes.
 
-numba compiles on one core and holds the interpreter's lock meanwhile: only other processes can
-take a share. `python -m trellis2_server.export.compilation PART` compiles one part into numba's
-cache on disk. Where nothing can be kept there, nobody else is asked.
+numba compiles on one core and holds the interpreter lock meanwhile, so only other processes can
+share the work. `python -m trellis2_server.export.compilation PART` compiles one part into numba's
+cache on disk. Without a cache, no other process is started.
 
-What this module does not know: engines, whose loading it may go along with.
+Does not know: engines, whose loading may run at the same time.
 """
 
 from __future__ import annotations
@@ -20,90 +20,90 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from trellis2_server import export
 from trellis2_server.export import subprocess_call
 from trellis2_server.mesh import Mesh, VoxelField
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-#: What can be compiled by itself, the longest first, and whose loops each part has.
+#: What can be compiled separately, longest first, and the modules of `kernels` of each part.
 PARTS: Final = {
     "remesh": ("remesh",),
-    "prepare": ("adjacency", "clean", "decimate"),
-    "unwrap": ("unwrap",),
-    "paint": ("bake", "encode", "glb"),
+    "prepare": ("adjacency", "clean", "decimate", "parts"),
+    "unwrap": ("charts", "grouping", "packing"),
+    "bake": ("bake", "encode", "geometry"),
 }
-#: Only who judges a model reads a field at points.
-_SPARE: Final = {"bake.read"}
+#: Loops that no export needs: only measurements sample a field at points.
+_OPTIONAL: Final = {"bake.sample_points"}
 
 
 class Compilation:
-    """Other processes compile, as many as there are cores to spare, until it is left.
+    """A context in which other processes compile, one for each core but one.
 
         with Compilation() as compilation:
             ...  # something else that takes long
             compilation.finish()
 
+    Leaving the context stops the processes.
+
     Args:
-        remesh: also what only a `remesh_resolution` needs, nearly as much again.
+        remesh: include the loops that only a `remesh_resolution` needs, nearly as many again.
 
     Raises:
         MissingPackageError: numba is not installed.
     """
 
     def __init__(self, *, remesh: bool = False) -> None:
-        self._remesh = remesh
-        self._parts: deque[str] = deque()
+        self._parts = [part for part in PARTS if remesh or part != "remesh"]
+        self._queue: deque[str] = deque()
         self._lock = threading.Lock()
-        self._is_over = False
+        self._is_closed = False
         self._running: set[subprocess.Popen[bytes]] = set()
-        self._helpers: list[threading.Thread] = []
+        self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
-        self._parts += [
-            part for part in PARTS if (self._remesh or part != "remesh") and not is_compiled(part)
-        ]
-        for _ in range(min(len(self._parts), (os.cpu_count() or 1) - 1)):
-            helper = threading.Thread(target=self._help, name="compilation", daemon=True)
-            helper.start()
-            self._helpers.append(helper)
+        self._queue += [part for part in self._parts if not is_compiled(part)]
+        for _ in range(min(len(self._queue), (os.cpu_count() or 1) - 1)):
+            thread = threading.Thread(target=self._run, name="compilation", daemon=True)
+            thread.start()
+            self._threads.append(thread)
         return self
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self._is_over = True
-            self._parts.clear()
+            self._is_closed = True
+            self._queue.clear()
             for process in self._running:
                 process.kill()
-        for helper in self._helpers:
-            helper.join()
+        for thread in self._threads:
+            thread.join()
 
     def finish(self) -> None:
-        """Compile what nobody has begun, wait for the others, and load what they made.
+        """Compile the parts that no process has started, wait for the others, and load all.
 
         Raises:
             MissingPackageError: Pillow is not installed.
         """
-        while (part := self._take()) is not None:
+        while (part := self._next_part()) is not None:
             _compile(part)
-        for helper in self._helpers:
-            helper.join()
-        # What a process failed at is compiled here.
-        _export(remesh=self._remesh)
+        for thread in self._threads:
+            thread.join()
+        # Load the other parts from the cache, or compile them if their process failed.
+        for part in self._parts:
+            _compile(part)
 
-    def _take(self) -> str | None:
+    def _next_part(self) -> str | None:
         with self._lock:
-            return self._parts.popleft() if self._parts else None
+            return self._queue.popleft() if self._queue else None
 
-    def _help(self) -> None:
-        while (part := self._take()) is not None:
-            process = _begin(part)
+    def _run(self) -> None:
+        while (part := self._next_part()) is not None:
+            process = _start(part)
             if process is None:
                 return
             with self._lock:
                 self._running.add(process)
-                if self._is_over:
+                if self._is_closed:
                     process.kill()
             process.wait()
             with self._lock:
@@ -111,7 +111,7 @@ class Compilation:
 
 
 def is_compiled(part: str) -> bool:
-    """Whether numba's cache has every loop of the part, or there is no cache to help with."""
+    """Return whether numba's cache has all loops of the part, or whether there is no cache."""
     for name in PARTS[part]:
         module = importlib.import_module(f"trellis2_server.export.kernels.{name}")
         loops: dict[str, Any] = {
@@ -122,18 +122,19 @@ def is_compiled(part: str) -> bool:
         folder = next(iter(loops.values())).stats.cache_path
         if folder is None:
             continue
-        changed = Path(str(module.__file__)).stat().st_mtime
-        kept = {
+        changed_at = Path(str(module.__file__)).stat().st_mtime
+        cached = {
             index.name.split("-")[0]
             for index in Path(folder).glob(f"{name}.*.nbi")
-            if index.stat().st_mtime >= changed
+            if index.stat().st_mtime >= changed_at
         }
-        if not kept >= loops.keys() - _SPARE:
+        if not cached >= loops.keys() - _OPTIONAL:
             return False
     return True
 
 
-def _begin(part: str) -> subprocess.Popen[bytes] | None:
+def _start(part: str) -> subprocess.Popen[bytes] | None:
+    """Start a process that compiles the part; None: it could not be started."""
     try:
         return subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-m", "trellis2_server.export.compilation", part],
@@ -146,11 +147,11 @@ def _begin(part: str) -> subprocess.Popen[bytes] | None:
         return None
 
 
-# ---- a small shape that needs everything ---------------------------------------------
+# ---- a small model that needs all loops ----------------------------------------------
 
 
 def _mesh() -> Mesh:
-    """An octahedron with a hole to close, a face to turn, and a speck to drop: a Moebius band."""
+    """Return an octahedron with a hole and a flipped face, and a floater, a Moebius strip."""
     corners = np.array(
         [[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], np.float32
     )
@@ -161,9 +162,9 @@ def _mesh() -> Mesh:
         for c in (4, 5)
     ]
     faces[0].reverse()
-    band = [[6 + i % 5, 6 + (i + 1) % 5, 6 + (i + 2) % 5] for i in range(5)]
-    both = np.concatenate([corners * 0.004, corners[:5] * 1e-6 + 0.004]).astype(np.float32)
-    return Mesh(both, np.array(faces[:-1] + band, np.int32))
+    strip = [[6 + i % 5, 6 + (i + 1) % 5, 6 + (i + 2) % 5] for i in range(5)]
+    vertices = np.concatenate([corners * 0.004, corners[:5] * 1e-6 + 0.004]).astype(np.float32)
+    return Mesh(vertices, np.array(faces[:-1] + strip, np.int32))
 
 
 def _field() -> VoxelField:
@@ -174,42 +175,30 @@ def _field() -> VoxelField:
     )
 
 
-def _export(*, remesh: bool) -> None:
-    mesh = _mesh()
-    small = _prepare(mesh)
-    if remesh:
-        export.prepare(mesh, decimation_target=6, remesh_resolution=512)
-    export.untextured_glb(small)
-    export.textured_glb(small, _field(), original=mesh, texture_size=32)
-
-
 def _compile(part: str) -> None:
-    """What `_export` does in that part, without the others' loops."""
+    """Call the loops of one part, and only those."""
     mesh = _mesh()
     if part == "remesh":
         from trellis2_server.export.remesh import remesh
 
         remesh(mesh, 512)
     elif part == "prepare":
-        _prepare(mesh)
+        from trellis2_server.export.clean import clean
+        from trellis2_server.export.decimate import decimate
+
+        decimate(clean(mesh), 6, min_split_faces=0)
     elif part == "unwrap":
         from trellis2_server.export.unwrap import unwrap
 
         unwrap(mesh, 32)
     else:
-        _paint(mesh, _field())
+        _bake(mesh, _field())
 
 
-def _prepare(mesh: Mesh) -> Mesh:
-    from trellis2_server.export.clean import clean
-    from trellis2_server.export.decimate import decimate
-
-    return decimate(clean(mesh), 6, cut_from=0)
-
-
-def _paint(mesh: Mesh, field: VoxelField) -> None:
-    from trellis2_server.export import bake, deviation, encode, glb
-    from trellis2_server.export.unwrap import Atlas
+def _bake(mesh: Mesh, field: VoxelField) -> None:
+    from trellis2_server.export import bake, deviation, encode
+    from trellis2_server.export.atlas import Atlas
+    from trellis2_server.export.geometry import geometry
 
     count = len(mesh.faces)
     uv = np.tile(np.array([[2, 2], [30, 2], [2, 30]], np.float32), (count, 1))
@@ -221,9 +210,9 @@ def _paint(mesh: Mesh, field: VoxelField) -> None:
         32,
     )
     deviation.deviation(mesh, mesh, field.resolution)
-    maps = bake.bake(mesh, atlas, bake.index(field, mesh))
+    maps = bake.bake(mesh, atlas, bake.build_index(field, mesh))
     encode.encode_maps(maps, "auto", "auto")
-    glb.geometry(mesh, uv, atlas.source, atlas.faces)
+    geometry(mesh, uv, atlas.source, atlas.faces)
 
 
 if __name__ == "__main__":

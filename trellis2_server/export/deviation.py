@@ -1,6 +1,6 @@
-"""How far a mesh is from the surface that it stands for.
+"""Distance of a mesh from the surface that it approximates.
 
-What this module does not know: how it got there, colours.
+Does not know: colours.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from trellis2_server.export.bake import project
+from trellis2_server.export.bake import closest_points
 
 if TYPE_CHECKING:
     from trellis2_server.mesh import Mesh
 
-#: Places at which the distance is measured.
+#: Number of points at which the distance is measured.
 _SAMPLES: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """Distances from one surface to another, in voxels.
+    """Distances from points of one surface to another surface, in voxels.
 
     Attributes:
-        p99: of a hundred places, all but one are closer than that.
-        largest: the farthest of those that were looked at.
+        p99: 99th percentile.
+        largest: maximum.
     """
 
     p99: float
@@ -33,16 +33,16 @@ class Deviation:
 
 
 def deviation(original: Mesh, mesh: Mesh, resolution: int) -> Deviation:
-    """How far the vertices of `original` are from `mesh`.
+    """Measure the distance of the vertices of `original` from `mesh`.
 
     Args:
         original: checked.
         mesh: checked.
         resolution: voxels along an edge of the unit cube.
     """
-    # Evenly spread over the rows, so the same mesh always has the same deviation.
+    # Evenly spaced rows: the same mesh always has the same deviation.
     count = len(original.vertices)
     rows = np.arange(min(_SAMPLES, count), dtype=np.int64) * count // min(_SAMPLES, count)
-    places = original.vertices[rows].astype(np.float64)
-    distance = np.linalg.norm(project(places, mesh) - places, axis=1) * resolution
+    points = original.vertices[rows].astype(np.float64)
+    distance = np.linalg.norm(closest_points(points, mesh) - points, axis=1) * resolution
     return Deviation(float(np.quantile(distance, 0.99)), float(distance.max()))

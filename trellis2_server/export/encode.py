@@ -1,53 +1,39 @@
-"""Textures as the bytes of an image file.
+"""Encode textures as image files, and choose the material that uses them.
 
-What this module does not know: meshes, glTF.
+Does not know: meshes, glTF files.
 """
 
 from __future__ import annotations
 
 import io
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
 from trellis2_server.errors import ExportError, MissingPackageError
-from trellis2_server.export.glb import Material
 from trellis2_server.export.kernels import encode as kernels
+from trellis2_server.export.material import Image, Material
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trellis2_server.export.bake import Maps
-    from trellis2_server.export.glb import AlphaMode
+    from trellis2_server.export.material import AlphaMode
 
-#: JPEG quality, always with 4:4:4 chroma: anything less bleeds colour and mixes channels.
+#: Always with 4:4:4 chroma: subsampling bleeds colours and mixes the metallic-roughness channels.
 _JPEG_QUALITY: Final = 92
 _WEBP_QUALITY: Final = 94
 
 Format = Literal["png", "jpeg", "webp"]
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An encoded image.
-
-    Attributes:
-        mime_type: `image/png`, `image/jpeg` or `image/webp`.
-        content: the file's bytes.
-    """
-
-    mime_type: str
-    content: bytes
-
-
 def encode(pixels: NDArray[np.uint8], file_format: Format) -> Image:
-    """The pixels as an image file.
+    """Encode pixels as an image file.
 
     Args:
-        pixels: uint8 [H, W, 3 or 4], row 0 at the top; JPEG takes 3 channels only.
-        file_format: JPEG and WebP lose a little, PNG nothing.
+        pixels: uint8 [H, W, 3 or 4], row 0 at the top; 3 channels for JPEG.
+        file_format: PNG is lossless, JPEG and WebP are not.
 
     Raises:
         ExportError: the encoder failed.
@@ -75,13 +61,13 @@ def encode_maps(
     alpha_mode: Literal["auto", "OPAQUE", "MASK", "BLEND"],
     texture_format: Literal["auto", "png", "jpeg", "webp"],
 ) -> Material:
-    """The painted maps as a material: pictures, or factors where nothing varies.
+    """Return a material with the baked maps: images, or factors for constant channels.
 
     Args:
-        maps: as painted.
-        alpha_mode: "auto" looks at the alpha of the covered texels.
-        texture_format: "auto" is JPEG, and WebP for a base colour with alpha; a base colour
-            with alpha is never JPEG, but PNG where JPEG was asked for.
+        maps: baked textures.
+        alpha_mode: "auto" is chosen by the alpha of the covered texels.
+        texture_format: "auto" is JPEG, and WebP for a base colour with alpha. "jpeg" becomes PNG
+            for a base colour with alpha.
 
     Raises:
         ExportError: an encoder failed.
@@ -90,7 +76,7 @@ def encode_maps(
     counts = np.zeros((3, 256), np.int64)
     kernels.count_values(maps.base_color, maps.metal_rough, maps.covered, counts)
     if alpha_mode == "auto":
-        alpha_mode = _judge_alpha(counts[0])
+        alpha_mode = _choose_alpha_mode(counts[0])
     base_format: Format = "jpeg" if texture_format == "auto" else texture_format
     base_color = maps.base_color
     if alpha_mode == "OPAQUE":
@@ -106,24 +92,28 @@ def encode_maps(
             return Material(
                 color.result(), metallic=metallic, roughness=roughness, alpha_mode=alpha_mode
             )
-        linear = pool.submit(
+        metal_rough = pool.submit(
             encode, maps.metal_rough, "jpeg" if texture_format == "auto" else texture_format
         )
-        return Material(color.result(), linear.result(), alpha_mode=alpha_mode)
+        return Material(color.result(), metal_rough.result(), alpha_mode=alpha_mode)
 
 
-def _judge_alpha(count: NDArray[np.int64]) -> AlphaMode:
-    """What a histogram of alpha asks for."""
+def _choose_alpha_mode(count: NDArray[np.int64]) -> AlphaMode:
+    """Choose the alpha mode for a histogram of alpha, int64 [256]."""
     total = int(count.sum())
     clear, between = int(count[:26].sum()), int(count[26:230].sum())
-    # A few texels below one are rounding or a voxel's edge, not glass.
+    # A few texels below 230 are rounding errors or the edge of a voxel, not transparency.
     if clear + between <= 0.002 * total:
         return "OPAQUE"
     return "MASK" if between <= 0.15 * (clear + between) else "BLEND"
 
 
 def _constant(count: NDArray[np.int64]) -> float | None:
-    """The one value in [0, 1] that all texels have, to two steps of 255; or none."""
+    """Return the common value of all texels, 0 … 1, with a tolerance of 2 / 255; None: they vary.
+
+    Args:
+        count: histogram of the values, int64 [256].
+    """
     present = np.flatnonzero(count)
     if present.size == 0:
         return None

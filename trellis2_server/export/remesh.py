@@ -1,16 +1,16 @@
-"""One watertight shell around whatever a mesh is: closed, open, torn, full of inner walls.
+"""Remesh any mesh, closed or open, into watertight shells.
 
-The grid's corners are divided into outside and inside: outside is what a flood from far away
-reaches without crossing the surface, through gaps of more than about three cells but not
-through smaller ones. A sheet with outside on both sides gets a shell half a cell from it. The
-boundary between the two is contoured with a vertex for each sheet of surface in a cell, placed
-where the planes of the surface that cross its edges meet, so that creases stay sharp: dual
-contouring (Ju, Losasso, Schaefer and Warren, "Dual Contouring of Hermite Data", 2002) with the
-topology of dual marching cubes (Nielson, 2004). Where two strips of surface run through one
-face of a cell between the same two vertices, each strip gets a vertex of its own, so every
-edge has exactly two faces.
+The corners of a grid are classified as outside or inside. Outside are those that a flood from far
+away reaches without crossing the surface. It passes gaps of more than about three cells, but not
+smaller ones. A sheet with outside on both sides gets a shell half a cell from it.
 
-What this module does not know: colours, files, how many faces are wanted.
+The boundary is contoured with a vertex for each sheet of surface in a cell, placed where the planes
+of the surface at the cell's edges intersect, so that creases stay sharp: dual contouring (Ju,
+Losasso, Schaefer and Warren, "Dual Contouring of Hermite Data", 2002) with the topology of dual
+marching cubes (Nielson, 2004). Where two strips of surface run through a face of a cell between the
+same two vertices, each strip gets an additional vertex, so that each edge has exactly two faces.
+
+Does not know: colours, files, the number of faces.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from trellis2_server.errors import ExportError
-from trellis2_server.export.kernel import spread
 from trellis2_server.export.kernels import remesh as kernels
+from trellis2_server.export.parallel import parallel_for
+from trellis2_server.export.report import stage_report
 from trellis2_server.mesh import Mesh
 
 if TYPE_CHECKING:
@@ -32,40 +33,36 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-#: Cells around the mesh's box: more than the flood needs to get around it.
+    from trellis2_server.export.report import Report
+
+#: Cells around the bounding box of the mesh, enough for the flood to surround it.
 _MARGIN: Final = 5.0
-#: The grid is shifted against the engines' own, on whose planes flat walls often lie.
+#: Offset of the grid against the grids of the engines, on whose planes flat walls often lie, cells.
 _SHIFT: Final = np.array([0.137, 0.291, 0.413])
-#: How far from a face, in cells, its brick looks; how far the boundary can be from any face.
+#: Distance from a face up to which a brick lists it, and largest distance of the boundary from any
+#: face, cells.
 _REACH, _FARTHEST = 1.5, 5.0
-#: Cells along an edge of the grid at most, and bricks near the surface: 0.7 KB each.
+#: Maximum number of cells along an edge of the grid, and of bricks near the surface, 0.7 KB each.
 _MAX_SIDE: Final = 4096
 _MAX_BRICKS: Final = 4_000_000
 
 
-def remesh(
-    mesh: Mesh, resolution: int, report: Callable[[str, int, int], None] | None = None
-) -> Mesh:
-    """A closed mesh, wound outward, around the same shape: one shell a connected solid.
+def remesh(mesh: Mesh, resolution: int, report: Report | None = None) -> Mesh:
+    """Return a closed mesh, wound outward, with one shell for each connected solid.
 
-    Where the mesh encloses a volume its surface stays in place; what lies inside goes. A
-    sheet becomes a shell of one cell's thickness.
+    Where the mesh encloses a volume, its surface stays in place and everything inside is dropped. A
+    sheet becomes a shell with a thickness of one cell.
 
     Args:
         mesh: checked.
         resolution: cells along an edge of the unit cube.
-        report: called between steps with "remesh", the step and their number.
+        report: called between steps with "remesh", the step and the number of steps.
 
     Raises:
-        ExportError: the mesh is too small to be seen at this resolution, or far too large.
+        ExportError: the mesh is too small for this resolution, or too large.
     """
-    steps = 6
-
-    def tell(step: int) -> None:
-        if report:
-            report("remesh", step, steps)
-
-    tell(0)
+    finished = stage_report(report, "remesh", 6)
+    finished(0)
     faces = mesh.faces
     low = mesh.vertices.min(axis=0).astype(np.float64)
     extent = mesh.vertices.max(axis=0).astype(np.float64) - low
@@ -73,181 +70,188 @@ def remesh(
         raise ExportError("The mesh is too large to be remeshed at this resolution.")
     low -= (_MARGIN + _SHIFT) / resolution
     grid = np.empty(mesh.vertices.shape)
-    spread(kernels.to_grid, len(grid), mesh.vertices, low, float(resolution), grid)
+    parallel_for(kernels.to_grid, len(grid), mesh.vertices, low, float(resolution), grid)
     sides = np.ceil((extent * resolution + 2 * _MARGIN + 2) / 8).astype(int)
     box, place = _bricks(grid, faces, sides)
     first, members = _members(grid, faces, box, len(place))
-    tell(1)
-    reached = _divide(grid, faces, box, place, first, members, tell)
-    tell(4)
-    vertices, wrapped = _contour(
-        grid, faces, box, place, first, members, reached, low, resolution, tell
+    finished(1)
+    corners = _classify(grid, faces, box, place, first, members, finished)
+    finished(4)
+    vertices, new_faces = _contour(
+        grid, faces, box, place, first, members, corners, low, resolution, finished
     )
-    tell(6)
-    return Mesh(vertices, wrapped)
+    finished(6)
+    return Mesh(vertices, new_faces)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Reached:
-    """Which corners are outside: uint64 [bricks, 8], and uint8 [X, Y, Z] for other bricks.
+class _Corners:
+    """Masks of the outside corners, and values of bricks without masks.
 
     Attributes:
-        outside: before sheets got their thickness.
-        absent: the same of bricks without masks.
-        shell: with their thickness.
-        beyond: the same of bricks without masks.
+        sheets: uint64 [bricks, 8], with sheets of no thickness.
+        sheets_absent: uint8 [X, Y, Z], the same for bricks without masks.
+        shells: uint64 [bricks, 8], with sheets one cell thick.
+        shells_absent: uint8 [X, Y, Z], the same for bricks without masks.
     """
 
-    outside: NDArray[np.uint64]
-    absent: NDArray[np.uint8]
-    shell: NDArray[np.uint64]
-    beyond: NDArray[np.uint8]
+    sheets: NDArray[np.uint64]
+    sheets_absent: NDArray[np.uint8]
+    shells: NDArray[np.uint64]
+    shells_absent: NDArray[np.uint8]
 
 
-def _divide(  # noqa: PLR0913, PLR0917 - the grid, and what lies in it
+def _classify(  # noqa: PLR0913, PLR0917 - the grid and its contents
     grid: NDArray[np.float64],
     faces: NDArray[np.int32],
     box: NDArray[np.int32],
     place: NDArray[np.int64],
     first: NDArray[np.int64],
     members: NDArray[np.int32],
-    tell: Callable[[int], None],
-) -> _Reached:
-    """The corners of the grid, divided into outside and inside."""
+    finished: Callable[[int], None],
+) -> _Corners:
+    """Classify the corners of the grid as outside or inside."""
     count = len(place)
     crossed, near_low, near_high = (np.zeros((3, count, 8), np.uint64) for _ in range(3))
-    spread(
-        kernels.cross, count, grid, faces, place, first, members, crossed, near_low, near_high,
-        grain=64,
+    parallel_for(
+        kernels.mark_crossings, count, grid, faces, place, first, members, crossed, near_low,
+        near_high, grain=64,
     )  # fmt: skip
-    tell(2)
-    outside, absent = _reach(box, place, tuple(crossed))
-    tell(3)
-    thin = np.empty((count, 8), np.uint64)
-    spread(
-        kernels.thicken, count, box, place, outside, absent, tuple(near_low), tuple(near_high),
-        np.zeros_like(absent), thin, grain=512,
+    finished(2)
+    outside, absent = _find_outside(box, place, tuple(crossed))
+    finished(3)
+    near_sheets = np.empty((count, 8), np.uint64)
+    parallel_for(
+        kernels.mark_sheets, count, box, place, outside, absent, tuple(near_low), tuple(near_high),
+        np.zeros_like(absent), near_sheets, grain=512,
     )  # fmt: skip
-    # Once more: what the shells of sheets have cut off is inside.
-    shell, beyond = np.zeros((count, 8), np.uint64), np.zeros_like(absent)
-    kernels.flood(box, outside & ~thin, shell, beyond)
-    return _Reached(outside, absent, shell, beyond)
+    # Flood again: corners that the shells of sheets enclose are inside.
+    shells, shells_absent = np.zeros((count, 8), np.uint64), np.zeros_like(absent)
+    kernels.flood(box, outside & ~near_sheets, shells, shells_absent)
+    return _Corners(outside, absent, shells, shells_absent)
 
 
-def _contour(  # noqa: PLR0913, PLR0917 - the grid, and what lies in it
+def _contour(  # noqa: PLR0913, PLR0917 - the grid and its contents
     grid: NDArray[np.float64],
     faces: NDArray[np.int32],
     box: NDArray[np.int32],
     place: NDArray[np.int64],
     first: NDArray[np.int64],
     members: NDArray[np.int32],
-    reached: _Reached,
+    corners: _Corners,
     low: NDArray[np.float64],
     resolution: int,
-    tell: Callable[[int], None],
+    finished: Callable[[int], None],
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Vertices and faces of the boundary between outside and inside.
+    """Return the vertices and faces of the boundary between outside and inside.
 
     Raises:
-        ExportError: there is none, or far too much of it.
+        ExportError: there is no boundary, or it would have too many faces.
     """
     count, sheets = len(place), _sheets()
-    shell, beyond = reached.shell, reached.beyond
+    shells, absent = corners.shells, corners.shells_absent
     counts = np.empty((count, 3), np.int64)
-    spread(kernels.survey, count, box, place, shell, beyond, sheets, counts, grain=64)
+    parallel_for(
+        kernels.count_elements, count, box, place, shells, absent, sheets, counts, grain=64
+    )
     bricks = np.flatnonzero(counts[:, 0])
     if bricks.size == 0:
-        raise ExportError("Nothing of the mesh is left at this resolution.")
+        raise ExportError("Nothing remains of the mesh at this resolution.")
     rows = np.full(count, -1, np.int32)
     rows[bricks] = np.arange(bricks.size, dtype=np.int32)
     starts = np.zeros((bricks.size + 1, 3), np.int64)
     np.cumsum(counts[bricks], axis=0, out=starts[1:])
     first_vertex, first_double, first_face = (np.ascontiguousarray(starts[:, i]) for i in range(3))
     if int(first_face[-1]) >= 1 << 30:
-        raise ExportError("The remeshed surface would have over a milliard faces.")
+        raise ExportError("The remeshed surface would have more than 10^9 faces.")
     vertices = np.empty((int(first_vertex[-1] + 2 * first_double[-1]), 3), np.float32)
     cells = np.empty((bricks.size, 512), np.uint16)
     doubles = np.empty(int(first_double[-1]), np.int16)
-    spread(
-        kernels.wrap, bricks.size, bricks, grid, faces, box, place, first, members,
-        shell, beyond, reached.outside, reached.absent, sheets,
+    parallel_for(
+        kernels.create_vertices, bricks.size, bricks, grid, faces, box, place, first, members,
+        shells, absent, corners.sheets, corners.sheets_absent, sheets,
         first_vertex, first_double, cells, doubles, low, float(resolution), vertices, grain=32,
     )  # fmt: skip
-    tell(5)
-    wrapped = np.empty((int(first_face[-1]), 3), np.int32)
-    spread(
-        kernels.connect, bricks.size, bricks, box, place, rows, shell, beyond, sheets,
-        first_vertex, first_double, first_face, cells, doubles, vertices, wrapped, grain=32,
+    finished(5)
+    new_faces = np.empty((int(first_face[-1]), 3), np.int32)
+    parallel_for(
+        kernels.create_faces, bricks.size, bricks, box, place, rows, shells, absent, sheets,
+        first_vertex, first_double, first_face, cells, doubles, vertices, new_faces, grain=32,
     )  # fmt: skip
-    return vertices, wrapped
+    return vertices, new_faces
 
 
 def _bricks(
     grid: NDArray[np.float64], faces: NDArray[np.int32], sides: NDArray[np.int64]
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The bricks in which the boundary can be.
+    """Return the bricks that can contain the boundary.
 
     Returns:
         box: int32 [X, Y, Z], the number of each brick, -1: not near the surface.
-        place: int64 [bricks, 3], where each is.
+        place: int64 [bricks, 3], the position of each brick.
 
     Raises:
-        ExportError: they are far too many.
+        ExportError: there are too many.
     """
     box = np.full(tuple(sides), -1, np.int32)
     nothing = np.zeros(1, np.int64), np.empty(0, np.int32)
     kernels.bin_faces(grid, faces, _FARTHEST, box, 0, *nothing)
-    count = kernels.number(box, np.empty((0, 3), np.int64))
+    count = kernels.number_bricks(box, np.empty((0, 3), np.int64))
     if count > _MAX_BRICKS:
         raise ExportError("The mesh is too large to be remeshed at this resolution.")
     place = np.empty((count, 3), np.int64)
-    kernels.number(box, place)
+    kernels.number_bricks(box, place)
     return box, place
 
 
 def _members(
     grid: NDArray[np.float64], faces: NDArray[np.int32], box: NDArray[np.int32], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """The faces that each brick looks at: `members[first[b]:first[b + 1]]`, ascending."""
+    """List the faces near each brick: `members[first[b]:first[b + 1]]`, ascending."""
     first = np.zeros(count + 1, np.int64)
     kernels.bin_faces(grid, faces, _REACH, box, 1, first, np.empty(0, np.int32))
     np.cumsum(first, out=first)
     members = np.empty(int(first[-1]), np.int32)
-    # Filling moves every start to its stop.
+    # `bin_faces` moves each start to its stop.
     kernels.bin_faces(grid, faces, _REACH, box, 2, first, members)
     first[1:] = first[:-1].copy()
     first[0] = 0
     return first, members
 
 
-def _reach(
+def _find_outside(
     box: NDArray[np.int32], place: NDArray[np.int64], crossed: tuple[NDArray[np.uint64], ...]
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
-    """Which corners are outside: uint64 [bricks, 8], and uint8 [X, Y, Z] for other bricks."""
+    """Find the outside corners, with sheets of no thickness.
+
+    Returns:
+        uint64 [bricks, 8], masks of the outside corners.
+        uint8 [X, Y, Z], the value of bricks without masks.
+    """
     count = len(place)
     absent = np.zeros(box.shape, np.uint8)
     ends, near = np.empty((count, 8), np.uint64), np.empty((count, 8), np.uint64)
-    spread(kernels.ends, count, box, place, crossed, absent, ends, grain=512)
-    # The flood keeps a cell away from the surface, so it does not enter small gaps.
-    spread(kernels.widen, count, box, place, ends, absent, near, grain=512)
+    parallel_for(kernels.mark_edge_ends, count, box, place, crossed, absent, ends, grain=512)
+    # The flood keeps a cell away from the surface: it does not enter small gaps.
+    parallel_for(kernels.dilate, count, box, place, ends, absent, near, grain=512)
     far = ~near
     outside = np.zeros((count, 8), np.uint64)
     kernels.flood(box, far, outside, absent)
     inside = far & ~outside
-    kernels.compete(box, place, crossed, outside, inside, absent, np.uint8(1) - absent)
+    kernels.grow_regions(box, place, crossed, outside, inside, absent, np.uint8(1) - absent)
     return outside, absent
 
 
 @cache
 def _sheets() -> NDArray[np.uint8]:
-    """For each of the 256 kinds of cell: the sheet of surface on each edge, and their number.
+    """Return the sheet of surface at each edge of a cell, for each of the 256 codes of a cell.
 
-    Bit 4 i + 2 j + k of a kind says that corner (i, j, k) is inside. Edges are numbered as
-    4 axis + 2 s + t, at offsets s and t along the next two axes. Where the corners of a face
-    are inside and outside in turn, the surface runs round the outside ones.
+    Bit 4 i + 2 j + k of a code is set if corner (i, j, k) is inside. Edges are numbered 4 axis +
+    2 s + t, at offsets s and t along the next two axes. If the corners of a face alternate between
+    inside and outside, the surface goes around the outside ones.
 
     Returns:
-        uint8 [256, 13]: 255 for an edge without surface; the last column is the number.
+        uint8 [256, 13], 255 for an edge without surface; the last column is the number of sheets.
     """
     table = np.full((256, 13), 255, np.uint8)
     for code in range(256):
@@ -260,21 +264,21 @@ def _sheets() -> NDArray[np.uint8]:
         for edge in sorted(links):
             if table[code, edge] != 255:  # noqa: PLR2004
                 continue
-            waiting = [edge]
-            while waiting:
-                table[code, waiting[-1]] = table[code, 12]
-                waiting += [e for e in links[waiting.pop()] if table[code, e] == 255]  # noqa: PLR2004
+            pending = [edge]
+            while pending:
+                table[code, pending[-1]] = table[code, 12]
+                pending += [e for e in links[pending.pop()] if table[code, e] == 255]  # noqa: PLR2004
             table[code, 12] += 1
     return table
 
 
 def _strips(code: int, axis: int, side: int) -> list[tuple[int, int]]:
-    """The pairs of edges that strips of surface join across a face of a cell.
+    """Return the pairs of edges that strips of surface connect across a face of a cell.
 
     Args:
         code: of the cell.
         axis: normal of the face.
-        side: 0 or 1, which of the two.
+        side: of the cell on which the face is, 0 or 1.
     """
     m, n = (axis + 1) % 3, (axis + 2) % 3
 

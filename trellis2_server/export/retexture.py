@@ -1,6 +1,6 @@
-"""A GLB of a scene that a client gave: its own tree, parts, faces and places, textured.
+"""Texture a client's scene, preserving its nodes, parts and faces.
 
-What this module does not know: which file the scene came from, who made the field.
+Does not know: the scene's file format, how the field was made.
 """
 
 from __future__ import annotations
@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from trellis2_server.export import clean, glb
-from trellis2_server.export.adjacency import is_solid, twins
-from trellis2_server.export.textures import textured
+from trellis2_server.export import glb
+from trellis2_server.export.adjacency import is_watertight, twins
+from trellis2_server.export.geometry import Geometry, smooth_normals
+from trellis2_server.export.material import NEUTRAL
+from trellis2_server.export.report import stage_report
+from trellis2_server.export.textures import create_textures
+from trellis2_server.export.validation import checked_field, checked_mesh
 from trellis2_server.mesh import Mesh
 
 if TYPE_CHECKING:
@@ -19,8 +23,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from trellis2_server.export import Report
-    from trellis2_server.export.unwrap import Atlas
+    from trellis2_server.export.atlas import Atlas
+    from trellis2_server.export.material import Material
+    from trellis2_server.export.report import Report
     from trellis2_server.inputs.meshes import Part, Scene
     from trellis2_server.mesh import VoxelField
 
@@ -28,23 +33,22 @@ if TYPE_CHECKING:
 def untextured_glb(
     scene: Scene, placed: Mesh, *, extras: Mapping[str, object], generator: str
 ) -> bytes:
-    """The scene with a neutral material.
+    """Return a GLB of the scene with a neutral material.
 
     Args:
         scene: in its own frame.
-        placed: all of it as one mesh.
-        extras: JSON values that the file says about itself.
-        generator: the program's name and version.
+        placed: the whole scene as one mesh.
+        extras: JSON values, written to `asset.extras`.
+        generator: name and version of the program.
 
     Raises:
         ExportError: the scene cannot be written.
     """
-    neutral = glb.Material(color=(0.6, 0.6, 0.6, 1.0), metallic=0.0, roughness=0.7)
-    is_double_sided = _is_double_sided(scene, clean.checked(placed))
-    shapes = [
+    is_double_sided = _is_double_sided(scene, checked_mesh(placed))
+    geometries = [
         (
             part.mesh,
-            glb.Geometry(
+            Geometry(
                 part.positions,
                 _normals(scene, part),
                 None,
@@ -54,10 +58,10 @@ def untextured_glb(
         )
         for part in scene.parts
     ]
-    return _pack(scene, shapes, neutral, extras, generator)
+    return _pack(scene, geometries, NEUTRAL, extras, generator)
 
 
-def textured_glb(  # noqa: PLR0913 - what `export.textured_glb` takes
+def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
     scene: Scene,
     placed: Mesh,
     field: VoxelField,
@@ -70,28 +74,28 @@ def textured_glb(  # noqa: PLR0913 - what `export.textured_glb` takes
     generator: str,
     report: Report | None = None,
 ) -> bytes:
-    """The scene, textured with the field's base colour, metallic and roughness.
+    """Return a GLB of the scene with the field's base colour, metallic and roughness.
 
-    Every face keeps its corners' places and its order; vertices are repeated where the new
-    UVs need it.
+    The faces keep their order and the positions of their corners. Vertices with several texture
+    coordinates are repeated.
 
     Args:
         scene: in its own frame.
-        placed: all of it as one mesh in the field's frame, faces in the parts' order.
-        field: the attributes.
-        texture_size: edge of the square textures, in pixels.
-        alpha_mode: glTF's.
+        placed: the whole scene as one mesh in the field's frame, faces in the order of the parts.
+        field: material attributes.
+        texture_size: edge of the square textures, pixels.
+        alpha_mode: as glTF defines it; "auto" is chosen by the baked alpha.
         texture_format: "auto" is JPEG, and WebP for a base colour with alpha.
-        unwrap: whose charts.
-        extras: JSON values that the file says about itself.
-        generator: the program's name and version.
+        unwrap: the method that creates the charts.
+        extras: JSON values, written to `asset.extras`.
+        generator: name and version of the program.
         report: stages "unwrap", "bake", "encode" and "pack".
 
     Raises:
         ExportError: the scene cannot be unwrapped, baked or written.
     """
-    placed, field = clean.checked(placed), clean.checked_field(field)
-    atlas, material, _ = textured(
+    placed, field = checked_mesh(placed), checked_field(field)
+    atlas, material, _ = create_textures(
         placed,
         field,
         None,
@@ -101,31 +105,30 @@ def textured_glb(  # noqa: PLR0913 - what `export.textured_glb` takes
         unwrap=unwrap,
         report=report,
     )
-    if report:
-        report("pack", 0, 1)
+    finished = stage_report(report, "pack", 1)
+    finished(0)
     is_double_sided = _is_double_sided(scene, placed)
-    shapes: list[tuple[int, glb.Geometry]] = []
+    geometries: list[tuple[int, Geometry]] = []
     first = 0
     for part in scene.parts:
         last = first + len(part.faces)
-        shape = _with_uv(scene, part, atlas, atlas.faces[first:last], is_double_sided)
-        shapes.append((part.mesh, shape))
+        geometry = _with_uv(scene, part, atlas, atlas.faces[first:last], is_double_sided)
+        geometries.append((part.mesh, geometry))
         first = last
-    content = _pack(scene, shapes, material, extras, generator)
-    if report:
-        report("pack", 1, 1)
+    content = _pack(scene, geometries, material, extras, generator)
+    finished(1)
     return content
 
 
 def _pack(
     scene: Scene,
-    shapes: list[tuple[int, glb.Geometry]],
-    material: glb.Material,
+    geometries: list[tuple[int, Geometry]],
+    material: Material,
     extras: Mapping[str, object],
     generator: str,
 ) -> bytes:
     return glb.pack_tree(
-        shapes,
+        geometries,
         material,
         nodes=scene.nodes,
         roots=scene.roots,
@@ -136,7 +139,7 @@ def _pack(
 
 
 def _is_double_sided(scene: Scene, placed: Mesh) -> bool:
-    return scene.is_double_sided or not is_solid(
+    return scene.is_double_sided or not is_watertight(
         placed.faces, twins(placed.faces, len(placed.vertices))
     )
 
@@ -145,7 +148,7 @@ def _normals(scene: Scene, part: Part) -> NDArray[np.float32]:
     if part.normals is not None:
         return part.normals
     if scene.is_smooth:
-        return glb.smooth_normals(clean.checked(Mesh(part.positions, part.faces)))
+        return smooth_normals(checked_mesh(Mesh(part.positions, part.faces)))
     return np.empty((0, 3), np.float32)
 
 
@@ -155,16 +158,24 @@ def _with_uv(
     atlas: Atlas,
     uv_faces: NDArray[np.int32],
     is_double_sided: bool,  # noqa: FBT001
-) -> glb.Geometry:
-    """The part's faces, each vertex once for every UV that it has."""
+) -> Geometry:
+    """Return the geometry of a part, with vertices repeated for each of their texture coordinates.
+
+    Args:
+        scene: of the part.
+        part: one triangle list.
+        atlas: of the whole scene.
+        uv_faces: int32 [F, 3], rows of `atlas.uv` for the faces of the part.
+        is_double_sided: of the geometry.
+    """
     corners = part.faces.reshape(-1).astype(np.int64)
-    if np.linalg.det(part.placement[:3, :3]) < 0:  # `placed` turned these faces around
+    if np.linalg.det(part.placement[:3, :3]) < 0:  # these faces are flipped in `placed`
         uv_faces = uv_faces[:, ::-1]
     uv_corners = uv_faces.reshape(-1).astype(np.int64)
     pairs, faces = np.unique(corners * len(atlas.uv) + uv_corners, return_inverse=True)
     vertices, rows = np.divmod(pairs, len(atlas.uv))
     normals = _normals(scene, part)
-    return glb.Geometry(
+    return Geometry(
         part.positions[vertices],
         normals[vertices] if len(normals) else normals,
         np.divide(atlas.uv[rows], atlas.size_px, dtype=np.float32),

@@ -1,9 +1,9 @@
-"""Libraries that hold the interpreter's lock, in a process of their own.
+"""Call libraries that hold the interpreter lock, each call in its own process.
 
-`python -m trellis2_server.export.subprocess_call NAME` reads arrays from its standard input, calls
-the library and writes arrays to its standard output, both as NumPy's npz.
+`python -m trellis2_server.export.subprocess_call NAME` reads arrays from standard input, calls the
+library and writes the resulting arrays to standard output, both as NumPy's npz.
 
-What this module does not know: meshes, files; it passes arrays on.
+Does not know: what the arrays are used for.
 """
 
 from __future__ import annotations
@@ -27,25 +27,29 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, NDArray[Any]]
 
 _PACKAGES: Final = {"xatlas": "xatlas", "draco": "DracoPy"}
-_MISSING: Final = 3
+#: Exit status of the process when the package is not installed.
+_PACKAGE_MISSING: Final = 3
 
 
 def call(name: str, arrays: Arrays, deadline_s: float) -> dict[str, NDArray[Any]]:
-    """What the library makes of the arrays.
+    """Call a library in a new process and return its result.
 
     Args:
         name: "xatlas" or "draco".
-        arrays: see `_xatlas` and `_draco`.
-        deadline_s: seconds after which the process is killed.
+        arrays: input, see `_xatlas` and `_draco`.
+        deadline_s: time after which the process is killed, seconds.
+
+    Returns:
+        Output, see `_xatlas` and `_draco`.
 
     Raises:
-        ExportError: the library failed or ran past its deadline.
+        ExportError: the library failed or exceeded the deadline.
         MissingPackageError: the library is not installed.
     """
     stream = io.BytesIO()
     np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]
     try:
-        done = subprocess.run(  # noqa: S603 - our own interpreter and module
+        process = subprocess.run(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-m", __name__, name],
             input=stream.getbuffer(),
             stdout=subprocess.PIPE,
@@ -58,22 +62,32 @@ def call(name: str, arrays: Arrays, deadline_s: float) -> dict[str, NDArray[Any]
         raise ExportError(f"{name} took longer than {deadline_s:g} seconds.") from error
     except OSError as error:
         raise ExportError(f"A process for {name} could not be started.") from error
-    if done.returncode == _MISSING:
+    if process.returncode == _PACKAGE_MISSING:
         package = _PACKAGES[name]
         raise MissingPackageError(f"{name} needs a package: run `pip install {package}`.")
-    if done.returncode != 0:
+    if process.returncode != 0:
         raise ExportError(f"{name} failed on this mesh.")
-    with np.load(io.BytesIO(done.stdout)) as result:
+    with np.load(io.BytesIO(process.stdout)) as result:
         return dict(result)
 
 
 def environment() -> dict[str, str]:
-    """Ours, for a process of our own interpreter: it finds the packages that we find."""
+    """Return the environment variables for a process that imports the same packages."""
     return dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
 
 
 def _xatlas(library: Any, arrays: Arrays) -> dict[str, NDArray[Any]]:
-    """`vertices`, `faces`, `size_px`, `gap_px` → `source`, `faces`, `uv` in texels, `chart`."""
+    """Unwrap a mesh.
+
+    Args:
+        library: the package `xatlas`.
+        arrays: `vertices`, `faces`; `size_px`, edge of the texture; `gap_px`, texels between
+            charts.
+
+    Returns:
+        `source`, the vertex of each row of `uv`; `faces`, rows of `uv`; `uv`, in [0, 1]; `width`
+        and `height` of the atlas in texels; `pages`, the number of textures.
+    """
     atlas = library.Atlas()
     atlas.add_mesh(arrays["vertices"], arrays["faces"].astype(np.uint32))
     pack = library.PackOptions()
@@ -93,7 +107,16 @@ def _xatlas(library: Any, arrays: Arrays) -> dict[str, NDArray[Any]]:
 
 
 def _draco(library: Any, arrays: Arrays) -> dict[str, NDArray[Any]]:
-    """`positions`, `normals`, `faces`, maybe `uv` → `content`, `ids`, decoded `positions`."""
+    """Compress a mesh.
+
+    Args:
+        library: the package `DracoPy`.
+        arrays: `positions`, `normals`, `faces` and, optionally, `uv`.
+
+    Returns:
+        `content`, the compressed bytes; `ids`, Draco's ids of positions, normals and `uv` (-1
+        without); `positions` and `face_count` after decompression.
+    """
     uv = arrays.get("uv")
     content = library.encode(
         arrays["positions"],
@@ -121,7 +144,7 @@ def _main() -> int:
     try:
         library = importlib.import_module(_PACKAGES[name])
     except ImportError:
-        return _MISSING
+        return _PACKAGE_MISSING
     with np.load(io.BytesIO(sys.stdin.buffer.read())) as arrays:
         result = {"xatlas": _xatlas, "draco": _draco}[name](library, dict(arrays))
     stream = io.BytesIO()

@@ -1,33 +1,48 @@
-"""A mesh's atlas and the material painted on it: unwrap, bake, encode.
+"""Create the textures of a mesh: unwrap, bake, encode.
 
-What this module does not know: glTF's scenes, files.
+Does not know: nodes of glTF, files.
 """
 
 from __future__ import annotations
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from trellis2_server.export import bake
 from trellis2_server.export.deviation import deviation
 from trellis2_server.export.encode import encode_maps
-from trellis2_server.export.unwrap import unwrap as unwrap_here
-from trellis2_server.export.unwrap import unwrap_with_xatlas
+from trellis2_server.export.report import stage_report
+from trellis2_server.export.unwrap import unwrap as unwrap_mesh
+from trellis2_server.export.xatlas_unwrap import unwrap_with_xatlas
 
 if TYPE_CHECKING:
-    from trellis2_server.export import Report
-    from trellis2_server.export.glb import Material
-    from trellis2_server.export.unwrap import Atlas
+    from trellis2_server.export.atlas import Atlas
+    from trellis2_server.export.material import Material
+    from trellis2_server.export.report import Report
     from trellis2_server.mesh import Mesh, VoxelField
 
-#: Colours are read in place where no more than a hundredth of the original is farther from the
-#: mesh than that. Reading them at the closest point of the original instead gains there at most
-#: 0.1 dB of 62 (bench/export.py, lossless textures, smooth fields at 512 voxels).
+#: Colours are read at the closest points of the original only if the deviation of the mesh (p99)
+#: exceeds this value. Below it, that improves textures by at most 0.1 dB of 62 (bench/export.py,
+#: lossless textures, smooth fields at 512 voxels).
 PROJECTED_ABOVE_VOXELS: Final = 0.05
 
 
-def textured(  # noqa: PLR0913 - what `export.textured_glb` takes
+class Textures(NamedTuple):
+    """The textures of a mesh.
+
+    Attributes:
+        atlas: texture coordinates.
+        material: with the encoded textures.
+        error_voxels: deviation of the mesh from the original (p99), voxels; None: no original.
+    """
+
+    atlas: Atlas
+    material: Material
+    error_voxels: float | None
+
+
+def create_textures(  # noqa: PLR0913 - the parameters of `export.textured_glb`
     mesh: Mesh,
     field: VoxelField,
     original: Mesh | None,
@@ -37,66 +52,63 @@ def textured(  # noqa: PLR0913 - what `export.textured_glb` takes
     texture_format: Literal["auto", "png", "jpeg", "webp"],
     unwrap: Literal["own", "xatlas"],
     report: Report | None,
-) -> tuple[Atlas, Material, float | None]:
-    """Where each face of the mesh lies in its textures, and a material with them.
-
-    The third is how far the original is from the mesh, in voxels (p99), where there is one.
+) -> Textures:
+    """Unwrap the mesh, bake the field into textures and encode them.
 
     Args:
         mesh: checked, in the field's frame.
         field: checked, unless it is on a device; base colour, metallic, roughness and alpha.
-        original: checked; where given, colours are read at its closest points, unless it is
-            so close that none would change.
-        texture_size: edge of the square textures, in pixels.
-        alpha_mode: glTF's, or "auto": by the alpha that is there.
+        original: checked; colours are read at its closest points unless it is so close to the mesh
+            that none would change. None: no original.
+        texture_size: edge of the square textures, pixels.
+        alpha_mode: as glTF defines it; "auto" is chosen by the baked alpha.
         texture_format: "auto" is JPEG, and WebP for a base colour with alpha.
-        unwrap: whose charts.
+        unwrap: the method that creates the charts.
         report: stages "unwrap", "bake" and "encode".
 
     Raises:
-        ExportError: the mesh cannot be unwrapped or its textures not encoded.
+        ExportError: the mesh could not be unwrapped, or its textures not encoded.
         MissingPackageError: Pillow, or the package for `unwrap`, is not installed.
     """
-    is_painted_on_device = is_on_device(field)
+    uses_device = is_on_device(field)
 
-    def chart() -> Atlas:
+    def create_atlas() -> Atlas:
         if unwrap == "xatlas":
             return unwrap_with_xatlas(mesh, texture_size, report)
-        if not is_painted_on_device:
-            return unwrap_here(mesh, texture_size, report)
-        from trellis2_server.export import device
+        if not uses_device:
+            return unwrap_mesh(mesh, texture_size, report)
+        from trellis2_server.export.device import grouping
 
-        where: Any = field.attributes
-        return unwrap_here(mesh, texture_size, report, device.grouping(where.device))
+        attributes: Any = field.attributes
+        return unwrap_mesh(mesh, texture_size, report, grouping.grouping_on(attributes.device))
 
-    def prepare() -> tuple[bake.Index | None, float | None]:
+    def build_index() -> tuple[bake.Index | None, float | None]:
         surface, error = original, None
         if surface is not None:
             error = deviation(surface, mesh, field.resolution).p99
             if error <= PROJECTED_ABOVE_VOXELS:
                 surface = None
-        return None if is_painted_on_device else bake.index(field, surface), error
+        return None if uses_device else bake.build_index(field, surface), error
 
-    # Unwrapping is half the time on one core: the other one prepares the bake.
+    # Unwrapping uses one core for half of the time: the index is built on another one.
     with ThreadPoolExecutor(1, thread_name_prefix="index") as pool:
-        preparing = pool.submit(prepare)
-        atlas = chart()
-        index, error = preparing.result()
+        indexing = pool.submit(build_index)
+        atlas = create_atlas()
+        index, error = indexing.result()
     if index is None:
-        from trellis2_server.export import device
+        from trellis2_server.export.device import bake as device_bake
 
         is_projected = error is not None and error > PROJECTED_ABOVE_VOXELS
-        maps = device.bake(mesh, atlas, field, original if is_projected else None, report)
+        maps = device_bake.bake(mesh, atlas, field, original if is_projected else None, report)
     else:
         maps = bake.bake(mesh, atlas, index, report)
-    if report:
-        report("encode", 0, 1)
-    return atlas, encode_maps(maps, alpha_mode, texture_format), error
+    stage_report(report, "encode", 1)(0)
+    return Textures(atlas, encode_maps(maps, alpha_mode, texture_format), error)
 
 
 def is_on_device(field: VoxelField) -> bool:
-    """Whether the field's arrays are tensors outside the CPU's memory."""
-    # Without torch imported, nothing is a tensor.
+    """Return whether the field's arrays are tensors outside the CPU's memory."""
+    # If torch has not been imported, the arrays are not tensors.
     torch: Any = sys.modules.get("torch")
     if torch is None:
         return False

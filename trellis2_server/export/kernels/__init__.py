@@ -1,5 +1,5 @@
-"""The inner loops of the exporter, compiled on first use.
+"""The inner loops of the exporter, compiled on their first call.
 
-A kernel that calls another one stands in its file: numba's cache on disk looks at the date of
-one file only.
+A kernel and the kernels that it calls must be in the same file: numba's cache on disk checks the
+modification time of that file only.
 """

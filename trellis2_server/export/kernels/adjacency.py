@@ -1,15 +1,15 @@
-"""Loops over half-edges.
+"""Loops that find the half-edge on the other side of each edge.
 
-Compiled by numba, which infers every type from the arguments: see the callers for them.
+Compiled by numba, which infers all types from the arguments: see the callers.
 """
 
 # ruff: noqa: ANN001, ANN201, D103, PLR0913, PLR0917, PLR2004
-# Loops are written as the machine runs them: flat, with positional scalars and arrays.
+# Loops are written for speed: flat, with positional scalars and arrays.
 # pyright: basic
 
 from __future__ import annotations
 
-from trellis2_server.export.kernel import kernel
+from trellis2_server.export.jit import kernel
 
 
 @kernel
@@ -30,8 +30,8 @@ def list_corners(faces, first, corners):
 
 
 @kernel
-def sort_edges(faces, first, order, far):
-    # Half-edges by their smaller vertex: a list each, with the larger vertex beside.
+def sort_half_edges(faces, first, order, far):
+    # List the half-edges at their smaller vertex; `far` has the larger vertex.
     n = first.shape[0] - 1
     for f in range(faces.shape[0]):
         for k in range(3):
@@ -50,10 +50,10 @@ def sort_edges(faces, first, order, far):
 
 
 @kernel
-def pair(start, stop, first, order, far, twin):
+def pair_half_edges(start, stop, first, order, far, twin):
     for v in range(start, stop):
         low, high = first[v], first[v + 1]
-        # Shell sort by the larger vertex: nearly always a handful, rarely very many.
+        # Shell sort by the larger vertex: nearly always a few items, rarely very many.
         gap = 1
         while 3 * gap < high - low:
             gap = 3 * gap + 1

@@ -1,36 +1,36 @@
-"""Loops over texels, voxels and faces.
+"""Loops that bake a voxel field into textures.
 
-Compiled by numba, which infers every type from the arguments: see the callers for them.
+Compiled by numba, which infers all types from the arguments: see the callers.
 """
 
 # ruff: noqa: ANN001, ANN201, C901, D103, PLR0913, PLR0917, PLR2004
-# Loops are written as the machine runs them: flat, with positional scalars and arrays.
+# Loops are written for speed: flat, with positional scalars and arrays.
 # pyright: basic
 
 from __future__ import annotations
 
 import numpy as np
 
-from trellis2_server.export.kernel import kernel
+from trellis2_server.export.jit import kernel
 
-#: Texels along the edge of what `paint` counts by.
+#: Edge of a tile of `bake_tiles`, texels.
 TILE = 16
 
 
 @kernel
-def project(start, stop, places, corners, planes, origin, cell, first, members, extents):
+def project_points(start, stop, points, corners, planes, origin, cell, first, members, extents):
     for p in range(start, stop):
-        _, places[p, 0], places[p, 1], places[p, 2] = closest(
+        _, points[p, 0], points[p, 1], points[p, 2] = closest_point(
             corners, planes, origin, cell, first, members, extents,
-            places[p, 0], places[p, 1], places[p, 2], np.int64(-1),
+            points[p, 0], points[p, 1], points[p, 2], np.int64(-1),
         )  # fmt: skip
 
 
 @kernel
-def read(start, stop, places, boxes, masks, ranks, arranged, resolution, values):
+def sample_points(start, stop, points, brick_of, masks, ranks, arranged, resolution, values):
     for p in range(start, stop):
         weight, a, b, c, d, e, f = sample(
-            places[p, 0], places[p, 1], places[p, 2], boxes, masks, ranks, arranged, resolution
+            points[p, 0], points[p, 1], points[p, 2], brick_of, masks, ranks, arranged, resolution
         )
         if weight > 0.0:
             values[p, 0], values[p, 1], values[p, 2] = a, b, c
@@ -38,17 +38,17 @@ def read(start, stop, places, boxes, masks, ranks, arranged, resolution, values)
 
 
 @kernel
-def scan(start, stop, uv, faces, owner):
+def rasterize_rows(start, stop, uv, faces, owner):
     size = owner.shape[1]
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         ay, by, cy = np.float64(uv[a, 1]), np.float64(uv[b, 1]), np.float64(uv[c, 1])
-        row_0 = max(start, int(np.ceil(min(ay, by, cy) - 0.5)))
-        row_1 = min(stop - 1, int(np.floor(max(ay, by, cy) - 0.5)))
-        if row_0 > row_1:
+        first_row = max(start, int(np.ceil(min(ay, by, cy) - 0.5)))
+        last_row = min(stop - 1, int(np.floor(max(ay, by, cy) - 0.5)))
+        if first_row > last_row:
             continue
         ax, bx, cx = np.float64(uv[a, 0]), np.float64(uv[b, 0]), np.float64(uv[c, 0])
-        for row in range(row_0, row_1 + 1):
+        for row in range(first_row, last_row + 1):
             y = row + 0.5
             low, high = np.inf, -np.inf
             for side in range(3):
@@ -72,9 +72,9 @@ def scan(start, stop, uv, faces, owner):
 
 
 @kernel
-def rescue(uv, faces, owner):
-    # Each face takes the texel that its middle lies in, if that is free: one that covers no
-    # texel's centre would have no data, and a long needle none over most of its length.
+def claim_centres(uv, faces, owner):
+    # Assign the texel at the centroid of each face to the face if it is free. Otherwise faces that
+    # cover no texel's centre would have no data, nor would long slivers over most of their length.
     size = owner.shape[0]
     for f in range(faces.shape[0]):
         x = (uv[faces[f, 0], 0] + uv[faces[f, 1], 0] + uv[faces[f, 2], 0]) / 3.0
@@ -86,14 +86,14 @@ def rescue(uv, faces, owner):
 
 
 @kernel
-def widen(start, stop, owner, wider):
+def dilate(start, stop, owner, dilated):
     size = owner.shape[0]
     for row in range(start, stop):
         for column in range(size):
             value = owner[row, column]
             if value == -1:
                 for i in range(8):
-                    # The four sides first, then the corners.
+                    # The four edge neighbours first, then the corners.
                     dy = (-1, 0, 0, 1, -1, -1, 1, 1)[i]
                     dx = (0, -1, 1, 0, -1, 1, -1, 1)[i]
                     y, x = row + dy, column + dx
@@ -101,22 +101,22 @@ def widen(start, stop, owner, wider):
                         near = owner[y, x]
                         value = -2 - near if near >= 0 else near
                         break
-            wider[row, column] = value
+            dilated[row, column] = value
 
 
 @kernel
-def count_bricks(coords, boxes):
+def count_bricks(coords, brick_of):
     bricks = 0
     for v in range(coords.shape[0]):
         i, j, k = coords[v, 0] >> 2, coords[v, 1] >> 2, coords[v, 2] >> 2
-        if boxes[i, j, k] < 0:
-            boxes[i, j, k] = bricks
+        if brick_of[i, j, k] < 0:
+            brick_of[i, j, k] = bricks
             bricks += 1
     return bricks
 
 
 @kernel
-def bits(mask):
+def count_bits(mask):
     mask = mask - ((mask >> np.uint64(1)) & np.uint64(0x5555555555555555))
     mask = (mask & np.uint64(0x3333333333333333)) + (
         (mask >> np.uint64(2)) & np.uint64(0x3333333333333333)
@@ -126,26 +126,26 @@ def bits(mask):
 
 
 @kernel
-def rank_voxels(coords, boxes, masks, ranks, rows):
+def rank_voxels(coords, brick_of, masks, ranks, rows):
     one = np.uint64(1)
     for v in range(coords.shape[0]):
         i, j, k = coords[v, 0], coords[v, 1], coords[v, 2]
         bit = np.uint64(((i & 3) << 4) | ((j & 3) << 2) | (k & 3))
-        masks[boxes[i >> 2, j >> 2, k >> 2]] |= one << bit
+        masks[brick_of[i >> 2, j >> 2, k >> 2]] |= one << bit
     total = 0
     for b in range(masks.shape[0]):
         ranks[b] = total
-        total += bits(masks[b])
+        total += count_bits(masks[b])
     for v in range(coords.shape[0]):
         i, j, k = coords[v, 0], coords[v, 1], coords[v, 2]
         bit = np.uint64(((i & 3) << 4) | ((j & 3) << 2) | (k & 3))
-        b = boxes[i >> 2, j >> 2, k >> 2]
-        rows[ranks[b] + bits(masks[b] & ((one << bit) - one))] = v
+        b = brick_of[i >> 2, j >> 2, k >> 2]
+        rows[ranks[b] + count_bits(masks[b] & ((one << bit) - one))] = v
 
 
 @kernel
-def arrange(start, stop, rows, attributes, arranged):
-    # The attributes in brick order: neighbours along an axis are neighbours in memory.
+def gather_attributes(start, stop, rows, attributes, arranged):
+    # Attributes in brick order: neighbours along z are adjacent in memory.
     for n in range(start, stop):
         for c in range(6):
             arranged[n, c] = attributes[rows[n], c]
@@ -157,9 +157,9 @@ def clamp(value):
 
 
 @kernel
-def sample(x, y, z, boxes, masks, ranks, arranged, resolution):
-    # Trilinear over the voxels that are there, their weights renormalised; first comes the
-    # sum of the weights, 0 where there is none.
+def sample(x, y, z, brick_of, masks, ranks, arranged, resolution):
+    # Trilinear interpolation over the voxels present, with renormalised weights. Returns the sum of
+    # the weights, 0 if no voxel is present, and the six attributes.
     one = np.uint64(1)
     gx, gy, gz = (
         (x + 0.5) * resolution - 0.5,
@@ -177,14 +177,14 @@ def sample(x, y, z, boxes, masks, ranks, arranged, resolution):
         share = (fx if column >> 1 else 1.0 - fx) * (fy if column & 1 else 1.0 - fy)
         last, n = np.int64(-1), np.int64(0)
         for k in range(max(k0, 0), min(k0 + 1, resolution - 1) + 1):
-            b = boxes[i >> 2, j >> 2, k >> 2]
+            b = brick_of[i >> 2, j >> 2, k >> 2]
             if b < 0:
                 continue
             bit = np.uint64(((i & 3) << 4) | ((j & 3) << 2) | (k & 3))
             if (masks[b] >> bit) & one == np.uint64(0):
                 continue
-            # The voxel above another one of the same brick follows it.
-            n = n + 1 if last == b else ranks[b] + bits(masks[b] & ((one << bit) - one))
+            # The next voxel along z in the same brick is the next row.
+            n = n + 1 if last == b else ranks[b] + count_bits(masks[b] & ((one << bit) - one))
             last = np.int64(b)
             weight = share * (fz if k > k0 else 1.0 - fz)
             total += weight
@@ -209,8 +209,8 @@ def sample(x, y, z, boxes, masks, ranks, arranged, resolution):
 
 
 @kernel
-def span(vertices, faces, f, axis, low, cell, last):
-    # The first and the last cell of a face along an axis, and its box in cells.
+def cell_range(vertices, faces, f, axis, low, cell, last):
+    # The first and last cell of a face along an axis, and its extent in cells.
     a = np.float64(vertices[faces[f, 0], axis])
     b = np.float64(vertices[faces[f, 1], axis])
     c = np.float64(vertices[faces[f, 2], axis])
@@ -220,11 +220,11 @@ def span(vertices, faces, f, axis, low, cell, last):
 
 @kernel
 def count_members(vertices, faces, low, cell, flat, sides):
-    # flat[cell + 1]: the faces whose box touches the cell.
+    # flat[cell + 1]: number of faces whose bounding box touches the cell.
     for f in range(faces.shape[0]):
-        i0, i1, _, _ = span(vertices, faces, f, 0, low[0], cell, sides[0] - 1)
-        j0, j1, _, _ = span(vertices, faces, f, 1, low[1], cell, sides[1] - 1)
-        k0, k1, _, _ = span(vertices, faces, f, 2, low[2], cell, sides[2] - 1)
+        i0, i1, _, _ = cell_range(vertices, faces, f, 0, low[0], cell, sides[0] - 1)
+        j0, j1, _, _ = cell_range(vertices, faces, f, 1, low[1], cell, sides[1] - 1)
+        k0, k1, _, _ = cell_range(vertices, faces, f, 2, low[2], cell, sides[2] - 1)
         for i in range(i0, i1 + 1):
             for j in range(j0, j1 + 1):
                 for k in range(k0, k1 + 1):
@@ -232,9 +232,9 @@ def count_members(vertices, faces, low, cell, flat, sides):
 
 
 @kernel
-def inside(near, far, i):
-    # A face's box along one axis in a cell, outward to 127ths of the cell: two bytes, the
-    # second counted from the far side.
+def quantize_extent(near, far, i):
+    # Extent of a face along one axis within a cell, rounded outward to 127ths of the cell: two
+    # bytes, the second counted from the far side.
     low = min(127, max(0, int((near - i) * 127.0 - 0.01)))
     high = min(127, max(0, 127 - int((far - i) * 127.0 + 1.01)))
     return np.uint64(low), np.uint64(high)
@@ -242,17 +242,17 @@ def inside(near, far, i):
 
 @kernel
 def list_members(vertices, faces, low, cell, flat, sides, members, extents):
-    # flat[cell]: where the cell's next face goes.
+    # flat[cell]: index in `members` of the next face of the cell.
     for f in range(faces.shape[0]):
-        i0, i1, x0, x1 = span(vertices, faces, f, 0, low[0], cell, sides[0] - 1)
-        j0, j1, y0, y1 = span(vertices, faces, f, 1, low[1], cell, sides[1] - 1)
-        k0, k1, z0, z1 = span(vertices, faces, f, 2, low[2], cell, sides[2] - 1)
+        i0, i1, x0, x1 = cell_range(vertices, faces, f, 0, low[0], cell, sides[0] - 1)
+        j0, j1, y0, y1 = cell_range(vertices, faces, f, 1, low[1], cell, sides[1] - 1)
+        k0, k1, z0, z1 = cell_range(vertices, faces, f, 2, low[2], cell, sides[2] - 1)
         for i in range(i0, i1 + 1):
-            a, b = inside(x0, x1, i)
+            a, b = quantize_extent(x0, x1, i)
             for j in range(j0, j1 + 1):
-                c, d = inside(y0, y1, j)
+                c, d = quantize_extent(y0, y1, j)
                 for k in range(k0, k1 + 1):
-                    e, g = inside(z0, z1, k)
+                    e, g = quantize_extent(z0, z1, k)
                     n = flat[(i * sides[1] + j) * sides[2] + k]
                     flat[(i * sides[1] + j) * sides[2] + k] = n + 1
                     members[n] = f
@@ -267,8 +267,9 @@ def list_members(vertices, faces, low, cell, flat, sides, members, extents):
 
 
 @kernel
-def bundle(start, stop, vertices, faces, corners, planes):
-    # Each face's corner and two sides; its plane, and those that stand upright on its sides.
+def precompute_faces(start, stop, vertices, faces, corners, planes):
+    # corners: first corner and two edge vectors. planes: the plane of the face, and the three
+    # planes perpendicular to it through its edges.
     for f in range(start, stop):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         for k in range(3):
@@ -281,7 +282,7 @@ def bundle(start, stop, vertices, faces, corners, planes):
         vx, vy, vz = np.float64(corners[f, 6]), np.float64(corners[f, 7]), np.float64(corners[f, 8])
         nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
         square = nx * nx + ny * ny + nz * nz
-        # A sliver's planes may be wrong: without any, it is never passed by.
+        # The planes of a sliver may be inaccurate. With zeros it is never skipped.
         if square <= 1e-6 * (ux * ux + uy * uy + uz * uz) * (vx * vx + vy * vy + vz * vz):
             continue
         scale = 1.0 / np.sqrt(square)
@@ -306,16 +307,16 @@ def bundle(start, stop, vertices, faces, corners, planes):
 
 
 @kernel
-def at_least(planes, f, px, py, pz):
-    # A bound under the squared distance to a face; to one inside or beside a side, it itself.
-    out = max(
+def distance_bound(planes, f, px, py, pz):
+    # Lower bound of the squared distance to a face; exact over the face and beside its edges.
+    outside = max(
         np.float32(0.0),
         planes[f, 4] * px + planes[f, 5] * py + planes[f, 6] * pz + planes[f, 7],
         planes[f, 8] * px + planes[f, 9] * py + planes[f, 10] * pz + planes[f, 11],
         planes[f, 12] * px + planes[f, 13] * py + planes[f, 14] * pz + planes[f, 15],
     )
-    up = planes[f, 0] * px + planes[f, 1] * py + planes[f, 2] * pz + planes[f, 3]
-    return out * out + up * up
+    above = planes[f, 0] * px + planes[f, 1] * py + planes[f, 2] * pz + planes[f, 3]
+    return outside * outside + above * above
 
 
 @kernel
@@ -358,22 +359,23 @@ def closest_on_face(corners, f, px, py, pz):
 
 
 @kernel
-def asked(near, far, i):
-    # A searched range along one axis in a cell, outward, against the bytes of `inside`: each
-    # with a guard bit, which a subtraction clears where the two do not overlap.
+def quantize_query(near, far, i):
+    # Search range along one axis in a cell, rounded outward, to be compared with the bytes of
+    # `quantize_extent`: subtracting these clears the guard bit of a byte if the ranges are
+    # disjoint.
     low = min(127, max(0, int((near - i) * 127.0 - 0.01)))
     high = min(127, max(0, int((far - i) * 127.0 + 1.01)))
     return np.uint64(128 + high), np.uint64(255 - low)
 
 
 @kernel
-def closest(corners, planes, origin, cell, first, members, extents, px, py, pz, seed):
-    # seed: int64. The closest face, -1 for none, and the point of it.
-    # First the seed, for a bound; then cells in a growing box around the point, until
-    # nothing outside the box can be closer.
-    guard = np.uint64(0x808080808080)
-    # What the planes' rounding may add to a distance.
-    slack = 4e-7
+def closest_point(corners, planes, origin, cell, first, members, extents, px, py, pz, seed):
+    # Returns the closest face, -1 if there is none, and its closest point. seed: int64, a face that
+    # is probably close, or -1. The seed gives a bound; then a growing box of cells around the
+    # point is searched until nothing outside the box can be closer.
+    guard_bits = np.uint64(0x808080808080)
+    # Upper bound of the rounding error of a distance to a plane.
+    rounding = 4e-7
     nx, ny, nz = np.float32(px), np.float32(py), np.float32(pz)
     best_face = seed
     best, hit_x, hit_y, hit_z = np.inf, px, py, pz
@@ -382,23 +384,23 @@ def closest(corners, planes, origin, cell, first, members, extents, px, py, pz, 
         best, hit_x, hit_y, hit_z = closest_on_face(corners, seed, px, py, pz)
         radius = min(radius, np.sqrt(best) * 1.000001 + 1e-12)
     reach = np.sqrt(best)
-    limit = (reach + slack) * (reach + slack)
+    limit = (reach + rounding) * (reach + rounding)
     per = 1.0 / cell
     gx, gy, gz = (px - origin[0]) * per, (py - origin[1]) * per, (pz - origin[2]) * per
     for _ in range(40):
-        wide = radius * per
-        i0, i1 = max(0, int(gx - wide)), min(first.shape[0] - 1, int(gx + wide))
-        j0, j1 = max(0, int(gy - wide)), min(first.shape[1] - 1, int(gy + wide))
-        k0, k1 = max(0, int(gz - wide)), min(first.shape[2] - 2, int(gz + wide))
+        radius_cells = radius * per
+        i0, i1 = max(0, int(gx - radius_cells)), min(first.shape[0] - 1, int(gx + radius_cells))
+        j0, j1 = max(0, int(gy - radius_cells)), min(first.shape[1] - 1, int(gy + radius_cells))
+        k0, k1 = max(0, int(gz - radius_cells)), min(first.shape[2] - 2, int(gz + radius_cells))
         for i in range(i0, i1 + 1):
-            x_high, x_low = asked(gx - wide, gx + wide, i)
+            x_high, x_low = quantize_query(gx - radius_cells, gx + radius_cells, i)
             for j in range(j0, j1 + 1):
-                y_high, y_low = asked(gy - wide, gy + wide, j)
+                y_high, y_low = quantize_query(gy - radius_cells, gy + radius_cells, j)
                 for k in range(k0, k1 + 1):
                     start, stop = first[i, j, k], first[i, j, k + 1]
                     if start == stop:
                         continue
-                    z_high, z_low = asked(gz - wide, gz + wide, k)
+                    z_high, z_low = quantize_query(gz - radius_cells, gz + radius_cells, k)
                     query = (
                         x_high
                         | (x_low << np.uint64(8))
@@ -407,38 +409,38 @@ def closest(corners, planes, origin, cell, first, members, extents, px, py, pz, 
                         | (z_high << np.uint64(32))
                         | (z_low << np.uint64(40))
                     )
-                    # Unsigned: a negative index would have to be looked for at each step.
+                    # Unsigned: saves a test for negative indices in each iteration.
                     for n in range(np.uint64(start), np.uint64(stop)):
-                        if (query - extents[n]) & guard != guard:
+                        if (query - extents[n]) & guard_bits != guard_bits:
                             continue
                         f = np.int64(members[n])
-                        if f == seed or at_least(planes, f, nx, ny, nz) > limit:
+                        if f == seed or distance_bound(planes, f, nx, ny, nz) > limit:
                             continue
                         square, x, y, z = closest_on_face(corners, f, px, py, pz)
                         if square < best:
                             best, best_face = square, f
                             reach = np.sqrt(best)
-                            limit = (reach + slack) * (reach + slack)
+                            limit = (reach + rounding) * (reach + rounding)
                             hit_x, hit_y, hit_z = x, y, z
         if reach <= radius:
             break
-        # Rounded up, so that the next round ends the search.
+        # Rounded up, so that the next iteration ends the search.
         radius = min(reach * 1.000001 + 1e-12, 4.0 * radius)
     return best_face, hit_x, hit_y, hit_z
 
 
 @kernel
-def paint(
+def bake_tiles(
     start, stop, owner, uv, uv_faces, source, vertices,
     is_projected, corners, planes, origin, cell, first, members, extents,
-    boxes, masks, ranks, arranged, resolution, base_color, metal_rough, covered,
+    brick_of, masks, ranks, arranged, resolution, base_color, metal_rough, covered,
 ):  # fmt: skip
-    # Tile by tile, to and fro: what one texel needs is still at hand for the next.
+    # Tile by tile, in alternating directions: adjacent texels use the same data.
     size = owner.shape[0]
     for tile in range(start, stop):
-        # Each tile starts without a seed: where the range was cut must not show.
+        # No seed at the start of a tile: the result must not depend on how the range was split.
         seed = np.int64(-1)
-        before = -1
+        previous = -1
         ax, ay, ux, uy, vx, vy, det = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         a, b, c = 0, 0, 0
         across = (size + TILE - 1) // TILE
@@ -453,8 +455,8 @@ def paint(
                 is_gutter = f < 0
                 if is_gutter:
                     f = -2 - f
-                if f != before:
-                    before = f
+                if f != previous:
+                    previous = f
                     a, b, c = uv_faces[f, 0], uv_faces[f, 1], uv_faces[f, 2]
                     ax, ay = np.float64(uv[a, 0]), np.float64(uv[a, 1])
                     ux, uy = uv[b, 0] - ax, uv[b, 1] - ay
@@ -473,11 +475,11 @@ def paint(
                 y = r * vertices[a, 1] + s * vertices[b, 1] + t * vertices[c, 1]
                 z = r * vertices[a, 2] + s * vertices[b, 2] + t * vertices[c, 2]
                 if is_projected:
-                    seed, x, y, z = closest(
+                    seed, x, y, z = closest_point(
                         corners, planes, origin, cell, first, members, extents, x, y, z, seed
                     )
                 weight, red, green, blue, metallic, roughness, alpha = sample(
-                    x, y, z, boxes, masks, ranks, arranged, resolution
+                    x, y, z, brick_of, masks, ranks, arranged, resolution
                 )
                 if weight > 0.0:
                     base_color[row, column, 0] = np.uint8(red * 255.0 + 0.5)
@@ -491,60 +493,62 @@ def paint(
 
 
 @kernel
-def mean(total, count):
-    # Rounded; a shift where it can be one.
+def rounded_mean(total, count):
+    # Rounded to the nearest integer; a shift if possible.
     return (total + 2) >> 2 if count == 4 else (total + count // 2) // count
 
 
 @kernel
-def pull(start, stop, base, metal, known, coarse_base, coarse_metal, coarse_known):
-    # Half as wide, half as high: the mean of the known ones of four texels.
-    size = known.shape[0]
+def pull_level(
+    start, stop, base_color, metal_rough, covered, coarse_base, coarse_metal, coarse_covered
+):
+    # Half the resolution: the mean of the covered ones of four texels.
+    size = covered.shape[0]
     for row in range(start, stop):
-        for column in range(coarse_known.shape[1]):
+        for column in range(coarse_covered.shape[1]):
             count = 0
             red, green, blue, alpha, roughness, metallic = 0, 0, 0, 0, 0, 0
             for y in range(2 * row, min(2 * row + 2, size)):
                 for x in range(2 * column, min(2 * column + 2, size)):
-                    if known[y, x] != 0:
+                    if covered[y, x] != 0:
                         count += 1
-                        red += base[y, x, 0]
-                        green += base[y, x, 1]
-                        blue += base[y, x, 2]
-                        alpha += base[y, x, 3]
-                        roughness += metal[y, x, 1]
-                        metallic += metal[y, x, 2]
-            coarse_known[row, column] = count
+                        red += base_color[y, x, 0]
+                        green += base_color[y, x, 1]
+                        blue += base_color[y, x, 2]
+                        alpha += base_color[y, x, 3]
+                        roughness += metal_rough[y, x, 1]
+                        metallic += metal_rough[y, x, 2]
+            coarse_covered[row, column] = count
             if count > 0:
-                coarse_base[row, column, 0] = mean(red, count)
-                coarse_base[row, column, 1] = mean(green, count)
-                coarse_base[row, column, 2] = mean(blue, count)
-                coarse_base[row, column, 3] = mean(alpha, count)
-                coarse_metal[row, column, 0] = mean(roughness, count)
-                coarse_metal[row, column, 1] = mean(roughness, count)
-                coarse_metal[row, column, 2] = mean(metallic, count)
+                coarse_base[row, column, 0] = rounded_mean(red, count)
+                coarse_base[row, column, 1] = rounded_mean(green, count)
+                coarse_base[row, column, 2] = rounded_mean(blue, count)
+                coarse_base[row, column, 3] = rounded_mean(alpha, count)
+                coarse_metal[row, column, 0] = rounded_mean(roughness, count)
+                coarse_metal[row, column, 1] = rounded_mean(roughness, count)
+                coarse_metal[row, column, 2] = rounded_mean(metallic, count)
 
 
 @kernel
-def blend(coarse, y0, y1, x0, x1, c):
+def interpolate(coarse, y0, y1, x0, x1, c):
     total = 9 * np.int64(coarse[y0, x0, c]) + 3 * np.int64(coarse[y0, x1, c])
     total += 3 * np.int64(coarse[y1, x0, c]) + np.int64(coarse[y1, x1, c])
     return np.uint8((total + 8) >> 4)
 
 
 @kernel
-def push(start, stop, base, metal, known, coarse_base, coarse_metal):
-    # Bilinear from the coarser level, which has no gaps any more.
+def push_level(start, stop, base_color, metal_rough, covered, coarse_base, coarse_metal):
+    # Fill gaps by bilinear interpolation of the coarser level, which has none.
     last = coarse_base.shape[0] - 1
     for row in range(start, stop):
         y0 = row // 2
         y1 = min(last, max(0, y0 + (1 if row % 2 == 1 else -1)))
-        for column in range(known.shape[1]):
-            if known[row, column] != 0:
+        for column in range(covered.shape[1]):
+            if covered[row, column] != 0:
                 continue
             x0 = column // 2
             x1 = min(last, max(0, x0 + (1 if column % 2 == 1 else -1)))
             for c in range(4):
-                base[row, column, c] = blend(coarse_base, y0, y1, x0, x1, c)
+                base_color[row, column, c] = interpolate(coarse_base, y0, y1, x0, x1, c)
             for c in range(3):
-                metal[row, column, c] = blend(coarse_metal, y0, y1, x0, x1, c)
+                metal_rough[row, column, c] = interpolate(coarse_metal, y0, y1, x0, x1, c)

@@ -1,18 +1,18 @@
-"""Loops that collapse edges.
+"""Loops that decimate a mesh by edge collapses.
 
-Compiled by numba, which infers every type from the arguments: see the callers for them.
+Compiled by numba, which infers all types from the arguments: see the callers.
 """
 
 # ruff: noqa: ANN001, ANN201, C901, D103, PLR0912, PLR0913, PLR0915, PLR0917
 # ruff: noqa: PLR1714, PLR2004
-# Loops are written as the machine runs them: flat, with positional scalars and arrays.
+# Loops are written for speed: flat, with positional scalars and arrays.
 # pyright: basic
 
 from __future__ import annotations
 
 import numpy as np
 
-from trellis2_server.export.kernel import kernel
+from trellis2_server.export.jit import kernel
 
 
 @kernel
@@ -21,14 +21,14 @@ def find_cells(start, stop, vertices, low, scale, side, shift, cell):
         i = int((vertices[v, 0] - low[0]) * scale + shift)
         j = int((vertices[v, 1] - low[1]) * scale + shift)
         k = int((vertices[v, 2] - low[2]) * scale + shift)
-        # Merging may move a vertex a little out of the box.
+        # A merged vertex may lie a little outside the box.
         i, j, k = min(max(i, 0), side - 1), min(max(j, 0), side - 1), min(max(k, 0), side - 1)
         cell[v] = (i * side + j) * side + k
 
 
 @kernel
-def count(cell, head, faces, sizes, face_sizes):
-    # How many vertices that are left, and faces, lie in each cell: a face where its first does.
+def count_cells(cell, head, faces, sizes, face_sizes):
+    # Count the remaining vertices and the faces of each cell; a face belongs to its first vertex.
     for v in range(cell.shape[0]):
         if head[v] >= 0:
             sizes[cell[v]] += 1
@@ -37,47 +37,52 @@ def count(cell, head, faces, sizes, face_sizes):
 
 
 @kernel
-def sort(cell, head, faces, starts, face_starts, name, moved):
-    # Number the vertices anew, cell by cell, and put the faces in that order.
+def sort_by_cell(cell, head, faces, starts, face_starts, new_index, sorted_faces):
+    # Renumber the vertices cell by cell, and sort the faces likewise.
     for v in range(cell.shape[0]):
-        name[v] = -1
+        new_index[v] = -1
         if head[v] >= 0:
-            name[v] = starts[cell[v]]
+            new_index[v] = starts[cell[v]]
             starts[cell[v]] += 1
     for f in range(faces.shape[0]):
         a = faces[f, 0]
         to = face_starts[cell[a]]
         face_starts[cell[a]] = to + 1
-        moved[to, 0], moved[to, 1], moved[to, 2] = name[a], name[faces[f, 1]], name[faces[f, 2]]
+        sorted_faces[to, 0], sorted_faces[to, 1], sorted_faces[to, 2] = (
+            new_index[a],
+            new_index[faces[f, 1]],
+            new_index[faces[f, 2]],
+        )
 
 
 @kernel
-def move(start, stop, name, vertices, moved):
+def move_vertices(start, stop, new_index, vertices, moved):
     for v in range(start, stop):
-        to = name[v]
+        to = new_index[v]
         if to >= 0:
             for k in range(vertices.shape[1]):
                 moved[to, k] = vertices[v, k]
 
 
 @kernel
-def chain(faces, head, following):
-    # The corners at each vertex as a linked list, ascending.
+def link_corners(faces, head, next_corner):
+    # List the corners at each vertex, ascending: a linked list.
     for v in range(head.shape[0]):
         head[v] = -1
     for f in range(faces.shape[0] - 1, -1, -1):
         for k in range(2, -1, -1):
             v = faces[f, k]
-            following[3 * f + k] = head[v]
+            next_corner[3 * f + k] = head[v]
             head[v] = 3 * f + k
 
 
 @kernel
-def sum_quadrics(start, stop, faces, head, following, rim_weight, vertices):
-    # Of the planes through each vertex: only the second-order part is not zero there.
+def sum_quadrics(start, stop, faces, head, next_corner, rim_weight, vertices):
+    # Quadrics of the planes through each vertex, relative to it: only the second-order part is not
+    # zero.
     ring = np.empty((513, 3), np.int32)
     for v in range(start, stop):
-        count = gather(faces, head, following, v, ring)
+        count = collect_ring(faces, head, next_corner, v, ring)
         x, y, z = np.float64(vertices[v, 0]), np.float64(vertices[v, 1]), np.float64(vertices[v, 2])
         a, b, c, d, e, g = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         for n in range(min(count, 512)):
@@ -94,7 +99,7 @@ def sum_quadrics(start, stop, faces, head, following, rim_weight, vertices):
             if count > 512:
                 continue
             for side in range(2):
-                # An edge without exactly two faces is held by a plane upright on its face.
+                # An edge without exactly two faces adds a plane perpendicular to its face.
                 other = ring[n, 1 + side]
                 shared = 0
                 for m in range(count):
@@ -113,8 +118,8 @@ def sum_quadrics(start, stop, faces, head, following, rim_weight, vertices):
 
 
 @kernel
-def merge(vertices, v, u, x, y, z):
-    # Move v to that place and give it both quadrics.
+def merge_vertices(vertices, v, u, x, y, z):
+    # Move v to (x, y, z) and add the quadric of u to its own.
     vx, vy, vz = vertices[v, 0], vertices[v, 1], vertices[v, 2]
     vertices[v, 0], vertices[v, 1], vertices[v, 2] = x, y, z
     a, b, c, d, e, g, p, q, r, s = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -151,21 +156,21 @@ def merge(vertices, v, u, x, y, z):
 
 
 @kernel
-def gather(faces, head, following, v, ring):
-    # The corners at v, and the other two of each face; faces that are gone are unlinked.
-    # More than fit into the ring count, but are not in it.
+def collect_ring(faces, head, next_corner, v, ring):
+    # ring: the corners at v and the other two vertices of their faces. Unlinks removed faces.
+    # The count includes corners for which the ring has no room.
     count = 0
-    before = -1
+    previous = -1
     i = head[v]
     while i >= 0:
-        after = following[i]
+        following = next_corner[i]
         f = i // 3
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         if a < 0:
-            if before < 0:
-                head[v] = after
+            if previous < 0:
+                head[v] = following
             else:
-                following[before] = after
+                next_corner[previous] = following
         else:
             k = i - 3 * f
             if count < ring.shape[0]:
@@ -173,14 +178,14 @@ def gather(faces, head, following, v, ring):
                 ring[count, 1] = b if k == 0 else (c if k == 1 else a)
                 ring[count, 2] = c if k == 0 else (a if k == 1 else b)
             count += 1
-            before = i
-        i = after
+            previous = i
+        i = following
     return count
 
 
 @kernel
-def lock(start, stop, faces, head, following, cell, vertices):
-    # Vertices with neighbours in other cells.
+def lock_borders(start, stop, faces, head, next_corner, cell, vertices):
+    # Mark vertices with neighbours in other cells.
     for v in range(start, stop):
         vertices[v, 13] = 0.0
         i = head[v]
@@ -193,30 +198,32 @@ def lock(start, stop, faces, head, following, cell, vertices):
             ):
                 vertices[v, 13] = 1.0
                 break
-            i = following[i]
+            i = next_corner[i]
 
 
 @kernel
 def bucket_of(cost):
-    # Eight to a power of two.
+    # Eight buckets per factor of two.
     return min(max((np.float32(cost).view(np.int32) >> 20) - 128, 0), 1023)
 
 
 @kernel
-def put(buckets, counts, cell, after, partner, when, age, spot, v, near, at, price):
+def enqueue(buckets, counts, cell, after, partner, stamp, version, target, v, near, at, costs):
+    # Queue v with the edge to near[at]: `after` links the vertices of a bucket, `target` is the
+    # offset from v to the merged vertex, and `stamp` identifies the versions of both ends.
     u = near[at, 0]
-    bucket = bucket_of(price[at, 0])
+    bucket = bucket_of(costs[at, 0])
     partner[v] = u
-    when[v] = age[v] + age[u]
-    spot[v, 0], spot[v, 1], spot[v, 2] = price[at, 1], price[at, 2], price[at, 3]
+    stamp[v] = version[v] + version[u]
+    target[v, 0], target[v, 1], target[v, 2] = costs[at, 1], costs[at, 2], costs[at, 3]
     after[v] = buckets[cell, bucket]
     buckets[cell, bucket] = v
     counts[cell, bucket] += 1
 
 
 @kernel
-def name_neighbours(ring, count, near):
-    # Each neighbour once, and how many of the faces have it.
+def list_neighbours(ring, count, near):
+    # near: each neighbour, and the number of faces that contain it.
     number = 0
     for n in range(count):
         for side in range(1, 3):
@@ -236,10 +243,10 @@ def name_neighbours(ring, count, near):
 
 
 @kernel
-def weigh(vertices, v, near, number, lane, price):
-    # What it costs to merge v with each neighbour, infinite where that one rests, and the best
-    # place for both, from v. Eight neighbours at a time, in lanes that the machine's vectors take
-    # several of. Each quadric is about its own vertex: half the digits are good enough.
+def edge_costs(vertices, v, near, number, batch, costs):
+    # The cost of merging v with each neighbour, infinite if that one is locked, and the best
+    # position of the merged vertex relative to v. In batches of eight neighbours, a loop that
+    # compilers vectorise. float32 suffices because each quadric is relative to its own vertex.
     x0, y0, z0 = vertices[v, 0], vertices[v, 1], vertices[v, 2]
     va, vb, vc = vertices[v, 3], vertices[v, 4], vertices[v, 5]
     vd, ve, vg = vertices[v, 6], vertices[v, 7], vertices[v, 8]
@@ -250,31 +257,31 @@ def weigh(vertices, v, near, number, lane, price):
     for base in range(0, number, 8):
         for n in range(min(8, number - base)):
             u = near[base + n, 0]
-            lane[n] = vertices[u, 0] - x0
-            lane[8 + n] = vertices[u, 1] - y0
-            lane[16 + n] = vertices[u, 2] - z0
+            batch[n] = vertices[u, 0] - x0
+            batch[8 + n] = vertices[u, 1] - y0
+            batch[16 + n] = vertices[u, 2] - z0
             for k in range(3, 13):
-                lane[8 * k + n] = vertices[u, k]
+                batch[8 * k + n] = vertices[u, k]
         for n in range(8):
-            hx, hy, hz = lane[n], lane[8 + n], lane[16 + n]
-            a, b, c = lane[24 + n], lane[32 + n], lane[40 + n]
-            d, e, g = lane[48 + n], lane[56 + n], lane[64 + n]
-            p, q, r = lane[72 + n], lane[80 + n], lane[88 + n]
-            # The quadric of u, seen from v.
+            hx, hy, hz = batch[n], batch[8 + n], batch[16 + n]
+            a, b, c = batch[24 + n], batch[32 + n], batch[40 + n]
+            d, e, g = batch[48 + n], batch[56 + n], batch[64 + n]
+            p, q, r = batch[72 + n], batch[80 + n], batch[88 + n]
+            # The quadric of u relative to v.
             kx = a * hx + b * hy + c * hz
             ky = b * hx + d * hy + e * hz
             kz = c * hx + e * hy + g * hz
             s = (
                 vs
-                + lane[96 + n]
+                + batch[96 + n]
                 + (hx * (kx - two * p) + hy * (ky - two * q) + hz * (kz - two * r))
             )
             p, q, r = p - kx + vp, q - ky + vq, r - kz + vr
             a, b, c, d, e, g = a + va, b + vb, c + vc, d + vd, e + ve, g + vg
             square = hx * hx + hy * hy + hz * hz
             trace = a + d + g
-            # Solve for the step from the middle, with a trace of one. A weak pull to the middle
-            # decides where the planes do not.
+            # Solve for the step from the midpoint, scaled to a trace of one, with a weak
+            # regularisation towards the midpoint.
             unit = one / (trace + tiny)
             a1, b1, c1, d1, e1, g1 = a * unit, b * unit, c * unit, d * unit, e * unit, g * unit
             a2, d2, g2 = a1 + weak, d1 + weak, g1 + weak
@@ -288,55 +295,56 @@ def weigh(vertices, v, near, number, lane, price):
             tx = (c00 * rx + c01 * ry + c02 * rz) * scale
             ty = (c01 * rx + c11 * ry + c12 * rz) * scale
             tz = (c02 * rx + c12 * ry + c22 * rz) * scale
-            near_enough = tx * tx + ty * ty + tz * tz <= two * two * square
-            x = mx + (tx if near_enough else none)
-            y = my + (ty if near_enough else none)
-            z = mz + (tz if near_enough else none)
+            is_near = tx * tx + ty * ty + tz * tz <= two * two * square
+            x = mx + (tx if is_near else none)
+            y = my + (ty if is_near else none)
+            z = mz + (tz if is_near else none)
             error = (
                 x * (a * x + two * (b * y + c * z + p))
                 + y * (d * y + two * (e * z + q))
                 + z * (g * z + two * r)
                 + s
             )
-            lane[104 + n] = max(error, none) + small * trace * square + tiny * square
-            lane[112 + n], lane[120 + n], lane[128 + n] = x, y, z
+            batch[104 + n] = max(error, none) + small * trace * square + tiny * square
+            batch[112 + n], batch[120 + n], batch[128 + n] = x, y, z
         for n in range(min(8, number - base)):
-            rests = vertices[near[base + n, 0], 13] != none
-            price[base + n, 0] = np.float32(np.inf) if rests else lane[104 + n]
-            price[base + n, 1] = lane[112 + n]
-            price[base + n, 2] = lane[120 + n]
-            price[base + n, 3] = lane[128 + n]
+            is_locked = vertices[near[base + n, 0], 13] != none
+            costs[base + n, 0] = np.float32(np.inf) if is_locked else batch[104 + n]
+            costs[base + n, 1] = batch[112 + n]
+            costs[base + n, 2] = batch[120 + n]
+            costs[base + n, 3] = batch[128 + n]
 
 
 @kernel
-def cheapest(near, number, price):
-    # Which neighbour costs least, of several the one with the smallest name; -1: none is left.
-    at, cost, end = -1, np.float32(np.inf), -1
+def cheapest_edge(near, number, costs):
+    # Index of the cheapest neighbour, the smallest vertex among equals; -1: none is left.
+    at, cost, vertex = -1, np.float32(np.inf), -1
     for n in range(number):
-        if price[n, 0] < cost or (price[n, 0] == cost and near[n, 0] < end):
-            at, cost, end = n, price[n, 0], near[n, 0]
+        if costs[n, 0] < cost or (costs[n, 0] == cost and near[n, 0] < vertex):
+            at, cost, vertex = n, costs[n, 0], near[n, 0]
     return at
 
 
 @kernel
-def strike_out(near, number, price, u):
-    # The one that failed, and those that cost less: each has failed before, or waits with v.
-    bar = np.float32(0.0)
+def exclude_tried(near, number, costs, u):
+    # Exclude neighbour u, which failed, and cheaper ones: they have failed before or are queued
+    # with v.
+    tried_cost = np.float32(0.0)
     for n in range(number):
         if near[n, 0] == u:
-            bar = price[n, 0]
+            tried_cost = costs[n, 0]
     for n in range(number):
-        if price[n, 0] < bar or (price[n, 0] == bar and near[n, 0] <= u):
-            price[n, 0] = np.inf
+        if costs[n, 0] < tried_cost or (costs[n, 0] == tried_cost and near[n, 0] <= u):
+            costs[n, 0] = np.inf
 
 
 @kernel
-def line_up(
-    start, stop, first, vertices, faces, head, following, buckets, counts, after, partner, when,
-    age, spot,
+def enqueue_all(
+    start, stop, first, vertices, faces, head, next_corner, buckets, counts, after, partner, stamp,
+    version, target,
 ):  # fmt: skip
     ring, near = np.empty((513, 3), np.int32), np.empty((1026, 2), np.int32)
-    lane, price = np.zeros(136, np.float32), np.empty((1026, 4), np.float32)
+    batch, costs = np.zeros(136, np.float32), np.empty((1026, 4), np.float32)
     for cell in range(start, stop):
         for b in range(1024):
             buckets[cell, b] = -1
@@ -344,19 +352,22 @@ def line_up(
         for v in range(first[cell + 1] - 1, first[cell] - 1, -1):
             if vertices[v, 13] != 0.0:
                 continue
-            count = gather(faces, head, following, v, ring)
+            count = collect_ring(faces, head, next_corner, v, ring)
             if count > 512:
                 continue
-            number = name_neighbours(ring, count, near)
-            weigh(vertices, v, near, number, lane, price)
-            at = cheapest(near, number, price)
+            number = list_neighbours(ring, count, near)
+            edge_costs(vertices, v, near, number, batch, costs)
+            at = cheapest_edge(near, number, costs)
             if at >= 0:
-                put(buckets, counts, cell, after, partner, when, age, spot, v, near, at, price)
+                enqueue(
+                    buckets, counts, cell, after, partner, stamp, version, target, v, near, at,
+                    costs,
+                )  # fmt: skip
 
 
 @kernel
-def fits(vertices, ring, count, v, u, x, y, z):
-    # Whether the faces at v that do not hold u keep their side and do not become needles.
+def keeps_faces_valid(vertices, ring, count, v, u, x, y, z):
+    # Whether no face at v, except those at u, is flipped or becomes a sliver.
     vx, vy, vz = np.float64(vertices[v, 0]), np.float64(vertices[v, 1]), np.float64(vertices[v, 2])
     for n in range(count):
         p, q = ring[n, 1], ring[n, 2]
@@ -372,7 +383,7 @@ def fits(vertices, ring, count, v, u, x, y, z):
         bx, by, bz = x - px, y - py, z - pz
         nx, ny, nz = ey * az - ez * ay, ez * ax - ex * az, ex * ay - ey * ax
         mx, my, mz = ey * bz - ez * by, ez * bx - ex * bz, ex * by - ey * bx
-        # Squares of twice the areas: no roots.
+        # Squares of twice the areas.
         old = nx * nx + ny * ny + nz * nz
         new = mx * mx + my * my + mz * mz
         along = nx * mx + ny * my + nz * mz
@@ -389,8 +400,8 @@ def fits(vertices, ring, count, v, u, x, y, z):
 
 
 @kernel
-def is_linked(v_ring, v_count, v_near, v_number, u_ring, u_count, u_near, u_number, u):
-    # The link condition: whether merging v and u leaves the topology as it is.
+def meets_link_condition(v_ring, v_count, v_near, v_number, u_ring, u_count, u_near, u_number, u):
+    # The link condition: whether merging v and u preserves the topology.
     shared, c, d = 0, -1, -1
     for n in range(v_count):
         p, q = v_ring[n, 1], v_ring[n, 2]
@@ -420,112 +431,114 @@ def is_linked(v_ring, v_count, v_near, v_number, u_ring, u_count, u_near, u_numb
 
 
 @kernel
-def collapse(
-    start, stop, budget, limit, alike, level, vertices, faces, head, following, buckets, counts,
-    after, partner, when, age, spot, gone,
+def collapse_edges(
+    start, stop, budget, limit, tolerance, level, vertices, faces, head, next_corner, buckets,
+    counts, after, partner, stamp, version, target, removed_counts,
 ):  # fmt: skip
-    # Each cell by itself, cheapest edges first; vertices with neighbours in other cells rest,
-    # so no two cells write, or read what the other writes.
-    # Each vertex waits with an edge that costs no more than any of its own did then. A change
-    # makes edges of one vertex new, and that vertex waits anew: so every edge costs at least
-    # what one of its ends waits with, and what has become stale meanwhile is looked at again
-    # when its turn comes.
+    # Collapse edges in each cell, cheapest first. Vertices with neighbours in other cells are
+    # locked: no cell reads or writes what another cell writes.
+    # Each vertex is queued with its cheapest edge. A collapse changes the edges of one vertex,
+    # which is queued again. So every edge costs at least as much as the queued edge of one of its
+    # ends. An entry that has become stale is recomputed when it is dequeued.
     v_ring, u_ring = np.empty((513, 3), np.int32), np.empty((513, 3), np.int32)
     v_near, u_near = np.empty((1026, 2), np.int32), np.empty((1026, 2), np.int32)
-    lane, price = np.zeros(136, np.float32), np.empty((1026, 4), np.float32)
+    batch, costs = np.zeros(136, np.float32), np.empty((1026, 4), np.float32)
     for cell in range(start, stop):
-        removed, now = 0, 0
+        removed, bucket = 0, 0
         while removed < budget[cell]:
-            while now <= limit and buckets[cell, now] < 0:
-                now += 1
-            if now > limit:
+            while bucket <= limit and buckets[cell, bucket] < 0:
+                bucket += 1
+            if bucket > limit:
                 break
-            v = buckets[cell, now]
-            buckets[cell, now] = after[v]
-            counts[cell, now] -= 1
+            v = buckets[cell, bucket]
+            buckets[cell, bucket] = after[v]
+            counts[cell, bucket] -= 1
             if head[v] < 0:
                 continue
-            v_count = gather(faces, head, following, v, v_ring)
+            v_count = collect_ring(faces, head, next_corner, v, v_ring)
             if v_count == 0 or v_count > 512:
                 continue
-            v_number = name_neighbours(v_ring, v_count, v_near)
+            v_number = list_neighbours(v_ring, v_count, v_near)
             u = partner[v]
-            is_ready = head[u] >= 0 and age[v] + age[u] == when[v]
-            x, y, z = spot[v, 0], spot[v, 1], spot[v, 2]
+            is_ready = head[u] >= 0 and version[v] + version[u] == stamp[v]
+            x, y, z = target[v, 0], target[v, 1], target[v, 2]
             if not is_ready:
-                weigh(vertices, v, v_near, v_number, lane, price)
+                edge_costs(vertices, v, v_near, v_number, batch, costs)
             while True:
                 if not is_ready:
-                    at = cheapest(v_near, v_number, price)
+                    at = cheapest_edge(v_near, v_number, costs)
                     if at < 0:
                         u = -1
                         break
-                    # What is hardly dearer need not wait its turn.
-                    if bucket_of(price[at, 0]) > min(now + alike, limit):
-                        put(
-                            buckets, counts, cell, after, partner, when, age, spot, v, v_near, at,
-                            price,
+                    # Queue it again only if it is clearly more expensive than the present bucket.
+                    if bucket_of(costs[at, 0]) > min(bucket + tolerance, limit):
+                        enqueue(
+                            buckets, counts, cell, after, partner, stamp, version, target, v,
+                            v_near, at, costs,
                         )  # fmt: skip
                         u = -1
                         break
-                    u, x, y, z = v_near[at, 0], price[at, 1], price[at, 2], price[at, 3]
-                    price[at, 0] = np.inf
+                    u, x, y, z = v_near[at, 0], costs[at, 1], costs[at, 2], costs[at, 3]
+                    costs[at, 0] = np.inf
                 x, y, z = vertices[v, 0] + x, vertices[v, 1] + y, vertices[v, 2] + z
                 u_count = 0
-                if level > 0 or fits(vertices, v_ring, v_count, v, u, x, y, z):
-                    u_count = gather(faces, head, following, u, u_ring)
+                if level > 0 or keeps_faces_valid(vertices, v_ring, v_count, v, u, x, y, z):
+                    u_count = collect_ring(faces, head, next_corner, u, u_ring)
                 if 0 < u_count <= 512 - v_count and (
-                    level > 0 or fits(vertices, u_ring, u_count, u, v, x, y, z)
+                    level > 0 or keeps_faces_valid(vertices, u_ring, u_count, u, v, x, y, z)
                 ):
-                    u_number = name_neighbours(u_ring, u_count, u_near)
-                    if level > 1 or is_linked(
+                    u_number = list_neighbours(u_ring, u_count, u_near)
+                    if level > 1 or meets_link_condition(
                         v_ring, v_count, v_near, v_number, u_ring, u_count, u_near, u_number, u
                     ):
                         break
                 if is_ready:
-                    weigh(vertices, v, v_near, v_number, lane, price)
-                    strike_out(v_near, v_number, price, u)
+                    edge_costs(vertices, v, v_near, v_number, batch, costs)
+                    exclude_tried(v_near, v_number, costs, u)
                     is_ready = False
             if u < 0:
                 continue
-            merge(vertices, v, u, x, y, z)
-            # The ring of both, without the faces that vanish.
-            kept = 0
+            merge_vertices(vertices, v, u, x, y, z)
+            # The ring of the merged vertex, without the removed faces.
+            left = 0
             for n in range(v_count):
                 i, p, q = v_ring[n, 0], v_ring[n, 1], v_ring[n, 2]
                 if p == u or q == u:
                     faces[i // 3, 0] = -1
                     removed += 1
                 else:
-                    v_ring[kept, 0], v_ring[kept, 1], v_ring[kept, 2] = i, p, q
-                    kept += 1
+                    v_ring[left, 0], v_ring[left, 1], v_ring[left, 2] = i, p, q
+                    left += 1
             for n in range(u_count):
                 i, p, q = u_ring[n, 0], u_ring[n, 1], u_ring[n, 2]
                 if p != v and q != v:
                     faces[i // 3, i % 3] = v
-                    v_ring[kept, 0], v_ring[kept, 1], v_ring[kept, 2] = i, p, q
-                    kept += 1
+                    v_ring[left, 0], v_ring[left, 1], v_ring[left, 2] = i, p, q
+                    left += 1
             head[u] = -1
-            before = -1
-            for n in range(kept - 1, -1, -1):
-                following[v_ring[n, 0]] = before
-                before = v_ring[n, 0]
-            head[v] = before
-            age[v] += 1
-            if kept == 0:
+            previous = -1
+            for n in range(left - 1, -1, -1):
+                next_corner[v_ring[n, 0]] = previous
+                previous = v_ring[n, 0]
+            head[v] = previous
+            version[v] += 1
+            if left == 0:
                 continue
-            v_number = name_neighbours(v_ring, kept, v_near)
-            weigh(vertices, v, v_near, v_number, lane, price)
-            at = cheapest(v_near, v_number, price)
+            v_number = list_neighbours(v_ring, left, v_near)
+            edge_costs(vertices, v, v_near, v_number, batch, costs)
+            at = cheapest_edge(v_near, v_number, costs)
             if at >= 0:
-                now = min(now, bucket_of(price[at, 0]))
-                put(buckets, counts, cell, after, partner, when, age, spot, v, v_near, at, price)
-        gone[cell] = removed
+                bucket = min(bucket, bucket_of(costs[at, 0]))
+                enqueue(
+                    buckets, counts, cell, after, partner, stamp, version, target, v, v_near, at,
+                    costs,
+                )  # fmt: skip
+        removed_counts[cell] = removed
 
 
 @kernel
-def squeeze(faces):
-    # Move the faces that are left to the front; how many they are.
+def compact_faces(faces):
+    # Move the remaining faces to the front and return their number.
     left = 0
     for f in range(faces.shape[0]):
         if faces[f, 0] >= 0:

@@ -1,15 +1,15 @@
-"""A loop over texels.
+"""Loop that counts the values of texture channels.
 
-Compiled by numba, which infers every type from the arguments: see the callers for them.
+Compiled by numba, which infers all types from the arguments: see the callers.
 """
 
 # ruff: noqa: ANN001, ANN201, D103
-# Loops are written as the machine runs them: flat, with positional scalars and arrays.
+# Loops are written for speed: flat, with positional scalars and arrays.
 # pyright: basic
 
 from __future__ import annotations
 
-from trellis2_server.export.kernel import kernel
+from trellis2_server.export.jit import kernel
 
 
 @kernel

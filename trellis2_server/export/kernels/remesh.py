@@ -1,22 +1,22 @@
-"""Loops that find out what is inside a surface, and wrap it anew.
+"""Loops that classify the corners of a grid as inside or outside, and contour the boundary.
 
-Corners of a grid come in bricks of 8 x 8 x 8, of which a mask has eight words: word i, bit
-8 * j + k. Only bricks near the surface have masks; any other is all inside or all outside.
-Coordinates here are the grid's: a cell's edge is 1.
+The grid's corners are stored in bricks of 8 x 8 x 8. A mask has eight words a brick: corner
+(i, j, k) is bit 8 * j + k of word i. Only bricks near the surface have masks; any other brick is
+uniform. Coordinates are in cells.
 
-Compiled by numba, which infers every type from the arguments: see the callers for them.
+Compiled by numba, which infers all types from the arguments: see the callers.
 """
 
 # ruff: noqa: ANN001, ANN201, C901, D103, PLR0912, PLR0913, PLR0915, PLR0917
 # ruff: noqa: PLR2004
-# Loops are written as the machine runs them: flat, with positional scalars and arrays.
+# Loops are written for speed: flat, with positional scalars and arrays.
 # pyright: basic
 
 from __future__ import annotations
 
 import numpy as np
 
-from trellis2_server.export.kernel import kernel
+from trellis2_server.export.jit import kernel
 
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 _NONE = np.uint64(0)
@@ -26,7 +26,8 @@ _SEVEN = np.uint64(7)
 _FIFTY_SIX = np.uint64(56)
 _NOT_FIRST = np.uint64(0xFEFEFEFEFEFEFEFE)  # all but k = 0
 _NOT_LAST = np.uint64(0x7F7F7F7F7F7F7F7F)  # all but k = 7
-#: Within a shell of a sheet, in cells: any crossed edge has an end that close to the surface.
+#: Half the thickness of the shell of a sheet, cells; each crossed edge has an end that close to the
+#: surface.
 _HALF = 0.505
 
 
@@ -39,14 +40,14 @@ def to_grid(start, stop, vertices, low, scale, grid):
 
 @kernel
 def bin_faces(grid, faces, reach, box, mode, first, members):
-    # The bricks within `reach` of each face. mode 0: mark them in `box`; 1: count in
-    # first[b + 1]; 2: fill, first[b] being the cursor.
+    # The bricks within `reach` of each face. mode 0: mark them in `box`; 1: count the faces of
+    # brick b in first[b + 1]; 2: write the faces to `members`, at the cursor first[b].
     low, high = np.empty(3, np.int64), np.empty(3, np.int64)
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         for k in range(3):
             x, y, z = grid[a, k], grid[b, k], grid[c, k]
-            # A brick also looks at the first corners of the next one.
+            # A brick includes the first corners of the next one.
             low[k] = max(0, int(np.ceil((min(x, y, z) - reach - 8.0) / 8.0)))
             high[k] = min(box.shape[k] - 1, int(np.floor((max(x, y, z) + reach) / 8.0)))
         ux, uy, uz = grid[b, 0] - grid[a, 0], grid[b, 1] - grid[a, 1], grid[b, 2] - grid[a, 2]
@@ -54,7 +55,7 @@ def bin_faces(grid, faces, reach, box, mode, first, members):
         nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
         size = np.sqrt(nx * nx + ny * ny + nz * nz)
         is_large = (high[0] - low[0]) * (high[1] - low[1]) * (high[2] - low[2]) > 8 and size > 0.0
-        # Half the diagonal of what a brick looks at, and what it is looking for.
+        # Half the diagonal of a brick, plus the reach.
         limit = 7.0 + reach
         for i in range(low[0], high[0] + 1):
             for j in range(low[1], high[1] + 1):
@@ -77,8 +78,8 @@ def bin_faces(grid, faces, reach, box, mode, first, members):
 
 
 @kernel
-def number(box, place):
-    # Numbers the marked bricks; with `place`, also tells where each is.
+def number_bricks(box, place):
+    # Number the marked bricks; also write their positions if `place` is not empty.
     count = 0
     for i in range(box.shape[0]):
         for j in range(box.shape[1]):
@@ -98,16 +99,16 @@ def side_of(px, py, qx, qy, x, y):
 
 @kernel
 def edge_side(grid, p, q, m, n, x, y):
-    # Which side of the edge p → q a point is on, exactly opposite for q → p: neighbours that
-    # share the edge leave no gap between them.
+    # The side of the edge p → q on which a point lies, exactly opposite for q → p: faces that share
+    # the edge leave no gap.
     if p < q:
         return side_of(grid[p, m], grid[p, n], grid[q, m], grid[q, n], x, y)
     return -side_of(grid[q, m], grid[q, n], grid[p, m], grid[p, n], x, y)
 
 
 @kernel
-def crossing(grid, a, b, c, axis, m, n, x, y):
-    # Where the line along `axis` through (x, y) meets the face; NaN: nowhere.
+def line_crossing(grid, a, b, c, axis, m, n, x, y):
+    # Where the line along `axis` through (x, y) intersects the face; NaN: nowhere.
     ab = edge_side(grid, a, b, m, n, x, y)
     bc = edge_side(grid, b, c, m, n, x, y)
     ca = edge_side(grid, c, a, m, n, x, y)
@@ -120,8 +121,8 @@ def crossing(grid, a, b, c, axis, m, n, x, y):
 
 
 @kernel
-def slope(grid, a, b, c, axis):
-    # The part of the face's unit normal along the axis.
+def normal_component(grid, a, b, c, axis):
+    # Absolute component of the face's unit normal along the axis.
     ux, uy, uz = grid[b, 0] - grid[a, 0], grid[b, 1] - grid[a, 1], grid[b, 2] - grid[a, 2]
     vx, vy, vz = grid[c, 0] - grid[a, 0], grid[c, 1] - grid[a, 1], grid[c, 2] - grid[a, 2]
     nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
@@ -132,9 +133,9 @@ def slope(grid, a, b, c, axis):
 
 
 @kernel
-def cross(start, stop, grid, faces, place, first, members, crossed, near_low, near_high):
-    # crossed[axis, brick, word]: the edge from this corner along the axis meets a face;
-    # near_low, near_high: its lower or upper end is within half a cell of that face's plane.
+def mark_crossings(start, stop, grid, faces, place, first, members, crossed, near_low, near_high):
+    # crossed[axis, brick, word]: the edge from a corner along the axis intersects a face; near_low,
+    # near_high: its lower or upper end is within half a cell of the plane of that face.
     for brick in range(start, stop):
         origin = 8 * place[brick]
         for at in range(first[brick], first[brick + 1]):
@@ -148,14 +149,14 @@ def cross(start, stop, grid, faces, place, first, members, crossed, near_low, ne
                 n1 = min(origin[n] + 7, int(np.floor(max(grid[a, n], grid[b, n], grid[c, n]))))
                 if m0 > m1 or n0 > n1:
                     continue
-                steep = -1.0
+                component = -1.0
                 for x in range(m0, m1 + 1):
                     for y in range(n0, n1 + 1):
-                        depth = crossing(grid, a, b, c, axis, m, n, float(x), float(y))
+                        depth = line_crossing(grid, a, b, c, axis, m, n, float(x), float(y))
                         if not (origin[axis] <= depth < origin[axis] + 8):
                             continue
-                        if steep < 0.0:
-                            steep = slope(grid, a, b, c, axis)
+                        if component < 0.0:
+                            component = normal_component(grid, a, b, c, axis)
                         r = int(np.floor(depth))
                         s, t = x - origin[m], y - origin[n]
                         r_in = r - origin[axis]
@@ -164,15 +165,16 @@ def cross(start, stop, grid, faces, place, first, members, crossed, near_low, ne
                         k = t if axis == 0 else s if axis == 1 else r_in
                         bit = _ONE << np.uint64(8 * j + k)
                         crossed[axis, brick, i] |= bit
-                        if (depth - r) * steep <= _HALF:
+                        if (depth - r) * component <= _HALF:
                             near_low[axis, brick, i] |= bit
-                        if (1.0 + r - depth) * steep <= _HALF:
+                        if (1.0 + r - depth) * component <= _HALF:
                             near_high[axis, brick, i] |= bit
 
 
 @kernel
-def words_of(masks, box, i, j, k, absent, out):
-    # The words of the brick there; `absent[i, j, k]` tells what a brick without masks is.
+def read_words(masks, box, i, j, k, absent, out):
+    # The words of a brick; `absent[i, j, k]` is the value of a brick without masks. False outside
+    # the grid.
     if not (0 <= i < box.shape[0] and 0 <= j < box.shape[1] and 0 <= k < box.shape[2]):
         for w in range(8):
             out[w] = _NONE
@@ -189,10 +191,10 @@ def words_of(masks, box, i, j, k, absent, out):
 
 
 @kernel
-def shifted(masks, box, i, j, k, absent, axis, step, near, far, out):
-    # The mask moved: out at a corner is what masks has one step along the axis from it.
-    words_of(masks, box, i, j, k, absent, near)
-    words_of(
+def shift_mask(masks, box, i, j, k, absent, axis, step, near, far, out):
+    # The shifted mask of a brick: `out` at a corner is the mask one step along the axis from it.
+    read_words(masks, box, i, j, k, absent, near)
+    read_words(
         masks, box, i + (step if axis == 0 else 0), j + (step if axis == 1 else 0),
         k + (step if axis == 2 else 0), absent, far,
     )  # fmt: skip
@@ -214,7 +216,7 @@ def shifted(masks, box, i, j, k, absent, axis, step, near, far, out):
 
 
 @kernel
-def ends(start, stop, box, place, crossed, absent, out):
+def mark_edge_ends(start, stop, box, place, crossed, absent, out):
     # Both ends of every crossed edge.
     near, far, moved = np.empty(8, np.uint64), np.empty(8, np.uint64), np.empty(8, np.uint64)
     for brick in range(start, stop):
@@ -222,13 +224,13 @@ def ends(start, stop, box, place, crossed, absent, out):
         for w in range(8):
             out[brick, w] = crossed[0][brick, w] | crossed[1][brick, w] | crossed[2][brick, w]
         for axis in range(3):
-            shifted(crossed[axis], box, i, j, k, absent, axis, -1, near, far, moved)
+            shift_mask(crossed[axis], box, i, j, k, absent, axis, -1, near, far, moved)
             for w in range(8):
                 out[brick, w] |= moved[w]
 
 
 @kernel
-def widen(start, stop, box, place, masks, absent, out):
+def dilate(start, stop, box, place, masks, absent, out):
     # The mask and its six neighbours.
     near, far, moved = np.empty(8, np.uint64), np.empty(8, np.uint64), np.empty(8, np.uint64)
     for brick in range(start, stop):
@@ -237,14 +239,14 @@ def widen(start, stop, box, place, masks, absent, out):
             out[brick, w] = masks[brick, w]
         for axis in range(3):
             for step in (-1, 1):
-                shifted(masks, box, i, j, k, absent, axis, step, near, far, moved)
+                shift_mask(masks, box, i, j, k, absent, axis, step, near, far, moved)
                 for w in range(8):
                     out[brick, w] |= moved[w]
 
 
 @kernel
-def has_side(masks, brick, axis, step):
-    # Whether the mask has a corner on that side of the brick.
+def reaches_side(masks, brick, axis, step):
+    # Whether the mask contains a corner on that side of the brick.
     found = _NONE
     for w in range(8):
         if axis == 0:
@@ -259,25 +261,25 @@ def has_side(masks, brick, axis, step):
 
 @kernel
 def flood(box, free, masks, absent):
-    # What can be reached from the grid's first corner through free corners. A brick without
-    # masks is free; `absent` becomes 1 where it was reached.
+    # Mark the corners that can be reached from the first corner of the grid through free corners.
+    # Bricks without masks are free; `absent` becomes 1 for those that are reached.
     sides = box.shape
     total = sides[0] * sides[1] * sides[2]
     queued = np.zeros(total, np.uint8)
     queue = np.empty(total, np.int32)
     near, far, moved = np.empty(8, np.uint64), np.empty(8, np.uint64), np.empty(8, np.uint64)
-    word = np.empty(8, np.uint64)
+    words = np.empty(8, np.uint64)
     if box[0, 0, 0] >= 0:
         masks[box[0, 0, 0], 0] |= _ONE & free[box[0, 0, 0], 0]
     queue[0], queued[0] = 0, 1
-    head, waiting, is_first = 0, 1, True
-    while waiting > 0:
-        spot = queue[head]
+    head, length, is_first = 0, 1, True
+    while length > 0:
+        cell = queue[head]
         head = (head + 1) % total
-        waiting -= 1
-        queued[spot] = 0
-        i, rest = spot // (sides[1] * sides[2]), spot % (sides[1] * sides[2])
-        j, k = rest // sides[2], rest % sides[2]
+        length -= 1
+        queued[cell] = 0
+        i, remainder = cell // (sides[1] * sides[2]), cell % (sides[1] * sides[2])
+        j, k = remainder // sides[2], remainder % sides[2]
         brick = box[i, j, k]
         has_changed = is_first
         is_first = False
@@ -286,31 +288,31 @@ def flood(box, free, masks, absent):
             absent[i, j, k] = 1
         else:
             for w in range(8):
-                word[w] = masks[brick, w]
+                words[w] = masks[brick, w]
             for axis in range(3):
                 for step in (-1, 1):
-                    shifted(masks, box, i, j, k, absent, axis, step, near, far, moved)
+                    shift_mask(masks, box, i, j, k, absent, axis, step, near, far, moved)
                     for w in range(8):
-                        word[w] |= moved[w] & free[brick, w]
+                        words[w] |= moved[w] & free[brick, w]
             is_growing = True
             while is_growing:
                 is_growing = False
                 for w in range(8):
-                    x = word[w]
+                    x = words[w]
                     grown = x | ((x << _ONE) & _NOT_FIRST) | ((x >> _ONE) & _NOT_LAST)
                     grown |= (x << _EIGHT) | (x >> _EIGHT)
                     if w > 0:
-                        grown |= word[w - 1]
+                        grown |= words[w - 1]
                     if w < 7:
-                        grown |= word[w + 1]
+                        grown |= words[w + 1]
                     grown = x | (grown & free[brick, w])
                     if grown != x:
-                        word[w] = grown
+                        words[w] = grown
                         is_growing = True
             for w in range(8):
-                if word[w] != masks[brick, w]:
+                if words[w] != masks[brick, w]:
                     has_changed = True
-                    masks[brick, w] = word[w]
+                    masks[brick, w] = words[w]
         if not has_changed:
             continue
         for axis in range(3):
@@ -321,38 +323,38 @@ def flood(box, free, masks, absent):
                 if not (0 <= x < sides[0] and 0 <= y < sides[1] and 0 <= z < sides[2]):
                     continue
                 if box[x, y, z] < 0:
-                    # Only through a corner that was reached.
+                    # Only through a corner that has been reached.
                     if absent[x, y, z] == 1:
                         continue
-                    if brick >= 0 and not has_side(masks, brick, axis, step):
+                    if brick >= 0 and not reaches_side(masks, brick, axis, step):
                         continue
-                next_spot = (x * sides[1] + y) * sides[2] + z
-                if queued[next_spot] == 0:
-                    queued[next_spot] = 1
-                    queue[(head + waiting) % total] = next_spot
-                    waiting += 1
+                next_cell = (x * sides[1] + y) * sides[2] + z
+                if queued[next_cell] == 0:
+                    queued[next_cell] = 1
+                    queue[(head + length) % total] = next_cell
+                    length += 1
 
 
 @kernel
-def step_along(masks, box, i, j, k, absent, blocked, nothing, near, far, moved, wall, grown):
-    # The neighbours of a mask that are reached along edges that are not blocked.
+def grow_mask(masks, box, i, j, k, absent, blocked, nothing, near, far, moved, wall, grown):
+    # The neighbours of the mask's corners along edges that are not blocked.
     for w in range(8):
         grown[w] = _NONE
     brick = box[i, j, k]
     for axis in range(3):
-        shifted(masks, box, i, j, k, absent, axis, 1, near, far, moved)
+        shift_mask(masks, box, i, j, k, absent, axis, 1, near, far, moved)
         for w in range(8):
             grown[w] |= moved[w] & ~blocked[axis][brick, w]
-        shifted(masks, box, i, j, k, absent, axis, -1, near, far, moved)
-        shifted(blocked[axis], box, i, j, k, nothing, axis, -1, near, far, wall)
+        shift_mask(masks, box, i, j, k, absent, axis, -1, near, far, moved)
+        shift_mask(blocked[axis], box, i, j, k, nothing, axis, -1, near, far, wall)
         for w in range(8):
             grown[w] |= moved[w] & ~wall[w]
 
 
 @kernel
-def compete(box, place, blocked, outside, inside, absent_out, absent_in):
-    # Outside and inside grow, one edge at a time, into what neither has, never across the
-    # surface. Where both arrive at once it is inside.
+def grow_regions(box, place, blocked, outside, inside, absent_out, absent_in):
+    # Grow outside and inside, one edge at a time, into unassigned corners, never across the
+    # surface. Corners that both reach in the same step become inside.
     count = place.shape[0]
     nothing = np.zeros(absent_out.shape, np.uint8)
     listed = np.ones(count, np.uint8)
@@ -374,12 +376,12 @@ def compete(box, place, blocked, outside, inside, absent_out, absent_in):
                 for w in range(8):
                     next_out[n, w], next_in[n, w] = _NONE, _NONE
                 continue
-            step_along(
+            grow_mask(
                 outside, box, i, j, k, absent_out, blocked, nothing, near, far, moved, wall, grown
             )
             for w in range(8):
                 next_out[n, w] = grown[w] & ~(outside[brick, w] | inside[brick, w])
-            step_along(
+            grow_mask(
                 inside, box, i, j, k, absent_in, blocked, nothing, near, far, moved, wall, grown
             )
             for w in range(8):
@@ -413,69 +415,69 @@ def compete(box, place, blocked, outside, inside, absent_out, absent_in):
 
 
 @kernel
-def thicken(start, stop, box, place, outside, absent, near_low, near_high, nothing, thin):
-    # Corners beside a sheet that has outside on both sides.
+def mark_sheets(start, stop, box, place, outside, absent, near_low, near_high, nothing, sheets):
+    # Mark the corners near a sheet with outside on both sides.
     near, far, moved = np.empty(8, np.uint64), np.empty(8, np.uint64), np.empty(8, np.uint64)
-    mark = np.empty(8, np.uint64)
+    shifted_near = np.empty(8, np.uint64)
     for brick in range(start, stop):
         i, j, k = place[brick, 0], place[brick, 1], place[brick, 2]
         for w in range(8):
-            thin[brick, w] = _NONE
+            sheets[brick, w] = _NONE
         for axis in range(3):
-            shifted(outside, box, i, j, k, absent, axis, 1, near, far, moved)
+            shift_mask(outside, box, i, j, k, absent, axis, 1, near, far, moved)
             for w in range(8):
-                thin[brick, w] |= near_low[axis][brick, w] & outside[brick, w] & moved[w]
-            shifted(near_high[axis], box, i, j, k, nothing, axis, -1, near, far, mark)
-            shifted(outside, box, i, j, k, absent, axis, -1, near, far, moved)
+                sheets[brick, w] |= near_low[axis][brick, w] & outside[brick, w] & moved[w]
+            shift_mask(near_high[axis], box, i, j, k, nothing, axis, -1, near, far, shifted_near)
+            shift_mask(outside, box, i, j, k, absent, axis, -1, near, far, moved)
             for w in range(8):
-                thin[brick, w] |= mark[w] & outside[brick, w] & moved[w]
+                sheets[brick, w] |= shifted_near[w] & outside[brick, w] & moved[w]
 
 
 @kernel
-def gather(masks, box, absent, place, brick, out):
-    # Bits of corners -1 … 8 of a brick, uint8 [10, 10, 10].
-    word = np.empty(8, np.uint64)
+def read_corners(masks, box, absent, place, brick, out):
+    # The bits of corners -1 … 8 of a brick: uint8 [10, 10, 10].
+    words = np.empty(8, np.uint64)
     i, j, k = place[brick, 0], place[brick, 1], place[brick, 2]
     for di in range(-1, 2):
         for dj in range(-1, 2):
             for dk in range(-1, 2):
-                is_there = words_of(masks, box, i + di, j + dj, k + dk, absent, word)
+                is_there = read_words(masks, box, i + di, j + dj, k + dk, absent, words)
                 x0, x1 = (7, 8) if di < 0 else (0, 8) if di == 0 else (0, 1)
                 y0, y1 = (7, 8) if dj < 0 else (0, 8) if dj == 0 else (0, 1)
                 z0, z1 = (7, 8) if dk < 0 else (0, 8) if dk == 0 else (0, 1)
                 for x in range(x0, x1):
                     for y in range(y0, y1):
                         for z in range(z0, z1):
-                            bit = (word[x] >> np.uint64(8 * y + z)) & _ONE
-                            # Beyond the grid is outside.
+                            bit = (words[x] >> np.uint64(8 * y + z)) & _ONE
+                            # Beyond the grid, all is outside.
                             value = np.uint8(bit) if is_there else np.uint8(1)
                             out[8 * di + x + 1, 8 * dj + y + 1, 8 * dk + z + 1] = value
 
 
 @kernel
-def is_plain(masks, box, absent, place, brick):
-    # Whether a brick and all around it are alike.
-    word = np.empty(8, np.uint64)
-    kind = masks[brick, 0]
-    if kind not in (_NONE, _ALL):
+def is_uniform(masks, box, absent, place, brick):
+    # Whether a brick and all bricks around it have one common value.
+    words = np.empty(8, np.uint64)
+    value = masks[brick, 0]
+    if value not in (_NONE, _ALL):
         return False
     for i in range(-1, 2):
         for j in range(-1, 2):
             for k in range(-1, 2):
-                if not words_of(
+                if not read_words(
                     masks, box, place[brick, 0] + i, place[brick, 1] + j, place[brick, 2] + k,
-                    absent, word,
+                    absent, words,
                 ):  # fmt: skip
                     continue
                 for w in range(8):
-                    if word[w] != kind:
+                    if words[w] != value:
                         return False
     return True
 
 
 @kernel
 def encode_cells(out, codes):
-    # Which corners of the cells at local corners -1 … 7 are inside, at codes[i + 1, …].
+    # codes[i + 1, j + 1, k + 1]: bits of the inside corners of the cell at (i, j, k), -1 … 7.
     for i in range(9):
         for j in range(9):
             for k in range(9):
@@ -487,15 +489,15 @@ def encode_cells(out, codes):
 
 
 @kernel
-def slot_of(axis, s, t):
-    # An edge of a cell: along `axis`, at offsets s and t along the next two axes.
+def edge_slot(axis, s, t):
+    # Number of the edge of a cell along `axis`, at offsets s and t along the next two axes.
     return 4 * axis + 2 * s + t
 
 
 @kernel
 def is_doubled(out, codes, sheets, axis, i, j, k):
-    # Whether the two cells on both sides of a face share two strips of surface through it.
-    # The face is normal to `axis`, its lowest corner is (i, j, k).
+    # Whether two strips of surface run through a face of a cell between the same two vertices. The
+    # face is normal to `axis`; its lowest corner is (i, j, k).
     m, n = (axis + 1) % 3, (axis + 2) % 3
     mi, mj, mk = m == 0, m == 1, m == 2
     ni, nj, nk = n == 0, n == 1, n == 2
@@ -507,23 +509,23 @@ def is_doubled(out, codes, sheets, axis, i, j, k):
         return False
     upper = codes[i + 1, j + 1, k + 1]
     lower = codes[i + (axis != 0), j + (axis != 1), k + (axis != 2)]
-    # The strips go round the outside corners: a and d, or b and c. Along m at n = 0, 1:
+    # The strips go around the outside corners: a and d, or b and c. Along m at n = 0, 1:
     for code, side in ((upper, 0), (lower, 1)):
-        # slot_of(m, offset along n, offset along axis)
-        if sheets[code, slot_of(m, 0, side)] != sheets[code, slot_of(m, 1, side)]:
+        # edge_slot(m, offset along n, offset along axis)
+        if sheets[code, edge_slot(m, 0, side)] != sheets[code, edge_slot(m, 1, side)]:
             return False
     return True
 
 
 @kernel
-def survey(start, stop, box, place, outside, absent, sheets, counts):
-    # counts[brick]: vertices, doubled faces, triangles.
+def count_elements(start, stop, box, place, outside, absent, sheets, counts):
+    # counts[brick]: number of vertices, doubled faces and triangles.
     out = np.empty((10, 10, 10), np.uint8)
     codes = np.empty((9, 9, 9), np.uint8)
     for brick in range(start, stop):
         vertices, doubles, triangles = 0, 0, 0
-        if not is_plain(outside, box, absent, place, brick):
-            gather(outside, box, absent, place, brick, out)
+        if not is_uniform(outside, box, absent, place, brick):
+            read_corners(outside, box, absent, place, brick, out)
             encode_cells(out, codes)
             for i in range(8):
                 for j in range(8):
@@ -539,13 +541,15 @@ def survey(start, stop, box, place, outside, absent, sheets, counts):
                             ):
                                 doubles += 1
                             if here != out[i + 1 + di, j + 1 + dj, k + 1 + dk]:
-                                triangles += 2 + around(out, codes, sheets, axis, i, j, k)
+                                triangles += 2 + doubled_faces_around(
+                                    out, codes, sheets, axis, i, j, k
+                                )
         counts[brick, 0], counts[brick, 1], counts[brick, 2] = vertices, doubles, triangles
 
 
 @kernel
-def around(out, codes, sheets, axis, i, j, k):
-    # How many of the four faces around an edge are doubled.
+def doubled_faces_around(out, codes, sheets, axis, i, j, k):
+    # Number of doubled faces among the four around an edge.
     m, n = (axis + 1) % 3, (axis + 2) % 3
     mi, mj, mk = m == 0, m == 1, m == 2
     ni, nj, nk = n == 0, n == 1, n == 2
@@ -558,7 +562,7 @@ def around(out, codes, sheets, axis, i, j, k):
 
 
 @kernel
-def nearest_on_face(grid, a, b, c, x, y, z, point):
+def closest_on_face(grid, a, b, c, x, y, z, point):
     # Ericson, "Real-Time Collision Detection" (2005), 5.1.5: by Voronoi regions.
     ax, ay, az = grid[a, 0], grid[a, 1], grid[a, 2]
     ux, uy, uz = grid[b, 0] - ax, grid[b, 1] - ay, grid[b, 2] - az
@@ -595,9 +599,9 @@ def nearest_on_face(grid, a, b, c, x, y, z, point):
 
 
 @kernel
-def meet(grid, faces, first, members, brick, origin, out, hits):
-    # Where each edge between inside and outside meets the surface, on the outer side:
-    # hits[axis, i, j, k]: place along the edge (-1 none), unit normal.
+def intersect_edges(grid, faces, first, members, brick, origin, out, hits):
+    # The outermost intersection of each edge between inside and outside with the surface.
+    # hits[axis, i, j, k]: position along the edge (-1: none), unit normal.
     for axis in range(3):
         for i in range(9):
             for j in range(9):
@@ -615,21 +619,21 @@ def meet(grid, faces, first, members, brick, origin, out, hits):
             n1 = min(origin[n] + 8, int(np.floor(max(grid[a, n], grid[b, n], grid[c, n]))))
             for x in range(m0, m1 + 1):
                 for y in range(n0, n1 + 1):
-                    depth = crossing(grid, a, b, c, axis, m, n, float(x), float(y))
+                    depth = line_crossing(grid, a, b, c, axis, m, n, float(x), float(y))
                     if not (origin[axis] <= depth < origin[axis] + 8):
                         continue
                     s, t = x - origin[m], y - origin[n]
                     r = int(np.floor(depth)) - origin[axis]
-                    part = depth - np.floor(depth)
+                    fraction = depth - np.floor(depth)
                     i = r if axis == 0 else t if axis == 1 else s
                     j = s if axis == 0 else r if axis == 1 else t
                     k = t if axis == 0 else s if axis == 1 else r
                     here = out[i + 1, j + 1, k + 1]
                     if here == out[i + 1 + (axis == 0), j + 1 + (axis == 1), k + 1 + (axis == 2)]:
                         continue
-                    have = hits[axis, i, j, k, 0]
-                    # The outside end is the lower one where `here` is 1.
-                    if have >= 0.0 and ((here == 1) == (part >= have)):
+                    known = hits[axis, i, j, k, 0]
+                    # The outside end is the lower one if `here` is 1.
+                    if known >= 0.0 and ((here == 1) == (fraction >= known)):
                         continue
                     if not is_known:
                         is_known = True
@@ -647,15 +651,15 @@ def meet(grid, faces, first, members, brick, origin, out, hits):
                         size = np.sqrt(nx * nx + ny * ny + nz * nz)
                         if size > 0.0:
                             nx, ny, nz = nx / size, ny / size, nz / size
-                    hits[axis, i, j, k, 0] = part
+                    hits[axis, i, j, k, 0] = fraction
                     hits[axis, i, j, k, 1] = nx
                     hits[axis, i, j, k, 2] = ny
                     hits[axis, i, j, k, 3] = nz
 
 
 @kernel
-def measure(grid, faces, first, members, brick, origin, wanted, square, closest):
-    # Distance and closest point of wanted corners 0 … 8, where a face is within 1.5 cells.
+def measure_distances(grid, faces, first, members, brick, origin, wanted, square, closest):
+    # Squared distance and closest point of the wanted corners 0 … 8, up to 1.5 cells from a face.
     point = np.empty(3)
     for i in range(9):
         for j in range(9):
@@ -676,7 +680,7 @@ def measure(grid, faces, first, members, brick, origin, wanted, square, closest)
                     if wanted[i, j, k] == 0:
                         continue
                     x, y, z = origin[0] + i, origin[1] + j, origin[2] + k
-                    d = nearest_on_face(grid, a, b, c, x, y, z, point)
+                    d = closest_on_face(grid, a, b, c, x, y, z, point)
                     if d < square[i, j, k]:
                         square[i, j, k] = d
                         closest[i, j, k, 0] = point[0]
@@ -685,8 +689,8 @@ def measure(grid, faces, first, members, brick, origin, wanted, square, closest)
 
 
 @kernel
-def offset(origin, out, free, square, closest, hits):
-    # Edges that leave a sheet: where they are half a cell from it. True where any were met.
+def offset_sheets(origin, out, free, square, closest, hits):
+    # hits of edges that leave the shell of a sheet: where they are half a cell from the sheet.
     for axis in range(3):
         for i in range(9):
             for j in range(9):
@@ -712,7 +716,7 @@ def offset(origin, out, free, square, closest, hits):
                         ex = origin[0] + p - closest[p, q, r, 0]
                         ey = origin[1] + q - closest[p, q, r, 1]
                         ez = origin[2] + r - closest[p, q, r, 2]
-                        # Seen from the outer end, the inner one may lie behind the sheet.
+                        # The inner end may lie on the other side of the sheet.
                         if dx * ex + dy * ey + dz * ez < 0.0:
                             inner = -inner
                         if outer - inner > 1e-3:
@@ -728,7 +732,7 @@ def offset(origin, out, free, square, closest, hits):
 
 @kernel
 def hit_point(hits, axis, i, j, k, point):
-    # The place of a hit in the brick; in the middle where there is none.
+    # The position of a hit in the brick; the middle of the edge if there is none.
     t = hits[axis, i, j, k, 0]
     if t < 0.0:
         t = 0.5
@@ -739,8 +743,8 @@ def hit_point(hits, axis, i, j, k, point):
 
 @kernel
 def place_vertex(hits, sheets, code, sheet, i, j, k, vertex):
-    # The point of the cell with the least error to the planes that meet its edges, near the
-    # middle of where they meet them (Ju, Losasso, Schaefer and Warren 2002, regularised).
+    # The point of the cell that minimises the quadratic error to the planes at the hits of its
+    # edges, regularised towards their mean (Ju, Losasso, Schaefer and Warren 2002).
     point = np.empty(3)
     mx, my, mz, count = 0.0, 0.0, 0.0, 0
     for slot in range(12):
@@ -780,7 +784,7 @@ def place_vertex(hits, sheets, code, sheet, i, j, k, vertex):
     dx = (c00 * p + c01 * q + c02 * r) * scale
     dy = (c01 * p + c11 * q + c12 * r) * scale
     dz = (c02 * p + c12 * q + c22 * r) * scale
-    # Back along the way where it leaves the cell.
+    # Clamp to the cell, along the line from the mean.
     share = 1.0
     if dx != 0.0:
         share = min(share, max(((i + 1 if dx > 0.0 else i) - mx) / dx, 0.0))
@@ -792,13 +796,13 @@ def place_vertex(hits, sheets, code, sheet, i, j, k, vertex):
 
 
 @kernel
-def wrap(
+def create_vertices(
     start, stop, bricks, grid, faces, box, place, first, members,
     outside, absent, free_masks, absent_free, sheets,
     first_vertex, first_double, cells, doubles, low, scale, vertices,
 ):  # fmt: skip
-    # The vertices of the bricks in a list, the number of each cell's first one within its
-    # brick, and of each doubled face its code and its two extra vertices.
+    # Vertices of the listed bricks; cells: the number of the first vertex of each cell within its
+    # brick; doubles: the code of each doubled face, which has two extra vertices.
     out = np.empty((10, 10, 10), np.uint8)
     codes = np.empty((9, 9, 9), np.uint8)
     free = np.empty((10, 10, 10), np.uint8)
@@ -810,10 +814,10 @@ def wrap(
     for n in range(start, stop):
         brick = bricks[n]
         origin = 8 * place[brick]
-        gather(outside, box, absent, place, brick, out)
+        read_corners(outside, box, absent, place, brick, out)
         encode_cells(out, codes)
-        gather(free_masks, box, absent_free, place, brick, free)
-        meet(grid, faces, first, members, brick, origin, out, hits)
+        read_corners(free_masks, box, absent_free, place, brick, free)
+        intersect_edges(grid, faces, first, members, brick, origin, out, hits)
         has_sheet = False
         for i in range(9):
             for j in range(9):
@@ -822,7 +826,7 @@ def wrap(
         for i in range(9):
             for j in range(9):
                 for k in range(9):
-                    # Inside by its thickness only.
+                    # Inside only because of the thickness of a sheet.
                     if out[i + 1, j + 1, k + 1] == 0 and free[i + 1, j + 1, k + 1] == 1:
                         has_sheet = True
                         wanted[i, j, k] = 1
@@ -836,8 +840,8 @@ def wrap(
                                 max(0, k - (axis == 2)),
                             ] = 1  # fmt: skip
         if has_sheet:
-            measure(grid, faces, first, members, brick, origin, wanted, square, closest)
-            offset(origin, out, free, square, closest, hits)
+            measure_distances(grid, faces, first, members, brick, origin, wanted, square, closest)
+            offset_sheets(origin, out, free, square, closest, hits)
         made = 0
         at = first_double[n]
         for i in range(8):
@@ -860,10 +864,10 @@ def wrap(
                         m, n_axis = (axis + 1) % 3, (axis + 2) % 3
                         mi, mj, mk = m == 0, m == 1, m == 2
                         ni, nj, nk = n_axis == 0, n_axis == 1, n_axis == 2
-                        # The strip at the face's side n = 0, then the one at n = 1.
+                        # The strip at side n = 0 of the face, then the one at n = 1.
                         for side in range(2):
                             hit_point(hits, m, i + side * ni, j + side * nj, k + side * nk, point)
-                            # It bends to the edge along n at the outside end of this one.
+                            # The strip goes to the edge along n at the outside end of this edge.
                             is_far = (
                                 out[i + 1 + side * ni, j + 1 + side * nj, k + 1 + side * nk] == 0
                             )
@@ -880,8 +884,8 @@ def wrap(
 
 
 @kernel
-def vertex_of(box, place, brick, rows, cells, first_vertex, codes, sheets, i, j, k, slot):
-    # The vertex of the cell at local corner (i, j, k), -1 … 7, on whose sheet the edge lies.
+def cell_vertex(box, place, brick, rows, cells, first_vertex, codes, sheets, i, j, k, slot):
+    # The vertex of the cell at (i, j, k), -1 … 7, for the sheet on which the edge lies.
     code = codes[i + 1, j + 1, k + 1]
     x, y, z = place[brick, 0], place[brick, 1], place[brick, 2]
     x, y, z = x - (i < 0), y - (j < 0), z - (k < 0)
@@ -891,11 +895,11 @@ def vertex_of(box, place, brick, rows, cells, first_vertex, codes, sheets, i, j,
 
 
 @kernel
-def double_of(
+def doubled_vertex(
     box, place, brick, rows, doubles, first_double, total, out, axis, i, j, k, edge_axis, s
 ):  # fmt: skip
-    # The extra vertex of a doubled face on the strip of one of its edges: along `edge_axis`,
-    # at offset s along the face's other axis.
+    # The extra vertex of a doubled face for the strip at one of its edges: the edge along
+    # `edge_axis` at offset s along the other axis of the face.
     x, y, z = place[brick, 0], place[brick, 1], place[brick, 2]
     x, y, z = x - (i < 0), y - (j < 0), z - (k < 0)
     row = rows[box[x, y, z]]
@@ -906,27 +910,27 @@ def double_of(
     m = (axis + 1) % 3
     side = s
     if edge_axis != m:
-        # An edge along n at offset s along m: its outside end tells the strip.
+        # An edge along n at offset s along m: the strip is the one at its outside end.
         is_out = out[i + 1 + s * (m == 0), j + 1 + s * (m == 1), k + 1 + s * (m == 2)] == 1
         side = 0 if is_out else 1
     return total + 2 * at + side
 
 
 @kernel
-def connect(
+def create_faces(
     start, stop, bricks, box, place, rows, outside, absent, sheets,
     first_vertex, first_double, first_face, cells, doubles, vertices, faces,
 ):  # fmt: skip
-    # Two triangles for every edge between inside and outside.
+    # Two triangles for each edge between inside and outside, more beside doubled faces.
     out = np.empty((10, 10, 10), np.uint8)
     codes = np.empty((9, 9, 9), np.uint8)
     ring = np.empty(8, np.int32)
     total = first_vertex[first_vertex.shape[0] - 1]
     for n in range(start, stop):
         brick = bricks[n]
-        gather(outside, box, absent, place, brick, out)
+        read_corners(outside, box, absent, place, brick, out)
         encode_cells(out, codes)
-        at = first_face[n]
+        face = first_face[n]
         for i in range(8):
             for j in range(8):
                 for k in range(8):
@@ -940,15 +944,15 @@ def connect(
                         b, c = (axis + 1) % 3, (axis + 2) % 3
                         bi, bj, bk = int(b == 0), int(b == 1), int(b == 2)
                         ci, cj, ck = int(c == 0), int(c == 1), int(c == 2)
-                        length, turn = 0, -1
+                        length, start_corner = 0, -1
                         for corner in range(4):
-                            # Counter-clockwise seen from the axis' end.
+                            # Counter-clockwise, looking against the axis.
                             s = 1 if corner in (0, 3) else 0
                             t = 1 if corner in (0, 1) else 0
-                            ring[length] = vertex_of(
+                            ring[length] = cell_vertex(
                                 box, place, brick, rows, cells, first_vertex, codes, sheets,
                                 i - s * bi - t * ci, j - s * bj - t * cj, k - s * bk - t * ck,
-                                slot_of(axis, s, t),
+                                edge_slot(axis, s, t),
                             )  # fmt: skip
                             length += 1
                             # The face between this cell and the next one.
@@ -961,32 +965,37 @@ def connect(
                                 shift = 1 if corner == 3 else 0
                                 x, y, z = i - shift * bi, j - shift * bj, k - shift * bk
                             if is_doubled(out, codes, sheets, normal, x, y, z):
-                                if turn < 0:
-                                    turn = length
-                                ring[length] = double_of(
+                                if start_corner < 0:
+                                    start_corner = length
+                                ring[length] = doubled_vertex(
                                     box, place, brick, rows, doubles, first_double, total, out,
                                     normal, x, y, z, axis, shift,
                                 )  # fmt: skip
                                 length += 1
-                        if turn < 0:
-                            turn = flatter(vertices, ring)
+                        if start_corner < 0:
+                            start_corner = flattest_split(vertices, ring)
                         for step in range(1, length - 1):
-                            p = ring[turn]
-                            q = ring[(turn + step) % length]
-                            r = ring[(turn + step + 1) % length]
-                            faces[at, 0] = p
-                            faces[at, 1] = r if here == 1 else q
-                            faces[at, 2] = q if here == 1 else r
-                            at += 1
+                            p = ring[start_corner]
+                            q = ring[(start_corner + step) % length]
+                            r = ring[(start_corner + step + 1) % length]
+                            faces[face, 0] = p
+                            faces[face, 1] = r if here == 1 else q
+                            faces[face, 2] = q if here == 1 else r
+                            face += 1
 
 
 @kernel
-def flatter(vertices, ring):
-    # From which corner to cut a quad so that its halves are more alike.
-    best, cut = -2.0, 0
+def flattest_split(vertices, ring):
+    # The corner from which to split a quad so that the normals of its halves differ least.
+    best, best_start = -2.0, 0
     normal = np.empty((2, 3))
-    for turn in range(2):
-        p, q, r, s = ring[turn], ring[turn + 1], ring[(turn + 2) % 4], ring[(turn + 3) % 4]
+    for start_corner in range(2):
+        p, q, r, s = (
+            ring[start_corner],
+            ring[start_corner + 1],
+            ring[(start_corner + 2) % 4],
+            ring[(start_corner + 3) % 4],
+        )
         for half in range(2):
             a, b = (q, r) if half == 0 else (r, s)
             ux = vertices[a, 0] - vertices[p, 0]
@@ -1002,5 +1011,5 @@ def flatter(vertices, ring):
             normal[0, 0] * normal[1, 0] + normal[0, 1] * normal[1, 1] + normal[0, 2] * normal[1, 2]
         )
         if alike > best + 1e-6:
-            best, cut = alike, turn
-    return cut
+            best, best_start = alike, start_corner
+    return best_start

@@ -1,21 +1,21 @@
-"""A loop over vertices.
+"""Loop that computes smooth normals.
 
-Compiled by numba, which infers every type from the arguments: see the callers for them.
+Compiled by numba, which infers all types from the arguments: see the callers.
 """
 
 # ruff: noqa: ANN001, ANN201, D103, PLR0913, PLR0917, PLR2004
-# Loops are written as the machine runs them: flat, with positional scalars and arrays.
+# Loops are written for speed: flat, with positional scalars and arrays.
 # pyright: basic
 
 from __future__ import annotations
 
 import numpy as np
 
-from trellis2_server.export.kernel import kernel
+from trellis2_server.export.jit import kernel
 
 
 @kernel
-def sum_normals(start, stop, vertices, faces, first, corners, normals):
+def vertex_normals(start, stop, vertices, faces, first, corners, normals):
     for v in range(start, stop):
         x, y, z = 0.0, 0.0, 0.0
         large, lx, ly, lz = 0.0, 0.0, 0.0, 1.0

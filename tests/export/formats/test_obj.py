@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support import shapes
+from trellis2_server import export
+from trellis2_server.export.formats.model import Model, read_model
+from trellis2_server.export.formats.obj import write_obj, write_obj_zip
+
+
+def model(*, alpha: bool) -> Model:
+    color = Image.new("RGBA", (4, 4), (200, 100, 50, 90 if alpha else 255))
+    return Model(
+        np.eye(3, dtype=np.float32),
+        np.array([[0, 0], [1, 0], [0, 1]], np.float32),
+        np.array([[0, 1, 2]], np.int32),
+        color,
+        Image.new("RGB", (4, 4), (7, 8, 9)),
+    )
+
+
+def test_vertices_have_colours_and_faces_count_from_one() -> None:
+    lines = write_obj(model(alpha=False)).decode().splitlines()
+    assert lines[1] == "v 1 0 0 0.7843 0.3922 0.1961"
+    assert lines[-1] == "f 1 2 3"
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_the_archive_has_a_material_with_a_texture_for_each_channel(*, alpha: bool) -> None:
+    with zipfile.ZipFile(io.BytesIO(write_obj_zip(model(alpha=alpha)))) as archive:
+        names = archive.namelist()
+        material = archive.read("model.mtl").decode().splitlines()
+        lines = archive.read("model.obj").decode().splitlines()
+        with Image.open(io.BytesIO(archive.read("roughness.png"))) as picture:
+            assert picture.getextrema() == (8, 8)
+        with Image.open(io.BytesIO(archive.read("metallic.png"))) as picture:
+            assert picture.getextrema() == (9, 9)
+    textures = [line.split()[1] for line in material if line.startswith("map_")]
+    assert names == ["model.obj", "model.mtl", *textures]
+    assert ("alpha.png" in textures) == alpha
+    # The origin of the texture is its lower left corner in OBJ.
+    assert [line for line in lines if line.startswith("vt")] == ["vt 0 1", "vt 1 1", "vt 0 0"]
+    assert lines[-1] == "f 1/1 2/2 3/3"
+
+
+def test_a_model_without_textures_has_no_material() -> None:
+    content = write_obj_zip(read_model(export.untextured_glb(shapes.sphere(4))))
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.namelist() == ["model.obj"]
+        assert b"mtllib" not in archive.read("model.obj")

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from tests.support.interpreter import ROOT, run_python
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_the_package_works_without_a_cache_directory(tmp_path: Path) -> None:
+    package = tmp_path / "trellis2_server"
+    shutil.copytree(ROOT / "trellis2_server", package, ignore=shutil.ignore_patterns("__pycache__"))
+    code = (
+        "import numba.core.caching as caching\n"
+        "caching.CacheImpl._locator_classes = []\n"
+        "from trellis2_server.export.adjacency import twins\n"
+        "import numpy as np\n"
+        "print(twins(np.array([[0, 1, 2], [2, 1, 3]], np.int32), 4).tolist())"
+    )
+    done = run_python(code, PYTHONPATH=str(tmp_path))
+    assert done.stdout.strip() == "[-1, 3, -1, 1, -1, -1]", done.stderr
+
+
+def test_kernels_are_compiled_in_memory_if_no_directory_is_writable(tmp_path: Path) -> None:
+    package, blocked = tmp_path / "trellis2_server", tmp_path / "file"
+    shutil.copytree(ROOT / "trellis2_server", package, ignore=shutil.ignore_patterns("__pycache__"))
+    blocked.write_text("no folder")
+    # Not even root can create a folder below a file.
+    (package / "export" / "kernels" / "__pycache__").write_text("no folder")
+    folders = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"), str(blocked / "under"))
+    code = (
+        "import os; os.environ.pop('NUMBA_CACHE_DIR', None)\n"
+        "from trellis2_server.export.adjacency import twins\n"
+        "import numpy as np\n"
+        "print(twins(np.array([[0, 1, 2], [2, 1, 3]], np.int32), 4).tolist())"
+    )
+    done = run_python(code, PYTHONPATH=str(tmp_path), PYTHONDONTWRITEBYTECODE="1", **folders)
+    assert done.stdout.strip() == "[-1, 3, -1, 1, -1, -1]", done.stderr
+    assert not list(tmp_path.rglob("*.nb?"))

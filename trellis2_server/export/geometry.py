@@ -1,0 +1,92 @@
+"""Triangles as a GLB stores them: in glTF's frame, with normals and texture coordinates.
+
+The model frame's (x, y, z) becomes (x, z, -y): Y up, front toward +Z. Only this module converts
+between the two.
+
+Does not know: materials, bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trellis2_server.export.adjacency import corner_lists, is_watertight, twins
+from trellis2_server.export.kernels import geometry as kernels
+from trellis2_server.export.parallel import parallel_for
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trellis2_server.mesh import Mesh
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Geometry:
+    """An indexed triangle list in glTF's frame.
+
+    Attributes:
+        positions: float32 [N, 3].
+        normals: float32 [N, 3], unit length; [0, 3] for flat shading.
+        uv: float32 [N, 2] in [0, 1], (0, 0) the upper left corner of the image; None: no texture.
+        faces: uint32 [F, 3].
+        is_double_sided: whether faces are visible from both sides, because the winding does not
+            separate inside and outside.
+    """
+
+    positions: NDArray[np.float32]
+    normals: NDArray[np.float32]
+    uv: NDArray[np.float32] | None
+    faces: NDArray[np.uint32]
+    is_double_sided: bool
+
+
+def smooth_normals(mesh: Mesh) -> NDArray[np.float32]:
+    """Return unit normals at the vertices, float32 [N, 3].
+
+    Face normals are weighted by the angle of the face at the vertex. If they cancel out, the normal
+    of the largest face is used; without any face, +Z.
+    """
+    vertices, faces = mesh.vertices, mesh.faces
+    first, corners = corner_lists(faces, len(vertices))
+    normals = np.empty((len(vertices), 3), np.float32)
+    parallel_for(kernels.vertex_normals, len(vertices), vertices, faces, first, corners, normals)
+    return normals
+
+
+def geometry(
+    mesh: Mesh,
+    uv: NDArray[np.float32] | None = None,
+    source: NDArray[np.int32] | None = None,
+    faces: NDArray[np.int32] | None = None,
+) -> Geometry:
+    """Convert a mesh to glTF's frame; repeat vertices that have several texture coordinates.
+
+    Args:
+        mesh: in the model frame.
+        uv: float32 [M, 2] in [0, 1].
+        source: int32 [M], the vertex of each row of `uv`.
+        faces: int32 [F, 3], rows of `uv`.
+    """
+    twin = twins(mesh.faces, len(mesh.vertices))
+    normals = smooth_normals(mesh)
+    positions = mesh.vertices
+    if source is not None:
+        positions, normals = positions[source], normals[source]
+    return Geometry(
+        _to_gltf(positions),
+        _to_gltf(normals),
+        uv,
+        np.ascontiguousarray(mesh.faces if faces is None else faces).astype(np.uint32),
+        not is_watertight(mesh.faces, twin),
+    )
+
+
+def _to_gltf(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    converted = np.empty(rows.shape, np.float32)
+    converted[:, 0] = rows[:, 0]
+    converted[:, 1] = rows[:, 2]
+    np.negative(rows[:, 1], out=converted[:, 2])
+    return converted

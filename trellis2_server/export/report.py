@@ -1,0 +1,25 @@
+"""The callback through which an export reports its progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+#: Called with the stage, the number of finished steps and the number of steps. An exception that
+#: it raises ends the export.
+Report = Callable[[str, int, int], None]
+
+
+def stage_report(report: Report | None, stage: str, steps: int) -> Callable[[int], None]:
+    """Return a function that reports the number of finished steps of one stage.
+
+    Args:
+        report: callback of the whole export; None: nothing is reported.
+        stage: name of the stage.
+        steps: number of steps of the stage.
+    """
+
+    def finished(step: int) -> None:
+        if report:
+            report(stage, step, steps)
+
+    return finished
