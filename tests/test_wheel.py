@@ -123,7 +123,7 @@ def test_the_wheel_has_all_modules_and_the_pages_files_and_nothing_else(wheel: P
         for file in PACKAGE.glob(pattern)
     }
     assert names == expected
-    assert "trellis2_server/export/kernels/unwrap.py" in names
+    assert "trellis2_server/export/kernels/charts.py" in names
 
 
 def test_the_commands_say_their_version(environment: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from trellis2_server.errors import InputError
 from trellis2_server.export import retexture
 from trellis2_server.export.formats.model import Model, read_model
 from trellis2_server.inputs.meshes import read_scene
+from trellis2_server.inputs.meshes import to_model_frame as to_frame
 
 
 def test_the_transforms_of_nodes_are_applied_and_mirrored_faces_flipped() -> None:
