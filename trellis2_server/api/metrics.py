@@ -23,7 +23,7 @@ from prometheus_client import (
 from trellis2_server.jobs.job import Status
 
 if TYPE_CHECKING:
-    from trellis2_server.jobs.progress import Step
+    from trellis2_server.jobs.steps import Step
     from trellis2_server.jobs.service import Health
 
 #: Of the text format that every Prometheus reads.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
     from contextvars import Context
 
-    from trellis2_server.jobs.progress import Step
+    from trellis2_server.jobs.steps import Step
 
 logger = logging.getLogger(__name__)
 
