@@ -392,7 +392,7 @@ def test_a_client_cannot_choose_its_address_but_through_a_trusted_proxy(tmp_path
 def test_a_process_whose_engine_hangs_says_so_and_leaves_for_a_new_one(tmp_path: Path) -> None:
     limits = {"stage_timeout_seconds": 2.0}
     config = configured(tmp_path, worker=limits)
-    with process(config, entry=ROOT / "tests" / "hanging_server.py") as server:
+    with process(config, entry=ROOT / "tests" / "support" / "hanging_server.py") as server:
         until(lambda: server.health()["status"] == "ok", "ok")
         reply = httpx.post(server.url + "/generate", json=fields(), timeout=60)
         assert (reply.status_code, reply.json()["text"]) == (500, "shape: did not end within 2 s")

@@ -1,7 +1,7 @@
-/** The form of a request's fields; their bounds, meanings and defaults are the server's. */
+/** The form of the request fields, whose bounds, descriptions and defaults the server provides. */
 
 /**
- * JSON Schema of a field, as far as it is used here.
+ * JSON Schema of a field; only the keywords that this module uses.
  * @typedef {object} Schema
  * @property {string | string[]} [type]
  * @property {number} [minimum]
@@ -26,8 +26,8 @@ const SAMPLER = [
 ];
 
 /**
- * What is shown, under which name, in which order; a field that the server does not name is
- * left out.
+ * The groups of the form, their fields and labels. Fields that the server does not have are
+ * omitted.
  * @type {{title: string, isOpen?: boolean, isSampler?: boolean, fields: string[][]}[]}
  */
 const GROUPS = [
@@ -70,14 +70,14 @@ export class Settings {
     this.reset = reset;
     /** @type {Options | null} */
     this.options = null;
-    reset.addEventListener("click", () => (form.reset(), this.#note()));
-    form.addEventListener("input", () => this.#note());
+    reset.addEventListener("click", () => (form.reset(), this.#updateReset()));
+    form.addEventListener("input", () => this.#updateReset());
     form.addEventListener("submit", (event) => event.preventDefault());
   }
 
   /**
    * @param {Options} options
-   * @param {boolean} isPreview whether the sampler's fields are of no use.
+   * @param {boolean} isPreview whether the engine ignores the sampler fields.
    */
   show(options, isPreview) {
     this.options = options;
@@ -90,7 +90,7 @@ export class Settings {
         if (isSampler && isPreview) {
           const note = group.appendChild(document.createElement("p"));
           note.className = "muted";
-          note.textContent = "TRELLIS.2's own; the preview engine has no use for them.";
+          note.textContent = "For TRELLIS.2 only; the preview engine ignores these fields.";
         }
         const grid = group.appendChild(document.createElement("div"));
         grid.className = "fields";
@@ -98,14 +98,14 @@ export class Settings {
         return group;
       }),
     );
-    this.#note();
+    this.#updateReset();
   }
 
-  #note() {
+  #updateReset() {
     this.reset.hidden = Object.keys(this.values()).length === 0;
   }
 
-  /** What was set, field by field; what was left alone is not there. */
+  /** The values of the fields that the user has set. */
   values() {
     return valuesOf(this.form);
   }
@@ -122,10 +122,10 @@ export function valuesOf(form) {
 }
 
 /**
- * A labelled, explained input for each field that the server names.
+ * An input with a label and a description for each field that the server has.
  * @param {Options} options
- * @param {string[][]} fields name and label.
- * @param {string} [prefix] of the elements' ids.
+ * @param {string[][]} fields names and labels.
+ * @param {string} [prefix] prefix of the elements' ids.
  * @returns {HTMLElement[]}
  */
 export function fieldRows(options, fields, prefix = "field") {
@@ -172,7 +172,7 @@ function inputFor(schema) {
 
 /** @param {unknown} value */
 function shown(value) {
-  if (value === undefined || value === null) return "the checkpoint's";
+  if (value === undefined || value === null) return "from the checkpoint";
   if (Array.isArray(value)) return value.join(", ");
   if (value === -1) return "random";
   return String(value);
