@@ -36,7 +36,7 @@ def _add_request_id(record: logging.LogRecord) -> bool:
 
 
 class TextFormatter(logging.Formatter):
-    """Text lines: `2026-01-31T12:00:00Z INFO worker: Job completed uid=… seconds=1.2`."""
+    """Text lines, as in `2026-01-31T12:00:00Z INFO module: Job completed seconds=1.2`."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")

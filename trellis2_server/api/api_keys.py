@@ -106,8 +106,8 @@ def with_all_keys(settings: Settings, environment: Mapping[str, str]) -> Setting
     """
     server = settings.server
     configured = [key.get_secret_value() for key in server.api_keys]
-    found = read_keys(configured, server.api_keys_file, environment)
-    secret = tuple(SecretStr(key) for key in found)
+    keys = read_keys(configured, server.api_keys_file, environment)
+    secret = tuple(SecretStr(key) for key in keys)
     return settings.model_copy(update={"server": server.model_copy(update={"api_keys": secret})})
 
 

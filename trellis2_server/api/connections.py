@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Minimum transfer rate: the time limit grows by a second for each so many bytes.
+#: Minimum transfer rate: each time this number of bytes is transferred, the time limit grows by
+#: one second.
 MIN_BYTES_PER_S: Final = 16_384
 #: Interval of the time-limit checks, seconds; shorter if the limit itself is short.
 CHECK_INTERVAL_S: Final = 1.0
@@ -213,7 +214,7 @@ class Connection(H11Protocol):
         """Send an error response and close; if a response has started, only close."""
         request_id = request_ids.choose(None)
         logger.info(
-            "Connection refused",
+            "Request refused",
             extra={"client": self._address, "status": status, "request_id": request_id},
         )
         cycle = cast("RequestResponseCycle | None", self.cycle)  # None before the first

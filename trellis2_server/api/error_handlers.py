@@ -86,8 +86,8 @@ async def _handle_http_error(_: Request, error: Any) -> JSONResponse:
 
 async def _handle_validation_error(_: Request, error: Any) -> JSONResponse:
     problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"][1:])
-    return text_response(f"{where}: {problem['msg']}", 400)
+    field = ".".join(str(part) for part in problem["loc"][1:])
+    return text_response(f"{field}: {problem['msg']}", 400)
 
 
 async def _handle_disconnect(_: Request, error: Any) -> JSONResponse:

@@ -24,7 +24,7 @@ class RateLimitMiddleware:
 
     Args:
         app: the wrapped application.
-        per_minute: POST requests per minute of one client; up to as many may come at once.
+        per_minute: POST requests per minute of one client, which is also the burst limit.
         clock: monotonic seconds.
     """
 

@@ -106,17 +106,17 @@ async def file(
     caller: CallerDep,
 ) -> Response:
     """Return a file with an ETag, as soon as it is available. Ranges are supported."""
-    wanted = _find(file_name)
-    job, artifact = await service.file(name, wanted.source, caller)
-    _check_is_convertible(wanted, job)
+    requested = _find(file_name)
+    job, artifact = await service.file(name, requested.source, caller)
+    _check_is_convertible(requested, job)
     # A uid always refers to the same job, whereas an image hash can later refer to a newer one.
     is_hash = name.strip().lower() == job.image_hash
     return await file_response(
         request,
-        partial(_read, service, artifact, wanted),
-        etag=wanted.etag(job, artifact),
-        size=artifact.size if wanted.convert_to is None else None,
-        media_type=wanted.media_type,
+        partial(_read, service, artifact, requested),
+        etag=requested.etag(job, artifact),
+        size=artifact.size if requested.convert_to is None else None,
+        media_type=requested.media_type,
         headers={
             "Cache-Control": _REVALIDATE if is_hash else _PERMANENT,
             "Content-Disposition": f'inline; filename="{job.uid}-{file_name}"',

@@ -1,4 +1,4 @@
-"""The native routes: generate a model, texture it, and look at its status.
+"""The native routes: generate a model, get its texture, get the status.
 
 Does not know: threads, engines, files.
 """
