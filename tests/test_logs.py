@@ -35,15 +35,17 @@ def log(kind: str) -> None:
         logger.exception("Step failed")
 
 
-def test_a_record_is_a_line_with_its_data(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_text_record_is_one_line_with_its_extra_fields(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     log("text")
-    said = lines(capsys)
-    assert said[0].endswith("INFO trellis2_server.x: Job accepted uid=u\\nforged seconds=1.5")
-    assert said[1].endswith("ERROR trellis2_server.x: Step failed")
-    assert said[-1].startswith("ValueError: invalid literal")
+    output = lines(capsys)
+    assert output[0].endswith("INFO trellis2_server.x: Job accepted uid=u\\nforged seconds=1.5")
+    assert output[1].endswith("ERROR trellis2_server.x: Step failed")
+    assert output[-1].startswith("ValueError: invalid literal")
 
 
-def test_as_json_it_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_json_record_is_one_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:
     log("json")
     accepted, failed = (json.loads(line) for line in lines(capsys))
     assert accepted["message"] == "Job accepted"

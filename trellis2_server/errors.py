@@ -1,53 +1,53 @@
 """Every error that this server raises on purpose, as one tree.
 
     ServerError
-    ├── ConfigError                the operator's file or environment is wrong; the start stops
-    ├── InputError                 what the client sent cannot be meant
-    │   ├── TooLargeError          … is over a limit
-    │   └── JobNotFoundError       … names a job that is not there
-    ├── UnauthorizedError          no API key, or a wrong one
-    ├── JobCancelledError          the job was cancelled while somebody waited for it
-    ├── TextureTimeoutError        the texture was not ready in time; the job goes on
+    ├── ConfigError                the operator's settings are invalid; the start is aborted
+    ├── InputError                 the client's input is invalid
+    │   ├── TooLargeError          … or exceeds a limit
+    │   └── JobNotFoundError       … or names a job that does not exist
+    ├── UnauthorizedError          the API key is missing or wrong
+    ├── JobCancelledError          the job was cancelled while a client waited for it
+    ├── TextureTimeoutError        the texture was not ready in time; the job continues
     ├── EngineError                the engine failed on this job
-    │   ├── EngineBrokenError      … and on every later one: only a new process helps
-    │   ├── OutOfMemoryError       … for want of device memory
-    │   ├── ExportError            … or the mesh could not be turned into a file
-    │   └── MissingPackageError    … or a package it needs is not installed
-    ├── StoreError                 what was kept is damaged, gone, or cannot be written
-    └── UnavailableError           not now; ask again in `retry_after_s`
-        ├── LoadingError           the model is loading, or failed to
-        ├── QueueFullError         too many jobs wait
-        ├── TooManyRequestsError   this client asks too often, or for too much at once
-        ├── UnhealthyError         something hangs or broke for good; a restart is due
-        └── ShuttingDownError      the process is leaving
+    │   ├── EngineBrokenError      … and cannot recover in this process
+    │   ├── OutOfMemoryError       … because the device ran out of memory
+    │   ├── ExportError            … or the mesh could not be written to a file
+    │   └── MissingPackageError    … or a package that it needs is not installed
+    ├── StoreError                 a stored file is damaged, missing, or cannot be written
+    └── UnavailableError           temporary: retry after `retry_after_s`
+        ├── LoadingError           the model is loading, or failed to load
+        ├── QueueFullError         the queue is full
+        ├── TooManyRequestsError   this client exceeds its own rate or concurrency limit
+        ├── UnhealthyError         the process cannot recover; it must be restarted
+        └── ShuttingDownError      the process is shutting down
 
-Domain code raises only these; a foreign error is translated, `from` its cause, in the
-module that calls the foreign package. `app` maps the tree to HTTP.
+Domain code raises only these classes. Errors of other packages are translated, with
+`raise … from`, in the module that calls the package. `api.error_handlers` maps the tree to HTTP.
 """
 
 
 class ServerError(Exception):
-    """Base of the tree. `str()` is one sentence, safe to show to a client."""
+    """Base class. `str()` is one sentence that is safe to show to a client."""
 
 
 class ConfigError(ServerError):
-    """A configuration that cannot be used: names the file, the key and what is allowed."""
+    """Invalid settings. The message names the file, the key and the allowed values."""
 
 
 class InputError(ServerError):
-    """What the client sent cannot be meant: names the field."""
+    """Invalid client input. The message names the field."""
 
 
 class TooLargeError(InputError):
-    """A body, image or mesh over a limit: names the limit."""
+    """A request body, image or mesh exceeds a limit. The message names the limit."""
 
 
 class JobNotFoundError(InputError):
-    """No job has that hash or uid: never had, or aged out."""
+    """No job has this image hash or uid, or the job was removed."""
 
 
 class UnauthorizedError(ServerError):
-    """API keys are configured, and none or a wrong one was sent."""
+    """API keys are configured, and the request has no key or a wrong one."""
 
 
 class JobCancelledError(ServerError):
@@ -59,15 +59,15 @@ class TextureTimeoutError(ServerError):
 
 
 class EngineError(ServerError):
-    """The engine failed on this job; the sentence carries no path and no stack."""
+    """The engine failed on this job. The message has no file paths and no stack trace."""
 
 
 class EngineBrokenError(EngineError):
-    """The engine failed in a way that it cannot recover from in this process."""
+    """The engine failed and cannot recover in this process."""
 
 
 class OutOfMemoryError(EngineError):
-    """The device ran out of memory, after whatever retries there were."""
+    """The device ran out of memory, and all retries failed."""
 
 
 class ExportError(EngineError):
@@ -75,14 +75,14 @@ class ExportError(EngineError):
 
 
 class MissingPackageError(EngineError):
-    """An optional package is not installed: names the line that installs it."""
+    """An optional package is not installed. The message has the install command."""
 
 
 class StoreError(ServerError):
-    """What was kept of a job is damaged or gone, or the directory cannot be used.
+    """A stored file is damaged or missing, or the storage directory cannot be used.
 
     Attributes:
-        is_lost: it will not come back.
+        is_lost: whether the file is permanently lost.
     """
 
     def __init__(self, message: str, *, is_lost: bool = False) -> None:
@@ -91,10 +91,10 @@ class StoreError(ServerError):
 
 
 class UnavailableError(ServerError):
-    """Not now.
+    """The request cannot be served now, but may succeed later.
 
     Attributes:
-        retry_after_s: whole seconds after which asking again makes sense.
+        retry_after_s: time to wait before a retry, whole seconds.
     """
 
     def __init__(self, message: str, *, retry_after_s: int = 5) -> None:
@@ -103,20 +103,20 @@ class UnavailableError(ServerError):
 
 
 class LoadingError(UnavailableError):
-    """The model is loading, or its load failed and the sentence says why."""
+    """The model is loading, or failed to load. The message gives the cause."""
 
 
 class QueueFullError(UnavailableError):
-    """`worker.max_queue_length` jobs already wait."""
+    """`worker.max_queue_length` jobs are already waiting."""
 
 
 class TooManyRequestsError(UnavailableError):
-    """One client is over its own limit, of requests a minute or of jobs at once."""
+    """One client exceeds its limit of requests per minute or of simultaneous jobs."""
 
 
 class UnhealthyError(UnavailableError):
-    """The process cannot serve until it is restarted; the sentence says why."""
+    """The process cannot serve until it is restarted. The message gives the cause."""
 
 
 class ShuttingDownError(UnavailableError):
-    """The process is leaving."""
+    """The process is shutting down."""

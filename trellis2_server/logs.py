@@ -1,4 +1,4 @@
-"""One line a record, as text or JSON, to standard error; configured once, by the command."""
+"""Logging to standard error, one line per record, as text or JSON."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from trellis2_server import request_ids
 if TYPE_CHECKING:
     from trellis2_server.settings import ServerSettings
 
-#: What every record has; the rest came with `extra`.
+#: Attributes of every record; all others were passed as `extra`.
 _STANDARD: Final = frozenset(
     set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 )
-#: Control characters, and what else some viewers take for the end of a line.
+#: Control characters and Unicode line separators, with their escape sequences.
 _ESCAPED: Final = {
     code: chr(code).encode("unicode_escape").decode()
     for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
@@ -36,24 +36,24 @@ def _add_request_id(record: logging.LogRecord) -> bool:
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-01-31T12:00:00Z INFO worker: Job completed uid=… seconds=1.2`."""
+    """Text lines, as in `2026-01-31T12:00:00Z INFO module: Job completed seconds=1.2`."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
         self.converter = time.gmtime
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """The line, with the record's data after the message."""
+        """Return the formatted message, followed by the record's extra fields."""
         data = "".join(f" {key}={value}" for key, value in _extras(record).items())
-        # A client's text must not begin a line of its own, nor talk to the terminal.
+        # Text from clients must not forge log lines or send terminal escape codes.
         return (super().formatMessage(record) + data).translate(_ESCAPED)
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and the record's data."""
+    """One JSON object per line: time, level, logger, message and the record's extra fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Return the JSON object."""
         line: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
             "level": record.levelname.lower(),
@@ -67,11 +67,11 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(settings: ServerSettings) -> None:
-    """Send all records from the configured level on to standard error."""
+    """Log to standard error, with the configured level and format."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_add_request_id)
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    for chatty in ("numba", "PIL", "pooch", "urllib3", "asyncio", "python_multipart", "multipart"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for verbose in ("numba", "PIL", "pooch", "urllib3", "asyncio", "python_multipart", "multipart"):
+        logging.getLogger(verbose).setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)

@@ -1,8 +1,8 @@
-"""The id of the request that is being answered, for its reply and for every line about it.
+"""The id of the current request, for its response and its log records.
 
-A job's lines carry the id of the request that first asked for the job.
+Log records of a job carry the id of the request that created the job.
 
-What this module does not know: HTTP, logging.
+Does not know: HTTP, logging.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import uuid
 from contextvars import ContextVar
 from typing import Final
 
-#: Of the request that the present task or thread works for; empty: for none.
+#: Id of the request that the current task or thread works for; empty outside of a request.
 current: Final[ContextVar[str]] = ContextVar("request_id", default="")
 
-_SANE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_VALID_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def choose(given: str | None) -> str:
-    """The id that a client sent, where it is one that may stand in a log; else a new one."""
-    return given if given and _SANE.fullmatch(given) else uuid.uuid4().hex
+def choose(client_id: str | None) -> str:
+    """Return the client's request id if it is safe to log, otherwise a new one."""
+    return client_id if client_id and _VALID_ID.fullmatch(client_id) else uuid.uuid4().hex

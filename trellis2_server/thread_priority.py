@@ -1,6 +1,6 @@
-"""`give_way`: lets the event loop's thread go before those that work.
+"""Thread priorities: worker threads run at a lower priority than the event loop.
 
-What this module does not know: which threads there are.
+Does not know: which threads exist.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import threading
 from contextlib import suppress
 from typing import Final
 
-#: Of the threads that work, against the event loop's 0.
+#: Niceness of worker threads; the event loop's thread has 0.
 THREAD_NICENESS: Final = 5
 
 
 def lower_priority() -> None:
-    """Let the event loop's thread go before this one and the threads that it starts.
+    """Lower the priority of the current thread and of the threads that it starts.
 
-    Only on Linux has each thread a niceness of its own.
+    Has an effect on Linux only, where each thread has its own niceness.
     """
     if sys.platform == "linux":
         with suppress(OSError):

@@ -19,7 +19,7 @@ HEAVY = ("torch", "numba", "onnxruntime", "rembg", "cv2", "scipy", "trellis2", "
 
 
 @pytest.mark.parametrize("module", ["trellis2_server.api.app", "trellis2_server.cli"])
-def test_importing_the_app_imports_nothing_heavy(module: str) -> None:
+def test_importing_the_app_imports_no_heavy_package(module: str) -> None:
     code = f"import sys, {module}; print(*[m for m in {HEAVY} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
@@ -28,17 +28,17 @@ def test_importing_the_app_imports_nothing_heavy(module: str) -> None:
 # ---- loading -------------------------------------------------------------------------------
 
 
-def test_it_answers_while_it_loads_and_serves_when_it_has() -> None:
+def test_the_server_responds_while_the_model_loads_and_serves_afterwards() -> None:
     engine = GatedEngine("load")
     with serving(engine) as server:
         engine.wait_for("load")
         health = server.client.get("/healthcheck")
         assert (health.status_code, health.json()["status"]) == (503, "loading")
         assert health.json()["engine"] == "gated"
-        refused = server.generate()
-        assert (refused.status_code, refused.json()["error_code"]) == (503, 3)
-        assert refused.json()["text"] == "the model is loading"
-        assert int(refused.headers["retry-after"]) > 0
+        rejected = server.generate()
+        assert (rejected.status_code, rejected.json()["error_code"]) == (503, 3)
+        assert rejected.json()["text"] == "the model is loading"
+        assert int(rejected.headers["retry-after"]) > 0
         assert server.client.get("/worker_status").json()["loading"] is True
         engine.open_all()
         server.wait_until_loaded()
@@ -47,7 +47,7 @@ def test_it_answers_while_it_loads_and_serves_when_it_has() -> None:
         assert server.generate().is_success
 
 
-def test_a_load_that_fails_keeps_the_process_up_and_says_why() -> None:
+def test_after_a_failed_load_the_server_stays_up_and_reports_the_cause() -> None:
     engine = GatedEngine()
     engine.failures["load"] = EngineError("the weights are not there")
     with serving(engine) as server:
@@ -62,7 +62,7 @@ def test_a_load_that_fails_keeps_the_process_up_and_says_why() -> None:
         assert server.client.get("/status/" + "0" * 32).status_code == 404
 
 
-def test_while_it_leaves_it_says_so() -> None:
+def test_a_shutdown_is_reported_while_it_takes_place() -> None:
     engine = GatedEngine()
     with serving(engine) as server:
         server.wait_until_loaded()
@@ -74,7 +74,7 @@ def test_while_it_leaves_it_says_so() -> None:
         assert server.generate().status_code == 503
 
 
-# ---- keys ------------------------------------------------------------------------------------
+# ---- API keys ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def locked() -> Generator[Server]:
         {"X-API-Key": b"\xff\xfe"},
     ],
 )
-def test_without_a_key_nothing_is_served(locked: Server, headers: dict[str, str]) -> None:
+def test_without_a_valid_key_requests_are_rejected(locked: Server, headers: dict[str, str]) -> None:
     get = locked.client.get
     replies = [
         locked.client.post("/generate", json=fields(), headers=headers),
@@ -122,26 +122,26 @@ def test_without_a_key_nothing_is_served(locked: Server, headers: dict[str, str]
         {"X-API-Key": "schlüssel".encode()},
     ],
 )
-def test_with_a_key_it_is(locked: Server, headers: dict[str, str]) -> None:
+def test_with_a_valid_key_requests_are_served(locked: Server, headers: dict[str, str]) -> None:
     get = locked.client.get
     assert locked.client.post("/generate", json=fields(), headers=headers).is_success
     assert get("/worker_status", headers=headers).is_success
     assert get("/healthcheck", headers=headers).json()["notes"] == ["a note"]
 
 
-def test_the_page_and_what_it_is_made_of_need_none(locked: Server) -> None:
+def test_the_page_and_its_files_need_no_key(locked: Server) -> None:
     for path in ("/", "/page/missing.js"):
         assert locked.client.get(path).status_code != 401
 
 
-def test_without_a_key_the_health_is_a_bare_word(locked: Server) -> None:
+def test_without_a_key_the_health_has_no_details(locked: Server) -> None:
     assert locked.client.get("/healthcheck").json() == {"status": "ok", "engine": "gated"}
 
 
-# ---- pages of other origins --------------------------------------------------------------------
+# ---- CORS --------------------------------------------------------------------
 
 
-def origin(server: Server, value: str = "https://a.example") -> dict[str, str | None]:
+def cors_headers(server: Server, value: str = "https://a.example") -> dict[str, str | None]:
     preflight = server.client.options(
         "/generate",
         headers={
@@ -158,8 +158,8 @@ def origin(server: Server, value: str = "https://a.example") -> dict[str, str | 
     }
 
 
-def test_any_page_may_call_and_read_the_hash(server: Server) -> None:
-    allowed = origin(server)
+def test_pages_of_any_origin_may_call_the_api_and_read_its_headers(server: Server) -> None:
+    allowed = cors_headers(server)
     assert (allowed["preflight"], allowed["reply"]) == ("*", "*")
     for name in (
         "X-Image-Hash", "X-Job-Id", "X-Seed", "X-Engine", "X-Background", "Retry-After",
@@ -168,19 +168,19 @@ def test_any_page_may_call_and_read_the_hash(server: Server) -> None:
         assert name in (allowed["exposed"] or "")
 
 
-def test_with_keys_no_page_may_unless_it_is_named(locked: Server) -> None:
-    assert set(origin(locked).values()) == {None}
+def test_with_keys_only_pages_of_configured_origins_may_call_the_api(locked: Server) -> None:
+    assert set(cors_headers(locked).values()) == {None}
     configured = settings(server={"api_keys": ["k"], "cors_origins": ["https://a.example"]})
     with serving(GatedEngine(), configured) as server:
-        allowed = origin(server)  # without a key: the page may read why it was refused
+        allowed = cors_headers(server)  # without a key: the page may read the error
         assert (allowed["preflight"], allowed["reply"]) == ("https://a.example",) * 2
-        assert origin(server, "https://b.example")["reply"] is None
+        assert cors_headers(server, "https://b.example")["reply"] is None
 
 
-# ---- what it says about itself -------------------------------------------------------------------
+# ---- documentation, errors, threads -----------------------------------------------------------
 
 
-def test_the_documentation_is_complete_and_knows_no_422(server: Server) -> None:
+def test_the_openapi_documentation_is_complete_and_has_no_422(server: Server) -> None:
     assert "swagger" in server.client.get("/docs").text
     api = server.client.get("/openapi.json").json()
     assert set(api["paths"]) == {
@@ -200,13 +200,13 @@ def test_the_documentation_is_complete_and_knows_no_422(server: Server) -> None:
     assert all(field.get("description") for field in properties.values())
 
 
-def test_the_documentations_example_works_as_it_stands(server: Server) -> None:
+def test_the_example_in_the_documentation_works(server: Server) -> None:
     api = server.client.get("/openapi.json").json()
     body = api["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]
     assert server.generate({**body["example"], "texture": False}).is_success
 
 
-def test_what_is_not_there_is_refused_in_the_same_form(server: Server) -> None:
+def test_unknown_routes_and_methods_get_the_usual_error_body(server: Server) -> None:
     for reply, status in (
         (server.client.get("/nothing"), 404),
         (server.client.get("/generate"), 405),
@@ -215,7 +215,7 @@ def test_what_is_not_there_is_refused_in_the_same_form(server: Server) -> None:
         assert (reply.status_code, set(reply.json())) == (status, {"text", "error_code"})
 
 
-def test_it_can_be_served_under_a_prefix() -> None:
+def test_the_server_works_under_a_prefix() -> None:
     configured = settings(server={"root_path": "/3d", "api_keys": ["k"]})
     with serving(GatedEngine(), configured) as server:
         server.wait_until_loaded()
@@ -225,23 +225,23 @@ def test_it_can_be_served_under_a_prefix() -> None:
         assert reply.is_success
 
 
-def test_its_threads_leave_with_it(engine: GatedEngine) -> None:
+def test_the_threads_end_with_the_server(engine: GatedEngine) -> None:
     before = set(threading.enumerate())
     with serving(engine) as server:
         server.wait_until_loaded()
         assert server.generate().is_success
         assert server.texture(image=encoded(picture(file_format="WEBP"))).is_success
-        mine = set(threading.enumerate()) - before
-        assert {thread.name for thread in mine} >= {"lane_0", "pool_0", "lookup_0"}
-    for thread in mine:
+        new = set(threading.enumerate()) - before
+        assert {thread.name for thread in new} >= {"device_0", "cpu_0", "lookup_0"}
+    for thread in new:
         thread.join(10)
         assert not thread.is_alive()
 
 
-def test_a_bug_of_ours_shows_no_stack(server: Server) -> None:
+def test_an_unexpected_error_reveals_no_stack_trace(server: Server) -> None:
     service, server.app.state.service = server.app.state.service, None
     reply = server.client.get("/worker_status")
     server.app.state.service = service
     assert reply.status_code == 500
-    assert reply.json() == {"text": "an unexpected error; the log has it", "error_code": 1}
+    assert reply.json() == {"text": "unexpected error; see the server's log", "error_code": 1}
     assert server.client.get("/healthcheck").is_success

@@ -1,4 +1,4 @@
-"""Tencent's own add-on in Blender, from its operator to the object that arrives.
+"""Tencent's add-on in Blender, from its operator to the imported object.
 
 Needs `BLENDER_PYTHON`, a Python that has `bpy` and `requests`, and `HUNYUAN_ADDON`, the path
 of `blender_addon.py` from the Hunyuan3D-2 repository.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PYTHON = os.environ.get("BLENDER_PYTHON", "")
 ADDON = os.environ.get("HUNYUAN_ADDON", "")
-SCRIPT = Path(__file__).with_name("blender_addon_run.py")
+SCRIPT = Path(__file__).parents[1] / "support" / "blender_addon_run.py"
 
 pytestmark = pytest.mark.skipif(
     not (PYTHON and ADDON), reason="needs Blender: set BLENDER_PYTHON and HUNYUAN_ADDON"
@@ -58,26 +58,26 @@ def arrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @dataclass
 class Outcome:
     error: str | None
-    arrived: list[dict[str, Any]]
+    imported: list[dict[str, Any]]
     selected: dict[str, Any] | None = None
 
 
 @pytest.fixture
-def operate(tmp_path: Path, small: Server) -> Callable[..., Outcome]:
-    """Sets the add-on's properties, presses its button, waits, and looks at what there is."""
+def run_addon(tmp_path: Path, small: Server) -> Callable[..., Outcome]:
+    """Set the add-on's properties, press its button, wait, and return the result."""
 
     def run(mesh: Path | str | None = None, **properties: Any) -> Outcome:
-        job, result = tmp_path / "job.json", tmp_path / "result.json"
-        wanted = {
+        job_path, result = tmp_path / "job.json", tmp_path / "result.json"
+        job = {
             "properties": {"api_url": small.url, **properties},
             "mesh": str(mesh) if mesh else None,
             "result": str(result),
-            "patience_s": PATIENCE_S,
+            "timeout_s": PATIENCE_S,
             "save": os.environ.get("BLENDER_SAVE"),
         }
-        job.write_text(json.dumps(wanted), encoding="utf-8")
+        job_path.write_text(json.dumps(job), encoding="utf-8")
         done = subprocess.run(
-            [PYTHON, str(SCRIPT), ADDON, str(job)],
+            [PYTHON, str(SCRIPT), ADDON, str(job_path)],
             capture_output=True,
             text=True,
             timeout=4 * PATIENCE_S,
@@ -93,106 +93,106 @@ def size(described: dict[str, Any]) -> list[float]:
     return [high - low for low, high in zip(described["low"], described["high"], strict=True)]
 
 
-def test_an_image_arrives_as_an_upright_object_without_texture(
-    operate: Callable[..., Outcome], arrow: Path
+def test_an_image_becomes_an_upright_object_without_texture(
+    run_addon: Callable[..., Outcome], arrow: Path
 ) -> None:
-    outcome = operate(image_path=str(arrow))
+    outcome = run_addon(image_path=str(arrow))
     assert outcome.error is None
-    (arrived,) = outcome.arrived
-    assert arrived["images"] == []
-    assert arrived["rotation"] == pytest.approx([0, 0, 0], abs=1e-5)
-    x, y, z = size(arrived)
+    (imported,) = outcome.imported
+    assert imported["images"] == []
+    assert imported["rotation"] == pytest.approx([0, 0, 0], abs=1e-5)
+    x, y, z = size(imported)
     assert z == pytest.approx(1.0, abs=0.03)  # Blender's up is Z
     assert x == pytest.approx(121 / 233, abs=0.03)
     assert y < x
-    assert arrived["low"][0] == pytest.approx(-arrived["high"][0], abs=0.03)
+    assert imported["low"][0] == pytest.approx(-imported["high"][0], abs=0.03)
 
 
-def test_an_image_arrives_with_its_texture_where_that_is_wanted(
-    operate: Callable[..., Outcome], arrow: Path
+def test_an_image_becomes_a_textured_object_if_requested(
+    run_addon: Callable[..., Outcome], arrow: Path
 ) -> None:
-    outcome = operate(
+    outcome = run_addon(
         image_path=str(arrow), texture=True, octree_resolution=512, num_inference_steps=50
     )
     assert outcome.error is None
-    (arrived,) = outcome.arrived
-    assert [512, 512] in arrived["images"]
-    assert arrived["uvs"] == 1
-    assert len(arrived["materials"]) == 1
-    assert size(arrived)[2] == pytest.approx(1.0, abs=0.03)
+    (imported,) = outcome.imported
+    assert [512, 512] in imported["images"]
+    assert imported["uvs"] == 1
+    assert len(imported["materials"]) == 1
+    assert size(imported)[2] == pytest.approx(1.0, abs=0.03)
 
 
-def test_a_selected_mesh_comes_back_textured_where_it_stood(
-    operate: Callable[..., Outcome], arrow: Path, small: Server, tmp_path: Path
+def test_a_selected_mesh_is_returned_textured_in_its_place(
+    run_addon: Callable[..., Outcome], arrow: Path, small: Server, tmp_path: Path
 ) -> None:
     made = small.client.post(
         "/generate", files={"image": arrow.read_bytes()}, data={"texture": "false"}
     )
     mesh = tmp_path / "arrow.glb"
     mesh.write_bytes(made.content)
-    outcome = operate(mesh, image_path=str(arrow), texture=True)
+    outcome = run_addon(mesh, image_path=str(arrow), texture=True)
     assert outcome.error is None
     assert outcome.selected is not None
-    (arrived,) = outcome.arrived
-    assert [512, 512] in arrived["images"]
-    assert arrived["faces"] == outcome.selected["faces"]
+    (imported,) = outcome.imported
+    assert [512, 512] in imported["images"]
+    assert imported["faces"] == outcome.selected["faces"]
     assert outcome.selected["hidden"]
     for key in ("low", "high", "location", "rotation", "scale"):
-        assert arrived[key] == pytest.approx(outcome.selected[key], abs=1e-5), key
-    assert arrived["location"] == pytest.approx([1, 2, 3])
+        assert imported[key] == pytest.approx(outcome.selected[key], abs=1e-5), key
+    assert imported["location"] == pytest.approx([1, 2, 3])
 
 
-def test_a_mesh_of_the_clients_own_comes_back_textured_where_it_stood(
-    operate: Callable[..., Outcome], arrow: Path
+def test_a_mesh_from_another_source_is_returned_textured_in_its_place(
+    run_addon: Callable[..., Outcome], arrow: Path
 ) -> None:
-    outcome = operate("monkey", image_path=str(arrow), texture=True)
+    outcome = run_addon("monkey", image_path=str(arrow), texture=True)
     assert outcome.error is None
     assert outcome.selected is not None
-    (arrived,) = outcome.arrived
-    assert [512, 512] in arrived["images"]
-    assert arrived["name"].startswith(outcome.selected["name"])
-    assert arrived["faces"] == 968  # 500 polygons, as the triangles that they were sent as
+    (imported,) = outcome.imported
+    assert [512, 512] in imported["images"]
+    assert imported["name"].startswith(outcome.selected["name"])
+    assert imported["faces"] == 968  # 500 polygons, sent as triangles
     for key in ("low", "high", "location", "rotation", "scale"):
-        assert arrived[key] == pytest.approx(outcome.selected[key], abs=1e-4), key
+        assert imported[key] == pytest.approx(outcome.selected[key], abs=1e-4), key
 
 
-def test_a_picture_that_is_not_there_is_said_before_anything_is_sent(
-    operate: Callable[..., Outcome],
+def test_a_missing_picture_is_reported_before_anything_is_sent(
+    run_addon: Callable[..., Outcome],
 ) -> None:
-    outcome = operate(image_path="/nowhere/picture.png")
+    outcome = run_addon(image_path="/nowhere/picture.png")
     assert "does not exist" in (outcome.error or "")
-    assert outcome.arrived == []
+    assert outcome.imported == []
 
 
-def test_a_server_that_is_down_is_said(operate: Callable[..., Outcome], arrow: Path) -> None:
-    outcome = operate(image_path=str(arrow), api_url="http://127.0.0.1:9")
+def test_an_unreachable_server_is_reported(run_addon: Callable[..., Outcome], arrow: Path) -> None:
+    outcome = run_addon(image_path=str(arrow), api_url="http://127.0.0.1:9")
     assert "127.0.0.1" in (outcome.error or "")
-    assert outcome.arrived == []
+    assert outcome.imported == []
 
 
-def test_text_alone_is_refused_with_its_reason(operate: Callable[..., Outcome]) -> None:
-    outcome = operate(prompt="a cat")
+def test_text_alone_is_rejected_with_the_cause(run_addon: Callable[..., Outcome]) -> None:
+    outcome = run_addon(prompt="a cat")
     assert "there is no text-to-image model" in (outcome.error or "")
-    assert outcome.arrived == []
+    assert outcome.imported == []
 
 
-def test_text_for_a_selected_mesh_is_refused_with_its_reason(
-    operate: Callable[..., Outcome], arrow: Path, small: Server, tmp_path: Path
+def test_text_for_a_selected_mesh_is_rejected_with_the_cause(
+    run_addon: Callable[..., Outcome], arrow: Path, small: Server, tmp_path: Path
 ) -> None:
     made = small.client.post(
         "/generate", files={"image": arrow.read_bytes()}, data={"texture": "false"}
     )
     mesh = tmp_path / "arrow.glb"
     mesh.write_bytes(made.content)
-    outcome = operate(mesh, prompt="in gold", texture=True)
+    outcome = run_addon(mesh, prompt="in gold", texture=True)
     assert "there is no text-to-image model" in (outcome.error or "")
-    assert outcome.arrived == []
+    assert outcome.imported == []
 
 
-def test_a_picture_that_is_none_is_refused_with_its_reason(
-    operate: Callable[..., Outcome], tmp_path: Path
+def test_an_invalid_picture_is_rejected_with_the_cause(
+    run_addon: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     path = tmp_path / "picture.png"
     path.write_text("not a picture")
-    outcome = operate(image_path=str(path))
+    outcome = run_addon(image_path=str(path))
     assert "image:" in (outcome.error or "")

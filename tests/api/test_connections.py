@@ -1,4 +1,4 @@
-"""Clients that are slow, many, or talk no HTTP, at a server with little patience."""
+"""Slow clients, many clients and invalid HTTP, at a server with short time limits."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from trellis2_server.api.connections import MAX_HEAD_BYTES
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-LEAST_S = 0.8
+TIMEOUT_S = 0.8
 GET = b"GET /worker_status HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
-def hasty() -> Generator[Server]:
-    configured = settings(server={"transfer_timeout_seconds": LEAST_S})
+def strict() -> Generator[Server]:
+    configured = settings(server={"transfer_timeout_seconds": TIMEOUT_S})
     with serving(GatedEngine(), configured) as server:
         server.wait_until_loaded()
         yield server
@@ -38,8 +38,8 @@ def connect(server: Server, sent: bytes = b"") -> socket.socket:
     return connection
 
 
-def rest(connection: socket.socket) -> bytes:
-    """All that comes until the server closes."""
+def read_to_end(connection: socket.socket) -> bytes:
+    """Read until the server closes the connection."""
     content = b""
     with contextlib.suppress(ConnectionResetError):
         while part := connection.recv(65_536):
@@ -47,16 +47,16 @@ def rest(connection: socket.socket) -> bytes:
     return content
 
 
-def answer(connection: socket.socket) -> bytes:
-    """A reply that is JSON."""
+def read_json(connection: socket.socket) -> bytes:
+    """Read a response whose body is a JSON object."""
     content = connection.recv(65_536)
     while content and not content.endswith(b"}"):
         content += connection.recv(65_536)
     return content
 
 
-def refusal(reply: bytes, status: int, code: int = 1) -> dict[str, str]:
-    """The headers of a reply that is a refusal, and nothing after it."""
+def check_error(reply: bytes, status: int, code: int = 1) -> dict[str, str]:
+    """Check an error response, with nothing after it; return its headers."""
     head, _, body = reply.partition(b"\r\n\r\n")
     line, *lines = head.decode().split("\r\n")
     assert line.startswith(f"HTTP/1.1 {status} "), reply
@@ -72,26 +72,26 @@ def open_connections(server: Server) -> int:
     return len(server.uvicorn.server_state.connections)
 
 
-# ---- slow ones ----------------------------------------------------------------------------
+# ---- slow clients ----------------------------------------------------------------------------
 
 
-def test_two_hundred_slow_clients_hold_up_nobody_and_are_closed(hasty: Server) -> None:
+def test_two_hundred_slow_clients_are_closed_and_do_not_block_others(strict: Server) -> None:
     heads = [b"", b"P", b"POST /generate HTTP/1.1\r\nHost: x\r\nX-A: b\r\n"]
     with contextlib.ExitStack() as stack:
-        slow = [stack.enter_context(connect(hasty, heads[k % 3])) for k in range(200)]
-        assert hasty.generate().is_success
+        slow = [stack.enter_context(connect(strict, heads[k % 3])) for k in range(200)]
+        assert strict.generate().is_success
         for connection in slow:
-            assert rest(connection) == b""
-    assert hasty.client.get("/healthcheck").is_success
+            assert read_to_end(connection) == b""
+    assert strict.client.get("/healthcheck").is_success
 
 
-def test_a_client_that_sends_its_head_byte_by_byte_is_closed(hasty: Server) -> None:
+def test_a_client_that_sends_its_head_byte_by_byte_is_closed(strict: Server) -> None:
     pause = threading.Event()
-    with connect(hasty) as connection:
+    with connect(strict) as connection:
         connection.settimeout(0.02)
         for _ in range(1000):
             with contextlib.suppress(TimeoutError):
-                assert rest(connection) == b""
+                assert read_to_end(connection) == b""
                 break
             connection.sendall(b"G")
             pause.wait(0.02)
@@ -99,24 +99,24 @@ def test_a_client_that_sends_its_head_byte_by_byte_is_closed(hasty: Server) -> N
             raise AssertionError("it was not closed")
 
 
-def test_a_body_that_stops_is_refused_as_too_slow(hasty: Server) -> None:
+def test_a_body_that_stalls_gets_a_408(strict: Server) -> None:
     for path in (b"/generate", b"/send"):
         head = (POST % 1000).replace(b"/generate", path)
-        with connect(hasty, head + b'{"image": "') as connection:
-            refusal(rest(connection), 408)
+        with connect(strict, head + b'{"image": "') as connection:
+            check_error(read_to_end(connection), 408)
     form = b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
-    with connect(hasty, (POST % 1000).replace(b"\r\n\r\n", b"\r\n") + form) as connection:
-        refusal(rest(connection), 408)
-    assert hasty.client.get("/worker_status").json()["queue_length"] == 0
+    with connect(strict, (POST % 1000).replace(b"\r\n\r\n", b"\r\n") + form) as connection:
+        check_error(read_to_end(connection), 408)
+    assert strict.client.get("/worker_status").json()["queue_length"] == 0
 
 
-def test_a_body_that_keeps_coming_may_take_longer(hasty: Server) -> None:
+def test_a_body_that_keeps_arriving_may_take_longer(strict: Server) -> None:
     body = json.dumps(fields(padding="x" * 400_000)).encode()
     pause = threading.Event()
-    with connect(hasty, POST % len(body)) as steady, connect(hasty, POST % len(body)) as stopped:
+    with connect(strict, POST % len(body)) as steady, connect(strict, POST % len(body)) as stopped:
         at = 0
         stopped.settimeout(0)
-        while True:  # one that has stopped is refused long before
+        while True:  # a stalled one is refused long before
             with contextlib.suppress(BlockingIOError):
                 assert stopped.recv(100).startswith(b"HTTP/1.1 408")
                 break
@@ -127,65 +127,65 @@ def test_a_body_that_keeps_coming_may_take_longer(hasty: Server) -> None:
         assert steady.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_client_that_does_not_take_its_replies_is_closed(hasty: Server) -> None:
-    asked = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
-    with connect(hasty) as connection:
-        until(lambda: open_connections(hasty) > 0, "a connection")
+def test_a_client_that_does_not_read_its_responses_is_closed(strict: Server) -> None:
+    requested = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+    with connect(strict) as connection:
+        until(lambda: open_connections(strict) > 0, "a connection")
         ours = connection.getsockname()[1]
         with contextlib.suppress(OSError):
-            # Some 20 MB of replies, more than the system holds by itself.
-            connection.sendall(asked * 400)
+            # About 20 MB of responses, more than the operating system buffers.
+            connection.sendall(requested * 400)
         until(
             lambda: all(
                 getattr(each, "client", ("", 0))[1] != ours
-                for each in list(hasty.uvicorn.server_state.connections)
+                for each in list(strict.uvicorn.server_state.connections)
             ),
             "closed",
         )
-    assert hasty.client.get("/healthcheck").is_success
+    assert strict.client.get("/healthcheck").is_success
 
 
-def test_a_connection_at_rest_between_two_requests_stays(hasty: Server) -> None:
-    with connect(hasty, GET) as resting:
-        assert answer(resting).startswith(b"HTTP/1.1 200 ")
-        with connect(hasty, b"GET") as slow:
-            assert rest(slow) == b""
-        resting.sendall(GET)
-        assert answer(resting).startswith(b"HTTP/1.1 200 ")
+def test_an_idle_connection_between_two_requests_stays_open(strict: Server) -> None:
+    with connect(strict, GET) as idle_one:
+        assert read_json(idle_one).startswith(b"HTTP/1.1 200 ")
+        with connect(strict, b"GET") as slow:
+            assert read_to_end(slow) == b""
+        idle_one.sendall(GET)
+        assert read_json(idle_one).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_client_that_waits_for_its_model_may_wait() -> None:
+def test_a_client_that_waits_for_its_model_is_not_closed() -> None:
     engine = GatedEngine("shape")
     with serving(engine, settings(server={"transfer_timeout_seconds": 0.5})) as server:
         server.wait_until_loaded()
         with ThreadPoolExecutor() as pool:
-            asked = pool.submit(server.generate)
+            requested = pool.submit(server.generate)
             engine.wait_for("shape")
             for _ in range(3):
                 with connect(server, b"GET") as slow:
-                    assert rest(slow) == b""
+                    assert read_to_end(slow) == b""
             engine.open_all()
-            assert asked.result().is_success
+            assert requested.result().is_success
 
 
-# ---- many of them ---------------------------------------------------------------------------
+# ---- many clients ---------------------------------------------------------------------------
 
 
-def test_where_there_are_too_many_the_one_that_waited_longest_gives_way() -> None:
+def test_above_the_limit_the_connection_that_waited_longest_is_closed() -> None:
     with serving(GatedEngine(), settings(server={"max_connections": 10})) as server:
         server.wait_until_loaded()
         server.client.close()
         with contextlib.ExitStack() as stack:
             idle = [stack.enter_context(connect(server, b"GET")) for _ in range(11)]
-            assert rest(idle[0]) == b""
+            assert read_to_end(idle[0]) == b""
             with connect(server, GET) as newest:
-                assert answer(newest).startswith(b"HTTP/1.1 200 ")
-            assert rest(idle[1]) == b""
+                assert read_json(newest).startswith(b"HTTP/1.1 200 ")
+            assert read_to_end(idle[1]) == b""
             idle[-1].sendall(GET[3:])
-            assert answer(idle[-1]).startswith(b"HTTP/1.1 200 ")
+            assert read_json(idle[-1]).startswith(b"HTTP/1.1 200 ")
 
 
-def test_where_all_are_at_work_a_further_one_is_told_to_come_again() -> None:
+def test_if_all_connections_are_busy_a_further_one_gets_a_503() -> None:
     engine = GatedEngine("shape")
     with serving(engine, settings(server={"max_connections": 10})) as server:
         server.wait_until_loaded()
@@ -198,17 +198,17 @@ def test_where_all_are_at_work_a_further_one_is_told_to_come_again() -> None:
             manager = server.manager
             until(lambda: sum(t.waiters for t in manager.active_jobs.values()) == 10, "ten wait")
             with connect(server, GET) as further:
-                assert int(refusal(rest(further), 503, 3)["retry-after"]) > 0
+                assert int(check_error(read_to_end(further), 503, 3)["retry-after"]) > 0
             engine.open_all()
             for connection in busy:
                 assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
-# ---- no HTTP -------------------------------------------------------------------------------
+# ---- invalid HTTP -------------------------------------------------------------------------------
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[Any]:
-    """What should not have been logged; that it was no HTTP may be."""
+    """Return unexpected warnings and errors; those about invalid HTTP are expected."""
     known = "Invalid HTTP request received."
     records = [each for each in caplog.records if each.levelno >= logging.WARNING]
     return [each for each in records if each.getMessage() != known]
@@ -227,43 +227,41 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[Any]:
     ],
     ids=["tls", "no host", "nul", "length", "header", "path", "headers"],
 )
-def test_what_is_no_request_is_refused_in_the_form_of_every_refusal(
+def test_invalid_http_gets_the_usual_error_body(
     server: Server, caplog: pytest.LogCaptureFixture, sent: bytes, status: int
 ) -> None:
     with connect(server) as connection:
         with contextlib.suppress(OSError):
             connection.sendall(sent)
-        refusal(rest(connection), status)
+        check_error(read_to_end(connection), status)
     assert not errors(caplog)
 
 
-def test_junk_after_a_request_does_it_no_harm(
+def test_junk_after_a_request_does_not_affect_it(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     with connect(server, GET + b"\x00junk\r\n\r\n") as connection:
-        reply = rest(connection)
+        reply = read_to_end(connection)
         first, _, second = reply.partition(b"}HTTP/1.1 400")
         assert first.startswith(b"HTTP/1.1 200 ")
         assert b'"error_code": 1' in second
     assert not errors(caplog)
 
 
-def test_junk_inside_a_body_is_refused_and_ends_the_request(
+def test_junk_inside_a_body_gets_a_400_and_ends_the_request(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     head = b"POST /generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     with connect(server, head + b'5\r\n{"a":\r\n') as connection:
         until(lambda: open_connections(server) > 0, "a connection")
         connection.sendall(b"zz\r\n")
-        refusal(rest(connection), 400)
-    until(lambda: not server.uvicorn.server_state.tasks, "rest")
+        check_error(read_to_end(connection), 400)
+    until(lambda: not server.uvicorn.server_state.tasks, "no task")
     assert not errors(caplog)
 
 
-def test_an_upgrade_that_is_not_there_is_passed_over(
-    server: Server, caplog: pytest.LogCaptureFixture
-) -> None:
-    for wanted in ("websocket", "h2c"):
-        headers = {"Connection": "Upgrade", "Upgrade": wanted}
+def test_unsupported_upgrades_are_ignored(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    for protocol in ("websocket", "h2c"):
+        headers = {"Connection": "Upgrade", "Upgrade": protocol}
         assert server.client.get("/worker_status", headers=headers).is_success
     assert not errors(caplog)

@@ -20,12 +20,12 @@ def status_of(error: type[ServerError]) -> tuple[int, int]:
     return next(HTTP_ERRORS[cls] for cls in error.__mro__ if cls in HTTP_ERRORS)
 
 
-def test_every_error_has_a_status_and_every_status_an_error() -> None:
+def test_every_error_has_a_status_and_every_status_has_an_error() -> None:
     assert {status_of(error) for error in TREE} == set(HTTP_ERRORS.values())
     assert set(HTTP_ERRORS) <= set(TREE)
 
 
-def test_the_table_is_the_contracts() -> None:
+def test_the_table_matches_the_http_contract() -> None:
     assert {error.__name__: status_of(error) for error in TREE} == {
         "ServerError": (500, 1),
         "ConfigError": (500, 1),
@@ -57,7 +57,7 @@ def test_the_drawing_shows_the_whole_tree() -> None:
 
 
 @pytest.mark.parametrize("error", TREE)
-def test_a_copy_says_the_same_without_the_stack(error: type[ServerError]) -> None:
+def test_a_copied_error_has_the_same_message_and_no_traceback(error: type[ServerError]) -> None:
     try:
         raise error("why")
     except ServerError as raised:

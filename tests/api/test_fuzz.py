@@ -1,4 +1,4 @@
-"""Every route, asked what its schema allows and what it does not (schemathesis)."""
+"""Requests to every route that its schema allows, and that it forbids (schemathesis)."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ def target() -> Generator[Server]:
     ("label", "mode"),
     [(label, POSITIVE) for label in OPERATIONS] + [(label, NEGATIVE) for label in POSTS],
 )
-def test_no_request_breaks_it_and_every_reply_is_as_documented(
+def test_no_request_breaks_the_server_and_responses_match_the_documentation(
     target: Server, label: str, mode: schemathesis.GenerationMode
 ) -> None:
     examples = 120 if label in POSTS else 20
 
     @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
     @given(case=OPERATIONS[label].as_strategy(generation_mode=mode), with_picture=st.booleans())
-    def ask(case: Any, with_picture: bool) -> None:  # noqa: FBT001 - drawn
+    def request(case: Any, with_picture: bool) -> None:  # noqa: FBT001 - drawn
         if with_picture and isinstance(case.body, dict):
-            # Random text is no picture: this gets further.
+            # Random text is not a picture; with one, the request gets further.
             case.body["image"] = encoded(picture())
             case.body |= {"texture_size": 256, "decimation_target": 1000}
         reply = case.call(base_url=target.url, timeout=30)
@@ -67,9 +67,9 @@ def test_no_request_breaks_it_and_every_reply_is_as_documented(
         assert b"Traceback" not in reply.content
         case.validate_response(reply, checks=CONFORMANCE)
 
-    ask()
+    request()
 
 
-def test_it_is_well_afterwards(target: Server) -> None:
+def test_the_server_works_afterwards(target: Server) -> None:
     assert target.client.get("/healthcheck").json()["status"] == "ok"
     assert target.generate().is_success

@@ -1,4 +1,4 @@
-"""The clients that are out there, each rebuilt as exactly what it sends and how it reads."""
+"""Known Hunyuan3D clients, each with its exact requests and its way of reading responses."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ ADDON = {"octree_resolution": 256, "num_inference_steps": 20, "guidance_scale": 
 
 
 def import_gltf(content: bytes) -> dict[str, Any]:
-    """What Blender's importer looks at first: the container's JSON."""
+    """Return the JSON of a GLB, which Blender's importer reads first."""
     assert content[:4] == b"glTF"
     assert int.from_bytes(content[8:12], "little") == len(content)
     return json.loads(content[20 : 20 + int.from_bytes(content[12:16], "little")])
 
 
 @pytest.mark.parametrize("texture", [False, True])
-def test_the_blender_add_on_gets_an_image_made_into_a_model(small: Server, texture: bool) -> None:  # noqa: FBT001
+def test_the_blender_add_on_generates_a_model_from_an_image(small: Server, texture: bool) -> None:  # noqa: FBT001
     body = {"image": encoded(picture()), **ADDON, "texture": texture}
     reply = small.client.post("/generate", json=body)
     assert reply.status_code == 200
     assert ("images" in import_gltf(reply.content)) is texture
 
 
-def test_the_blender_add_on_gets_its_mesh_textured(small: Server) -> None:
+def test_the_blender_add_on_textures_its_mesh(small: Server) -> None:
     body = {"mesh": encoded(as_bytes(egg(), "glb")), "image": encoded(picture()), **ADDON}
     reply = small.client.post("/generate", json={**body, "texture": True})
     assert reply.status_code == 200
@@ -83,7 +83,7 @@ def test_blender_mcp_sends_text_and_image_together(
     import_gltf(reply.content)
 
 
-# ---- 2: a Python client: records of exactly these keys, 30 seconds of patience ------------
+# ---- 2: a Python client: dataclasses of exactly these keys, 30 seconds of timeout ------------
 
 
 @dataclass
@@ -147,8 +147,8 @@ def test_the_python_client_reads_why_a_job_failed(small: Server) -> None:
 # ---- 3: a C++ client: searches the text of the replies ------------------------------------
 
 
-def cut(text: str, name: str) -> str:
-    """The text's value of that name, up to its last quote."""
+def value_of(text: str, name: str) -> str:
+    """Return the value with this key, up to the last quotation mark of the text."""
     begin = text.index(f'"{name}":"') + len(name) + 4
     return text[begin : text.rindex('"')]
 
@@ -157,7 +157,7 @@ def test_the_cpp_client_finds_the_model_up_to_the_last_quote(small: Server) -> N
     client = small.client
     assert client.get("/status/test").status_code == 200
     body = {"image": encoded(picture(2)), "texture": True, "type": "glb"}
-    uid = cut(client.post("/send", json=body).text, "uid")
+    uid = value_of(client.post("/send", json=body).text, "uid")
     seen: list[str] = []
 
     def is_done() -> bool:
@@ -166,15 +166,15 @@ def test_the_cpp_client_finds_the_model_up_to_the_last_quote(small: Server) -> N
         return '"status":"completed"' in seen[-1]
 
     until(is_done, "done")
-    import_gltf(base64.b64decode(cut(seen[-1], "model_base64"), validate=True))
+    import_gltf(base64.b64decode(value_of(seen[-1], "model_base64"), validate=True))
 
 
 def test_the_cpp_client_finds_an_error_without_a_space(small: Server) -> None:
-    uid = cut(small.client.post("/send", json={"image": encoded(b"none")}).text, "uid")
+    uid = value_of(small.client.post("/send", json={"image": encoded(b"none")}).text, "uid")
     until(lambda: '"status":"error"' in small.client.get(f"/status/{uid}").text, "error")
 
 
-# ---- 4: a Node client: /api, and a look every five seconds --------------------------------
+# ---- 4: a Node client: /api, polls every five seconds --------------------------------
 
 
 def test_the_node_client_finds_everything_under_api(small: Server) -> None:

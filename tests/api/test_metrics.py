@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def samples(server: Server) -> list[Sample]:
-    """What `/metrics` says, read as Prometheus reads it."""
+    """Return the samples of `/metrics`, parsed as Prometheus does."""
     reply = server.client.get("/metrics")
     assert reply.is_success
     assert reply.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
@@ -30,7 +30,7 @@ def samples(server: Server) -> list[Sample]:
 
 
 def value(server: Server, name: str, **labels: str) -> float:
-    """Of the one sample of that name with these labels, at least."""
+    """Return the value of the only sample with this name and these labels."""
     [found] = [
         sample.value
         for sample in samples(server)
@@ -49,10 +49,10 @@ def test_requests_are_counted_by_route_and_status_and_timed(server: Server) -> N
     body = server.client.build_request("POST", "/generate", json=fields())
     glb = server.client.send(body)
     count = "trellis2_http_requests_total"
-    asked = {"method": "GET", "status": "404"}
+    not_found = {"method": "GET", "status": "404"}
     assert value(server, count, method="GET", route="/worker_status", status="200") == 1
-    assert value(server, count, route="/status/{name}", **asked) == 3
-    assert value(server, count, route="other", **asked) == 2
+    assert value(server, count, route="/status/{name}", **not_found) == 3
+    assert value(server, count, route="other", **not_found) == 2
     assert value(server, count, method="other", status="405") == 1
     assert value(server, "trellis2_http_request_seconds_count", route="/generate") == 2
     assert value(server, "trellis2_http_request_seconds_sum", route="/generate") > 0
@@ -60,7 +60,7 @@ def test_requests_are_counted_by_route_and_status_and_timed(server: Server) -> N
     assert value(server, "trellis2_http_sent_bytes_total") > len(glb.content)
 
 
-def test_the_state_is_that_of_the_look() -> None:
+def test_gauges_show_the_current_state() -> None:
     engine = GatedEngine("load", "texture")
     engine.memory = {"used": 3, "peak": 5, "total": 8}
     with serving(engine) as server:
@@ -73,7 +73,7 @@ def test_the_state_is_that_of_the_look() -> None:
         assert value(server, "trellis2_queue_length") == 1
         assert value(server, "trellis2_jobs_kept", status="texture_processing") == 1
         engine.gates["texture"].set()
-        until(lambda: value(server, "trellis2_queue_length") == 0, "rest")
+        until(lambda: value(server, "trellis2_queue_length") == 0, "idle")
         assert value(server, "trellis2_jobs_kept", status="completed") == 1
         assert value(server, "trellis2_jobs_kept", status="texture_processing") == 0
         for kind, size in engine.memory.items():
@@ -87,7 +87,7 @@ def test_the_process_is_measured(server: Server) -> None:
     assert 3 < value(server, "process_open_fds") < value(server, "process_max_fds")
 
 
-def test_two_apps_in_one_process_count_apart(server: Server) -> None:
+def test_two_apps_in_one_process_have_separate_metrics(server: Server) -> None:
     with serving(GatedEngine()) as other:
         for _ in range(3):
             other.client.get("/worker_status")
@@ -95,17 +95,17 @@ def test_two_apps_in_one_process_count_apart(server: Server) -> None:
         assert value(server, "trellis2_http_requests_total", route="/worker_status") == 1
 
 
-def test_whatever_clients_send_the_labels_are_few(server: Server) -> None:
+def test_clients_cannot_add_label_values(server: Server) -> None:
     before = len(samples(server))
     for k in range(50):
         server.client.get(f"/status/{k:032x}")
         server.client.get(f"/nothing/{k}", headers={"Host": f"h{k}", "X-Request-Id": f"{k}"})
         server.client.request(f"METHOD{k}", "/")
-    # A counter, its birth, and a histogram for each route: not for each path.
+    # A counter, its creation time and a histogram for each route, not for each path.
     assert len(samples(server)) - before < 100
 
 
-def test_jobs_are_counted_by_how_they_end_and_steps_are_timed(
+def test_jobs_are_counted_by_their_final_status_and_steps_are_timed(
     server: Server, engine: GatedEngine
 ) -> None:
     assert server.generate(fields(texture=True)).is_success
@@ -132,7 +132,7 @@ def test_jobs_are_counted_by_how_they_end_and_steps_are_timed(
     assert value(server, ended, engine="gated", status="cancelled") == 1
 
 
-def test_what_is_tried_again_for_want_of_memory_is_counted() -> None:
+def test_retries_after_running_out_of_memory_are_counted() -> None:
     class Greedy(GatedEngine):
         def shape(self, cutout: Cutout, options: Options, report: Report) -> Shape:
             report("shape", 0, 2)

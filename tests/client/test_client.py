@@ -218,11 +218,11 @@ def test_a_job_that_ends_while_its_stream_begins_is_not_waited_for(
 def test_a_download_that_breaks_goes_on_where_it_was(ask: Ask, server: Server) -> None:
     whole = ask(server, "generate", picture(), **SMALL).textured
     server.faults.next("/jobs/", cut(1000), cut(500))
-    begin = len(server.faults.asked)
+    begin = len(server.faults.requests)
     assert ask(server, "generate", picture(), shape=False, **SMALL).textured == whole
     ranges = [
         each.headers.get("range")
-        for each in server.faults.asked[begin:]
+        for each in server.faults.requests[begin:]
         if each.path.startswith("/jobs/")
     ]
     assert ranges == [None, "bytes=1000-", "bytes=1500-"]
@@ -331,7 +331,7 @@ def test_a_server_that_keeps_its_results_may_be_restarted_within_a_download(
         server.faults.next("/jobs/", cut(1000))
         result = ask(server, "generate", picture(), shape=False, on_progress=restart, **SMALL)
         assert result.textured == whole
-        asked = restarted[0].faults.asked
+        asked = restarted[0].faults.requests
         assert not restarted[0].faults.paths("/send")
         assert [each.headers.get("range") for each in asked][-1] == "bytes=1000-"
 

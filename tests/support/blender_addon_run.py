@@ -1,8 +1,8 @@
-"""Runs Tencent's add-on inside Blender: `python blender_addon_run.py ADDON JOB.json`.
+"""Run Tencent's add-on inside Blender: `python blender_addon_run.py ADDON JOB.json`.
 
-Blender has no window and no event loop here, so this script stands in for them in three
-places: `execute` gives the operator its `invoke` and waits for its thread, what the add-on
-registers as a timer is called, and an error that it reports is kept.
+Blender runs without a window and an event loop, so this script replaces them: `execute` calls
+the operator's `invoke` and waits for its thread, then calls the timers that the add-on has
+registered. Errors that the add-on reports are part of the result.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(addon_path: str, job_path: str) -> None:
     def execute(self, context):
         outcome = self.invoke(context, None)
         if self.thread is not None:
-            self.thread.join(job["patience_s"])
+            self.thread.join(job["timeout_s"])
         for timer in timers:
             timer()
         return {"FINISHED"} if outcome == {"RUNNING_MODAL"} else outcome
@@ -62,10 +62,10 @@ def main(addon_path: str, job_path: str) -> None:
     error = None
     try:
         bpy.ops.object.generate_3d()
-    except RuntimeError as raised:  # what the operator reported as an error
+    except RuntimeError as raised:  # an error that the operator reported
         error = str(raised)
-    arrived = [describe(o) for o in bpy.data.objects if o not in before and o.type == "MESH"]
-    result = {"error": error, "arrived": arrived}
+    imported = [describe(o) for o in bpy.data.objects if o not in before and o.type == "MESH"]
+    result = {"error": error, "imported": imported}
     if selected is not None:
         result["selected"] = describe(selected)
     if job.get("save"):
@@ -73,9 +73,9 @@ def main(addon_path: str, job_path: str) -> None:
     Path(job["result"]).write_text(json.dumps(result), encoding="utf-8")
 
 
-def describe(thing) -> dict:
+def describe(blender_object) -> dict:
     bpy.context.view_layer.update()
-    mesh = thing.data
+    mesh = blender_object.data
     points = [vertex.co for vertex in mesh.vertices]
     images = [
         [node.image.size[0], node.image.size[1]]
@@ -85,11 +85,11 @@ def describe(thing) -> dict:
         if node.type == "TEX_IMAGE" and node.image
     ]
     return {
-        "name": thing.name,
-        "location": list(thing.location),
-        "rotation": list(thing.matrix_world.to_euler()),
-        "scale": list(thing.scale),
-        "hidden": thing.hide_render,
+        "name": blender_object.name,
+        "location": list(blender_object.location),
+        "rotation": list(blender_object.matrix_world.to_euler()),
+        "scale": list(blender_object.scale),
+        "hidden": blender_object.hide_render,
         "low": [min(p[axis] for p in points) for axis in range(3)],
         "high": [max(p[axis] for p in points) for axis in range(3)],
         "faces": len(mesh.polygons),
@@ -101,4 +101,4 @@ def describe(thing) -> dict:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
-    os._exit(0)  # Blender as a module does not always leave cleanly
+    os._exit(0)  # Blender as a module does not always exit cleanly

@@ -1,7 +1,7 @@
-"""A real Chromium, driven by Playwright, that complains of whatever its console says.
+"""A headless Chromium, driven by Playwright, that records the errors of its console.
 
-Debian's `chromium` or Google's Chrome is looked for on the path, or where `CHROMIUM` says;
-Playwright's own downloads are not used.
+Uses the executable in the environment variable `CHROMIUM`, or the `chromium` or Google Chrome of
+the system. Playwright's own downloads are not used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
-#: A headless machine without a GPU renders in software.
+#: Rendering in software, for machines without a GPU.
 _FLAGS = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 _VIEWER = re.compile(r"/model-viewer[^/]*\.js$")
 DESKTOP: ViewportSize = {"width": 1000, "height": 640}
@@ -35,7 +35,7 @@ PHONE: ViewportSize = {"width": 360, "height": 740}
 
 
 def toy(size: int = 256, colour: tuple[int, int, int] = (214, 60, 40)) -> bytes:
-    """A PNG of a ball with a stripe, cut out."""
+    """Return a PNG of a ball with a stripe, on a transparent background."""
     image = Image.new("RGBA", (size, size))
     draw = ImageDraw.Draw(image)
     draw.ellipse((size * 0.15, size * 0.1, size * 0.85, size * 0.9), fill=(*colour, 255))
@@ -47,14 +47,14 @@ def toy(size: int = 256, colour: tuple[int, int, int] = (214, 60, 40)) -> bytes:
 
 @contextmanager
 def chromium() -> Generator[Browser]:
-    """A browser without windows; skips where there is none."""
+    """Run a headless browser; skip the test if none is installed."""
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if not found:
+    executable = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if not executable:
         pytest.skip("Chromium is not installed: `apt-get install chromium`, or set CHROMIUM")
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, args=list(_FLAGS))
+        browser = driver.chromium.launch(executable_path=executable, args=list(_FLAGS))
         try:
             yield browser
         finally:
@@ -62,12 +62,12 @@ def chromium() -> Generator[Browser]:
 
 
 class Tab:
-    """One page in a browser, and what one does with it.
+    """A browser tab with the web page, and the actions of its user.
 
     Attributes:
-        page: Playwright's.
-        in_3d: whether the viewer may be loaded; software takes seconds to draw its first frame.
-        complaints: errors of its console, in order.
+        page: Playwright's page.
+        in_3d: whether to load the 3D viewer, which takes seconds to render in software.
+        console_errors: error messages of the console, in order.
     """
 
     def __init__(self, context: BrowserContext, *, in_3d: bool = False) -> None:
@@ -76,42 +76,42 @@ class Tab:
             context.route(_VIEWER, lambda route: route.abort())
         self.page: Page = context.new_page()
         self.page.set_default_timeout(PATIENCE_S * 1000)
-        self.complaints: list[str] = []
-        self.page.on("console", self._note)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.console_errors: list[str] = []
+        self.page.on("console", self._record)
+        self.page.on("pageerror", lambda error: self.console_errors.append(str(error)))
 
-    def _note(self, said: ConsoleMessage) -> None:
-        is_withheld = not self.in_3d and "model-viewer" in said.location["url"]
-        if said.type == "error" and not is_withheld:
-            self.complaints.append(said.text)
+    def _record(self, message: ConsoleMessage) -> None:
+        is_blocked = not self.in_3d and "model-viewer" in message.location["url"]
+        if message.type == "error" and not is_blocked:
+            self.console_errors.append(message.text)
 
-    def forgive(self, pattern: str) -> None:
-        """Forget the complaints that a test provokes."""
-        self.complaints = [each for each in self.complaints if not re.search(pattern, each)]
+    def ignore_errors(self, pattern: str) -> None:
+        """Remove the expected errors, which match the pattern."""
+        self.console_errors = [each for each in self.console_errors if not re.search(pattern, each)]
 
     def open(self, url: str) -> Tab:
-        """Go there, and wait until the page has what it needs."""
+        """Open a URL, and wait until the page is loaded."""
         self.page.goto(url)
         self.see("#settings select")
         return self
 
     def see(self, selector: str, text: str | None = None) -> Any:
-        """The element, once it is to be seen, with that text if one is given."""
-        found = self.page.locator(selector)
+        """Wait until an element is visible, with this text if given; return it."""
+        located = self.page.locator(selector)
         if text is not None:
-            found = found.filter(has_text=text)
-        found.first.wait_for(state="visible")
-        return found.first
+            located = located.filter(has_text=text)
+        located.first.wait_for(state="visible")
+        return located.first
 
     def drop(self, *pictures: tuple[str, bytes]) -> None:
-        """Let files fall onto the page."""
-        self._bring("drop", *pictures)
+        """Drop files on the page."""
+        self._dispatch("drop", *pictures)
 
     def paste(self, name: str, picture: bytes) -> None:
         """Paste a file."""
-        self._bring("paste", (name, picture))
+        self._dispatch("paste", (name, picture))
 
-    def _bring(self, event: str, *pictures: tuple[str, bytes]) -> None:
+    def _dispatch(self, event: str, *pictures: tuple[str, bytes]) -> None:
         self.page.evaluate(
             """([event, files]) => {
                 const data = new DataTransfer();
@@ -120,23 +120,23 @@ class Tab:
                     const type = name.endsWith(".png") ? "image/png" : "text/plain";
                     data.items.add(new File([bytes], name, { type }));
                 }
-                const how = { bubbles: true, cancelable: true };
-                const stage = document.getElementById("stage");
-                stage.dispatchEvent(event === "drop"
-                    ? new DragEvent("drop", { ...how, dataTransfer: data })
-                    : new ClipboardEvent("paste", { ...how, clipboardData: data }));
+                const options = { bubbles: true, cancelable: true };
+                const display = document.getElementById("display");
+                display.dispatchEvent(event === "drop"
+                    ? new DragEvent("drop", { ...options, dataTransfer: data })
+                    : new ClipboardEvent("paste", { ...options, clipboardData: data }));
             }""",
             [event, [(name, base64.b64encode(content).decode()) for name, content in pictures]],
         )
 
     def wait_for_model(self, model: str) -> None:
-        """Until the `shape` or the `textured` model is offered and, in 3D, shown."""
+        """Wait until the `shape` or `textured` model can be downloaded and, in 3D, is visible."""
         self.see(f'#files [data-model="{model}"]')
         if self.in_3d:
-            self.see(f'#stage[data-shows="model"][data-model="{model}"] model-viewer')
+            self.see(f'#display[data-shows="model"][data-model="{model}"] model-viewer')
 
-    def turn(self) -> None:
-        """Drag the model around."""
+    def drag_model(self) -> None:
+        """Rotate the model with the mouse."""
         box = self.page.locator("model-viewer").bounding_box()
         assert box is not None
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -146,7 +146,7 @@ class Tab:
         self.page.mouse.up()
 
     def camera(self) -> list[float]:
-        """Angles and distance from which the model is looked at."""
+        """Return the angles and the distance of the camera."""
         return self.page.evaluate(
             """() => {
                 const { theta, phi, radius } =
@@ -155,18 +155,18 @@ class Tab:
             }"""
         )
 
-    def looks(self, selector: str) -> Image.Image:
-        """A picture of an element."""
+    def screenshot(self, selector: str) -> Image.Image:
+        """Return a screenshot of an element."""
         box = self.page.locator(selector).bounding_box()
         assert box is not None
-        # Not of the element itself, which Playwright would wait for to be still.
+        # Not the element's own screenshot, for which Playwright waits until it stops moving.
         return Image.open(io.BytesIO(self.page.screenshot(clip=box))).convert("RGB")
 
     def violations(self) -> list[str]:
-        """What axe-core finds wrong in the light and in the dark; skips without it."""
+        """Return axe-core's findings in light and dark mode; skip the test without axe-core."""
         if not AXE.is_file():
             pytest.skip("axe-core is not installed: run `npm install`")
-        found: list[str] = []
+        findings: list[str] = []
         for scheme in ("light", "dark"):
             self.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
             if not self.page.evaluate("() => 'axe' in window"):
@@ -175,9 +175,9 @@ class Tab:
                 "() => axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa',"
                 " 'wcag22aa', 'best-practice']})"
             )
-            found += [
+            findings += [
                 f"{scheme}: {each['id']}: {node['html'][:160]} {node['failureSummary']}"
                 for each in report["violations"]
                 for node in each["nodes"]
             ]
-        return found
+        return findings

@@ -1,4 +1,4 @@
-"""What goes wrong between a server and its clients, when a test says so."""
+"""Faults between a server and its clients, injected by a test."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, Protocol
 
 
 class Fault(Protocol):
-    """Answers a request instead of the application."""
+    """An ASGI application that wraps another one, for one request."""
 
     async def __call__(self, app: Any, scope: Any, receive: Any, send: Any) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request as it came."""
+class ReceivedRequest:
+    """A request that the server received."""
 
     method: str
     path: str
@@ -23,24 +23,24 @@ class Asked:
 
 
 class Faults:
-    """The application, but for the requests that a fault waits for.
+    """The application, with faults for single requests.
 
     Attributes:
-        asked: every request, in order.
+        requests: all received requests, in order.
     """
 
     def __init__(self, app: Any) -> None:
         self._app = app
-        self._waiting: list[tuple[str, Fault]] = []
-        self.asked: list[Asked] = []
+        self._pending: list[tuple[str, Fault]] = []
+        self.requests: list[ReceivedRequest] = []
 
     def next(self, path: str, *faults: Fault) -> None:
-        """The next requests whose path begins so get these."""
-        self._waiting += [(path, fault) for fault in faults]
+        """Apply the faults to the next requests whose path starts with `path`, one each."""
+        self._pending += [(path, fault) for fault in faults]
 
-    def paths(self, begin: str) -> list[str]:
-        """Of the requests that came, those that begin so."""
-        return [each.path for each in self.asked if each.path.startswith(begin)]
+    def paths(self, prefix: str) -> list[str]:
+        """Return the paths of the received requests that start with the prefix."""
+        return [each.path for each in self.requests if each.path.startswith(prefix)]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -49,17 +49,18 @@ class Faults:
         headers = {
             key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]
         }
-        self.asked.append(Asked(scope["method"], scope["path"], headers))
-        for waiting in self._waiting:
-            if scope["path"].startswith(waiting[0]):
-                self._waiting.remove(waiting)
-                await waiting[1](self._app, scope, receive, send)
+        self.requests.append(ReceivedRequest(scope["method"], scope["path"], headers))
+        for pending in self._pending:
+            path, fault = pending
+            if scope["path"].startswith(path):
+                self._pending.remove(pending)
+                await fault(self._app, scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
 
 def reply(status: int, body: bytes = b"", **headers: str) -> Fault:
-    """Another reply; underscores in the headers' names are dashes."""
+    """Replace the response; underscores in the names of headers become hyphens."""
 
     async def answer(app: Any, scope: Any, receive: Any, send: Any) -> None:
         del app, scope
@@ -73,21 +74,21 @@ def reply(status: int, body: bytes = b"", **headers: str) -> Fault:
 
 
 def cut(after_bytes: int) -> Fault:
-    """The application's reply, and the connection closed within its body."""
+    """Close the connection after so many bytes of the response body."""
 
     async def answer(app: Any, scope: Any, receive: Any, send: Any) -> None:
-        left = after_bytes
+        remaining = after_bytes
         is_cut = asyncio.Event()
 
         async def pass_on(message: Any) -> None:
-            nonlocal left
+            nonlocal remaining
             if message["type"] == "http.response.body":
                 body = message.get("body", b"")
-                if len(body) >= left:
-                    await send({**message, "body": body[:left], "more_body": True})
+                if len(body) >= remaining:
+                    await send({**message, "body": body[:remaining], "more_body": True})
                     is_cut.set()
                     await asyncio.Event().wait()
-                left -= len(body)
+                remaining -= len(body)
             await send(message)
 
         serving = asyncio.ensure_future(app(scope, receive, pass_on))
@@ -95,7 +96,7 @@ def cut(after_bytes: int) -> Fault:
         await asyncio.wait((serving, cutting), return_when=asyncio.FIRST_COMPLETED)
         serving.cancel()
         cutting.cancel()
-        # A reply that has begun and fails ends its connection.
+        # uvicorn closes the connection if a response fails after its start.
         raise ConnectionAbortedError("cut by the test")
 
     return answer

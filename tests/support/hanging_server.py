@@ -1,4 +1,4 @@
-"""The real command, with an engine that hangs in its first stage."""
+"""The server's command line, with an engine that hangs in its first stage."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The Khronos glTF validator, run through node.
+"""The Khronos glTF validator, run with Node.js.
 
-It is looked for in `node_modules` under `GLTF_VALIDATOR_DIR`, or under the repository's
-root: `npm install gltf-validator` there.
+The package is searched in `node_modules` of the folder `GLTF_VALIDATOR_DIR`, or of the
+repository's root. Install it with `npm install`.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ process.stdin.on('end', () =>
 
 
 def messages(content: bytes) -> list[dict[str, object]]:
-    """Everything the validator says about a GLB, hints included: [] is perfect.
+    """Return all messages of the validator about a GLB, including hints.
 
-    Each message has a `code`, a `severity` from 0, an error, to 3, a hint, and mostly a
-    `pointer`. Skips the test where node or the package is missing.
+    Each message has a `code`, a `severity` from 0 (error) to 3 (hint), and usually a `pointer`.
+    Skips the test if Node.js or the package is missing.
     """
     node = shutil.which("node")
     root = Path(os.environ.get("GLTF_VALIDATOR_DIR", str(Path(__file__).resolve().parents[2])))
     if node is None:
-        pytest.skip("node is not installed: the Khronos validator cannot run")
+        pytest.skip("Node.js is not installed: the Khronos validator cannot run")
     if not (root / "node_modules" / "gltf-validator").is_dir():
         pytest.skip("gltf-validator is not installed: run `npm install gltf-validator`")
     done = subprocess.run(

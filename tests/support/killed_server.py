@@ -1,8 +1,8 @@
-"""A server with the gated engine in a process of its own, made to be killed.
+"""A server with the gated engine, for a separate process that a test kills.
 
-    python -m tests.killed_server FOLDER
+    python -m tests.support.killed_server FOLDER
 
-It writes its address as one line, and serves until its standard input ends.
+Prints its URL on one line, and runs until its standard input ends.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Mesh files as clients write them, made by trimesh, and broken ones."""
+"""Mesh files, valid ones made by trimesh and invalid ones; and reading GLBs back."""
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 from typing import Any
@@ -10,22 +11,29 @@ import trimesh
 
 
 def egg() -> trimesh.Trimesh:
-    """Closed, 1280 faces, twice as tall as wide."""
+    """Return a closed mesh of 1280 faces, twice as tall as wide."""
     ball = trimesh.creation.icosphere(3)
     ball.apply_scale([1, 2, 1])
     return ball
 
 
 def two_nodes() -> trimesh.Scene:
-    """An egg that stands aside, and in it, further up and mirrored, a box."""
+    """Return an egg, moved along X, with a child node: a box, moved along Y and mirrored."""
     scene = trimesh.Scene()
-    aside = trimesh.transformations.translation_matrix([5, 0, 0])
-    scene.add_geometry(egg(), node_name="egg", transform=aside)
+    right = trimesh.transformations.translation_matrix([5, 0, 0])
+    scene.add_geometry(egg(), node_name="egg", transform=right)
     up = trimesh.transformations.translation_matrix([0, 3, 0])
     up[0, 0] = -1
     scene.add_geometry(
         trimesh.creation.box(), node_name="box", parent_node_name="egg", transform=up
     )
+    return scene
+
+
+def load_scene(content: bytes) -> trimesh.Scene:
+    """Read a GLB."""
+    scene = trimesh.load(io.BytesIO(content), file_type="glb", process=False)
+    assert isinstance(scene, trimesh.Scene)
     return scene
 
 
@@ -35,7 +43,7 @@ def as_bytes(model: Any, file_type: str) -> bytes:
 
 
 def glb(tree: dict[str, Any], data: bytes = b"") -> bytes:
-    """A GLB of that JSON and binary chunk, whatever they say."""
+    """Return a GLB of this JSON and binary chunk, which may be invalid."""
     head = json.dumps(tree).encode()
     head += b" " * (-len(head) % 4)
     data += bytes(-len(data) % 4)
@@ -46,7 +54,7 @@ def glb(tree: dict[str, Any], data: bytes = b"") -> bytes:
 
 
 def triangle(**changes: Any) -> dict[str, Any]:
-    """The JSON of one triangle; each change replaces a part, by its name."""
+    """Return the glTF JSON of one triangle, with parts replaced by name."""
     tree: dict[str, Any] = {
         "asset": {"version": "2.0"},
         "scenes": [{"nodes": [0]}],

@@ -1,7 +1,7 @@
-"""Fails a run that skipped what it could have had.
+"""A pytest plugin that makes avoidable skips an error.
 
-On a developer's machine a missing tool is a skip with a reason. Where
-`TRELLIS2_SERVER_NO_SKIPS` is set, as in `.ci/run`, only the reasons in `ALLOWED` are.
+On a developer's machine, tests that need a missing tool are skipped with a reason. If
+`TRELLIS2_SERVER_NO_SKIPS` is set, as in `.ci/run`, only the reasons in `ALLOWED` are accepted.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pytest
 
-#: Beginnings of the reasons for which nothing can be installed.
+#: Prefixes of the accepted reasons.
 ALLOWED = ["needs a CUDA device", "needs Blender", "needs TRELLIS2_HOME"]
 if importlib.util.find_spec("torch") is None:
-    # `.ci/run` runs these tests again, with torch.
+    # `.ci/run` runs these tests later, with torch.
     ALLOWED.append("needs torch")
 
 if importlib.util.find_spec("ray") is None:
-    # Likewise, with Ray.
+    # `.ci/run` runs these tests later, with Ray.
     ALLOWED.append("needs ray")
 if os.environ.get("TRELLIS2_SERVER_TESTS_ON"):
     ALLOWED.append("needs the single process")

@@ -1,1 +1,1 @@
-"""Everything HTTP: the application, its middleware, how requests are read and replies written."""
+"""The HTTP API: application, middleware, routes, request parsing and responses."""

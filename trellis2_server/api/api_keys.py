@@ -1,10 +1,9 @@
-"""API keys: where they are read from, and whose a given one is.
+"""API keys: reading them from the configuration, and finding the owner of a key.
 
-A key is held as its digest only, and compared in a time that says nothing about it. Whoever
-carries a key is known by an *owner*, the same after a restart, from which there is no way back
-to the key.
+Only digests of the keys are stored, and keys are compared in constant time. Each key has an
+*owner*: a digest that is the same after a restart, and from which the key cannot be derived.
 
-What this module does not know: HTTP, what an owner may do.
+Does not know: HTTP, what an owner may do.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ if TYPE_CHECKING:
 
     from trellis2_server.settings import Settings
 
-#: Keys, separated by commas, next to those of the file.
+#: Environment variable with further keys, separated by commas.
 ENVIRONMENT: Final = "TRELLIS2_SERVER_API_KEYS"
-#: The owner of what is made without keys.
-NOBODY: Final = ""
-#: So that trying words until one gives an owner, which is kept on disk, takes long.
+#: The owner of jobs that are created without a key.
+NO_OWNER: Final = ""
+#: PBKDF2 iterations: owners are stored on disk, and guessing their keys must be slow.
 _OWNER_ROUNDS: Final = 20_000
 _READABLE_BY_OTHERS: Final = 0o004
 
 
 class KeyRing:
-    """The keys that are accepted; none: everybody is."""
+    """The accepted keys. Without keys, every request is accepted."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._owners: dict[bytes, str] = {}
@@ -44,13 +43,13 @@ class KeyRing:
         return len(self._owners)
 
     def replace(self, keys: Iterable[str]) -> None:
-        """Accept these from now on, and no others."""
+        """Replace the accepted keys."""
         self._owners = {_digest(key.encode()): _owner(key.encode()) for key in keys}
 
-    def owner(self, given: bytes) -> str | None:
-        """Who carries that key; None: it is none of these."""
-        digest = _digest(given)
-        # Every key is compared, so that the time says nothing about which one came near.
+    def owner(self, key: bytes) -> str | None:
+        """Return the owner of a key; None if the key is not accepted."""
+        digest = _digest(key)
+        # All keys are compared, so that the time reveals nothing about them.
         matches = [hmac.compare_digest(digest, known) for known in self._owners]
         return self._owners[digest] if any(matches) else None
 
@@ -67,20 +66,21 @@ def _owner(key: bytes) -> str:
 def read_keys(
     configured: Iterable[str], file: Path | None, environment: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """The keys of the configuration, of a file of keys and of the environment, together.
+    """Return the keys of the configuration, the key file and the environment.
 
     Args:
         configured: `server.api_keys`.
-        file: `server.api_keys_file`: one key a line; lines that begin with `#` are comments.
-        environment: of the process; `ENVIRONMENT` may hold keys.
+        file: `server.api_keys_file`, one key per line; lines that begin with `#` are comments.
+        environment: environment variables of the process; `ENVIRONMENT` may contain keys.
 
     Raises:
-        ConfigError: a place that is named holds none, which would open the server to all.
+        ConfigError: a configured source has no keys; the server would accept every request.
     """
     keys = list(configured)
-    given = environment.get(ENVIRONMENT, "")
-    if given:
-        keys += _some([part.strip() for part in given.split(",")], f"{ENVIRONMENT}: holds no key")
+    variable = environment.get(ENVIRONMENT, "")
+    if variable:
+        parts = [part.strip() for part in variable.split(",")]
+        keys += _require_keys(parts, f"{ENVIRONMENT}: holds no key")
     if file is not None:
         try:
             lines = file.read_text(encoding="utf-8-sig").splitlines()
@@ -91,7 +91,7 @@ def read_keys(
         except UnicodeDecodeError as error:
             raise ConfigError(f"server.api_keys_file: {file} is not UTF-8") from error
         stripped = [line.strip() for line in lines]
-        keys += _some(
+        keys += _require_keys(
             [line for line in stripped if not line.startswith("#")],
             f"server.api_keys_file: {file} holds no key",
         )
@@ -99,25 +99,25 @@ def read_keys(
 
 
 def with_all_keys(settings: Settings, environment: Mapping[str, str]) -> Settings:
-    """The settings with the keys of the file of keys and of the environment among theirs.
+    """Return a copy of the settings with the keys of all sources in `server.api_keys`.
 
     Raises:
-        ConfigError: as `read_keys`.
+        ConfigError: see `read_keys`.
     """
     server = settings.server
     configured = [key.get_secret_value() for key in server.api_keys]
-    found = read_keys(configured, server.api_keys_file, environment)
-    secret = tuple(SecretStr(key) for key in found)
+    keys = read_keys(configured, server.api_keys_file, environment)
+    secret = tuple(SecretStr(key) for key in keys)
     return settings.model_copy(update={"server": server.model_copy(update={"api_keys": secret})})
 
 
-def _some(parts: Iterable[str], otherwise: str) -> list[str]:
+def _require_keys(parts: Iterable[str], message: str) -> list[str]:
     keys = [part for part in parts if part]
     if not keys:
-        raise ConfigError(otherwise)
+        raise ConfigError(message)
     return keys
 
 
 def is_readable_by_all(file: Path) -> bool:
-    """Whether every user of this machine may read that file; never so on Windows."""
+    """Return whether all users of this machine can read the file; always False on Windows."""
     return os.name == "posix" and bool(file.stat().st_mode & _READABLE_BY_OTHERS)

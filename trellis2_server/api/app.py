@@ -1,8 +1,8 @@
-"""`create_app`: the routes, and what a request passes before it meets one; with a worker.
+"""`create_app`: the routes and the middleware, with the job manager of this process.
 
-`create_front` is the same without one: for a desk that is somewhere else.
+`create_api` is the same with a job service that the caller provides, as on a cluster.
 
-What this module does not know: what the routes do, which engine it is.
+Does not know: what the routes do, which engine runs.
 """
 
 from __future__ import annotations
@@ -10,18 +10,15 @@ from __future__ import annotations
 import secrets
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect
 
 from trellis2_server import __version__
-from trellis2_server.api import file_responses
+from trellis2_server.api import file_responses, model_responses
 from trellis2_server.api.api_keys import KeyRing
-from trellis2_server.api.error_handlers import error_reply, plain_reply
+from trellis2_server.api.error_handlers import add_error_handlers
 from trellis2_server.api.metrics import Metrics
 from trellis2_server.api.middleware import (
     ApiKeyMiddleware,
@@ -29,8 +26,7 @@ from trellis2_server.api.middleware import (
     RequestContextMiddleware,
     UnhandledErrorMiddleware,
 )
-from trellis2_server.api.routes import files, hunyuan, jobs, native, page
-from trellis2_server.errors import ServerError
+from trellis2_server.api.routes import ROUTERS, page
 from trellis2_server.jobs.executor import LocalExecutor
 from trellis2_server.jobs.local_service import LocalJobService
 from trellis2_server.jobs.manager import JobManager
@@ -39,41 +35,39 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from starlette.requests import Request
-    from starlette.responses import JSONResponse
-
     from trellis2_server.inputs.images import Cutter
     from trellis2_server.jobs.service import JobService
     from trellis2_server.pipeline import Engine
-    from trellis2_server.settings import Settings
+    from trellis2_server.settings import ServerSettings, Settings
     from trellis2_server.storage.store import Store
 
     OpenService = Callable[[], AbstractAsyncContextManager[JobService]]
     Observe = Callable[[str, str, int, float, int, int], None]
 
-#: Some Hunyuan3D clients look for every route under this.
+#: Every route is also served under this prefix, which some Hunyuan3D clients use.
 HUNYUAN_PREFIX: Final = "/api"
-#: Answered without a key; `/healthcheck` says less then.
+#: Paths that need no API key; without one, `/healthcheck` omits details.
 OPEN_PATHS: Final = frozenset(
     f"{prefix}/{path}"
     for prefix in ("", HUNYUAN_PREFIX)
     for path in ("healthcheck", "health", "status/test")
 ) | {"/"}
-#: What the page at `/` is made of, open too.
+#: Prefix of the web page's files, which need no API key.
 OPEN_FOLDER: Final = "/page/"
 
-#: Which a page of another origin may send, and which it may read beside a model's own.
+#: Request headers that pages of other origins may send.
 ALLOWED_HEADERS: Final = (
     "Authorization", "Content-Type", "If-None-Match", "If-Range", "Range", "X-API-Key",
     "X-Request-Id",
 )  # fmt: skip
+#: Response headers that pages of other origins may read, besides those of a model.
 EXPOSED_HEADERS: Final = (
     "Accept-Ranges", "Content-Disposition", "Content-Range", "ETag", "Retry-After", "X-Request-Id",
 )  # fmt: skip
 
 _DESCRIPTION: Final = (
-    "One picture in, two GLBs out: the untextured model at once, the textured one when it is "
-    "ready. Every reply that is no success is `{text, error_code}`."
+    "One picture in, two GLBs out: the untextured model first, the textured one when it is "
+    "ready. The body of every error response is `{text, error_code}`."
 )
 
 
@@ -84,14 +78,14 @@ def create_app(
     notes: Sequence[str] = (),
     store: Store | None = None,
 ) -> FastAPI:
-    """The server as an ASGI application; the engine is loaded when it starts.
+    """Create the server as an ASGI application, which loads the engine when it starts.
 
     Args:
         settings: the whole configuration.
-        engine: not loaded.
-        cutter: cuts uploads out.
-        notes: what the operator should know; `/healthcheck` says them.
-        store: where results are kept; None: as the settings say.
+        engine: the engine, not loaded.
+        cutter: removes the background of uploaded pictures.
+        notes: messages for the operator, shown by `/healthcheck`.
+        store: storage of results; None creates the one of the settings.
     """
     metrics = Metrics()
 
@@ -112,12 +106,12 @@ def create_app(
 
 
 def create_api(settings: Settings, open_service: OpenService, observe: Observe) -> FastAPI:
-    """The routes, in front of a job service.
+    """Create the HTTP API of a job service.
 
     Args:
         settings: the whole configuration.
         open_service: context manager that yields the job service while the application runs.
-        observe: told of each request that was answered, as `Metrics.note_request` is.
+        observe: called after each response, as `Metrics.note_request`.
     """
     app = FastAPI(
         title="TRELLIS.2 server",
@@ -125,31 +119,31 @@ def create_api(settings: Settings, open_service: OpenService, observe: Observe) 
         description=_DESCRIPTION,
         lifespan=partial(_lifespan, open_service),
     )
-    # Not as an argument, which newer versions deprecate: a server's own root path would have
-    # the proxy strip the prefix; this way it may or may not.
+    # Not as an argument, which newer versions of FastAPI deprecate. Like this, requests are
+    # served whether the proxy strips the prefix or not.
     app.root_path = settings.server.root_path
-    server = settings.server
     app.state.settings = settings
-    app.state.keys = KeyRing(key.get_secret_value() for key in server.api_keys)
+    app.state.keys = KeyRing(key.get_secret_value() for key in settings.server.api_keys)
     app.state.worker_id = secrets.token_hex(3)
-    for each in (hunyuan.router, jobs.router, files.router, native.router):
-        app.include_router(each)
-        app.include_router(each, prefix=HUNYUAN_PREFIX, include_in_schema=False)
+    for router in ROUTERS:
+        app.include_router(router)
+        app.include_router(router, prefix=HUNYUAN_PREFIX, include_in_schema=False)
     app.include_router(page.router)
-    app.add_exception_handler(ServerError, _reply_server_error)
-    app.add_exception_handler(HTTPException, _reply_http_error)
-    app.add_exception_handler(RequestValidationError, _reply_validation_error)
-    app.add_exception_handler(ClientDisconnect, _reply_nobody)
-    # The last one added is the first that a request meets.
+    add_error_handlers(app)
+    _add_middleware(app, settings.server, observe)
+    return app
+
+
+def _add_middleware(app: FastAPI, server: ServerSettings, observe: Observe) -> None:
+    # From the inside out: the middleware that is added last sees a request first.
+    keys: KeyRing = app.state.keys
     if server.rate_per_minute is not None:
         app.add_middleware(RateLimitMiddleware, per_minute=server.rate_per_minute)
-    app.add_middleware(
-        ApiKeyMiddleware, keys=app.state.keys, open_paths=OPEN_PATHS, open_folder=OPEN_FOLDER
-    )
+    app.add_middleware(ApiKeyMiddleware, keys=keys, open_paths=OPEN_PATHS, open_folder=OPEN_FOLDER)
     app.add_middleware(UnhandledErrorMiddleware)
     origins = server.cors_origins
     if origins is None:
-        origins = () if len(app.state.keys) else ("*",)
+        origins = () if len(keys) else ("*",)
     if origins:
         app.add_middleware(
             CORSMiddleware,
@@ -157,13 +151,12 @@ def create_api(settings: Settings, open_service: OpenService, observe: Observe) 
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=ALLOWED_HEADERS,
             expose_headers=[
-                *native.MODEL_HEADERS,
+                *model_responses.MODEL_HEADERS,
                 *file_responses.EXPOSED_HEADERS,
                 *EXPOSED_HEADERS,
             ],
         )
     app.add_middleware(RequestContextMiddleware, observe=observe)
-    return app
 
 
 @asynccontextmanager
@@ -171,22 +164,3 @@ async def _lifespan(open_service: OpenService, app: FastAPI) -> AsyncGenerator[N
     async with open_service() as service:
         app.state.service = service
         yield
-
-
-async def _reply_server_error(_: Request, error: Any) -> JSONResponse:
-    return error_reply(error)
-
-
-async def _reply_http_error(_: Request, error: Any) -> JSONResponse:
-    return plain_reply(str(error.detail), error.status_code, headers=error.headers)
-
-
-async def _reply_validation_error(_: Request, error: Any) -> JSONResponse:
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"][1:])
-    return plain_reply(f"{where}: {problem['msg']}", 400)
-
-
-async def _reply_nobody(_: Request, error: Any) -> JSONResponse:
-    del error
-    return plain_reply("the client closed the connection", 400)

@@ -1,11 +1,11 @@
-"""How connections are served: uvicorn's HTTP/1.1, with limits that it does not have.
+"""Limits per connection, on top of uvicorn's HTTP/1.1.
 
-A client has so long for a request's head; a body must come, and a reply be taken, at a pace;
-and there is room for so many connections, of which those that ask for nothing give way first.
-So a client that holds a connection open, or many, holds up nobody else. Refusals have the
-form of every other one.
+The request head must arrive within a time limit, bodies must be transferred at a minimum rate,
+and the number of connections is limited; when it is exceeded, the connection that has waited
+the longest for a request is closed. Slow clients, and clients with many connections, thus do
+not block others. Error responses have the body `{text, error_code}`, like those of the routes.
 
-What this module does not know: routes, who is served.
+Does not know: routes, API keys.
 """
 
 from __future__ import annotations
@@ -34,24 +34,26 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Each so many bytes that come or go give a connection a second more.
-LEAST_BYTES_PER_S: Final = 16_384
-#: How often connections are looked at, in seconds; less where the limit itself is short.
-LOOK_INTERVAL_S: Final = 1.0
-#: A request's line and headers, bytes.
+#: Minimum transfer rate: each time this number of bytes is transferred, the time limit grows by
+#: one second.
+MIN_BYTES_PER_S: Final = 16_384
+#: Interval of the time-limit checks, seconds; shorter if the limit itself is short.
+CHECK_INTERVAL_S: Final = 1.0
+#: Limit of the request line and headers, bytes.
 MAX_HEAD_BYTES: Final = 32_768
-#: Seconds that a connection is kept without a request.
+#: Seconds after which a connection without a request is closed.
 KEEP_ALIVE_S: Final = 30
 RETRY_AFTER_FULL_S: Final = 5
 
-_TOO_LARGE: Final = 431
+_HEADERS_TOO_LARGE: Final = 431
+_NOT_NOW_CODE: Final = 3
 
 
 def uvicorn_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
-    """How uvicorn is to serve that app."""
+    """Return the configuration of uvicorn for an application."""
     connection = partial(
         Connection,
-        patience_s=settings.transfer_timeout_seconds,
+        timeout_s=settings.transfer_timeout_seconds,
         max_connections=settings.max_connections,
     )
     return uvicorn.Config(
@@ -71,79 +73,84 @@ def uvicorn_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
 
 
 class Connection(H11Protocol):
-    """One client's connection.
+    """The connection of one client.
 
-    A connection is *waiting* for a request's head, *receiving* its body, or *sending* a
-    reply that its client is slow to take; in any other state it may stay. Each of the three
-    may last `patience_s` and a second more for each `LEAST_BYTES_PER_S` that it moves.
+    A connection can be in three limited phases: *waiting* for the head of a request,
+    *receiving* a body, or *sending* a response that the client does not read fast enough. Each
+    phase may last `timeout_s`, plus one second per `MIN_BYTES_PER_S` transferred. All other
+    phases have no limit.
 
     Args:
-        patience_s: seconds.
-        max_connections: of all clients together.
-        given: uvicorn's own.
+        timeout_s: time limit of a phase, seconds.
+        max_connections: limit of the connections of all clients together.
+        uvicorn_arguments: arguments of uvicorn's protocol.
+
+    Attributes:
+        phase_begin_s: when the current phase began, monotonic seconds.
     """
 
-    def __init__(self, *, patience_s: float, max_connections: int, **given: Any) -> None:
-        super().__init__(**given)
-        self.access_log = False  # `middleware` has a line for each request, without its query
-        self._patience_s = patience_s
+    def __init__(self, *, timeout_s: float, max_connections: int, **uvicorn_arguments: Any) -> None:
+        super().__init__(**uvicorn_arguments)
+        self.access_log = False  # `RequestContextMiddleware` logs requests, without their query
+        self._timeout_s = timeout_s
         self._max_connections = max_connections
         self._phase = ""
-        self._since = 0.0
+        self.phase_begin_s = 0.0
         self._moved_before = 0
         self._received = 0
         self._written = 0
-        self.app = self._counted(self.app)
-        self._look: asyncio.TimerHandle | None = None
+        self.app = self._count_sent(self.app)
+        self._next_check: asyncio.TimerHandle | None = None
 
-    def _counted(self, app: ASGIApp) -> ASGIApp:
-        """The app, with what it sends counted."""
+    def _count_sent(self, app: ASGIApp) -> ASGIApp:
+        """Wrap the application to count the bytes that it sends."""
 
         async def counted(scope: Scope, receive: Receive, send: Send) -> None:
-            async def count(message: Message) -> None:
+            async def send_and_count(message: Message) -> None:
                 await send(message)
                 self._written += len(message.get("body", b""))
 
-            await app(scope, receive, count)
+            await app(scope, receive, send_and_count)
 
         return counted
 
-    # ---- uvicorn's calls -------------------------------------------------------------------
+    # ---- called by uvicorn -------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a client in, in the place of one that asks for nothing if need be."""
+        """Accept a connection; if there are too many, close a waiting one, or refuse this one."""
         super().connection_made(transport)
-        self._since = time.monotonic()
-        if len(self.connections) > self._max_connections and not self._make_room():
+        self.phase_begin_s = time.monotonic()
+        if len(self.connections) > self._max_connections and not self._close_a_waiting_one():
             logger.warning("Too many connections", extra={"client": self._address})
-            self._refuse(503, "too many connections", code=3)
+            self._refuse(503, "too many connections", code=_NOT_NOW_CODE)
             return
-        self._look_again()
+        self._schedule_check()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Look no more."""
-        if self._look is not None:
-            self._look.cancel()
+        """Stop the time-limit checks."""
+        if self._next_check is not None:
+            self._next_check.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came, and count it."""
+        """Count the received bytes and pass them on."""
         self._received += len(data)
         super().data_received(data)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP; called while the parser's error is handled."""
+        """Refuse invalid HTTP; called while the parser's error is handled."""
         del msg
         error = sys.exc_info()[1]
-        if getattr(error, "error_status_hint", 400) == _TOO_LARGE:
+        if getattr(error, "error_status_hint", 400) == _HEADERS_TOO_LARGE:
             self._refuse(
-                _TOO_LARGE, f"the request's head is over the limit of {MAX_HEAD_BYTES} bytes"
+                _HEADERS_TOO_LARGE,
+                f"the request's head is over the limit of {MAX_HEAD_BYTES} bytes",
             )
         else:
-            self._refuse(400, "this is no HTTP request")
+            self._refuse(400, "this is not a valid HTTP request")
 
     def _should_upgrade(self) -> bool:
-        return False  # there is nothing to upgrade to, and it is no reason for a warning
+        return False  # no upgrade is supported; uvicorn would log a warning for each request
 
     # ---- the limits --------------------------------------------------------------------------
 
@@ -153,14 +160,11 @@ class Connection(H11Protocol):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether no request is being answered, nor has one come whole."""
+        """Whether the connection waits for the head of its next request."""
         return self.conn.our_state is h11.IDLE
 
-    def _age_key(self) -> float:
-        return self._since
-
-    def _make_room(self) -> bool:
-        """Close the connection that has waited the longest; False: every one is at work."""
+    def _close_a_waiting_one(self) -> bool:
+        """Close the connection that has waited the longest; return whether there was one."""
         waiting = [
             other
             for other in self.connections
@@ -168,10 +172,10 @@ class Connection(H11Protocol):
         ]
         if not waiting:
             return False
-        min(waiting, key=Connection._age_key).drop("a newer one took its place")
+        min(waiting, key=lambda other: other.phase_begin_s).drop("replaced by a newer connection")
         return True
 
-    def _present(self) -> str:
+    def _current_phase(self) -> str:
         if self.transport.get_write_buffer_size():
             return "sending"
         if self.conn.their_state is h11.SEND_BODY:
@@ -180,37 +184,37 @@ class Connection(H11Protocol):
             return "waiting"
         return ""
 
-    def _look_again(self) -> None:
-        interval_s = min(LOOK_INTERVAL_S, self._patience_s / 4)
-        self._look = self.loop.call_later(interval_s, self._look_at)
+    def _schedule_check(self) -> None:
+        interval_s = min(CHECK_INTERVAL_S, self._timeout_s / 4)
+        self._next_check = self.loop.call_later(interval_s, self._check)
 
-    def _look_at(self) -> None:
-        self._look_again()  # even where it is closing: the end of a reply may be on its way
-        now, phase = time.monotonic(), self._present()
+    def _check(self) -> None:
+        self._schedule_check()  # also while closing: the response may not be sent completely
+        now, phase = time.monotonic(), self._current_phase()
         moved = self._received + self._written - self.transport.get_write_buffer_size()
         if phase != self._phase:
-            self._phase, self._since, self._moved_before = phase, now, moved
-        more_s = max(0, moved - self._moved_before) / LEAST_BYTES_PER_S
-        if phase and now - self._since > self._patience_s + more_s:
+            self._phase, self.phase_begin_s, self._moved_before = phase, now, moved
+        extra_s = max(0, moved - self._moved_before) / MIN_BYTES_PER_S
+        if phase and now - self.phase_begin_s > self._timeout_s + extra_s:
             self._time_out(phase)
 
     def _time_out(self, phase: str) -> None:
         logger.info("Connection too slow", extra={"client": self._address, "phase": phase})
         if phase == "receiving" and self.conn.our_state is h11.SEND_RESPONSE:
-            self._refuse(408, "the request's body came too slowly")
+            self._refuse(408, "the request's body arrived too slowly")
         else:
             self.drop("too slow")
 
     def drop(self, why: str) -> None:
-        """Close it at once."""
+        """Close the connection at once, without a response."""
         logger.debug("Connection dropped", extra={"client": self._address, "why": why})
         self.transport.abort()
 
     def _refuse(self, status: int, text: str, *, code: int = 1) -> None:
-        """Reply that and close; where a reply has begun already, close."""
+        """Send an error response and close; if a response has started, only close."""
         request_id = request_ids.choose(None)
         logger.info(
-            "Refused",
+            "Request refused",
             extra={"client": self._address, "status": status, "request_id": request_id},
         )
         cycle = cast("RequestResponseCycle | None", self.cycle)  # None before the first
@@ -218,7 +222,7 @@ class Connection(H11Protocol):
             if cycle.response_started:
                 self.transport.abort()
                 return
-            cycle.disconnected = True  # for the app, the client has left
+            cycle.disconnected = True  # the application sees a disconnected client
             cycle.message_event.set()
         body = json.dumps({"text": text, "error_code": code}).encode()
         headers = [
@@ -229,9 +233,9 @@ class Connection(H11Protocol):
             (b"x-content-type-options", b"nosniff"),
             (b"x-request-id", request_id.encode()),
         ]
-        if code == 3:  # noqa: PLR2004 - not now
+        if code == _NOT_NOW_CODE:
             headers.append((b"retry-after", str(RETRY_AFTER_FULL_S).encode()))
-        # Not by way of the parser, which may be in a state that allows no reply.
+        # Written without h11, whose state may not allow a response.
         head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
         self.transport.write(head + lines + b"\r\n" + body)

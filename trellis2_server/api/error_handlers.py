@@ -1,12 +1,15 @@
-"""Errors as HTTP replies: which status each has, and the body `{text, error_code}`.
+"""Errors as HTTP responses: the status of each error, and the body `{text, error_code}`.
 
-What this module does not know: routes, who is served.
+Does not know: routes, jobs.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from trellis2_server.errors import (
@@ -27,7 +30,10 @@ from trellis2_server.errors import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: HTTP status and `error_code`; a class that is not here has its base's.
+    from fastapi import FastAPI
+    from starlette.requests import Request
+
+#: HTTP status and `error_code` of each error; other classes use the entry of their base class.
 HTTP_ERRORS: Final[dict[type[ServerError], tuple[int, int]]] = {
     ServerError: (500, 1),
     ConfigError: (500, 1),
@@ -44,19 +50,46 @@ HTTP_ERRORS: Final[dict[type[ServerError], tuple[int, int]]] = {
 }
 
 
-def error_reply(error: ServerError) -> JSONResponse:
-    """The reply that tells a client of the error."""
+def error_response(error: ServerError) -> JSONResponse:
+    """Return the response to a request that failed with this error."""
     status, code = next(HTTP_ERRORS[cls] for cls in type(error).__mro__ if cls in HTTP_ERRORS)
     headers: dict[str, str] = {}
     if isinstance(error, UnavailableError):
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, UnauthorizedError):
         headers["WWW-Authenticate"] = "Bearer"
-    return plain_reply(str(error), status, code, headers)
+    return text_response(str(error), status, code, headers)
 
 
-def plain_reply(
+def text_response(
     text: str, status: int, code: int = 1, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """A reply that is no success, of that text."""
+    """Return an error response with this text."""
     return JSONResponse({"text": text, "error_code": code}, status, headers)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Have all errors of the application answered with the body `{text, error_code}`."""
+    app.add_exception_handler(ServerError, _handle_server_error)
+    app.add_exception_handler(HTTPException, _handle_http_error)
+    app.add_exception_handler(RequestValidationError, _handle_validation_error)
+    app.add_exception_handler(ClientDisconnect, _handle_disconnect)
+
+
+async def _handle_server_error(_: Request, error: Any) -> JSONResponse:
+    return error_response(error)
+
+
+async def _handle_http_error(_: Request, error: Any) -> JSONResponse:
+    return text_response(str(error.detail), error.status_code, headers=error.headers)
+
+
+async def _handle_validation_error(_: Request, error: Any) -> JSONResponse:
+    problem = error.errors()[0]
+    field = ".".join(str(part) for part in problem["loc"][1:])
+    return text_response(f"{field}: {problem['msg']}", 400)
+
+
+async def _handle_disconnect(_: Request, error: Any) -> JSONResponse:
+    del error
+    return text_response("the client closed the connection", 400)

@@ -1,10 +1,10 @@
-"""Parts of a file over HTTP: strong entity tags, `Range`, `If-Range`, `If-None-Match`.
+"""Files as HTTP responses, with `ETag`, `Range`, `If-Range` and `If-None-Match`.
 
-One range at a time: a request for several gets the whole, as RFC 9110 (section 14.2) allows.
-Starlette's `FileResponse` sends from a path, unverified; this sends what was read and found
-to be right.
+Only single ranges are supported; a request for several gets the whole file, as RFC 9110
+(section 14.2) allows. Unlike Starlette's `FileResponse`, which reads from a path while it
+sends, these responses send content that was read and verified before.
 
-What this module does not know: which files there are.
+Does not know: which files exist.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
     from fastapi import Request
 
-#: Headers of these replies that a page of another origin may read too.
+#: Headers of these responses that pages of other origins may read.
 EXPOSED_HEADERS: Final = ("ETag", "Accept-Ranges", "Content-Range", "Content-Disposition")
-#: Bytes that are sent at a time, so that a slow client holds no copy of the file.
+#: Bytes per chunk, so that a slow client does not cause a second copy of the file.
 CHUNK_BYTES: Final = 262_144
 _RANGE: Final = re.compile(r"bytes\s*=\s*(\d{0,18})-(\d{0,18})\s*", re.IGNORECASE)
 
 
-async def reply_file(  # noqa: PLR0913 - one argument per header
+async def file_response(  # noqa: PLR0913 - one argument per header
     request: Request,
     read: Callable[[], Awaitable[bytes]],
     *,
@@ -36,52 +36,57 @@ async def reply_file(  # noqa: PLR0913 - one argument per header
     media_type: str,
     headers: Mapping[str, str],
 ) -> Response:
-    """The file, the part of it that is asked for, or word that it has not changed.
+    """Return a file (200), a range of it (206), or that it has not changed (304).
 
     Args:
-        request: a GET or a HEAD.
-        read: the file; called only if it is needed.
-        etag: strong, quotes included.
-        size: bytes; None if only reading tells.
-        media_type: of the file.
-        headers: of any reply.
+        request: a GET or HEAD request.
+        read: returns the content; called only if the content is needed.
+        etag: strong entity tag, with its quotation marks.
+        size: size of the content, bytes; None if it is known only after reading.
+        media_type: media type of the content.
+        headers: further headers of the response, whatever its status.
     """
-    common = {**headers, "ETag": etag, "Accept-Ranges": "bytes"}
-    if _names(request.headers.get("if-none-match"), etag):
-        return Response(status_code=304, headers=common)
+    all_headers = {**headers, "ETag": etag, "Accept-Ranges": "bytes"}
+    if _matches(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers=all_headers)
     content = None
     if size is None or request.method != "HEAD":
         content = await read()
         size = len(content)
     first, last = 0, size - 1
     status = 200
-    asked = request.headers.get("range") if request.method == "GET" else None
-    if asked is not None and request.headers.get("if-range", etag) == etag:
-        part = _part(asked, size)
-        if part is not None:
-            first, last = part
+    range_header = request.headers.get("range") if request.method == "GET" else None
+    if range_header is not None and request.headers.get("if-range", etag) == etag:
+        byte_range = _parse_range(range_header, size)
+        if byte_range is not None:
+            first, last = byte_range
             if first > last:
-                common["Content-Range"] = f"bytes */{size}"
-                return Response(status_code=416, headers=common)
+                all_headers["Content-Range"] = f"bytes */{size}"
+                return Response(status_code=416, headers=all_headers)
             status = 206
-            common["Content-Range"] = f"bytes {first}-{last}/{size}"
-    common["Content-Length"] = str(last - first + 1)
+            all_headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+    all_headers["Content-Length"] = str(last - first + 1)
     if content is None:
-        return Response(status_code=200, headers=common, media_type=media_type)
-    return StreamingResponse(_chunks(content, first, last), status, common, media_type=media_type)
+        return Response(status_code=200, headers=all_headers, media_type=media_type)
+    chunks = _chunks(content, first, last)
+    return StreamingResponse(chunks, status, all_headers, media_type=media_type)
 
 
-def _names(if_none_match: str | None, etag: str) -> bool:
-    """Whether the header names the tag; compared weakly, as RFC 9110 (13.1.2) has it."""
+def _matches(if_none_match: str | None, etag: str) -> bool:
+    """Return whether the header contains the tag; weak comparison, RFC 9110 (13.1.2)."""
     if if_none_match is None:
         return False
     tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
     return etag in tags or "*" in tags
 
 
-def _part(asked: str, size: int) -> tuple[int, int] | None:
-    """First and last byte; first over last where there is none; None: not meant, or several."""
-    match = _RANGE.fullmatch(asked.strip())
+def _parse_range(header: str, size: int) -> tuple[int, int] | None:
+    """Return the first and last byte of a `Range` header.
+
+    The first byte is greater than the last one if the range is outside of the file. None means
+    that the header is malformed or has several ranges.
+    """
+    match = _RANGE.fullmatch(header.strip())
     if match is None:
         return None
     begin, end = match.groups()

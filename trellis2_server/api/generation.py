@@ -1,176 +1,140 @@
-"""What a request orders, in whichever client's words; and what it gets for it.
+"""Generation requests: reading one, submitting its job, and waiting for its model.
 
-What this module does not know: which route it is for, threads, engines.
+Does not know: routes, file types, threads, engines.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-
-from starlette.requests import ClientDisconnect
+from typing import TYPE_CHECKING
 
 from trellis2_server.api.request_parsing import parse_request
 from trellis2_server.errors import InputError, JobNotFoundError
-from trellis2_server.export import formats
 from trellis2_server.jobs.executor import md5
-from trellis2_server.jobs.job import Caller
-from trellis2_server.parameters import Delivery, FileType, Options, read_delivery, read_options
+from trellis2_server.parameters import Delivery, Options, read_delivery, read_options
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Mapping
 
     from fastapi import Request
 
-    from trellis2_server.api.request_parsing import ParsedRequest
-    from trellis2_server.jobs.job import Job
+    from trellis2_server.jobs.job import Caller, Job
     from trellis2_server.jobs.service import JobService
     from trellis2_server.settings import Settings
-
-T = TypeVar("T")
-
-MEDIA_TYPES: Final[dict[FileType, str]] = {
-    "glb": "model/gltf-binary",
-    "obj": "model/obj",
-    "ply": "model/ply",
-    "stl": "model/stl",
-    "obj_zip": "application/zip",
-}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GenerationRequest:
-    """What a request asks for.
+    """A parsed and validated generation request.
 
     Attributes:
-        body: all that it said.
-        options: what is to be made.
-        delivery: what is to be sent back.
+        fields: the fields as sent, without the files.
+        picture: content of the image file; None if there is none.
+        mesh: content of the mesh file; None if there is none.
+        options: parameters of the job.
+        delivery: which model to return, and its file type.
     """
 
-    body: ParsedRequest
+    fields: Mapping[str, object]
+    picture: bytes | None
+    mesh: bytes | None
     options: Options
     delivery: Delivery
 
 
 async def read_generation_request(request: Request, settings: Settings) -> GenerationRequest:
-    """What the request asks for.
+    """Parse and validate a request.
 
     Raises:
-        InputError: it cannot be meant; names the field.
-        TooLargeError: it is over a limit.
+        InputError: a field is invalid; the message names it.
+        TooLargeError: the body or a file exceeds a limit.
     """
-    body = await parse_request(request, max_bytes=settings.server.max_body_bytes)
-    digest = await asyncio.to_thread(md5, body.mesh) if body.mesh else None
+    parsed = await parse_request(request, max_bytes=settings.server.max_body_bytes)
+    mesh_md5 = await asyncio.to_thread(md5, parsed.mesh) if parsed.mesh else None
     return GenerationRequest(
-        body, read_options(body.fields, settings, digest), read_delivery(body.fields)
+        parsed.fields,
+        parsed.picture,
+        parsed.mesh,
+        read_options(parsed.fields, settings, mesh_md5),
+        read_delivery(parsed.fields),
     )
-
-
-def service_of(request: Request) -> JobService:
-    """The job service of this application."""
-    return request.app.state.service
-
-
-def caller_of(request: Request) -> Caller:
-    """Who asks, as the middleware that checks the keys has found."""
-    return Caller(request.state.owner, request.state.client)
 
 
 async def submit(
     generation: GenerationRequest, service: JobService, caller: Caller, *, texture: bool | None
 ) -> Job:
-    """Submit a generation request; return its job.
+    """Submit a request and return its job, which may have existed before.
+
+    A request without a picture is accepted if its mesh is the untextured model of a job.
 
     Args:
-        generation: the parsed request.
+        generation: the request.
         service: the job service.
         caller: the client.
-        texture: as of `JobManager.submit`.
+        texture: whether to make a texture; see `JobService.submit`.
 
     Raises:
-        InputError: there is no picture to go by.
-        UnavailableError: not now.
+        InputError: the request has no picture.
+        UnavailableError: the server cannot accept jobs at the moment.
     """
-    body = generation.body
-    if body.picture is not None:
+    if generation.picture is not None:
         return await service.submit(
-            body.picture, generation.options, caller, texture=texture, mesh=body.mesh
+            generation.picture, generation.options, caller, texture=texture, mesh=generation.mesh
         )
     job = await service.find_by_shape(generation.options.mesh, caller)
     if job is not None:
         return job
-    if body.fields.get("text") is not None:
+    if generation.fields.get("text") is not None:
         raise InputError(
             "text: there is no text-to-image model here; send an image of what you want"
         )
-    if body.mesh is not None:
-        raise InputError("image: missing; a mesh is textured after a picture")
+    if generation.mesh is not None:
+        raise InputError("image: missing; texturing a mesh needs a picture")
     raise InputError("image: missing; send it as base64, as a file, or as the body")
 
 
 async def generate_model(
     generation: GenerationRequest, service: JobService, caller: Caller
 ) -> tuple[Job, bytes]:
-    """Run a generation request; return its job and its model.
+    """Run a request; return its job and its model, a GLB.
 
-    A model that turns out to be lost is made anew.
+    If the stored model of a matching job is lost, it is generated again.
 
     Raises:
-        ServerError: why there is none.
+        ServerError: the model could not be made.
     """
     try:
-        return await _model(generation, service, caller)
+        return await _generate_model(generation, service, caller)
     except JobNotFoundError:
-        return await _model(generation, service, caller)
+        return await _generate_model(generation, service, caller)
 
 
-async def _model(
+async def _generate_model(
     generation: GenerationRequest, service: JobService, caller: Caller
 ) -> tuple[Job, bytes]:
-    wanted = generation.delivery.texture
-    job = await submit(generation, service, caller, texture=wanted)
-    job = await (service.wait_for_texture(job) if wanted else service.wait_for_shape(job))
-    artifact = job.textured_glb if wanted else job.shape_glb
+    texture = generation.delivery.texture
+    job = await submit(generation, service, caller, texture=texture)
+    job = await (service.wait_for_texture(job) if texture else service.wait_for_shape(job))
+    artifact = job.textured_glb if texture else job.shape_glb
     return job, await service.read_file(artifact)
 
 
-def model_headers(job: Job) -> dict[str, str]:
-    """What a reply says of the job whose model it is."""
-    return {
-        "X-Image-Hash": job.image_hash or "",
-        "X-Job-Id": job.uid,
-        "X-Seed": str(job.options.seed),
-        "X-Engine": job.engine,
-        "X-Background": job.background or "",
-    }
-
-
-async def while_connected(request: Request, call: Coroutine[Any, Any, T]) -> T:
-    """The call's result; the call is cancelled when the client goes away."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    waiting, leaving = asyncio.ensure_future(call), asyncio.ensure_future(gone())
-    try:
-        await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
-            raise ClientDisconnect
-        return waiting.result()
-    finally:
-        leaving.cancel()
-        waiting.cancel()
-
-
-async def as_file(glb: bytes, file_type: FileType) -> bytes:
-    """The model as a file of that type.
+async def find_job(generation: GenerationRequest, service: JobService, caller: Caller) -> Job:
+    """Return the job that a request identifies by `image_hash`, `uid` or `image`.
 
     Raises:
-        ExportError: it cannot be written so.
+        InputError: the request has none of these, or an invalid one.
+        JobNotFoundError: there is no such job.
     """
-    if file_type == "glb":
-        return glb
-    return await asyncio.to_thread(formats.convert, glb, file_type)
+    for field in ("image_hash", "uid"):
+        name = generation.fields.get(field)
+        if name is not None:
+            if not isinstance(name, str):
+                raise InputError(f"{field}: must be a string")
+            return await service.get_job(name, caller)
+    if generation.picture is None:
+        raise InputError("image_hash: missing; name the job by image_hash, uid or image")
+    remove_background = generation.options.remove_background
+    name = await service.identify(generation.picture, caller, remove_background=remove_background)
+    return await service.get_job(name, caller)

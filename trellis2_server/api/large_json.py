@@ -1,10 +1,10 @@
-"""JSON whose long strings are left where they are: what is parsed stays small.
+"""A JSON parser for bodies with long strings, such as files in base64.
 
-Python parses JSON in one piece, in which no other thread runs: a body of some ten megabytes
-would hold up the event loop for seconds. Nearly all of a large body is one string, a file's
-base64. It is found by looking for quotation marks, and only the rest is parsed.
+`json.loads` holds the GIL: a body of ten megabytes would block the event loop for seconds, on
+any thread. Nearly all of such a body is one string. This parser finds long strings by their
+quotation marks, cuts them out without copying, and parses only the small remainder.
 
-What this module does not know: what the fields mean, base64.
+Does not know: what the fields mean, base64.
 """
 
 from __future__ import annotations
@@ -15,101 +15,104 @@ from typing import Any, Final
 
 from trellis2_server.errors import TooLargeError
 
-#: Strings from here on are not parsed, bytes.
+#: Minimum length of the strings that are cut out, bytes.
 LONG_BYTES: Final = 16_384
-#: What is left without the long strings, bytes; it takes some 10 ms.
-MAX_REST_BYTES: Final = 131_072
-#: Escaped quotation marks in strings, each of which takes a look.
+#: Limit of the remainder without the long strings, bytes; parsing it takes about 10 ms.
+MAX_REMAINDER_BYTES: Final = 131_072
+#: Limit of escaped quotation marks in strings; each of them costs a search.
 MAX_ESCAPED_QUOTES: Final = 65_536
-#: Bytes that are looked through in one go, in well under a millisecond.
+#: Bytes that are searched without releasing the GIL; takes well under a millisecond.
 _STRIDE: Final = 1_048_576
-#: Of a long string that is a field's value: what an error can show of it.
-_SHOWN_BYTES: Final = 80
+#: Beginning of a long string that is left in the parsed value, for error messages, bytes.
+_PREVIEW_BYTES: Final = 80
 
 
 def parse(content: bytes) -> tuple[Any, dict[str, memoryview]]:
-    """What JSON says, and the long strings among an object's values, as they are written.
+    """Parse JSON; return the value, and the long strings among the values of an object.
 
-    The long ones' values are cut short in what is returned first; the inside of the strings,
-    with their escapes, comes second, by the object's keys.
+    In the value, long strings are truncated. The long strings are returned by their keys, as
+    views of `content` between the quotation marks, with their escape sequences.
 
     Raises:
-        ValueError: it is not JSON.
-        RecursionError: it is nested too deeply.
-        TooLargeError: it is large apart from its long strings.
+        ValueError: the content is not JSON.
+        RecursionError: the content is nested too deeply.
+        TooLargeError: the content is large even without its long strings.
     """
-    rest, spans = _take_out(content)
-    value: Any = json.loads(rest)
+    remainder, spans = _cut_out_long_strings(content)
+    value: Any = json.loads(remainder)
     long: dict[str, memoryview] = {}
     if isinstance(value, dict):
         for key, text in value.items():
             if isinstance(text, str) and text in spans:
                 begin, end = spans[text]
                 long[key] = memoryview(content)[begin:end]
-                value[key] = f"{content[begin : begin + _SHOWN_BYTES].decode(errors='replace')}…"
+                value[key] = f"{content[begin : begin + _PREVIEW_BYTES].decode(errors='replace')}…"
     return value, long
 
 
-def _take_out(content: bytes) -> tuple[bytes, dict[str, tuple[int, int]]]:
-    """The JSON with a name in the place of each long string, and where these are."""
-    token = secrets.token_hex(8)  # no client knows it beforehand
+def _cut_out_long_strings(content: bytes) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """Replace each long string by a placeholder; return the spans of the long strings.
+
+    `size` counts the bytes of the remainder.
+    """
+    token = secrets.token_hex(8)  # clients cannot guess it
     spans: dict[str, tuple[int, int]] = {}
     parts: list[bytes] = []
     copied = at = size = escaped_quotes = 0
     while True:
-        begin = content.find(b'"', at, at + MAX_REST_BYTES + 1) + 1
-        size += (begin or min(len(content), at + MAX_REST_BYTES + 1)) - at
-        if not begin or size > MAX_REST_BYTES:
+        begin = content.find(b'"', at, at + MAX_REMAINDER_BYTES + 1) + 1
+        size += (begin or min(len(content), at + MAX_REMAINDER_BYTES + 1)) - at
+        if not begin or size > MAX_REMAINDER_BYTES:
             break
         end, escaped = _end_of_string(content, begin, MAX_ESCAPED_QUOTES - escaped_quotes)
         escaped_quotes += escaped
         if end == len(content):
             raise json.JSONDecodeError("Unterminated string", "", begin)
         if end - begin >= LONG_BYTES:
-            name = f"{token}-{len(spans)}"
-            spans[name] = (begin, end)
-            parts += (content[copied:begin], name.encode())
+            placeholder = f"{token}-{len(spans)}"
+            spans[placeholder] = (begin, end)
+            parts += (content[copied:begin], placeholder.encode())
             copied = end
         else:
             size += end - begin
         at = end + 1
-    if size > MAX_REST_BYTES:
+    if size > MAX_REMAINDER_BYTES:
         raise TooLargeError(
-            f"the body without its files is over the limit of {MAX_REST_BYTES} bytes"
+            f"the body without its files is over the limit of {MAX_REMAINDER_BYTES} bytes"
         )
     parts.append(content[copied:])
     return b"".join(parts), spans
 
 
-def _end_of_string(content: bytes, begin: int, patience: int) -> tuple[int, int]:
-    """Where the string that begins there ends, and how many of its quotation marks do not.
+def _end_of_string(content: bytes, begin: int, max_escaped: int) -> tuple[int, int]:
+    """Find the end of the string that begins at `begin`; count its escaped quotation marks.
 
-    Where it has no end, that is the content's.
+    An unterminated string ends at the end of the content.
     """
     at, escaped = begin, 0
     while at < len(content):
         end = content.find(b'"', at, at + _STRIDE)
         if end < 0:
             at += _STRIDE
-        elif not _backslashes(content, begin, end) % 2:
+        elif not _count_backslashes(content, begin, end) % 2:
             return end, escaped
         else:
             at, escaped = end + 1, escaped + 1
-            if escaped > patience:
+            if escaped > max_escaped:
                 raise TooLargeError(
                     f"the body has more than {MAX_ESCAPED_QUOTES} quotation marks in strings"
                 )
     return len(content), escaped
 
 
-def _backslashes(content: bytes, begin: int, end: int) -> int:
-    """How many stand before `end` without anything between them, from `begin` on."""
+def _count_backslashes(content: bytes, begin: int, end: int) -> int:
+    """Count the consecutive backslashes directly before `end`, not before `begin`."""
     count = 0
     while end > begin:
         part = content[max(begin, end - _STRIDE) : end]
-        here = len(part) - len(part.rstrip(b"\\"))
-        count += here
-        if here < len(part):
+        in_part = len(part) - len(part.rstrip(b"\\"))
+        count += in_part
+        if in_part < len(part):
             break
         end -= len(part)
     return count

@@ -1,8 +1,8 @@
-"""What a request's body says, whichever of three forms it has: JSON, multipart, an image.
+"""Parsing of request bodies, which may be JSON, a multipart form or an image.
 
-Bodies are bounded while they arrive; what takes time is done off the event loop.
+The size limit is enforced while a body is received. Large bodies are parsed off the event loop.
 
-What this module does not know: what the fields mean, jobs, routes.
+Does not know: what the fields mean, jobs, routes.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 
     Message = MutableMapping[str, Any]
 
-#: A JSON body above this many bytes is parsed on another thread.
+#: JSON bodies up to this size, in bytes, are parsed on the event loop.
 MAX_INLINE_BYTES: Final = 65_536
-#: Fields of a multipart body; there are about forty.
+#: Limit of fields in a multipart body; about forty are known.
 MAX_FORM_FIELDS: Final = 200
-#: Fields that are files, or their base64.
+#: Fields that contain files, as they are or in base64.
 FILES: Final = ("image", "mesh")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ParsedRequest:
-    """A request's body, taken apart.
+    """The content of a request.
 
     Attributes:
-        fields: as they were sent; the files are not among them.
-        picture: the bytes of an image file; None where there is none.
-        mesh: the bytes of a mesh file; None where there is none.
+        fields: the fields as sent, without the files.
+        picture: content of the image file; None if there is none.
+        mesh: content of the mesh file; None if there is none.
     """
 
     fields: dict[str, object]
@@ -51,29 +51,29 @@ class ParsedRequest:
 async def parse_request(
     request: Request, *, max_bytes: int, may_be_empty: bool = False
 ) -> ParsedRequest:
-    """The fields and the picture of a request.
+    """Parse the fields and files of a request.
 
-    `application/json` carries the picture as base64 in `image`; `multipart/form-data` as a
-    file, or base64, of that name; a raw `image/*` body is the picture, and the query
-    carries the fields. Without a content type, a body that begins with `{` is JSON.
+    `multipart/form-data` has the files as parts, as they are or in base64. A body of type
+    `image/*` or `application/octet-stream` is the picture, and the query has the fields.
+    Every other body is JSON, with the files in base64.
 
     Args:
-        request: whose body it is.
-        max_bytes: of the body.
-        may_be_empty: no body at all says nothing, and is no error.
+        request: the request, its body not read.
+        max_bytes: limit of the body's size.
+        may_be_empty: whether an empty body is valid; the query then has the fields.
 
     Raises:
-        InputError: it is none of these, or broken.
-        TooLargeError: more than `max_bytes`; the rest is not read.
+        InputError: the body is malformed.
+        TooLargeError: the body exceeds `max_bytes`; the rest of it is not read.
     """
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared[:20]) > max_bytes:
+    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    declared_size = request.headers.get("content-length", "")
+    if declared_size.isdecimal() and int(declared_size[:20]) > max_bytes:
         raise _too_large(max_bytes)
-    if kind == "multipart/form-data":
+    if media_type == "multipart/form-data":
         return await _read_form(request, max_bytes)
     content = await _read_bytes(request, max_bytes)
-    if kind.startswith("image/") or kind == "application/octet-stream":
+    if media_type.startswith("image/") or media_type == "application/octet-stream":
         return ParsedRequest(dict(request.query_params), content or None)
     if may_be_empty and not content.strip():
         return ParsedRequest(dict(request.query_params), None)
@@ -84,7 +84,7 @@ def _too_large(max_bytes: int) -> TooLargeError:
     return TooLargeError(f"the body is over the limit of {max_bytes} bytes")
 
 
-def _bounded(request: Request, max_bytes: int) -> Callable[[], Awaitable[Message]]:
+def _bounded_receive(request: Request, max_bytes: int) -> Callable[[], Awaitable[Message]]:
     received = 0
 
     async def receive() -> Message:
@@ -99,7 +99,7 @@ def _bounded(request: Request, max_bytes: int) -> Callable[[], Awaitable[Message
 
 
 async def _read_bytes(request: Request, max_bytes: int) -> bytes:
-    bounded = Request(request.scope, _bounded(request, max_bytes))
+    bounded = Request(request.scope, _bounded_receive(request, max_bytes))
     try:
         chunks = [chunk async for chunk in bounded.stream()]
     except ClientDisconnect as error:
@@ -121,12 +121,12 @@ def _parse_json(content: bytes, max_bytes: int) -> ParsedRequest:
     try:
         fields, long = large_json.parse(content)
     except RecursionError as error:
-        raise InputError("the body is not JSON that can be meant: nested too deeply") from error
+        raise InputError("the body is not valid JSON: nested too deeply") from error
     except UnicodeDecodeError as error:
         raise InputError("the body is not JSON: not UTF-8") from error
     except json.JSONDecodeError as error:
         raise InputError(f"the body is not JSON: {error.msg} at character {error.pos}") from error
-    except ValueError as error:  # an integer of thousands of digits
+    except ValueError as error:  # an integer with thousands of digits
         raise InputError("the body has a number that is too long") from error
     if not isinstance(fields, dict):
         raise InputError("the body must be a JSON object")
@@ -137,7 +137,7 @@ def _parse_json(content: bytes, max_bytes: int) -> ParsedRequest:
 
 
 def _take_file(fields: dict[str, Any], name: str, max_bytes: int) -> bytes | None:
-    """The decoded `image` or `mesh`; it is removed from the fields."""
+    """Remove a file from the fields; return its decoded content."""
     text: object = fields.pop(name, None)
     if text is None:
         return None
@@ -147,29 +147,29 @@ def _take_file(fields: dict[str, Any], name: str, max_bytes: int) -> bytes | Non
 
 
 async def _read_form(request: Request, max_bytes: int) -> ParsedRequest:
-    bounded = Request(request.scope, _bounded(request, max_bytes))
+    bounded = Request(request.scope, _bounded_receive(request, max_bytes))
     try:
         form = await bounded.form(
             max_files=len(FILES), max_fields=MAX_FORM_FIELDS, max_part_size=max_bytes
         )
     except HTTPException as error:
         raise InputError(f"the multipart body is broken: {error.detail}") from error
-    except ValueError as error:  # a charset that is none
+    except ValueError as error:  # an unknown charset
         raise InputError("the multipart body is broken: its text cannot be decoded") from error
     except ClientDisconnect as error:
         raise InputError("the connection was closed before the body was complete") from error
     try:
         fields: dict[str, Any] = dict(form.multi_items())
-        found = {name: await _form_file(fields, name, max_bytes) for name in FILES}
+        files = {name: await _take_form_file(fields, name, max_bytes) for name in FILES}
     finally:
         await form.close()
     for name, value in fields.items():
         if isinstance(value, UploadFile):
-            raise InputError(f"{name}: a file; only image and mesh are sent as one")
-    return ParsedRequest(fields, found["image"], found["mesh"])
+            raise InputError(f"{name}: is a file; only image and mesh may be files")
+    return ParsedRequest(fields, files["image"], files["mesh"])
 
 
-async def _form_file(fields: dict[str, Any], name: str, max_bytes: int) -> bytes | None:
+async def _take_form_file(fields: dict[str, Any], name: str, max_bytes: int) -> bytes | None:
     upload = fields.get(name)
     if not isinstance(upload, UploadFile):
         return await asyncio.to_thread(_take_file, fields, name, max_bytes)

@@ -1,90 +1,136 @@
-"""What a route says of a job.
+"""Jobs and the server's health as JSON.
 
-What this module does not know: which route it is.
+Does not know: routes.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, Field
 
+from trellis2_server import __version__
+from trellis2_server.api.schemas import ErrorReply
 from trellis2_server.jobs.job import Status
 from trellis2_server.parameters import fields_of
 
 if TYPE_CHECKING:
-    from trellis2_server.jobs.service import JobView
+    from trellis2_server.jobs.service import Health, JobView
+
+
+#: OpenAPI entry of routes with parameters: with it, FastAPI does not document a 422, which this
+#: server never sends.
+INVALID_REQUEST: Final[dict[int | str, dict[str, Any]]] = {
+    "4XX": {"model": ErrorReply, "description": "Invalid request."}
+}
 
 
 class StatusReply(BaseModel):
-    """Where a job is."""
+    """The status of a job."""
 
     status: Literal["shape_processing", "texture_processing", "completed", "error"]
-    uid: str = Field(description="The job's own name; the hash can come to mean a newer job.")
-    image_hash: str | None = Field(default=None, description="MD5 of what the model sees.")
+    uid: str = Field(description="Id of the job. An image hash can later refer to a newer job.")
+    image_hash: str | None = Field(default=None, description="MD5 of the cut-out picture.")
     engine: str = Field(description="`trellis2` or `preview`.")
-    error: str | None = Field(default=None, description="Why; `cancelled` for a cancelled job.")
-    queue_position: int | None = Field(default=None, description="1: the next to be worked on.")
-    stage: str | None = Field(default=None, description="What is being done now.")
-    step: int | None = Field(default=None, description="Steps of that stage that are done.")
-    steps: int | None = Field(default=None, description="Of how many.")
-    progress: float | None = Field(default=None, description="0 … 1 of the present status.")
+    error: str | None = Field(
+        default=None, description="Cause of the error; `cancelled` for a cancelled job."
+    )
+    queue_position: int | None = Field(
+        default=None, description="Position in the queue; 1 is the next job."
+    )
+    stage: str | None = Field(default=None, description="Current stage.")
+    step: int | None = Field(default=None, description="Finished iterations of the stage.")
+    steps: int | None = Field(default=None, description="Total iterations of the stage.")
+    progress: float | None = Field(
+        default=None, description="Progress of the current status, 0 … 1."
+    )
     eta_seconds: float | None = Field(
-        default=None, description="Until the present status ends, by this server's experience."
+        default=None,
+        description="Estimated time to the end of the current status, from earlier jobs; seconds.",
     )
     resolution: int | None = Field(
-        default=None, description="Voxels along an edge, as really used."
+        default=None, description="Voxels along an edge of the volume, as used for this job."
     )
-    warnings: list[str] | None = Field(default=None, description="What the client should know.")
-    shape_ready: bool = Field(description="Whether the untextured GLB is there.")
-    texture_ready: bool = Field(description="Whether the textured GLB is there.")
+    warnings: list[str] | None = Field(default=None, description="Warnings for the client.")
+    shape_ready: bool = Field(description="Whether the untextured GLB is available.")
+    texture_ready: bool = Field(description="Whether the textured GLB is available.")
 
 
 class JobReply(StatusReply):
-    """All that is known of a job."""
+    """All details of a job."""
 
-    created_at: float = Field(description="When it was accepted, Unix seconds.")
-    finished_at: float | None = Field(default=None, description="When it ended, Unix seconds.")
+    created_at: float = Field(description="When the job was accepted, Unix seconds.")
+    finished_at: float | None = Field(default=None, description="When the job ended, Unix seconds.")
     background: str | None = Field(
-        default=None, description="How the object was found: alpha, rembg, grabcut, none."
+        default=None, description="Background removal method: alpha, rembg, grabcut, none."
     )
-    seed: int = Field(description="The one that was used.")
-    parameters: dict[str, Any] = Field(description="Fields that ask for the same again.")
+    seed: int = Field(description="Seed of the job.")
+    parameters: dict[str, Any] = Field(description="Request fields that reproduce the job.")
     files: dict[str, FileReply] = Field(
-        description="Those that are there: input.png, shape.glb, textured.glb."
+        description="Available files: input.png, shape.glb, textured.glb."
     )
     can_export: bool = Field(
-        description="Whether `POST /jobs/{uid}/export` can make the model anew."
+        description="Whether `POST /jobs/{uid}/export` can export the model again."
     )
     timings: dict[str, float] = Field(
-        description="Seconds that each step took, of those that ended: cutout, shape, "
-        "shape_export, texture, texture_export."
+        description="Duration of each finished step, seconds: cutout, shape, shape_export, "
+        "texture, texture_export."
     )
 
 
 class FileReply(BaseModel):
-    """A file that is there."""
+    """An available file."""
 
-    bytes: int = Field(description="Its size.")
-    url: str = Field(description="Where it is, relative to the server's root.")
+    bytes: int = Field(description="Size of the file, bytes.")
+    url: str = Field(description="URL of the file, relative to the server's root.")
 
 
 class JobsReply(BaseModel):
-    """Some of the jobs."""
+    """One page of the list of jobs."""
 
-    jobs: list[JobReply] = Field(description="The latest first.")
+    jobs: list[JobReply] = Field(description="Jobs, newest first.")
     next: str | None = Field(
-        default=None, description="`before` of the next page; left out: there is none."
+        default=None, description="Value of `before` for the next page; absent on the last page."
     )
 
 
+class HealthReply(BaseModel):
+    """The health of the server."""
+
+    status: Literal["ok", "loading", "error"]
+    engine: str = Field(description="`trellis2` or `preview` (the embedded CPU engine).")
+    version: str | None = Field(default=None, description="Version of the server.")
+    error: str | None = Field(default=None, description="Why the server cannot generate models.")
+    stage: str | None = Field(default=None, description="What is being loaded.")
+    progress: float | None = Field(default=None, description="Progress of loading, 0 … 1.")
+    idle: bool | None = Field(
+        default=None, description="Whether the model is unloaded until the next job arrives."
+    )
+    reloading: bool | None = Field(
+        default=None, description="Whether the model is being loaded again; jobs wait for it."
+    )
+    load_seconds: float | None = Field(default=None, description="Duration of loading, seconds.")
+    notes: list[str] | None = Field(default=None, description="Messages for the operator.")
+    details: dict[str, object] | None = Field(
+        default=None, description="Details of the engine: device, memory, extensions."
+    )
+
+
+class WorkerReply(BaseModel):
+    """The load of the server."""
+
+    speed: Literal[1] = 1
+    queue_length: int = Field(description="Jobs running plus jobs waiting.")
+    loading: bool = Field(description="Whether the engine is still loading.")
+
+
 def status_reply(view: JobView) -> StatusReply:
-    """Where the job is."""
+    """Return the status of a job."""
     return StatusReply(**_status(view))
 
 
 def job_reply(view: JobView) -> JobReply:
-    """All that is known of the job."""
+    """Return all details of a job."""
     job = view.job
     return JobReply(
         **_status(view),
@@ -99,6 +145,25 @@ def job_reply(view: JobView) -> JobReply:
         },
         can_export=view.can_export,
         timings=dict(job.timings),
+    )
+
+
+def health_reply(health: Health, *, is_trusted: bool) -> HealthReply:
+    """Return the server's health, with details only for trusted clients."""
+    if not is_trusted:
+        return HealthReply(status=health.status, engine=health.engine)
+    return HealthReply(
+        status=health.status,
+        engine=health.engine,
+        version=__version__,
+        error=health.error,
+        stage=health.stage or None,
+        progress=health.fraction if health.stage else None,
+        idle=health.is_idle or None,
+        reloading=health.is_reloading or None,
+        load_seconds=health.load_seconds,
+        notes=list(health.notes) or None,
+        details=dict(health.details),
     )
 
 

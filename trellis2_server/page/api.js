@@ -1,7 +1,7 @@
 /**
- * The server's routes as functions, and the API key that goes with them.
+ * The server's routes as functions, and the API key that is sent with each request.
  *
- * What this module does not know: the page.
+ * Does not know: the page.
  */
 
 /**
@@ -10,13 +10,13 @@
  * @property {string} uid
  * @property {"shape_processing" | "texture_processing" | "completed" | "error"} status
  * @property {string} engine
- * @property {string} [error] Why; `cancelled` for a cancelled job.
- * @property {number} [queue_position] 1: the next.
- * @property {string} [stage] What is being done now.
- * @property {number} [step]
- * @property {number} [steps]
- * @property {number} [progress] 0 … 1 of the present status.
- * @property {number} [eta_seconds] Until the present status ends.
+ * @property {string} [error] Cause; `cancelled` for a cancelled job.
+ * @property {number} [queue_position] 1 is the next job.
+ * @property {string} [stage] Current stage.
+ * @property {number} [step] Finished iterations of the stage.
+ * @property {number} [steps] Total iterations of the stage.
+ * @property {number} [progress] Progress of the current status, 0 … 1.
+ * @property {number} [eta_seconds] Estimated time to the end of the current status, seconds.
  * @property {number} [resolution]
  * @property {string[]} [warnings]
  * @property {boolean} shape_ready
@@ -24,59 +24,59 @@
  * @property {number} [created_at] Unix seconds.
  * @property {number} [finished_at]
  * @property {number} [seed]
- * @property {Record<string, unknown>} [parameters] As a client can send them.
- * @property {Record<string, number>} [timings] Seconds of each step that ended.
- * @property {Record<string, {bytes: number, url: string}>} [files] Those that are there.
+ * @property {Record<string, unknown>} [parameters] Request fields that reproduce the job.
+ * @property {Record<string, number>} [timings] Duration of each finished step, seconds.
+ * @property {Record<string, {bytes: number, url: string}>} [files] Available files.
  * @property {boolean} [can_export]
  */
 
-/** The server's root, whatever prefix a proxy puts before it: this file is `page/api.js`. */
+/** URL of the server's root, relative to this file, `page/api.js`; a proxy may add a prefix. */
 const ROOT = new URL("..", import.meta.url);
 const KEY = "trellis2-api-key";
 
-/** What the server said, in its own sentence. */
+/** An error response of the server. */
 export class ServerError extends Error {
   /**
-   * @param {string} sentence
-   * @param {number} status of HTTP.
+   * @param {string} message The server's text.
+   * @param {number} status HTTP status.
    */
-  constructor(sentence, status) {
-    super(sentence);
+  constructor(message, status) {
+    super(message);
     this.status = status;
   }
 
-  /** Whether asking again later may help. */
-  get isPassing() {
+  /** Whether a retry may succeed. */
+  get isTemporary() {
     return this.status === 429 || this.status === 502 || this.status === 503 || this.status === 504;
   }
 }
 
-/** Nobody answered. */
+/** The server did not respond. */
 export class UnreachableError extends Error {
   constructor() {
     super("The server cannot be reached.");
   }
 }
 
-/** @type {(sentence: string, isWrong: boolean) => Promise<string | null>} */
-let askForKey = async () => null;
+/** @type {(message: string, isWrong: boolean) => Promise<string | null>} */
+let promptForKey = async () => null;
 /** @type {Promise<string | null> | null} */
-let asking = null;
+let openPrompt = null;
 
 /**
- * Has `ask` called when a request is refused for want of a key; it gives one, or null.
- * @param {(sentence: string, isWrong: boolean) => Promise<string | null>} ask
+ * Sets the function that is called when a request needs a key. It returns a key, or null.
+ * @param {(message: string, isWrong: boolean) => Promise<string | null>} prompt
  */
-export function whenKeyIsNeeded(ask) {
-  askForKey = ask;
+export function setKeyPrompt(prompt) {
+  promptForKey = prompt;
 }
 
-/** Whether a key is held. */
+/** Whether a key is stored. */
 export function hasKey() {
   return sessionStorage.getItem(KEY) !== null;
 }
 
-/** The address of a route, for links and commands. @param {string} path */
+/** The absolute URL of a route. @param {string} path */
 export function address(path) {
   return new URL(path, ROOT).href;
 }
@@ -84,72 +84,72 @@ export function address(path) {
 /** @returns {Record<string, string>} */
 function keyHeaders() {
   const key = sessionStorage.getItem(KEY);
-  // A header's value is bytes: the server reads them as UTF-8.
+  // Values of headers are bytes; the server decodes them as UTF-8.
   return key ? { "X-API-Key": String.fromCharCode(...new TextEncoder().encode(key)) } : {};
 }
 
 /**
- * The reply to a request, once a key is there if one is needed.
+ * Sends a request; prompts for a key if one is needed.
  * @param {string} path
- * @param {RequestInit} [how]
+ * @param {RequestInit} [init]
  * @returns {Promise<Response>}
  * @throws {ServerError | UnreachableError}
  */
-async function request(path, how = {}) {
+async function request(path, init = {}) {
   for (;;) {
     const key = sessionStorage.getItem(KEY);
-    const headers = { ...how.headers, ...keyHeaders() };
-    const reply = await fetch(address(path), { ...how, headers }).catch((error) => {
-      throw how.signal?.aborted ? error : new UnreachableError();
+    const headers = { ...init.headers, ...keyHeaders() };
+    const response = await fetch(address(path), { ...init, headers }).catch((error) => {
+      throw init.signal?.aborted ? error : new UnreachableError();
     });
-    if (reply.ok) return reply;
-    const error = await refusal(reply);
-    if (reply.status !== 401) throw error;
-    const isStale = sessionStorage.getItem(KEY) !== key; // another request has asked meanwhile
-    if (!isStale && !(await newKey(error.message, key !== null))) throw error;
+    if (response.ok) return response;
+    const error = await errorOf(response);
+    if (response.status !== 401) throw error;
+    const isReplaced = sessionStorage.getItem(KEY) !== key; // by the prompt of another request
+    if (!isReplaced && !(await newKey(error.message, key !== null))) throw error;
   }
 }
 
 /**
- * @param {string} sentence
- * @param {boolean} isWrong
+ * @param {string} message
+ * @param {boolean} isWrong whether the request had a key.
  */
-async function newKey(sentence, isWrong) {
-  asking ??= askForKey(sentence, isWrong).finally(() => (asking = null));
-  const key = await asking;
+async function newKey(message, isWrong) {
+  openPrompt ??= promptForKey(message, isWrong).finally(() => (openPrompt = null));
+  const key = await openPrompt;
   if (key) sessionStorage.setItem(KEY, key);
   else sessionStorage.removeItem(KEY);
   return key !== null;
 }
 
-/** @param {Response} reply */
-async function refusal(reply) {
-  const body = await reply.json().catch(() => null);
-  const sentence = body?.text ?? `The server answered ${reply.status} ${reply.statusText}.`;
-  return new ServerError(sentence, reply.status);
+/** @param {Response} response */
+async function errorOf(response) {
+  const body = await response.json().catch(() => null);
+  const message = body?.text ?? `The server answered ${response.status} ${response.statusText}.`;
+  return new ServerError(message, response.status);
 }
 
 /**
- * Whether the server serves, and with what; a 503 is an answer too.
+ * The health of the server, also if the status is 503.
  * @returns {Promise<{status: string, engine: string, error?: string, stage?: string,
  *   progress?: number, notes?: string[], version?: string}>}
  */
 export async function health() {
-  const reply = await fetch(address("healthcheck"), { headers: keyHeaders() }).catch(() => {
+  const response = await fetch(address("healthcheck"), { headers: keyHeaders() }).catch(() => {
     throw new UnreachableError();
   });
-  return reply.json().catch(() => {
+  return response.json().catch(() => {
     throw new UnreachableError();
   });
 }
 
-/** The fields of a request. @returns {Promise<import("./settings.js").Options>} */
+/** The fields of a generation request. @returns {Promise<import("./settings.js").Options>} */
 export async function options() {
   return (await request("page/options")).json();
 }
 
 /**
- * Sends a picture; gives the job's name.
+ * Sends a picture; returns the uid of the job.
  * @param {Blob} picture
  * @param {string} name
  * @param {Record<string, string>} fields
@@ -162,10 +162,10 @@ export async function send(picture, name, fields) {
   return (await (await request("send", { method: "POST", body })).json()).uid;
 }
 
-/** A job as the server wrote it; what is null there is absent here. @param {any} raw */
+/** A job from the server's JSON, without its null values. @param {any} raw */
 export function asJob(raw) {
-  const known = Object.entries(raw).filter(([, value]) => value !== null);
-  return /** @type {Job} */ (Object.fromEntries(known));
+  const present = Object.entries(raw).filter(([, value]) => value !== null);
+  return /** @type {Job} */ (Object.fromEntries(present));
 }
 
 /** @param {string} id @param {AbortSignal} [signal] */
@@ -174,13 +174,13 @@ export async function job(id, signal) {
 }
 
 /**
- * The jobs of this server, the latest first.
- * @param {string | null} [before] a uid.
+ * A page of the jobs of this server, newest first.
+ * @param {string | null} [before] `next` of the previous page.
  * @returns {Promise<{jobs: Job[], next: string | null}>}
  */
 export async function jobs(before = null) {
-  const reply = await request(`jobs?limit=20${before ? `&before=${before}` : ""}`);
-  const page = await reply.json();
+  const response = await request(`jobs?limit=20${before ? `&before=${before}` : ""}`);
+  const page = await response.json();
   return { jobs: page.jobs.map(asJob), next: page.next ?? null };
 }
 
@@ -190,7 +190,7 @@ export async function cancel(id) {
 }
 
 /**
- * The job's state now and at every change, as bytes of an event stream.
+ * An event stream of the job's state, now and after each change.
  * @param {string} id
  * @param {AbortSignal} signal
  */
@@ -199,22 +199,22 @@ export async function events(id, signal) {
   return request(`events/${id}`, { signal, headers, cache: "no-store" });
 }
 
-/** A file of a job. @param {string} path as the job names it. @param {AbortSignal} [signal] */
+/** A file of a job. @param {string} path `url` of the file. @param {AbortSignal} [signal] */
 export async function file(path, signal) {
   return (await request(path, { signal })).blob();
 }
 
 /**
- * The job's model, exported again.
+ * Exports the job's model again.
  * @param {string} id
- * @param {Record<string, unknown>} how
+ * @param {Record<string, unknown>} parameters
  */
-export async function exported(id, how) {
+export async function exportModel(id, parameters) {
   const headers = { "Content-Type": "application/json" };
-  const reply = await request(`jobs/${id}/export`, {
+  const response = await request(`jobs/${id}/export`, {
     method: "POST",
     headers,
-    body: JSON.stringify(how),
+    body: JSON.stringify(parameters),
   });
-  return reply.blob();
+  return response.blob();
 }

@@ -1,10 +1,10 @@
-/** The command that would do the same. */
+/** The curl command that generates the same model. */
 
 import { address, hasKey } from "./api.js";
 
 /**
  * A curl command for a POSIX shell.
- * @param {string} name of the picture's file.
+ * @param {string} name file name of the picture.
  * @param {Record<string, unknown>} fields
  */
 export function curlCommand(name, fields) {

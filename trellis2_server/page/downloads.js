@@ -1,4 +1,4 @@
-/** Links to a job's files, the command that makes them, and exporting once more. */
+/** Links to a job's files, the export form, and the curl command. */
 
 import * as api from "./api.js";
 import { curlCommand } from "./curl.js";
@@ -6,11 +6,11 @@ import { isFinished } from "./job.js";
 import { fieldRows, valuesOf } from "./settings.js";
 import { size } from "./words.js";
 
-/** Each model's files: their ending, and what they are called. */
+/** The models, with the ending and the label of each file type. */
 const MODELS = [
   {
     model: "textured",
-    words: "Textured",
+    label: "Textured",
     types: [
       ["glb", "GLB", ""],
       ["zip", "OBJ", ", zipped with its textures"],
@@ -18,7 +18,7 @@ const MODELS = [
   },
   {
     model: "shape",
-    words: "Untextured",
+    label: "Untextured",
     types: [
       ["glb", "GLB", ""],
       ["obj", "OBJ", ""],
@@ -44,20 +44,21 @@ export class Downloads {
     /** @param {string} id */
     const part = (id) => /** @type {any} */ (section.querySelector(`#${id}`));
     /** @type {{files: HTMLElement, more: HTMLDetailsElement, form: HTMLFormElement,
-     *   fields: HTMLElement, line: HTMLElement, command: HTMLElement, copied: HTMLElement}} */
+     *   fields: HTMLElement, status: HTMLElement, command: HTMLElement,
+     *   copyResult: HTMLElement}} */
     this.parts = {
       files: part("files"),
       more: part("export"),
       form: part("export-form"),
       fields: part("export-fields"),
-      line: part("export-line"),
+      status: part("export-status"),
       command: part("command"),
-      copied: part("copied"),
+      copyResult: part("copy-result"),
     };
     /** @type {Job | null} */
     this.job = null;
     this.name = "";
-    this.says = "";
+    this.shown = "";
     this.parts.form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.#export();
@@ -65,25 +66,27 @@ export class Downloads {
     part("copy").addEventListener("click", () => this.#copy());
   }
 
-  /** @param {import("./settings.js").Options} options */
-  offer(options) {
+  /** Fills the export form. @param {import("./settings.js").Options} options */
+  setOptions(options) {
     this.parts.fields.replaceChildren(...fieldRows(options, EXPORT_FIELDS, "export"));
   }
 
   /**
    * @param {Job | null} job
-   * @param {string} name of the picture's file.
-   * @param {Record<string, unknown>} standard the server's defaults, which need not be said.
+   * @param {string} name file name of the picture.
+   * @param {Record<string, unknown>} defaults the server's defaults, which the command omits.
    */
-  show(job, name, standard) {
+  show(job, name, defaults) {
     this.job = job;
     this.name = name.replace(/\.[^.]*$/, "") || "model";
     this.section.hidden = !job?.shape_ready;
     if (!job) return;
-    const says = JSON.stringify([job.uid, job.files, job.can_export, name]);
-    if (says === this.says) return;
-    if (!this.says.includes(job.uid)) this.parts.line.textContent = this.parts.copied.textContent = "";
-    this.says = says;
+    const state = JSON.stringify([job.uid, job.files, job.can_export, name]);
+    if (state === this.shown) return;
+    if (!this.shown.includes(job.uid)) {
+      this.parts.status.textContent = this.parts.copyResult.textContent = "";
+    }
+    this.shown = state;
     this.parts.files.replaceChildren(
       ...MODELS.filter(({ model }) =>
         model === "shape" ? job.shape_ready : job.texture_ready,
@@ -91,7 +94,7 @@ export class Downloads {
     );
     this.parts.more.hidden = !(job.can_export && isFinished(job));
     const fields = Object.entries(job.parameters ?? {}).filter(
-      ([field, value]) => JSON.stringify(value) !== JSON.stringify(standard[field]),
+      ([field, value]) => JSON.stringify(value) !== JSON.stringify(defaults[field]),
     );
     this.parts.command.textContent = curlCommand(name, {
       ...Object.fromEntries(fields),
@@ -102,27 +105,27 @@ export class Downloads {
 
   /**
    * @param {Job} job
-   * @param {typeof MODELS[0]} what
+   * @param {typeof MODELS[0]} row
    */
-  #row(job, { model, words, types }) {
+  #row(job, { model, label, types }) {
     const row = document.createElement("li");
     row.dataset.model = model;
     const title = row.appendChild(document.createElement("span"));
-    title.textContent = words;
+    title.textContent = label;
     for (const [ending, type, more] of types) {
       const link = row.appendChild(document.createElement("a"));
       const path = `jobs/${job.uid}/${model}.${ending}`;
       const file = `${this.name}${model === "shape" ? "-shape" : ""}.${ending}`;
       link.href = api.address(path);
       link.download = file;
-      link.append(unseen(`${words} model as `), type, unseen(more));
-      const known = job.files?.[`${model}.${ending}`];
-      if (known) {
+      link.append(visuallyHidden(`${label} model as `), type, visuallyHidden(more));
+      const stored = job.files?.[`${model}.${ending}`];
+      if (stored) {
         const bytes = link.appendChild(document.createElement("span"));
-        bytes.textContent = ` ${size(known.bytes)}`;
+        bytes.textContent = ` ${size(stored.bytes)}`;
       }
       link.addEventListener("click", (event) => {
-        event.preventDefault(); // a link carries no key, and the server's name wins over ours
+        event.preventDefault(); // links send no key, and use the server's file name
         this.#save(api.file(path), file);
       });
     }
@@ -130,27 +133,28 @@ export class Downloads {
   }
 
   async #export() {
-    const { form, line } = this.parts;
+    const { form, status } = this.parts;
     if (!this.job || !form.reportValidity()) return;
     const { job, name } = this;
     const values = valuesOf(form);
     const ending = { obj_zip: "zip" }[values.type] ?? values.type ?? "glb";
     const button = /** @type {HTMLButtonElement} */ (form.querySelector("button"));
     button.disabled = true;
-    line.textContent = "Exporting …";
-    const how = { ...values, texture: job.texture_ready };
-    line.textContent = await this.#save(api.exported(job.uid, how), `${name}-export.${ending}`);
+    status.textContent = "Exporting …";
+    const parameters = { ...values, texture: job.texture_ready };
+    const content = api.exportModel(job.uid, parameters);
+    status.textContent = await this.#save(content, `${name}-export.${ending}`);
     button.disabled = false;
   }
 
   /**
-   * Gives a file to the person; a sentence on how that went.
-   * @param {Promise<Blob>} coming
+   * Saves a file as a download; returns a message about the result.
+   * @param {Promise<Blob>} pending
    * @param {string} name
    */
-  async #save(coming, name) {
+  async #save(pending, name) {
     try {
-      const content = await coming;
+      const content = await pending;
       const link = document.createElement("a");
       link.href = URL.createObjectURL(content);
       link.download = name;
@@ -158,28 +162,30 @@ export class Downloads {
       setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
       return `${name}: ${size(content.size)}.`;
     } catch (error) {
-      this.parts.line.textContent = /** @type {Error} */ (error).message;
+      this.parts.status.textContent = /** @type {Error} */ (error).message;
       return /** @type {Error} */ (error).message;
     }
   }
 
   async #copy() {
-    const { command, copied } = this.parts;
+    const { command, copyResult } = this.parts;
     const text = command.textContent ?? "";
-    // Only a page that came over https, or from this very machine, has a clipboard.
+    // Only pages from https or from localhost may use the clipboard.
     const isDone = await navigator.clipboard?.writeText(text).then(
       () => true,
       () => false,
     );
     if (!isDone) getSelection()?.selectAllChildren(command);
-    copied.textContent = isDone ? "Copied." : "It is selected: copy it with your keyboard.";
+    copyResult.textContent = isDone
+      ? "Copied."
+      : "The command is selected: copy it with the keyboard.";
   }
 }
 
-/** For who listens. @param {string} text */
-function unseen(text) {
+/** Text for screen readers only. @param {string} text */
+function visuallyHidden(text) {
   const span = document.createElement("span");
-  span.className = "unseen";
+  span.className = "visually-hidden";
   span.textContent = text;
   return span;
 }

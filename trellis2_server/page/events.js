@@ -1,26 +1,26 @@
 /**
- * An event stream read by `fetch`: `EventSource` cannot send a key.
+ * Event streams read with `fetch`, because `EventSource` cannot send an API key.
  * https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
  */
 
 /** @typedef {{event: string, data: string}} Event */
 
 /**
- * The events of a reply's body, as they come.
+ * Yields the events of a response body.
  * @param {ReadableStream<Uint8Array>} body
- * @param {() => void} [sign] called at every sign of life, comments too.
+ * @param {() => void} [onData] called whenever data arrives, including comments.
  * @returns {AsyncGenerator<Event>}
  */
-export async function* readEvents(body, sign = () => {}) {
+export async function* readEvents(body, onData = () => {}) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
+  let incomplete = "";
   try {
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return;
-      sign();
-      const blocks = (rest + value).split(/\r?\n\r?\n/);
-      rest = /** @type {string} */ (blocks.pop());
+      onData();
+      const blocks = (incomplete + value).split(/\r?\n\r?\n/);
+      incomplete = /** @type {string} */ (blocks.pop());
       for (const block of blocks) {
         const event = parseEvent(block);
         if (event) yield event;
@@ -33,12 +33,12 @@ export async function* readEvents(body, sign = () => {}) {
 
 /** @param {string} block @returns {Event | null} */
 function parseEvent(block) {
-  const found = { event: "message", data: "" };
+  const parsed = { event: "message", data: "" };
   const data = [];
   for (const line of block.split(/\r?\n/)) {
     const [, name, value] = /^(\w+):? ?(.*)$/.exec(line) ?? [];
-    if (name === "event") found.event = value;
+    if (name === "event") parsed.event = value;
     if (name === "data") data.push(value);
   }
-  return data.length ? { ...found, data: data.join("\n") } : null;
+  return data.length ? { ...parsed, data: data.join("\n") } : null;
 }

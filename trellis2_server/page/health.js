@@ -1,68 +1,70 @@
-/** What the server says of itself: which engine serves, or why none does. */
+/** The health of the server: which engine is running, or why none is. */
 
 import * as api from "./api.js";
 import { percent } from "./words.js";
 
-const WHILE_LOADING_MS = 1_500;
-const OTHERWISE_MS = 20_000;
+const POLL_UNTIL_OK_MS = 1_500;
+const POLL_MS = 20_000;
 
 /**
- * Keeps the banner true.
+ * Polls the health, and shows it.
  * @param {HTMLElement} banner
- * @param {HTMLElement} chip the one word.
- * @param {(engine: string) => void} whenKnown called when the engine's name is known, and each
- *   time that serving begins.
+ * @param {HTMLElement} label shows the engine and the status.
+ * @param {(engine: string) => void} onEngine called with the name of the engine when it is first
+ *   known, and each time that the status becomes "ok".
  */
-export function watchHealth(banner, chip, whenKnown) {
+export function watchHealth(banner, label, onEngine) {
   let before = "";
-  const look = async () => {
+  const poll = async () => {
     /** @type {Awaited<ReturnType<typeof api.health>> | null} */
     const health = await api.health().catch(() => null);
     const status = health?.status ?? "unreachable";
-    show(banner, sentenceOf(health), health?.notes ?? [], status !== "ok");
-    chip.textContent = health ? `${health.engine} · ${status}` : "";
-    chip.dataset.status = status;
-    if (health && (!before || (status === "ok" && before !== "ok"))) whenKnown(health.engine);
+    show(banner, messageOf(health), health?.notes ?? [], status !== "ok");
+    label.textContent = health ? `${health.engine} · ${status}` : "";
+    label.dataset.status = status;
+    if (health && (!before || (status === "ok" && before !== "ok"))) onEngine(health.engine);
     if (health) before = status;
-    setTimeout(look, status === "ok" ? OTHERWISE_MS : WHILE_LOADING_MS);
+    setTimeout(poll, status === "ok" ? POLL_MS : POLL_UNTIL_OK_MS);
   };
-  look();
+  poll();
 }
 
 /** @param {Awaited<ReturnType<typeof api.health>> | null} health */
-function sentenceOf(health) {
+function messageOf(health) {
   if (!health) return "The server cannot be reached. Trying again.";
   if (health.status === "loading") {
-    const how = health.progress ? ` (${health.stage}, ${percent(health.progress)})` : "";
-    return `The model is loading${how}. Pictures can be sent when it has.`;
+    const progress = health.progress ? ` (${health.stage}, ${percent(health.progress)})` : "";
+    return `The model is loading${progress}. You can send pictures when it is ready.`;
   }
-  if (health.status !== "ok") return `No models can be made: ${health.error ?? "ask the operator."}`;
+  if (health.status !== "ok") {
+    return `The server cannot generate models: ${health.error ?? "ask the operator."}`;
+  }
   if (health.engine !== "preview") return "";
   return (
-    "The preview engine is serving, without TRELLIS.2: it inflates the outline, and knows " +
-    "nothing of what the object looks like from behind."
+    "The preview engine is running instead of TRELLIS.2: it inflates the outline of the object, " +
+    "and cannot reconstruct its back."
   );
 }
 
 /**
  * @param {HTMLElement} banner
- * @param {string} sentence
+ * @param {string} message
  * @param {string[]} notes
- * @param {boolean} isTrouble
+ * @param {boolean} isError
  */
-function show(banner, sentence, notes, isTrouble) {
-  banner.hidden = !sentence;
-  banner.classList.toggle("is-trouble", isTrouble);
-  const text = [sentence, ...notes].join("\n");
-  if (banner.dataset.says === text) return; // a live region speaks when it changes
-  banner.dataset.says = text;
-  const line = document.createElement("p");
-  line.textContent = sentence;
-  banner.replaceChildren(line);
-  if (!sentence || !notes.length) return;
-  const why = banner.appendChild(document.createElement("details"));
-  const summary = why.appendChild(document.createElement("summary"));
-  summary.textContent = "What the server notes";
-  const list = why.appendChild(document.createElement("ul"));
+function show(banner, message, notes, isError) {
+  banner.hidden = !message;
+  banner.classList.toggle("is-error", isError);
+  const text = [message, ...notes].join("\n");
+  if (banner.dataset.text === text) return; // screen readers announce every change
+  banner.dataset.text = text;
+  const paragraph = document.createElement("p");
+  paragraph.textContent = message;
+  banner.replaceChildren(paragraph);
+  if (!message || !notes.length) return;
+  const details = banner.appendChild(document.createElement("details"));
+  const summary = details.appendChild(document.createElement("summary"));
+  summary.textContent = "Server notes";
+  const list = details.appendChild(document.createElement("ul"));
   for (const note of notes) list.appendChild(document.createElement("li")).textContent = note;
 }

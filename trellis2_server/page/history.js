@@ -1,34 +1,34 @@
-/** The jobs of this server, with what each model was made from. */
+/** The list of jobs of this server, with their pictures. */
 
 import * as api from "./api.js";
 import { isCancelled, isFinished } from "./job.js";
 import { clock } from "./words.js";
 
-const WHILE_BUSY_MS = 2_000;
-const OTHERWISE_MS = 15_000;
+const POLL_WHILE_BUSY_MS = 2_000;
+const POLL_MS = 15_000;
 
 export class History {
   /**
    * @param {HTMLElement} list
-   * @param {HTMLElement} empty shown while there is nothing.
-   * @param {HTMLButtonElement} more
-   * @param {(uid: string) => void} choose
+   * @param {HTMLElement} empty shown while there are no jobs.
+   * @param {HTMLButtonElement} more shows earlier jobs.
+   * @param {(uid: string) => void} onSelect
    */
-  constructor(list, empty, more, choose) {
+  constructor(list, empty, more, onSelect) {
     this.list = list;
     this.empty = empty;
     this.more = more;
-    this.choose = choose;
+    this.onSelect = onSelect;
     /** @type {Map<string, {item: HTMLLIElement, job: api.Job}>} */
     this.entries = new Map();
-    this.chosen = "";
-    /** Of the last one shown; null: there are no earlier ones. @type {string | null} */
+    this.selected = "";
+    /** `before` of the next page; null: there are no earlier jobs. @type {string | null} */
     this.next = null;
-    this.hasMore = false;
+    this.hasEarlier = false;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.timer = undefined;
-    this.sight = new IntersectionObserver((seen) => {
-      for (const { isIntersecting, target } of seen) {
+    this.visibility = new IntersectionObserver((entries) => {
+      for (const { isIntersecting, target } of entries) {
         if (isIntersecting) this.#fetchThumbnail(/** @type {HTMLElement} */ (target));
       }
     });
@@ -36,7 +36,7 @@ export class History {
     document.addEventListener("visibilitychange", () => this.refresh());
   }
 
-  /** Asks the server for its latest jobs, now and from now on. */
+  /** Fetches the latest jobs, now and at intervals. */
   async refresh() {
     clearTimeout(this.timer);
     if (document.hidden) return;
@@ -44,23 +44,23 @@ export class History {
     if (page) {
       const gone = new Set(this.entries.keys());
       page.jobs.forEach((job, at) => (this.#put(job, at), gone.delete(job.uid)));
-      if (page.next === null) for (const uid of gone) this.#drop(uid);
-      if (!this.hasMore) this.#offer(page.next);
+      if (page.next === null) for (const uid of gone) this.#remove(uid);
+      if (!this.hasEarlier) this.#setNext(page.next);
     }
     this.empty.hidden = this.entries.size > 0;
     const isBusy = [...this.entries.values()].some(({ job }) => !isFinished(job));
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.refresh(), isBusy ? WHILE_BUSY_MS : OTHERWISE_MS);
+    this.timer = setTimeout(() => this.refresh(), isBusy ? POLL_WHILE_BUSY_MS : POLL_MS);
   }
 
-  /** A state of a job that somebody else heard of. @param {api.Job} job */
+  /** Shows a newer state of a job. @param {api.Job} job */
   update(job) {
     if (this.entries.has(job.uid)) this.#put(job);
   }
 
-  /** Marks the job that is looked at. @param {string} uid */
-  mark(uid) {
-    this.chosen = uid;
+  /** Marks the selected job. @param {string} uid */
+  select(uid) {
+    this.selected = uid;
     for (const [each, { item }] of this.entries) {
       const button = /** @type {HTMLElement} */ (item.firstElementChild);
       if (each === uid) button.setAttribute("aria-current", "true");
@@ -72,19 +72,19 @@ export class History {
     const page = await api.jobs(this.next).catch(() => null);
     if (!page) return;
     for (const job of page.jobs) this.#put(job, this.entries.size);
-    this.hasMore = true;
-    this.#offer(page.next);
+    this.hasEarlier = true;
+    this.#setNext(page.next);
   }
 
   /** @param {string | null} next */
-  #offer(next) {
+  #setNext(next) {
     this.next = next;
     this.more.hidden = next === null;
   }
 
   /**
    * @param {api.Job} job
-   * @param {number} [at] its place, if that is known.
+   * @param {number} [at] its index in the list, if known.
    */
   #put(job, at) {
     const entry = this.entries.get(job.uid) ?? { item: this.#newItem(job.uid), job };
@@ -102,7 +102,7 @@ export class History {
     const picture = job.files?.["input.png"];
     if (picture && !item.dataset.url) {
       item.dataset.url = picture.url;
-      this.sight.observe(item);
+      this.visibility.observe(item);
     }
   }
 
@@ -117,38 +117,38 @@ export class History {
     when.className = "when";
     const what = button.appendChild(document.createElement("span"));
     what.className = "what";
-    button.addEventListener("click", () => this.choose(uid));
-    if (uid === this.chosen) button.setAttribute("aria-current", "true");
+    button.addEventListener("click", () => this.onSelect(uid));
+    if (uid === this.selected) button.setAttribute("aria-current", "true");
     return item;
   }
 
   /** @param {HTMLElement} item */
   async #fetchThumbnail(item) {
-    this.sight.unobserve(item);
+    this.visibility.unobserve(item);
     const content = await api.file(item.dataset.url ?? "").catch(() => null);
     const image = /** @type {HTMLImageElement} */ (item.querySelector("img"));
     if (content) image.src = URL.createObjectURL(content);
   }
 
   /** @param {string} uid */
-  #drop(uid) {
+  #remove(uid) {
     const entry = this.entries.get(uid);
     if (!entry) return;
     const { item } = entry;
     const url = item.querySelector("img")?.src;
     if (url) URL.revokeObjectURL(url);
-    this.sight.unobserve(item);
+    this.visibility.unobserve(item);
     item.remove();
     this.entries.delete(uid);
   }
 }
 
-/** A state for the style sheet, and in words. @param {api.Job} job */
+/** The state of a job for the style sheet, and its label. @param {api.Job} job */
 function stateOf(job) {
   if (isCancelled(job)) return ["cancelled", "cancelled"];
   if (job.status === "error") return ["failed", "failed"];
   if (!isFinished(job)) {
-    return job.queue_position && !job.stage ? ["waiting", "waiting"] : ["working", "in work"];
+    return job.queue_position && !job.stage ? ["waiting", "waiting"] : ["running", "running"];
   }
   return job.texture_ready ? ["done", "textured"] : ["done", "untextured"];
 }

@@ -1,17 +1,17 @@
-/** Following one job to its end, over whatever the network does meanwhile. */
+/** Watching a job to its end, with reconnects. */
 
 import * as api from "./api.js";
 import { readEvents } from "./events.js";
 
-const FIRST_PAUSE_MS = 500;
-const LONGEST_PAUSE_MS = 15_000;
+const MIN_PAUSE_MS = 500;
+const MAX_PAUSE_MS = 15_000;
 const POLL_MS = 1_500;
-/** The state comes at once; a proxy that holds a stream back is found by this. */
-const FIRST_EVENT_MS = 6_000;
-/** The server sends a sign of life every 15 s. */
-const SILENCE_MS = 40_000;
+/** The server sends the state at once; without it, a proxy buffers the stream. */
+const FIRST_EVENT_TIMEOUT_MS = 6_000;
+/** The server sends a heartbeat every 15 s. */
+const SILENCE_TIMEOUT_MS = 40_000;
 
-/** Whether a job will not change any more by itself. @param {api.Job} job */
+/** Whether a job has ended. @param {api.Job} job */
 export function isFinished(job) {
   return job.status === "completed" || job.status === "error";
 }
@@ -22,72 +22,74 @@ export function isCancelled(job) {
 }
 
 /**
- * Tells every state of a job, to its last.
+ * Calls `onState` with each state of a job, until the job ends.
  *
- * A stream that breaks is opened again, after longer and longer pauses; where streams do not
- * come through, the job is asked for instead.
+ * A broken stream is opened again, with increasing pauses. If no event arrives, the job is polled
+ * instead.
  * @param {string} id
- * @param {(job: api.Job) => void} tell
- * @param {(sentence: string | null) => void} tellTrouble a sentence while the connection is
- *   lost, null when it is there again.
+ * @param {(job: api.Job) => void} onState
+ * @param {(message: string | null) => void} onConnection called with a message when the
+ *   connection is lost, and with null when it works.
  * @param {AbortSignal} signal
- * @throws {api.ServerError} the server knows no such job, or does not let us see it.
+ * @throws {api.ServerError} the job does not exist, or access is denied.
  */
-export async function follow(id, tell, tellTrouble, signal) {
-  let pause_ms = FIRST_PAUSE_MS;
-  let [now, otherwise] = [streamed, polled];
+export async function watch(id, onState, onConnection, signal) {
+  let pause_ms = MIN_PAUSE_MS;
+  let [source, otherSource] = [streamed, polled];
   while (!signal.aborted) {
-    let hasCome = false;
+    let hasState = false;
     try {
-      for await (const job of now(id, signal)) {
-        hasCome = true;
-        pause_ms = FIRST_PAUSE_MS;
-        tellTrouble(null);
-        tell(job);
+      for await (const job of source(id, signal)) {
+        hasState = true;
+        pause_ms = MIN_PAUSE_MS;
+        onConnection(null);
+        onState(job);
         if (isFinished(job)) return;
       }
     } catch (error) {
       if (signal.aborted) return;
-      if (error instanceof api.ServerError && !error.isPassing) throw error;
-      const sentence = error instanceof api.ServerError ? error.message : "The connection is lost.";
-      if (hasCome || now === polled) tellTrouble(`${sentence} Trying again.`);
+      if (error instanceof api.ServerError && !error.isTemporary) throw error;
+      const message = error instanceof api.ServerError ? error.message : "The connection is lost.";
+      if (hasState || source === polled) onConnection(`${message} Trying again.`);
     }
-    if (!hasCome) [now, otherwise] = [otherwise, now];
-    if (hasCome || now === streamed) {
+    if (!hasState) [source, otherSource] = [otherSource, source];
+    if (hasState || source === streamed) {
       await pause(pause_ms * (0.75 + Math.random() / 2), signal);
-      pause_ms = Math.min(pause_ms * 2, LONGEST_PAUSE_MS);
+      pause_ms = Math.min(pause_ms * 2, MAX_PAUSE_MS);
     }
   }
 }
 
 /**
+ * Yields the states of a job from its event stream.
  * @param {string} id
  * @param {AbortSignal} signal
  * @returns {AsyncGenerator<api.Job>}
  */
 async function* streamed(id, signal) {
-  const silence = new AbortController();
-  const giveUp = () => silence.abort();
-  signal.addEventListener("abort", giveUp);
-  let timer = setTimeout(giveUp, FIRST_EVENT_MS);
-  const wait = () => {
+  const controller = new AbortController();
+  const abort = () => controller.abort();
+  signal.addEventListener("abort", abort);
+  let timer = setTimeout(abort, FIRST_EVENT_TIMEOUT_MS);
+  const restartTimer = () => {
     clearTimeout(timer);
-    timer = setTimeout(giveUp, SILENCE_MS);
+    timer = setTimeout(abort, SILENCE_TIMEOUT_MS);
   };
   try {
-    const reply = await api.events(id, silence.signal);
-    if (!reply.body) return;
-    for await (const { event, data } of readEvents(reply.body, wait)) {
+    const response = await api.events(id, controller.signal);
+    if (!response.body) return;
+    for await (const { event, data } of readEvents(response.body, restartTimer)) {
       if (event === "status" || event === "end") yield api.asJob(JSON.parse(data));
     }
   } finally {
     clearTimeout(timer);
-    signal.removeEventListener("abort", giveUp);
-    silence.abort();
+    signal.removeEventListener("abort", abort);
+    controller.abort();
   }
 }
 
 /**
+ * Yields the state of a job at intervals.
  * @param {string} id
  * @param {AbortSignal} signal
  * @returns {AsyncGenerator<api.Job>}

@@ -1,9 +1,9 @@
-/** The dialogue that asks for the API key. */
+/** The dialog for the API key. */
 
 /**
- * Asks; gives the key, or null.
+ * Returns a function that opens the dialog, and returns the key or null.
  * @param {HTMLDialogElement} dialog
- * @returns {(sentence: string, isWrong: boolean) => Promise<string | null>}
+ * @returns {(message: string, isWrong: boolean) => Promise<string | null>}
  */
 export function keyDialog(dialog) {
   const field = /** @type {HTMLInputElement} */ (dialog.querySelector("input"));
@@ -14,11 +14,11 @@ export function keyDialog(dialog) {
     event.preventDefault();
     dialog.close(field.value.trim());
   });
-  return (sentence, isWrong) =>
+  return (message, isWrong) =>
     new Promise((resolve) => {
       field.value = "";
       dialog.returnValue = "";
-      reason.textContent = isWrong ? `That key is not one of this server's: ${sentence}` : sentence;
+      reason.textContent = isWrong ? `This key is not valid: ${message}` : message;
       dialog.addEventListener("close", () => resolve(dialog.returnValue || null), { once: true });
       dialog.showModal();
     });

@@ -1,31 +1,31 @@
-/** The page: puts its parts together, and holds which job is looked at. */
+/** The page: connects its parts, and holds which job is selected. */
 
 import * as api from "./api.js";
 import { Downloads } from "./downloads.js";
 import { watchHealth } from "./health.js";
 import { History } from "./history.js";
-import { follow, isCancelled, isFinished } from "./job.js";
+import { isCancelled, isFinished, watch } from "./job.js";
 import { keyDialog } from "./key.js";
-import { takePictures } from "./pictures.js";
+import { acceptPictures } from "./pictures.js";
 import { Settings } from "./settings.js";
-import { announcementOf, fractionOf, lineOf, showSteps } from "./steps.js";
+import { announcementOf, fractionOf, showSteps, statusLineOf } from "./steps.js";
 import { loadViewer, Viewer } from "./viewer.js";
 
 /** @param {string} id @returns {any} */
 const part = (id) => document.getElementById(id);
 const parts = {
   alert: part("alert"),
-  again: part("again"),
+  announcement: part("announcement"),
   bar: part("bar"),
   cancel: part("cancel"),
   caption: part("caption"),
+  display: part("display"),
   error: part("job-error"),
   job: part("job"),
-  line: part("line"),
+  newSeed: part("new-seed"),
   picture: part("picture"),
-  remake: part("remake"),
-  said: part("said"),
-  stage: part("stage"),
+  rerun: part("rerun"),
+  status: part("job-status"),
   steps: part("steps"),
   title: part("job-title"),
   views: part("views"),
@@ -34,21 +34,21 @@ const parts = {
 
 const settings = new Settings(part("settings"), part("reset"));
 const downloads = new Downloads(part("downloads"));
-const viewer = new Viewer(part("viewer"), part("viewer-trouble"));
-const history = new History(part("history"), part("history-empty"), part("history-more"), goTo);
+const viewer = new Viewer(part("viewer"), part("viewer-error"));
+const history = new History(part("history"), part("history-empty"), part("history-more"), openJob);
 
-/** What was sent from this tab, by the job's name. @type {Map<string, File>} */
+/** Pictures that were sent from this tab, by uid of their job. @type {Map<string, File>} */
 const sent = new Map();
-/** What is looked at. */
-const seen = {
+/** The selected job. */
+const current = {
   id: "",
   /** @type {api.Job | null} */
   job: null,
-  /** The model that the viewer has: its route. */
+  /** The model in the viewer: "textured", "shape" or none. */
   model: "",
-  /** @type {"textured" | "clay"} */
+  /** The model that the user has selected. @type {"textured" | "shape"} */
   view: "textured",
-  /** The address of the picture that is shown. */
+  /** URL of the visible picture. */
   picture: "",
   stop: new AbortController(),
 };
@@ -56,28 +56,28 @@ const seen = {
 // ---- sending -------------------------------------------------------------------------
 
 /**
- * Sends pictures, one after the other, and looks at the first.
+ * Sends pictures, one after the other, and opens the job of the first one.
  * @param {File[]} pictures
- * @param {Record<string, string>} [more] fields over those that are set.
+ * @param {Record<string, string>} [more] fields that override the settings.
  */
 async function send(pictures, more = {}) {
-  say(null);
+  showError(null);
   if (!part("settings").reportValidity()) return;
   const fields = { texture: "true", ...settings.values(), ...more };
   let first = "";
   for (const [at, picture] of pictures.entries()) {
-    if (at === 0) showPicture(URL.createObjectURL(picture), "The picture", "picture");
+    if (at === 0) showPicture(URL.createObjectURL(picture), "Picture", "picture");
     try {
       checkSize(picture);
       const id = await api.send(picture, picture.name, fields);
       sent.set(id, picture);
       first ||= id;
-      if (id === first) goTo(id);
-      // Other ways to it, the history's among them, lead to its own name.
+      if (id === first) openJob(id);
+      // The history uses another uid of the job.
       else api.job(id).then((job) => sent.set(job.uid, picture), () => {});
     } catch (error) {
-      say(/** @type {Error} */ (error), picture, fields);
-      if (!first) parts.stage.dataset.shows = seen.model ? "model" : "nothing";
+      showError(/** @type {Error} */ (error), picture, fields);
+      if (!first) parts.display.dataset.shows = current.model ? "model" : "nothing";
       break;
     }
   }
@@ -86,38 +86,38 @@ async function send(pictures, more = {}) {
 
 /** @param {File} picture */
 function checkSize(picture) {
-  const most = settings.options?.max_body_bytes ?? Infinity;
-  if (picture.size <= most) return;
-  const [is, may] = [picture.size, most].map((bytes) => `${Math.ceil(bytes / 1e6)} MB`);
-  throw new Error(`${picture.name} has ${is}, and this server takes ${may} at most.`);
+  const limit = settings.options?.max_body_bytes ?? Infinity;
+  if (picture.size <= limit) return;
+  const [size, max] = [picture.size, limit].map((bytes) => `${Math.ceil(bytes / 1e6)} MB`);
+  throw new Error(`${picture.name} has ${size}; the limit of this server is ${max}.`);
 }
 
-/** The same picture again: the file where this tab sent it, else the cut-out. */
+/** The picture of the selected job: the file if this tab sent it, otherwise the cut-out. */
 async function pictureOfJob() {
-  const known = sent.get(seen.id) ?? sent.get(seen.job?.uid ?? "");
-  if (known) return known;
-  const url = seen.job?.files?.["input.png"]?.url;
+  const file = sent.get(current.id) ?? sent.get(current.job?.uid ?? "");
+  if (file) return file;
+  const url = current.job?.files?.["input.png"]?.url;
   if (!url) return null;
   return new File([await api.file(url)], "picture.png", { type: "image/png" });
 }
 
-/** @param {Record<string, string>} fields */
+/** @param {Record<string, string>} fields fields that override the settings. */
 async function sendAgain(fields) {
   try {
     const picture = await pictureOfJob();
     if (picture) await send([picture], fields);
   } catch (error) {
-    say(/** @type {Error} */ (error));
+    showError(/** @type {Error} */ (error));
   }
 }
 
 /**
- * Shows what went wrong, in the server's words; null: nothing did.
+ * Shows an error message; null hides it.
  * @param {Error | null} error
- * @param {File} [picture] that can be sent again.
+ * @param {File} [picture] offered to be sent again.
  * @param {Record<string, string>} [fields]
  */
-function say(error, picture, fields) {
+function showError(error, picture, fields) {
   parts.alert.replaceChildren(error?.message ?? "");
   parts.alert.hidden = !error;
   if (!error || !picture) return;
@@ -128,186 +128,208 @@ function say(error, picture, fields) {
   parts.alert.append(" ", button);
 }
 
-// ---- looking -------------------------------------------------------------------------
+// ---- the selected job ----------------------------------------------------------------
 
-/** @param {string} id */
-function goTo(id) {
-  if (location.hash === `#${id}`) look();
-  else location.hash = id; // and back leads to the one before
+/** Selects a job by the URL's hash, so that the browser's history works. @param {string} id */
+function openJob(id) {
+  if (location.hash === `#${id}`) watchJob();
+  else location.hash = id;
 }
 
-/** Looks at the job that the address names. */
-async function look() {
+/** Watches the job that the URL's hash contains. */
+async function watchJob() {
   const id = location.hash.slice(1);
   if (!/^[0-9a-f-]{32,36}$/.test(id)) return;
-  seen.stop.abort();
-  const stop = (seen.stop = new AbortController());
-  Object.assign(seen, { id, job: null, model: "", view: "textured" });
-  say(null);
+  current.stop.abort();
+  const stop = (current.stop = new AbortController());
+  Object.assign(current, { id, job: null, model: "", view: "textured" });
+  showError(null);
   parts.error.hidden = true;
   viewer.clear();
-  delete parts.stage.dataset.model;
-  parts.stage.dataset.shows = "waiting";
-  const known = sent.get(id);
-  if (known) showPicture(URL.createObjectURL(known), "The picture", "picture");
+  delete parts.display.dataset.model;
+  parts.display.dataset.shows = "waiting";
+  const file = sent.get(id);
+  if (file) showPicture(URL.createObjectURL(file), "Picture", "picture");
   try {
-    await follow(id, (job) => show(job), trouble, stop.signal);
+    await watch(id, showJob, showConnection, stop.signal);
     history.refresh();
   } catch (error) {
     if (stop.signal.aborted) return;
     parts.job.hidden = true;
     downloads.show(null, "", {});
-    if (!seen.model) parts.stage.dataset.shows = "nothing";
-    say(/** @type {Error} */ (error), sent.get(id));
+    if (!current.model) parts.display.dataset.shows = "nothing";
+    showError(/** @type {Error} */ (error), sent.get(id));
   }
 }
 
-/** @param {string | null} sentence */
-function trouble(sentence) {
-  parts.line.classList.toggle("is-trouble", sentence !== null);
-  if (!sentence) return;
+/** Shows a connection problem; null: there is none. @param {string | null} message */
+function showConnection(message) {
+  parts.status.classList.toggle("is-error", message !== null);
+  if (!message) return;
   parts.job.hidden = false;
-  parts.line.textContent = sentence;
+  parts.status.textContent = message;
 }
 
 /** @param {api.Job} job */
-function show(job) {
-  const before = seen.job;
-  seen.job = job;
-  const file = sent.get(seen.id);
+function showJob(job) {
+  const before = current.job;
+  current.job = job;
+  const file = sent.get(current.id);
   if (file) sent.set(job.uid, file);
   history.update(job);
-  history.mark(job.uid);
+  history.select(job.uid);
 
   parts.job.hidden = false;
-  parts.title.textContent = file?.name ?? "The model";
+  parts.title.textContent = file?.name ?? "Model";
   showSteps(parts.steps, job);
-  const fraction = fractionOf(job);
-  if (fraction === null) parts.bar.removeAttribute("value");
-  else parts.bar.value = fraction;
-  parts.bar.hidden = isFinished(job);
-  parts.line.textContent = lineOf(job);
-  document.title = isFinished(job) || fraction === null
-    ? "TRELLIS.2: picture to model"
-    : `${Math.floor(fraction * 100)} % · ${file?.name ?? "model"}`;
-  const said = announcementOf(job);
-  if (parts.said.textContent !== said) parts.said.textContent = said;
-
-  const isBad = job.status === "error" && !isCancelled(job);
-  if (parts.error.hidden === isBad) parts.error.textContent = isBad ? (job.error ?? "") : "";
-  parts.error.hidden = !isBad;
-  const warnings = job.warnings ?? [];
-  if (parts.warnings.children.length !== warnings.length) {
-    parts.warnings.replaceChildren(
-      ...warnings.map((words) => Object.assign(document.createElement("li"), { textContent: words })),
-    );
-  }
+  showProgress(job, file?.name ?? "model");
+  showProblems(job);
   parts.cancel.hidden = isFinished(job);
-  parts.again.hidden = parts.remake.hidden =
+  parts.newSeed.hidden = parts.rerun.hidden =
     !isFinished(job) || !(file || job.files?.["input.png"]);
-  downloads.show(job, file?.name ?? "picture.png", standards());
+  downloads.show(job, file?.name ?? "picture.png", defaults());
 
   const cutout = job.files?.["input.png"];
   if (cutout && !before?.files?.["input.png"]) showCutout(cutout.url);
-  if (job.status === "error" && parts.stage.dataset.shows === "waiting" && !job.shape_ready) {
-    parts.stage.dataset.shows = "nothing";
+  if (job.status === "error" && parts.display.dataset.shows === "waiting" && !job.shape_ready) {
+    parts.display.dataset.shows = "nothing";
   }
   parts.views.hidden = !(job.shape_ready && job.texture_ready);
   showModel();
 }
 
+/** @param {api.Job} job @param {string} name */
+function showProgress(job, name) {
+  const fraction = fractionOf(job);
+  if (fraction === null) parts.bar.removeAttribute("value");
+  else parts.bar.value = fraction;
+  parts.bar.hidden = isFinished(job);
+  parts.status.textContent = statusLineOf(job);
+  document.title = isFinished(job) || fraction === null
+    ? "TRELLIS.2: picture to model"
+    : `${Math.floor(fraction * 100)} % · ${name}`;
+  const announcement = announcementOf(job);
+  if (parts.announcement.textContent !== announcement) {
+    parts.announcement.textContent = announcement;
+  }
+}
+
+/** @param {api.Job} job */
+function showProblems(job) {
+  const hasFailed = job.status === "error" && !isCancelled(job);
+  if (parts.error.hidden === hasFailed) {
+    parts.error.textContent = hasFailed ? (job.error ?? "") : "";
+  }
+  parts.error.hidden = !hasFailed;
+  const warnings = job.warnings ?? [];
+  if (parts.warnings.children.length !== warnings.length) {
+    parts.warnings.replaceChildren(
+      ...warnings.map((text) => Object.assign(document.createElement("li"), { textContent: text })),
+    );
+  }
+}
+
 /** The server's defaults, by field. */
-function standards() {
+function defaults() {
   const properties = Object.entries(settings.options?.properties ?? {});
   return Object.fromEntries(properties.map(([name, schema]) => [name, schema.default]));
 }
 
+// ---- picture and model ---------------------------------------------------------------
+
 /** @param {string} url of the server. */
 async function showCutout(url) {
-  const { signal } = seen.stop;
+  const { signal } = current.stop;
   const content = await api.file(url, signal).catch(() => null);
   if (!content || signal.aborted) return;
-  showPicture(URL.createObjectURL(content), "What the model sees", seen.model ? "model" : "cutout");
+  const shows = current.model ? "model" : "cutout";
+  showPicture(URL.createObjectURL(content), "Cut-out picture", shows);
 }
 
 /**
  * @param {string} url of a blob.
  * @param {string} caption
- * @param {string} shows what the stage shows from now on.
+ * @param {string} shows what the display shows from now on.
  */
 function showPicture(url, caption, shows) {
-  if (seen.picture) URL.revokeObjectURL(seen.picture);
-  seen.picture = parts.picture.src = url;
+  if (current.picture) URL.revokeObjectURL(current.picture);
+  current.picture = parts.picture.src = url;
   parts.picture.alt = caption;
   parts.caption.textContent = caption;
-  parts.stage.dataset.shows = shows;
+  parts.display.dataset.shows = shows;
 }
 
-/** Shows the model that is wanted, or the next best one that is there. */
+/** Shows the model that the user has selected, or the one that is available. */
 async function showModel() {
-  const { job } = seen;
+  const { job } = current;
   if (!job) return;
-  const isTextured = job.texture_ready && (seen.view === "textured" || !job.shape_ready);
+  const isTextured = job.texture_ready && (current.view === "textured" || !job.shape_ready);
   const model = isTextured ? "textured" : job.shape_ready ? "shape" : "";
   for (const button of parts.views.children) {
-    button.setAttribute("aria-pressed", String(button.dataset.view === seen.view));
+    button.setAttribute("aria-pressed", String(button.dataset.view === current.view));
   }
-  if (!model || seen.model === model) return;
-  const before = seen.model;
-  seen.model = model;
-  const { signal } = seen.stop;
-  const words = isTextured ? "The textured model" : "The untextured model";
+  if (!model || current.model === model) return;
+  const before = current.model;
+  current.model = model;
+  const { signal } = current.stop;
+  const description = isTextured ? "The textured model" : "The untextured model";
   try {
-    const glb = await api.file(job.files?.[`${model}.glb`]?.url ?? `jobs/${job.uid}/${model}.glb`, signal);
-    if (signal.aborted || seen.model !== model) return;
-    trouble(null);
-    parts.line.textContent = lineOf(job);
-    const isShown = await viewer.show(glb, words, before !== "");
+    const url = job.files?.[`${model}.glb`]?.url ?? `jobs/${job.uid}/${model}.glb`;
+    const glb = await api.file(url, signal);
+    if (signal.aborted || current.model !== model) return;
+    showConnection(null);
+    parts.status.textContent = statusLineOf(job);
+    const isShown = await viewer.show(glb, description, before !== "");
     if (isShown && !signal.aborted) {
-      parts.stage.dataset.shows = "model";
-      parts.stage.dataset.model = model;
+      parts.display.dataset.shows = "model";
+      parts.display.dataset.model = model;
     }
   } catch (error) {
     if (signal.aborted) return;
-    seen.model = before;
-    if (error instanceof api.ServerError && !error.isPassing) {
-      say(error, sent.get(seen.id));
+    current.model = before;
+    if (error instanceof api.ServerError && !error.isTemporary) {
+      showError(error, sent.get(current.id));
       return;
     }
-    trouble("The connection is lost. Trying again.");
+    showConnection("The connection is lost. Trying again.");
     setTimeout(() => signal.aborted || showModel(), 1_500);
   }
 }
 
-// ---- the parts -----------------------------------------------------------------------
+// ---- events --------------------------------------------------------------------------
 
-api.whenKeyIsNeeded(keyDialog(part("key")));
-takePictures(send, (sentence) => say(new Error(sentence)), part("pick"), part("veil"));
-parts.cancel.addEventListener("click", () =>
-  api.cancel(seen.job?.uid ?? seen.id).catch((error) => say(error)),
+api.setKeyPrompt(keyDialog(part("key")));
+acceptPictures(
+  send,
+  (message) => showError(new Error(message)),
+  part("pick"),
+  part("drop-overlay"),
 );
-parts.again.addEventListener("click", () => sendAgain({ seed: "-1" }));
-parts.remake.addEventListener("click", () => sendAgain({}));
+parts.cancel.addEventListener("click", () =>
+  api.cancel(current.job?.uid ?? current.id).catch((error) => showError(error)),
+);
+parts.newSeed.addEventListener("click", () => sendAgain({ seed: "-1" }));
+parts.rerun.addEventListener("click", () => sendAgain({}));
 parts.views.addEventListener("click", (/** @type {Event} */ event) => {
   const button = /** @type {HTMLElement} */ (event.target).closest("button");
   if (!button) return;
-  seen.view = button.dataset.view === "clay" ? "clay" : "textured";
+  current.view = button.dataset.view === "shape" ? "shape" : "textured";
   showModel();
 });
 watchHealth(part("banner"), part("health"), async (engine) => {
   try {
     const options = await api.options();
     settings.show(options, engine === "preview");
-    downloads.offer(options);
+    downloads.setOptions(options);
   } catch (error) {
-    say(/** @type {Error} */ (error));
+    showError(/** @type {Error} */ (error));
   }
 });
 part("skip").addEventListener("click", (/** @type {Event} */ event) => {
-  event.preventDefault(); // the address keeps the job
+  event.preventDefault(); // the URL's hash contains the job
   part("setup").focus();
 });
-addEventListener("hashchange", look);
+addEventListener("hashchange", watchJob);
 history.refresh();
-look();
-loadViewer().catch(() => {}); // said when there is something to show
+watchJob();
+loadViewer().catch(() => {}); // the error is shown with the first model

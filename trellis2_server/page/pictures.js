@@ -1,55 +1,55 @@
-/** Pictures that a person drops, pastes or picks. */
+/** Pictures that the user drops, pastes or picks. */
 
 /**
- * Gives the pictures that come in, in whichever way.
- * @param {(pictures: File[]) => void} give
- * @param {(sentence: string) => void} refuse
+ * Calls `onPictures` with the pictures that the user provides.
+ * @param {(pictures: File[]) => void} onPictures
+ * @param {(message: string) => void} onError
  * @param {HTMLInputElement} input picks files.
- * @param {HTMLElement} veil shown while something hovers.
+ * @param {HTMLElement} overlay shown while files are dragged over the page.
  */
-export function takePictures(give, refuse, input, veil) {
-  /** @param {Iterable<File>} files */
-  const take = (files) => {
-    const every = [...files];
-    // An empty type is one that the browser does not know; the server looks itself.
-    const pictures = every.filter(({ type }) => type === "" || type.startsWith("image/"));
-    if (pictures.length) give(pictures);
-    else if (every.length) refuse(`${every[0].name} is not a picture.`);
+export function acceptPictures(onPictures, onError, input, overlay) {
+  /** @param {Iterable<File>} fileList */
+  const accept = (fileList) => {
+    const files = [...fileList];
+    // If the browser does not know the type, it is empty; the server checks the content.
+    const pictures = files.filter(({ type }) => type === "" || type.startsWith("image/"));
+    if (pictures.length) onPictures(pictures);
+    else if (files.length) onError(`${files[0].name} is not a picture.`);
   };
 
   for (const button of document.querySelectorAll("[data-pick]")) {
     button.addEventListener("click", () => input.click());
   }
   input.addEventListener("change", () => {
-    take(input.files ?? []);
-    input.value = ""; // the same picture may be picked again
+    accept(input.files ?? []);
+    input.value = ""; // so that the same picture can be picked again
   });
 
   document.addEventListener("paste", (event) => {
     const files = event.clipboardData?.files;
     if (!files?.length) return;
     event.preventDefault();
-    take(files);
+    accept(files);
   });
 
-  let depth = 0; // of the elements that the pointer is over, as dragenter and dragleave nest
+  let depth = 0; // nesting of the dragenter and dragleave events of the elements
   /** @param {DragEvent} event */
   const hasFiles = (event) => event.dataTransfer?.types.includes("Files") ?? false;
   document.addEventListener("dragenter", (event) => {
     if (!hasFiles(event)) return;
     depth += 1;
-    veil.hidden = false;
+    overlay.hidden = false;
   });
   document.addEventListener("dragleave", (event) => {
     if (!hasFiles(event)) return;
     depth = Math.max(0, depth - 1);
-    veil.hidden = depth === 0;
+    overlay.hidden = depth === 0;
   });
   document.addEventListener("dragover", (event) => event.preventDefault());
   document.addEventListener("drop", (event) => {
     event.preventDefault();
     depth = 0;
-    veil.hidden = true;
-    take(event.dataTransfer?.files ?? []);
+    overlay.hidden = true;
+    accept(event.dataTransfer?.files ?? []);
   });
 }

@@ -67,8 +67,8 @@ export class Settings {
     this.reset = reset;
     /** @type {Options | null} */
     this.options = null;
-    reset.addEventListener("click", () => (form.reset(), this.#note()));
-    form.addEventListener("input", () => this.#note());
+    reset.addEventListener("click", () => (form.reset(), this.#updateReset()));
+    form.addEventListener("input", () => this.#updateReset());
     form.addEventListener("submit", (event) => event.preventDefault());
   }
 
@@ -96,10 +96,10 @@ export class Settings {
         return group;
       }),
     );
-    this.#note();
+    this.#updateReset();
   }
 
-  #note() {
+  #updateReset() {
     this.reset.hidden = Object.keys(this.values()).length === 0;
   }
 
@@ -170,7 +170,7 @@ function inputFor(schema) {
 
 /** @param {unknown} value */
 function shown(value) {
-  if (value === undefined || value === null) return "the checkpoint's";
+  if (value === undefined || value === null) return "from the checkpoint";
   if (Array.isArray(value)) return value.join(", ");
   if (value === -1) return "random";
   return String(value);

@@ -1,10 +1,10 @@
-/** How far a job is: its three steps, a bar, and one line. */
+/** The progress of a job: its three steps, a progress bar and a status line. */
 
 import { isCancelled, isFinished } from "./job.js";
 import { duration, percent, stageWords } from "./words.js";
 
 /** @typedef {import("./api.js").Job} Job */
-/** @typedef {"done" | "now" | "later" | "failed" | "left out"} State */
+/** @typedef {"done" | "current" | "pending" | "failed" | "skipped"} State */
 
 /**
  * The state of each step.
@@ -14,11 +14,11 @@ import { duration, percent, stageWords } from "./words.js";
 export function stepsOf(job) {
   const isCutOut = job.shape_ready || Boolean(job.files?.["input.png"]);
   const isDone = [isCutOut, job.shape_ready, job.texture_ready];
-  const times = job.timings ?? {};
+  const timings = job.timings ?? {};
   const seconds = [
-    times.cutout ?? 0,
-    (times.shape ?? 0) + (times.shape_export ?? 0),
-    (times.texture ?? 0) + (times.texture_export ?? 0),
+    timings.cutout ?? 0,
+    (timings.shape ?? 0) + (timings.shape_export ?? 0),
+    (timings.texture ?? 0) + (timings.texture_export ?? 0),
   ];
   const first = isDone.indexOf(false);
   return ["Cut-out", "Shape", "Texture"].map((name, at) => ({
@@ -30,19 +30,19 @@ export function stepsOf(job) {
 
 /** @param {Job} job @param {boolean} isFirst @returns {State} */
 function stateOf(job, isFirst) {
-  if (job.status === "completed") return "left out";
-  if (job.status === "error") return isFirst ? "failed" : "left out";
-  return isFirst ? "now" : "later";
+  if (job.status === "completed") return "skipped";
+  if (job.status === "error") return isFirst ? "failed" : "skipped";
+  return isFirst ? "current" : "pending";
 }
 
-/** One line on what is going on. @param {Job} job */
-export function lineOf(job) {
+/** The status line of a job. @param {Job} job */
+export function statusLineOf(job) {
   if (isCancelled(job)) return "Cancelled.";
-  if (job.status === "error") return "It failed.";
+  if (job.status === "error") return "Failed.";
   if (isFinished(job)) {
     const seconds = (job.finished_at ?? 0) - (job.created_at ?? 0);
     const parts = [
-      job.texture_ready ? "Done" : "The shape is done",
+      job.texture_ready ? "Done" : "Shape done",
       seconds > 0 ? `in ${duration(seconds)}` : "",
     ];
     const facts = [
@@ -53,37 +53,37 @@ export function lineOf(job) {
   }
   if (job.queue_position && !job.stage) {
     const ahead = job.queue_position - 1;
-    return [ahead ? `Waiting: ${ahead} before it` : "Next in the queue", left(job)]
+    return [ahead ? `Waiting in the queue: ${ahead} ahead` : "Next in the queue", timeLeft(job)]
       .filter(Boolean)
       .join(" · ");
   }
   const steps = job.step && job.steps && job.steps > 1 ? ` (${job.step} of ${job.steps})` : "";
-  const what = stageWords(job.stage) || "waiting";
-  const how = job.progress === undefined ? "" : percent(job.progress);
-  return [what[0].toUpperCase() + what.slice(1) + steps, how, left(job)]
+  const stage = stageWords(job.stage) || "waiting";
+  const progress = job.progress === undefined ? "" : percent(job.progress);
+  return [stage[0].toUpperCase() + stage.slice(1) + steps, progress, timeLeft(job)]
     .filter(Boolean)
     .join(" · ");
 }
 
 /** @param {Job} job */
-function left(job) {
+function timeLeft(job) {
   if (job.eta_seconds === undefined || job.eta_seconds <= 0) return "";
-  const what = job.status === "texture_processing" ? "the texture" : "the shape";
-  return `about ${duration(job.eta_seconds)} to ${what}`;
+  const result = job.status === "texture_processing" ? "the texture" : "the shape";
+  return `about ${duration(job.eta_seconds)} until ${result} is ready`;
 }
 
-/** What a listener is told, at each step alone. @param {Job} job */
+/** A message for screen readers, which changes once per step. @param {Job} job */
 export function announcementOf(job) {
   if (isCancelled(job)) return "Cancelled.";
-  if (job.status === "error") return ""; // the alert says it
+  if (job.status === "error") return ""; // the alert is announced
   if (job.status === "completed") {
-    return job.texture_ready ? "The textured model is there." : "The model is there.";
+    return job.texture_ready ? "The textured model is ready." : "The untextured model is ready.";
   }
   if (job.status === "texture_processing") {
-    return "The untextured model is there; its texture is being made.";
+    return "The untextured model is ready. Its texture is being generated.";
   }
   const isCutOut = Boolean(job.files?.["input.png"]);
-  return isCutOut ? "The picture is cut out; its shape is being made." : "The picture is sent.";
+  return isCutOut ? "The cut-out is ready. The shape is being generated." : "The picture was sent.";
 }
 
 /**
@@ -103,12 +103,12 @@ export function showSteps(list, job) {
       }
     }
     item.setAttribute("data-state", state);
-    if (state === "now") item.setAttribute("aria-current", "step");
+    if (state === "current") item.setAttribute("aria-current", "step");
     else item.removeAttribute("aria-current");
   });
 }
 
-/** 0 … 1 of the whole way; null while that is not known. @param {Job} job */
+/** Progress of the whole job, 0 … 1; null if unknown. @param {Job} job */
 export function fractionOf(job) {
   if (isFinished(job)) return 1;
   if (job.progress === undefined) return null;

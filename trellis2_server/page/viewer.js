@@ -1,14 +1,14 @@
 /**
- * The model in 3D: Google's `<model-viewer>`, which the server or a CDN brings.
+ * The 3D viewer: Google's `<model-viewer>`, from the server or from a CDN.
  *
- * It has no public way to a wireframe, and shows no compressed geometry: its decoders would
- * come from elsewhere.
+ * It has no public API for wireframes. Compressed geometry is not supported, because its decoders
+ * would be loaded from another origin.
  */
 
 /** @type {Promise<void> | null} */
 let loading = null;
 
-/** Resolves when the viewer can be used. @throws {Error} it could not be had. */
+/** Resolves when the viewer is loaded. @throws {Error} it could not be loaded. */
 export function loadViewer() {
   loading ??= new Promise((resolve, reject) => {
     const meta = /** @type {HTMLMetaElement} */ (document.querySelector('meta[name="viewer"]'));
@@ -21,8 +21,8 @@ export function loadViewer() {
     script.addEventListener("error", () =>
       reject(
         new Error(
-          "The 3D viewer could not be loaded: it is not installed beside the server (npm " +
-            "install), and its CDN cannot be reached. The downloads work all the same.",
+          "The 3D viewer could not be loaded: it is not installed on the server (npm install), " +
+            "and its CDN cannot be reached. Downloads are not affected.",
         ),
       ),
     );
@@ -33,68 +33,68 @@ export function loadViewer() {
 
 export class Viewer {
   /**
-   * @param {HTMLElement} stage
-   * @param {HTMLElement} trouble where it says what it cannot do.
+   * @param {HTMLElement} container
+   * @param {HTMLElement} errorText shows errors of the viewer.
    */
-  constructor(stage, trouble) {
-    this.stage = stage;
-    this.trouble = trouble;
-    /** @type {any} the element; its types are the viewer's own. */
+  constructor(container, errorText) {
+    this.container = container;
+    this.errorText = errorText;
+    /** The element, which has no type declarations here. @type {any} */
     this.element = null;
     this.url = "";
-    this.turn = Promise.resolve();
+    this.queue = Promise.resolve();
   }
 
   /**
-   * Shows a model; in the place of another one of the same job, from where that was looked at.
+   * Shows a model.
    * @param {Blob} glb
-   * @param {string} words that describe it.
-   * @param {boolean} isSame whether it is of the same job as the one before.
-   * @returns {Promise<boolean>} whether it is to be seen.
+   * @param {string} description alternative text.
+   * @param {boolean} isSameJob whether to keep the camera of the previous model.
+   * @returns {Promise<boolean>} whether the model is visible.
    */
-  show(glb, words, isSame) {
-    const shown = this.turn.then(() => this.#show(glb, words, isSame));
-    this.turn = shown.then(() => {});
+  show(glb, description, isSameJob) {
+    const shown = this.queue.then(() => this.#show(glb, description, isSameJob));
+    this.queue = shown.then(() => {});
     return shown;
   }
 
-  /** Nothing is shown any more. */
+  /** Removes the model. */
   clear() {
-    this.turn = this.turn.then(() => {
+    this.queue = this.queue.then(() => {
       this.element?.remove();
       this.element = null;
       this.#release();
-      this.trouble.hidden = true;
+      this.errorText.hidden = true;
     });
   }
 
   /**
    * @param {Blob} glb
-   * @param {string} words
-   * @param {boolean} isSame
+   * @param {string} description
+   * @param {boolean} isSameJob
    */
-  async #show(glb, words, isSame) {
-    this.trouble.hidden = true;
+  async #show(glb, description, isSameJob) {
+    this.errorText.hidden = true;
     try {
       await loadViewer();
-      const camera = isSame && this.element ? this.#camera() : null;
+      const camera = isSameJob && this.element ? this.#camera() : null;
       if (!camera) {
         this.element?.remove();
         this.element = newElement();
-        this.stage.append(this.element);
+        this.container.append(this.element);
       }
       const url = URL.createObjectURL(glb);
-      const done = new Promise((resolve, reject) => {
+      const loaded = new Promise((resolve, reject) => {
         this.element.addEventListener("load", resolve, { once: true });
         this.element.addEventListener(
           "error",
-          () => reject(new Error("The 3D viewer cannot show this file. The downloads work.")),
+          () => reject(new Error("The 3D viewer cannot show this file. Downloads are not affected.")),
           { once: true },
         );
       });
-      this.element.alt = words;
+      this.element.alt = description;
       this.element.src = url;
-      await done;
+      await loaded;
       if (camera) {
         Object.assign(this.element, camera);
         this.element.jumpCameraToGoal();
@@ -103,13 +103,13 @@ export class Viewer {
       this.url = url;
       return true;
     } catch (error) {
-      this.trouble.textContent = /** @type {Error} */ (error).message;
-      this.trouble.hidden = false;
+      this.errorText.textContent = /** @type {Error} */ (error).message;
+      this.errorText.hidden = false;
       return false;
     }
   }
 
-  /** Where it is looked at from. */
+  /** The current position of the camera. */
   #camera() {
     return {
       cameraOrbit: this.element.getCameraOrbit().toString(),

@@ -1,30 +1,30 @@
-/** Numbers and states as a person reads them. */
+/** Numbers and names of stages, formatted for people. */
 
-/** What the engines and the exporter call their stages. @type {Record<string, string>} */
+/** Stages of the engines and the exporter. @type {Record<string, string>} */
 const STAGES = {
-  cutout: "cutting the object out",
-  condition: "looking at the picture",
-  structure: "finding the rough structure",
-  shape: "making the shape",
+  cutout: "removing the background",
+  condition: "encoding the picture",
+  structure: "generating the rough structure",
+  shape: "generating the shape",
   outline: "tracing the outline",
-  mesh: "making the mesh",
+  mesh: "building the mesh",
   inflate: "inflating the outline",
-  back: "making the back",
-  shape_export: "writing the untextured model",
-  texture: "making the texture",
-  colours: "taking the colours",
-  surface: "taking the surface",
+  back: "building the back",
+  shape_export: "exporting the untextured model",
+  texture: "generating the texture",
+  colours: "sampling the colours",
+  surface: "sampling the surface",
   voxels: "filling the voxels",
   decode: "decoding",
-  texture_export: "writing the textured model",
+  texture_export: "exporting the textured model",
   exporter: "preparing the exporter",
   clean: "cleaning the mesh",
-  decimate: "taking faces away",
-  remesh: "making the mesh anew",
-  unwrap: "unwrapping it",
+  decimate: "reducing the faces",
+  remesh: "remeshing",
+  unwrap: "unwrapping the mesh",
   bake: "baking the textures",
   encode: "encoding the textures",
-  pack: "packing the file",
+  pack: "writing the file",
 };
 
 /** @param {string | undefined} stage */
@@ -50,7 +50,7 @@ export function percent(fraction) {
   return `${Math.floor(fraction * 100)} %`;
 }
 
-/** @param {number} seconds Unix. */
+/** @param {number} seconds Unix time. */
 export function clock(seconds) {
   const date = new Date(seconds * 1e3);
   const isToday = date.toDateString() === new Date().toDateString();

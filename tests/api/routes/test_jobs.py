@@ -1,4 +1,4 @@
-"""Jobs over HTTP: listed, looked at, followed, cancelled and deleted."""
+"""Jobs over HTTP: listed, shown, watched, cancelled and deleted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def send(server: Server, **more: Any) -> str:
 
 
 def parsed(lines: Iterable[str]) -> list[tuple[str, dict[str, Any]]]:
-    """The events of a stream; comments are left out."""
+    """Parse the events of a stream, without comments."""
     events: list[tuple[str, dict[str, Any]]] = []
     kind = ""
     for line in lines:
@@ -42,20 +42,20 @@ def parsed(lines: Iterable[str]) -> list[tuple[str, dict[str, Any]]]:
     return events
 
 
-def follow(server: Server, name: str) -> list[tuple[str, dict[str, Any]]]:
+def watch(server: Server, name: str) -> list[tuple[str, dict[str, Any]]]:
     with server.client.stream("GET", f"/events/{name}") as stream:
         assert stream.status_code == 200
         return parsed(stream.iter_lines())
 
 
-def test_a_job_says_all_that_is_known_of_it(server: Server) -> None:
+def test_a_job_has_all_its_details(server: Server) -> None:
     begin = time.time()
     made = server.generate(fields(seed=7, texture=True, ss_sampling_steps=5))
     image_hash = made.headers["x-image-hash"]
-    known = server.client.get(f"/jobs/{image_hash}").json()
-    assert known == server.client.get(f"/jobs/{made.headers['x-job-id']}").json()
-    assert known == server.client.get(f"/api/jobs/{image_hash}").json()
-    assert known.items() >= {
+    details = server.client.get(f"/jobs/{image_hash}").json()
+    assert details == server.client.get(f"/jobs/{made.headers['x-job-id']}").json()
+    assert details == server.client.get(f"/api/jobs/{image_hash}").json()
+    assert details.items() >= {
         "status": "completed",
         "seed": 7,
         "image_hash": image_hash,
@@ -64,24 +64,24 @@ def test_a_job_says_all_that_is_known_of_it(server: Server) -> None:
         "shape_ready": True,
         "texture_ready": True,
     }.items()  # fmt: skip
-    assert begin - 1 < known["created_at"] <= known["finished_at"] < time.time() + 1
+    assert begin - 1 < details["created_at"] <= details["finished_at"] < time.time() + 1
     steps = ["cutout", "shape", "shape_export", "texture", "texture_export"]
-    assert sorted(known["timings"]) == sorted(steps)
-    assert all(0 <= seconds < PATIENCE_S for seconds in known["timings"].values())
-    assert known["parameters"]["ss_sampling_steps"] == 5
-    again = server.generate({"image": fields()["image"], "texture": True, **known["parameters"]})
-    assert again.headers["x-job-id"] == known["uid"]
+    assert sorted(details["timings"]) == sorted(steps)
+    assert all(0 <= seconds < PATIENCE_S for seconds in details["timings"].values())
+    assert details["parameters"]["ss_sampling_steps"] == 5
+    again = server.generate({"image": fields()["image"], "texture": True, **details["parameters"]})
+    assert again.headers["x-job-id"] == details["uid"]
 
 
-def test_parameters_are_read_as_what_they_were() -> None:
-    known = read_options({"seed": 3, "compress": "draco", "tex_rescale_t": 4}, Settings())
+def test_the_parameters_of_a_job_reproduce_its_options() -> None:
+    options = read_options({"seed": 3, "compress": "draco", "tex_rescale_t": 4}, Settings())
     configured = settings(export={"compress": "meshopt"}, generation={"seed": 9})
-    assert read_options(fields_of(known), configured) == known
+    assert read_options(fields_of(options), configured) == options
     plain = read_options({}, Settings())
     assert read_options(fields_of(plain), configured) == plain
 
 
-def test_jobs_are_listed_page_by_page(server: Server) -> None:
+def test_jobs_are_listed_in_pages(server: Server) -> None:
     made = [server.generate(fields(seed=seed)).headers["x-job-id"] for seed in range(5)]
     first = server.client.get("/jobs?limit=3").json()
     assert [job["uid"] for job in first["jobs"]] == made[:1:-1]
@@ -92,7 +92,7 @@ def test_jobs_are_listed_page_by_page(server: Server) -> None:
         assert server.client.get(f"/jobs?{query}").status_code == status
 
 
-def test_a_job_is_followed_to_its_end(server: Server, engine: GatedEngine) -> None:
+def test_a_job_is_watched_to_its_end(server: Server, engine: GatedEngine) -> None:
     engine.gates["shape"].clear()
     uid = send(server)
     engine.wait_for("shape")
@@ -109,17 +109,17 @@ def test_a_job_is_followed_to_its_end(server: Server, engine: GatedEngine) -> No
     kind, last = events[-1]
     assert (kind, last["status"]) == ("end", "completed")
     assert last == server.client.get(f"/jobs/{uid}").json()
-    assert follow(server, uid) == [("end", last)]
-    assert follow(server, last["image_hash"]) == [("end", last)]
+    assert watch(server, uid) == [("end", last)]
+    assert watch(server, last["image_hash"]) == [("end", last)]
 
 
 def test_a_stream_ends_with_the_error(server: Server, engine: GatedEngine) -> None:
     engine.failures["texture"] = EngineError("no voxels were left")
-    kind, last = follow(server, send(server))[-1]
+    kind, last = watch(server, send(server))[-1]
     assert (kind, last["status"], last["error"]) == ("end", "error", "no voxels were left")
 
 
-def test_a_quiet_stream_beats_and_who_leaves_it_leaves_nothing(
+def test_a_quiet_stream_sends_heartbeats_and_ends_its_subscription_on_disconnect(
     server: Server, engine: GatedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "HEARTBEAT_S", 0.05)
@@ -130,36 +130,38 @@ def test_a_quiet_stream_beats_and_who_leaves_it_leaves_nothing(
         lines = stream.iter_lines()
         assert next(line for line in lines if line.startswith(":")) == ": heartbeat"
         assert server.subscriptions == 1
-    until(lambda: not server.subscriptions, "nobody listens")
+    until(lambda: not server.subscriptions, "no subscription")
 
 
-def test_a_stop_ends_every_stream(engine: GatedEngine) -> None:
+def test_a_shutdown_ends_every_stream(engine: GatedEngine) -> None:
     configured = settings(server={"shutdown_grace_seconds": 0.1})
     with serving(engine, configured) as server, ThreadPoolExecutor() as pool:
         server.wait_until_loaded()
         engine.gates["shape"].clear()
         uid = send(server)
         engine.wait_for("shape")
-        streams = [pool.submit(follow, server, uid) for _ in range(3)]
-        until(lambda: server.subscriptions == 3, "three listen")
+        streams = [pool.submit(watch, server, uid) for _ in range(3)]
+        until(lambda: server.subscriptions == 3, "three subscriptions")
         server.close_soon()
         for stream in streams:
             kind, last = stream.result(PATIENCE_S)[-1]
             assert (kind, last["error"]) == ("end", "the server is shutting down")
 
 
-def test_a_deleted_job_is_cancelled_and_then_gone(server: Server, engine: GatedEngine) -> None:
+def test_deleting_cancels_a_running_job_and_then_removes_it(
+    server: Server, engine: GatedEngine
+) -> None:
     engine.gates["shape"].clear()
     uid = send(server)
     with ThreadPoolExecutor() as pool:
         engine.wait_for("shape")
         waiting = pool.submit(server.texture, uid=uid)
-        until(lambda: server.waiters, "somebody waits")
+        until(lambda: server.waiters, "a waiting client")
         deleted = server.client.delete(f"/jobs/{uid}")
         assert (deleted.status_code, deleted.content) == (204, b"")
         assert waiting.result(PATIENCE_S).status_code == 409
-    known = server.client.get(f"/jobs/{uid}").json()
-    assert (known["status"], known["error"]) == ("error", "cancelled")
+    details = server.client.get(f"/jobs/{uid}").json()
+    assert (details["status"], details["error"]) == ("error", "cancelled")
     engine.open_all()
     assert server.generate(fields(seed=2)).is_success
     assert server.client.delete(f"/jobs/{uid}").status_code == 204
@@ -168,7 +170,7 @@ def test_a_deleted_job_is_cancelled_and_then_gone(server: Server, engine: GatedE
     assert server.client.delete(f"/jobs/{uid}").json()["error_code"] == 1
 
 
-def test_one_key_sees_no_other_keys_jobs_on_any_route(engine: GatedEngine) -> None:
+def test_no_route_shows_the_jobs_of_another_key(engine: GatedEngine) -> None:
     with serving(engine, settings(server={"api_keys": ["alice's", "bob's"]})) as server:
         alice, bob = (
             httpx.Client(base_url=server.url, headers={"X-API-Key": key}, timeout=PATIENCE_S)
@@ -178,9 +180,9 @@ def test_one_key_sees_no_other_keys_jobs_on_any_route(engine: GatedEngine) -> No
             until(lambda: alice.get("/healthcheck").is_success, "loaded")
             body = fields(texture=True)
             hers = alice.post("/generate", json=body)
-            ticket = alice.post("/send", json=body).json()["uid"]
+            alias = alice.post("/send", json=body).json()["uid"]
             image_hash, uid = hers.headers["x-image-hash"], hers.headers["x-job-id"]
-            for name in (image_hash, uid, ticket):
+            for name in (image_hash, uid, alias):
                 for path in ("status", "jobs", "events"):
                     assert bob.get(f"/{path}/{name}").status_code == 404
                     assert alice.get(f"/{path}/{name}").status_code == 200

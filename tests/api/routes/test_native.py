@@ -1,4 +1,4 @@
-"""The native API, over HTTP: once with the embedded engine, and steered by gates."""
+"""The native API over HTTP, with the embedded engine and with the gated engine."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ trimesh = pytest.importorskip("trimesh")
 MODEL_HEADERS = ("x-image-hash", "x-job-id", "x-seed", "x-engine", "x-background")
 
 
-def document(glb: bytes) -> dict[str, Any]:
-    """The JSON of a GLB."""
+def gltf_json(glb: bytes) -> dict[str, Any]:
+    """Return the JSON of a GLB."""
     magic, version, length = struct.unpack_from("<4sII", glb)
     assert (magic, version, length) == (b"glTF", 2, len(glb))
     size = struct.unpack_from("<I", glb, 12)[0]
     return json.loads(glb[20 : 20 + size])
 
 
-def told(reply: httpx.Response, status: int, code: int) -> str:
-    """The sentence of an error reply, whose form is checked."""
+def error_text(reply: httpx.Response, status: int, code: int) -> str:
+    """Check the form of an error response; return its text."""
     assert (reply.status_code, set(reply.json())) == (status, {"text", "error_code"}), reply.text
     assert reply.json()["error_code"] == code
     assert "Traceback" not in reply.text
@@ -46,7 +46,7 @@ def told(reply: httpx.Response, status: int, code: int) -> str:
 # ---- the embedded engine, end to end --------------------------------------------------------
 
 
-def test_a_picture_becomes_two_models(preview: Server) -> None:
+def test_a_picture_becomes_an_untextured_and_a_textured_model(preview: Server) -> None:
     shape = preview.generate(fields(100, seed=7))
     assert (shape.status_code, shape.headers["content-type"]) == (200, "model/gltf-binary")
     assert [shape.headers[name] for name in MODEL_HEADERS[2:]] == ["7", "preview", "alpha"]
@@ -61,7 +61,7 @@ def test_a_picture_becomes_two_models(preview: Server) -> None:
     assert status["shape_ready"] is status["texture_ready"] is True
     assert status["engine"] == "preview"
 
-    plain, full = document(shape.content), document(textured.content)
+    plain, full = gltf_json(shape.content), gltf_json(textured.content)
     assert "preview" in plain["asset"]["generator"]
     assert "images" not in plain
     assert full["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"]
@@ -75,24 +75,24 @@ def test_a_picture_becomes_two_models(preview: Server) -> None:
     assert khronos.messages(textured.content) == []
 
 
-def test_the_texture_has_the_size_that_was_asked_for(preview: Server) -> None:
+def test_the_texture_has_the_requested_size(preview: Server) -> None:
     textured = preview.generate(fields(100, seed=7, texture=True, texture_format="png"))
-    gltf = document(textured.content)
+    gltf = gltf_json(textured.content)
     view = gltf["bufferViews"][gltf["images"][0]["bufferView"]]
     start = len(textured.content) - gltf["buffers"][0]["byteLength"] + view.get("byteOffset", 0)
     image = Image.open(io.BytesIO(textured.content[start : start + view["byteLength"]]))
     assert (image.format, image.size) == ("PNG", (256, 256))
 
 
-def test_json_multipart_and_a_raw_body_name_one_job(preview: Server) -> None:
+def test_json_multipart_and_a_raw_body_match_the_same_job(preview: Server) -> None:
     post, png = preview.client.post, picture(101)
-    asked = {"seed": "7", "texture_size": "256", "decimation_target": "2000"}
+    parameters = {"seed": "7", "texture_size": "256", "decimation_target": "2000"}
     replies = [
         preview.generate(fields(101, seed=7)),
-        preview.generate({"image": "data:image/png;base64,\n" + encoded(png), **asked}),
-        post("/generate", files={"image": ("a.png", png, "image/png")}, data=asked),
-        post("/generate", data={"image": encoded(png), **asked}, files={"x": (None, "1")}),
-        post("/generate", content=png, params=asked, headers={"content-type": "image/png"}),
+        preview.generate({"image": "data:image/png;base64,\n" + encoded(png), **parameters}),
+        post("/generate", files={"image": ("a.png", png, "image/png")}, data=parameters),
+        post("/generate", data={"image": encoded(png), **parameters}, files={"x": (None, "1")}),
+        post("/generate", content=png, params=parameters, headers={"content-type": "image/png"}),
         post("/generate", content=json.dumps(fields(101, seed=7)).encode()),
     ]
     assert [reply.status_code for reply in replies] == [200] * 6
@@ -100,7 +100,7 @@ def test_json_multipart_and_a_raw_body_name_one_job(preview: Server) -> None:
     assert len({reply.content for reply in replies}) == 1
 
 
-def test_png_and_lossless_webp_have_one_hash(preview: Server) -> None:
+def test_png_and_lossless_webp_have_the_same_hash(preview: Server) -> None:
     webp = encoded(picture(102, file_format="WEBP"))
     first = preview.generate(fields(102))
     second = preview.generate({**fields(102), "image": webp})
@@ -130,16 +130,16 @@ def test_a_random_seed_is_reported(preview: Server) -> None:
 
 
 @pytest.mark.parametrize("compress", ["meshopt", "draco"])
-def test_compression_is_what_was_asked_for(preview: Server, compress: str) -> None:
+def test_the_geometry_has_the_requested_compression(preview: Server, compress: str) -> None:
     package = {"meshopt": "meshopt", "draco": "DracoPy"}[compress]
     pytest.importorskip(package, reason=f"{package} is not installed; it has no wheel for 3.10")
     reply = preview.generate(fields(105, compress=compress))
     assert reply.status_code == 200, reply.text
-    extensions = document(reply.content)["extensionsRequired"]
+    extensions = gltf_json(reply.content)["extensionsRequired"]
     assert any(compress in extension.lower() for extension in extensions)
 
 
-# ---- waiting, failing, asking again ---------------------------------------------------------
+# ---- waiting, errors, retries ---------------------------------------------------------
 
 
 def test_texture_true_waits_for_the_textured_model(server: Server, engine: GatedEngine) -> None:
@@ -152,11 +152,11 @@ def test_texture_true_waits_for_the_textured_model(server: Server, engine: Gated
         engine.open_all()
         textured = waiting.result()
     assert shape.headers["x-job-id"] == textured.headers["x-job-id"]
-    assert "images" in document(textured.content)
-    assert "images" not in document(shape.content)
+    assert "images" in gltf_json(textured.content)
+    assert "images" not in gltf_json(shape.content)
 
 
-def test_texture_false_starts_it_only_when_it_is_asked_for(
+def test_with_texture_false_the_texture_is_made_only_on_request(
     server: Server, engine: GatedEngine
 ) -> None:
     shape = server.generate(fields(texture=False))
@@ -167,7 +167,7 @@ def test_texture_false_starts_it_only_when_it_is_asked_for(
     assert engine.calls.count(("texture", 1)) == 1
 
 
-def test_the_status_tells_where_a_job_is(server: Server, engine: GatedEngine) -> None:
+def test_the_status_reports_the_progress_of_a_job(server: Server, engine: GatedEngine) -> None:
     first = server.generate(fields(seed=1))
     server.wait_for_status(first.headers["x-job-id"], "completed")
     engine.gates["texture"].clear()
@@ -190,7 +190,7 @@ def test_the_status_tells_where_a_job_is(server: Server, engine: GatedEngine) ->
     assert not {"progress", "eta_seconds", "queue_position", "error", "stage"} & set(done)
 
 
-def test_a_texture_that_is_not_ready_in_time_is_a_408_and_the_job_goes_on() -> None:
+def test_a_texture_that_is_not_ready_in_time_gets_a_408_and_the_job_continues() -> None:
     engine = GatedEngine("texture")
     configured = settings(worker={"texture_timeout_seconds": 0.05})
     with serving(engine, configured) as server:
@@ -198,7 +198,7 @@ def test_a_texture_that_is_not_ready_in_time_is_a_408_and_the_job_goes_on() -> N
         image_hash = server.generate().headers["x-image-hash"]
         late = server.texture(image_hash=image_hash)
         assert late.text == '{"text":"Texture generation timed out","error_code":2}'
-        assert told(late, 408, 2)
+        assert error_text(late, 408, 2)
         assert server.status(image_hash)["status"] == "texture_processing"
         engine.open_all()
         server.wait_for_status(image_hash, "completed")
@@ -206,28 +206,30 @@ def test_a_texture_that_is_not_ready_in_time_is_a_408_and_the_job_goes_on() -> N
     assert engine.calls.count(("texture", 1)) == 1
 
 
-def test_a_texture_that_fails_says_why_and_leaves_the_shape(
+def test_a_failed_texture_reports_the_cause_and_leaves_the_shape(
     server: Server, engine: GatedEngine
 ) -> None:
     engine.failures["texture"] = EngineError("the field is empty")
     image_hash = server.generate().headers["x-image-hash"]
-    for named in ({"image_hash": image_hash}, {"image": encoded(picture())}):
-        assert told(server.texture(**named), 500, 1) == "the field is empty"
+    for body in ({"image_hash": image_hash}, {"image": encoded(picture())}):
+        assert error_text(server.texture(**body), 500, 1) == "the field is empty"
     status = server.status(image_hash)
     assert (status["status"], status["error"]) == ("error", "the field is empty")
     assert status["shape_ready"] is True
     assert server.generate().is_success
 
 
-def test_failures_have_the_contracts_statuses(server: Server, engine: GatedEngine) -> None:
+def test_failures_have_the_statuses_of_the_http_contract(
+    server: Server, engine: GatedEngine
+) -> None:
     engine.failures["shape"] = ValueError("/opt/model/x.py broke")
-    assert told(server.generate(), 500, 1) == "shape failed: ValueError: x.py broke"
+    assert error_text(server.generate(), 500, 1) == "shape failed: ValueError: x.py broke"
     engine.failures["shape"] = OutOfMemoryError("the device is full")
-    assert told(server.generate(), 507, 7) == "the device is full"
+    assert error_text(server.generate(), 507, 7) == "the device is full"
     assert server.generate().is_success
 
 
-def test_a_cancelled_job_is_a_409_and_its_status_an_error(
+def test_a_cancelled_job_gets_a_409_and_its_status_is_error(
     server: Server, engine: GatedEngine
 ) -> None:
     manager = server.manager
@@ -238,13 +240,13 @@ def test_a_cancelled_job_is_a_409_and_its_status_an_error(
         [job] = manager.registry
         [active] = manager.active_jobs
         manager._loop.call_soon_threadsafe(manager.endings.cancel, active)
-        assert told(waiting.result(), 409, 5) == "cancelled"
+        assert error_text(waiting.result(), 409, 5) == "cancelled"
     status = server.status(job.image_hash or "")
     assert (status["status"], status["error"]) == ("error", "cancelled")
     assert server.status(job.uid) == {"status": "error", "message": "cancelled"}
 
 
-def test_a_full_queue_is_a_503_that_says_when_to_come_back() -> None:
+def test_a_full_queue_gets_a_503_with_retry_after() -> None:
     engine = GatedEngine("shape")
     configured = settings(worker={"limit_model_concurrency": 1, "max_queue_length": 1})
     with serving(engine, configured) as server, ThreadPoolExecutor() as pool:
@@ -254,7 +256,7 @@ def test_a_full_queue_is_a_503_that_says_when_to_come_back() -> None:
         second = pool.submit(server.generate, fields(seed=2))
         until(lambda: server.queue_length == 2, "two jobs")
         full = server.generate(fields(seed=3))
-        assert "the queue is full" in told(full, 503, 3)
+        assert "the queue is full" in error_text(full, 503, 3)
         assert int(full.headers["retry-after"]) > 0
         engine.open_all()
         assert first.result().is_success
@@ -262,7 +264,7 @@ def test_a_full_queue_is_a_503_that_says_when_to_come_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("named", "status", "said"),
+    ("body", "status", "cause"),
     [
         ({}, 400, "image_hash: missing"),
         ({"image_hash": None, "uid": None}, 400, "image_hash: missing"),
@@ -275,25 +277,25 @@ def test_a_full_queue_is_a_503_that_says_when_to_come_back() -> None:
         ({"image": "AAAA"}, 400, "image: "),
     ],
 )
-def test_a_texture_of_no_job_is_refused(
-    preview: Server, named: dict[str, Any], status: int, said: str
+def test_a_texture_request_without_a_job_is_rejected(
+    preview: Server, body: dict[str, Any], status: int, cause: str
 ) -> None:
-    assert said in told(preview.texture(**named), status, 1)
+    assert cause in error_text(preview.texture(**body), status, 1)
 
 
 def test_a_picture_that_was_never_sent_has_no_job(preview: Server) -> None:
-    assert told(preview.texture(image=encoded(picture(250))), 404, 1)
+    assert error_text(preview.texture(image=encoded(picture(250))), 404, 1)
 
 
 @pytest.mark.parametrize("name", ["0" * 32, "x", "%00", "..%2F..", "%F0%9F", "a" * 5000])
-def test_the_status_of_no_job_is_a_404(preview: Server, name: str) -> None:
-    assert told(preview.client.get(f"/status/{name}"), 404, 1)
+def test_the_status_of_an_unknown_job_is_a_404(preview: Server, name: str) -> None:
+    assert error_text(preview.client.get(f"/status/{name}"), 404, 1)
 
 
-def test_the_event_loop_answers_while_a_stage_works(server: Server, engine: GatedEngine) -> None:
+def test_the_event_loop_responds_while_a_stage_runs(server: Server, engine: GatedEngine) -> None:
     engine.gates["shape"].clear()
     with ThreadPoolExecutor(60) as pool:
-        # More than Starlette's 40 threads; all of one job and one of another.
+        # More requests than Starlette's 40 threads, for two jobs.
         waiting = [pool.submit(server.generate, fields(seed=i % 2)) for i in range(50)]
         engine.wait_for("shape")
         assert server.client.get("/healthcheck", timeout=5).json()["status"] == "ok"

@@ -31,7 +31,7 @@ def server() -> Generator[Server]:
 
 
 def links(server: Server) -> list[str]:
-    """What the page and its modules refer to, as paths under the root."""
+    """Return the paths, relative to the root, that the page and its modules refer to."""
     markup = server.client.get("/").text
     found = re.findall(r'(?:href|src)="(page/[^"]+)"', markup)
     for name in FILES:
@@ -43,23 +43,23 @@ def read(server: Server, name: str) -> str:
     return server.client.get(f"/page/{name}").text
 
 
-def test_the_page_and_all_that_it_refers_to_are_served(server: Server) -> None:
+def test_the_page_and_all_files_that_it_refers_to_are_served(server: Server) -> None:
     found = links(server)
-    assert {"page/main.js", "page/page.css", "page/icon.svg", "page/api.js"} <= set(found)
+    assert {"page/main.js", "page/base.css", "page/icon.svg", "page/api.js"} <= set(found)
     for path in found:
         assert server.client.get(f"/{path}").status_code == 200, path
-    assert {path.removeprefix("page/") for path in found} == set(FILES), "a file nobody asks for"
+    assert {path.removeprefix("page/") for path in found} == set(FILES), "an unused file"
 
 
-def test_its_files_say_what_they_are_on_every_system(server: Server) -> None:
+def test_the_files_have_the_right_media_type_on_every_system(server: Server) -> None:
     kinds = {name: server.client.get(f"/page/{name}").headers["content-type"] for name in FILES}
     assert kinds["main.js"] == "text/javascript; charset=utf-8"
-    assert kinds["page.css"] == "text/css; charset=utf-8"
+    assert kinds["base.css"] == "text/css; charset=utf-8"
     assert kinds["icon.svg"] == "image/svg+xml"
     assert server.client.get("/").headers["content-type"] == "text/html; charset=utf-8"
 
 
-def test_the_policy_lets_in_nothing_inline_and_nothing_foreign(server: Server) -> None:
+def test_the_content_security_policy_forbids_inline_and_foreign_content(server: Server) -> None:
     for path in ("/", "/page/main.js"):
         headers = server.client.get(path).headers
         policy = dict(
@@ -73,13 +73,13 @@ def test_the_policy_lets_in_nothing_inline_and_nothing_foreign(server: Server) -
     assert not re.search(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=", markup)
 
 
-def test_it_refers_to_nothing_by_an_absolute_path(server: Server) -> None:
-    """A proxy may serve it under a prefix."""
+def test_no_file_refers_to_an_absolute_path(server: Server) -> None:
+    """A proxy may serve the page under a prefix."""
     for text in (server.client.get("/").text, *(read(server, name) for name in FILES)):
         assert not re.search(r'(?:href|src|from|fetch\()\s*=?\s*["`]/', text)
 
 
-def test_a_browser_that_has_a_file_is_not_sent_it_again(server: Server) -> None:
+def test_a_file_that_the_browser_has_is_not_sent_again(server: Server) -> None:
     first = server.client.get("/page/main.js")
     again = server.client.get("/page/main.js", headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
@@ -93,7 +93,7 @@ def test_no_other_file_is_served(server: Server, name: str) -> None:
     assert "routes_page" not in reply.text
 
 
-def test_the_page_needs_no_key_and_the_rest_does() -> None:
+def test_the_page_needs_no_key_but_other_routes_do() -> None:
     with serving(GatedEngine(), settings(server={"api_keys": ["s3cret"]})) as server:
         server.wait_until_loaded()
         for path in ("/", "/page/main.js", "/page/options"):
@@ -102,7 +102,7 @@ def test_the_page_needs_no_key_and_the_rest_does() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "/models"])
-def test_it_is_there_behind_a_proxy_whether_that_strips_the_prefix_or_not(prefix: str) -> None:
+def test_the_page_works_behind_a_proxy_that_may_or_may_not_strip_the_prefix(prefix: str) -> None:
     configured = settings(server={"root_path": "/models", "api_keys": ["s3cret"]})
     with serving(GatedEngine(), configured) as server:
         for path in ("/", "/page/main.js", "/page/options"):
@@ -112,21 +112,21 @@ def test_it_is_there_behind_a_proxy_whether_that_strips_the_prefix_or_not(prefix
 # ---- the viewer ------------------------------------------------------------------------------
 
 
-def need_viewer() -> bytes:
+def viewer_or_skip() -> bytes:
     if not page.VIEWER_FILE.is_file():
         pytest.skip("model-viewer is not installed: run `npm install`")
     return page.VIEWER_FILE.read_bytes()
 
 
-def test_the_viewer_that_is_declared_is_the_one_that_is_meant() -> None:
+def test_the_declared_viewer_has_the_expected_version_and_hash() -> None:
     declared = json.loads((ROOT / "package.json").read_text(encoding="utf-8"))["dependencies"]
     assert declared == {"@google/model-viewer": page.VIEWER_VERSION}
-    digest = hashlib.sha384(need_viewer()).digest()
+    digest = hashlib.sha384(viewer_or_skip()).digest()
     assert "sha384-" + base64.b64encode(digest).decode() == page.VIEWER_INTEGRITY
 
 
-def test_an_installed_viewer_is_served_and_no_cdn_is_let_in(server: Server) -> None:
-    content = need_viewer()
+def test_an_installed_viewer_is_served_and_the_policy_allows_no_cdn(server: Server) -> None:
+    content = viewer_or_skip()
     markup = server.client.get("/")
     source = re.findall(r'name="viewer" content="([^"]+)"', markup.text)[0]
     reply = server.client.get(f"/{source}")
@@ -137,7 +137,7 @@ def test_an_installed_viewer_is_served_and_no_cdn_is_let_in(server: Server) -> N
 
 
 @pytest.mark.parametrize("content", [None, b"alert('another one')"])
-def test_without_the_right_file_the_viewer_comes_from_a_cdn_and_is_held_against_its_hash(
+def test_without_a_valid_file_the_viewer_is_loaded_from_a_cdn_with_its_hash(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None
 ) -> None:
     file = tmp_path / "model-viewer.min.js"
@@ -154,13 +154,13 @@ def test_without_the_right_file_the_viewer_comes_from_a_cdn_and_is_held_against_
 # ---- the options -----------------------------------------------------------------------------
 
 
-def test_the_options_are_the_fields_with_the_servers_defaults() -> None:
+def test_the_options_are_the_request_fields_with_the_servers_defaults() -> None:
     configured = settings(
         generation={"seed": 7, "tex_sampling_steps": 30}, export={"glb_texture_size": 512}
     )
     with serving(GatedEngine(), configured) as server:
-        said = server.client.get("/page/options").json()
-    properties = said["properties"]
+        reply = server.client.get("/page/options").json()
+    properties = reply["properties"]
     assert list(properties) == [field.name for field in FIELDS]
     assert properties["tex_sampling_steps"]["default"] == 30
     assert properties["texture_size"]["enum"] == [256, 512, 1024, 2048, 4096, 8192]
@@ -171,10 +171,10 @@ def test_the_options_are_the_fields_with_the_servers_defaults() -> None:
     }
     assert defaults["seed"] == 7
     assert read_options(defaults, configured) == read_options({}, configured)
-    assert said["max_body_bytes"] == configured.server.max_body_bytes
+    assert reply["max_body_bytes"] == configured.server.max_body_bytes
 
 
-def test_a_default_that_is_sent_changes_nothing() -> None:
+def test_sending_a_default_changes_nothing() -> None:
     with serving(GatedEngine()) as server:
         properties = server.client.get("/page/options").json()["properties"]
     for name, each in properties.items():

@@ -1,1 +1,13 @@
-"""The routes, one module per protocol."""
+"""The routes, one module per protocol or topic."""
+
+from trellis2_server.api.routes import export, files, hunyuan, jobs, monitoring, native
+
+#: Routers of the API, in the order in which their routes are matched.
+ROUTERS = (
+    hunyuan.router,
+    jobs.router,
+    files.router,
+    export.router,
+    native.router,
+    monitoring.router,
+)

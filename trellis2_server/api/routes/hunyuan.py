@@ -1,9 +1,9 @@
-"""The routes that Hunyuan3D's clients use beside `/generate` and `/generate_texture`.
+"""The routes that Hunyuan3D's clients use besides `/generate` and `/generate_texture`.
 
-Their replies have exactly the keys, the order and the form that these clients expect: one
-builds records from them, one searches their text.
+Their responses have exactly the keys, the key order and the format that these clients expect:
+one client builds dataclasses from the keys, another searches the text.
 
-What this module does not know: how jobs are made, threads, engines.
+Does not know: how jobs are run, threads, engines.
 """
 
 from __future__ import annotations
@@ -20,13 +20,9 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.routing import Match
 
-from trellis2_server.api.generation import (
-    as_file,
-    caller_of,
-    read_generation_request,
-    service_of,
-    submit,
-)
+from trellis2_server.api.dependencies import CallerDep, ServiceDep, SettingsDep
+from trellis2_server.api.generation import read_generation_request, submit
+from trellis2_server.api.model_responses import convert
 from trellis2_server.api.schemas import EXAMPLE_PICTURE, errors, request_body, schema
 from trellis2_server.jobs.job import Job, Status
 from trellis2_server.parameters import Delivery
@@ -38,16 +34,16 @@ if TYPE_CHECKING:
 
     from trellis2_server.storage.store import Artifact
 
-#: Bytes of a model that become base64 at a time; a multiple of three.
+#: Bytes of a model that are encoded as base64 at a time; a multiple of three.
 CHUNK_BYTES: Final = 3 * 65_536
-#: A job's uid; 32 digits in a row are an image hash, and the native route's.
+#: A uid. An image hash, 32 hexadecimal digits, belongs to the native route.
 _UID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 router = APIRouter()
 
 
 class _UidRoute(APIRoute):
-    """Matches where its `uid` is a UUID or, where it has none, its path."""
+    """A route that matches only if its `uid` parameter, if it has one, is a UUID."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
@@ -58,60 +54,53 @@ class _UidRoute(APIRoute):
 
 
 class SendReply(BaseModel):
-    """The job's name."""
+    """The id of a submitted job."""
 
-    uid: str = Field(description="To ask `/status/{uid}` for.")
+    uid: str = Field(description="Id for `/status/{uid}`.")
 
 
 class HealthyReply(BaseModel):
-    """Whether models are served."""
+    """The health of the server."""
 
     status: Literal["healthy", "loading", "error"]
-    worker_id: str = Field(description="Six characters, another one for each process.")
+    worker_id: str = Field(description="Six characters, different for each process.")
 
 
 @router.post(
     "/send",
-    summary="The same as /generate, in the background",
+    summary="Submit a job and return at once",
     responses=errors(400, 401, 413, 429, 503),
     openapi_extra=request_body(
         schema("image", "mesh", "text", "*", required=("image",)), {"image": EXAMPLE_PICTURE}
     ),
 )
-async def send(request: Request) -> SendReply:
-    """The name of the job, at once. Takes the fields of `/generate`."""
-    service = service_of(request)
-    generation = await read_generation_request(request, request.app.state.settings)
-    wanted = Delivery(texture=bool(generation.delivery.texture), type=generation.delivery.type)
-    job = await submit(generation, service, caller_of(request), texture=wanted.texture)
-    return SendReply(uid=await service.create_alias(job, wanted))
+async def send(
+    request: Request, service: ServiceDep, caller: CallerDep, settings: SettingsDep
+) -> SendReply:
+    """Return an id of the job at once. Takes the fields of `/generate`."""
+    generation = await read_generation_request(request, settings)
+    has_texture = bool(generation.delivery.texture)
+    job = await submit(generation, service, caller, texture=has_texture)
+    delivery = Delivery(texture=has_texture, type=generation.delivery.type)
+    return SendReply(uid=await service.create_alias(job, delivery))
 
 
-@router.get("/status/test", summary="Any quick answer")
+@router.get("/status/test", summary="Test the connection")
 async def ping() -> dict[str, str]:
-    """Says that somebody is there."""
+    """Return a constant response."""
     return {"status": "ok"}
 
 
-async def status(request: Request, uid: Annotated[str, Path(description="A uid.")]) -> Response:
-    """Where a job is; the whole model once it is there."""
-    service = service_of(request)
-    view = await service.get_view(uid, caller_of(request))
-    job, wanted = view.job, view.delivery
-    result = _result(job, wanted)
-    if result is not None:
-        glb = await service.read_file(result)
-        content = await as_file(glb, wanted.type if wanted else "glb")
-        head, tail = b'{"status":"completed","model_base64":"', b'"}'
-        size = len(head) + (len(content) + 2) // 3 * 4 + len(tail)
-        return StreamingResponse(
-            _base64(head, content, tail),
-            media_type="application/json",
-            headers={"Content-Length": str(size)},
-        )
-    if job.error is not None:
-        return _compact({"status": "error", "message": str(job.error)})
-    return _compact({"status": "texturing" if job.shape_glb is not None else "processing"})
+async def status(
+    uid: Annotated[str, Path(description="A uid.")], service: ServiceDep, caller: CallerDep
+) -> Response:
+    """Return the status of a job; if it is completed, with its model."""
+    view = await service.get_view(uid, caller)
+    artifact = _result(view.job, view.delivery)
+    if artifact is None:
+        return _compact(_unfinished(view.job))
+    glb = await service.read_file(artifact)
+    return _completed(await convert(glb, view.delivery.type if view.delivery else "glb"))
 
 
 router.add_api_route(
@@ -123,17 +112,36 @@ router.add_api_route(
 )
 
 
-def _result(job: Job, wanted: Delivery | None) -> Artifact | None:
-    """What `/send` asked for; for a job of `/generate`, the most there will be."""
-    if wanted is not None:
-        return job.textured_glb if wanted.texture else job.shape_glb
+def _result(job: Job, delivery: Delivery | None) -> Artifact | None:
+    """Return the model for the client; None while it is not available.
+
+    A client of `/send` gets the model that it requested. Other clients get the final one.
+    """
+    if delivery is not None:
+        return job.textured_glb if delivery.texture else job.shape_glb
     if job.status is Status.COMPLETED:
         return job.textured_glb or job.shape_glb
     return None
 
 
+def _unfinished(job: Job) -> dict[str, str]:
+    if job.error is not None:
+        return {"status": "error", "message": str(job.error)}
+    return {"status": "texturing" if job.shape_glb is not None else "processing"}
+
+
+def _completed(model: bytes) -> Response:
+    head, tail = b'{"status":"completed","model_base64":"', b'"}'
+    size = len(head) + (len(model) + 2) // 3 * 4 + len(tail)
+    return StreamingResponse(
+        _base64(head, model, tail),
+        media_type="application/json",
+        headers={"Content-Length": str(size)},
+    )
+
+
 async def _base64(head: bytes, content: bytes, tail: bytes) -> AsyncGenerator[bytes]:
-    """The parts of a body; other requests get their turn between two of them."""
+    """Yield the parts of a body, and let other requests run between them."""
     yield head
     for start in range(0, len(content), CHUNK_BYTES):
         yield base64.b64encode(content[start : start + CHUNK_BYTES])
@@ -141,22 +149,22 @@ async def _base64(head: bytes, content: bytes, tail: bytes) -> AsyncGenerator[by
     yield tail
 
 
-def _compact(reply: dict[str, Any]) -> Response:
-    text = json.dumps(reply, separators=(",", ":"), ensure_ascii=False)
+def _compact(body: dict[str, Any]) -> Response:
+    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
     return Response(text, media_type="application/json")
 
 
 @router.get(
     "/health",
-    summary="Whether models are served",
+    summary="Get the health of the server",
     response_model=HealthyReply,
-    responses={503: {"model": HealthyReply, "description": "Loading, leaving, or it failed."}},
+    responses={503: {"model": HealthyReply, "description": "Loading, shutting down, or failed."}},
 )
-async def health(request: Request) -> Response:
-    """`healthy`, and a name for this process."""
-    says = (await service_of(request).health()).status
-    reply = {
-        "status": "healthy" if says == "ok" else says,
+async def health(request: Request, service: ServiceDep) -> Response:
+    """Return `healthy`, or why the server cannot generate models, and an id of the process."""
+    status = (await service.health()).status
+    body = {
+        "status": "healthy" if status == "ok" else status,
         "worker_id": request.app.state.worker_id,
     }
-    return JSONResponse(reply, 200 if says == "ok" else 503)
+    return JSONResponse(body, 200 if status == "ok" else 503)

@@ -1,19 +1,19 @@
-"""The routes of jobs that are there: list, look, follow, delete.
+"""The routes of existing jobs: list, show, watch, delete.
 
-What this module does not know: how jobs are made, threads, engines.
+Does not know: how jobs are created, threads, engines.
 """
 
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 
-from trellis2_server.api.generation import caller_of, service_of
-from trellis2_server.api.responses import JobReply, JobsReply, job_reply
-from trellis2_server.api.schemas import ErrorReply, errors
+from trellis2_server.api.dependencies import CallerDep, JobName, ServiceDep
+from trellis2_server.api.responses import INVALID_REQUEST, JobReply, JobsReply, job_reply
+from trellis2_server.api.schemas import errors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -23,16 +23,10 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.job import Job
     from trellis2_server.jobs.service import JobService
 
-#: Seconds after which a stream says that it is still there.
+#: Seconds after which a stream without events sends a comment.
 HEARTBEAT_S: Final = 15.0
-#: Neither kept back by a proxy nor compressed into lumps.
+#: Headers that prevent proxies from buffering and compressing the stream.
 _STREAM_HEADERS: Final = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
-#: With a "4XX" FastAPI does not document a 422, which is never sent.
-_NOT_MEANT: Final[dict[int | str, dict[str, Any]]] = {
-    "4XX": {"model": ErrorReply, "description": "Not meant."}
-}
-
-Name = Annotated[str, Path(description="An image hash or a uid.")]
 
 router = APIRouter()
 
@@ -40,31 +34,30 @@ router = APIRouter()
 @router.get(
     "/jobs",
     response_model_exclude_none=True,
-    summary="The jobs, the latest first",
-    responses={**errors(400, 401, 404), **_NOT_MEANT},
+    summary="List the jobs, newest first",
+    responses={**errors(400, 401, 404), **INVALID_REQUEST},
 )
 async def jobs(
-    request: Request,
-    limit: Annotated[int, Query(ge=1, le=100, description="How many at most.")] = 20,
-    before: Annotated[str | None, Query(description="`next` of the page before.")] = None,
+    service: ServiceDep,
+    caller: CallerDep,
+    limit: Annotated[int, Query(ge=1, le=100, description="Jobs per page, at most.")] = 20,
+    before: Annotated[str | None, Query(description="`next` of the previous page.")] = None,
 ) -> JobsReply:
-    """With API keys, those of the key that asks."""
-    found, has_more = await service_of(request).list_jobs(
-        caller_of(request), limit=limit, before=before
-    )
-    replies = [job_reply(view) for view in found]
-    return JobsReply(jobs=replies, next=found[-1].job.uid if has_more else None)
+    """List all jobs; with API keys, only those of the request's key."""
+    views, has_more = await service.list_jobs(caller, limit=limit, before=before)
+    replies = [job_reply(view) for view in views]
+    return JobsReply(jobs=replies, next=views[-1].job.uid if has_more else None)
 
 
 @router.get(
     "/jobs/{name}",
     response_model_exclude_none=True,
-    summary="All that is known of a job",
-    responses={**errors(401, 404), **_NOT_MEANT},
+    summary="Get all details of a job",
+    responses={**errors(401, 404), **INVALID_REQUEST},
 )
-async def job(request: Request, name: Name) -> JobReply:
-    """The same form for hashes and uids."""
-    return job_reply(await service_of(request).get_view(name, caller_of(request)))
+async def job(name: JobName, service: ServiceDep, caller: CallerDep) -> JobReply:
+    """Return the same form for an image hash and for a uid."""
+    return job_reply(await service.get_view(name, caller))
 
 
 @router.delete(
@@ -72,40 +65,40 @@ async def job(request: Request, name: Name) -> JobReply:
     status_code=204,
     response_class=Response,
     summary="Cancel a job, or delete a finished one",
-    responses={**errors(401, 404), **_NOT_MEANT},
+    responses={**errors(401, 404), **INVALID_REQUEST},
 )
-async def delete(request: Request, name: Name) -> None:
-    """A waiting or running job is cancelled, a finished one is gone with its files.
+async def delete(name: JobName, service: ServiceDep, caller: CallerDep) -> None:
+    """Cancel a waiting or running job; delete a finished job and its files.
 
-    Whoever waits for a job that is cancelled gets a 409. A running one stops at its engine's
-    next step. A job that other clients (keys or addresses) asked for too goes on for them.
+    Requests that wait for a cancelled job get a 409. A running job stops at the next step of
+    its engine. If other clients (API keys or addresses) requested the job too, it continues
+    for them.
     """
-    await service_of(request).delete(name, caller_of(request))
+    await service.delete(name, caller)
 
 
 @router.get(
     "/events/{name}",
     response_class=StreamingResponse,
-    summary="Follow a job",
+    summary="Watch a job",
     responses={
         200: {
-            "description": "Server-sent events: `status` for each change, `end` as the last; "
-            "their data is what `/jobs/{name}` says.",
+            "description": "Server-sent events: `status` after each change, and `end` as the "
+            "last one. Their data is that of `/jobs/{name}`.",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
         **errors(401, 404),
-        **_NOT_MEANT,
+        **INVALID_REQUEST,
     },
 )
-async def events(request: Request, name: Name) -> Response:
-    """The job's state at once and after each change, at most ten times a second.
+async def events(name: JobName, service: ServiceDep, caller: CallerDep) -> Response:
+    """Send the job's state at once and after each change, at most ten times per second.
 
-    The stream ends with the job. A comment every 15 s shows that it is still there.
+    The stream ends with the job. A comment every 15 s keeps the connection alive.
     """
-    service = service_of(request)
-    found = await service.get_job(name, caller_of(request))
+    job = await service.get_job(name, caller)
     return _EventStream(
-        _events(service, found), media_type="text/event-stream", headers=_STREAM_HEADERS
+        _events(service, job), media_type="text/event-stream", headers=_STREAM_HEADERS
     )
 
 
@@ -121,7 +114,7 @@ async def _events(service: JobService, job: Job) -> AsyncGenerator[str]:
 
 
 class _EventStream(StreamingResponse):
-    """Stops listening as soon as the client has gone, wherever the stream is then."""
+    """A stream that ends its subscription as soon as the client disconnects."""
 
     async def stream_response(self, send: Send) -> None:
         async with aclosing(self.body_iterator):  # pyright: ignore[reportArgumentType]

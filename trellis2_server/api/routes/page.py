@@ -1,11 +1,10 @@
-"""`GET /`: a page to drop a picture on, and the few files that it is made of.
+"""The web page at `GET /`, its files, and the options of a generation request for its form.
 
-The page is plain HTML, CSS and JavaScript, in the folder `page`. What it says of a request's
-fields comes from `/page/options`, and so from `request_fields`. Its 3D viewer is Google's
-`<model-viewer>`: this project's own copy in `node_modules` where `npm install` put it,
-otherwise a CDN's, which the browser holds against `VIEWER_INTEGRITY`.
+The page is plain HTML, CSS and JavaScript, in the folder `page`. Its 3D viewer is Google's
+`<model-viewer>`: the copy in `node_modules` after `npm install`, otherwise that of a CDN, whose
+hash the browser compares with `VIEWER_INTEGRITY`.
 
-What this module does not know: jobs, threads, engines; what the page does.
+Does not know: jobs, threads, engines, what the page does.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ if TYPE_CHECKING:
 
     from trellis2_server.settings import Settings
 
-#: Of the package on npm that `package.json` declares.
+#: Version of the npm package in `package.json`.
 VIEWER_VERSION: Final = "4.4.0"
-#: Of its `dist/model-viewer.min.js`; subresource integrity.
+#: Subresource integrity of the package's `dist/model-viewer.min.js`.
 VIEWER_INTEGRITY: Final = "sha384-wjsPzEO+lXOf7d9csIDfAQpPt2OKuUU3m0K9qsdKIuzX4N8czSF6hdh23eAbZa3p"
 VIEWER_FILE: Final = (
     Path(__file__).resolve().parents[3]
@@ -44,19 +43,19 @@ VIEWER_FILE: Final = (
 VIEWER_CDN: Final = (
     f"https://cdn.jsdelivr.net/npm/@google/model-viewer@{VIEWER_VERSION}/dist/model-viewer.min.js"
 )
-#: Of the style sheet in the viewer's own template, the only one that stands in markup.
+#: Hash of the style sheet in the viewer's template, the only inline one.
 VIEWER_STYLE: Final = "sha256-PXtZZkJMMyc18o/DN1ZEFOJ2qEGq95IQbVaJFMOXOb0="
 VIEWER_NAME: Final = f"model-viewer-{VIEWER_VERSION}.js"
 
 _FOLDER: Final = Path(__file__).resolve().parents[2] / "page"
-#: Not left to `mimetypes`, which asks the operating system: a module must be JavaScript.
+#: Not from `mimetypes`, whose result depends on the operating system.
 _MEDIA_TYPES: Final = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-_FOREVER: Final = "public, max-age=31536000, immutable"
+_PERMANENT: Final = "public, max-age=31536000, immutable"
 
 router = APIRouter()
 
@@ -73,7 +72,7 @@ class OptionsReply(BaseModel):
 
 @router.get("/", include_in_schema=False)
 async def index(request: Request) -> Response:
-    """The page."""
+    """Return the page."""
     return _reply(request, "index.html")
 
 
@@ -98,12 +97,12 @@ async def options(request: Request) -> OptionsReply:
 
 @router.get("/page/{name}", include_in_schema=False)
 async def file(request: Request, name: Annotated[str, PathField()]) -> Response:
-    """One of the page's own files, or its viewer."""
-    if name == VIEWER_NAME and _is_viewer(VIEWER_FILE):
+    """Return a file of the page, or its viewer."""
+    if name == VIEWER_NAME and _has_viewer(VIEWER_FILE):
         return FileResponse(
             VIEWER_FILE,
             media_type=_MEDIA_TYPES[".js"],
-            headers={"Cache-Control": _FOREVER, "X-Content-Type-Options": "nosniff"},
+            headers={"Cache-Control": _PERMANENT, "X-Content-Type-Options": "nosniff"},
         )
     return _reply(request, name)
 
@@ -117,7 +116,7 @@ def _defaults(settings: Settings) -> Mapping[str, object]:
 
 
 def _reply(request: Request, name: str) -> Response:
-    has_viewer = _is_viewer(VIEWER_FILE)
+    has_viewer = _has_viewer(VIEWER_FILE)
     try:
         content, tag = _contents(has_viewer=has_viewer)[name]
     except KeyError:
@@ -135,12 +134,12 @@ def _reply(request: Request, name: str) -> Response:
 
 
 def _policy(*, has_viewer: bool) -> str:
-    """What the page may load and do: its own files, its viewer, and nothing else."""
+    """Return the content security policy: only the page's own files and its viewer are allowed."""
     viewer = "" if has_viewer else f" {VIEWER_CDN}"
     return "; ".join(
         (
             "default-src 'none'",
-            # The viewer compiles its decoder of meshopt, which is WebAssembly, when it is loaded.
+            # When loaded, the viewer compiles its meshopt decoder, which is WebAssembly.
             f"script-src 'self' 'wasm-unsafe-eval'{viewer}",
             f"style-src 'self' '{VIEWER_STYLE}'",
             "img-src 'self' blob:",
@@ -153,8 +152,8 @@ def _policy(*, has_viewer: bool) -> str:
 
 
 @functools.cache
-def _is_viewer(file: Path) -> bool:
-    """Whether the viewer is there, and is the one that is meant."""
+def _has_viewer(file: Path) -> bool:
+    """Return whether the viewer is installed, with the expected hash."""
     try:
         digest = hashlib.sha384(file.read_bytes()).digest()
     except OSError:
@@ -164,7 +163,7 @@ def _is_viewer(file: Path) -> bool:
 
 @functools.cache
 def _contents(*, has_viewer: bool) -> dict[str, tuple[bytes, str]]:
-    """Each of the page's files with its entity tag, by its name."""
+    """Return the content and the entity tag of each file of the page, by name."""
     contents: dict[str, tuple[bytes, str]] = {}
     for path in sorted(_FOLDER.iterdir()):
         if path.suffix not in _MEDIA_TYPES:

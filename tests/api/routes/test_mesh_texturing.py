@@ -1,0 +1,196 @@
+"""Texturing of uploaded meshes, over HTTP."""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image, ImageDraw
+
+from tests.support.hunyuan import finished, send
+from tests.support.khronos import messages
+from tests.support.meshes import as_bytes, egg, load_scene, ply, two_nodes
+from tests.support.server import encoded, fields, picture
+
+if TYPE_CHECKING:
+    import httpx
+
+    from tests.support.engines import GatedEngine
+    from tests.support.server import Server
+
+
+def red_and_green() -> bytes:
+    """A picture that is red on the left and green on the right."""
+    image = Image.new("RGBA", (64, 64))
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((8, 8, 31, 55), fill=(220, 30, 30, 255))
+    draw.rectangle((32, 8, 55, 55), fill=(30, 200, 30, 255))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def textured(server: Server, mesh: bytes, **more: Any) -> httpx.Response:
+    body = fields(mesh=encoded(mesh), image=encoded(red_and_green()), texture=True, **more)
+    return server.generate(body)
+
+
+def colors_at(glb: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions of all vertices in the scene, and the texture's colours there."""
+    positions, colors = [], []
+    scene = load_scene(glb)
+    for name in scene.graph.nodes_geometry:
+        transform, geometry = scene.graph[name]
+        mesh = scene.geometry[geometry]
+        positions.append(trimesh.transform_points(mesh.vertices, transform))
+        colors.append(np.asarray(mesh.visual.to_color().vertex_colors)[:, :3].astype(int))
+    return np.concatenate(positions), np.concatenate(colors)
+
+
+def test_an_uploaded_mesh_is_textured_with_its_nodes_and_faces_unchanged(
+    embedded: Server,
+) -> None:
+    mesh = as_bytes(two_nodes(), "glb")
+    reply = textured(embedded, mesh)
+    assert reply.status_code == 200, reply.text
+    before, after = load_scene(mesh), load_scene(reply.content)
+    assert set(after.graph.nodes_geometry) == set(before.graph.nodes_geometry)
+    for node in before.graph.nodes_geometry:
+        old, new = before.graph[node], after.graph[node]
+        assert new[0] == pytest.approx(old[0])
+        old_mesh, new_mesh = before.geometry[old[1]], after.geometry[new[1]]
+        assert new_mesh.triangles == pytest.approx(old_mesh.triangles, abs=1e-6)
+        assert new_mesh.visual.material.baseColorTexture.size == (256, 256)
+    assert messages(reply.content) == []
+
+
+def test_the_picture_is_projected_from_the_front_upright_and_not_mirrored(
+    embedded: Server,
+) -> None:
+    reply = textured(embedded, as_bytes(egg(), "glb"))
+    positions, colors = colors_at(reply.content)
+    seen = (np.abs(positions[:, 0]) > 0.3) & (positions[:, 2] > 0.2)
+    is_red = colors[:, 0] > colors[:, 1]
+    # The front is +Z and up is +Y, so what is on the picture's left is at -X.
+    assert (is_red == (positions[:, 0] < 0))[seen].all()
+    behind = (np.abs(positions[:, 0]) > 0.8) & (positions[:, 2] < 0)
+    assert (is_red == (positions[:, 0] < 0))[behind].all()
+
+
+def test_geo_rotation_rotates_the_projection_but_not_the_returned_mesh(
+    embedded: Server,
+) -> None:
+    reply = textured(embedded, as_bytes(egg(), "glb"), geo_rotation=180)
+    positions, colors = colors_at(reply.content)
+    assert positions.max(0) == pytest.approx(egg().bounds[1], abs=1e-5)
+    seen = (np.abs(positions[:, 0]) > 0.3) & (positions[:, 2] < -0.2)
+    assert ((colors[:, 0] > colors[:, 1]) == (positions[:, 0] > 0))[seen].all()
+
+
+@pytest.mark.parametrize("kind", ["obj", "ply", "stl"])
+def test_other_mesh_files_are_returned_as_a_textured_glb(embedded: Server, kind: str) -> None:
+    reply = textured(embedded, as_bytes(egg(), kind))
+    mesh = load_scene(reply.content).to_geometry()
+    assert len(mesh.faces) == 1280
+    assert mesh.bounds == pytest.approx(egg().bounds, abs=1e-6)
+    assert messages(reply.content) == []
+
+
+def test_a_mesh_can_be_textured_by_generate_texture_and_sent_as_files(
+    embedded: Server,
+) -> None:
+    mesh = as_bytes(egg(), "glb")
+    one = textured(embedded, mesh)
+    other = embedded.client.post(
+        "/generate_texture",
+        files={"image": red_and_green(), "mesh": mesh},
+        data={"seed": "1", "texture_size": "256", "decimation_target": "2000", "use_pbr": "true"},
+    )
+    assert other.status_code == 200, other.text
+    assert other.content == one.content
+    assert (
+        finished(
+            embedded,
+            send(
+                embedded,
+                fields(mesh=encoded(mesh), image=encoded(red_and_green()), texture=True),
+            ),
+        )
+        == one.content
+    )
+
+
+def test_the_same_mesh_matches_its_job_and_another_mesh_does_not(embedded: Server) -> None:
+    one, same = (
+        textured(embedded, as_bytes(egg(), "glb")),
+        textured(embedded, as_bytes(egg(), "glb")),
+    )
+    other = textured(embedded, as_bytes(egg(), "stl"))
+    turned = textured(embedded, as_bytes(egg(), "glb"), geo_rotation=90)
+    uids = [reply.headers["x-job-id"] for reply in (one, same, other, turned)]
+    assert uids[0] == uids[1]
+    assert len(set(uids)) == 3
+
+
+def test_without_texture_an_uploaded_mesh_is_returned_untextured(embedded: Server) -> None:
+    body = fields(mesh=encoded(as_bytes(egg(), "stl")), texture=False)
+    mesh = load_scene(embedded.generate(body).content).to_geometry()
+    assert len(mesh.faces) == 1280
+
+
+@pytest.mark.parametrize("more", [{}, {"image": encoded(picture(0, 64, "WEBP"))}, {"image": None}])
+def test_the_untextured_model_of_a_job_gets_the_texture_of_that_job(
+    server: Server, engine: GatedEngine, more: dict[str, Any]
+) -> None:
+    shape = server.generate(fields(texture=False))
+    body = {**fields(), **more, "mesh": encoded(shape.content)}
+    reply = server.client.post("/generate_texture", json=body)
+    assert reply.headers["x-job-id"] == shape.headers["x-job-id"]
+    assert reply.content == server.texture(uid=shape.headers["x-job-id"]).content
+    assert "texture_mesh" not in {stage for stage, _ in engine.calls}
+
+
+def test_the_untextured_model_of_a_job_is_textured_from_another_picture(
+    server: Server, engine: GatedEngine
+) -> None:
+    shape = server.generate(fields(texture=False))
+    reply = server.generate(fields(5, mesh=encoded(shape.content), texture=True))
+    assert reply.headers["x-job-id"] != shape.headers["x-job-id"]
+    assert ("texture_mesh", 1) in engine.calls
+
+
+def test_a_mesh_without_a_picture_is_rejected_with_the_cause(server: Server) -> None:
+    body = {"mesh": encoded(as_bytes(egg(), "glb")), "texture": True}
+    for path in ("/generate", "/generate_texture", "/send"):
+        reply = server.client.post(path, json=body)
+        assert reply.status_code == 400
+        assert reply.json()["text"].startswith("image: missing")
+
+
+@pytest.mark.parametrize(
+    ("mesh", "cause"),
+    [
+        ("", "mesh: empty"),
+        ("&&&", "mesh: not base64"),
+        (7, "mesh: must be a base64 string"),
+        (encoded(b"hello"), "mesh: not a GLB"),
+        (encoded(ply(1_000_000_000, 1)), "mesh: the PLY file claims more than it has"),
+        (encoded(bytes(80) + struct.pack("<I", 10**9) + bytes(50)), "mesh: not a GLB"),
+        (encoded(as_bytes(egg(), "glb")[:-100]), "mesh: the GLB is cut short"),
+    ],
+)
+def test_an_invalid_mesh_is_rejected_with_the_cause(
+    server: Server, mesh: object, cause: str
+) -> None:
+    reply = server.generate(fields(mesh=mesh, texture=True))
+    assert reply.status_code == 400
+    assert reply.json()["text"].startswith(cause)
+
+
+def test_a_finished_job_does_not_hold_its_mesh_and_models(server: Server) -> None:
+    uid = textured(server, as_bytes(egg(), "glb")).headers["x-job-id"]
+    assert uid not in server.manager.active_jobs

@@ -1,0 +1,64 @@
+"""Where the 3D viewer is loaded from, in a browser."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.browser import DESKTOP, Tab
+from tests.support.page import TOY, gated
+from trellis2_server.api.routes import page
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from playwright.sync_api import Browser
+
+    from tests.support.page import OpenTab
+
+
+@pytest.fixture
+def hidden_viewer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Hides the installed viewer from the server; returns the path of its file."""
+    file = page.VIEWER_FILE
+    monkeypatch.setattr(page, "VIEWER_FILE", tmp_path / "nowhere.js")
+    return file
+
+
+@pytest.mark.parametrize("added", [b"", b"\n// another file"])
+def test_the_viewer_is_loaded_from_the_cdn_only_with_the_expected_hash(
+    browser: Browser, hidden_viewer: Path, added: bytes
+) -> None:
+    content = hidden_viewer.read_bytes() + added
+    with gated() as (server, _):
+        context = browser.new_context(viewport=DESKTOP)
+        context.route(
+            page.VIEWER_CDN,
+            lambda route: route.fulfill(
+                body=content,
+                content_type="text/javascript",
+                headers={"Access-Control-Allow-Origin": "*"},
+            ),
+        )
+        one = Tab(context, in_3d=True).open(server.url)
+        one.drop(TOY)
+        if added:
+            one.see("#viewer-error", "could not be loaded")
+            assert any("integrity" in each for each in one.console_errors)
+        else:
+            one.wait_for_model("textured")
+            assert one.console_errors == []
+        context.close()
+
+
+@pytest.mark.usefixtures("hidden_viewer")
+def test_without_a_viewer_the_page_says_so_and_offers_the_downloads(tab: OpenTab) -> None:
+    with gated() as (server, _):
+        one = tab(server.url)  # no CDN can be reached
+        one.drop(TOY)
+        one.see("#viewer-error", "could not be loaded")
+        with one.page.expect_download() as saved:
+            one.see("#files a", "GLB").click()
+        assert saved.value.path().read_bytes()[:4] == b"glTF"
+        assert one.violations() == []

@@ -1,0 +1,90 @@
+"""API-key authentication, and the identity that limits and jobs are counted for."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.requests import Request
+
+from trellis2_server.api.api_keys import NO_OWNER
+from trellis2_server.api.error_handlers import error_response
+from trellis2_server.errors import UnauthorizedError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from trellis2_server.api.api_keys import KeyRing
+
+#: Prefix length of the IPv6 network that a provider assigns to one customer.
+_IPV6_CUSTOMER_BITS: Final = 64
+
+
+class ApiKeyMiddleware:
+    """Reject requests without a valid API key, except for open paths.
+
+    Sets on the request's state: `is_trusted`, whether the key is valid (always, without
+    configured keys); `owner`, whose jobs the request may access, empty without keys; and
+    `client`, the identity for limits: the owner if there is one, otherwise the IP address
+    (the /64 network for IPv6).
+
+    Args:
+        app: the wrapped application.
+        keys: the accepted keys; if empty, all requests are accepted.
+        open_paths: paths that need no key.
+        open_folder: prefix of further paths that need no key.
+    """
+
+    def __init__(
+        self, app: ASGIApp, keys: KeyRing, open_paths: Collection[str], open_folder: str
+    ) -> None:
+        self._app = app
+        self._keys = keys
+        self._open_paths = open_paths
+        self._open_folder = open_folder
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application, or respond with 401."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        owner = self._keys.owner(_key_of(request)) if len(self._keys) else NO_OWNER
+        request.state.is_trusted = owner is not None
+        request.state.owner = owner or NO_OWNER
+        request.state.client = owner or _client_address(scope)
+        if owner is not None or self._is_open(scope):
+            await self._app(scope, receive, send)
+            return
+        error = UnauthorizedError(
+            "an API key is needed: send it as Authorization: Bearer … or X-API-Key"
+        )
+        await error_response(error)(scope, receive, send)
+
+    def _is_open(self, scope: Scope) -> bool:
+        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        return path in self._open_paths or path.startswith(self._open_folder)
+
+
+def _key_of(request: Request) -> bytes:
+    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return bearer.strip().encode("latin-1")
+    return request.headers.get("x-api-key", "").encode("latin-1")
+
+
+def _client_address(scope: Scope) -> str:
+    """Return the client's IPv4 address or IPv6 network; its raw address if it is neither."""
+    client: Any = scope.get("client")
+    address: str = client[0] if client else ""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv4Address):
+        return address
+    if ip.ipv4_mapped is not None:
+        return str(ip.ipv4_mapped)
+    return str(ipaddress.ip_network((ip, _IPV6_CUSTOMER_BITS), strict=False))

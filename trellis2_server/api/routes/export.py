@@ -1,0 +1,50 @@
+"""The route that exports the model of a job with other parameters.
+
+Does not know: how files are made, engines.
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from trellis2_server.api.dependencies import CallerDep, JobName, ServiceDep, SettingsDep
+from trellis2_server.api.disconnects import while_connected
+from trellis2_server.api.model_responses import MODEL_RESPONSE, model_response
+from trellis2_server.api.request_parsing import parse_request
+from trellis2_server.api.responses import INVALID_REQUEST
+from trellis2_server.api.schemas import errors, export_body
+from trellis2_server.parameters import read_delivery, read_export
+
+router = APIRouter()
+
+
+@router.post(
+    "/jobs/{name}/export",
+    response_class=Response,
+    summary="Export the model of a job with other parameters",
+    responses={
+        200: MODEL_RESPONSE,
+        **errors(400, 401, 404, 409, 413, 429, 500, 503),
+        **INVALID_REQUEST,
+    },
+    openapi_extra=export_body({"decimation_target": 50_000, "texture_size": 1024}),
+)
+async def export(
+    request: Request,
+    name: JobName,
+    service: ServiceDep,
+    caller: CallerDep,
+    settings: SettingsDep,
+) -> Response:
+    """Export the model from the job's snapshots, without running the engine.
+
+    Fields that are not set have the values of the job. The exported model is textured if the
+    job has a texture, unless `texture` is `false`.
+    """
+    job = await service.get_job(name, caller)
+    max_bytes = settings.server.max_body_bytes
+    fields = (await parse_request(request, max_bytes=max_bytes, may_be_empty=True)).fields
+    options, delivery = read_export(fields, job.options), read_delivery(fields)
+    call = service.export(job, options, texture=delivery.texture)
+    glb = await while_connected(request, call)
+    return await model_response(job, glb, delivery.type)
