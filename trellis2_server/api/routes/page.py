@@ -1,11 +1,10 @@
-"""`GET /`: a page to drop a picture on, and the few files that it is made of.
+"""The web page at `GET /`, its files, and the options of a generation request for its form.
 
-The page is plain HTML, CSS and JavaScript, in the folder `page`. What it says of a request's
-fields comes from `/page/options`, and so from `request_fields`. Its 3D viewer is Google's
-`<model-viewer>`: this project's own copy in `node_modules` where `npm install` put it,
-otherwise a CDN's, which the browser holds against `VIEWER_INTEGRITY`.
+The page is plain HTML, CSS and JavaScript, in the folder `page`. Its 3D viewer is Google's
+`<model-viewer>`: the copy in `node_modules` after `npm install`, otherwise that of a CDN, whose
+hash the browser compares with `VIEWER_INTEGRITY`.
 
-What this module does not know: jobs, threads, engines; what the page does.
+Does not know: jobs, threads, engines, what the page does.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from docs.tables import documents, main, parameters_table, settings_table, stale, update
+from docs.tools.tables import documents, main, parameters_table, settings_table, stale, update
 from trellis2_server.request_fields import FIELDS
 from trellis2_server.settings import Settings
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def test_the_tables_in_the_documents_are_current() -> None:
-    assert stale(documents()) == [], "run `python docs/tables.py`"
+    assert stale(documents()) == [], "run `python docs/tools/tables.py`"
 
 
 def test_each_setting_and_each_field_has_one_row() -> None:
@@ -46,13 +46,13 @@ def test_a_setting_is_shown_with_its_default_and_bounds(row: str) -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        "| `seed` |  | `generation.seed` | -1 … 4,294,967,295 |",
-        "| `texture_size` | `glb_texture_size` | `export.glb_texture_size` | 256, 512, ",
-        "| `geo_rotation` |  | 0.0 |  |",
-        "| `ss_guidance_interval` |  | the checkpoint's | two numbers, 0 … 1 |",
-        "| `compress` |  | `export.compress` | meshopt, draco, null |",
-        "| `type` |  | glb | glb, obj, ply, stl, obj_zip |",
-        "| `remove_background` |  | true | true, false |",
+        "| `seed` |  | -1 … 4,294,967,295 | `generation.seed` |",
+        "| `texture_size` | `glb_texture_size` | `256`, `512`, ",
+        "| `geo_rotation` |  |  | `0.0` |",
+        "| `ss_guidance_interval` |  | two numbers, 0 … 1 | the checkpoint's |",
+        "| `compress` |  | `meshopt`, `draco`, `null` | `export.compress` |",
+        "| `type` |  | `glb`, `obj`, `ply`, `stl`, `obj_zip` | `glb` |",
+        "| `remove_background` |  | `true`, `false` | `true` |",
     ],
 )
 def test_a_field_is_shown_with_its_aliases_default_and_values(row: str) -> None:
