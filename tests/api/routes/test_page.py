@@ -154,7 +154,7 @@ def test_without_the_right_file_the_viewer_comes_from_a_cdn_and_is_held_against_
 # ---- the options -----------------------------------------------------------------------------
 
 
-def test_the_options_are_the_fields_with_the_servers_defaults() -> None:
+def test_the_options_are_the_request_fields_with_the_servers_defaults() -> None:
     configured = settings(
         generation={"seed": 7, "tex_sampling_steps": 30}, export={"glb_texture_size": 512}
     )
