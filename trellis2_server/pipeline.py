@@ -24,7 +24,6 @@ from trellis2_server.engines.preview import PreviewEngine
 from trellis2_server.engines.trellis2 import Trellis2Engine, why_not
 from trellis2_server.errors import ConfigError
 from trellis2_server.inputs.background import BackgroundModel
-from trellis2_server.inputs.background import BackgroundModel
 from trellis2_server.inputs.images import Cutter
 from trellis2_server.inputs.meshes import read_scene, to_model_frame
 

@@ -1,7 +1,7 @@
 """The tables of settings and of request fields in Markdown files, made from their declarations.
 
-    python docs/tools/tables.py                        # rewrites stale README.md and docs/*.md
-    python docs/tools/tables.py --check                # only names stale files; exit code 1 if any
+    python docs/tools/tables.py                        # rewrites stale tables in README.md, docs/
+    python docs/tools/tables.py --check                # names stale files; exit code 1 if any
     python docs/tools/tables.py --print parameters     # prints one table
     python docs/tools/tables.py docs/configuration.md  # other files
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _SETTINGS_HEAD: Final = ("| key | default | allowed | meaning |", "|---|---|---|---|")
 _PARAMETERS_HEAD: Final = (
-    "| field | also accepted as | default | allowed | meaning |",
+    "| field | also as | values | default | meaning |",
     "|---|---|---|---|---|",
 )
 
@@ -55,8 +55,7 @@ def parameters_table() -> str:
     for group in typing.get_args(Group):
         for field in FIELDS:
             if field.group == group:
-                aliases = ", ".join(f"`{alias}`" for alias in field.aliases)
-                cells = (f"`{field.name}`", aliases, _default(field), _values(field))
+                cells = (f"`{field.name}`", _code(field.aliases), _values(field), _default(field))
                 rows.append(_row(*cells, field.description))
     return "\n".join(rows)
 
@@ -101,6 +100,10 @@ def _row(*cells: str) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
+def _code(words: Iterable[object]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
+
+
 def _word(value: object) -> str:
     """Return a value as JSON has it, but without quotes."""
     if isinstance(value, tuple):
@@ -135,14 +138,13 @@ def _choices(annotation: Any) -> Iterable[str]:
 
 def _values(field: RequestField) -> str:
     if field.kind == "boolean":
-        return "true, false"
+        return _code(("true", "false"))
     if field.kind == "interval":
         return "two numbers, 0 … 1"
     if field.bounds:
         low, high = field.bounds
         return f"{low:,} … {high:,}"
-    words = [*map(str, field.choices), *(["null"] if field.is_nullable else [])]
-    return ", ".join(words)
+    return _code((*field.choices, *(["null"] if field.is_nullable else [])))
 
 
 def _default(field: RequestField) -> str:
@@ -150,7 +152,7 @@ def _default(field: RequestField) -> str:
         return f"`{field.setting}`"
     if field.group == "sampler":
         return "the checkpoint's"
-    return "" if field.default is None else _word(field.default)
+    return "" if field.default is None else f"`{_word(field.default)}`"
 
 
 # ---- command line --------------------------------------------------------------------------

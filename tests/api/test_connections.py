@@ -196,7 +196,7 @@ def test_if_all_connections_are_busy_a_further_one_gets_a_503() -> None:
                 stack.enter_context(connect(server, POST % len(body) + body)) for _ in range(10)
             ]
             manager = server.manager
-            until(lambda: sum(t.waiters for t in manager.active_jobs.values()) == 10, "ten wait")
+            until(lambda: sum(t.waiters for t in manager.active_jobs) == 10, "ten wait")
             with connect(server, GET) as further:
                 assert int(check_error(read_to_end(further), 503, 3)["retry-after"]) > 0
             engine.open_all()

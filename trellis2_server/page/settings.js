@@ -1,10 +1,7 @@
-/**
- * The form of a request's fields. Bounds, choices, descriptions and defaults come from the server,
- * which declares them once (request_fields.py); names shown here and their order are the page's.
- */
+/** The form of the request fields, whose bounds, descriptions and defaults the server provides. */
 
 /**
- * JSON Schema of a field, as far as the page uses it.
+ * JSON Schema of a field; only the keywords that this module uses.
  * @typedef {object} Schema
  * @property {string | string[]} [type]
  * @property {number} [minimum]
@@ -20,7 +17,7 @@
  * @property {number} max_image_pixels
  */
 
-/** What the fields are called on the page; of a sampler's fields, without their stage. */
+/** Labels by field; the stages share those of their sampler fields. */
 const LABELS = /** @type {Record<string, string>} */ ({
   seed: "Seed",
   pipeline_type: "Resolution",
@@ -46,7 +43,7 @@ const SAMPLER = [
 ];
 
 /**
- * Which fields the form shows, in which order; unknown fields are left out.
+ * The groups of the form and their fields. Fields that the server does not have are omitted.
  * @type {{title: string, stage?: string, fields: string[]}[]}
  */
 const GROUPS = [
@@ -74,7 +71,7 @@ export class Settings {
 
   /**
    * @param {Options} options
-   * @param {boolean} isPreview whether the engine ignores the sampler's fields.
+   * @param {boolean} isPreview whether the engine ignores the sampler fields.
    */
   show(options, isPreview) {
     this.options = options;
@@ -87,7 +84,7 @@ export class Settings {
         if (stage && isPreview) {
           const note = group.appendChild(document.createElement("p"));
           note.className = "muted";
-          note.textContent = "For TRELLIS.2 only; the preview engine ignores them.";
+          note.textContent = "For TRELLIS.2 only; the preview engine ignores these fields.";
         }
         const grid = group.appendChild(document.createElement("div"));
         grid.className = "fields";
@@ -103,7 +100,7 @@ export class Settings {
     this.reset.hidden = Object.keys(this.values()).length === 0;
   }
 
-  /** Values of the fields that are set; empty ones are left out. */
+  /** The values of the fields that the user has set. */
   values() {
     return valuesOf(this.form);
   }
@@ -120,10 +117,10 @@ export function valuesOf(form) {
 }
 
 /**
- * A labelled input with a hint for each field that the server knows.
+ * An input with a label and a description for each field that the server has.
  * @param {Options} options
  * @param {string[]} names
- * @param {string} [prefix] of the elements' ids.
+ * @param {string} [prefix] prefix of the elements' ids.
  * @returns {HTMLElement[]}
  */
 export function fieldRows(options, names, prefix = "field") {

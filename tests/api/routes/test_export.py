@@ -13,7 +13,7 @@ from PIL import Image
 from tests.support.engines import PATIENCE_S, GatedEngine
 from tests.support.server import ON_RAY, encoded, fields, serving, settings, until
 from trellis2_server.errors import EngineError
-from trellis2_server.inputs.scenes import Glb
+from trellis2_server.inputs.meshes import Glb
 from trellis2_server.storage import snapshots
 
 if TYPE_CHECKING:

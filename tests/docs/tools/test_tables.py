@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from docs.tools.tables import documents, main, parameters_table, settings_table, stale, update
-from tests.support.documents import block
 from trellis2_server.request_fields import FIELDS
-from trellis2_server.settings import Settings, load_settings
+from trellis2_server.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,13 +46,13 @@ def test_a_setting_is_shown_with_its_default_and_bounds(row: str) -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        "| `seed` |  | `generation.seed` | -1 … 4,294,967,295 |",
-        "| `texture_size` | `glb_texture_size` | `export.glb_texture_size` | 256, 512, ",
-        "| `geo_rotation` |  | 0.0 |  |",
-        "| `ss_guidance_interval` |  | the checkpoint's | two numbers, 0 … 1 |",
-        "| `compress` |  | `export.compress` | meshopt, draco, null |",
-        "| `type` |  | glb | glb, obj, ply, stl, obj_zip |",
-        "| `remove_background` |  | true | true, false |",
+        "| `seed` |  | -1 … 4,294,967,295 | `generation.seed` |",
+        "| `texture_size` | `glb_texture_size` | `256`, `512`, ",
+        "| `geo_rotation` |  |  | `0.0` |",
+        "| `ss_guidance_interval` |  | two numbers, 0 … 1 | the checkpoint's |",
+        "| `compress` |  | `meshopt`, `draco`, `null` | `export.compress` |",
+        "| `type` |  | `glb`, `obj`, `ply`, `stl`, `obj_zip` | `glb` |",
+        "| `remove_background` |  | `true`, `false` | `true` |",
     ],
 )
 def test_a_field_is_shown_with_its_aliases_default_and_values(row: str) -> None:
@@ -82,9 +80,3 @@ def test_a_marker_without_its_pair_is_an_error() -> None:
 def test_a_table_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--print", "parameters"]) == 0
     assert capsys.readouterr().out == parameters_table() + "\n"
-
-
-def test_the_example_of_a_configuration_can_be_loaded(tmp_path: Path) -> None:
-    file = tmp_path / "config.json"
-    file.write_text(block("config"))
-    assert load_settings(file).server.host == json.loads(block("config"))["server"]["host"]
