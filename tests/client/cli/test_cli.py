@@ -1,4 +1,4 @@
-"""The command line as a whole: standard output, and the client as a process."""
+"""The command line: standard output, and the client as a process."""
 
 from __future__ import annotations
 

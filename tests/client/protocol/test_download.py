@@ -50,25 +50,25 @@ def test_a_file_that_has_changed_is_downloaded_from_its_beginning(ask: Ask, serv
 def test_a_download_is_resumed_after_a_restart_of_a_server_with_stored_results(
     ask: Ask, tmp_path: Path
 ) -> None:
-    kept = settings(worker={"result_dir": str(tmp_path)})
+    configured = settings(worker={"result_dir": str(tmp_path)})
     restarted: list[Server] = []
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(serving(GatedEngine(), kept))
+        server = stack.enter_context(serving(GatedEngine(), configured))
         server.wait_until_loaded()
         whole = ask(server, "generate", picture(), shape=False, **SMALL).textured
 
         def restart(progress: Progress) -> None:
             if progress.is_trouble and not restarted:
                 server.stop()
-                again = serving(GatedEngine(), kept, port=server.address[1])
+                again = serving(GatedEngine(), configured, port=server.address[1])
                 restarted.append(stack.enter_context(again))
 
         server.faults.next("/jobs/", cut(1000))
         result = ask(server, "generate", picture(), shape=False, on_progress=restart, **SMALL)
         assert result.textured == whole
-        asked = restarted[0].faults.asked
+        requests = restarted[0].faults.asked
         assert not restarted[0].faults.paths("/send")
-        assert [each.headers.get("range") for each in asked][-1] == "bytes=1000-"
+        assert [each.headers.get("range") for each in requests][-1] == "bytes=1000-"
 
 
 def test_only_the_rest_of_an_unchanged_file_is_requested() -> None:

@@ -63,12 +63,12 @@ def test_a_job_is_cancelled_if_a_callback_raises(
 ) -> None:
     engine.gates["shape"].clear()
 
-    def leave(progress: Progress) -> None:
+    def fail(progress: Progress) -> None:
         if progress.job is not None:
             raise RuntimeError("enough")
 
     with pytest.raises(RuntimeError, match="enough"):
-        ask(server, "generate", picture(), on_progress=leave, **SMALL)
+        ask(server, "generate", picture(), on_progress=fail, **SMALL)
     engine.open_all()
     (job,) = ask(server, "jobs")
     until(lambda: ask(server, "job", job.uid).error == "cancelled", "cancelled")

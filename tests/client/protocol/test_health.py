@@ -37,7 +37,7 @@ def test_a_server_that_failed_to_load_is_not_awaited(ask: Ask) -> None:
     engine.failures["load"] = RuntimeError("broken")
     with serving(engine) as server:
         until(lambda: server.client.get("/healthcheck").json()["status"] == "error", "failed")
-        said = server.client.get("/healthcheck").json()["error"]
+        message = server.client.get("/healthcheck").json()["error"]
         with pytest.raises(BusyError) as caught:
             ask(server, "wait_until_ready")
-        assert str(caught.value) == said
+        assert str(caught.value) == message

@@ -52,7 +52,7 @@ class PartialDownload:
         self._tag: str | None = None
 
     def request_headers(self) -> dict[str, str]:
-        """Return the headers of a request for the rest, or for the whole file."""
+        """Return the headers of a request for the rest, or for the complete file."""
         headers = {"Accept-Encoding": "identity"}
         if self.content and self._tag:
             headers |= {"Range": f"bytes={len(self.content)}-", "If-Range": self._tag}

@@ -46,7 +46,7 @@ class GenerationRequest:
         picture: image file.
         mesh: mesh file that is textured; None: a shape is generated.
         texture: whether a textured model is requested.
-        shape: whether an untextured model is requested beside the textured one.
+        shape: whether an untextured model is requested, too.
         type: file type of the models.
         fields: further fields of the request.
 
