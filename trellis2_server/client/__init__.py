@@ -7,9 +7,9 @@
     Path("photo.glb").write_bytes(result.model)
 
 `AsyncClient` is the same for asyncio, and `python -m trellis2_server.client` for a terminal.
-The client imports nothing of the server. It requires httpx, tqdm for progress bars, and NumPy
-and Pillow for thumbnails. It also works with a Hunyuan3D server, but without progress within a
-step and without cancelling.
+The client does not need the server's packages. It requires httpx, tqdm for progress bars, and
+NumPy and Pillow for thumbnails. It also works with a Hunyuan3D server, but without progress
+within a step and without cancelling.
 """
 
 from trellis2_server.client.client import AsyncClient, Client
