@@ -1,16 +1,17 @@
-"""Measures the queue under more clients than it can serve at once.
+"""Measure the queue under more clients than the server can serve at the same time.
 
-    python bench/load.py              a table
-    python bench/load.py --json       one JSON line
+    python bench/load.py              print a table
+    python bench/load.py --json       print one JSON line
 
-Fifty clients ask for one untextured model after another. The engine is the embedded one, but
-each of its stages holds the lane for as long as `--stage` says without using the CPU, as a
-GPU does. What is measured, and against what:
+Fifty clients request one untextured model after the other. The engine is the preview engine, but
+each shape step occupies the device for `--stage` seconds without using the CPU, like a GPU.
 
-- `/healthcheck` from another process: p99 at most 50 ms;
-- how much of the time the lane is busy while work waits: at least 95 %;
-- fairness: how long a job waits against the jobs ahead of it at its arrival times the mean
-  time of a job: at most 1.5.
+Measurements, and their targets:
+
+- `/healthcheck`, requested by another process: p99 at most 50 ms;
+- `device_busy`, fraction of time in which the device is busy while jobs wait: at least 0.95;
+- `wait_ratio_max`, fairness: waiting time of a job, divided by the number of jobs ahead of it at
+  its arrival and by the mean time per job: at most 1.5.
 """
 
 from __future__ import annotations
@@ -28,7 +29,13 @@ from typing import TYPE_CHECKING, Any, Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.server import _PROBE, Server, drawn, png  # noqa: E402 - after the path is set
+from bench.server import (  # noqa: E402 - after the path is set
+    HEALTH_PROBE,
+    Server,
+    draw_picture,
+    png,
+    summarize_probe,
+)
 from trellis2_server.engines.preview import PreviewEngine  # noqa: E402
 
 if TYPE_CHECKING:
@@ -41,7 +48,11 @@ FIELDS: Final = {"decimation_target": 2000, "texture_size": 256, "texture": Fals
 
 
 class PacedEngine(PreviewEngine):
-    """The embedded engine, with a shape stage that takes a given time; says how long it worked."""
+    """The preview engine with a shape step of a given duration; describes its busy time.
+
+    Args:
+        stage_s: duration of the shape step, seconds.
+    """
 
     def __init__(self, stage_s: float) -> None:
         super().__init__()
@@ -81,10 +92,10 @@ def details(server: Server) -> dict[str, Any]:
 
 def measure(server: Server, clients: int, seconds: float) -> dict[str, float]:
     stop = threading.Event()
-    jobs: list[tuple[float, float]] = []  # from when to when
-    pictures = [base64.b64encode(png(drawn(seed, 96))).decode() for seed in range(clients)]
+    jobs: list[tuple[float, float]] = []  # begin and end, seconds
+    pictures = [base64.b64encode(png(draw_picture(seed, 96))).decode() for seed in range(clients)]
 
-    def ask(client: int) -> None:
+    def request_models(client: int) -> None:
         seed = client * 100_000
         while not stop.is_set():
             seed += 1
@@ -92,16 +103,18 @@ def measure(server: Server, clients: int, seconds: float) -> dict[str, float]:
             body = {**FIELDS, "image": pictures[client], "seed": seed}
             status, _, content = server.request("POST", "/generate", body)
             if status != 200:
-                raise SystemExit(f"/generate answered {status}: {content[:200]!r}")
+                raise SystemExit(f"/generate replied {status}: {content[:200]!r}")
             jobs.append((begin, time.monotonic()))
 
-    threads = [threading.Thread(target=ask, args=(k,), daemon=True) for k in range(clients)]
+    threads = [
+        threading.Thread(target=request_models, args=(k,), daemon=True) for k in range(clients)
+    ]
     for thread in threads:
         thread.start()
-        stop.wait(0.05)  # one after the other, so that it is known who was first
+        stop.wait(0.05)  # one after the other, so that the order of arrival is known
     begin, busy = time.monotonic(), details(server)["busy_s"]
     probe = subprocess.run(
-        [sys.executable, "-c", _PROBE, str(server.port), str(seconds)],
+        [sys.executable, "-c", HEALTH_PROBE, str(server.port), str(seconds)],
         check=True,
         capture_output=True,
     )
@@ -111,46 +124,44 @@ def measure(server: Server, clients: int, seconds: float) -> dict[str, float]:
         thread.join(120)
     job_s = (end - begin) / sum(1 for _, done in jobs if begin <= done <= end)
     waits: list[tuple[int, float]] = []
-    for came, done in jobs:
-        if begin <= came <= end:
-            ahead = sum(1 for other, until in jobs if other < came < until)
-            waits.append((ahead, (done - came - job_s) / (max(ahead, 1) * job_s)))
-    taken = sorted(json.loads(probe.stdout))
+    for arrival, done in jobs:
+        if begin <= arrival <= end:
+            ahead = sum(1 for other, until in jobs if other < arrival < until)
+            waits.append((ahead, (done - arrival - job_s) / (max(ahead, 1) * job_s)))
     return {
         "clients": clients,
         "jobs": len(waits),
         "job_s": job_s,
         "ahead_mean": sum(ahead for ahead, _ in waits) / len(waits),
-        "lane_busy": (busy_end - busy) / (end - begin),
+        "device_busy": (busy_end - busy) / (end - begin),
         "wait_ratio_max": max(ratio for _, ratio in waits),
-        "health_p50_ms": 1e3 * taken[len(taken) // 2],
-        "health_p99_ms": 1e3 * taken[min(int(0.99 * len(taken)), len(taken) - 1)],
-        "health_max_ms": 1e3 * taken[-1],
-        "health_samples": len(taken),
+        **summarize_probe(probe.stdout),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one JSON line")
-    parser.add_argument("--clients", type=int, default=50)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--stage", type=float, default=0.2, help="seconds of a stage (0.2)")
+    parser.add_argument("--json", action="store_true", help="print one JSON line")
+    parser.add_argument("--clients", type=int, default=50, help="number of clients (50)")
+    parser.add_argument("--seconds", type=float, default=60, help="duration (60)")
+    parser.add_argument(
+        "--stage", type=float, default=0.2, help="duration of a shape step, seconds (0.2)"
+    )
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--host", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.serve:
-        serve(asked.host, asked.port, asked.stage)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        serve(arguments.host, arguments.port, arguments.stage)
         return
-    me = str(Path(__file__).resolve())
-    server = Server([sys.executable, me, "--serve", "--stage", str(asked.stage)])
+    script = str(Path(__file__).resolve())
+    server = Server([sys.executable, script, "--serve", "--stage", str(arguments.stage)])
     try:
-        server.until((200,))
-        result = measure(server, asked.clients, asked.seconds)
+        server.wait_for_health((200,))
+        result = measure(server, arguments.clients, arguments.seconds)
     finally:
         server.stop()
-    if asked.json:
+    if arguments.json:
         print(json.dumps(result))
         return
     for key, value in result.items():

@@ -1,20 +1,21 @@
-"""Measures whether more engines on Ray Serve make more models in the same time.
+"""Measure whether the throughput on Ray Serve grows with the number of engines.
 
-    python bench/ray_scale.py              a table
-    python bench/ray_scale.py --json       one JSON line
+    python bench/ray_scale.py              print a table
+    python bench/ray_scale.py --json       print one JSON line
 
-A cluster of several machines runs on this one, on the loopback interface. Its engines' stages
-wait as long as `--stage-seconds` says without using the CPU, as a GPU does; HTTP, desk, object
-store and exports (2000 faces, 256²) are real. For each number of replicas in `--replicas`, as
-many jobs as keep all of them busy are sent at once, each of another seed and with a texture.
+A cluster of several machines is simulated on this machine, on the loopback interface. The shape
+and texture steps of its engines wait for `--stage-seconds` without using the CPU, like a GPU.
+HTTP, job service, object store and exports (2000 faces, 256 x 256 pixels) are real. For each
+number of replicas in `--replicas`, `--jobs` textured jobs for each replica are submitted at the
+same time, each with another seed.
 
-- `throughput`: jobs per second, from the first stage's begin to the last one's end;
-- `scaling`: that over the replicas times the throughput with one (or with the fewest): at
-  least 0.9;
-- `busy`: which part of that time the replicas were in a stage;
-- `gap_ms`: how long a replica is idle between two stages, median and longest.
+- `throughput`: jobs per second, from the begin of the first step to the end of the last one;
+- `scaling`: throughput, divided by the number of replicas and by the throughput of one replica
+  (or of each of the fewest); target: at least 0.9;
+- `busy`: fraction of that time in which the replicas ran a step;
+- `gap_ms`: idle time of a replica between two steps, median and longest.
 
-Needs what the tests on Ray need.
+Requires the packages of the tests on Ray.
 """
 
 from __future__ import annotations
@@ -55,26 +56,26 @@ if TYPE_CHECKING:
     from trellis2_server.pipeline import Report
 
 FIELDS: Final = {"decimation_target": 2000, "texture_size": 256, "texture": True}
-#: Longer than all jobs of one measurement may take.
+#: Longest time for all jobs of one measurement, seconds.
 PATIENCE_S: Final = 200.0
-#: Before the jobs that count: each machine's processes for exports start and compile.
+#: Jobs for each replica before the measurement, in which export processes start and compile.
 WARM_UP_JOBS: Final = 2
-#: On each machine.
-EXPORTS_AT_ONCE: Final = 2
+#: CPUs of each machine.
+CPUS: Final = 2
 
 
 class WaitingEngine:
-    """Makes cubes, each stage in a given time, and notes when.
+    """Engine whose steps take a given time and return cubes.
 
     Args:
-        stage_s: seconds of the shape stage, and of the texture stage.
-        folder: where each process notes its stages: name, begin and end in seconds.
+        step_s: durations of the shape step and of the texture step, seconds.
+        folder: folder in which each process records name, begin and end of its steps, seconds.
     """
 
     name = "waiting"
 
-    def __init__(self, stage_s: tuple[float, float], folder: str) -> None:
-        self._shape_s, self._texture_s = stage_s
+    def __init__(self, step_s: tuple[float, float], folder: str) -> None:
+        self._shape_s, self._texture_s = step_s
         self._folder = folder
 
     def load(self, report: Report) -> None:
@@ -89,14 +90,14 @@ class WaitingEngine:
     def device_memory(self) -> dict[str, int]:
         return {}
 
-    def _wait(self, stage: str, seconds: float, report: Report) -> None:
+    def _wait(self, name: str, seconds: float, report: Report) -> None:
         begin, steps = time.monotonic(), 12
         for step in range(steps):
-            report(stage, step, steps)
+            report(name, step, steps)
             left = begin + seconds * (step + 1) / steps - time.monotonic()
             threading.Event().wait(max(0.0, left))
         with (Path(self._folder) / str(os.getpid())).open("a", encoding="ascii") as file:
-            file.write(f"{stage} {begin} {time.monotonic()}\n")
+            file.write(f"{name} {begin} {time.monotonic()}\n")
 
     def shape(self, cutout: Cutout, options: Options, report: Report) -> Shape:
         del cutout, options
@@ -112,8 +113,8 @@ class WaitingEngine:
         raise NotImplementedError
 
 
-def serving(replicas: int, stage_s: tuple[float, float], folder: str, url: str) -> Any:
-    """Deploy it with so many engines."""
+def deploy_server(replicas: int, step_s: tuple[float, float], folder: str, url: str) -> Any:
+    """Deploy the server with a number of engines."""
     from trellis2_server.ray_serve import ClusterSettings, build_app
 
     settings = Settings.model_validate(
@@ -124,7 +125,7 @@ def serving(replicas: int, stage_s: tuple[float, float], folder: str, url: str) 
         build_app(
             settings,
             cluster,
-            choose_engine=lambda _: WaitingEngine(stage_s, folder),
+            choose_engine=lambda _: WaitingEngine(step_s, folder),
             make_cutter=lambda *_: Cutter(background="none"),
             engine_name="waiting",
         ),
@@ -132,90 +133,92 @@ def serving(replicas: int, stage_s: tuple[float, float], folder: str, url: str) 
     )
 
 
-def ask(url: str, seed: int) -> None:
-    """Have one textured model made."""
+def generate(url: str, seed: int) -> None:
+    """Generate one textured model."""
     image = base64.b64encode(picture(seed)).decode()
     body = {**FIELDS, "image": image, "seed": seed}
     reply = httpx.post(f"{url}/generate", json=body, timeout=PATIENCE_S)
     if reply.status_code != 200 or reply.content[:4] != b"glTF":
-        raise SystemExit(f"/generate answered {reply.status_code}: {reply.content[:200]!r}")
+        raise SystemExit(f"/generate replied {reply.status_code}: {reply.content[:200]!r}")
 
 
-def ask_at_once(url: str, seeds: range) -> None:
+def generate_concurrently(url: str, seeds: range) -> None:
     with ThreadPoolExecutor(len(seeds)) as pool:
-        list(pool.map(partial(ask, url), seeds, timeout=PATIENCE_S))
+        list(pool.map(partial(generate, url), seeds, timeout=PATIENCE_S))
 
 
-def stages_in(folder: str) -> dict[str, list[tuple[float, float]]]:
-    """Begin and end of each stage in seconds, by replica, in order."""
-    stages = {
+def read_steps(folder: str) -> dict[str, list[tuple[float, float]]]:
+    """Return begin and end of each step in order, seconds, by replica."""
+    steps = {
         file.name: [
             (float(begin), float(end))
             for _, begin, end in map(str.split, file.read_text("ascii").splitlines())
         ]
         for file in Path(folder).iterdir()
     }
-    return {name: sorted(spans) for name, spans in stages.items()}
+    return {name: sorted(spans) for name, spans in steps.items()}
 
 
-def measure(url: str, replicas: int, stage_s: tuple[float, float], jobs: int) -> dict[str, Any]:
+def measure(url: str, replicas: int, step_s: tuple[float, float], jobs: int) -> dict[str, Any]:
     from ray import serve
 
     with tempfile.TemporaryDirectory() as folder:
-        serving(replicas, stage_s, folder, url)
+        deploy_server(replicas, step_s, folder, url)
         pause, end = threading.Event(), time.monotonic() + PATIENCE_S
-        while running(url) < replicas:
+        while running_engines(url) < replicas:
             if time.monotonic() > end:
                 raise SystemExit(f"{replicas} engines did not start")
             pause.wait(0.2)
-        ask_at_once(url, range(WARM_UP_JOBS * replicas))
+        generate_concurrently(url, range(WARM_UP_JOBS * replicas))
         for file in Path(folder).iterdir():
             file.unlink()
-        ask_at_once(url, range(1000, 1000 + jobs * replicas))
-        stages = stages_in(folder)
+        generate_concurrently(url, range(1000, 1000 + jobs * replicas))
+        steps = read_steps(folder)
         serve.delete("trellis2")
-    begin = min(spans[0][0] for spans in stages.values())
-    last = max(spans[-1][1] for spans in stages.values())
-    gaps = [b - a for spans in stages.values() for (_, a), (b, _) in pairwise(spans)]
-    busy = sum(b - a for spans in stages.values() for a, b in spans)
+    begin = min(spans[0][0] for spans in steps.values())
+    last = max(spans[-1][1] for spans in steps.values())
+    gaps = [b - a for spans in steps.values() for (_, a), (b, _) in pairwise(spans)]
+    busy = sum(b - a for spans in steps.values() for a, b in spans)
     return {
         "replicas": replicas,
         "throughput": jobs * replicas / (last - begin),
         "busy": busy / (replicas * (last - begin)),
         "gap_ms": [1e3 * statistics.median(gaps), 1e3 * max(gaps)],
-        "stages": [len(spans) for spans in stages.values()],
+        "steps": [len(spans) for spans in steps.values()],
     }
 
 
-def running(url: str) -> int:
+def running_engines(url: str) -> int:
     details = httpx.get(f"{url}/healthcheck", timeout=20).json().get("details", {})
     return details.get("engines", {}).get("running", 0)
 
 
 @contextmanager
 def cluster_for(engines: int) -> Generator[str]:
-    """A cluster of machines with two engines each, and the address of its proxy."""
-    with ray_cluster((engines + 1) // 2, num_cpus=EXPORTS_AT_ONCE) as (_, url):
+    """Start a cluster of machines with two engines each; yield the address of its proxy."""
+    with ray_cluster((engines + 1) // 2, num_cpus=CPUS) as (_, url):
         yield url
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one JSON line")
-    parser.add_argument("--replicas", default="1,2,4", help="how many engines (1,2,4)")
+    parser.add_argument("--json", action="store_true", help="print one JSON line")
+    parser.add_argument("--replicas", default="1,2,4", help="numbers of engines (1,2,4)")
     parser.add_argument(
-        "--stage-seconds", default="3.0,2.0", help="of a shape and of a texture (3.0,2.0)"
+        "--stage-seconds",
+        default="3.0,2.0",
+        help="durations of a shape and of a texture step (3.0,2.0)",
     )
-    parser.add_argument("--jobs", type=int, default=4, help="of each replica (4)")
-    asked = parser.parse_args()
-    counts = [int(n) for n in asked.replicas.split(",")]
-    shape_s, texture_s = (float(s) for s in asked.stage_seconds.split(","))
+    parser.add_argument("--jobs", type=int, default=4, help="jobs for each replica (4)")
+    arguments = parser.parse_args()
+    counts = [int(n) for n in arguments.replicas.split(",")]
+    shape_s, texture_s = (float(s) for s in arguments.stage_seconds.split(","))
     with cluster_for(max(counts)) as url:
-        found = [measure(url, n, (shape_s, texture_s), asked.jobs) for n in counts]
+        found = [measure(url, n, (shape_s, texture_s), arguments.jobs) for n in counts]
     alone = found[0]["throughput"] / counts[0]
     for each in found:
         each["scaling"] = each["throughput"] / (each["replicas"] * alone)
-    if asked.json:
+    if arguments.json:
         print(json.dumps({key: [each[key] for each in found] for key in found[0]}))
         return
     print("| replicas | jobs/s | scaling | busy | gap median, longest, ms |")

@@ -1,21 +1,22 @@
-"""Simulates 1 to 64 GPUs under requests that come at random: how long clients wait, how busy it is.
+"""Simulate 1 to 64 GPUs under random requests: waiting times of clients, use of the GPUs.
 
     python bench/ray_simulation.py --output docs/scale.svg
 
-prints the tables of docs/scale.md and draws their plot. Nothing is measured here: it is a
-model, of the parts that decide how long a job takes.
+prints the tables of docs/scale.md and draws their plot. It is a model of the parts that determine
+the duration of a job; nothing is measured.
 
-- Requests come one by one, independently (Poisson), each for a textured model.
-- A GPU does one stage at a time, for the seconds that TRELLIS.2's authors give for an H100.
-- A stage's export runs on the machine of that stage, `--exports` at a time beside each GPU, in
-  the order in which they were begun.
-- The desk begins what is due first, as `trellis2_server/line.py` does: a shape is due when its
-  request came, a texture `TEXTURE_PATIENCE_S` after it became ready; it has as many stages in
-  flight as there are GPUs, four exports for each, and begins no stage while more exports wait
-  than that.
+- Requests arrive independently (Poisson process); each is for a textured model.
+- A GPU runs one shape or texture step at a time, with the duration that the authors of TRELLIS.2
+  state for an H100.
+- The export of a step runs on the same machine, `--exports` at a time for each GPU, in the order
+  in which they were started.
+- The scheduler starts the step with the earliest deadline, like
+  `trellis2_server/jobs/scheduler.py`: the deadline of a shape is the arrival of its request, that
+  of a texture is `TEXTURE_PATIENCE_S` after its shape is ready. It runs as many steps as there
+  are GPUs and four exports for each, and starts no step while more than a number of exports wait.
 
-Left out: cutting out (0 to 4 s of another processor), the network, failures, GPUs of other
-speeds, and that stages vary with the picture. Needs numpy; for the drawing matplotlib.
+Not modelled: the cutout step (0 to 4 s on another CPU), the network, failures, GPUs of different
+speed, and durations that depend on the picture. Requires NumPy, and Matplotlib for the plot.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ from trellis2_server.jobs.scheduler import TEXTURE_PATIENCE_S  # noqa: E402 - af
 
 Kind = Literal["shape", "shape_export", "texture", "texture_export"]
 
-#: Steps in progress for each GPU, as of `worker.limit_model_concurrency`.
-AT_MOST: Final = 5
-#: Exports in progress for each GPU, as of `ray_serve.fleet.Fleet.hands`.
-HANDS: Final = 4
-#: Seconds of the shape and of the texture stage on an H100, by TRELLIS.2's authors.
+#: Steps in progress for each GPU, as `worker.limit_model_concurrency`.
+MAX_STEPS: Final = 5
+#: Exports in progress for each GPU, as in `ray_serve.executor`.
+CPU_WORKERS: Final = 4
+#: Duration of the shape and of the texture step on an H100 by resolution, seconds; source: the
+#: authors of TRELLIS.2.
 H100: Final = {"512": (2.0, 1.0), "1024": (10.0, 7.0), "1536": (35.0, 25.0)}
 LOADS: Final = (0.5, 0.7, 0.8, 0.9, 0.95)
 GPUS: Final = (1, 2, 4, 8, 16, 32, 64)
@@ -50,16 +52,16 @@ RATES: Final = (20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
 @dataclass(frozen=True)
-class Plant:
-    """What there is.
+class Cluster:
+    """GPUs, and durations of the steps of a job.
 
     Attributes:
-        gpus: how many.
-        shape_s: seconds of a shape stage.
-        texture_s: … of a texture stage; 0: none is asked for.
-        shape_export_s: … of decimating and writing the untextured file.
-        texture_export_s: … of the textured file.
-        exports: how many run at a time beside each GPU.
+        gpus: number of GPUs.
+        shape_s: duration of a shape step, seconds.
+        texture_s: duration of a texture step, seconds; 0: jobs have no texture.
+        shape_export_s: duration of a shape_export step, seconds.
+        texture_export_s: duration of a texture_export step, seconds.
+        exports: number of exports that run at the same time for each GPU.
     """
 
     gpus: int
@@ -70,21 +72,21 @@ class Plant:
     exports: int
 
     @property
-    def most_per_s(self) -> float:
-        """Jobs a second at which every GPU is busy all the time."""
+    def capacity_per_s(self) -> float:
+        """Jobs per second at which every GPU is always busy."""
         return self.gpus / (self.shape_s + self.texture_s)
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a simulation found.
+class SimulationResult:
+    """Times of the jobs, and use of the machines.
 
     Attributes:
-        queued: seconds from each request to the begin of its shape stage, float64 [N].
-        untextured: seconds from each request to its untextured file.
-        textured: seconds to its textured file.
-        gpu_busy: 0 … 1, of the GPUs.
-        export_busy: 0 … 1, of the places for exports.
+        queued: time from each request to the begin of its shape step, seconds, float64 [N].
+        untextured: time from each request to its untextured file, seconds, float64 [N].
+        textured: time from each request to its textured file, seconds, float64 [N].
+        gpu_busy: mean use of the GPUs, 0 to 1.
+        export_busy: mean use of the export slots, 0 to 1.
     """
 
     queued: np.ndarray
@@ -95,151 +97,153 @@ class Found:
 
 
 class Simulation:
-    """One run.
+    """Event-driven simulation.
 
     Args:
-        plant: what there is.
-        arrivals: seconds at which requests come, ascending, float64 [N].
+        cluster: GPUs and durations.
+        arrivals: arrival times of the requests, ascending, seconds, float64 [N].
     """
 
-    def __init__(self, plant: Plant, arrivals: np.ndarray) -> None:
+    def __init__(self, cluster: Cluster, arrivals: np.ndarray) -> None:
         n = len(arrivals)
-        self._plant, self._arrivals = plant, arrivals
+        self._cluster, self._arrivals = cluster, arrivals
         self._seconds: dict[Kind, float] = {
-            "shape": plant.shape_s,
-            "texture": plant.texture_s,
-            "shape_export": plant.shape_export_s,
-            "texture_export": plant.texture_export_s,
+            "shape": cluster.shape_s,
+            "texture": cluster.texture_s,
+            "shape_export": cluster.shape_export_s,
+            "texture_export": cluster.texture_export_s,
         }
         self._now, self._order = 0.0, 0
         self._events: list[tuple[float, int, Kind, int, int]] = []
-        # What waits at the desk: due at, order, what, job, machine.
-        self._stages: list[tuple[float, int, Kind, int, int]] = []
+        # Waiting steps: deadline, order, kind, job, machine.
+        self._gpu_steps: list[tuple[float, int, Kind, int, int]] = []
         self._exports: list[tuple[float, int, Kind, int, int]] = []
-        self._free_gpus = deque(range(plant.gpus))
+        self._free_gpus = deque(range(cluster.gpus))
         self._exports_running = 0
-        # What was begun and waits for a place on its machine.
-        self._places = [plant.exports] * plant.gpus
-        self._queued: list[deque[tuple[Kind, int]]] = [deque() for _ in range(plant.gpus)]
+        # Started exports, which wait for a slot on their machine.
+        self._free_slots = [cluster.exports] * cluster.gpus
+        self._queued: list[deque[tuple[Kind, int]]] = [deque() for _ in range(cluster.gpus)]
         self._busy = {"gpu": 0.0, "export": 0.0}
-        self._due = np.array(arrivals)
+        self._deadline = np.array(arrivals)
         self.began, self.untextured, self.textured = np.zeros(n), np.zeros(n), np.zeros(n)
 
-    def run(self) -> Found:
-        """What happens until the last job is done, without the first tenth of the jobs."""
-        coming = 0
-        while coming < len(self._arrivals) or self._events:
-            is_arrival = coming < len(self._arrivals) and (
-                not self._events or self._arrivals[coming] <= self._events[0][0]
+    def run(self) -> SimulationResult:
+        """Simulate until the last job ends; the first tenth of the jobs is not in the result."""
+        arrived = 0
+        while arrived < len(self._arrivals) or self._events:
+            is_arrival = arrived < len(self._arrivals) and (
+                not self._events or self._arrivals[arrived] <= self._events[0][0]
             )
             if is_arrival:
-                self._now = float(self._arrivals[coming])
-                self._wait(self._stages, "shape", coming, -1)
-                coming += 1
+                self._now = float(self._arrivals[arrived])
+                self._enqueue(self._gpu_steps, "shape", arrived, -1)
+                arrived += 1
             else:
                 self._now, _, kind, job, machine = heapq.heappop(self._events)
                 self._end(kind, job, machine)
-            self._pump()
+            self._dispatch()
         settled = slice(len(self._arrivals) // 10, None)
-        places = self._plant.gpus * self._plant.exports
-        return Found(
+        slots = self._cluster.gpus * self._cluster.exports
+        return SimulationResult(
             (self.began - self._arrivals)[settled],
             (self.untextured - self._arrivals)[settled],
             (self.textured - self._arrivals)[settled],
-            self._busy["gpu"] / (self._plant.gpus * self._now),
-            self._busy["export"] / (places * self._now),
+            self._busy["gpu"] / (self._cluster.gpus * self._now),
+            self._busy["export"] / (slots * self._now),
         )
 
-    def _wait(self, queue: list[tuple[float, int, Kind, int, int]], *what: object) -> None:
-        kind, job, machine = what
+    def _enqueue(self, queue: list[tuple[float, int, Kind, int, int]], *step: object) -> None:
+        kind, job, machine = step
         self._order += 1
-        heapq.heappush(queue, (self._due[job], self._order, kind, job, machine))  # type: ignore[misc]
+        heapq.heappush(queue, (self._deadline[job], self._order, kind, job, machine))  # type: ignore[misc]
 
-    def _pump(self) -> None:
-        """Begin all that can begin, what is due first first: `Scheduler.dispatch`."""
-        gpus = self._plant.gpus
-        at_most, hands = AT_MOST * gpus, HANDS * gpus
-        while gpus - len(self._free_gpus) + self._exports_running < at_most:
-            stage = self._free_gpus and self._stages and len(self._exports) < at_most
-            export = self._exports and self._exports_running < hands
-            if export and not (stage and self._stages[0] < self._exports[0]):
+    def _dispatch(self) -> None:
+        """Start all steps that can start, by deadline, like `Scheduler.dispatch`."""
+        gpus = self._cluster.gpus
+        max_steps, cpu_workers = MAX_STEPS * gpus, CPU_WORKERS * gpus
+        while gpus - len(self._free_gpus) + self._exports_running < max_steps:
+            step = self._free_gpus and self._gpu_steps and len(self._exports) < max_steps
+            export = self._exports and self._exports_running < cpu_workers
+            if export and not (step and self._gpu_steps[0] < self._exports[0]):
                 _, _, kind, job, machine = heapq.heappop(self._exports)
                 self._exports_running += 1
                 self._queued[machine].append((kind, job))
-                self._take_places(machine)
-            elif stage:
-                _, _, kind, job, _ = heapq.heappop(self._stages)
+                self._start_exports(machine)
+            elif step:
+                _, _, kind, job, _ = heapq.heappop(self._gpu_steps)
                 if kind == "shape":
                     self.began[job] = self._now
                 self._begin(kind, job, self._free_gpus.popleft(), "gpu")
             else:
                 return
 
-    def _take_places(self, machine: int) -> None:
-        while self._queued[machine] and self._places[machine]:
-            self._places[machine] -= 1
+    def _start_exports(self, machine: int) -> None:
+        while self._queued[machine] and self._free_slots[machine]:
+            self._free_slots[machine] -= 1
             self._begin(*self._queued[machine].popleft(), machine, "export")
 
-    def _begin(self, kind: Kind, job: int, machine: int, where: str) -> None:
+    def _begin(self, kind: Kind, job: int, machine: int, resource: str) -> None:
         seconds = self._seconds[kind]
-        self._busy[where] += seconds
+        self._busy[resource] += seconds
         self._order += 1
         heapq.heappush(self._events, (self._now + seconds, self._order, kind, job, machine))
 
     def _end(self, kind: Kind, job: int, machine: int) -> None:
         if kind == "shape":
             self._free_gpus.append(machine)
-            self._wait(self._exports, "shape_export", job, machine)
+            self._enqueue(self._exports, "shape_export", job, machine)
         elif kind == "texture":
             self._free_gpus.append(machine)
-            self._wait(self._exports, "texture_export", job, machine)
+            self._enqueue(self._exports, "texture_export", job, machine)
         else:
             self._exports_running -= 1
-            self._places[machine] += 1
-            self._take_places(machine)
+            self._free_slots[machine] += 1
+            self._start_exports(machine)
             if kind == "texture_export":
                 self.textured[job] = self._now
                 return
             self.untextured[job] = self._now
-            if self._plant.texture_s:
-                self._due[job] = self._now + TEXTURE_PATIENCE_S
-                self._wait(self._stages, "texture", job, -1)
+            if self._cluster.texture_s:
+                self._deadline[job] = self._now + TEXTURE_PATIENCE_S
+                self._enqueue(self._gpu_steps, "texture", job, -1)
             else:
                 self.textured[job] = self._now
 
 
-def simulate(plant: Plant, per_s: float, jobs: int, seed: int = 0) -> Found:
-    """So many jobs that come at that rate on average."""
-    waits = np.random.default_rng(seed).exponential(1 / per_s, jobs)
-    return Simulation(plant, np.cumsum(waits)).run()
+def simulate(cluster: Cluster, per_s: float, jobs: int, seed: int = 0) -> SimulationResult:
+    """Simulate a number of jobs that arrive at a mean rate, jobs per second."""
+    intervals = np.random.default_rng(seed).exponential(1 / per_s, jobs)
+    return Simulation(cluster, np.cumsum(intervals)).run()
 
 
-def queued_by_formula(load: float, stage_s: float) -> float:
-    """Mean seconds in the queue of one GPU with one stage: Pollaczek and Khinchine, M/D/1."""
-    return load * stage_s / (2 * (1 - load))
+def queued_by_formula(load: float, step_s: float) -> float:
+    """Return the mean time in an M/D/1 queue, seconds (Pollaczek and Khinchine)."""
+    return load * step_s / (2 * (1 - load))
 
 
 def check(jobs: int = 100_000) -> list[tuple[float, float, float]]:
-    """Load, mean seconds in the queue as simulated, and by the formula."""
+    """Return loads with the mean time in the queue as simulated and by the formula, seconds."""
     found = []
     for load in (0.3, 0.5, 0.7):
-        plant = Plant(1, 10.0, 0.0, 0.0, 0.0, 4)
-        queued = simulate(plant, load * plant.most_per_s, jobs).queued.mean()
+        cluster = Cluster(1, 10.0, 0.0, 0.0, 0.0, 4)
+        queued = simulate(cluster, load * cluster.capacity_per_s, jobs).queued.mean()
         found.append((load, float(queued), queued_by_formula(load, 10.0)))
     return found
 
 
-def fewest(plant: Plant, per_s: float, patience_s: float, jobs: int) -> int | None:
-    """GPUs with which 95 of 100 textured files are there in time; None: never."""
-    parts = plant.shape_s + plant.texture_s + plant.shape_export_s + plant.texture_export_s
+def fewest(cluster: Cluster, per_s: float, patience_s: float, jobs: int) -> int | None:
+    """Return how many GPUs finish 95 % of the textured files in time; None: no number does."""
+    parts = cluster.shape_s + cluster.texture_s + cluster.shape_export_s + cluster.texture_export_s
     if parts > patience_s:
         return None
 
     def is_enough(gpus: int) -> bool:
-        found = simulate(_with(plant, gpus), per_s, jobs)
+        found = simulate(_with(cluster, gpus), per_s, jobs)
         return float(np.quantile(found.textured, 0.95)) <= patience_s
 
-    low = math.floor(per_s / plant.most_per_s * plant.gpus)  # too few: more than they can do
+    low = math.floor(
+        per_s / cluster.capacity_per_s * cluster.gpus
+    )  # too few: the load exceeds their capacity
     high = low + 1
     while not is_enough(high):
         low, high = high, high + max(1, (high - low) * 2)
@@ -249,14 +253,14 @@ def fewest(plant: Plant, per_s: float, patience_s: float, jobs: int) -> int | No
     return high
 
 
-def _with(plant: Plant, gpus: int) -> Plant:
-    return Plant(
+def _with(cluster: Cluster, gpus: int) -> Cluster:
+    return Cluster(
         gpus,
-        plant.shape_s,
-        plant.texture_s,
-        plant.shape_export_s,
-        plant.texture_export_s,
-        plant.exports,
+        cluster.shape_s,
+        cluster.texture_s,
+        cluster.shape_export_s,
+        cluster.texture_export_s,
+        cluster.exports,
     )
 
 
@@ -275,8 +279,8 @@ def draw(waits: dict[int, list[float]], needed: dict[float, list[int | None]], p
     left.set_ylabel("p95 to the textured file, s")
     left.legend()
     for patience_s, gpus in needed.items():
-        there = [(rate, n) for rate, n in zip(RATES, gpus, strict=True) if n is not None]
-        right.loglog(*zip(*there, strict=True), "o-", label=f"p95 within {patience_s:.0f} s")
+        points = [(rate, n) for rate, n in zip(RATES, gpus, strict=True) if n is not None]
+        right.loglog(*zip(*points, strict=True), "o-", label=f"p95 within {patience_s:.0f} s")
     right.set_xlabel("requests an hour")
     right.set_ylabel("GPUs")
     right.legend()
@@ -285,23 +289,37 @@ def draw(waits: dict[int, list[float]], needed: dict[float, list[int | None]], p
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--resolution", choices=H100, default="1024", help="stages of (1024)")
-    parser.add_argument("--shape-export", type=float, default=4.0, help="seconds (4)")
-    parser.add_argument("--texture-export", type=float, default=5.0, help="seconds (5)")
-    parser.add_argument("--exports", type=int, default=2, help="at a time beside each GPU (2)")
-    parser.add_argument("--jobs", type=int, default=20_000, help="of each run (20000)")
     parser.add_argument(
-        "--patience", default="60,120,300", help="seconds to the textured file (60,120,300)"
+        "--resolution", choices=H100, default="1024", help="resolution of the models (1024)"
     )
-    parser.add_argument("--output", type=Path, help="also draw it here")
-    asked = parser.parse_args()
+    parser.add_argument(
+        "--shape-export", type=float, default=4.0, help="duration of the step, seconds (4)"
+    )
+    parser.add_argument(
+        "--texture-export", type=float, default=5.0, help="duration of the step, seconds (5)"
+    )
+    parser.add_argument(
+        "--exports", type=int, default=2, help="exports at the same time for each GPU (2)"
+    )
+    parser.add_argument("--jobs", type=int, default=20_000, help="jobs of each simulation (20000)")
+    parser.add_argument(
+        "--patience",
+        default="60,120,300",
+        help="limits for the textured file, seconds (60,120,300)",
+    )
+    parser.add_argument("--output", type=Path, help="also write a plot to this file")
+    arguments = parser.parse_args()
 
     print("| load | queued, simulated, s | by the formula of M/D/1 |\n|---|---|---|")
     for load, simulated, formula in check():
         print(f"| {load} | {simulated:.2f} | {formula:.2f} |")
 
-    alone = Plant(
-        1, *H100[asked.resolution], asked.shape_export, asked.texture_export, asked.exports
+    alone = Cluster(
+        1,
+        *H100[arguments.resolution],
+        arguments.shape_export,
+        arguments.texture_export,
+        arguments.exports,
     )
     print(
         "\n| GPUs | load | requests/h | untextured: mean, p50, p95, s "
@@ -309,27 +327,27 @@ def main() -> None:
     )
     waits: dict[int, list[float]] = {}
     for gpus in GPUS:
-        plant = _with(alone, gpus)
+        cluster = _with(alone, gpus)
         for load in LOADS:
-            found = simulate(plant, load * plant.most_per_s, asked.jobs)
+            found = simulate(cluster, load * cluster.capacity_per_s, arguments.jobs)
             waits.setdefault(gpus, []).append(float(np.quantile(found.textured, 0.95)))
             print(
-                f"| {gpus} | {load} | {3600 * load * plant.most_per_s:.0f} "
+                f"| {gpus} | {load} | {3600 * load * cluster.capacity_per_s:.0f} "
                 f"| {_summary(found.untextured)} | {_summary(found.textured)} "
                 f"| {found.gpu_busy:.2f} | {found.export_busy:.2f} |"
             )
 
-    patiences = [float(seconds) for seconds in asked.patience.split(",")]
+    patiences = [float(seconds) for seconds in arguments.patience.split(",")]
     needed = {
-        patience: [fewest(alone, rate / 3600, patience, asked.jobs) for rate in RATES]
+        patience: [fewest(alone, rate / 3600, patience, arguments.jobs) for rate in RATES]
         for patience in patiences
     }
     print("\n| requests/h | " + " | ".join(f"p95 within {p:.0f} s" for p in patiences) + " |")
     print("|---" * (1 + len(patiences)) + "|")
     for k, rate in enumerate(RATES):
         print(f"| {rate} | " + " | ".join(str(needed[p][k] or "-") for p in patiences) + " |")
-    if asked.output:
-        draw(waits, needed, asked.output)
+    if arguments.output:
+        draw(waits, needed, arguments.output)
 
 
 def _summary(seconds: np.ndarray) -> str:

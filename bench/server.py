@@ -1,19 +1,20 @@
-"""Measures the server as its users meet it: over HTTP, with the embedded engine.
+"""Measure the server over HTTP, with the preview engine.
 
-    python bench/server.py            a table
-    python bench/server.py --json     one JSON line
+    python bench/server.py            print a table
+    python bench/server.py --json     print one JSON line
 
-What is measured, and against what the issue asks for:
+Measurements:
 
-- start: process start to the first `/healthcheck` answer, and to `ok`, with warm and with
-  cold compile caches;
-- latency: request to untextured, and to textured GLB, of every picture, 50k faces, 1024²;
-- likeness: the textured model's front view against the cut-out (PSNR inside the mask, IoU);
-- responsiveness: `/healthcheck` while four jobs are in progress, and the same against an
-  app that runs its stages inside its handlers (`blocking`), as servers of this kind do;
-- memory: resident set after the 20th and the 200th of 200 different pictures.
+- start: from the start of the process to the first reply of `/healthcheck` and to `ok`, with
+  cold and warm compilation caches;
+- latency: from the request to the untextured and to the textured GLB of each picture, with
+  50,000 faces and a texture of 1024 x 1024 pixels;
+- similarity: front view of the textured model against the cut-out (PSNR inside the mask, IoU);
+- responsiveness: duration of `/healthcheck` while four jobs are in progress, compared with an
+  application that runs its steps inside request handlers (`blocking`);
+- memory: resident set size after the 20th and the 200th of 200 different pictures.
 
-Pictures: `--images FOLDER`, or `../shared/images` where that is there, or drawn ones.
+Pictures come from `--images FOLDER`, from `../shared/images` if it exists, or are drawn.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ FIELDS: Final = {"decimation_target": 50_000, "texture_size": 1024}
 IMAGE_KINDS: Final = {".webp", ".png"}
 
 
-# ---- the server under measurement ------------------------------------------------------
+# ---- server process --------------------------------------------------------------------
 
 
 class Server:
@@ -87,15 +88,15 @@ class Server:
             headers = {name.lower(): value for name, value in reply.getheaders()}
             return reply.status, headers, reply.read()
 
-    def until(self, want: tuple[int, ...], *, limit_s: float = 180) -> float:
-        """Seconds from the process' start until `/healthcheck` answers one of these."""
+    def wait_for_health(self, statuses: tuple[int, ...], *, limit_s: float = 180) -> float:
+        """Return the time from the start until `/healthcheck` replies so, seconds."""
         pause = threading.Event()
         while time.monotonic() - self.begin < limit_s:
             with contextlib.suppress(OSError, http.client.HTTPException):
-                if self.request("GET", "/healthcheck")[0] in want:
+                if self.request("GET", "/healthcheck")[0] in statuses:
                     return time.monotonic() - self.begin
             pause.wait(0.02)
-        raise SystemExit("the server did not come up")
+        raise SystemExit("the server did not start in time")
 
     def resident_mb(self) -> float:
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
@@ -128,8 +129,8 @@ PREVIEW: Final = {"model": {"engine": "preview"}, "server": {"log_level": "error
 # ---- pictures ----------------------------------------------------------------------------
 
 
-def drawn(seed: int, size_px: int = 1024) -> Image.Image:
-    """A picture that no other seed has: a few overlapping coloured blobs on transparency."""
+def draw_picture(seed: int, size_px: int = 1024) -> Image.Image:
+    """Draw a few overlapping coloured ellipses on transparency; each seed gives another picture."""
     random = np.random.default_rng(seed)
     picture = Image.new("RGBA", (size_px, size_px))
     draw = ImageDraw.Draw(picture)
@@ -147,10 +148,10 @@ def png(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def pictures(folder: Path | None) -> list[tuple[str, bytes]]:
-    """Cut-out pictures, 1024 px on the longer side, as PNG."""
+def read_pictures(folder: Path | None) -> list[tuple[str, bytes]]:
+    """Return names and PNGs of cut-out pictures, 1024 px on the longer side."""
     if folder is None:
-        return [(f"drawn {seed}", png(drawn(seed))) for seed in range(4)]
+        return [(f"drawn {seed}", png(draw_picture(seed))) for seed in range(4)]
     found: list[tuple[str, bytes]] = []
     for file in sorted(folder.iterdir()):
         if file.suffix in IMAGE_KINDS:
@@ -161,15 +162,15 @@ def pictures(folder: Path | None) -> list[tuple[str, bytes]]:
     return found
 
 
-def ask(server: Server, picture: bytes, **fields: Any) -> tuple[dict[str, str], bytes]:
+def generate(server: Server, picture: bytes, **fields: Any) -> tuple[dict[str, str], bytes]:
     body = {"image": base64.b64encode(picture).decode(), **FIELDS, **fields}
     status, headers, glb = server.request("POST", "/generate", body)
     if status != 200:
-        raise SystemExit(f"/generate answered {status}: {glb[:300]!r}")
+        raise SystemExit(f"/generate replied {status}: {glb[:300]!r}")
     return headers, glb
 
 
-# ---- what is measured --------------------------------------------------------------------
+# ---- measurements ------------------------------------------------------------------------
 
 
 def measure_start() -> dict[str, float]:
@@ -177,25 +178,25 @@ def measure_start() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as cache:
         for kind in ("cold", "warm"):
             with serving(PREVIEW, NUMBA_CACHE_DIR=cache) as server:
-                result[f"first_answer_{kind}_s"] = server.until((200, 503))
-                result[f"ok_{kind}_s"] = server.until((200,))
+                result[f"first_reply_{kind}_s"] = server.wait_for_health((200, 503))
+                result[f"ok_{kind}_s"] = server.wait_for_health((200,))
     return result
 
 
 def measure_models(server: Server, images: list[tuple[str, bytes]]) -> dict[str, Any]:
     cutter = Cutter(background="none")
     rows: list[dict[str, Any]] = []
-    ask(server, png(drawn(10**6)), texture=True)  # a warm server
+    generate(server, png(draw_picture(10**6)), texture=True)  # warm up
     for name, picture in images:
         begin = time.monotonic()
-        headers, _ = ask(server, picture)
+        headers, _ = generate(server, picture)
         untextured = time.monotonic() - begin
         status, _, glb = server.request(
             "POST", "/generate_texture", {"image_hash": headers["x-image-hash"]}
         )
         textured = time.monotonic() - begin
         if status != 200:
-            raise SystemExit(f"/generate_texture answered {status}: {glb[:300]!r}")
+            raise SystemExit(f"/generate_texture replied {status}: {glb[:300]!r}")
         psnr, iou = front_view_match(glb, cutter.cut_out(picture).rgba)
         rows.append(
             {
@@ -221,40 +222,41 @@ def measure_models(server: Server, images: list[tuple[str, bytes]]) -> dict[str,
     }
 
 
-_PROBE: Final = """
+#: Requests `/healthcheck` repeatedly. Arguments: port, seconds. Prints durations in seconds.
+HEALTH_PROBE: Final = """
 import http.client, json, sys, threading, time
 port, seconds = int(sys.argv[1]), float(sys.argv[2])
-end, taken, pause = time.monotonic() + seconds, [], threading.Event()
+end, durations, pause = time.monotonic() + seconds, [], threading.Event()
 connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
 while time.monotonic() < end:
     begin = time.monotonic()
     connection.request("GET", "/healthcheck")
     connection.getresponse().read()
-    taken.append(time.monotonic() - begin)
+    durations.append(time.monotonic() - begin)
     pause.wait(0.01)
-print(json.dumps(taken))
+print(json.dumps(durations))
 """
 
 
 def measure_health(
     server: Server, first_seed: int, *, jobs: int = 4, seconds: float = 12
 ) -> dict[str, float]:
-    """`/healthcheck` times while `jobs` clients keep as many jobs in progress."""
+    """Measure the duration of `/healthcheck` while `jobs` clients request models."""
     stop = threading.Event()
     done = [0] * jobs
 
-    def work(k: int) -> None:
+    def request_models(k: int) -> None:
         while not stop.is_set():
-            ask(server, png(drawn(first_seed + k + jobs * done[k], 512)), texture=True)
+            generate(server, png(draw_picture(first_seed + k + jobs * done[k], 512)), texture=True)
             done[k] += 1
 
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(jobs)]
+    threads = [threading.Thread(target=request_models, args=(k,)) for k in range(jobs)]
     for thread in threads:
         thread.start()
     try:
         stop.wait(1.0)
         probe = subprocess.run(
-            [sys.executable, "-c", _PROBE, str(server.port), str(seconds)],
+            [sys.executable, "-c", HEALTH_PROBE, str(server.port), str(seconds)],
             check=True,
             capture_output=True,
         )
@@ -262,20 +264,24 @@ def measure_health(
         stop.set()
         for thread in threads:
             thread.join()
-    taken = sorted(json.loads(probe.stdout))
+    return {**summarize_probe(probe.stdout), "jobs_meanwhile": sum(done)}
+
+
+def summarize_probe(output: bytes) -> dict[str, float]:
+    """Return percentiles of the durations that `HEALTH_PROBE` has printed."""
+    durations = sorted(json.loads(output))
     return {
-        "health_p50_ms": 1e3 * taken[len(taken) // 2],
-        "health_p99_ms": 1e3 * taken[min(int(0.99 * len(taken)), len(taken) - 1)],
-        "health_max_ms": 1e3 * taken[-1],
-        "health_samples": len(taken),
-        "jobs_meanwhile": sum(done),
+        "health_p50_ms": 1e3 * durations[len(durations) // 2],
+        "health_p99_ms": 1e3 * durations[min(int(0.99 * len(durations)), len(durations) - 1)],
+        "health_max_ms": 1e3 * durations[-1],
+        "health_samples": len(durations),
     }
 
 
 def measure_memory(server: Server, jobs: int) -> dict[str, float]:
     early = 0.0
     for k in range(jobs):
-        ask(server, png(drawn(50_000 + k, 512)), texture=True, texture_size=512)
+        generate(server, png(draw_picture(50_000 + k, 512)), texture=True, texture_size=512)
         if k == 19:
             early = server.resident_mb()
     late = server.resident_mb()
@@ -283,7 +289,7 @@ def measure_memory(server: Server, jobs: int) -> dict[str, float]:
 
 
 def serve_blocking(host: str, port: int) -> None:
-    """The other side: the same engine and exporter, run inside the handlers."""
+    """Serve the same engine and exporter from request handlers, for comparison."""
     engine, _ = pipeline.choose_engine(Settings(model=ModelSettings(engine="preview")))
     pipeline.load(engine, lambda *_: None)
     app = FastAPI()
@@ -307,7 +313,7 @@ def serve_blocking(host: str, port: int) -> None:
 def measure_blocking() -> dict[str, float]:
     server = Server([sys.executable, str(Path(__file__).resolve()), "--serve-blocking"])
     try:
-        server.until((200,))
+        server.wait_for_health((200,))
         return {f"blocking_{k}": v for k, v in measure_health(server, 900_000).items()}
     finally:
         server.stop()
@@ -318,33 +324,35 @@ def measure_blocking() -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one JSON line")
+    parser.add_argument("--json", action="store_true", help="print one JSON line")
     parser.add_argument("--images", type=Path, help="folder of cut-out pictures (PNG, WebP)")
-    parser.add_argument("--jobs", type=int, default=200, help="pictures of the memory run (200)")
+    parser.add_argument(
+        "--jobs", type=int, default=200, help="pictures for the memory measurement (200)"
+    )
     parser.add_argument("--serve-blocking", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--host", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.serve_blocking:
-        serve_blocking(asked.host, asked.port)
+    arguments = parser.parse_args()
+    if arguments.serve_blocking:
+        serve_blocking(arguments.host, arguments.port)
         return
-    beside = ROOT.parent / "shared" / "images"
-    folder = asked.images or (beside if beside.is_dir() else None)
+    shared = ROOT.parent / "shared" / "images"
+    folder = arguments.images or (shared if shared.is_dir() else None)
     result: dict[str, Any] = measure_start()
     with serving(PREVIEW) as server:
-        server.until((200,))
-        result |= measure_models(server, pictures(folder))
+        server.wait_for_health((200,))
+        result |= measure_models(server, read_pictures(folder))
         result |= measure_health(server, 100_000)
     result |= measure_blocking()
     result["health_p99_ratio"] = result["blocking_health_p99_ms"] / result["health_p99_ms"]
-    small = {
+    short_lived = {
         **PREVIEW,
         "worker": {"job_max_age_seconds": 0.01, "job_cleanup_interval_seconds": 0.1},
     }
-    with serving(small) as server:
-        server.until((200,))
-        result |= measure_memory(server, asked.jobs)
-    if asked.json:
+    with serving(short_lived) as server:
+        server.wait_for_health((200,))
+        result |= measure_memory(server, arguments.jobs)
+    if arguments.json:
         print(json.dumps(result, default=float))
         return
     for row in result.pop("pictures"):

@@ -1,16 +1,16 @@
-"""Mixed traffic with bad clients among it, for as long as one likes.
+"""Run mixed traffic, including faulty clients, for any length of time.
 
-    python bench/soak.py --minutes 20          a table
-    python bench/soak.py --minutes 20 --json   one JSON line
+    python bench/soak.py --minutes 20          print a table
+    python bench/soak.py --minutes 20 --json   print one JSON line
 
-Good clients make models, with and without textures, in the foreground and in the background,
-follow them, cancel some, and read parts of files. Bad ones send garbage, wrong keys and half
-requests, leave in the midst of everything, and hold connections open. Each reply is held
-against what that request may be answered; whatever else comes is an *unexplained error*, of
-which there must be none. The process' memory, descriptors and threads are read after a
-warm-up and at the end, and `/healthcheck` is asked all the while by another process.
+Correct clients generate models, with and without textures, synchronously and asynchronously,
+follow jobs, cancel some of them, and read parts of files. Faulty clients send garbage, wrong keys
+and incomplete requests, disconnect at any time, and hold connections open. Each reply is compared
+with the statuses that are allowed for its request. Any other reply is an unexplained error; there
+must be none. Memory, file descriptors and threads of the process are sampled after a warm-up and
+at the end, while another process requests `/healthcheck` continuously.
 
-What this server does not have yet is left out, and said.
+Routes that the server does not have are omitted and listed in `left_out`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.server import _PROBE, HOST, Server, drawn, png, serving  # noqa: E402 - after the path
+from bench.server import (  # noqa: E402 - after the path is set
+    HEALTH_PROBE,
+    HOST,
+    Server,
+    draw_picture,
+    png,
+    serving,
+    summarize_probe,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,26 +65,34 @@ CONFIG: Final = {
         "texture_timeout_seconds": 60,
     },
 }
+#: Longest time until the server closes the connection of a faulty client, seconds.
 SHORT_S: Final = 30.0
-WANTED: Final = {
+#: Routes that are used if the server has them.
+OPTIONAL_ROUTES: Final = {
     "/jobs", "/jobs/{name}", "/jobs/{name}/{file_name}", "/jobs/{name}/export", "/events/{name}",
 }  # fmt: skip
 
 
 class Reply(NamedTuple):
-    """What came back."""
+    """Reply of the server."""
 
     status: int
     headers: dict[str, str]
     content: bytes
 
 
-class Unexplained(Exception):  # noqa: N818 - what is looked for
-    """A reply that its request should not have had."""
+class UnexplainedError(Exception):
+    """A reply that is not allowed for its request."""
 
 
 class Client:
-    """One of them, good and bad by turns."""
+    """A client that behaves correctly or incorrectly at random.
+
+    Args:
+        server: the server.
+        number: number of the client, which determines its seed, key and pictures.
+        routes: routes that the server has.
+    """
 
     def __init__(self, server: Server, number: int, routes: set[str]) -> None:
         self.server = server
@@ -84,12 +100,12 @@ class Client:
         self.key = KEYS[number % len(KEYS)]
         self.routes = routes
         self.pictures = [
-            base64.b64encode(png(drawn(number % 4 * 10 + k, 128))).decode() for k in range(4)
+            base64.b64encode(png(draw_picture(number % 4 * 10 + k, 128))).decode() for k in range(4)
         ]
 
-    # ---- asking -----------------------------------------------------------------------
+    # ---- requests ---------------------------------------------------------------------
 
-    def ask(  # noqa: PLR0913, PLR0917 - what a request is made of
+    def request(  # noqa: PLR0913, PLR0917 - parts of a request
         self,
         method: str,
         path: str,
@@ -105,29 +121,30 @@ class Client:
         connection = http.client.HTTPConnection(HOST, self.server.port, timeout=120)
         with contextlib.closing(connection):
             connection.request(method, path, content, sent)
-            got = connection.getresponse()
-            reply = Reply(got.status, {k.lower(): v for k, v in got.getheaders()}, got.read())
+            response = connection.getresponse()
+            received = {name.lower(): value for name, value in response.getheaders()}
+            reply = Reply(response.status, received, response.read())
         self.check(f"{method} {path}", reply, allowed, sent["X-Request-Id"])
         return reply
 
     @staticmethod
-    def check(what: str, reply: Reply, allowed: tuple[int, ...], request_id: str) -> None:
-        said = f"{what}: {reply.status} {reply.content[:200]!r}"
+    def check(request: str, reply: Reply, allowed: tuple[int, ...], request_id: str) -> None:
+        text = f"{request}: {reply.status} {reply.content[:200]!r}"
         if reply.status not in allowed:
-            raise Unexplained(said)
+            raise UnexplainedError(text)
         if reply.headers.get("x-request-id") != request_id:
-            raise Unexplained(f"{said}: another request's id")
+            raise UnexplainedError(f"{text}: wrong request id")
         if reply.status >= 400 and set(json.loads(reply.content)) != {"text", "error_code"}:
-            raise Unexplained(f"{said}: not the form of an error")
+            raise UnexplainedError(f"{text}: not an error object")
         if reply.status in {429, 503} and int(reply.headers["retry-after"]) <= 0:
-            raise Unexplained(f"{said}: no time to come again")
+            raise UnexplainedError(f"{text}: no Retry-After")
 
     def fields(self, **more: Any) -> dict[str, Any]:
         seed = self.random.choice((1, 2, self.random.randrange(10**6)))
         return {"image": self.random.choice(self.pictures), "seed": seed, **more}
 
     @contextlib.contextmanager
-    def raw(self, content: bytes) -> Any:
+    def raw_connection(self, content: bytes) -> Any:
         with socket.create_connection((HOST, self.server.port), timeout=SHORT_S) as connection:
             with contextlib.suppress(OSError):
                 connection.sendall(content)
@@ -139,46 +156,46 @@ class Client:
             f"Content-Length: {length}\r\n\r\n"
         ).encode()
 
-    # ---- good ones -----------------------------------------------------------------------
+    # ---- correct behaviour -----------------------------------------------------------------
 
     def shape(self) -> None:
-        # 409: another client of the same key has cancelled the same job.
-        reply = self.ask("POST", "/generate", self.fields(), (200, 409, 503))
+        # 409: another client with the same key has cancelled the same job.
+        reply = self.request("POST", "/generate", self.fields(), (200, 409, 503))
         if reply.status == 200 and reply.content[:4] != b"glTF":
-            raise Unexplained("/generate: no GLB")
+            raise UnexplainedError("/generate: not a GLB")
 
     def textured(self) -> None:
-        reply = self.ask("POST", "/generate", self.fields(texture=True), (200, 409, 503))
+        reply = self.request("POST", "/generate", self.fields(texture=True), (200, 409, 503))
         if reply.status != 200:
             return
         if reply.content[:4] != b"glTF":
-            raise Unexplained("/generate: no GLB")
+            raise UnexplainedError("/generate: not a GLB")
         uid = reply.headers["x-job-id"]
-        again = self.ask("POST", "/generate_texture", {"uid": uid}, (200, 404, 409))
+        again = self.request("POST", "/generate_texture", {"uid": uid}, (200, 404, 409))
         if again.status == 200 and again.content != reply.content:
-            raise Unexplained("/generate_texture: other bytes")
+            raise UnexplainedError("/generate_texture: different bytes")
         if "/jobs/{name}/{file_name}" in self.routes:
-            part = self.ask(
+            part = self.request(
                 "GET",
                 f"/jobs/{uid}/textured.glb",
                 allowed=(206, 404, 416),
                 headers={"Range": f"bytes={self.random.randrange(2000)}-"},
             )
             if part.status == 206 and not reply.content.endswith(part.content):
-                raise Unexplained("a part of a file is none of it")
+                raise UnexplainedError("a range is not part of its file")
         if "/jobs/{name}/export" in self.routes:
-            # 404: its geometry is not kept any more.
+            # 404: the snapshot of its geometry was deleted.
             body = {"decimation_target": 1000, "texture": self.random.random() < 0.5}
-            out = self.ask("POST", f"/jobs/{uid}/export", body, (200, 404, 409, 503))
+            out = self.request("POST", f"/jobs/{uid}/export", body, (200, 404, 409, 503))
             if out.status == 200 and out.content[:4] != b"glTF":
-                raise Unexplained("/export: no GLB")
+                raise UnexplainedError("/export: not a GLB")
 
     def converted(self) -> None:
         kind = self.random.choice(("obj", "ply", "stl", "obj_zip"))
-        self.ask("POST", "/generate", self.fields(type=kind), (200, 409, 503))
+        self.request("POST", "/generate", self.fields(type=kind), (200, 409, 503))
 
-    def background(self) -> None:
-        sent = self.ask("POST", "/send", self.fields(texture=True), (200, 503))
+    def asynchronous(self) -> None:
+        sent = self.request("POST", "/send", self.fields(texture=True), (200, 503))
         if sent.status != 200:
             return
         self.follow(json.loads(sent.content)["uid"], ("completed", "error"))
@@ -186,17 +203,17 @@ class Client:
     def follow(self, uid: str, ends: tuple[str, ...]) -> None:
         end, pause = time.monotonic() + 120, threading.Event()
         while time.monotonic() < end:
-            reply = self.ask("GET", f"/status/{uid}", allowed=(200, 404))
-            status = json.loads(reply.content).get("status")  # none: it has aged out
+            reply = self.request("GET", f"/status/{uid}", allowed=(200, 404))
+            status = json.loads(reply.content).get("status")  # None: the job was deleted
             if reply.status == 404 or status in ends:
                 return
             if status not in {"processing", "texturing"}:
-                raise Unexplained(f"a job of /send is {status}")
+                raise UnexplainedError(f"/status of a job of /send: {status}")
             pause.wait(0.2)
-        raise Unexplained("a job of /send has no end")
+        raise UnexplainedError("/status: the job does not end")
 
-    def listener(self) -> None:
-        sent = self.ask("POST", "/send", self.fields(texture=True), (200, 503))
+    def events(self) -> None:
+        sent = self.request("POST", "/send", self.fields(texture=True), (200, 503))
         if sent.status != 200:
             return
         uid = json.loads(sent.content)["uid"]
@@ -205,32 +222,32 @@ class Client:
             connection.request("GET", f"/events/{uid}", headers={"X-API-Key": self.key})
             reply = connection.getresponse()
             if reply.status != 200:
-                raise Unexplained(f"/events: {reply.status} {reply.read()[:200]!r}")
+                raise UnexplainedError(f"/events: {reply.status} {reply.read()[:200]!r}")
             if self.random.random() < 0.3:
                 reply.readline()
                 return
             if b"event: end" not in reply.read():
-                raise Unexplained("/events: closed without an end")
+                raise UnexplainedError("/events: closed without an end event")
 
     def cancel(self) -> None:
-        sent = self.ask("POST", "/send", self.fields(texture=True, seed=-1), (200, 503))
+        sent = self.request("POST", "/send", self.fields(texture=True, seed=-1), (200, 503))
         if sent.status == 200:
             uid = json.loads(sent.content)["uid"]
             threading.Event().wait(self.random.random() * 0.3)
-            self.ask("DELETE", f"/jobs/{uid}", allowed=(204, 404))
-            self.ask("GET", f"/status/{uid}", allowed=(200, 404))
+            self.request("DELETE", f"/jobs/{uid}", allowed=(204, 404))
+            self.request("GET", f"/status/{uid}", allowed=(200, 404))
 
-    def look(self) -> None:
-        self.ask("GET", "/worker_status")
-        self.ask("GET", "/healthcheck")
-        self.ask("GET", "/metrics")
-        self.ask("GET", "/status/" + "0" * 32, allowed=(404,))
+    def read(self) -> None:
+        self.request("GET", "/worker_status")
+        self.request("GET", "/healthcheck")
+        self.request("GET", "/metrics")
+        self.request("GET", "/status/" + "0" * 32, allowed=(404,))
         if "/jobs" in self.routes:
-            listed = json.loads(self.ask("GET", "/jobs?limit=5").content)
+            listed = json.loads(self.request("GET", "/jobs?limit=5").content)
             if len(listed["jobs"]) > 5:
-                raise Unexplained("/jobs: more than were asked for")
+                raise UnexplainedError("/jobs: more jobs than requested")
 
-    # ---- bad ones ------------------------------------------------------------------------
+    # ---- faulty behaviour ------------------------------------------------------------------
 
     def garbage(self) -> None:
         for body in (
@@ -240,53 +257,62 @@ class Client:
             json.dumps({"image": base64.b64encode(self.random.randbytes(999)).decode()}).encode(),
             json.dumps(self.fields()).encode()[:-20],
         ):
-            self.ask("POST", "/generate", body, (400, 413))
-        kind = {"Content-Type": "image/png"}
-        # /send does not wait for the picture to be read.
-        sent = self.ask("POST", "/send", self.random.randbytes(3000), (200, 503), kind)
+            self.request("POST", "/generate", body, (400, 413))
+        headers = {"Content-Type": "image/png"}
+        # /send replies before it reads the picture.
+        sent = self.request("POST", "/send", self.random.randbytes(3000), (200, 503), headers)
         if sent.status == 200:
             self.follow(json.loads(sent.content)["uid"], ("error",))
 
     def too_large(self) -> None:
-        # The reply comes before the end of the body, and the connection may be gone by then.
+        # The server replies before the end of the body, and may have closed the connection.
         with contextlib.suppress(ConnectionError):
-            self.ask("POST", "/generate", bytes(2_100_000), (413,))
+            self.request("POST", "/generate", bytes(2_100_000), (413,))
 
-    def stranger(self) -> None:
+    def wrong_key(self) -> None:
         wrong = self.random.choice((None, "wrong", self.key[:-1], "é"))
         for method, path in (("POST", "/generate"), ("GET", "/metrics"), ("GET", "/docs")):
-            self.ask(method, path, b"{}", (401,), key=wrong)
-        self.ask("GET", "/healthcheck", key=None)
+            self.request(method, path, b"{}", (401,), key=wrong)
+        self.request("GET", "/healthcheck", key=None)
 
     def slow(self) -> None:
         sent = self.random.choice((b"", b"GET / HT", self.head(1000), self.head(1000) + b"{"))
-        with self.raw(sent) as connection, contextlib.suppress(ConnectionResetError):
+        with self.raw_connection(sent) as connection, contextlib.suppress(ConnectionResetError):
             while connection.recv(4096):
-                pass  # a socket.timeout here is an error: it was not closed
+                pass  # a timeout is an error: the server did not close the connection
 
-    def leaver(self) -> None:
+    def disconnect(self) -> None:
         body = json.dumps(self.fields(texture=True)).encode()
         cut = self.random.choice((0, len(body) // 2, len(body)))
-        with self.raw(self.head(len(body)) + body[:cut]):
+        with self.raw_connection(self.head(len(body)) + body[:cut]):
             threading.Event().wait(self.random.random() * 0.2)
 
     def junk(self) -> None:
         good = f"GET /healthcheck HTTP/1.1\r\nHost: x\r\nX-API-Key: {self.key}\r\n\r\n".encode()
-        with self.raw(good * 3 + b"\x00" + self.random.randbytes(50) + b"\r\n\r\n") as connection:
+        with self.raw_connection(
+            good * 3 + b"\x00" + self.random.randbytes(50) + b"\r\n\r\n"
+        ) as connection:
             content = b""
             with contextlib.suppress(ConnectionResetError):
                 while part := connection.recv(65_536):
                     content += part
         if content and not content.startswith(b"HTTP/1.1 200 "):
-            raise Unexplained(f"pipelined: {content[:100]!r}")
+            raise UnexplainedError(f"pipelined: {content[:100]!r}")
 
-    # ---- all of them ---------------------------------------------------------------------
+    # ---- all kinds -------------------------------------------------------------------------
 
-    def kinds(self) -> list[Callable[[], None]]:
-        known = [self.shape, self.textured, self.converted, self.background, self.look]
-        known += [self.garbage, self.too_large, self.stranger, self.slow, self.leaver, self.junk]
-        known += [self.shape, self.background]  # most of them are good
-        known += [self.listener] * ("/events/{name}" in self.routes)
+    def behaviours(self) -> list[Callable[[], None]]:
+        known = [self.shape, self.textured, self.converted, self.asynchronous, self.read]
+        known += [
+            self.garbage,
+            self.too_large,
+            self.wrong_key,
+            self.slow,
+            self.disconnect,
+            self.junk,
+        ]
+        known += [self.shape, self.asynchronous]  # most clients are correct
+        known += [self.events] * ("/events/{name}" in self.routes)
         known += [self.cancel] * ("/jobs/{name}" in self.routes)
         return known
 
@@ -307,11 +333,11 @@ def routes_of(server: Server) -> set[str]:
         return set(json.loads(connection.getresponse().read())["paths"])
 
 
-def rest(server: Server) -> None:
-    """Until nothing runs or waits, and the slow ones are closed."""
+def wait_until_idle(server: Server) -> None:
+    """Wait until no job is left and idle connections are closed."""
     threading.Event().wait(5)
     client = Client(server, 0, set())
-    while json.loads(client.ask("GET", "/worker_status").content)["queue_length"]:
+    while json.loads(client.request("GET", "/worker_status").content)["queue_length"]:
         threading.Event().wait(0.2)
 
 
@@ -325,12 +351,12 @@ def soak(server: Server, minutes: float, clients: int) -> dict[str, Any]:
 
     def run(number: int) -> None:
         client = Client(server, number, routes)
-        kinds = client.kinds()
+        kinds = client.behaviours()
         while time.monotonic() - begin < seconds:
             kind = client.random.choice(kinds)
             try:
                 kind()
-            except Exception as error:  # noqa: BLE001 - all of them are what is looked for
+            except Exception as error:  # noqa: BLE001 - any of them is a finding
                 unexplained.append(f"{kind.__name__}: {type(error).__name__}: {error}")
             done[kind.__name__] += 1
 
@@ -340,24 +366,23 @@ def soak(server: Server, minutes: float, clients: int) -> dict[str, Any]:
     threading.Event().wait(warm_s)
     samples: list[tuple[float, dict[str, float]]] = []
     with subprocess.Popen(
-        [sys.executable, "-c", _PROBE, str(server.port), str(seconds - warm_s)],
+        [sys.executable, "-c", HEALTH_PROBE, str(server.port), str(seconds - warm_s)],
         stdout=subprocess.PIPE,
     ) as probe:
         while any(thread.is_alive() for thread in threads):
             samples.append((time.monotonic() - begin, sample(server)))
             threading.Event().wait(1)
-        taken = sorted(json.loads(probe.communicate()[0]))
+        health = summarize_probe(probe.communicate()[0])
     busy = [each for at, each in samples if at <= seconds]
     part = max(1, len(busy) // 10)
     result: dict[str, Any] = {"minutes": minutes, "clients": clients, "left_out": []}
-    result["left_out"] = sorted(WANTED - routes)
+    result["left_out"] = sorted(OPTIONAL_ROUTES - routes)
     for name in ("rss_mb", "descriptors", "threads"):
         result[f"{name}_early"] = statistics.median(each[name] for each in busy[:part])
         result[f"{name}_late"] = statistics.median(each[name] for each in busy[-part:])
-    rest(server)
-    result |= {f"{name}_at_rest": value for name, value in sample(server).items()}
-    result["health_p50_ms"] = 1e3 * taken[len(taken) // 2]
-    result["health_p99_ms"] = 1e3 * taken[min(int(0.99 * len(taken)), len(taken) - 1)]
+    wait_until_idle(server)
+    result |= {f"{name}_idle": value for name, value in sample(server).items()}
+    result |= health
     result["requests"] = dict(sorted(done.items()))
     result["unexplained"] = len(unexplained)
     result["examples"] = unexplained[:10]
@@ -366,14 +391,14 @@ def soak(server: Server, minutes: float, clients: int) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--json", action="store_true", help="one JSON line")
-    asked = parser.parse_args()
+    parser.add_argument("--minutes", type=float, default=20, help="duration (20)")
+    parser.add_argument("--clients", type=int, default=16, help="number of clients (16)")
+    parser.add_argument("--json", action="store_true", help="print one JSON line")
+    arguments = parser.parse_args()
     with serving(CONFIG) as server:
-        server.until((200,))
-        result = soak(server, asked.minutes, asked.clients)
-    if asked.json:
+        server.wait_for_health((200,))
+        result = soak(server, arguments.minutes, arguments.clients)
+    if arguments.json:
         print(json.dumps(result))
     else:
         for key, value in result.items():

@@ -1,4 +1,4 @@
-"""A client of this server, for Python and for terminals.
+"""Client of the server, for Python and for terminals.
 
     from trellis2_server.client import Client
 
@@ -6,10 +6,10 @@
         result = client.generate("photo.jpg", seed=7, on_progress=print)
     Path("photo.glb").write_bytes(result.model)
 
-`AsyncClient` is the same for asyncio, `python -m trellis2_server.client` the same for a
-terminal. It imports nothing of the server, needs httpx and, for bars, tqdm; a thumbnail
-takes NumPy and Pillow. Against a Hunyuan3D server it works with what that has: no progress
-within a step, no cancelling.
+`AsyncClient` is the same for asyncio, and `python -m trellis2_server.client` for a terminal.
+The client does not need the server's packages. It requires httpx, tqdm for progress bars, and
+NumPy and Pillow for thumbnails. It also works with a Hunyuan3D server, but without progress
+within a step and without cancelling.
 """
 
 from trellis2_server.client.client import AsyncClient, Client
@@ -31,7 +31,7 @@ from trellis2_server.client.errors import (
 )
 from trellis2_server.client.options import OPTIONS, Options
 from trellis2_server.client.progress import Progress
-from trellis2_server.client.replies import Health, JobState, Result
+from trellis2_server.client.records import Health, JobState, Result
 
 __all__ = [
     "OPTIONS",

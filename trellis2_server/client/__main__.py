@@ -1,4 +1,4 @@
-"""Runs the client's command line: `python -m trellis2_server.client`."""
+"""Runs the command line of the client as `python -m trellis2_server.client`."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ import sys
 from trellis2_server.client.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(program="python -m trellis2_server.client"))

@@ -1,43 +1,45 @@
-"""Every error that the client raises on purpose, as one tree.
+"""Exceptions that the client raises.
 
     ClientError
-    ├── UsageError             what is asked for cannot be: an option that there is not, an
-    │                          address that is none, a picture that cannot be read
-    ├── UnreachableError       no answer, or half of one, for longer than `patience_s`
-    ├── ReplyError             the server answered, and not with what was asked for
-    │   ├── RefusedError       what was sent cannot be meant, or is over a limit (400, 413)
-    │   ├── UnauthorizedError  no API key, or a wrong one (401, 403)
-    │   ├── NotFoundError      it has no such job or file (404)
-    │   ├── BusyError          not now (429, 503), for longer than `patience_s`
-    │   └── ProtocolError      no reply of this API: another server's, or a proxy's
-    ├── JobError               the job ended without its model
-    │   ├── JobFailedError     the engine could not do it, and why
-    │   ├── JobCancelledError  somebody cancelled it
-    │   └── JobLostError       the server knows nothing of it any more
+    ├── UsageError             invalid argument: an unknown option, an invalid address,
+    │                          an unreadable file
+    ├── UnreachableError       no reply, or an incomplete one, for longer than `patience_s`
+    ├── ReplyError             the server replied with an error
+    │   ├── RefusedError       the request is invalid or exceeds a limit (400, 413, 415, 422)
+    │   ├── UnauthorizedError  the API key is missing or wrong (401, 403)
+    │   ├── NotFoundError      the server has no such job or file (404, 405, 410)
+    │   ├── BusyError          temporarily unavailable (429, 502, 503, 504), for longer
+    │   │                      than `patience_s`
+    │   └── ProtocolError      not a reply of this API, but of another server or a proxy
+    ├── JobError               the job ended without a model
+    │   ├── JobFailedError     the job failed on the server
+    │   ├── JobCancelledError  the job was cancelled
+    │   └── JobLostError       the server no longer has the job
     └── DrawingError           a GLB that cannot be drawn
 
-`str()` is one sentence, where there is one the server's own. None of them carries the key.
+`str()` is one sentence; it is the server's own sentence if the server sent one. No message
+contains the API key.
 """
 
 
 class ClientError(Exception):
-    """Base of the tree."""
+    """Base class of all exceptions of the client."""
 
 
 class UsageError(ClientError):
-    """What is asked for cannot be; nothing was sent."""
+    """An argument is invalid; nothing was sent."""
 
 
 class UnreachableError(ClientError):
-    """The server gave no answer: nobody listens there, or the connection broke."""
+    """The server did not reply: the connection was refused, lost or timed out."""
 
 
 class ReplyError(ClientError):
-    """The server answered, and not with what was asked for.
+    """The server replied with an error.
 
     Attributes:
-        status: of HTTP.
-        code: the server's `error_code`; None where it gave none.
+        status: HTTP status code.
+        code: `error_code` of the reply; None if it has none.
     """
 
     def __init__(self, message: str, *, status: int, code: int | None = None) -> None:
@@ -47,11 +49,11 @@ class ReplyError(ClientError):
 
 
 class RefusedError(ReplyError):
-    """What was sent cannot be meant, or is over a limit."""
+    """The request is invalid or exceeds a limit."""
 
 
 class UnauthorizedError(ReplyError):
-    """No API key was sent, or a wrong one."""
+    """The API key is missing or wrong."""
 
 
 class NotFoundError(ReplyError):
@@ -59,10 +61,10 @@ class NotFoundError(ReplyError):
 
 
 class BusyError(ReplyError):
-    """Not now: loading, full, leaving.
+    """The server is temporarily unavailable: loading, full or shutting down.
 
     Attributes:
-        retry_after_s: after how long asking again makes sense; None where it does not say.
+        retry_after_s: time after which to retry, seconds; None if the reply does not say.
     """
 
     def __init__(
@@ -78,14 +80,14 @@ class BusyError(ReplyError):
 
 
 class ProtocolError(ReplyError):
-    """No reply of this API."""
+    """The reply is not a reply of this API."""
 
 
 class JobError(ClientError):
-    """The job ended without its model.
+    """The job ended without a model.
 
     Attributes:
-        uid: the job's name on the server.
+        uid: identifier of the job on the server.
     """
 
     def __init__(self, message: str, *, uid: str) -> None:
@@ -94,16 +96,16 @@ class JobError(ClientError):
 
 
 class JobFailedError(JobError):
-    """The engine could not do it; the sentence is the server's."""
+    """The job failed on the server; the message is the server's."""
 
 
 class JobCancelledError(JobError):
-    """Somebody cancelled the job."""
+    """The job was cancelled."""
 
 
 class JobLostError(JobError):
-    """The server knows nothing of the job any more, and sending it again was in vain."""
+    """The server no longer has the job, and submitting it again did not help."""
 
 
 class DrawingError(ClientError):
-    """A GLB that cannot be drawn: none at all, compressed, or empty."""
+    """A GLB cannot be drawn: it is invalid, compressed or empty."""

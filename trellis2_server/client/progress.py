@@ -1,31 +1,36 @@
-"""How far a picture is, as one number and a few words."""
+"""Progress of a job, as one number and a short text."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from trellis2_server.client.replies import Health, JobState
-from trellis2_server.client.steps import Notice, Received
+from trellis2_server.client.protocol.actions import DownloadProgress, Notice, ShapeReady
+from trellis2_server.client.records import Health, JobState
 
 if TYPE_CHECKING:
-    from trellis2_server.client.steps import Saying
+    from collections.abc import Callable
 
-#: Where on the way to 1 the steps of a job with a texture end; the rest is the download.
+    from trellis2_server.client.protocol.actions import Update
+
+    OnProgress = Callable[["Progress"], None]
+    OnShape = Callable[[bytes], None]
+
+#: Fractions at which the shape and the job end, if a texture is requested; then comes the download.
 _SHAPE_END: Final = 0.4
 _JOB_END: Final = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a picture is.
+    """Progress of a job.
 
     Attributes:
-        fraction: 0 … 1 of the whole way; it never goes back, unless the job starts again.
-        text: what is being done, or what is wrong.
-        is_trouble: it is wrong, and being dealt with.
-        eta_s: until what is being done ends, by the server's experience.
-        job: its last known state; None before there is one.
+        fraction: completed fraction, 0 to 1; decreases only if the job is submitted again.
+        text: current activity, or the current problem.
+        is_trouble: whether the text is a problem, which the client is handling.
+        eta_s: expected time until the current status ends, seconds; None if unknown.
+        job: last known state of the job; None before the first one.
     """
 
     fraction: float
@@ -35,11 +40,11 @@ class Progress:
     job: JobState | None = None
 
 
-class Tracker:
-    """Makes progress of what the steps say.
+class ProgressTracker:
+    """Converts updates of an operation to progress.
 
     Args:
-        texture: whether a texture is wanted.
+        texture: whether a texture is requested.
     """
 
     def __init__(self, *, texture: bool) -> None:
@@ -47,29 +52,31 @@ class Tracker:
         self._job: JobState | None = None
         self._fraction = 0.0
 
-    def read(self, said: Saying) -> Progress:
-        """How far it is after that."""
-        if isinstance(said, JobState):
-            if self._job is None or said.uid != self._job.uid:
+    def read(self, update: Update) -> Progress:
+        """Return the progress after an update."""
+        if isinstance(update, JobState):
+            if self._job is None or update.uid != self._job.uid:
                 self._fraction = 0.0
-            self._job = said
-            self._fraction = max(self._fraction, self._of_job(said))
-            return Progress(self._fraction, _words(said), eta_s=said.eta_seconds, job=said)
-        if isinstance(said, Notice):
-            return Progress(self._fraction, said.text, is_trouble=True, job=self._job)
-        if isinstance(said, Received):
-            if self._job and self._job.is_finished and said.total:
-                way = (1 - _JOB_END) * said.received / said.total
-                self._fraction = max(self._fraction, _JOB_END + way)
-            text = _downloading(said)
-        elif isinstance(said, Health):
-            self._fraction = 1.0 if said.status in {"ok", "unknown"} else said.progress or 0.0
-            text = _loading(said)
+            self._job = update
+            self._fraction = max(self._fraction, self._job_fraction(update))
+            text = _describe_job(update)
+            return Progress(self._fraction, text, eta_s=update.eta_seconds, job=update)
+        if isinstance(update, Notice):
+            return Progress(self._fraction, update.text, is_trouble=True, job=self._job)
+        if isinstance(update, DownloadProgress):
+            if self._job and self._job.is_finished and update.total:
+                downloaded = (1 - _JOB_END) * update.received / update.total
+                self._fraction = max(self._fraction, _JOB_END + downloaded)
+            text = _describe_download(update)
+        elif isinstance(update, Health):
+            is_ready = update.status in {"ok", "unknown"}
+            self._fraction = 1.0 if is_ready else update.progress or 0.0
+            text = _describe_health(update)
         else:
-            text = "the untextured model is there"
+            text = "the untextured model is ready"
         return Progress(self._fraction, text, job=self._job)
 
-    def _of_job(self, job: JobState) -> float:
+    def _job_fraction(self, job: JobState) -> float:
         begin, end = (0.0, self._shape_end)
         if job.status == "texture_processing":
             begin, end = (self._shape_end, _JOB_END)
@@ -78,13 +85,28 @@ class Tracker:
         return begin + (end - begin) * min(max(job.progress or 0.0, 0.0), 1.0)
 
 
-def _words(job: JobState) -> str:
+def update_handler(
+    on_progress: OnProgress | None, on_shape: OnShape | None = None, *, texture: bool = True
+) -> Callable[[Update], None]:
+    """Return a function that passes the updates of an operation to the caller's callbacks."""
+    tracker = ProgressTracker(texture=texture)
+
+    def handle(update: Update) -> None:
+        if isinstance(update, ShapeReady) and on_shape is not None:
+            on_shape(update.content)
+        if on_progress is not None:
+            on_progress(tracker.read(update))
+
+    return handle
+
+
+def _describe_job(job: JobState) -> str:
     if job.status == "completed":
         return "download"
     if job.status == "error":
         return job.error or "failed"
     if job.queue_position is not None:
-        return f"waiting, number {job.queue_position} in the queue"
+        return f"waiting, position {job.queue_position} in the queue"
     step = "shape" if job.status == "shape_processing" else "texture"
     if not job.stage:
         return step
@@ -92,14 +114,16 @@ def _words(job: JobState) -> str:
     return f"{step}: {job.stage}{count}"
 
 
-def _loading(health: Health) -> str:
+def _describe_health(health: Health) -> str:
     if health.status != "loading":
         return "the server is ready"
-    text = f"the server loads its model: {health.stage}" if health.stage else "the server loads"
+    text = "the server is loading its model"
+    if health.stage:
+        text = f"{text}: {health.stage}"
     return text if health.progress is None else f"{text}, {health.progress:.0%}"
 
 
-def _downloading(received: Received) -> str:
-    megabytes = f"{received.received / 1e6:.1f}"
-    total = f" of {received.total / 1e6:.1f}" if received.total else ""
+def _describe_download(download: DownloadProgress) -> str:
+    megabytes = f"{download.received / 1e6:.1f}"
+    total = f" of {download.total / 1e6:.1f}" if download.total else ""
     return f"download: {megabytes}{total} MB"

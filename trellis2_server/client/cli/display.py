@@ -1,9 +1,9 @@
-"""What a person or a log sees of pictures in progress.
+"""Showing the progress of jobs on standard error.
 
-On a terminal a bar for each picture that is being made, and finished ones above; otherwise
-one line for what matters, without control characters. All of it goes to standard error.
+A terminal shows a bar for each job in progress, below the lines of finished jobs. Anything else
+gets a line for each important change, without control characters.
 
-What this module does not know: servers, files.
+Does not know: servers, files.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ _NAME_WIDTH: Final = 24
 
 
 class Row(Protocol):
-    """One picture's."""
+    """Progress of one job."""
 
     def show(self, progress: Progress) -> None:
-        """Show how far it is."""
+        """Show the progress."""
         ...
 
     def end(self) -> None:
-        """Show it no more."""
+        """Remove the row."""
         ...
 
 
 class Display(Protocol):
-    """Where it is shown."""
+    """Progress of all jobs."""
 
     def row(self, name: str) -> Row:
-        """A place for a picture of that name."""
+        """Add a row for a job."""
         ...
 
     def write(self, line: str, file: TextIO | None = None) -> None:
-        """A line that stays, on standard error or in that file."""
+        """Write a permanent line to a file, by default to standard error."""
         ...
 
 
-def choose_display(*, quiet: bool) -> Display:
-    """Bars where standard error is a terminal, lines elsewhere, neither when quiet."""
-    if quiet:
-        return _Silence()
-    return _Bars() if sys.stderr.isatty() else _Lines()
+def choose_display(*, is_quiet: bool) -> Display:
+    """Return bars if standard error is a terminal, lines otherwise, neither if quiet."""
+    if is_quiet:
+        return _QuietDisplay()
+    return _BarDisplay() if sys.stderr.isatty() else _LineDisplay()
 
 
-class _Silence:
+class _QuietDisplay:
     def row(self, name: str) -> Row:
         del name
         return self
@@ -64,7 +64,7 @@ class _Silence:
         print(line, file=file or sys.stderr, flush=True)
 
 
-class _Lines:
+class _LineDisplay:
     def row(self, name: str) -> Row:
         return _LineRow(self, name)
 
@@ -73,47 +73,47 @@ class _Lines:
 
 
 class _LineRow:
-    """Says what is new: the step, the place in the queue, trouble."""
+    """Writes a line when the step, the position in the queue or the problem changes."""
 
-    def __init__(self, lines: _Lines, name: str) -> None:
-        self._lines = lines
+    def __init__(self, display: _LineDisplay, name: str) -> None:
+        self._display = display
         self._name = name
-        self._last = ""
+        self._last_text = ""
 
     def show(self, progress: Progress) -> None:
-        said = progress.text
+        text = progress.text
         if not progress.is_trouble:
-            said = said.partition(":")[0]
-        if said != self._last:
-            self._last = said
-            self._lines.write(f"{self._name}: {said}")
+            text = text.partition(":")[0]
+        if text != self._last_text:
+            self._last_text = text
+            self._display.write(f"{self._name}: {text}")
 
     def end(self) -> None:
         pass
 
 
-class _Bars:
+class _BarDisplay:
     def __init__(self) -> None:
         from tqdm import tqdm
 
-        self.make: Any = tqdm
+        self.tqdm: Any = tqdm
 
     def row(self, name: str) -> Row:
         return _BarRow(self, name)
 
     def write(self, line: str, file: TextIO | None = None) -> None:
-        self.make.write(line, file=file or sys.stderr)
+        self.tqdm.write(line, file=file or sys.stderr)
         (file or sys.stderr).flush()
 
 
 class _BarRow:
-    def __init__(self, bars: _Bars, name: str) -> None:
-        self._bars = bars
+    def __init__(self, display: _BarDisplay, name: str) -> None:
+        self._display = display
         self._name = name
-        self._trouble = ""
+        self._problem = ""
         shown = name if len(name) <= _NAME_WIDTH else f"…{name[1 - _NAME_WIDTH :]}"
         shown = f"{shown:{_NAME_WIDTH}}".replace("{", "{{").replace("}", "}}")
-        self._bar: Any = bars.make(
+        self._bar: Any = display.tqdm(
             total=1.0,
             bar_format=f"{shown} {{percentage:3.0f}}% |{{bar:24}}| {{desc}}",
             leave=False,
@@ -123,9 +123,9 @@ class _BarRow:
         )
 
     def show(self, progress: Progress) -> None:
-        if progress.is_trouble and progress.text != self._trouble:
-            self._trouble = progress.text
-            self._bars.write(f"{self._name}: {progress.text}")
+        if progress.is_trouble and progress.text != self._problem:
+            self._problem = progress.text
+            self._display.write(f"{self._name}: {progress.text}")
         text = progress.text
         if progress.eta_s is not None and progress.eta_s >= 1:
             text = f"{text}, {progress.eta_s:.0f} s left"

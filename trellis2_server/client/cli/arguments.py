@@ -1,0 +1,263 @@
+"""Arguments of the command line: the parser, and the command that it reads.
+
+Does not know: the server's API, apart from the names of the options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from trellis2_server import __version__
+from trellis2_server.client.cli.output_names import read_output_names
+from trellis2_server.client.errors import UsageError
+from trellis2_server.client.options import EXTENSIONS, OPTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trellis2_server.client.cli.output_names import Kind, OutputNames
+    from trellis2_server.client.options import FileType, Option
+
+_EPILOG: Final = """\
+--output is a file for one picture, a folder for several pictures or with a slash at its end, or
+a pattern such as 'out/{stem}_{seed}.glb' with {stem}, {index}, {seed}, {uid} and {hash}.
+Standard output has one line for each file: its path. With --json it has one JSON object for
+each picture instead.
+
+environment variables:
+  TRELLIS2_SERVER           address of the server, if --server is omitted
+  TRELLIS2_SERVER_API_KEY   API key, if --api-key and --api-key-file are omitted
+
+exit codes:
+  0    all pictures are done
+  1    some pictures failed, see standard error; the others are done
+  2    invalid arguments or an unreadable picture; nothing was sent
+  3    the server is unreachable, or was not ready in time
+  4    the API key is missing or wrong
+  5    a result cannot be written
+  130  interrupted; jobs in progress were cancelled on the server
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerArguments:
+    """The server to use.
+
+    Attributes:
+        address: address; None: the client's default.
+        api_key: API key; None: the client's default.
+        patience_s: how long to retry, seconds.
+        is_awaited: whether to wait until the server is ready.
+    """
+
+    address: str | None
+    api_key: str | None
+    patience_s: float
+    is_awaited: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OutputArguments:
+    """Files to write, and what to print.
+
+    Attributes:
+        names: names of the files.
+        kinds: files to write for each picture.
+        type: file type of the models.
+        has_texture: whether the models have a texture.
+        json: whether to print JSON objects instead of paths.
+        is_quiet: whether to print errors only.
+    """
+
+    names: OutputNames
+    kinds: Sequence[Kind]
+    type: FileType
+    has_texture: bool
+    json: bool
+    is_quiet: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """The command line.
+
+    Attributes:
+        pictures: image files, at least one.
+        request: arguments of `AsyncClient.generate`, apart from the picture.
+        server: the server to use.
+        output: files to write, and what to print.
+        jobs: most jobs at the same time.
+    """
+
+    pictures: Sequence[Path]
+    request: dict[str, Any]
+    server: ServerArguments
+    output: OutputArguments
+    jobs: int
+
+
+def read_command(arguments: Sequence[str] | None = None, *, program: str | None = None) -> Command:
+    """Read the command line.
+
+    Args:
+        arguments: arguments without the program's name; None: those of the process.
+        program: name that the usage line shows; None: the name of the process.
+
+    Raises:
+        UsageError: the arguments contradict each other, or a file cannot be read.
+        SystemExit: argparse has printed the help, or an error in the arguments.
+    """
+    parsed = _parser(program or Path(sys.argv[0]).name).parse_args(arguments)
+    _check(parsed)
+    kinds: list[Kind] = ["model"]
+    if parsed.with_shape:
+        kinds.append("shape")
+    if parsed.thumbnail:
+        kinds.append("thumbnail")
+    names = read_output_names(
+        parsed.output, parsed.pictures, parsed.type, kinds=kinds, mesh=parsed.mesh
+    )
+    return Command(
+        pictures=parsed.pictures,
+        request={
+            "mesh": parsed.mesh,
+            "texture": not parsed.shape_only,
+            "shape": parsed.with_shape,
+            "type": parsed.type,
+            "extra": _read_extra(parsed.option),
+            **_read_options(parsed),
+        },
+        server=ServerArguments(
+            parsed.server, _read_api_key(parsed), parsed.patience, parsed.wait_for_server
+        ),
+        output=OutputArguments(
+            names, kinds, parsed.type, not parsed.shape_only, parsed.json, parsed.quiet
+        ),
+        jobs=parsed.jobs,
+    )
+
+
+# ---- the parser ----------------------------------------------------------------------------
+
+
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program,
+        usage="%(prog)s [options] PICTURE [PICTURE ...]",
+        description="Generate 3D models from pictures on a server.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="image file")
+    parser.add_argument("--version", action="version", version=__version__)
+    _add_server(parser.add_argument_group("server"))
+    _add_output(parser.add_argument_group("results"))
+    options = parser.add_argument_group(
+        "generation options", "Omitted options use the server's configuration."
+    )
+    for option in OPTIONS:
+        _add_option(options, option)
+    options.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other field of the request",
+    )
+    return parser
+
+
+def _add_server(group: Any) -> None:
+    add = group.add_argument
+    add("--server", metavar="URL", help="address of the server (http://127.0.0.1:8082)")
+    add("--api-key", metavar="KEY", help="API key; other users of this machine may see it")
+    add("--api-key-file", type=Path, metavar="FILE", help="file that contains the API key")
+    add("--wait-for-server", action="store_true", help="wait until the server is ready")
+    add(
+        "--patience",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="how long to retry while the server is busy or unreachable (300)",
+    )
+    add("--jobs", type=int, default=4, metavar="N", help="most jobs at the same time (4)")
+
+
+def _add_output(group: Any) -> None:
+    add = group.add_argument
+    add("-o", "--output", metavar="PATH", help="see below (current folder)")
+    add("--shape-only", action="store_true", help="generate no texture")
+    add("--with-shape", action="store_true", help="also write the untextured model, once ready")
+    add("--type", default="glb", choices=list(EXTENSIONS), help="file type of the models (glb)")
+    add("--mesh", type=Path, metavar="FILE", help="texture this mesh, generate no shape")
+    add("--thumbnail", action="store_true", help="also write a PNG that shows the model")
+    add("--json", action="store_true", help="print one JSON object for each picture")
+    add("-q", "--quiet", action="store_true", help="print errors only")
+
+
+def _add_option(group: Any, option: Option) -> None:
+    arguments: dict[str, Any] = {"default": None, "help": option.meaning}
+    if option.bounds:
+        low, high = option.bounds
+        arguments["help"] += f", {low:,} … {high:,}"
+    if option.kind == "boolean":
+        arguments["action"] = argparse.BooleanOptionalAction
+    elif option.kind == "interval":
+        arguments |= {"type": float, "nargs": 2, "metavar": ("FROM", "TO")}
+    else:
+        arguments["type"] = {"integer": int, "number": float, "string": str}[option.kind]
+        arguments |= {"choices": option.choices} if option.choices else {"metavar": "N"}
+    flag = f"--{option.name.replace('_', '-')}"
+    group.add_argument(flag, dest=f"option_{option.name}", **arguments)
+
+
+# ---- values --------------------------------------------------------------------------------
+
+
+def _check(parsed: argparse.Namespace) -> None:
+    for file in (*parsed.pictures, *([parsed.mesh] if parsed.mesh else [])):
+        if not os.access(file, os.R_OK) or not file.is_file():
+            raise UsageError(f"{file}: not a readable file")
+    if parsed.jobs < 1:
+        raise UsageError("--jobs: must be 1 or more")
+    if parsed.patience < 0:
+        raise UsageError("--patience: must be 0 or more")
+    if parsed.shape_only and parsed.mesh:
+        raise UsageError("--mesh: cannot be combined with --shape-only")
+    if parsed.mesh and parsed.with_shape:
+        raise UsageError("--with-shape: cannot be combined with --mesh")
+
+
+def _read_options(parsed: argparse.Namespace) -> dict[str, Any]:
+    values = {option.name: getattr(parsed, f"option_{option.name}") for option in OPTIONS}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _read_extra(assignments: Sequence[str]) -> dict[str, object]:
+    extra: dict[str, object] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--option {assignment}: must be NAME=VALUE")
+        try:
+            extra[name] = json.loads(value)
+        except ValueError:
+            extra[name] = value
+    return extra
+
+
+def _read_api_key(parsed: argparse.Namespace) -> str | None:
+    if parsed.api_key is not None:
+        return parsed.api_key
+    if parsed.api_key_file is None:
+        return None
+    try:
+        return parsed.api_key_file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{parsed.api_key_file}: cannot read an API key from it") from error

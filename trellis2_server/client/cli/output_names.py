@@ -1,0 +1,134 @@
+"""Names of output files: from a file, a folder or a pattern.
+
+Does not know: servers, terminals.
+"""
+
+from __future__ import annotations
+
+import os
+import string
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from trellis2_server.client.errors import UsageError
+from trellis2_server.client.options import EXTENSIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from trellis2_server.client.options import FileType
+
+Kind = Literal["model", "shape", "thumbnail"]
+#: Placeholders of a pattern; the last three are known once the job is done.
+PLACEHOLDERS: Final = ("stem", "index", "seed", "uid", "hash")
+_ENDINGS: Final[Mapping[Kind, str]] = {"model": "", "shape": "_shape", "thumbnail": "_thumbnail"}
+
+
+@dataclass(frozen=True, slots=True)
+class OutputNames:
+    """Names of the files of each picture.
+
+    Attributes:
+        pattern: path with `{placeholders}`, without a suffix.
+        suffix: suffix of the models, with its dot.
+    """
+
+    pattern: str
+    suffix: str
+
+    def path(self, kind: Kind, values: Mapping[str, str | int]) -> Path:
+        """Return the path of a file; `values` has one value for each placeholder."""
+        # Only the textured OBJ has a material and images, and is zipped with them.
+        plain = ".obj" if self.suffix == ".zip" else self.suffix
+        suffix = {"model": self.suffix, "shape": plain, "thumbnail": ".png"}[kind]
+        return Path(f"{self.pattern.format(**values)}{_ENDINGS[kind]}{suffix}")
+
+
+def read_output_names(
+    output: str | None,
+    pictures: Sequence[Path],
+    file_type: FileType,
+    *,
+    kinds: Sequence[Kind],
+    mesh: Path | None = None,
+) -> OutputNames:
+    """Return the names of the files of these pictures.
+
+    Args:
+        output: a pattern, a folder (if there are several pictures, if it exists, or with a slash
+            at its end) or a file; None: the current folder.
+        pictures: image files, which are not overwritten.
+        file_type: file type of the models.
+        kinds: files that are written for each picture.
+        mesh: mesh file, which is not overwritten.
+
+    Raises:
+        UsageError: the pattern is invalid, two files would have the same name, or a picture or
+            the mesh would be overwritten.
+    """
+    suffix = f".{EXTENSIONS[file_type]}"
+    if output is None:
+        names = OutputNames("{stem}", suffix)
+    elif "{" in output:
+        _check_pattern(output)
+        stem, ending = os.path.splitext(output)  # noqa: PTH122 - a pattern is not a path yet
+        if "{" in ending:
+            names = OutputNames(output, suffix)
+        else:
+            names = OutputNames(stem, ending or suffix)
+    elif len(pictures) > 1 or output.endswith(("/", os.sep)) or Path(output).is_dir():
+        names = OutputNames(os.path.join(_escape(output), "{stem}"), suffix)  # noqa: PTH118 - same
+    else:
+        path = Path(output)
+        names = OutputNames(_escape(str(path.with_suffix(""))), path.suffix or suffix)
+    inputs = [*pictures, *([mesh] if mesh else [])]
+    _check_collisions(names, pictures, inputs, kinds)
+    return names
+
+
+def _escape(path: str) -> str:
+    return path.replace("{", "{{").replace("}", "}}")
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        found = [name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None]
+        unknown = next((name for name in found if name not in PLACEHOLDERS), None)
+        if unknown is None:
+            pattern.format(**_example_values(Path("stem"), 0))
+    except (ValueError, IndexError, KeyError) as error:
+        raise UsageError(f"--output {pattern}: {error}") from error
+    if unknown is not None:
+        known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+        raise UsageError(f"--output {pattern}: {{{unknown}}} is not one of {known}")
+
+
+def _example_values(picture: Path, index: int) -> dict[str, str | int]:
+    return {"stem": picture.stem, "index": index, "seed": 0, "uid": "-", "hash": "-"}
+
+
+def _check_collisions(
+    names: OutputNames, pictures: Sequence[Path], inputs: Sequence[Path], kinds: Sequence[Kind]
+) -> None:
+    protected = {file.resolve(): file for file in inputs}
+    taken: dict[Path, Path] = {}
+    for index, picture in enumerate(pictures, 1):
+        for kind in kinds:
+            path = names.path(kind, _example_values(picture, index))
+            target = path.resolve()
+            if target in protected:
+                raise UsageError(
+                    f"{protected[target]}: would be overwritten; choose another --output"
+                )
+            # Paths that are equal here still differ if they contain the uid.
+            if target in taken and not _has_uid(names.pattern):
+                raise UsageError(
+                    f"{taken[target]} and {picture} would both be written to {path}; "
+                    "use {index} in --output"
+                )
+            taken[target] = picture
+
+
+def _has_uid(pattern: str) -> bool:
+    return any(name == "uid" for _, name, _, _ in string.Formatter().parse(pattern))

@@ -1,0 +1,193 @@
+"""Submitting a generation request, and following it to its result."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from trellis2_server.client.errors import (
+    ClientError,
+    JobCancelledError,
+    JobFailedError,
+    JobLostError,
+    NotFoundError,
+    UsageError,
+)
+from trellis2_server.client.options import EXTENSIONS, MAX_SEED, FileType
+from trellis2_server.client.protocol import retry
+from trellis2_server.client.protocol.actions import Call, Notice, ReadFile, Report, ShapeReady
+from trellis2_server.client.protocol.download import download
+from trellis2_server.client.protocol.events import follow
+from trellis2_server.client.protocol.hunyuan import poll
+from trellis2_server.client.protocol.replies import SHUTTING_DOWN, read_name
+from trellis2_server.client.records import Result
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trellis2_server.client.protocol.actions import File, Operation
+    from trellis2_server.client.protocol.retry import Backoff
+    from trellis2_server.client.records import JobState
+
+#: How often a job that the server has lost is submitted again.
+MAX_RESUBMISSIONS: Final = 3
+#: Longest time that cancelling a job on the server may take, seconds.
+CANCEL_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GenerationRequest:
+    """A picture, and the files that are to be generated from it.
+
+    Attributes:
+        picture: image file.
+        mesh: mesh file that is textured; None: a shape is generated.
+        texture: whether a textured model is requested.
+        shape: whether an untextured model is requested, too.
+        type: file type of the models.
+        fields: further fields of the request.
+
+    Raises:
+        UsageError: the arguments contradict each other, or the type is unknown.
+    """
+
+    picture: File
+    mesh: File | None
+    texture: bool
+    shape: bool
+    type: FileType
+    fields: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.type not in EXTENSIONS:
+            raise UsageError(f"type: must be one of {', '.join(EXTENSIONS)}")
+        if self.mesh is not None and not self.texture:
+            raise UsageError("mesh: requires a texture")
+
+    @property
+    def returns_shape(self) -> bool:
+        """Whether the result contains an untextured model; a given mesh is not returned."""
+        return (self.shape and self.mesh is None) or not self.texture
+
+    def file_name(self, kind: Literal["shape", "textured"]) -> str:
+        """Return the name of a model among the job's files."""
+        # Only the textured OBJ has a material and images, and is zipped with them.
+        is_plain = kind == "shape" and self.type == "obj_zip"
+        return f"{kind}.{'obj' if is_plain else EXTENSIONS[self.type]}"
+
+
+def read_body(request: GenerationRequest) -> Operation[dict[str, Any]]:
+    """Return the JSON object to send.
+
+    A random seed is drawn here. If the body is sent twice because the first reply was lost, the
+    server recognizes it as the same job.
+
+    Raises:
+        UsageError: a file cannot be read or is empty.
+    """
+    picture: bytes = yield ReadFile(request.picture)
+    body = {name: value for name, value in request.fields.items() if value is not None}
+    if body.get("seed") == -1:
+        body["seed"] = secrets.randbelow(MAX_SEED + 1)
+    if request.mesh is not None:
+        mesh: bytes = yield ReadFile(request.mesh)
+        body["mesh"] = base64.b64encode(mesh).decode()
+    image = base64.b64encode(picture).decode()
+    return {**body, "texture": request.texture, "type": request.type, "image": image}
+
+
+def submit(request: GenerationRequest, backoff: Backoff) -> Operation[str]:
+    """Submit a request; return the uid of the job."""
+    body = yield from read_body(request)
+    return (yield from _send(body, backoff))
+
+
+def _send(body: Mapping[str, Any], backoff: Backoff) -> Operation[str]:
+    reply = yield from retry.call(Call("POST", "send", body), backoff)
+    return read_name(reply.document().get("uid"))
+
+
+def generate(request: GenerationRequest, backoff: Backoff) -> Operation[Result]:
+    """Submit a request and wait for its result.
+
+    A job that the server has lost by a restart is submitted again. If the caller raises an
+    exception of any other kind, the job is cancelled on the server.
+
+    Raises:
+        JobError: the job ended without a model.
+        ReplyError: the server replied with an error.
+        UnreachableError: the server did not reply within the time limit.
+    """
+    body = yield from read_body(request)
+    resubmissions = 0
+    while True:
+        uid = yield from _send(body, backoff)
+        try:
+            return (yield from _wait_for_result(uid, request, backoff))
+        except JobLostError:
+            resubmissions += 1
+            if resubmissions > MAX_RESUBMISSIONS:
+                raise
+            text = "the server has lost the job, possibly by a restart; submitting it again"
+            yield Report(Notice(text))
+        except (ClientError, GeneratorExit):
+            raise
+        except BaseException:
+            yield from _cancel(uid)
+            raise
+
+
+def _cancel(uid: str) -> Operation[None]:
+    # If this fails, the server itself cancels a job that no client follows.
+    with contextlib.suppress(ClientError):
+        yield Call("DELETE", f"jobs/{uid}", timeout_s=CANCEL_S)
+
+
+def _wait_for_result(uid: str, request: GenerationRequest, backoff: Backoff) -> Operation[Result]:
+    state: JobState | None = None
+    shape: bytes | None = None
+    textured: bytes | None = None
+    returns_shape = request.returns_shape
+    try:
+        state = yield from follow(uid, backoff, until_shape=returns_shape and request.texture)
+        if not state.is_finished:
+            shape = yield from download(uid, request.file_name("shape"), backoff)
+            yield Report(ShapeReady(shape))
+            state = yield from follow(uid, backoff)
+        _raise_for_error(state)
+        if returns_shape and shape is None:
+            shape = yield from download(uid, request.file_name("shape"), backoff)
+        if request.texture:
+            textured = yield from download(uid, request.file_name("textured"), backoff)
+    except NotFoundError:
+        # No events or files: either this is a Hunyuan3D server, or the job is lost.
+        polled, model = yield from poll(uid, backoff)
+        _raise_for_error(polled)
+        state = state or polled
+        shape, textured = (shape, model) if request.texture else (model, None)
+    return Result(
+        uid=state.uid,
+        type=request.type,
+        shape=shape,
+        textured=textured,
+        image_hash=state.image_hash,
+        seed=state.seed,
+        engine=state.engine,
+        background=state.background,
+        resolution=state.resolution,
+        warnings=state.warnings,
+        timings=state.timings,
+    )
+
+
+def _raise_for_error(state: JobState) -> None:
+    if state.status != "error":
+        return
+    if state.error == SHUTTING_DOWN:
+        raise JobLostError(SHUTTING_DOWN, uid=state.uid)
+    if state.error == "cancelled":
+        raise JobCancelledError("the job was cancelled on the server", uid=state.uid)
+    raise JobFailedError(state.error or "the job failed", uid=state.uid)
