@@ -90,17 +90,17 @@ def picture(size: int) -> Cutout:
     return Cutout(rgba, "alpha")
 
 
-def bare(torch: Any, pipeline: Any, image: Image.Image, asked: Options) -> None:
+def bare(torch: Any, pipeline: Any, image: Image.Image, requested: Options) -> None:
     """Make the calls of one job and copy their results to the CPU."""
     sets = [
         {"steps": o.sampling_steps, "guidance_strength": o.guidance_scale}
-        for o in (asked.ss, asked.shape, asked.tex)
+        for o in (requested.ss, requested.shape, requested.tex)
     ]
-    kind = PIPELINE_TYPES[asked.pipeline_type]
+    kind = PIPELINE_TYPES[requested.pipeline_type]
     with torch.inference_mode():
-        torch.manual_seed(asked.seed)
+        torch.manual_seed(requested.seed)
         low = pipeline.get_cond([image], 512)
-        last = low if asked.pipeline_type == "512" else pipeline.get_cond([image], 1024)
+        last = low if requested.pipeline_type == "512" else pipeline.get_cond([image], 1024)
         coords = pipeline.sample_sparse_structure(low, kind.structure_resolution, 1, sets[0])
         models = [pipeline.models[name] for name in kind.shape_models]
         if len(models) == 1:
@@ -108,7 +108,7 @@ def bare(torch: Any, pipeline: Any, image: Image.Image, asked: Options) -> None:
             resolution = kind.resolution
         else:
             latent, resolution = pipeline.sample_shape_slat_cascade(
-                low, last, *models, 512, kind.resolution, coords, sets[1], asked.max_num_tokens
+                low, last, *models, 512, kind.resolution, coords, sets[1], requested.max_num_tokens
             )
         meshes, subdivisions = pipeline.decode_shape_slat(latent, resolution)
         _ = meshes[0].vertices.cpu().numpy(), meshes[0].faces.cpu().numpy()
@@ -152,7 +152,7 @@ def timed_calls(pipeline: Any, clock: Callable[[], float]) -> Generator[list[flo
 
 
 def measure(
-    made: Trellis2Engine, torch: Any, cutout: Cutout, asked: Options, rounds: int
+    made: Trellis2Engine, torch: Any, cutout: Cutout, requested: Options, rounds: int
 ) -> dict[str, Any]:
     """Medians of the direct calls and of the engine's stages."""
     image = Image.fromarray(cutout.rgb)
@@ -160,16 +160,16 @@ def measure(
     made_shape: list[Shape] = []
 
     def shape() -> None:
-        made_shape[:] = [made.shape(cutout, asked, silent)]
+        made_shape[:] = [made.shape(cutout, requested, silent)]
 
     def texture() -> None:
-        made.texture(made_shape[0], cutout, asked, silent)
+        made.texture(made_shape[0], cutout, requested, silent)
 
     pipeline = pipeline_of(made)
     clock = time.process_time if pipeline.device.type == "cpu" else time.perf_counter
-    bare(torch, pipeline, image, asked)
+    bare(torch, pipeline, image, requested)
     for _ in range(rounds):
-        times["bare"].append(timed(lambda: bare(torch, pipeline, image, asked), clock))
+        times["bare"].append(timed(lambda: bare(torch, pipeline, image, requested), clock))
         times["shape"].append(timed(shape, clock))
         times["texture"].append(timed(texture, clock))
         times["job"].append(times["shape"][-1] + times["texture"][-1])
@@ -198,10 +198,10 @@ def pipeline_of(made: Trellis2Engine) -> Any:
 def small(made: Trellis2Engine, cutout: Cutout, rounds: int) -> float:
     """Wall-clock seconds of a '512' with 4 steps."""
     steps = {f"{s}_sampling_steps": 4 for s in ("ss", "shape", "tex")}
-    asked = read_options({"pipeline_type": "512", "seed": 7, **steps}, Settings())
+    requested = read_options({"pipeline_type": "512", "seed": 7, **steps}, Settings())
 
     def job() -> None:
-        made.texture(made.shape(cutout, asked, silent), cutout, asked, silent)
+        made.texture(made.shape(cutout, requested, silent), cutout, requested, silent)
 
     return round(min(timed(job) for _ in range(rounds)), 3)
 
@@ -211,8 +211,8 @@ def memory(made: Trellis2Engine, cutout: Cutout, jobs: int) -> dict[str, Any]:
     after: list[int] = []
     for seed in range(jobs):
         fields = {f"{s}_sampling_steps": 1 for s in ("ss", "shape", "tex")}
-        asked = read_options({"pipeline_type": "512", "seed": seed, **fields}, Settings())
-        made.texture(made.shape(cutout, asked, silent), cutout, asked, silent)
+        requested = read_options({"pipeline_type": "512", "seed": seed, **fields}, Settings())
+        made.texture(made.shape(cutout, requested, silent), cutout, requested, silent)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         after.append(pages * os.sysconf("SC_PAGE_SIZE"))
     settled = after[min(SETTLED, jobs) - 1]
@@ -275,7 +275,7 @@ async def through_the_queue(
         return await manager.texture(sent)
 
     seeds = iter(range(1, 1000))
-    asked = read_options({**fields, "seed": 0}, settings)
+    requested = read_options({**fields, "seed": 0}, settings)
     pipeline, image = pipeline_of(made), Image.fromarray(cutout.rgb)
     await job(next(seeds))
     alone: list[float] = []
@@ -283,7 +283,7 @@ async def through_the_queue(
     stages_s: list[float] = []
     for _ in range(rounds):
         gc.collect()
-        bare_s.append(timed(lambda: bare(torch, pipeline, image, asked)))
+        bare_s.append(timed(lambda: bare(torch, pipeline, image, requested)))
         engine.busy.clear()
         begin = time.perf_counter()
         await job(next(seeds))
@@ -320,56 +320,58 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=0, help="jobs for the memory; 0: not measured")
     parser.add_argument("--no-queue", action="store_true", help="do not measure the queue")
     parser.add_argument("--model", help="folder of a checkpoint; default: a random tiny one")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
 
     home = os.environ.get(environment.HOME_VARIABLE) or str(ROOT / "tests" / "support" / "standin")
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         settings = ModelSettings(
             engine="trellis2",
-            model_path=given.model or folder,
-            device=given.device,
+            model_path=arguments.model or folder,
+            device=arguments.device,
             trellis2_path=home,
         )
         torch = import_upstream(settings).torch
-        torch.set_num_threads(given.threads)
-        if not given.model:
+        torch.set_num_threads(arguments.threads)
+        if not arguments.model:
             importlib.import_module("tests.support.tiny_checkpoint").write(Path(folder))
         made = Trellis2Engine(settings)
         load_s = timed(lambda: made.load(silent))
-        steps = {f"{s}_sampling_steps": given.steps for s in ("ss", "shape", "tex")}
+        steps = {f"{s}_sampling_steps": arguments.steps for s in ("ss", "shape", "tex")}
         results = {
             kind: measure(
                 made,
                 torch,
                 picture(512),
                 read_options({"pipeline_type": kind, "seed": 7, **steps}, Settings()),
-                given.rounds,
+                arguments.rounds,
             )
-            for kind in filter(None, given.types.split(","))
+            for kind in filter(None, arguments.types.split(","))
         }
-        more: dict[str, Any] = {"small_s": small(made, picture(512), given.rounds)}
-        if given.jobs:
-            more["memory"] = memory(made, picture(512), given.jobs)
-        if not given.no_queue:
+        more: dict[str, Any] = {"small_s": small(made, picture(512), arguments.rounds)}
+        if arguments.jobs:
+            more["memory"] = memory(made, picture(512), arguments.jobs)
+        if not arguments.no_queue:
             cascade = {"pipeline_type": "1024_cascade", **steps}
             more["queue"] = asyncio.run(
-                through_the_queue(made, torch, picture(512), cascade, given.rounds)
+                through_the_queue(made, torch, picture(512), cascade, arguments.rounds)
             )
-    said = {
+    report = {
         "package": "stand-in" if home.endswith("standin") else "TRELLIS.2",
         "torch": torch.__version__,
-        "device": given.device,
-        "threads": given.threads,
-        "steps": given.steps,
-        "rounds": given.rounds,
+        "device": arguments.device,
+        "threads": arguments.threads,
+        "steps": arguments.steps,
+        "rounds": arguments.rounds,
         "load_s": round(load_s, 3),
         "types": results,
         **more,
     }
-    if given.json:
-        print(json.dumps(said, indent=2))
+    if arguments.json:
+        print(json.dumps(report, indent=2))
         return
-    print(f"{said['package']}, torch {said['torch']}, {given.device}, {given.steps} steps")
+    print(
+        f"{report['package']}, torch {report['torch']}, {arguments.device}, {arguments.steps} steps"
+    )
     for kind, row in results.items():
         print(f"{kind:14}", "  ".join(f"{name} {value}" for name, value in row.items()))
     print(f"small          512 with 4 steps {more['small_s']} s")

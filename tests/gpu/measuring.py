@@ -143,7 +143,7 @@ def measure_type(  # noqa: PLR0913, PLR0917 - a script
     bench: Any = importlib.import_module("engine")  # bench/engine.py
     tokens = TOKENS if size == "full" else TINY_TOKENS
     replace_structure(torch, pipeline, PIPELINE_TYPES[kind].structure_resolution, tokens[kind])
-    asked = job(kind, steps, size)
+    requested = job(kind, steps, size)
     cutout = picture()
     image = Image.fromarray(cutout.rgb)
     row: dict[str, Any] = {"type": kind}
@@ -153,12 +153,12 @@ def measure_type(  # noqa: PLR0913, PLR0917 - a script
         made.texture(made.shape(cutout, once, silent), cutout, once, silent)  # warms up
         for number in range(rounds):  # both ways alternate; the minimum counts
             first, second = StageTimes(meter), StageTimes(meter)
-            shape, shape_s, _ = meter.run(partial(made.shape, cutout, asked, first))
+            shape, shape_s, _ = meter.run(partial(made.shape, cutout, requested, first))
             first.end()
-            field, texture_s, _ = meter.run(partial(made.texture, shape, cutout, asked, second))
+            field, texture_s, _ = meter.run(partial(made.texture, shape, cutout, requested, second))
             second.end()
             _, bare_s, row["bare_gib"] = meter.run(
-                lambda: bench.bare(torch, pipeline, image, asked)
+                lambda: bench.bare(torch, pipeline, image, requested)
             )
             new = {"shape_s": shape_s, "texture_s": texture_s, "bare_s": bare_s}
             row |= {k: min(v, row[k]) if number else v for k, v in new.items()}
@@ -177,7 +177,7 @@ def measure_type(  # noqa: PLR0913, PLR0917 - a script
         row["tokens"] = len(shape.state.features)
         row["voxels"], row["faces"] = len(field.coords), len(shape.mesh.faces)
         row["state_mb"] = shape.state.nbytes / 1e6
-        row |= _export(shape, field, asked, made, meter)
+        row |= _export(shape, field, requested, made, meter)
     row["low_vram"] = pipeline.low_vram
     row["in_all_s"] = time.perf_counter() - begun
     print(json.dumps(row), flush=True)
@@ -188,25 +188,27 @@ def find_leaks(made: Trellis2Engine, meter: Meter, steps: int, size: str) -> lis
     """Bytes on the device after each of ten jobs, with the voxels of the last type."""
     after: list[int] = []
     for seed in range(10):
-        asked = job("512", steps, size, seed)
-        made.texture(made.shape(picture(), asked, silent), picture(), asked, silent)
+        requested = job("512", steps, size, seed)
+        made.texture(made.shape(picture(), requested, silent), picture(), requested, silent)
         gc.collect()
         after.append(meter.allocated())
     return after
 
 
 def _export(
-    shape: Shape, field: VoxelField, asked: Options, made: Trellis2Engine, meter: Meter
+    shape: Shape, field: VoxelField, requested: Options, made: Trellis2Engine, meter: Meter
 ) -> dict[str, Any]:
     """Seconds of this server's exporter and its peak on the device, GiB, or why it failed."""
     from trellis2_server import pipeline
 
     try:
         (geometry, _), first, _ = meter.run(
-            lambda: pipeline.export_shape(made, shape, asked, silent)
+            lambda: pipeline.export_shape(made, shape, requested, silent)
         )
         _, second, gib = meter.run(
-            lambda: pipeline.export_model(made, geometry, field, asked, Settings().export, silent)
+            lambda: pipeline.export_model(
+                made, geometry, field, requested, Settings().export, silent
+            )
         )
     except Exception as error:  # noqa: BLE001 - the other rows follow
         return {"export_error": f"{type(error).__name__}: {error}"[:200]}

@@ -61,62 +61,66 @@ def read_arguments() -> argparse.Namespace:
 
 def main() -> int:
     """Run everything and print the tables."""
-    given = read_arguments()
+    arguments = read_arguments()
     settings = ModelSettings(
         engine="trellis2",
-        device=given.device,
+        device=arguments.device,
         trellis2_path=os.environ.get(environment.HOME_VARIABLE),
     )
     up = import_upstream(settings)
     torch = up.torch
-    name = given.device
+    name = arguments.device
     if name.startswith("cuda"):
-        torch.cuda.set_device(given.device if ":" in given.device else 0)
-        properties = torch.cuda.get_device_properties(given.device)
+        torch.cuda.set_device(arguments.device if ":" in arguments.device else 0)
+        properties = torch.cuda.get_device_properties(arguments.device)
         name = f"{properties.name}, {properties.total_memory / GIB:.0f} GiB"
-    meter = Meter(torch, given.device)
+    meter = Meter(torch, arguments.device)
     report: dict[str, Any] = {
         "device": name,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "size": given.size,
-        "steps": given.steps,
+        "size": arguments.size,
+        "steps": arguments.steps,
         "extensions": {e.name: e.kind for e in up.extensions},
     }
     print(json.dumps(report), flush=True)
     with torch.inference_mode():
-        report["errors"] = check_standins(torch, given.device, 1024 if given.size == "full" else 64)
+        report["errors"] = check_standins(
+            torch, arguments.device, 1024 if arguments.size == "full" else 64
+        )
     print(json.dumps(report["errors"]), flush=True)
     # An out-of-memory error is a result here, so nothing is tried again.
     made = Trellis2Engine(settings, oom_fallback="none")
     with tempfile.TemporaryDirectory() as folder:
         pipeline, report["build_s"], report["build_gib"] = meter.run(
-            lambda: build(up, given.size, given.device, Path(folder), low_vram=given.low_vram)
+            lambda: build(
+                up, arguments.size, arguments.device, Path(folder), low_vram=arguments.low_vram
+            )
         )
     made.use(LoadedModel(up, pipeline))
     report["weights_gib"] = meter.allocated() / GIB
     print(f"built in {report['build_s']:.0f} s", flush=True)
     gc.freeze()  # as `load` does: garbage collections between jobs leave these objects out
     report["types"] = []
-    for kind in given.types.split(","):
+    for kind in arguments.types.split(","):
         row = measure_type(
-            torch, made, pipeline, meter, kind, given.steps, given.size, given.rounds
+            torch, made, pipeline, meter, kind, arguments.steps, arguments.size, arguments.rounds
         )
         report["types"].append(row)
-        if given.json:
-            given.json.write_text(json.dumps(report, indent=1))
+        if arguments.json:
+            arguments.json.write_text(json.dumps(report, indent=1))
     try:
-        after = find_leaks(made, meter, min(given.steps, 2), given.size)
+        after = find_leaks(made, meter, min(arguments.steps, 2), arguments.size)
     except Exception as error:  # noqa: BLE001 - the tables follow
         report["leaks_error"] = f"{type(error).__name__}: {error}"[:200]
     else:
         report["allocated_after_each_job"] = after
     text = tables(report)
     print(f"\n{text}")
-    if given.json:
-        given.json.write_text(json.dumps(report, indent=1))
-    if given.markdown:
-        given.markdown.write_text(text)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1))
+    if arguments.markdown:
+        arguments.markdown.write_text(text)
     return 1 if any(problems(report)) else 0
 
 

@@ -21,7 +21,7 @@ RED, GREEN, BLUE, WHITE = (220, 20, 30), (10, 200, 40), (20, 30, 210), (240, 240
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """The fields of `Options` that the engine uses."""
 
     decimation_target: int = 20_000
@@ -108,11 +108,11 @@ def masks(draw: st.DrawFn) -> Array:
 
 
 def made(
-    engine: PreviewEngine, picture: Cutout, asked: Asked | None = None
+    engine: PreviewEngine, picture: Cutout, requested: Request | None = None
 ) -> tuple[Shape, VoxelField]:
-    asked = asked or Asked()
-    shape = engine.shape(picture, asked, ignore)
-    return shape, engine.texture(shape, picture, asked, ignore)
+    requested = requested or Request()
+    shape = engine.shape(picture, requested, ignore)
+    return shape, engine.texture(shape, picture, requested, ignore)
 
 
 def samples(mesh: Mesh, faces: Array, count: int = 20_000) -> Array:

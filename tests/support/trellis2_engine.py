@@ -139,11 +139,11 @@ def repair(engine: Trellis2Engine) -> None:
 
 
 def make(
-    engine: Trellis2Engine, cutout: Cutout, asked: Options, report: Any = silent
+    engine: Trellis2Engine, cutout: Cutout, requested: Options, report: Any = silent
 ) -> tuple[Shape, VoxelField]:
     """Both stages of a job."""
-    shape = engine.shape(cutout, asked, report)
-    return shape, engine.texture(shape, cutout, asked, report)
+    shape = engine.shape(cutout, requested, report)
+    return shape, engine.texture(shape, cutout, requested, report)
 
 
 def same(a: tuple[Shape, VoxelField], b: tuple[Shape, VoxelField]) -> bool:

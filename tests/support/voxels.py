@@ -13,6 +13,6 @@ def random_voxels(size: int, share: float, *, batch: int = 1, seed: int = 0) -> 
     """Random voxels, shuffled within a batch, int32 [N, 4]: batch, x, y, z."""
     made = torch.Generator().manual_seed(seed)
     full = torch.cartesian_prod(torch.arange(batch), *[torch.arange(size)] * 3).int()
-    kept = full[torch.rand(len(full), generator=made) < share]
-    kept = kept[torch.randperm(len(kept), generator=made)]
-    return kept[torch.sort(kept[:, 0], stable=True).indices]
+    chosen = full[torch.rand(len(full), generator=made) < share]
+    chosen = chosen[torch.randperm(len(chosen), generator=made)]
+    return chosen[torch.sort(chosen[:, 0], stable=True).indices]

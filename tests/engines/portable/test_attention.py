@@ -80,9 +80,9 @@ def test_attention_is_the_same_in_chunks(
 def test_pytorch_accepts_the_question_for_its_kernels() -> None:
     q = torch.randn(1, 2, 8, 16)
     cuda = torch.backends.cuda
-    asked = cuda.SDPAParams(q, q, q, None, 0.0, False, False)  # noqa: FBT003 - PyTorch's
-    assert cuda.can_use_flash_attention(asked) in {True, False}
-    assert cuda.can_use_efficient_attention(asked) in {True, False}
+    requested = cuda.SDPAParams(q, q, q, None, 0.0, False, False)  # noqa: FBT003 - PyTorch's
+    assert cuda.can_use_flash_attention(requested) in {True, False}
+    assert cuda.can_use_efficient_attention(requested) in {True, False}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from tests.support.preview import (
     RED,
     Array,
-    Asked,
+    Request,
     cutout,
     disc,
     ignore,
@@ -28,8 +28,8 @@ from trellis2_server.mesh import ALPHA, METALLIC, ROUGHNESS
 def test_the_field_is_as_fine_as_the_texture_can_show(
     engine: PreviewEngine, texture_size: int, resolution: int
 ) -> None:
-    asked = Asked(texture_size=texture_size, decimation_target=1_000)
-    assert engine.shape(cutout(disc(64, 32, 32, 30)), asked, ignore).resolution == resolution
+    requested = Request(texture_size=texture_size, decimation_target=1_000)
+    assert engine.shape(cutout(disc(64, 32, 32, 30)), requested, ignore).resolution == resolution
 
 
 @given(mask=masks())
@@ -37,8 +37,8 @@ def test_the_field_is_as_fine_as_the_texture_can_show(
 def test_every_point_of_the_surface_has_all_its_voxels(mask: Array) -> None:
     if not mask.any():
         return
-    asked = Asked(texture_size=256)
-    shape, field = made(PreviewEngine(), cutout(mask), asked)
+    requested = Request(texture_size=256)
+    shape, field = made(PreviewEngine(), cutout(mask), requested)
     points = samples(shape.mesh, shape.mesh.faces, 4_000)
     near = points + np.random.default_rng(1).uniform(-0.49, 0.49, points.shape) / field.resolution
     assert (look_up(field, points) >= 0).all()
@@ -62,7 +62,7 @@ def test_the_field_is_what_the_exporter_expects(engine: PreviewEngine) -> None:
 
 def test_the_same_picture_gives_the_same_bytes(engine: PreviewEngine) -> None:
     picture = cutout(disc(200, 90, 100, 85, soft=False), RED)
-    first, second = made(engine, picture), made(engine, picture, Asked(seed=7))
+    first, second = made(engine, picture), made(engine, picture, Request(seed=7))
     for a, b in (
         (first[0].mesh.vertices, second[0].mesh.vertices),
         (first[0].mesh.faces, second[0].mesh.faces),
@@ -77,8 +77,8 @@ def test_progress_ends_with_all_steps_and_a_report_that_raises_stops_the_stage(
 ) -> None:
     picture = cutout(disc(64, 32, 32, 30))
     seen = []
-    shape = engine.shape(picture, Asked(), lambda *step: seen.append(step))
-    engine.texture(shape, picture, Asked(), lambda *step: seen.append(step))
+    shape = engine.shape(picture, Request(), lambda *step: seen.append(step))
+    engine.texture(shape, picture, Request(), lambda *step: seen.append(step))
     assert seen[0][1] == 0
     assert seen[4][1] == seen[4][2]
     assert seen[-1][1] == seen[-1][2]
@@ -88,12 +88,12 @@ def test_progress_ends_with_all_steps_and_a_report_that_raises_stops_the_stage(
             raise JobCancelledError("cancelled")
 
     with pytest.raises(JobCancelledError):
-        engine.shape(picture, Asked(), cancel)
+        engine.shape(picture, Request(), cancel)
     with pytest.raises(JobCancelledError):
-        engine.texture(shape, picture, Asked(), cancel)
+        engine.texture(shape, picture, Request(), cancel)
 
 
 def test_an_unloaded_engine_serves_again(engine: PreviewEngine) -> None:
     engine.unload()
     assert engine.name == "preview"
-    assert len(engine.shape(cutout(disc(64, 32, 32, 30)), Asked(), ignore).mesh.faces)
+    assert len(engine.shape(cutout(disc(64, 32, 32, 30)), Request(), ignore).mesh.faces)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tests.support.preview import BLUE, RED, Asked, cutout, disc, ignore, look_up, samples
+from tests.support.preview import BLUE, RED, Request, cutout, disc, ignore, look_up, samples
 from trellis2_server.engines.preview.projection import resolution
 from trellis2_server.mesh import BASE_COLOR, Mesh
 
@@ -33,7 +33,7 @@ def test_the_front_of_a_mesh_has_the_colours_of_the_picture(engine: PreviewEngin
     color = np.zeros((128, 128, 3), np.uint8)
     color[:, :64], color[:, 64:] = RED, BLUE
     mesh = box(0.25)
-    field = engine.texture_mesh(mesh, cutout(np.ones((128, 128)), color), Asked(), ignore)
+    field = engine.texture_mesh(mesh, cutout(np.ones((128, 128)), color), Request(), ignore)
     centres = (field.coords + 0.5) / field.resolution - 0.5
     front = centres[:, 1] < -0.25 + 0.5 / field.resolution
     for side, expected in ((centres[:, 0] < -0.02, RED), (centres[:, 0] > 0.02, BLUE)):
@@ -44,7 +44,7 @@ def test_the_front_of_a_mesh_has_the_colours_of_the_picture(engine: PreviewEngin
 
 def test_every_point_of_a_mesh_has_all_its_voxels(engine: PreviewEngine) -> None:
     mesh = box(0.2)
-    field = engine.texture_mesh(mesh, cutout(disc(64, 32, 32, 30)), Asked(), ignore)
+    field = engine.texture_mesh(mesh, cutout(disc(64, 32, 32, 30)), Request(), ignore)
     points = samples(mesh, mesh.faces, 2_000)
     points = points[(abs(points) < 0.5 - 1 / field.resolution).all(axis=1)]
     assert (look_up(field, points) >= 0).all()

@@ -9,7 +9,7 @@ from tests.support.preview import (
     GREEN,
     RED,
     WHITE,
-    Asked,
+    Request,
     cutout,
     disc,
     front_faces,
@@ -61,7 +61,7 @@ def test_the_back_continues_the_front_at_the_outline_and_loses_detail_behind_it(
     x, y = grid(512)
     check = ((x // 8 + y // 8) % 2)[..., None] * np.array(WHITE, np.uint8)
     mask = disc(512, 256, 256, 250)
-    shape, field = made(engine, cutout(mask, check.astype(np.uint8)), Asked(texture_size=1024))
+    shape, field = made(engine, cutout(mask, check.astype(np.uint8)), Request(texture_size=1024))
     front = samples(shape.mesh, front_faces(shape))
     back = front * np.array([1, -1, 1])
     difference = abs(sample(field, front) - sample(field, back))[:, BASE_COLOR].max(1)

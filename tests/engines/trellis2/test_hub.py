@@ -22,10 +22,10 @@ def test_a_checkpoint_is_downloaded_once_and_then_found_offline(hub: Any, tmp_pa
     assert len(stages) == 2 + 2 * 9 + 1
     assert reports[-1][1] == reports[-1][2] >= 1
     assert [r[1] for r in reports] == sorted(r[1] for r in reports)
-    asked = len(hub.asked)
+    requests = len(hub.requests)
     assert machine.find(offline=True)[0] == found
     assert machine.find(revision="c" * 40, offline=True)[0] == found
-    assert len(hub.asked) == asked
+    assert len(hub.requests) == requests
     assert "not on this machine" in machine.find(revision="b" * 40, offline=True)[0]
     assert "no such revision (model.revision)" in machine.find(revision="b" * 40)[0]
 
@@ -37,7 +37,7 @@ def test_a_gated_encoder_is_named_before_any_weights_are_downloaded(
     machine = OtherMachine(tmp_path, hub.url)
     text, _ = machine.find()
     assert "gated/encoder is gated: accept its terms at" in text
-    assert not any("safetensors" in request for request in hub.asked if "resolve" in request)
+    assert not any("safetensors" in request for request in hub.requests if "resolve" in request)
     findings, _ = machine.find(inspects=True)
     assert ["encoder", "error"] in [finding[:2] for finding in findings]
     hub.folders["free/encoder"] = hub.folders["gated/encoder"]
@@ -53,7 +53,7 @@ def test_a_gated_remover_is_named_before_any_weights_are_downloaded(
     text, _ = OtherMachine(tmp_path, hub.url).find(background="upstream")
     assert "briaai/RMBG-2.0 is gated: accept its terms at" in text
     assert "model.background to rembg" in text
-    assert not any("safetensors" in request for request in hub.asked)
+    assert not any("safetensors" in request for request in hub.requests)
 
 
 @pytest.mark.usefixtures("packages")

@@ -23,10 +23,10 @@ def levels(found: list[Finding]) -> dict[str, set[str]]:
 def test_an_inspection_uses_the_network_only_if_it_may(
     loaded: Trellis2Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[object] = []
+    connections: list[object] = []
 
     def refuse(*address: object, **_: object) -> None:
-        asked.append(address)
+        connections.append(address)
         raise OSError("no network here")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
@@ -34,9 +34,9 @@ def test_an_inspection_uses_the_network_only_if_it_may(
     elsewhere = settings("some/model").model_copy(update={"offline": False})
     loaded.describe()
     inspect_trellis2(elsewhere)
-    assert not asked
+    assert not connections
     inspect_trellis2(elsewhere, ask_network=True)
-    assert asked
+    assert connections
 
 
 def test_an_inspection_of_a_complete_checkpoint_finds_no_error(checkpoint: Path) -> None:

@@ -82,8 +82,8 @@ def test_a_mesh_gets_what_trellis2s_own_run_gives(
     loaded: Trellis2Engine, pipeline_type: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trimesh = pytest.importorskip("trimesh", reason="TRELLIS.2's own run takes its meshes")
-    asked, mesh = options(pipeline_type), cone()
-    field = loaded.texture_mesh(mesh, picture(), asked, silent)
+    requested, mesh = options(pipeline_type), cone()
+    field = loaded.texture_mesh(mesh, picture(), requested, silent)
     pipeline = texturing_of(loaded)
     # Its rotation from Y up to Z up and its GLB are left out.
     x, y, z = mesh.vertices.astype(np.float64).T
@@ -94,10 +94,10 @@ def test_a_mesh_gets_what_trellis2s_own_run_gives(
     voxels = pipeline.run(
         trimesh.Trimesh(np.stack([x, y, z], axis=1), mesh.faces, process=False),
         Image.fromarray(picture().rgb),
-        seed=asked.seed,
+        seed=requested.seed,
         tex_slat_sampler_params={
-            "steps": asked.tex.sampling_steps,
-            "guidance_strength": asked.tex.guidance_scale,
+            "steps": requested.tex.sampling_steps,
+            "guidance_strength": requested.tex.guidance_scale,
         },
         preprocess_image=False,
         resolution=field.resolution,

@@ -37,9 +37,9 @@ def test_a_job_out_of_memory_is_tried_again_with_less(loaded: Trellis2Engine, to
     lower = make(loaded, picture(), options("512"))
     handle = out_of_memory(torch, pipeline_of(loaded), "shape_slat_flow_model_1024", 99)
     try:
-        asked = options("1024_cascade")
-        shape = loaded.shape(picture(), asked, lambda *report: seen.append(report))
-        field = loaded.texture(shape, picture(), asked, silent)
+        requested = options("1024_cascade")
+        shape = loaded.shape(picture(), requested, lambda *report: seen.append(report))
+        field = loaded.texture(shape, picture(), requested, silent)
     finally:
         handle.remove()
     assert same(lower, (shape, field))
@@ -75,9 +75,10 @@ def test_a_job_that_stays_out_of_memory_is_an_error(checkpoint: Path, torch: Any
 
 
 def test_the_retries_go_from_fewer_tokens_to_lower_types() -> None:
-    asked = options("1536_cascade", max_num_tokens=65_536)
+    requested = options("1536_cascade", max_num_tokens=65_536)
     ladder = [
-        (o.pipeline_type, o.max_num_tokens) for o in shape_attempts(asked, "resolution").steps[1:]
+        (o.pipeline_type, o.max_num_tokens)
+        for o in shape_attempts(requested, "resolution").steps[1:]
     ]
     assert ladder == [
         ("1536_cascade", 49_152),
@@ -87,29 +88,29 @@ def test_the_retries_go_from_fewer_tokens_to_lower_types() -> None:
         ("1024_cascade", 65_536),
         ("512", 65_536),
     ]
-    assert len(shape_attempts(asked, "tokens").steps) == 1 + 4
-    assert shape_attempts(asked, "none").steps == (asked,)
+    assert len(shape_attempts(requested, "tokens").steps) == 1 + 4
+    assert shape_attempts(requested, "none").steps == (requested,)
     assert shape_attempts(options("512"), "resolution").steps == (options("512"),)
 
 
 def test_a_limit_that_changes_nothing_is_not_tried(
     loaded: Trellis2Engine, torch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = options("1536_cascade", max_num_tokens=65_536)
+    requested = options("1536_cascade", max_num_tokens=65_536)
     expected = make(loaded, picture(), options("1024_cascade", max_num_tokens=65_536))
     for name in ("shape_slat_decoder", "shape_slat_flow_model_1024"):
         handle = out_of_memory(torch, pipeline_of(loaded), name, 1)
-        shape = loaded.shape(picture(), asked, silent)
+        shape = loaded.shape(picture(), requested, silent)
         handle.remove()
         assert shape.warnings == (
             "out of memory with 1536_cascade and 65536 tokens; tried again with 1024_cascade",
         )
-        assert same(expected, (shape, loaded.texture(shape, picture(), asked, silent)))
+        assert same(expected, (shape, loaded.texture(shape, picture(), requested, silent)))
     # A limit below the number of tokens is tried.
-    tokens = len(loaded.shape(picture(), asked, silent).state.features)
+    tokens = len(loaded.shape(picture(), requested, silent).state.features)
     monkeypatch.setattr(oom_policy, "MIN_TOKENS", tokens // 2)
     handle = out_of_memory(torch, pipeline_of(loaded), "shape_slat_flow_model_1024", 1)
-    shape = loaded.shape(picture(), asked, silent)
+    shape = loaded.shape(picture(), requested, silent)
     handle.remove()
     (warning,) = shape.warnings
     assert "tried again with 1536_cascade and " in warning

@@ -34,14 +34,14 @@ def with_remover(folder: Path) -> Settings:
 @pytest.mark.skipif(HOME != STANDIN, reason="TRELLIS.2's own remover runs on CUDA alone")
 @pytest.mark.parametrize("low_vram", [False, True])
 def test_trellis2s_remover_cuts_out_if_it_is_configured(copy: Path, *, low_vram: bool) -> None:
-    whole = with_remover(copy)
-    made = Trellis2Engine(whole.model.model_copy(update={"low_vram": low_vram}))
+    configured = with_remover(copy)
+    made = Trellis2Engine(configured.model.model_copy(update={"low_vram": low_vram}))
     made.load(silent)
     image = Image.new("RGB", (90, 60), (9, 200, 9))
     image.paste((200, 10, 10), (30, 20, 60, 50))
     file = io.BytesIO()
     image.save(file, "PNG")
-    cutout = pipeline.make_cutter(made, whole).cut_out(file.getvalue())
+    cutout = pipeline.make_cutter(made, configured).cut_out(file.getvalue())
     assert cutout.background == "upstream"
     assert cutout.rgba.shape[:2] == (30, 30)
     assert cutout.rgba[..., 3].min() == 255

@@ -21,11 +21,11 @@ def test_a_parameter_that_the_sampler_lacks_is_an_error(torch: Any) -> None:
     samplers = importlib.import_module("trellis2.pipelines").samplers
     plain = reporting(samplers.FlowEulerSampler)(sigma_min=1e-5)
     assert supported_parameters(plain) == {"steps", "rescale_t"}
-    asked = options(tex_guidance_interval=[0.2, 0.8]).tex
+    requested = options(tex_guidance_interval=[0.2, 0.8]).tex
     with pytest.raises(InputError, match="tex_guidance_interval"):
-        sampler_arguments(plain, asked, "tex")
+        sampler_arguments(plain, requested, "tex")
     full = reporting(samplers.FlowEulerGuidanceIntervalSampler)(sigma_min=1e-5)
-    assert sampler_arguments(full, asked, "tex") == {
+    assert sampler_arguments(full, requested, "tex") == {
         "steps": 2,
         "guidance_strength": 1.0,
         "guidance_interval": (0.2, 0.8),

@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     from trellis2_server.parameters import Options
 
 
-def one_run(torch: Any, pipeline: Any, cutout: Cutout, asked: Options) -> Any:
+def one_run(torch: Any, pipeline: Any, cutout: Cutout, requested: Options) -> Any:
     """Resolution, mesh and voxels of the same calls in one run, with no state in between."""
     sets = [
         {"steps": o.sampling_steps, "guidance_strength": o.guidance_scale}
-        for o in (asked.ss, asked.shape, asked.tex)
+        for o in (requested.ss, requested.shape, requested.tex)
     ]
     image = Image.fromarray(cutout.rgb)
-    plan = PIPELINE_TYPES[asked.pipeline_type]
+    plan = PIPELINE_TYPES[requested.pipeline_type]
     with torch.inference_mode():
-        torch.manual_seed(asked.seed)
+        torch.manual_seed(requested.seed)
         low, high = pipeline.get_cond([image], 512), pipeline.get_cond([image], 1024)
-        last = low if asked.pipeline_type == "512" else high
+        last = low if requested.pipeline_type == "512" else high
         coords = pipeline.sample_sparse_structure(low, plan.structure_resolution, 1, sets[0])
         models = [pipeline.models[name] for name in plan.shape_models]
         if len(models) == 1:
@@ -51,7 +51,7 @@ def one_run(torch: Any, pipeline: Any, cutout: Cutout, asked: Options) -> Any:
             resolution = plan.resolution
         else:
             latent, resolution = pipeline.sample_shape_slat_cascade(
-                low, high, *models, 512, plan.resolution, coords, sets[1], asked.max_num_tokens
+                low, high, *models, 512, plan.resolution, coords, sets[1], requested.max_num_tokens
             )
         texture = pipeline.sample_tex_slat(
             last, pipeline.models[plan.texture_model], latent, sets[2]
@@ -64,9 +64,9 @@ def one_run(torch: Any, pipeline: Any, cutout: Cutout, asked: Options) -> Any:
 def test_the_two_stages_equal_one_run_bit_for_bit(
     loaded: Trellis2Engine, torch: Any, pipeline_type: str
 ) -> None:
-    asked = options(pipeline_type)
-    shape, field = make(loaded, picture(), asked)
-    resolution, mesh, voxels = one_run(torch, pipeline_of(loaded), picture(), asked)
+    requested = options(pipeline_type)
+    shape, field = make(loaded, picture(), requested)
+    resolution, mesh, voxels = one_run(torch, pipeline_of(loaded), picture(), requested)
     assert len(shape.mesh.faces) > 100
     assert shape.resolution == field.resolution == resolution
     assert np.array_equal(shape.mesh.vertices, mesh.vertices.numpy())
@@ -84,23 +84,23 @@ def test_the_two_stages_equal_trellis2s_own_run(
         return tensor
 
     monkeypatch.setattr(torch.Tensor, "cuda", stay)
-    asked = options(pipeline_type)
-    shape, field = make(loaded, picture(), asked)
+    requested = options(pipeline_type)
+    shape, field = make(loaded, picture(), requested)
     keys = ("sparse_structure", "shape_slat", "tex_slat")
     whole, (_, _, resolution) = pipeline_of(loaded).run(
         Image.fromarray(picture().rgb),
-        seed=asked.seed,
+        seed=requested.seed,
         **{
             f"{key}_sampler_params": {
                 "steps": given.sampling_steps,
                 "guidance_strength": given.guidance_scale,
             }
-            for key, given in zip(keys, (asked.ss, asked.shape, asked.tex), strict=True)
+            for key, given in zip(keys, (requested.ss, requested.shape, requested.tex), strict=True)
         },
         preprocess_image=False,
         return_latent=True,
         pipeline_type=pipeline_type,
-        max_num_tokens=asked.max_num_tokens,
+        max_num_tokens=requested.max_num_tokens,
     )
     # run() closes small holes at the end: rows follow after those of the voxels.
     vertices, faces = whole[0].vertices.numpy(), whole[0].faces.numpy()
@@ -129,13 +129,13 @@ def test_half_precision_as_in_the_real_checkpoint_works(tmp_path: Path, torch: A
 def test_the_seed_the_picture_and_the_sampler_change_the_result(loaded: Trellis2Engine) -> None:
     first = make(loaded, picture(), options())
     assert same(first, make(loaded, picture(), options()))
-    for cutout, asked in (
+    for cutout, requested in (
         (picture(), options(seed=8)),
         (picture(90), options()),
         (picture(), options(shape_guidance_scale=3)),
         (picture(), options(shape_rescale_t=5, shape_guidance_interval=[0.1, 0.9])),
     ):
-        assert not same(first, make(loaded, cutout, asked))
+        assert not same(first, make(loaded, cutout, requested))
 
 
 def test_jobs_may_take_turns_between_their_stages(loaded: Trellis2Engine) -> None:
@@ -152,8 +152,8 @@ def test_jobs_may_take_turns_between_their_stages(loaded: Trellis2Engine) -> Non
 
 def test_fewer_tokens_lower_the_resolution_and_it_is_reported(loaded: Trellis2Engine) -> None:
     tokens = 300  # below the API's minimum of 4096, which this checkpoint never reaches
-    asked = replace(options("1536_cascade"), max_num_tokens=tokens)
-    shape = loaded.shape(picture(), asked, silent)
+    requested = replace(options("1536_cascade"), max_num_tokens=tokens)
+    shape = loaded.shape(picture(), requested, silent)
     assert shape.resolution < 1536
     assert shape.resolution % 128 == 0
 

@@ -29,13 +29,13 @@ def test_trellis2s_exporter_writes_the_same_frame_and_is_named_in_the_file(
     pytest.importorskip("trimesh", reason="TRELLIS.2's exporter makes its files with it")
     monkeypatch.syspath_prepend(STANDIN)
     monkeypatch.setitem(sys.modules, "o_voxel.postprocess", importlib.import_module("to_glb"))
-    asked = options(decimation_target=20_000, texture_size=512, texture_format="png")
-    shape, field = make(loaded, picture(), asked)
-    geometry, _ = pipeline.export_shape(loaded, shape, asked, silent)
+    requested = options(decimation_target=20_000, texture_size=512, texture_format="png")
+    shape, field = make(loaded, picture(), requested)
+    geometry, _ = pipeline.export_shape(loaded, shape, requested, silent)
     boxes: list[NDArray[np.float32]] = []
     for backend in ("own", "upstream"):
         glb = pipeline.export_model(
-            loaded, geometry, field, asked, ExportSettings(backend=backend), silent
+            loaded, geometry, field, requested, ExportSettings(backend=backend), silent
         )
         asset = json.loads(glb[20 : 20 + int.from_bytes(glb[12:16], "little")])["asset"]
         assert asset["generator"].startswith("trellis2-server")
@@ -44,7 +44,7 @@ def test_trellis2s_exporter_writes_the_same_frame_and_is_named_in_the_file(
         points = np.concatenate([part.positions for part in read_scene(glb).parts])
         boxes.append(np.stack([points.min(axis=0), points.max(axis=0)]))
     assert np.abs(boxes[0] - boxes[1]).max() < 2 / shape.resolution
-    assert loaded.texture(shape, picture(), asked, silent).attributes.tobytes() == (
+    assert loaded.texture(shape, picture(), requested, silent).attributes.tobytes() == (
         field.attributes.tobytes()
     )
 

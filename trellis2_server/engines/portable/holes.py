@@ -89,8 +89,8 @@ class CuMesh:
         middle = start.new_zeros(count, 3).index_add_(0, loop, start) / sizes[:, None]
         is_filled = perimeter < max_hole_perimeter
         rank = is_filled.cumsum(0) - 1 + len(self._vertices)
-        kept = is_filled[loop]
-        fan = torch.stack([edges[kept, 1], edges[kept, 0], rank[loop[kept]]], dim=1)
+        is_rim = is_filled[loop]
+        fan = torch.stack([edges[is_rim, 1], edges[is_rim, 0], rank[loop[is_rim]]], dim=1)
         vertices = torch.cat([self._vertices, middle[is_filled]])
         self.init(vertices, torch.cat([self._faces, fan.to(self._faces.dtype)]))
 
@@ -164,7 +164,7 @@ class CuMesh:
             degree = torch.bincount(ends.reshape(-1), minlength=len(used))
             is_loop = torch.ones(len(used), dtype=torch.bool, device=edges.device)
             is_loop[label[degree != 2]] = False  # noqa: PLR2004 - two edges meet in a loop
-            kept = is_loop[label[ends[:, 0]]]
-            _, loop = label[ends[kept, 0]].unique(return_inverse=True)
-            self._loops = loop, edges[kept]
+            in_loop = is_loop[label[ends[:, 0]]]
+            _, loop = label[ends[in_loop, 0]].unique(return_inverse=True)
+            self._loops = loop, edges[in_loop]
         return self._loops

@@ -144,12 +144,12 @@ def touched(corners: Tensor, grid: Grid) -> Iterator[tuple[Tensor, Tensor]]:
             line, number = _repeat((end - begin + 1).clamp_(min=0))
             voxel = torch.stack([column[line], row[line], begin[line] + number], dim=1)
             owner = owner[line]
-            kept = _overlaps(turned[owner], n[line], voxel, (1, 2)) & _overlaps(
+            is_touched = _overlaps(turned[owner], n[line], voxel, (1, 2)) & _overlaps(
                 turned[owner], n[line], voxel, (2, 0)
             )
-            back = torch.empty_like(voxel[kept])
-            back[:, order] = voxel[kept]
-            yield back, mine[owner[kept]]
+            back = torch.empty_like(voxel[is_touched])
+            back[:, order] = voxel[is_touched]
+            yield back, mine[owner[is_touched]]
 
 
 def passed(lines: Tensor, grid: Grid) -> Iterator[tuple[Tensor, Tensor]]:
@@ -174,9 +174,9 @@ def passed(lines: Tensor, grid: Grid) -> Iterator[tuple[Tensor, Tensor]]:
         following = torch.where(is_last, 1.0, following)
         middle = start[owner] + way[owner] * ((time + following) / 2)[:, None]
         voxel = middle.floor().long()
-        kept = (following > time) & (way[owner].abs().amax(dim=1) > _SHORTEST_EDGE)
-        kept &= ((voxel >= 0) & (voxel < grid.count)).all(dim=1)
-        yield voxel[kept], owner[kept]
+        is_passed = (following > time) & (way[owner].abs().amax(dim=1) > _SHORTEST_EDGE)
+        is_passed &= ((voxel >= 0) & (voxel < grid.count)).all(dim=1)
+        yield voxel[is_passed], owner[is_passed]
 
 
 def _repeat(count: Tensor) -> tuple[Tensor, Tensor]:

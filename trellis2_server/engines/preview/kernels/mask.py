@@ -22,7 +22,7 @@ def drop_specks(field, seen, smallest_part, smallest_hole) -> int:
     """
     height, width = field.shape
     stack = np.empty(height * width, np.int32)
-    kept = 0
+    area = 0
     for start in range(height * width):
         i, j = start // width, start % width
         if seen[i, j]:
@@ -54,7 +54,7 @@ def drop_specks(field, seen, smallest_part, smallest_hole) -> int:
         elif not inside and start != 0 and (count < smallest_hole or clearest > CLEAR):
             for k in range(count):
                 field[stack[k] // width, stack[k] % width] = 1.0
-            kept += count
+            area += count
         elif inside:
-            kept += count
-    return kept
+            area += count
+    return area
