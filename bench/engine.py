@@ -1,23 +1,23 @@
-"""What the adapter and the queue cost over the same TRELLIS.2 calls made bare.
+"""Overhead of the engine and the queue over direct calls of TRELLIS.2.
 
     TRELLIS2_HOME=path/to/TRELLIS.2 python bench/engine.py [--json] [--types 1024_cascade,512]
 
-Runs on a random tiny checkpoint, made in a temporary folder, unless `--model` names another.
-Without TRELLIS2_HOME it runs on the tests' stand-in, which says little.
+Uses a random tiny checkpoint in a temporary folder, unless `--model` names another. Without
+TRELLIS2_HOME it uses the tests' stand-in for TRELLIS.2, whose times mean little.
 
-    overhead   both stages against the same calls bare: the ways take turns, medians in
-               seconds; on the CPU of the processor with one thread, so that other programs
-               on the machine do not count. `outside_percent` is the share of the stages that
-               is not spent in TRELLIS.2's own calls
-    small      seconds of the clock for both stages of a '512' with 4 steps; the lowest
-    picture    one 1024_cascade job through the queue, from the picture's bytes to the
-               textured GLB (1024 px, 20,000 faces), against the bare calls; seconds of the
-               clock, and the lowest of each, since other programs count here;
-               `outside_stages_s` is what the job takes beside its two stages
-    lane       eight such jobs sent at once: the share of the time, until the last stage's
-               end, in which the engine was at work
-    memory     with `--jobs 100`: so many short jobs, one after the other, and the process'
-               memory after the 20th and the last
+    types      both stages against the same calls made directly (`bare`), alternating; medians
+               in seconds. On the CPU it is processor time of one thread, so that other
+               programs do not count. `outside_percent` is the share of the stages that is
+               not spent in TRELLIS.2's own calls
+    small      wall-clock seconds of both stages of a '512' with 4 steps; the minimum
+    queue      one 1024_cascade job through the queue, from the picture's bytes to the
+               textured GLB (1024 px, 20,000 faces), against the direct calls; wall-clock
+               seconds, the minimum of each, since other programs count here;
+               `outside_stages_s` is the time of the job outside its two stages. Then eight
+               such jobs at once: `device_busy_percent` is the share of the time until the
+               end of the last stage in which a stage ran
+    memory     with `--jobs 100`: that many short jobs, one after the other, and the memory of
+               the process after the 20th and the last
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from trellis2_server.engines.trellis2 import Trellis2Engine, engine, environment  # noqa: E402
+from trellis2_server.engines.trellis2 import Trellis2Engine, environment  # noqa: E402
+from trellis2_server.engines.trellis2.pipeline_types import PIPELINE_TYPES  # noqa: E402
+from trellis2_server.engines.trellis2.state import Trellis2State  # noqa: E402
+from trellis2_server.engines.trellis2.upstream import import_upstream  # noqa: E402
 from trellis2_server.inputs.images import Cutout, Cutter  # noqa: E402
 from trellis2_server.jobs.executor import LocalExecutor  # noqa: E402
 from trellis2_server.jobs.manager import JobManager  # noqa: E402
@@ -57,11 +60,11 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.job import Job
     from trellis2_server.mesh import Shape, VoxelField
 
-#: Jobs that are sent at once.
+#: Jobs that are submitted at once.
 JOBS = 8
-#: After so many, what grows is a leak and no longer a cache.
+#: Jobs after which growing memory is a leak, not a cache.
 SETTLED = 20
-#: What a job calls of TRELLIS.2's pipeline.
+#: Methods of TRELLIS.2's pipeline that a job calls.
 CALLS = (
     "get_cond",
     "sample_sparse_structure",
@@ -74,7 +77,7 @@ CALLS = (
 
 
 def silent(stage: str, step: int, steps: int) -> None:
-    """A report that nobody reads."""
+    """Ignore a report."""
 
 
 def picture(size: int) -> Cutout:
@@ -87,35 +90,37 @@ def picture(size: int) -> Cutout:
     return Cutout(rgba, "alpha")
 
 
-def bare(torch: Any, pipeline: Any, image: Image.Image, asked: Options) -> None:
-    """The calls of one job, results brought to the CPU, nothing else."""
+def bare(torch: Any, pipeline: Any, image: Image.Image, requested: Options) -> None:
+    """Make the calls of one job and copy their results to the CPU."""
     sets = [
         {"steps": o.sampling_steps, "guidance_strength": o.guidance_scale}
-        for o in (asked.ss, asked.shape, asked.tex)
+        for o in (requested.ss, requested.shape, requested.tex)
     ]
-    plan = engine.PLANS[asked.pipeline_type]
+    kind = PIPELINE_TYPES[requested.pipeline_type]
     with torch.inference_mode():
-        torch.manual_seed(asked.seed)
+        torch.manual_seed(requested.seed)
         low = pipeline.get_cond([image], 512)
-        last = low if asked.pipeline_type == "512" else pipeline.get_cond([image], 1024)
-        coords = pipeline.sample_sparse_structure(low, plan.structure_resolution, 1, sets[0])
-        models = [pipeline.models[name] for name in plan.shape]
+        last = low if requested.pipeline_type == "512" else pipeline.get_cond([image], 1024)
+        coords = pipeline.sample_sparse_structure(low, kind.structure_resolution, 1, sets[0])
+        models = [pipeline.models[name] for name in kind.shape_models]
         if len(models) == 1:
             latent = pipeline.sample_shape_slat(last, models[0], coords, sets[1])
-            resolution = plan.resolution
+            resolution = kind.resolution
         else:
             latent, resolution = pipeline.sample_shape_slat_cascade(
-                low, last, *models, 512, plan.resolution, coords, sets[1], asked.max_num_tokens
+                low, last, *models, 512, kind.resolution, coords, sets[1], requested.max_num_tokens
             )
         meshes, subdivisions = pipeline.decode_shape_slat(latent, resolution)
         _ = meshes[0].vertices.cpu().numpy(), meshes[0].faces.cpu().numpy()
-        texture = pipeline.sample_tex_slat(last, pipeline.models[plan.texture], latent, sets[2])
+        texture = pipeline.sample_tex_slat(
+            last, pipeline.models[kind.texture_model], latent, sets[2]
+        )
         voxels = pipeline.decode_tex_slat(texture, subdivisions)
         _ = voxels.coords.cpu().numpy(), voxels.feats.cpu().numpy()
 
 
 def timed(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds, without the garbage of what ran before."""
+    """Seconds of some work, after a garbage collection."""
     gc.collect()
     start = clock()
     work()
@@ -123,22 +128,22 @@ def timed(work: Callable[[], object], clock: Callable[[], float] = time.perf_cou
 
 
 @contextlib.contextmanager
-def inside(pipeline: Any, clock: Callable[[], float]) -> Generator[list[float], None, None]:
-    """Seconds of each of TRELLIS.2's own calls meanwhile."""
+def timed_calls(pipeline: Any, clock: Callable[[], float]) -> Generator[list[float], None, None]:
+    """Within the block, the seconds of each of TRELLIS.2's own calls."""
     seconds: list[float] = []
 
-    def watched(call: Callable[..., Any]) -> Callable[..., Any]:
-        def watch(*args: Any, **kwargs: Any) -> Any:
+    def with_time(call: Callable[..., Any]) -> Callable[..., Any]:
+        def measured(*args: Any, **kwargs: Any) -> Any:
             start = clock()
             try:
                 return call(*args, **kwargs)
             finally:
                 seconds.append(clock() - start)
 
-        return watch
+        return measured
 
     for name in CALLS:
-        setattr(pipeline, name, watched(getattr(pipeline, name)))
+        setattr(pipeline, name, with_time(getattr(pipeline, name)))
     try:
         yield seconds
     finally:
@@ -147,59 +152,67 @@ def inside(pipeline: Any, clock: Callable[[], float]) -> Generator[list[float], 
 
 
 def measure(
-    made: Trellis2Engine, torch: Any, cutout: Cutout, asked: Options, rounds: int
+    made: Trellis2Engine, torch: Any, cutout: Cutout, requested: Options, rounds: int
 ) -> dict[str, Any]:
-    """Medians of both ways and of the adapter's stages."""
+    """Medians of the direct calls and of the engine's stages."""
     image = Image.fromarray(cutout.rgb)
     times: dict[str, list[float]] = {"bare": [], "shape": [], "texture": [], "job": []}
-    kept: dict[str, Any] = {}
+    made_shape: list[Shape] = []
 
     def shape() -> None:
-        kept["shape"] = made.shape(cutout, asked, silent)
+        made_shape[:] = [made.shape(cutout, requested, silent)]
 
     def texture() -> None:
-        made.texture(kept["shape"], cutout, asked, silent)
+        made.texture(made_shape[0], cutout, requested, silent)
 
-    pipeline = made._pipeline  # noqa: SLF001 - the same one, without us
+    pipeline = pipeline_of(made)
     clock = time.process_time if pipeline.device.type == "cpu" else time.perf_counter
-    bare(torch, pipeline, image, asked)
+    bare(torch, pipeline, image, requested)
     for _ in range(rounds):
-        times["bare"].append(timed(lambda: bare(torch, pipeline, image, asked), clock))
+        times["bare"].append(timed(lambda: bare(torch, pipeline, image, requested), clock))
         times["shape"].append(timed(shape, clock))
         times["texture"].append(timed(texture, clock))
         times["job"].append(times["shape"][-1] + times["texture"][-1])
-    with inside(pipeline, clock) as calls:
+    with timed_calls(pipeline, clock) as calls:
         whole = timed(shape, clock) + timed(texture, clock)
     median = {name: statistics.median(values) for name, values in times.items()}
     differences = [job - base for job, base in zip(times["job"], times["bare"], strict=True)]
+    state = made_shape[0].state
+    assert isinstance(state, Trellis2State)
     return {
         **{f"{name}_s": round(value, 4) for name, value in median.items()},
         "overhead_percent": round(100 * statistics.median(differences) / median["bare"], 2),
         "outside_percent": round(100 * (1 - sum(calls) / whole), 2),
-        "kept_between_stages_bytes": kept["shape"].state.nbytes,
-        "voxels": len(kept["shape"].mesh.vertices),
-        "faces": len(kept["shape"].mesh.faces),
+        "state_bytes": state.nbytes,
+        "voxels": len(made_shape[0].mesh.vertices),
+        "faces": len(made_shape[0].mesh.faces),
     }
 
 
+def pipeline_of(made: Trellis2Engine) -> Any:
+    """TRELLIS.2's pipeline of a loaded engine."""
+    assert made._loaded is not None  # noqa: SLF001 - the same pipeline, without the engine
+    return made._loaded.model.pipeline  # noqa: SLF001
+
+
 def small(made: Trellis2Engine, cutout: Cutout, rounds: int) -> float:
-    """Seconds of the clock for a '512' with 4 steps."""
+    """Wall-clock seconds of a '512' with 4 steps."""
     steps = {f"{s}_sampling_steps": 4 for s in ("ss", "shape", "tex")}
-    asked = read_options({"pipeline_type": "512", "seed": 7, **steps}, Settings())
+    requested = read_options({"pipeline_type": "512", "seed": 7, **steps}, Settings())
 
     def job() -> None:
-        made.texture(made.shape(cutout, asked, silent), cutout, asked, silent)
+        made.texture(made.shape(cutout, requested, silent), cutout, requested, silent)
 
     return round(min(timed(job) for _ in range(rounds)), 3)
 
 
 def memory(made: Trellis2Engine, cutout: Cutout, jobs: int) -> dict[str, Any]:
-    """MB of the process after some jobs and after all of them; on Linux."""
+    """Memory of the process after some jobs and after all of them, MB; on Linux."""
     after: list[int] = []
     for seed in range(jobs):
         fields = {f"{s}_sampling_steps": 1 for s in ("ss", "shape", "tex")}
-        asked = read_options({"pipeline_type": "512", "seed": seed, **fields}, Settings())
-        made.texture(made.shape(cutout, asked, silent), cutout, asked, silent)
+        requested = read_options({"pipeline_type": "512", "seed": seed, **fields}, Settings())
+        made.texture(made.shape(cutout, requested, silent), cutout, requested, silent)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         after.append(pages * os.sysconf("SC_PAGE_SIZE"))
     settled = after[min(SETTLED, jobs) - 1]
@@ -211,11 +224,11 @@ def memory(made: Trellis2Engine, cutout: Cutout, jobs: int) -> dict[str, Any]:
     }
 
 
-class Watched:
-    """An engine that notes when its stages run.
+class TimedEngine:
+    """An engine that records when its stages run.
 
     Attributes:
-        busy: begin and end of each, seconds of the clock.
+        busy: begin and end of each stage, wall-clock seconds.
     """
 
     def __init__(self, made: Trellis2Engine) -> None:
@@ -226,15 +239,15 @@ class Watched:
         return getattr(self._made, name)
 
     def load(self, report: Any) -> None:
-        """It is loaded already."""
+        """Do nothing: the engine is loaded."""
 
     def shape(self, *args: Any) -> Shape:
-        return self._noted(self._made.shape, *args)
+        return self._timed(self._made.shape, *args)
 
     def texture(self, *args: Any) -> VoxelField:
-        return self._noted(self._made.texture, *args)
+        return self._timed(self._made.texture, *args)
 
-    def _noted(self, stage: Callable[..., Any], *args: Any) -> Any:
+    def _timed(self, stage: Callable[..., Any], *args: Any) -> Any:
         begin = time.perf_counter()
         try:
             return stage(*args)
@@ -245,12 +258,12 @@ class Watched:
 async def through_the_queue(
     made: Trellis2Engine, torch: Any, cutout: Cutout, fields: dict[str, Any], rounds: int
 ) -> dict[str, Any]:
-    """From picture to textured GLB, one job and eight at once."""
-    engine_ = Watched(made)
+    """From the picture to the textured GLB: one job, and eight at once."""
+    engine = TimedEngine(made)
     settings = Settings()
-    worker = JobManager(LocalExecutor(engine_, Cutter(), settings), settings)
-    worker.start()
-    while not worker.is_idle:  # noqa: ASYNC110 - nothing else runs; loops are compiled or read
+    manager = JobManager(LocalExecutor(engine, Cutter(), settings), settings)
+    manager.start()
+    while not manager.is_idle:  # noqa: ASYNC110 - nothing else runs
         await asyncio.sleep(0.05)
     file = io.BytesIO()
     Image.fromarray(cutout.rgba).save(file, "PNG")
@@ -258,31 +271,31 @@ async def through_the_queue(
 
     async def job(seed: int) -> Job:
         options = read_options({**fields, "seed": seed}, settings)
-        sent = await worker.submit(file.getvalue(), options, texture=True)
-        return await worker.texture(sent)
+        sent = await manager.submit(file.getvalue(), options, texture=True)
+        return await manager.texture(sent)
 
     seeds = iter(range(1, 1000))
-    asked = read_options({**fields, "seed": 0}, settings)
-    pipeline, image = made._pipeline, Image.fromarray(cutout.rgb)  # noqa: SLF001
+    requested = read_options({**fields, "seed": 0}, settings)
+    pipeline, image = pipeline_of(made), Image.fromarray(cutout.rgb)
     await job(next(seeds))
     alone: list[float] = []
     bare_s: list[float] = []
     stages_s: list[float] = []
     for _ in range(rounds):
         gc.collect()
-        bare_s.append(timed(lambda: bare(torch, pipeline, image, asked)))
-        engine_.busy.clear()
+        bare_s.append(timed(lambda: bare(torch, pipeline, image, requested)))
+        engine.busy.clear()
         begin = time.perf_counter()
         await job(next(seeds))
         alone.append(time.perf_counter() - begin)
-        stages_s.append(sum(end - start for start, end in engine_.busy))
-    engine_.busy.clear()
+        stages_s.append(sum(end - start for start, end in engine.busy))
+    engine.busy.clear()
     begin = time.perf_counter()
     done = await asyncio.gather(*(job(next(seeds)) for _ in range(JOBS)))
     all_s = time.perf_counter() - begin
-    await worker.close()
-    last = max(end for _, end in engine_.busy)
-    busy = sum(end - start for start, end in engine_.busy)
+    await manager.close()
+    last = max(end for _, end in engine.busy)
+    busy = sum(end - start for start, end in engine.busy)
     return {
         "bare_s": round(min(bare_s), 3),
         "picture_to_textured_glb_s": round(min(alone), 3),
@@ -291,72 +304,74 @@ async def through_the_queue(
         "glb_bytes": done[0].textured_glb.size if done[0].textured_glb else 0,
         "jobs_at_once": JOBS,
         "all_done_s": round(all_s, 3),
-        "lane_busy_percent": round(100 * busy / (last - begin), 2),
+        "device_busy_percent": round(100 * busy / (last - begin), 2),
     }
 
 
 def main() -> None:
-    """Measure, and print a table or JSON."""
+    """Measure; print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--types", default=",".join(engine.PLANS))
+    parser.add_argument("--types", default=",".join(PIPELINE_TYPES))
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--jobs", type=int, default=0, help="for the memory; 0: not measured")
-    parser.add_argument("--no-queue", action="store_true", help="leave picture and lane out")
-    parser.add_argument("--model", help="a checkpoint; default: a random tiny one")
-    given = parser.parse_args()
+    parser.add_argument("--jobs", type=int, default=0, help="jobs for the memory; 0: not measured")
+    parser.add_argument("--no-queue", action="store_true", help="do not measure the queue")
+    parser.add_argument("--model", help="folder of a checkpoint; default: a random tiny one")
+    arguments = parser.parse_args()
 
     home = os.environ.get(environment.HOME_VARIABLE) or str(ROOT / "tests" / "support" / "standin")
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         settings = ModelSettings(
             engine="trellis2",
-            model_path=given.model or folder,
-            device=given.device,
+            model_path=arguments.model or folder,
+            device=arguments.device,
             trellis2_path=home,
         )
-        torch = environment.import_upstream(settings).torch
-        torch.set_num_threads(given.threads)
-        if not given.model:
+        torch = import_upstream(settings).torch
+        torch.set_num_threads(arguments.threads)
+        if not arguments.model:
             importlib.import_module("tests.support.tiny_checkpoint").write(Path(folder))
         made = Trellis2Engine(settings)
         load_s = timed(lambda: made.load(silent))
-        steps = {f"{s}_sampling_steps": given.steps for s in ("ss", "shape", "tex")}
+        steps = {f"{s}_sampling_steps": arguments.steps for s in ("ss", "shape", "tex")}
         results = {
             kind: measure(
                 made,
                 torch,
                 picture(512),
                 read_options({"pipeline_type": kind, "seed": 7, **steps}, Settings()),
-                given.rounds,
+                arguments.rounds,
             )
-            for kind in filter(None, given.types.split(","))
+            for kind in filter(None, arguments.types.split(","))
         }
-        more: dict[str, Any] = {"small_s": small(made, picture(512), given.rounds)}
-        if given.jobs:
-            more["memory"] = memory(made, picture(512), given.jobs)
-        if not given.no_queue:
+        more: dict[str, Any] = {"small_s": small(made, picture(512), arguments.rounds)}
+        if arguments.jobs:
+            more["memory"] = memory(made, picture(512), arguments.jobs)
+        if not arguments.no_queue:
             cascade = {"pipeline_type": "1024_cascade", **steps}
             more["queue"] = asyncio.run(
-                through_the_queue(made, torch, picture(512), cascade, given.rounds)
+                through_the_queue(made, torch, picture(512), cascade, arguments.rounds)
             )
-    said = {
+    report = {
         "package": "stand-in" if home.endswith("standin") else "TRELLIS.2",
         "torch": torch.__version__,
-        "device": given.device,
-        "threads": given.threads,
-        "steps": given.steps,
-        "rounds": given.rounds,
+        "device": arguments.device,
+        "threads": arguments.threads,
+        "steps": arguments.steps,
+        "rounds": arguments.rounds,
         "load_s": round(load_s, 3),
         "types": results,
         **more,
     }
-    if given.json:
-        print(json.dumps(said, indent=2))
+    if arguments.json:
+        print(json.dumps(report, indent=2))
         return
-    print(f"{said['package']}, torch {said['torch']}, {given.device}, {given.steps} steps")
+    print(
+        f"{report['package']}, torch {report['torch']}, {arguments.device}, {arguments.steps} steps"
+    )
     for kind, row in results.items():
         print(f"{kind:14}", "  ".join(f"{name} {value}" for name, value in row.items()))
     print(f"small          512 with 4 steps {more['small_s']} s")

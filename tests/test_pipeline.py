@@ -25,40 +25,40 @@ def models(engine: pipeline.Engine, seen: list[tuple[str, int, int]]) -> list[by
     return list(pipeline.make_model(engine, cutout, options, settings().export, report))
 
 
-def said(glb: bytes) -> dict[str, Any]:
+def asset(glb: bytes) -> dict[str, Any]:
     size = struct.unpack_from("<I", glb, 12)[0]
     return json.loads(glb[20 : 20 + size])["asset"]
 
 
 @pytest.mark.parametrize("engine", [GatedEngine(), PreviewEngine()])
-def test_a_picture_becomes_two_files_that_say_how(engine: pipeline.Engine) -> None:
+def test_a_picture_becomes_two_files_that_name_the_engine(engine: pipeline.Engine) -> None:
     pipeline.load(engine, lambda *_: None)
     seen: list[tuple[str, int, int]] = []
     glbs = models(engine, seen)
     assert len(glbs) == 2
     for glb in glbs:
-        assert f"({engine.name} engine)" in said(glb)["generator"]
+        assert f"({engine.name} engine)" in asset(glb)["generator"]
     assert all(0 <= step <= steps for _, step, steps in seen)
     assert models(engine, []) == glbs  # same picture, same options, same bytes
 
 
-def test_a_report_that_raises_ends_it_at_that_step() -> None:
-    class Enough(Exception):  # noqa: N818
+def test_a_report_that_raises_ends_the_model_at_that_step() -> None:
+    class StopError(Exception):
         pass
 
     def report(stage: str, *_: int) -> None:
         if stage == "texture":
-            raise Enough
+            raise StopError
 
     cutout = Cutter(background="none").cut_out(picture())
     options = read_options({"seed": 3, **SMALL}, Settings())
     made = pipeline.make_model(GatedEngine(), cutout, options, settings().export, report)
     assert next(made)
-    with pytest.raises(Enough):
+    with pytest.raises(StopError):
         next(made)
 
 
-def test_which_engine_is_taken_and_what_the_operator_is_told() -> None:
+def test_the_configured_engine_is_chosen_with_a_warning_for_the_preview() -> None:
     engine, warnings = pipeline.choose_engine(settings(model={"engine": "preview"}))
     assert (engine.name, warnings) == ("preview", ())
     engine, warnings = pipeline.choose_engine(settings(model={"engine": "auto", "device": "cpu"}))
@@ -68,22 +68,22 @@ def test_which_engine_is_taken_and_what_the_operator_is_told() -> None:
     assert (engine.name, warnings) == ("trellis2", ())
 
 
-def test_both_files_of_a_remeshed_model_show_the_same_shell() -> None:
+def test_both_files_of_a_remeshed_model_have_the_same_shell() -> None:
     cutout = Cutter(background="none").cut_out(picture())
     options = read_options({"seed": 3, "remesh": True, **SMALL}, Settings())
     engine = GatedEngine()
     glbs = list(pipeline.make_model(engine, cutout, options, settings().export, lambda *_: None))
-    faces = [said(glb)["extras"]["faces"] for glb in glbs]
+    faces = [asset(glb)["extras"]["faces"] for glb in glbs]
     assert faces[0] == faces[1] > 12  # the engine's cube has 12
-    assert all(said(glb)["extras"]["remesh"] for glb in glbs)
+    assert all(asset(glb)["extras"]["remesh"] for glb in glbs)
 
 
 @pytest.mark.parametrize(
     "changes", [{"model": {"background": "upstream"}}, {"export": {"backend": "upstream"}}]
 )
-def test_the_preview_has_nothing_of_trellis2s(changes: dict[str, dict[str, str]]) -> None:
+def test_the_preview_cannot_use_parts_of_trellis2(changes: dict[str, dict[str, str]]) -> None:
     preview = {"model": {"engine": "preview", **changes.pop("model", {})}, **changes}
-    with pytest.raises(ConfigError, match=r"upstream is TRELLIS\.2's"):
+    with pytest.raises(ConfigError, match=r"upstream needs TRELLIS\.2"):
         pipeline.choose_engine(Settings.model_validate(preview))
     automatic = Settings(model=ModelSettings(device="cpu", background="upstream"))
     engine, warnings = pipeline.choose_engine(automatic)

@@ -1,10 +1,10 @@
-"""What travels between the engine, the exporter and the jobs: plain arrays, frozen.
+"""Meshes, shapes and voxel fields: the arrays between engine, exporter and jobs.
 
 The model frame is TRELLIS.2's: right-handed, Z up, the object's front toward -Y, inside
-[-0.5, 0.5]³. Only `export.glb` turns it into glTF's frame, (x, y, z) → (x, z, -y): Y up,
+[-0.5, 0.5]³. Only `export.glb` converts it to glTF's frame, (x, y, z) → (x, z, -y): Y up,
 front toward +Z.
 
-What this module does not know: files, HTTP, which engine made the arrays.
+Does not know: files, HTTP, engines.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Mesh:
 
     Attributes:
         vertices: float32 [N, 3].
-        faces: int32 [F, 3], rows of `vertices`; counter-clockwise seen from outside where
-            the surface has an outside. An engine may hand over an open, non-manifold mesh
-            without consistent winding: TRELLIS.2 does.
+        faces: int32 [F, 3], rows of `vertices`; counter-clockwise seen from outside. The mesh
+            of an engine may be open, non-manifold and without consistent winding, as
+            TRELLIS.2's is.
     """
 
     vertices: NDArray[np.float32]
@@ -43,14 +43,14 @@ class VoxelField:
     """Material attributes on a sparse grid over [-0.5, 0.5]³ of the model frame.
 
     Voxel (i, j, k) covers `[i, i+1] / resolution - 0.5` along x, and so on; its value
-    belongs to its centre. Trilinear sampling drops absent voxels and renormalises.
+    belongs to its centre. Trilinear sampling leaves absent voxels out and renormalises.
 
     Attributes:
         coords: int32 [V, 3], each in [0, resolution), no duplicates, any order.
         attributes: float32 [V, 6]: base colour (sRGB-encoded) 0:3, metallic 3,
-            roughness 4, alpha 5. Meant for [0, 1] but *not clamped* by TRELLIS.2.
-        resolution: voxels along an edge of the cube.
-        warnings: sentences for the client: what was given up to make it at all.
+            roughness 4, alpha 5. Intended for [0, 1], but *not clamped* by TRELLIS.2.
+        resolution: edge of the cube, voxels.
+        warnings: sentences for the client, for example about a lower resolution.
     """
 
     coords: NDArray[np.int32]
@@ -61,14 +61,13 @@ class VoxelField:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shape:
-    """What an engine's shape stage makes.
+    """Result of an engine's shape stage.
 
     Attributes:
-        mesh: the surface, before any decimation.
-        resolution: voxels along the cube's edge that were really used; it can be lower than
-            what was asked for.
-        state: what the engine's texture stage goes on from; opaque to everybody else.
-        warnings: sentences for the client: what was given up to make it at all.
+        mesh: surface, before decimation.
+        resolution: edge of the voxel grid that was used, voxels; can be lower than requested.
+        state: input of the engine's texture stage, in the engine's own format.
+        warnings: sentences for the client, for example about a lower resolution.
     """
 
     mesh: Mesh

@@ -1,16 +1,17 @@
-"""The story on one screen: a picture's cut-out → shape → GLB → texture → GLB.
+"""The steps from a cut-out to GLBs: shape → GLB → texture → GLB.
 
-    make_shape     the engine's first stage      on the device
-    export_shape   → the untextured GLB          on the CPU
-    make_texture   the engine's second stage     on the device
-    export_model   → the textured GLB            on the CPU
+    make_shape     the shape, by the engine          on the device
+    export_shape   → the untextured GLB              on the CPU
+    make_texture   the material, by the engine       on the device
+    export_model   → the textured GLB                on the CPU
 
-A mesh that the client gave takes the place of the first stage: `read_mesh`.
+For an uploaded mesh, `read_mesh` replaces the first two steps. `make_model` runs all four
+steps of a picture without a queue.
 
-`make_model` is all four in a row, for whoever has no queue. Every step takes a `report`,
-called as `report(stage, step, steps)` between steps; it may raise, which cancels.
+Each step has a `report`, called as `report(stage, step, steps)`: the stage's name, the steps
+done and the steps in all. It may raise, which cancels the step.
 
-What this module does not know: jobs, threads, HTTP, how a stage does its work.
+Does not know: jobs, threads, HTTP, how a stage works.
 """
 
 from __future__ import annotations
@@ -42,42 +43,42 @@ logger = logging.getLogger(__name__)
 
 
 class Named(Protocol):
-    """What a file says it was made by."""
+    """Something with the name of an engine, for the metadata of files."""
 
     @property
     def name(self) -> str:
-        """Of an engine."""
+        """Name of the engine."""
         ...
 
 
 class Engine(Protocol):
-    """What makes shapes and textures. One call at a time; arrays out, never files."""
+    """Makes shapes and materials, as arrays. Called by one thread at a time."""
 
-    #: What `X-Engine` says: `preview`, `trellis2`.
+    #: Value of the header `X-Engine`: `preview`, `trellis2`.
     name: str
 
     def load(self, report: Report) -> None:
-        """Make ready to serve: weights, compiled code.
+        """Load weights and compiled code.
 
         Raises:
-            EngineError: says what is missing, and what to do about it.
+            EngineError: names what is missing and what to do.
         """
         ...
 
     def unload(self) -> None:
-        """Give the device's memory back. `load` may follow."""
+        """Free the device's memory. `load` may follow."""
         ...
 
     def describe(self) -> Mapping[str, object]:
-        """For the operator: device, memory, what stands in for what. Plain JSON values."""
+        """Return device, memory and extensions as JSON values, for logs and `/healthcheck`."""
         ...
 
     def device_memory(self) -> Mapping[str, int]:
-        """Bytes of the device: `used`, `peak` since the last call, `total`; empty: no device."""
+        """Return bytes `used`, `peak` since the last call, and `total`; empty without a device."""
         ...
 
     def shape(self, cutout: Cutout, options: Options, report: Report) -> Shape:
-        """The object's surface, and what `texture` goes on from.
+        """Make the object's surface, and the state that `texture` needs.
 
         Raises:
             EngineError: the stage failed.
@@ -85,7 +86,7 @@ class Engine(Protocol):
         ...
 
     def texture(self, shape: Shape, cutout: Cutout, options: Options, report: Report) -> VoxelField:
-        """The material of that surface.
+        """Make the material of a shape of this engine.
 
         Raises:
             EngineError: the stage failed.
@@ -95,10 +96,12 @@ class Engine(Protocol):
     def texture_mesh(
         self, mesh: Mesh, cutout: Cutout, options: Options, report: Report
     ) -> VoxelField:
-        """The material of a given mesh: in the model frame, filling the cube, front to -Y.
+        """Make the material of an uploaded mesh.
+
+        The mesh is in the model frame and fills the cube; its front is toward -Y.
 
         Raises:
-            InputError: this engine takes no given meshes.
+            InputError: this engine cannot texture uploaded meshes.
             EngineError: the stage failed.
         """
         ...
@@ -106,12 +109,11 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Geometry:
-    """What `export_shape` leaves for `export_model`.
+    """Result of `export_shape` that `export_model` needs.
 
     Attributes:
-        shape: the engine's, whole.
-        mesh: the same surface, cleaned, remeshed where asked for, and decimated: what both
-            GLBs show.
+        shape: shape of the engine, before decimation.
+        mesh: the surface of both GLBs: cleaned, remeshed if requested, decimated.
     """
 
     shape: Shape
@@ -120,11 +122,11 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GivenMesh:
-    """What `read_mesh` leaves for `export_model`.
+    """Result of `read_mesh` that `export_model` needs: an uploaded mesh.
 
     Attributes:
-        scene: what the client gave, in its own frame.
-        mesh: all of it in the model frame, turned by `geo_rotation`.
+        scene: the uploaded file, in its own frame.
+        mesh: all its parts in the model frame, rotated by `geo_rotation`.
     """
 
     scene: Scene
@@ -132,11 +134,15 @@ class GivenMesh:
 
 
 def choose_engine(settings: Settings) -> tuple[Engine, tuple[str, ...]]:
-    """The engine to serve with, not loaded, and the warnings that go with the choice."""
+    """Return the configured engine, not loaded, and warnings for the operator.
+
+    Raises:
+        ConfigError: a setting needs TRELLIS.2, and `model.engine` is preview.
+    """
     if settings.model.engine == "preview":
         for key, value in _upstream_parts(settings).items():
             if value:
-                raise ConfigError(f"{key}: upstream is TRELLIS.2's, and model.engine is preview")
+                raise ConfigError(f"{key}: upstream needs TRELLIS.2, but model.engine is preview")
         return PreviewEngine(), ()
     if settings.model.engine == "auto":
         missing = why_not(settings.model)
@@ -151,12 +157,12 @@ def choose_engine(settings: Settings) -> tuple[Engine, tuple[str, ...]]:
 
 
 def make_cutter(engine: Engine, settings: Settings) -> Cutter:
-    """What cuts pictures out; it asks the engine where TRELLIS.2's own remover is configured."""
+    """Return the background remover; with "upstream" it calls the engine."""
     background, remover = settings.model.background, None
     if background == "upstream":
         if isinstance(engine, Trellis2Engine):
             remover = engine.remove_background
-        else:  # `auto` has taken the preview
+        else:  # `model.engine: auto` chose the preview
             background = "auto"
     return Cutter(
         background=background,
@@ -174,12 +180,12 @@ def _upstream_parts(settings: Settings) -> dict[str, bool]:
 
 
 def load(engine: Engine, report: Report, *, remesh: bool = False) -> None:
-    """Make the engine and the exporter ready, so that the first job is as fast as the next.
+    """Load the engine and compile the exporter, so that the first job is not slower.
 
     Args:
-        engine: not loaded, or unloaded.
-        report: of how far it is.
-        remesh: whether the first job is expected to ask for that.
+        engine: not loaded.
+        report: the engine's stages, and "exporter".
+        remesh: whether to compile remeshing too.
     """
     with export.compiling(remesh=remesh) as compilation:
         engine.load(report)
@@ -189,12 +195,12 @@ def load(engine: Engine, report: Report, *, remesh: bool = False) -> None:
 
 
 def make_shape(engine: Engine, cutout: Cutout, options: Options, report: Report) -> Shape:
-    """The engine's first stage."""
+    """Make the shape of a picture."""
     return engine.shape(cutout, options, report)
 
 
 def prepare_shape(shape: Shape, options: Options, report: Report) -> Geometry:
-    """The shape with its mesh cleaned and decimated, wrapped where that is asked for."""
+    """Clean and decimate the shape's mesh; remesh it if requested."""
     mesh = export.prepare(
         shape.mesh,
         decimation_target=options.decimation_target,
@@ -207,7 +213,7 @@ def prepare_shape(shape: Shape, options: Options, report: Report) -> Geometry:
 def export_shape(
     engine: Named, shape: Shape, options: Options, report: Report
 ) -> tuple[Geometry, bytes]:
-    """The untextured GLB, and what the textured one goes on from."""
+    """Write the untextured GLB; return it with what `export_model` needs."""
     geometry = prepare_shape(shape, options, report)
     mesh = geometry.mesh
     glb = export.untextured_glb(
@@ -222,11 +228,17 @@ def export_shape(
 def read_mesh(
     engine: Named, content: bytes, options: Options, report: Report
 ) -> tuple[GivenMesh, bytes]:
-    """A client's mesh file, and its GLB without any texture.
+    """Read an uploaded mesh; return it with its GLB without textures.
+
+    Args:
+        engine: for the metadata.
+        content: bytes of the file.
+        options: `geo_rotation`.
+        report: stage "read".
 
     Raises:
-        InputError: it is no mesh file, or a broken one.
-        TooLargeError: it is over a limit.
+        InputError: the file is not a mesh, or is damaged.
+        TooLargeError: the mesh is over a limit.
     """
     from trellis2_server.export import retexture
 
@@ -247,13 +259,13 @@ def make_texture(
     options: Options,
     report: Report,
 ) -> VoxelField:
-    """The engine's second stage."""
+    """Make the material of a shape, or of an uploaded mesh."""
     if isinstance(geometry, GivenMesh):
         return engine.texture_mesh(geometry.mesh, cutout, options, report)
     return engine.texture(geometry.shape, cutout, options, report)
 
 
-def export_model(  # noqa: PLR0913, PLR0917 - one argument per thing that is joined here
+def export_model(  # noqa: PLR0913, PLR0917 - one argument per input
     engine: Named,
     geometry: Geometry | GivenMesh,
     field: VoxelField,
@@ -261,7 +273,19 @@ def export_model(  # noqa: PLR0913, PLR0917 - one argument per thing that is joi
     settings: ExportSettings,
     report: Report,
 ) -> bytes:
-    """The textured GLB."""
+    """Write the textured GLB.
+
+    Args:
+        engine: for the metadata; TRELLIS.2's own exporter is called on it.
+        geometry: from `export_shape` or `read_mesh`.
+        field: from `make_texture`.
+        options: of the request.
+        settings: of the exporter.
+        report: stages of the exporter.
+
+    Raises:
+        ExportError: the mesh cannot be unwrapped, baked or written.
+    """
     if isinstance(geometry, GivenMesh):
         from trellis2_server.export import retexture
 
@@ -299,7 +323,7 @@ def export_model(  # noqa: PLR0913, PLR0917 - one argument per thing that is joi
 def make_model(
     engine: Engine, cutout: Cutout, options: Options, settings: ExportSettings, report: Report
 ) -> Iterator[bytes]:
-    """Both GLBs, one after the other: the untextured one as soon as it is there."""
+    """Run all steps; yield the untextured GLB, then the textured one."""
     shape = make_shape(engine, cutout, options, report)
     geometry, glb = export_shape(engine, shape, options, report)
     yield glb
@@ -308,14 +332,14 @@ def make_model(
 
 
 def _generator(engine: Named) -> str:
-    """`asset.generator`: says outright when a preview made the file."""
+    """Value of `asset.generator`; names the engine, so that a preview is recognised."""
     return f"trellis2-server {__version__} ({engine.name} engine)"
 
 
 def _extras(
     engine: Named, mesh: Mesh, options: Options, shape: Shape | None = None
 ) -> dict[str, object]:
-    """How the file came about; nothing of the texture stage: same seed, same bytes."""
+    """Value of `asset.extras`; the same for the same request, so that files are equal."""
     extras: dict[str, object] = {"engine": engine.name, "seed": options.seed}
     if shape is None:
         return extras | {"geometry": "given", "faces": len(mesh.faces)}

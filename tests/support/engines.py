@@ -1,4 +1,4 @@
-"""Small engines that a test steers: gates hold a stage, failures end it."""
+"""A small engine that tests control: gates block a stage, failures end it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trellis2_server.parameters import Options
     from trellis2_server.pipeline import Report
 
-#: Longer than anything here takes; reached only by a test that fails.
+#: Longest wait; only a failing test reaches it.
 PATIENCE_S = 30.0
 
 
@@ -29,7 +29,7 @@ def cube() -> Mesh:
 
 
 def voxels() -> VoxelField:
-    """One colour, all over an 8³ grid."""
+    """One colour on a full grid of 8³ voxels."""
     coords = np.stack(np.meshgrid(*[np.arange(8)] * 3, indexing="ij"), -1).reshape(-1, 3)
     attributes = np.tile(np.array([0.8, 0.4, 0.2, 0.0, 0.7, 1.0], np.float32), (len(coords), 1))
     return VoxelField(coords.astype(np.int32), attributes, 8)
@@ -38,14 +38,18 @@ def voxels() -> VoxelField:
 class GatedEngine:
     """Makes cubes.
 
+    Args:
+        closed: stages whose gates are closed at first.
+        name: name of the engine.
+
     Attributes:
-        gates: an event for each stage, set from the start; a cleared one holds the stage.
-        failures: what the next call of a stage raises, once its gate is open.
-        returns: what the next call of a stage returns instead of what it should.
-        made: weak references to the arrays that were handed out.
-        begun: (stage, seed) of each call, in order, as they begin.
-        calls: the same, kept.
-        memory: what `device_memory` says.
+        gates: one event per stage, open (set) at first; a closed gate blocks the stage.
+        failures: stage → exception that its next call raises after its gate.
+        returns: stage → value that its next call returns.
+        made: weak references to the arrays that were returned.
+        begun: (stage, seed) of each call that began, to wait for.
+        calls: (stage, seed) of each call, in order.
+        memory: result of `device_memory`.
     """
 
     def __init__(self, *closed: str, name: str = "gated") -> None:
@@ -66,19 +70,21 @@ class GatedEngine:
         self.memory: dict[str, int] = {}
 
     def hold(self, stage: str, seed: int) -> threading.Event:
-        """A gate, closed, for that stage of the job with that seed alone."""
+        """Return a closed gate for that stage of the job with that seed only."""
         return self._held.setdefault((stage, seed), threading.Event())
 
     def enter(self, stage: str, seed: int) -> None:
-        """Tell that a stage begins."""
+        """Record that a stage begins."""
         self.calls.append((stage, seed))
         self.begun.put((stage, seed))
 
     def wait(self, stage: str, seed: int) -> None:
-        """Wait until its gates are open."""
-        assert self.gates[stage].wait(PATIENCE_S), f"nobody opened the gate of {stage}"
+        """Wait until the gates of a stage are open."""
+        assert self.gates[stage].wait(PATIENCE_S), f"the gate of {stage} was not opened"
         held = self._held.get((stage, seed))
-        assert held is None or held.wait(PATIENCE_S), f"nobody let {stage} of {seed} go"
+        assert held is None or held.wait(PATIENCE_S), (
+            f"the gate of {stage} for seed {seed} was not opened"
+        )
 
     def _pass(self, stage: str, seed: int, report: Report) -> None:
         self.enter(stage, seed)
@@ -90,7 +96,7 @@ class GatedEngine:
             raise failure
 
     def wait_for(self, stage: str) -> int:
-        """The seed of the job whose call of that stage begins next."""
+        """Wait for the next call of a stage; return its seed."""
         while True:
             begun, seed = self.begun.get(timeout=PATIENCE_S)
             if begun == stage:

@@ -1,4 +1,4 @@
-"""As much of the Hugging Face Hub as a download takes, over HTTP on this machine.
+"""The part of the Hugging Face Hub that downloads need, as an HTTP server.
 
 GET /api/models/{owner}/{name}/auth-check
 POST /api/models/{owner}/{name}/paths-info/{revision}
@@ -27,9 +27,9 @@ class Hub(ThreadingHTTPServer):
 
     Attributes:
         folders: "owner/name" → folder.
-        gated: repositories that nobody here may read.
-        refused: repository → status and message with which all of it is refused.
-        asked: method and path of every request.
+        gated: repositories that cannot be read.
+        refused: repository → status and message of every answer.
+        requests: method and path of every request.
     """
 
     daemon_threads = True
@@ -39,7 +39,7 @@ class Hub(ThreadingHTTPServer):
         self.folders = folders
         self.gated: set[str] = set()
         self.refused: dict[str, tuple[int, str]] = {}
-        self.asked: list[str] = []
+        self.requests: list[str] = []
 
     @property
     def url(self) -> str:
@@ -50,7 +50,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Hub
 
     def log_message(self, *_: Any) -> None:
-        """Quiet."""
+        """Log nothing."""
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -61,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length)
-        self.server.asked.append(f"{self.command} {self.path}")
+        self.server.requests.append(f"{self.command} {self.path}")
         parts = urllib.parse.unquote(self.path.partition("?")[0]).strip("/").split("/")
         is_api = parts[:2] == ["api", "models"]
         owner, name, verb, *rest = parts[2:] if is_api else parts
@@ -128,7 +128,7 @@ def _paths(body: bytes) -> list[str]:
 
 @contextlib.contextmanager
 def serve(folders: dict[str, Path]) -> Generator[Hub, None, None]:
-    """A Hub for as long as the block takes."""
+    """Run a Hub within the block."""
     hub = Hub(folders)
     thread = threading.Thread(target=hub.serve_forever, args=(0.02,))
     thread.start()

@@ -1,10 +1,10 @@
 """A random checkpoint of about a million parameters in TRELLIS.2's on-disk format.
 
-    python tests/tiny_checkpoint.py FOLDER
+    python tests/support/tiny_checkpoint.py FOLDER
 
-Makes pipeline.json, texturing_pipeline.json, a `.json` and a `.safetensors` for each model,
+Writes pipeline.json, texturing_pipeline.json, a `.json` and a `.safetensors` for each model,
 and a small DINOv3, with the classes of the `trellis2` package that can be imported. The
-weights are random but for what it takes to get a mesh out: the structure is a ball, and each
+weights are random, except for those that give a mesh: the structure is a ball, and each
 voxel is subdivided into a flat sheet.
 """
 
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-#: Half the edge of the structure's grid of 16, and the ball in it, in voxels.
+#: Centre and radius of the ball in the structure's grid of 16, voxels.
 CENTRE: Final = 7.5
 RADIUS: Final = 1.5
 COND_CHANNELS: Final = 32
@@ -113,10 +113,10 @@ def write(folder: Path, *, dtype: str = "float32", use_fp16: bool = False, seed:
     """Write the checkpoint; `trellis2` and its extensions must be importable.
 
     Args:
-        folder: made if need be.
-        dtype: of the flow models, "float32" or "bfloat16".
+        folder: created if it does not exist.
+        dtype: dtype of the flow models, "float32" or "bfloat16".
         use_fp16: whether the decoders compute in float16.
-        seed: of the weights.
+        seed: seed of the weights.
     """
     torch: Any = importlib.import_module("torch")
     classes: Any = importlib.import_module("trellis2.models")
@@ -138,7 +138,7 @@ def write(folder: Path, *, dtype: str = "float32", use_fp16: bool = False, seed:
                 stem.with_suffix(".safetensors"),
             )
         _write_encoder(folder / "image_encoder")
-    content = _pipeline(folder, [name for name in table if name != MESH_ENCODER])
+    content = pipeline(folder, [name for name in table if name != MESH_ENCODER])
     (folder / "pipeline.json").write_text(json.dumps(content, indent=2))
     names = [MESH_ENCODER, *(name for name in table if name.startswith("tex_slat"))]
     content["name"] = "Trellis2TexturingPipeline"
@@ -148,7 +148,7 @@ def write(folder: Path, *, dtype: str = "float32", use_fp16: bool = False, seed:
 
 
 def _shape(torch: Any, name: str, model: Any) -> None:
-    """What makes a mesh out of noise."""
+    """Set the weights that make a mesh out of noise."""
     if name == "sparse_structure_flow_model":
         axis = torch.arange(16) - CENTRE
         x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
@@ -162,7 +162,7 @@ def _shape(torch: Any, name: str, model: Any) -> None:
         model.input_layer.weight[0] = 0
         model.input_layer.weight[0, 0, 1, 1, 1] = 1.0
         for block in model.blocks:
-            if hasattr(block, "conv"):  # the upsampling ones
+            if hasattr(block, "conv"):  # upsampling blocks
                 block.conv.weight[:8] = 0
                 block.conv.weight[:8, 0, 1, 1, 1] = 1.0
         model.out_layer[2].weight.mul_(0.05)
@@ -189,7 +189,9 @@ def _write_encoder(folder: Path) -> None:
     transformers.DINOv3ViTModel(config).save_pretrained(folder)
 
 
-def _pipeline(folder: Path, names: list[str]) -> dict[str, Any]:
+def pipeline(folder: Path, names: list[str]) -> dict[str, Any]:
+    """Content of pipeline.json with those models."""
+
     def sampler(strength: float, rescale: float, interval: list[float], t: float) -> dict[str, Any]:
         return {
             "name": "FlowEulerGuidanceIntervalSampler",

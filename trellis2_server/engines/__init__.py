@@ -1,1 +1,1 @@
-"""The engines that make shapes and materials, and stand-ins for CUDA extensions."""
+"""Engines that make shapes and materials, and stand-ins for CUDA extensions."""

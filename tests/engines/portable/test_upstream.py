@@ -1,4 +1,4 @@
-"""The stand-in for o_voxel against o_voxel's own Python, where TRELLIS2_HOME points at a clone."""
+"""The stand-in for o_voxel compared with o_voxel's own Python, if TRELLIS2_HOME is set."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ SOURCE = (
 )
 pytestmark = [
     pytest.mark.skipif(not SOURCE.is_file(), reason="needs TRELLIS2_HOME"),
-    # The clone's own warnings are not ours to mend.
+    # Warnings of the checkout's own code.
     pytest.mark.filterwarnings("ignore:::upstream_o_voxel"),
     pytest.mark.filterwarnings("ignore:Using torch.cross"),
 ]
-#: What o_voxel's hash map answers for a voxel that is not in it, as int32.
+#: Value of o_voxel's hash map for a missing voxel, as int32.
 ABSENT = -1
 
 
 class HashMap(ModuleType):
-    """The two calls of o_voxel's compiled module that its mesher needs, as a dictionary."""
+    """The two functions of o_voxel's compiled module that its mesher calls, as a dictionary."""
 
     def __init__(self) -> None:
         super().__init__("upstream_o_voxel._C")
@@ -59,7 +59,7 @@ class HashMap(ModuleType):
 
 @pytest.fixture
 def upstream() -> Iterator[Any]:
-    """o_voxel's module, on that hash map."""
+    """o_voxel's module with that hash map."""
     names = ("upstream_o_voxel", "upstream_o_voxel.convert")
     for name in names:
         package = ModuleType(name)
@@ -96,8 +96,8 @@ def test_the_mesh_is_what_o_voxels_own_python_makes(
     assert torch.equal(vertices, expected[0])
     if has_weights:
         assert torch.equal(faces, expected[1].long())
-    # Without weights, which TRELLIS.2 always has, o_voxel looks at one triangle twice and so
-    # cuts elsewhere; the quads are the same.
+    # Without weights, which TRELLIS.2 always has, o_voxel compares one triangle with itself and
+    # splits elsewhere; the quads are the same.
     quads = [f.view(-1, 6).sort(dim=1).values for f in (faces, expected[1].long())]
     assert len(quads[0]) == len(quads[1])
     assert all(set(a) == set(b) for a, b in zip(*(q.tolist() for q in quads), strict=True))

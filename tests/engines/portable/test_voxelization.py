@@ -1,4 +1,4 @@
-"""Mesh → voxels with dual vertices, against the definition written out in numpy."""
+"""Mesh → voxels with dual vertices, compared with the definition in numpy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
-from trellis2_server.engines.portable import dualgrid, voxelization  # noqa: E402
+from trellis2_server.engines.portable import dualgrid, traversal, voxelization  # noqa: E402
 
 BOX = [[-0.5] * 3, [0.5] * 3]
 WEIGHTS = {"face_weight": 1.0, "boundary_weight": 0.2, "regularization_weight": 1e-2}
@@ -61,7 +61,7 @@ def overlaps(triangle: np.ndarray, voxel: np.ndarray) -> bool:
 
 
 def length_inside(start: np.ndarray, end: np.ndarray, voxel: np.ndarray) -> float:
-    """Part of a line that lies in a voxel."""
+    """Length of a line within a voxel."""
     with np.errstate(divide="ignore"):
         times = (np.stack([voxel, voxel + 1]) - start) / (end - start)
     first, last = times.min(axis=0).max(), times.max(axis=0).min()
@@ -147,7 +147,7 @@ def sphere(count: int) -> tuple[Any, Any]:
     return torch.from_numpy(points).float(), torch.from_numpy(every.astype(np.int32))
 
 
-def test_there_and_back_is_the_same_surface_closed() -> None:
+def test_voxels_and_back_is_the_same_closed_surface() -> None:
     vertices, faces = sphere(40)
     coords, dual, flags = voxelization.mesh_to_flexible_dual_grid(
         vertices, faces, grid_size=64, aabb=BOX, **WEIGHTS
@@ -157,18 +157,18 @@ def test_there_and_back_is_the_same_surface_closed() -> None:
     )
     away = (back.double() - torch.tensor([0.011, -0.007, 0.003])).norm(dim=1) - 0.43
     assert away.abs().max() < 0.3 / 64
-    # An edge of the grid that the surface crosses twice is flagged once: a few quads too many.
+    # An edge of the grid that the surface crosses twice is flagged once: a few extra quads.
     edges = torch.cat([quads[:, [0, 1]], quads[:, [1, 2]], quads[:, [2, 0]]]).sort(dim=1).values
     count = torch.unique(edges, dim=0, return_counts=True)[1]
     assert (count % 2 == 0).double().mean() > 0.99
 
 
-def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     vertices, faces = soup(40, 0.2, 5)
     whole = voxelization.mesh_to_flexible_dual_grid(
         vertices, faces, voxel_size=1 / 24, aabb=BOX, **WEIGHTS
     )
-    monkeypatch.setattr(voxelization, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(traversal, "CHUNK_ROWS", 7)
     parts = voxelization.mesh_to_flexible_dual_grid(
         vertices, faces, grid_size=24, aabb=BOX, **WEIGHTS
     )
@@ -177,7 +177,7 @@ def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.allclose(whole[1], parts[1], atol=1e-6)
 
 
-def test_what_has_no_surface_has_no_voxels() -> None:
+def test_a_mesh_without_area_has_no_voxels() -> None:
     vertices = torch.zeros(3, 3)
     coords, dual, flags = voxelization.mesh_to_flexible_dual_grid(
         vertices, torch.tensor([[0, 1, 2]]), grid_size=16, aabb=BOX, **WEIGHTS

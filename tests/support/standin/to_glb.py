@@ -1,6 +1,7 @@
-"""`o_voxel.postprocess` small: each triangle gets a cell of the texture, the nearest voxel a texel.
+"""Stand-in for `o_voxel.postprocess`: each triangle has a cell of the texture.
 
-Same call, same frame as the real one's; no remeshing and no decimation.
+A cell has the colour of the nearest voxel. The arguments and the frame are those of the real
+function; there is no remeshing and no decimation.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def to_glb(  # noqa: PLR0913 - o_voxel's
     remesh_band: float,
     remesh_project: float,
 ) -> trimesh.Trimesh:
-    """The mesh with a texture."""
+    """Return the mesh with a texture."""
     del decimation_target, remesh, remesh_band, remesh_project
     assert not torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()

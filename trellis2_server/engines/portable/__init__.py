@@ -1,17 +1,17 @@
 """Stand-ins in plain PyTorch for the compiled extensions that TRELLIS.2 imports.
 
-    flash_attn   attention.py      sequences of different lengths
-    flex_gemm    convolution.py    submanifold convolution
-                 sampling.py       trilinear look-up in sparse voxels
-    o_voxel      dualgrid.py       voxels with dual vertices → mesh
-                 voxelization.py   mesh → voxels with dual vertices
-    cumesh       holes.py          boundary loops, hole filling
+    flash_attn   attention       sequences of different lengths
+    flex_gemm    convolution     submanifold convolution
+                 sampling        trilinear look-up in sparse voxels
+    o_voxel      dualgrid        voxels with dual vertices → mesh
+                 voxelization    mesh → voxels with dual vertices
+    cumesh       holes           boundary loops, hole filling
 
-`install` puts one into `sys.modules` where the real package is absent, cannot be imported,
-or cannot run on the device: the real ones run on CUDA alone. Importing this package imports
-nothing heavy.
+`lookup`, `traversal` and `quadrics` are parts of them. `install` adds a stand-in to
+`sys.modules` where the real package is absent, cannot be imported, or cannot run on the
+device: the real packages run on CUDA only. Importing this package imports nothing heavy.
 
-What this package does not know: TRELLIS.2, models, checkpoints.
+Does not know: TRELLIS.2, models, checkpoints.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any, Final, Literal
 
 logger = logging.getLogger(__name__)
 
-#: Marks a stand-in; also what packages that look for a version see.
+#: `__version__` of a stand-in, by which it is recognised.
 STANDIN_VERSION: Final = "0.0.0+standin"
 
 _ATTENTION: Final = (
@@ -36,7 +36,7 @@ _ATTENTION: Final = (
     "flash_attn_varlen_qkvpacked_func",
 )
 _CONVOLUTION: Final = ("set_algorithm", "set_hashmap_ratio", "sparse_submanifold_conv3d")
-#: Extension → its modules → our modules and the names that it takes from each.
+#: Extension → its modules → modules of this package and the names that each provides.
 _SURFACES: Final[dict[str, dict[str, dict[str, tuple[str, ...]]]]] = {
     "flash_attn": {"flash_attn": {"attention": _ATTENTION}},
     "flex_gemm": {
@@ -59,13 +59,14 @@ EXTENSIONS: Final = tuple(_SURFACES)
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """How TRELLIS.2 gets one of its extensions.
+    """Which implementation of an extension TRELLIS.2 uses.
 
     Attributes:
-        name: as it is imported.
-        kind: `real`; `standin`: ours, because the real one is absent or of no use on the
-            device; `broken`: ours, because the real one is installed and fails.
-        why: a sentence; empty for a real one.
+        name: name of the extension as it is imported.
+        kind: `real`; `standin`: a stand-in, since the real extension is absent or cannot run
+            on the device; `broken`: a stand-in, since the import of the real one fails.
+        why: reason for a stand-in, or the package that replaces the extension; empty if the
+            extension itself is used.
     """
 
     name: str
@@ -74,11 +75,11 @@ class Extension:
 
 
 def inspect(device: str, alternatives: dict[str, str] | None = None) -> tuple[Extension, ...]:
-    """How each extension would be had on a device. Imports the real ones where they are.
+    """Return which implementation of each extension a device needs; import the real ones.
 
     Args:
-        device: PyTorch's name of it, "cuda:1".
-        alternatives: extension → a package that takes its place, so that it is not needed.
+        device: PyTorch's name of the device, for example "cuda:1".
+        alternatives: extension → package that TRELLIS.2 uses instead of it.
     """
     return tuple(_inspect(name, device, alternatives or {}) for name in EXTENSIONS)
 
@@ -86,17 +87,19 @@ def inspect(device: str, alternatives: dict[str, str] | None = None) -> tuple[Ex
 def install(device: str, alternatives: dict[str, str] | None = None) -> tuple[Extension, ...]:
     """Make every extension importable; a second call changes nothing.
 
+    Each stand-in is a warning in the log.
+
     Args:
-        device: PyTorch's name of it, "cuda:1".
-        alternatives: extension → a package that takes its place, so that it is not needed.
+        device: PyTorch's name of the device, for example "cuda:1".
+        alternatives: extension → package that TRELLIS.2 uses instead of it.
 
     Returns:
-        What is real and what stands in. Warned of in the log.
+        As `inspect`.
     """
     found = inspect(device, alternatives)
     for extension in found:
         if extension.kind != "real" and not is_standin(extension.name):
-            _put(extension.name)
+            _add_modules(extension.name)
             logger.warning(
                 "TRELLIS.2 extension replaced by a slower stand-in",
                 extra={"extension": extension.name, "why": extension.why},
@@ -105,47 +108,47 @@ def install(device: str, alternatives: dict[str, str] | None = None) -> tuple[Ex
 
 
 def is_standin(name: str) -> bool:
-    """Whether what `import name` gives is ours."""
+    """Whether the imported module of that name is a stand-in."""
     return getattr(sys.modules.get(name), "__version__", None) == STANDIN_VERSION
 
 
 def _inspect(name: str, device: str, alternatives: dict[str, str]) -> Extension:
     if name in alternatives:
-        return Extension(name, "real", f"{alternatives[name]} takes its place")
+        return Extension(name, "real", f"replaced by {alternatives[name]}")
     if not is_standin(name) and importlib.util.find_spec(name) is not None:
         if device.partition(":")[0] != "cuda":
-            return Extension(name, "standin", f"the installed one does not run on {device}")
+            return Extension(name, "standin", f"the installed package does not run on {device}")
         before = set(sys.modules)
         try:
             for module in _SURFACES[name]:
                 importlib.import_module(module)
-        except Exception as error:  # noqa: BLE001 - a compiled package fails in any way it likes
+        except Exception as error:  # noqa: BLE001 - a compiled package can raise anything
             for module in set(sys.modules) - before:
                 if module.partition(".")[0] == name:
                     del sys.modules[module]
             return Extension(
                 name,
                 "broken",
-                f"installed, but it fails to import: {type(error).__name__}: {error}",
+                f"installed, but its import fails: {type(error).__name__}: {error}",
             )
         return Extension(name, "real", "")
     return Extension(name, "standin", "not installed")
 
 
-def _put(name: str) -> None:
+def _add_modules(name: str) -> None:
     for module in [m for m in sys.modules if m.partition(".")[0] == name]:
         del sys.modules[module]
     for path, sources in _SURFACES[name].items():
-        # transformers and others look for the specification of what is in `sys.modules`.
+        # transformers and others read the specification of modules in `sys.modules`.
         spec = importlib.machinery.ModuleSpec(path, loader=None, is_package=True)
         module: Any = ModuleType(path, f"Stand-in for {path} in plain PyTorch.")
         module.__spec__ = spec
         module.__path__ = []
         module.__version__ = STANDIN_VERSION
         for source, attributes in sources.items():
-            ours = importlib.import_module(f"{__name__}.{source}")
+            standin = importlib.import_module(f"{__name__}.{source}")
             for attribute in attributes:
-                setattr(module, attribute, getattr(ours, attribute))
+                setattr(module, attribute, getattr(standin, attribute))
         sys.modules[path] = module
         parent, _, child = path.rpartition(".")
         if parent:

@@ -1,12 +1,12 @@
 """Attention over sequences of different lengths: `flash_attn`'s varlen functions.
 
-PyTorch's own scaled dot product attention does the work. One sequence, or several of one
-length, go straight in; others are padded to the longest and masked. Where PyTorch has no
-kernel that goes without the matrix of scores, as for bfloat16 on NVIDIA's Turing, for many
-of AMD's cards and on Apple's, queries go in portions: at 49,152 tokens the whole matrix
-would take 116 GB.
+Uses PyTorch's scaled dot product attention. One sequence, or several of the same length, are
+passed directly; others are padded to the longest and masked. On some devices PyTorch has no
+kernel that avoids the matrix of scores: bfloat16 on NVIDIA's Turing, many of AMD's GPUs,
+Apple's. There queries are split into chunks: at 49,152 tokens the whole matrix would take
+116 GB.
 
-What this module does not know: positions, heads' meaning, training (dropout is refused).
+Does not know: positions, the meaning of heads, training.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Final
 torch: Any = importlib.import_module("torch")
 Tensor = Any
 
-#: Most bytes of scores at one time, in float32, where they are written out at all.
+#: Largest matrix of scores at one time, float32, on devices that need it; bytes.
 SCORE_BYTES: Final = 512 * 2**20
 
 
@@ -81,19 +81,19 @@ def flash_attn_varlen_func(  # noqa: PLR0913, PLR0917 - flash_attn's signature
         q: [Tq, H, D].
         k: [Tk, H, D].
         v: [Tk, H, Dv].
-        cu_seqlens_q: int32 [B + 1]: where each sequence of `q` begins, and the end.
+        cu_seqlens_q: int32 [B + 1], first row of each sequence of `q`, and the end.
         cu_seqlens_k: the same for `k` and `v`.
-        max_seqlen_q: length of the longest.
-        max_seqlen_k: length of the longest.
+        max_seqlen_q: length of the longest sequence of `q`.
+        max_seqlen_k: length of the longest sequence of `k`.
         dropout_p: must be 0.
-        softmax_scale: 1 / sqrt(D) if None.
+        softmax_scale: factor of the scores; None: 1 / sqrt(D).
         causal: must be False.
 
     Returns:
         [Tq, H, Dv]; zeros for a query whose sequence has no keys.
 
     Raises:
-        NotImplementedError: dropout or a causal mask is asked for.
+        NotImplementedError: dropout or a causal mask is requested.
     """
     if dropout_p or causal:
         raise NotImplementedError("the stand-in has neither dropout nor a causal mask")
@@ -127,15 +127,15 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float |
     """[B, H, Tq, Dv] of `q` [B, H, Tq, D], `k` and `v` [B, H, Tk, …], `mask` [B, 1, 1, Tk]."""
     attend = torch.nn.functional.scaled_dot_product_attention
     batch, heads, queries, _ = q.shape
-    portion = max(1, SCORE_BYTES // (4 * batch * heads * k.shape[2]))
-    if queries <= portion or _keeps_no_scores(q, k, v, mask):
+    chunk = max(1, SCORE_BYTES // (4 * batch * heads * k.shape[2]))
+    if queries <= chunk or _avoids_scores(q, k, v, mask):
         return attend(q, k, v, attn_mask=mask, scale=scale)
-    parts = [attend(part, k, v, attn_mask=mask, scale=scale) for part in q.split(portion, dim=2)]
+    parts = [attend(part, k, v, attn_mask=mask, scale=scale) for part in q.split(chunk, dim=2)]
     return torch.cat(parts, dim=2)
 
 
-def _keeps_no_scores(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
-    """Whether PyTorch has a kernel for these that never writes the scores out."""
+def _avoids_scores(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
+    """Whether PyTorch has a kernel for these tensors that does not store the scores."""
     if q.device.type != "cuda":
         return q.device.type == "cpu"
     cuda = torch.backends.cuda
@@ -144,7 +144,7 @@ def _keeps_no_scores(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bo
 
 
 def _padding(cu_seqlens: Tensor, longest: int, total: int) -> tuple[Tensor, Tensor]:
-    """Row for each place of a padded batch, int64 [B, longest], and which places are real."""
+    """Row of each position in a padded batch, int64 [B, longest], and whether there is one."""
     starts = cu_seqlens.long()
     place = torch.arange(longest, device=starts.device)
     rows = starts[:-1, None] + place

@@ -1,16 +1,16 @@
 """Submanifold sparse convolution: `flex_gemm.ops.spconv` in plain PyTorch.
 
-Outputs exist where inputs do. The neighbour map is made once for a set of coordinates; the
-caller hands it back for every further convolution on them, as TRELLIS.2 does. Then each
-output row is a row of gathered neighbours times the flattened kernel: O(N · 27 · Ci · Co),
-in chunks, so that the gathered rows never take more than `CHUNK_BYTES`.
+Outputs exist where inputs exist. The neighbour map is computed once for a set of coordinates;
+the caller passes it to every further convolution on them, as TRELLIS.2 does. Each output row
+is a row of gathered neighbours times the flattened kernel: O(N · 27 · Ci · Co), in chunks,
+so that the gathered rows take at most `CHUNK_BYTES`.
 
-The other way, a product for each of the 27 cells over those voxels that have a neighbour
-there, added to their rows, multiplies less, as a surface has 12 of 27. On a CPU it takes half
-the time in float32 and twice to three times as long in bfloat16, which is what the models
-compute in; it needs a sum in float32 beside them, and reads and writes it 12 times over.
+The alternative, one product for each of the 27 cells over the voxels that have a neighbour
+there, multiplies less, since a surface has 12 of 27. On a CPU it takes half the time in
+float32, but two to three times the time in bfloat16, which the models use: it needs a sum in
+float32, which is read and written 12 times.
 
-What this module does not know: layers, scales, which models there are.
+Does not know: layers, scales, models.
 """
 
 from __future__ import annotations
@@ -29,44 +29,43 @@ if TYPE_CHECKING:
 torch: Any = importlib.import_module("torch")
 Tensor = Any
 
-#: Most bytes of gathered neighbours at one time.
+#: Largest size of gathered neighbours at one time, bytes.
 CHUNK_BYTES: Final = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NeighborMap:
-    """Which rows a kernel covers.
+    """Rows that a kernel covers.
 
     Attributes:
-        rows: int32 [N, V]: the row under each of the kernel's V cells, x slowest; N where
-            there is none.
+        rows: int32 [N, V], row under each of the kernel's V cells, x slowest; N if the cell
+            is empty.
     """
 
     rows: Tensor
 
 
 def set_algorithm(algorithm: str) -> None:
-    """There is only one; taken because callers say which."""
+    """Do nothing: there is one algorithm."""
     del algorithm
 
 
 def set_hashmap_ratio(ratio: float) -> None:
-    """There is no hash map; taken because callers say how large."""
+    """Do nothing: there is no hash map."""
     del ratio
 
 
 def find_neighbors(
     coords: Tensor, kernel: Sequence[int], dilation: Sequence[int] = (1, 1, 1)
 ) -> NeighborMap:
-    """The neighbour map of a kernel over sparse voxels.
+    """Compute the neighbour map of a kernel over sparse voxels.
 
-    Half of the offsets are searched for; the other half is the same pairs, seen from the
-    other side.
+    Half of the offsets are searched; the other half has the same pairs in reverse.
 
     Args:
         coords: int32 [N, 4]: batch, x, y, z.
         kernel: cells along x, y, z; odd.
-        dilation: voxels between cells along x, y, z.
+        dilation: distance of cells along x, y, z, voxels.
 
     Raises:
         NotImplementedError: an even kernel has no centre.
@@ -74,7 +73,7 @@ def find_neighbors(
     if any(size % 2 == 0 for size in kernel):
         raise NotImplementedError("a submanifold convolution has an odd kernel")
     reach = [size // 2 * step for size, step in zip(kernel, dilation, strict=True)]
-    home, coords = coords.device, sortable(coords)
+    device, coords = coords.device, sortable(coords)
     count = coords.shape[0]
     offsets = list(
         itertools.product(
@@ -92,7 +91,7 @@ def find_neighbors(
             here, there = order[found], order[place[found]]
             rows[:, cell].index_copy_(0, here.long(), there)
             rows[:, -1 - cell].index_copy_(0, there.long(), here)
-    return NeighborMap(rows.to(home))
+    return NeighborMap(rows.to(device))
 
 
 def sparse_submanifold_conv3d(  # noqa: PLR0913, PLR0917 - flex_gemm's signature
@@ -104,16 +103,16 @@ def sparse_submanifold_conv3d(  # noqa: PLR0913, PLR0917 - flex_gemm's signature
     neighbor_cache: NeighborMap | None = None,
     dilation: Sequence[int] = (1, 1, 1),
 ) -> tuple[Tensor, NeighborMap]:
-    """The convolution, and the neighbour map to hand in with the next one on these voxels.
+    """Return the convolution, and the neighbour map for further ones on these voxels.
 
     Args:
         feats: [N, Ci].
         coords: int32 [N, 4]: batch, x, y, z.
-        shape: batch, channels, X, Y, Z; not needed here.
-        weight: [Co, Kx, Ky, Kz, Ci], of the features' type.
+        shape: ignored.
+        weight: [Co, Kx, Ky, Kz, Ci], dtype of the features.
         bias: [Co].
-        neighbor_cache: what an earlier call returned.
-        dilation: voxels between the kernel's cells.
+        neighbor_cache: map that an earlier call returned.
+        dilation: distance of the kernel's cells, voxels.
 
     Returns:
         Features [N, Co], and the neighbour map.
@@ -123,10 +122,10 @@ def sparse_submanifold_conv3d(  # noqa: PLR0913, PLR0917 - flex_gemm's signature
     count, channels = feats.shape
     cells = neighbors.rows.shape[1]
     kernel = weight.reshape(weight.shape[0], cells * channels)
-    # A last row of zeros is what an absent neighbour contributes.
+    # An empty cell contributes the last row, which is zero.
     padded = torch.cat([feats, feats.new_zeros(1, channels)])
     chunk = max(1, CHUNK_BYTES // (cells * channels * feats.element_size()))
-    with _whole_sums():
+    with _float32_sums():
         if count <= chunk:
             return _rows(padded, neighbors.rows, kernel, bias), neighbors
         out = feats.new_empty(count, weight.shape[0])
@@ -137,11 +136,11 @@ def sparse_submanifold_conv3d(  # noqa: PLR0913, PLR0917 - flex_gemm's signature
 
 
 @contextlib.contextmanager
-def _whole_sums() -> Generator[None, None, None]:
-    """On CUDA, sums of half precision in float32 all the way.
+def _float32_sums() -> Generator[None, None, None]:
+    """On CUDA, accumulate products of half precision in float32.
 
-    PyTorch lets cuBLAS add up parts of a long sum in float16. Sums here have up to 27,648
-    terms, and the decoders' were trained with float32.
+    By default PyTorch lets cuBLAS add parts of a long sum in float16. Sums here have up to
+    27,648 terms, and the decoders were trained with float32 sums.
     """
     matmul = torch.backends.cuda.matmul
     before = matmul.allow_fp16_reduced_precision_reduction

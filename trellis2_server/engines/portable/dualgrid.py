@@ -1,8 +1,10 @@
-"""From voxels with dual vertices to a mesh: `o_voxel.convert.flexible_dual_grid_to_mesh`.
+"""Voxels with dual vertices → mesh: `o_voxel.convert.flexible_dual_grid_to_mesh`.
 
-Each voxel holds one vertex. A flagged edge of the grid is crossed by the surface: the four
-voxels around it make a quad, which is cut along the diagonal whose ends weigh more. See
+Each voxel has one vertex. The surface crosses each flagged edge of the grid: the four voxels
+around it are a quad, which is split along the diagonal with the larger product of weights. See
 "Native and Compact Structured Latents for 3D Generation", the O-Voxel section.
+
+Does not know: models, how the voxels were made.
 """
 
 from __future__ import annotations
@@ -18,17 +20,17 @@ if TYPE_CHECKING:
 torch: Any = importlib.import_module("torch")
 Tensor = Any
 
-#: Edges whose voxels are looked for at one time; each takes about 100 bytes.
+#: Edges whose voxels are looked up at one time; each takes about 100 bytes.
 CHUNK_EDGES: Final = 2**22
-#: For an edge along x, y, z: the other three voxels around it, in the order of the quad.
+#: Other three voxels around an edge along x, y, z, in the order of the quad.
 _AROUND: Final = (
     ((0, 0, 1), (0, 1, 1), (0, 1, 0)),
     ((1, 0, 0), (1, 0, 1), (0, 0, 1)),
     ((0, 1, 0), (1, 1, 0), (1, 0, 0)),
 )
-#: The two triangles of a quad, cut from corner 0 to 2, or from 1 to 3.
-_CUT_02: Final = (0, 1, 2, 0, 2, 3)
-_CUT_13: Final = (0, 1, 3, 3, 1, 2)
+#: Two triangles of a quad that is split from corner 0 to 2, or from 1 to 3.
+_SPLIT_02: Final = (0, 1, 2, 0, 2, 3)
+_SPLIT_13: Final = (0, 1, 3, 3, 1, 2)
 
 
 def flexible_dual_grid_to_mesh(  # noqa: PLR0913, PLR0917 - o_voxel's signature
@@ -41,24 +43,24 @@ def flexible_dual_grid_to_mesh(  # noqa: PLR0913, PLR0917 - o_voxel's signature
     grid_size: int | Sequence[int] | Tensor | None = None,
     train: bool = False,  # noqa: FBT001, FBT002
 ) -> tuple[Tensor, Tensor]:
-    """The mesh; vertex i belongs to voxel i.
+    """Return the mesh; vertex i belongs to voxel i.
 
     Args:
         coords: int32 [N, 3].
-        dual_vertices: [N, 3], the vertex within the voxel, 0 … 1 (a little beyond is allowed).
-        intersected_flag: bool [N, 3]: whether the surface crosses the voxel's edge along x, y, z.
-        split_weight: [N, 1], positive; None: the flatter cut is taken.
+        dual_vertices: [N, 3], the vertex within the voxel, about 0 to 1.
+        intersected_flag: bool [N, 3], whether the surface crosses the voxel's edge along x, y, z.
+        split_weight: [N, 1], positive; None uses the flatter split.
         aabb: lowest and highest corner of the grid.
-        voxel_size: edge of a voxel; or
-        grid_size: voxels along x, y, z.
+        voxel_size: edge of a voxel; alternative to `grid_size`.
+        grid_size: voxels along x, y, z; alternative to `voxel_size`.
         train: must be False.
 
     Returns:
         Vertices float32 [N, 3], faces int64 [F, 3].
 
     Raises:
-        NotImplementedError: the differentiable variant is asked for.
-        ValueError: neither `voxel_size` nor `grid_size` is given.
+        NotImplementedError: the differentiable variant is requested.
+        ValueError: both `voxel_size` and `grid_size` are None.
     """
     if train:
         raise NotImplementedError("the stand-in does not train")
@@ -73,20 +75,20 @@ def flexible_dual_grid_to_mesh(  # noqa: PLR0913, PLR0917 - o_voxel's signature
     vertices = (coords.float() + dual_vertices) * size + box[0]
     quads = _quads(coords, intersected_flag)
     if split_weight is None:
-        is_02 = _flatness(vertices, quads, _CUT_02) > _flatness(vertices, quads, _CUT_13)
+        is_02 = _flatness(vertices, quads, _SPLIT_02) > _flatness(vertices, quads, _SPLIT_13)
     else:
         weight = split_weight.reshape(-1)[quads]
         is_02 = weight[:, 0] * weight[:, 2] > weight[:, 1] * weight[:, 3]
-    faces = torch.where(is_02[:, None], quads[:, list(_CUT_02)], quads[:, list(_CUT_13)])
+    faces = torch.where(is_02[:, None], quads[:, list(_SPLIT_02)], quads[:, list(_SPLIT_13)])
     return vertices, faces.reshape(-1, 3)
 
 
 def _quads(coords: Tensor, flags: Tensor) -> Tensor:
-    """Voxels around each flagged edge, int64 [Q, 4]; edges with one missing are left out."""
-    home, coords, flags = coords.device, sortable(coords), sortable(flags)
+    """Voxels around each flagged edge, int64 [Q, 4]; without edges that lack a voxel."""
+    device, coords, flags = coords.device, sortable(coords), sortable(flags)
     rows, axes = flags.nonzero(as_tuple=True)
     if not len(rows):
-        return rows.new_zeros(0, 4).to(home)
+        return rows.new_zeros(0, 4).to(device)
     lookup = Lookup(torch.cat([torch.zeros_like(coords[:, :1]), coords], dim=1), (1, 1, 1))
     keys = torch.empty_like(lookup.keys)
     keys[lookup.order] = lookup.keys
@@ -98,12 +100,12 @@ def _quads(coords: Tensor, flags: Tensor) -> Tensor:
         place, found = lookup.find(keys[part, None] + shifts[axis])
         whole = found.all(dim=1)
         quads.append(torch.cat([part[whole, None], lookup.order[place[whole]]], dim=1))
-    return torch.cat(quads).to(home)
+    return torch.cat(quads).to(device)
 
 
-def _flatness(vertices: Tensor, quads: Tensor, cut: tuple[int, ...]) -> Tensor:
-    """Cosine between the two triangles of a cut, [Q]."""
-    corners = vertices[quads[:, list(cut)]]
+def _flatness(vertices: Tensor, quads: Tensor, split: tuple[int, ...]) -> Tensor:
+    """Cosine between the two triangles of a split, [Q]."""
+    corners = vertices[quads[:, list(split)]]
     first, second = (
         torch.cross(corners[:, i + 1] - corners[:, i], corners[:, i + 2] - corners[:, i], dim=1)
         for i in (0, 3)

@@ -1,8 +1,10 @@
-"""`cumesh.CuMesh` as far as TRELLIS.2's own mesh class uses it.
+"""`cumesh.CuMesh` with the methods that TRELLIS.2's own mesh class uses.
 
 Boundary loops are closed by a fan around their middle; `simplify` merges vertices on a grid.
-The server does not call any of it, its exporter closes holes and decimates better; it is
-here because TRELLIS.2 imports it, and for those who call TRELLIS.2 in the same process.
+The server calls none of this: its exporter closes holes and decimates better. TRELLIS.2
+imports it, and code that calls TRELLIS.2 in the same process may use it.
+
+Does not know: voxels, models.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ if TYPE_CHECKING:
 torch: Any = importlib.import_module("torch")
 Tensor = Any
 
-#: Halvings of the interval in which the grid's resolution is looked for.
+#: Halvings of the interval in which the grid's resolution is searched.
 _SEARCH_STEPS: Final = 12
 _FINEST_GRID: Final = 4096
 
 
 class CuMesh:
-    """A triangle mesh with CuMesh's methods. What is asked for is computed when needed."""
+    """A triangle mesh with CuMesh's methods; derived data is computed when it is needed."""
 
     def __init__(self) -> None:
         self._vertices: Tensor = None
@@ -31,41 +33,41 @@ class CuMesh:
         self._loops: tuple[Tensor, Tensor] | None = None
 
     def init(self, vertices: Tensor, faces: Tensor) -> None:
-        """Take over a mesh: vertices float [V, 3], faces integer [F, 3]."""
+        """Set the mesh: vertices float [V, 3], faces integer [F, 3]."""
         self._vertices, self._faces = vertices, faces
         self.clear_cache()
 
     def clear_cache(self) -> None:
-        """Forget what was derived from the mesh."""
+        """Delete the data that was derived from the mesh."""
         self._rim = self._loops = None
 
     def read(self) -> tuple[Tensor, Tensor]:
-        """Vertices and faces."""
+        """Return vertices and faces."""
         return self._vertices, self._faces
 
     @property
     def num_vertices(self) -> int:
-        """Vertices, used or not."""
+        """Number of vertices, used or not."""
         return len(self._vertices)
 
     @property
     def num_faces(self) -> int:
-        """Triangles."""
+        """Number of triangles."""
         return len(self._faces)
 
     @property
     def num_boundaries(self) -> int:
-        """Edges with one face."""
+        """Number of edges with one face."""
         return len(self._boundary())
 
     @property
     def num_boundary_loops(self) -> int:
-        """Closed boundaries that never touch themselves or each other."""
+        """Number of closed boundaries that touch neither themselves nor each other."""
         rows, _ = self._boundary_loops()
         return 0 if not len(rows) else int(rows.max()) + 1
 
     def get_edges(self) -> None:
-        """Nothing yet: computed when needed. So do the other `get_` methods."""
+        """Do nothing: derived data is computed when it is needed. The other methods do the same."""
 
     get_boundary_info = get_edges
     get_vertex_edge_adjacency = get_edges
@@ -87,13 +89,13 @@ class CuMesh:
         middle = start.new_zeros(count, 3).index_add_(0, loop, start) / sizes[:, None]
         is_filled = perimeter < max_hole_perimeter
         rank = is_filled.cumsum(0) - 1 + len(self._vertices)
-        kept = is_filled[loop]
-        fan = torch.stack([edges[kept, 1], edges[kept, 0], rank[loop[kept]]], dim=1)
+        is_rim = is_filled[loop]
+        fan = torch.stack([edges[is_rim, 1], edges[is_rim, 0], rank[loop[is_rim]]], dim=1)
         vertices = torch.cat([self._vertices, middle[is_filled]])
         self.init(vertices, torch.cat([self._faces, fan.to(self._faces.dtype)]))
 
     def remove_faces(self, face_mask: Tensor) -> None:
-        """Drop the faces where the mask is set, and the vertices that no face uses then."""
+        """Remove the faces where the mask is set, and vertices that are then unused."""
         self._compact(self._vertices, self._faces[~face_mask])
 
     def simplify(
@@ -102,7 +104,7 @@ class CuMesh:
         verbose: bool = False,  # noqa: FBT001, FBT002
         options: Mapping[str, float] | None = None,
     ) -> None:
-        """At most `target_num_faces` faces, by merging the vertices of each cell of a grid."""
+        """Reduce to at most `target_num_faces` faces: merge the vertices of each cell of a grid."""
         del verbose, options
         if len(self._faces) <= target_num_faces:
             return
@@ -151,18 +153,18 @@ class CuMesh:
             used, ends = edges.unique(return_inverse=True)
             label = torch.arange(len(used), device=edges.device)
             while len(used):
-                # The lowest label spreads along edges, then every vertex jumps to the label
-                # of its label: few rounds even for a long loop.
+                # The lowest label moves along edges, then every vertex takes the label of its
+                # label: few rounds even for a long loop.
                 low = label[ends].amin(1)
-                spread = label.scatter_reduce(0, ends.reshape(-1), low.repeat_interleave(2), "amin")
-                spread = spread[spread]
-                if torch.equal(spread, label):
+                moved = label.scatter_reduce(0, ends.reshape(-1), low.repeat_interleave(2), "amin")
+                moved = moved[moved]
+                if torch.equal(moved, label):
                     break
-                label = spread
+                label = moved
             degree = torch.bincount(ends.reshape(-1), minlength=len(used))
             is_loop = torch.ones(len(used), dtype=torch.bool, device=edges.device)
             is_loop[label[degree != 2]] = False  # noqa: PLR2004 - two edges meet in a loop
-            kept = is_loop[label[ends[:, 0]]]
-            _, loop = label[ends[kept, 0]].unique(return_inverse=True)
-            self._loops = loop, edges[kept]
+            in_loop = is_loop[label[ends[:, 0]]]
+            _, loop = label[ends[in_loop, 0]].unique(return_inverse=True)
+            self._loops = loop, edges[in_loop]
         return self._loops

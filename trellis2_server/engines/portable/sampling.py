@@ -1,7 +1,9 @@
-"""Trilinear and nearest look-ups in sparse voxels: `flex_gemm.ops.grid_sample`.
+"""Trilinear and nearest sampling of sparse voxels: `flex_gemm.ops.grid_sample`.
 
-Voxel i covers [i, i + 1] of its axis, its value belongs to i + 0.5. Corners without a voxel
-are dropped and the others' weights renormalised; a point without any gets 0.
+Voxel i covers [i, i + 1] of its axis; its value belongs to i + 0.5. Corners without a voxel
+are left out and the others' weights renormalised; a point without any corner has value 0.
+
+Does not know: the attributes' meaning.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 torch: Any = importlib.import_module("torch")
 Tensor = Any
 
-#: Points looked up at one time.
+#: Points sampled at one time.
 CHUNK_POINTS: Final = 2**20
 _SMALLEST_WEIGHT: Final = 1e-12
 
@@ -26,20 +28,20 @@ _SMALLEST_WEIGHT: Final = 1e-12
 def grid_sample_3d(
     feats: Tensor, coords: Tensor, shape: Sequence[int], grid: Tensor, mode: str = "trilinear"
 ) -> Tensor:
-    """Values at points.
+    """Return values at points.
 
     Args:
         feats: [L, C].
         coords: integer [L, 4]: batch, x, y, z.
-        shape: batch, channels, X, Y, Z; not needed here.
-        grid: [B, M, 3] points in voxels, in the order of the batch index.
+        shape: ignored.
+        grid: [B, M, 3], points in voxels, in the order of the batch index.
         mode: "trilinear" or "nearest".
 
     Returns:
-        [B, M, C], of the features' type.
+        [B, M, C], dtype of the features.
 
     Raises:
-        ValueError: another mode.
+        ValueError: the mode is unknown.
     """
     del shape
     if mode not in {"trilinear", "nearest"}:

@@ -1,15 +1,17 @@
-"""A picture on a given mesh: laid on from the front, and on the rest what may be there.
+"""A picture on an uploaded mesh: projected from the front, continued on the other sides.
 
-What this module does not know: files, scenes, where the mesh comes from.
+Does not know: files, scenes, where the mesh comes from.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from PIL import Image
 
+from trellis2_server.engines.preview import kernels
+from trellis2_server.engines.preview.sheets import MARGIN_VOXELS, sheets
 from trellis2_server.mesh import VoxelField
 
 if TYPE_CHECKING:
@@ -21,71 +23,52 @@ if TYPE_CHECKING:
     from trellis2_server.mesh import Mesh
 
     Report = Callable[[str, int, int], None]
-    #: Picture, its kernels, and the field's size → colours of front and back [x, z, RGB].
-    Sheets = Callable[
-        [Any, NDArray[np.uint8], int], tuple[NDArray[np.float32], NDArray[np.float32]]
-    ]
 
-#: Alpha of the object's box, as `images` cuts it.
+#: Alpha above which a pixel belongs to the object's box, as in `inputs.images`.
 _OPAQUE_ALPHA: Final = 204
-#: Free voxels around what `Sheets` sees as the picture.
-_MARGIN_VOXELS: Final = 2
-MAX_RESOLUTION: Final = 768
-MIN_RESOLUTION: Final = 32
-#: Area of all faces, in voxels' sides, above which a coarser field is taken; a face counts
-#: for its longest edge at least.
-MAX_AREA: Final = 8e6
-#: Voxels behind the first surface that still count as seen, and over which that ends.
-REACH_VOXELS: Final = 3
+_MAX_RESOLUTION: Final = 768
+_MIN_RESOLUTION: Final = 32
+#: Area of all faces in sides of voxels above which a coarser field is used. A face counts at
+#: least the length of its longest edge.
+_MAX_AREA: Final = 8e6
+#: Voxels behind the first surface that count as seen, and over which that ends.
+_REACH_VOXELS: Final = 3
 
 
 def resolution(mesh: Mesh, wanted: int) -> int:
-    """Voxels along the cube's edge: as wanted, or fewer where the mesh has too large a surface."""
+    """Return the edge of the field: `wanted` voxels, or fewer for a mesh with a large area."""
     corners = mesh.vertices[mesh.faces].astype(np.float64)
     sides = corners[:, [1, 2, 0]] - corners
     area = 0.5 * np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=1)
     longest = np.linalg.norm(sides, axis=2).max(axis=1)
-    size = min(wanted, MAX_RESOLUTION)
-    while size > MIN_RESOLUTION and np.maximum(area * size * size, longest * size).sum() > MAX_AREA:
-        size = max(size * 3 // 4 // 4 * 4, MIN_RESOLUTION)
+    size = min(wanted, _MAX_RESOLUTION)
+    while (
+        size > _MIN_RESOLUTION and np.maximum(area * size * size, longest * size).sum() > _MAX_AREA
+    ):
+        size = max(size * 3 // 4 // 4 * 4, _MIN_RESOLUTION)
     return size
 
 
-def surface_kernels() -> Any:
-    """The compiled loops; compiled or read from numba's cache at the first call."""
-    from trellis2_server.engines.preview import _surface
-
-    return _surface
-
-
-def project(  # noqa: PLR0913, PLR0917 - one argument per thing that is joined here
-    kernels: Any,
-    sheets: Sheets,
-    mesh: Mesh,
-    cutout: Cutout,
-    wanted: int,
-    roughness: float,
-    report: Report,
+def project(
+    mesh: Mesh, cutout: Cutout, wanted: int, roughness: float, report: Report
 ) -> VoxelField:
-    """A field around the mesh, coloured by the picture as seen from -Y.
+    """Make a field around the mesh, coloured by the picture as seen from -Y.
 
-    The object's box in the picture is laid on the mesh's box. What the mesh itself hides
-    from there, and its back, get what `sheets` knows of the other side.
+    The object's box in the picture is stretched over the mesh's box. Parts that the mesh hides
+    from there, and its back, have the colours of `sheets`' back.
 
     Args:
-        kernels: for `sheets`.
-        sheets: makes the two sides' colours of a picture.
         mesh: in the model frame, filling the cube.
         cutout: the picture.
         wanted: voxels along the cube's edge.
-        roughness: of everything.
+        roughness: roughness of the whole surface, 0 to 1.
         report: stages "colours" and "voxels".
     """
-    loops = surface_kernels()
+    loops = kernels.load("surface")
     size = resolution(mesh, wanted)
     voxels = (mesh.vertices.astype(np.float64) + 0.5) * size
     report("colours", 0, 3)
-    front, back = sheets(kernels, _on_box(cutout.rgba, voxels, size), size)
+    front, back = sheets(_on_box(cutout.rgba, voxels, size), size)
     report("voxels", 1, 3)
     bits = np.zeros((size**3 + 7) // 8, np.uint8)
     loops.mark(np.ascontiguousarray(voxels), mesh.faces, size, bits)
@@ -93,7 +76,7 @@ def project(  # noqa: PLR0913, PLR0917 - one argument per thing that is joined h
     count = loops.first_depths(bits, size, depth)
     report("voxels", 2, 3)
     coords, attributes = np.empty((count, 3), np.int32), np.empty((count, 6), np.float32)
-    loops.paint(bits, depth, REACH_VOXELS, front, back, np.float32(roughness), coords, attributes)
+    loops.paint(bits, depth, _REACH_VOXELS, front, back, np.float32(roughness), coords, attributes)
     report("voxels", 3, 3)
     return VoxelField(coords=coords, attributes=attributes, resolution=size)
 
@@ -101,7 +84,7 @@ def project(  # noqa: PLR0913, PLR0917 - one argument per thing that is joined h
 def _on_box(
     picture: NDArray[np.uint8], voxels: NDArray[np.float64], size: int
 ) -> NDArray[np.uint8]:
-    """The object in the picture, stretched over the mesh's box as seen from the front."""
+    """Stretch the object in the picture over the mesh's box as seen from the front."""
     rows, columns = np.nonzero(picture[..., 3] > _OPAQUE_ALPHA)
     if not len(rows):
         rows, columns = np.nonzero(np.ones(picture.shape[:2], bool))
@@ -110,11 +93,11 @@ def _on_box(
     left, right = round(float(low[0])), round(float(high[0]))
     bottom, top = round(float(low[2])), round(float(high[2]))
     shape = max(right - left, 1), max(top - bottom, 1)
-    # Premultiplied, so that what is clear does not count.
+    # Premultiplied, so that transparent pixels do not count.
     object_ = (
         Image.fromarray(picture).convert("RGBa").resize(shape, Image.Resampling.LANCZOS, box=box)
     )
-    edge = size - 2 * _MARGIN_VOXELS
+    edge = size - 2 * MARGIN_VOXELS
     canvas = Image.new("RGBA", (edge, edge))
-    canvas.paste(object_.convert("RGBA"), (left - _MARGIN_VOXELS, edge - (top - _MARGIN_VOXELS)))
+    canvas.paste(object_.convert("RGBA"), (left - MARGIN_VOXELS, edge - (top - MARGIN_VOXELS)))
     return np.array(canvas)

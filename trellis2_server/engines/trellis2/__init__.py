@@ -1,12 +1,31 @@
 """TRELLIS.2 behind the `Engine` protocol.
 
-    environment   finds the `trellis2` package, its extensions and the device; says what is missing
-    checkpoint    the weights' files: found or downloaded, and checked before they are loaded
-    encoder       the image encoder, on any device and with transformers 4 or 5
-    loading       from checked files to a pipeline
-    engine        the two stages
-    upstream_glb  TRELLIS.2's own exporter
-    inspection    what `--check` prints
+    before loading
+        environment         checkout, packages, device: what is missing
+        inspection          what `--check` prints
+        checkpoint          the weights' files: found or downloaded
+        hub                 cache and downloads of the Hugging Face Hub
+        safetensors_header  whether a file is complete and has a model's tensors
+    TRELLIS.2 adapted
+        upstream            the package imported, parts of it replaced
+        encoder             the image encoder, for any device and transformers 4 or 5
+        samplers            samplers that report their steps, and their arguments
+        loading             checked files → models and pipelines
+        loaded_model        TRELLIS.2's objects after loading
+        upstream_glb        TRELLIS.2's own exporter
+    stages
+        engine              `Trellis2Engine`
+        stages              the calls of TRELLIS.2's pipeline for one job
+        pipeline_types      models and resolutions of each pipeline type
+        state               what is saved between shape and texture
+        arrays              tensors → NumPy
+        progress            steps reported by hooks
+    device
+        stage_runner        one stage at a time; restores everything after an error
+        oom_policy          what is changed after out of memory
+        placement           which model is on which device; low_vram
+        device_memory       how much is used; freeing it
+        device_errors       errors of PyTorch → errors of the server
 
 Importing this package imports none of torch, transformers or trellis2.
 """

@@ -1,8 +1,10 @@
-"""What TRELLIS.2 sees of a picture: DINOv3's patch features, on any device.
+"""The image encoder: DINOv3's patch features, on any device.
 
 TRELLIS.2 takes the last layer's output *before* the model's own norm and normalises it
-without weights. Where the layers are has moved between transformers 4 and 5; the norm has
-not, so it is taken out, and the model's output is what went into it.
+without weights. The layers' attribute moved between transformers 4 and 5, the norm's did not:
+here the norm is replaced by the identity, so that the model returns the norm's input.
+
+Does not know: pictures before the cut-out, pipelines.
 """
 
 from __future__ import annotations
@@ -20,18 +22,18 @@ if TYPE_CHECKING:
 
 Tensor = Any
 
-#: ImageNet's, which DINOv3 was trained with.
+#: Mean and standard deviation of ImageNet, with which DINOv3 was trained.
 _MEAN: Final = (0.485, 0.456, 0.406)
 _STD: Final = (0.229, 0.224, 0.225)
 
 
 class ImageEncoder:
-    """DINOv3 as TRELLIS.2 uses it, with the methods of its own encoder.
+    """DINOv3 with the methods of TRELLIS.2's own encoder.
 
     Args:
         model_name: folder with a DINOv3 in transformers' format, or its name on the Hub.
-        image_size: edge of the square that pictures are resized to, a multiple of 16;
-            TRELLIS.2 sets it before each call.
+        image_size: edge of the square that pictures are resized to, pixels, a multiple of
+            16; TRELLIS.2 sets it before each call.
 
     Raises:
         EngineError: tensors are missing.
@@ -42,11 +44,11 @@ class ImageEncoder:
         transformers: Any = importlib.import_module("transformers")
         self.model_name = model_name
         self.image_size = image_size
-        self.model, said = transformers.DINOv3ViTModel.from_pretrained(
+        self.model, info = transformers.DINOv3ViTModel.from_pretrained(
             model_name, dtype=torch.float32, output_loading_info=True
         )
-        if said["missing_keys"]:  # transformers leaves them random, and only logs it
-            raise EngineError(f"the image encoder lacks {min(said['missing_keys'])}")
+        if info["missing_keys"]:  # transformers leaves them random, and only logs it
+            raise EngineError(f"the image encoder lacks {min(info['missing_keys'])}")
         self.model.eval().requires_grad_(requires_grad=False)
         self.model.norm = torch.nn.Identity()
 
@@ -63,7 +65,7 @@ class ImageEncoder:
         self.model.cpu()
 
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
-        """Features float32 [B, 1 + registers + patches, C] of pictures in mode RGB."""
+        """Return features, float32 [B, 1 + registers + patches, C], of pictures in mode RGB."""
         torch: Any = importlib.import_module("torch")
         edge = (self.image_size, self.image_size)
         pixels = np.stack(
@@ -78,25 +80,27 @@ class ImageEncoder:
 
 
 class NoBackgroundRemover:
-    """In the place of TRELLIS.2's remover: pictures are cut out before they get there."""
+    """Replaces TRELLIS.2's background remover: pictures are cut out before."""
 
     def __init__(self, *_: object, **__: object) -> None:
-        """Takes what TRELLIS.2's checkpoint says about the remover, and does nothing."""
+        """Accept and ignore the checkpoint's arguments for the remover."""
 
     def to(self, device: object) -> None:
-        """There is nothing to move."""
+        """Do nothing."""
 
     def cuda(self) -> None:
-        """There is nothing to move."""
+        """Do nothing."""
 
     def cpu(self) -> None:
-        """There is nothing to move."""
+        """Do nothing."""
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """Refuse.
+        """Raise an error.
 
         Raises:
             EngineError: always.
         """
         del image
-        raise EngineError("TRELLIS.2's background remover is not loaded: cut the picture out first")
+        raise EngineError(
+            "TRELLIS.2's background remover is not loaded: remove the background first"
+        )

@@ -1,8 +1,8 @@
-"""What will not work with TRELLIS.2 and what to do about it, before anything is loaded.
+"""Checks of the installation, device and checkpoint for TRELLIS.2, without loading it.
 
-Nothing is downloaded, and the network is asked only where the caller says so.
+Nothing is downloaded. The network is used only if the caller allows it.
 
-What this module does not know: how the findings are shown.
+Does not know: how findings are shown.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from trellis2_server.engines import portable
-from trellis2_server.engines.trellis2 import checkpoint as files
-from trellis2_server.engines.trellis2 import environment, loading, upstream_glb
-from trellis2_server.engines.trellis2.engine import MODELS, PLANS
+from trellis2_server.engines.trellis2 import checkpoint as checkpoints
+from trellis2_server.engines.trellis2 import environment, hub, loading, upstream_glb
+from trellis2_server.engines.trellis2.pipeline_types import MODEL_NAMES, PIPELINE_TYPES
+from trellis2_server.engines.trellis2.safetensors_header import read_header
+from trellis2_server.engines.trellis2.upstream import import_remover, import_upstream
 from trellis2_server.errors import EngineError, MissingPackageError
 
 if TYPE_CHECKING:
@@ -30,26 +32,28 @@ if TYPE_CHECKING:
 
     from trellis2_server.settings import ModelSettings
 
-#: DINOv3 came with 4.56.
-_LEAST_TRANSFORMERS: Final = (4, 56)
-#: What TRELLIS.2's authors ask for, all models on the GPU; and about what the weights take.
-_ASKED_VRAM_GIB: Final = 24
+#: First version with DINOv3.
+_MIN_TRANSFORMERS: Final = (4, 56)
+#: GPU memory that TRELLIS.2's authors require with all models on the GPU, GiB.
+_REQUIRED_VRAM_GIB: Final = 24
+#: Approximate size of the weights, GiB.
 _WEIGHTS_GIB: Final = 16
 _GIB: Final = 2**30
-#: What TRELLIS.2's own checkpoint names; both are gated.
+#: Repositories that TRELLIS.2's own checkpoint names; both are gated.
 _ENCODER: Final = "facebook/dinov3-vitl16-pretrain-lvd1689m"
 _REMOVER: Final = "briaai/RMBG-2.0"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
         what: "packages", "trellis2", "device", "extensions", "export", "checkpoint", "encoder",
             "background", "disk".
-        level: `error`: TRELLIS.2 will not start; `warning`: it will, but slower or with less.
-        text: a sentence; what to do, where something is to be done.
+        level: `error`: TRELLIS.2 will not start; `warning`: it will be slower or lack a
+            feature.
+        text: one sentence; says what to do if something has to be done.
     """
 
     what: str
@@ -64,15 +68,15 @@ def inspect_trellis2(
     exports: bool = False,
     ask_network: bool = False,
 ) -> list[Finding]:
-    """All that can be known about TRELLIS.2 without loading it.
+    """Check everything that can be checked without loading TRELLIS.2.
 
     Args:
-        settings: as it would be started with.
-        pipeline_type: what requests get by default, for the memory.
-        exports: whether TRELLIS.2's own exporter is to write the GLBs.
-        ask_network: whether the Hugging Face Hub is asked for sizes and access.
+        settings: of the server.
+        pipeline_type: default of requests, for the memory.
+        exports: whether TRELLIS.2's own exporter writes the GLBs.
+        ask_network: whether to ask the Hugging Face Hub for sizes and access.
     """
-    findings = [*_packages(), *_clone(settings)]
+    findings = [*_packages(), *_checkout(settings)]
     has_torch = importlib.util.find_spec("torch") is not None
     if has_torch:
         findings += [*_device(settings, pipeline_type), *_extensions(settings)]
@@ -84,6 +88,28 @@ def inspect_trellis2(
     if importlib.util.find_spec("huggingface_hub") is not None:
         findings += _checkpoint(settings, has_packages=has_packages, ask_network=ask_network)
     return findings
+
+
+def has_kernels(major: int, minor: int, architectures: list[str]) -> bool:
+    """Whether a build of PyTorch has kernels for a GPU's compute capability.
+
+    Compiled code (sm_) runs on later minor versions, PTX (compute_) on all later versions.
+
+    Args:
+        major: of the compute capability.
+        minor: of the compute capability.
+        architectures: of the build, for example "sm_90", "compute_90".
+    """
+    for architecture in architectures:
+        found = re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", architecture)
+        if found is None:
+            continue
+        version = int(found[2]), int(found[3])
+        if found[1] == "compute" and version <= (major, minor):
+            return True
+        if found[1] == "sm" and version[0] == major and version[1] <= minor:
+            return True
+    return False
 
 
 def _packages() -> Iterator[Finding]:
@@ -98,12 +124,12 @@ def _packages() -> Iterator[Finding]:
             version = "of unknown version"
         versions.append(f"{package} {version}")
         numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:2])
-        if package == "transformers" and numbers and numbers < _LEAST_TRANSFORMERS:
+        if package == "transformers" and numbers and numbers < _MIN_TRANSFORMERS:
             yield Finding("packages", "error", f"transformers {version} is too old: {install}")
     yield Finding("packages", "ok", ", ".join(versions))
 
 
-def _clone(settings: ModelSettings) -> Iterator[Finding]:
+def _checkout(settings: ModelSettings) -> Iterator[Finding]:
     try:
         home = environment.find_home(settings)
     except MissingPackageError as error:
@@ -127,52 +153,38 @@ def _device(settings: ModelSettings, pipeline_type: str) -> Iterator[Finding]:
         return
     if settings.device == "cpu":
         yield Finding(
-            "device", "warning", "the CPU: more than an hour a model with TRELLIS.2's own weights"
+            "device", "warning", "cpu: more than an hour per model with TRELLIS.2's own weights"
         )
         return
     if settings.device.partition(":")[0] != "cuda":
-        yield Finding("device", "warning", f"{settings.device}: TRELLIS.2 was never tried on it")
+        yield Finding("device", "warning", f"{settings.device}: TRELLIS.2 was never tested on it")
         return
     properties = torch.cuda.get_device_properties(settings.device)
     gib = properties.total_memory / _GIB
     yield Finding("device", "ok", f"{properties.name}, {gib:.0f} GiB, PyTorch for {built}")
     kernel = f"sm_{properties.major}{properties.minor}"
-    made_for = torch.cuda.get_arch_list()
-    if torch.version.cuda and not _has_kernels(properties.major, properties.minor, made_for):
+    architectures = torch.cuda.get_arch_list()
+    if torch.version.cuda and not has_kernels(properties.major, properties.minor, architectures):
         yield Finding(
             "device",
             "error",
             f"this build of PyTorch has no kernels for the GPU's {kernel}, only for "
-            f"{' '.join(made_for)}: install a newer PyTorch",
+            f"{' '.join(architectures)}: install a newer PyTorch",
         )
     yield from _memory(settings, gib, pipeline_type)
 
 
-def _has_kernels(major: int, minor: int, made_for: list[str]) -> bool:
-    """Compiled code runs on later minor versions; PTX (compute_) on all later ones."""
-    for entry in made_for:
-        found = re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", entry)
-        if found is None:
-            continue
-        its = int(found[2]), int(found[3])
-        if found[1] == "compute" and its <= (major, minor):
-            return True
-        if found[1] == "sm" and its[0] == major and its[1] <= minor:
-            return True
-    return False
-
-
 def _memory(settings: ModelSettings, gib: float, pipeline_type: str) -> Iterator[Finding]:
     # A 24 GB card has a little less than 24 GiB.
-    if gib >= _ASKED_VRAM_GIB - 1:
+    if gib >= _REQUIRED_VRAM_GIB - 1:
         return
     advice = "" if settings.low_vram else "set model.low_vram to true, and "
-    lower = PLANS[pipeline_type].next
+    lower = PIPELINE_TYPES[pipeline_type].lower
     less = f"generation.pipeline_type to {lower}" if lower else "expect jobs to run out of memory"
     yield Finding(
         "device",
         "warning",
-        f"TRELLIS.2's authors ask for {_ASKED_VRAM_GIB} GB of GPU memory: {advice}{less}",
+        f"TRELLIS.2's authors require {_REQUIRED_VRAM_GIB} GB of GPU memory: {advice}{less}",
     )
 
 
@@ -184,31 +196,31 @@ def _extensions(settings: ModelSettings) -> Iterator[Finding]:
             yield Finding(
                 "extensions",
                 "warning",
-                f"{extension.name}: a slower stand-in takes its place ({extension.why})",
+                f"{extension.name}: replaced by a slower stand-in ({extension.why})",
             )
 
 
 def _exporter(settings: ModelSettings, findings: list[Finding]) -> Finding:
-    lacking = upstream_glb.lacking()
+    missing = upstream_glb.missing_part()
     if settings.device.partition(":")[0] != "cuda":
-        lacking = f"it runs on CUDA alone, and model.device is {settings.device}"
-    elif lacking is None and any(f.what == "device" and f.level == "error" for f in findings):
-        lacking = "the device is not there"
-    if lacking:
-        return Finding("export", "error", f"export.backend upstream: {lacking}")
+        missing = f"it runs on CUDA only, and model.device is {settings.device}"
+    elif missing is None and any(f.what == "device" and f.level == "error" for f in findings):
+        missing = "the device is not usable"
+    if missing:
+        return Finding("export", "error", f"export.backend upstream: {missing}")
     return Finding("export", "ok", "TRELLIS.2's own to_glb (nvdiffrast: not for commercial use)")
 
 
 def _remover(settings: ModelSettings, args: Mapping[str, Any], *, ask_network: bool) -> Finding:
     try:
-        environment.import_remover(files.remover(args)[0])
-        name = str(files.remover(args)[1].get("model_name"))
+        import_remover(checkpoints.remover(args)[0])
+        name = str(checkpoints.remover(args)[1].get("model_name"))
         if ask_network or settings.offline:
-            files.check_remover(settings, args)
-            return Finding("background", "ok", f"{name}, with the code that it brings")
+            checkpoints.check_remover(settings, args)
+            return Finding("background", "ok", f"{name}, which runs code from its repository")
     except EngineError as error:
         return Finding("background", "error", str(error))
-    return Finding("background", "warning", f"whether {name} may be downloaded was not asked")
+    return Finding("background", "warning", f"not checked: whether {name} can be downloaded")
 
 
 def _checkpoint(
@@ -216,9 +228,9 @@ def _checkpoint(
 ) -> Iterator[Finding]:
     local = settings.model_copy(update={"offline": True})
     try:
-        args = files.read_pipeline(local)
-        name = files.encoder_name(local, args)
-        absent = files.absent(local, MODELS)
+        args = checkpoints.read_pipeline(local)
+        name = checkpoints.encoder_name(local, args)
+        absent = checkpoints.absent(local, MODEL_NAMES)
         if settings.background == "upstream" and has_packages:
             yield _remover(settings, args, ask_network=ask_network)
     except EngineError as error:
@@ -228,8 +240,8 @@ def _checkpoint(
             yield Finding(
                 "checkpoint",
                 "warning",
-                f"{settings.model_path} is not on this machine; the start downloads it, about "
-                f"{_WEIGHTS_GIB} GiB",
+                f"{settings.model_path} is not on this machine; it is downloaded at the start, "
+                f"about {_WEIGHTS_GIB} GiB",
             )
             yield from _access(settings.model_path, ask_network=ask_network)
             encoder = settings.image_encoder or _ENCODER
@@ -247,17 +259,17 @@ def _checkpoint(
 
 def _absent(
     settings: ModelSettings,
-    absent: Mapping[str, files.HubFile],
+    absent: Mapping[str, hub.HubFile],
     encoder: str,
     *,
     ask_network: bool,
 ) -> Iterator[Finding]:
-    """What a download would bring, and whether it may."""
+    """Size of the missing files, and whether they can be downloaded."""
     level: Literal["error", "warning"] = "error" if settings.offline else "warning"
     size = f"{len(absent)} files"
     if ask_network:
         try:
-            needed = sum(files.sizes(absent).values())
+            needed = sum(hub.sizes(absent).values())
         except EngineError as error:
             yield Finding("checkpoint", "error", str(error))
         else:
@@ -270,43 +282,45 @@ def _absent(
 
 
 def _files(settings: ModelSettings, *, has_packages: bool) -> Iterator[Finding]:
-    """Whether what lies on the disk is whole, and fits the models."""
+    """Whether the files on the disk are complete and fit the models."""
 
     def ignore(stage: str, step: int, steps: int) -> None:
         del stage, step, steps
 
     try:
-        found = files.find(settings, MODELS, ignore)
+        found = checkpoints.find(settings, MODEL_NAMES, ignore)
         for model in found.models:
-            files.read_header(model.weights)
+            read_header(model.weights)
         if has_packages:
-            # The models are built without memory; any device does.
+            # The models are built without memory, so that any device will do.
             usable = environment.missing_device(settings.device) is None
             device = settings.device if usable else "cpu"
-            upstream = environment.import_upstream(settings.model_copy(update={"device": device}))
+            upstream = import_upstream(settings.model_copy(update={"device": device}))
             with contextlib.redirect_stdout(sys.stderr):  # TRELLIS.2 prints its choices
                 loading.check(upstream, found)
     except EngineError as error:
         yield Finding("checkpoint", "error", str(error))
         return
-    lacking = [name for name in MODELS if name not in {model.name for model in found.models}]
-    if lacking:
-        yield Finding("checkpoint", "warning", f"it has no {', '.join(lacking)}")
+    missing = [name for name in MODEL_NAMES if name not in {m.name for m in found.models}]
+    if missing:
+        yield Finding("checkpoint", "warning", f"it has no {', '.join(missing)}")
     if found.mesh_encoder is None:
         yield Finding(
-            "checkpoint", "warning", f"it has no {files.MESH_ENCODER}: given meshes are refused"
+            "checkpoint",
+            "warning",
+            f"it has no {checkpoints.MESH_ENCODER}: uploaded meshes cannot be textured",
         )
     size = sum(model.weights.stat().st_size for model in found.models) / _GIB
-    how = "every tensor is there" if has_packages else "no file is cut short"
+    how = "every tensor is present" if has_packages else "no file is truncated"
     yield Finding("checkpoint", "ok", f"{len(found.models)} models, {size:.1f} GiB, {how}")
 
 
 def _access(repository: str, what: str = "checkpoint", *, ask_network: bool) -> Iterator[Finding]:
     if not ask_network:
-        yield Finding(what, "warning", f"whether {repository} is gated was not asked")
+        yield Finding(what, "warning", f"not checked: whether {repository} is gated")
         return
     try:
-        files.check_access(repository)
+        hub.check_access(repository)
     except EngineError as error:
         yield Finding(what, "error", str(error))
     else:
@@ -314,10 +328,10 @@ def _access(repository: str, what: str = "checkpoint", *, ask_network: bool) -> 
 
 
 def _disk(needed: int) -> Iterator[Finding]:
-    folder = files.cache_folder()
+    folder = hub.cache_folder()
     free = shutil.disk_usage(folder).free
     text = f"{free / _GIB:.0f} GiB are free for the download of {needed / _GIB:.1f} GiB"
     if free < needed:
-        yield Finding("disk", "error", f"{text}; HF_HOME puts the cache elsewhere")
+        yield Finding("disk", "error", f"{text}; set HF_HOME to move the cache")
     else:
         yield Finding("disk", "ok", text)

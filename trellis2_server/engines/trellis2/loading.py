@@ -1,97 +1,171 @@
-"""From checked files to a pipeline.
+"""Builds TRELLIS.2's pipelines from checked files.
 
-Built by hand instead of by TRELLIS.2's `from_pretrained`, which hides the cause of a failed
-load, fills what is missing at random, builds a gated background remover, and spends minutes
-on random weights that are then overwritten.
+TRELLIS.2's own `from_pretrained` is not used: it hides the cause of a failed load, leaves
+missing tensors random, builds a gated background remover, and spends minutes on random
+weights that the checkpoint then overwrites.
 
-What this module does not know: where the files came from, jobs.
+Does not know: where the files came from, jobs.
 """
 
 from __future__ import annotations
 
 import importlib
-import inspect
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trellis2_server.engines.trellis2 import checkpoint as files
-from trellis2_server.engines.trellis2 import environment
+from trellis2_server.engines.trellis2 import checkpoint as checkpoints
+from trellis2_server.engines.trellis2 import upstream as upstreams
+from trellis2_server.engines.trellis2.device_errors import translated
 from trellis2_server.engines.trellis2.encoder import ImageEncoder
+from trellis2_server.engines.trellis2.loaded_model import LoadedModel
+from trellis2_server.engines.trellis2.oom_policy import build_within_memory
+from trellis2_server.engines.trellis2.progress import StageProgress
+from trellis2_server.engines.trellis2.safetensors_header import compare, read_header
+from trellis2_server.engines.trellis2.samplers import SAMPLERS, build_sampler
 from trellis2_server.errors import EngineError, MissingPackageError, ServerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from trellis2_server.engines.trellis2.checkpoint import Checkpoint, ModelFiles
-    from trellis2_server.engines.trellis2.environment import Upstream
-
-    Report = Callable[[str, int, int], None]
+    from trellis2_server.engines.trellis2.device_memory import DeviceMemory
+    from trellis2_server.engines.trellis2.progress import Report
+    from trellis2_server.engines.trellis2.upstream import Upstream
+    from trellis2_server.settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 
-#: Sampler's attribute in the pipeline → section of `pipeline.json`.
-SAMPLERS = ("sparse_structure_sampler", "shape_slat_sampler", "tex_slat_sampler")
-
 
 def check(upstream: Upstream, checkpoint: Checkpoint) -> None:
-    """Hold every file against the model that it is for, without loading any.
+    """Compare every weights file with its model; load nothing.
 
     Raises:
-        EngineError: a class is unknown, a tensor is missing or of another shape, a file is
-            cut short.
+        EngineError: a class is unknown, a tensor is missing or has another shape, a file is
+            truncated.
     """
     torch = upstream.torch
     more = (checkpoint.mesh_encoder,) if checkpoint.mesh_encoder else ()
     for model in (*checkpoint.models, *more):
-        have = files.read_header(model.weights)
-        with torch.device("meta"), _NoInitialValues.mode(torch):
-            skeleton = _construct(upstream, model)
-        files.compare(
-            model.name, have, {key: tuple(p.shape) for key, p in skeleton.named_parameters()}
-        )
-        extra = have.keys() - skeleton.state_dict().keys()
+        tensors = read_header(model.weights)
+        with torch.device("meta"), no_initial_values(torch):
+            empty = _construct(upstream, model)
+        compare(model.name, tensors, {key: tuple(p.shape) for key, p in empty.named_parameters()})
+        extra = tensors.keys() - empty.state_dict().keys()
         if extra:
             logger.warning(
-                "Checkpoint with tensors that the model does not have",
+                "Checkpoint has tensors that the model does not have",
                 extra={"model": model.name, "tensors": len(extra), "first": min(extra)},
             )
     try:
-        files.read_header(Path(checkpoint.encoder) / files.ENCODER_WEIGHTS)
+        read_header(Path(checkpoint.encoder) / checkpoints.ENCODER_WEIGHTS)
     except EngineError as error:
         raise EngineError(f"the image encoder: {error}") from error
 
 
-def build(
-    upstream: Upstream, checkpoint: Checkpoint, *, device: str, low_vram: bool, report: Report
-) -> Any:
-    """The pipeline, on its device.
+def build_model(
+    upstream: Upstream,
+    checkpoint: Checkpoint,
+    settings: ModelSettings,
+    memory: DeviceMemory,
+    report: Report,
+) -> LoadedModel:
+    """Load the weights and build all parts of the model.
 
     Args:
         upstream: TRELLIS.2.
         checkpoint: checked.
-        device: PyTorch's name of it.
-        low_vram: whether models stay on the CPU until they are needed.
-        report: stage "load", one step a model and one for the image encoder.
+        settings: `device`, `low_vram`, `background`.
+        memory: of the device.
+        report: stage "load".
 
     Raises:
-        EngineError: something does not load.
+        OutOfMemoryError: the weights do not fit on the device, even one model at a time.
+        EngineError: a part cannot be loaded.
+    """
+    progress = StageProgress(report)
+
+    def build(low_vram: bool) -> Any:  # noqa: FBT001 - as `build_within_memory` calls it
+        with translated(progress, "loading"):
+            return _build_pipeline(
+                upstream, checkpoint, device=settings.device, low_vram=low_vram, report=progress
+            )
+
+    low_vram = settings.low_vram
+    if low_vram is None:
+        low_vram = bool(checkpoint.args.get("low_vram", True))
+    pipeline = build_within_memory(
+        build,
+        low_vram=low_vram,
+        # An operator who turned low_vram off gets the error.
+        may_lower=settings.low_vram is None and settings.device != "cpu",
+        release=memory.release,
+    )
+    remover = None
+    if settings.background == "upstream":
+        remover = _build_remover(checkpoint, settings.device, low_vram=pipeline.low_vram)
+    texturing, why_no_texturing = None, ""
+    try:
+        texturing = _build_texturing(upstream, checkpoint, pipeline)
+    except MissingPackageError as error:
+        why_no_texturing = str(error)
+        logger.warning("Uploaded meshes cannot be textured: %s", error)
+    return LoadedModel(upstream, pipeline, texturing, why_no_texturing, remover)
+
+
+def no_initial_values(torch: Any) -> Any:
+    """Return a context in which new models are not initialised.
+
+    Their weights are uninitialised memory: the checkpoint overwrites them, and random numbers
+    for all of them take minutes.
+    """
+    skipped = {
+        torch.Tensor.normal_,
+        torch.Tensor.uniform_,
+        torch.nn.init.normal_,
+        torch.nn.init.uniform_,
+        torch.nn.init.xavier_uniform_,
+        torch.nn.init.kaiming_uniform_,
+        torch.nn.init.trunc_normal_,
+    }
+
+    class NoInitialValues(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func in skipped:
+                return args[0] if args else kwargs["tensor"]
+            return func(*args, **(kwargs or {}))
+
+    return NoInitialValues()
+
+
+def _build_pipeline(
+    upstream: Upstream, checkpoint: Checkpoint, *, device: str, low_vram: bool, report: Report
+) -> Any:
+    """Load the models and build TRELLIS.2's pipeline for pictures.
+
+    Args:
+        upstream: TRELLIS.2.
+        checkpoint: checked.
+        device: PyTorch's name of the device.
+        low_vram: whether models stay on the CPU until they are needed.
+        report: stage "load", one step per model and one for the image encoder.
+
+    Raises:
+        EngineError: a model cannot be loaded.
     """
     torch, args = upstream.torch, checkpoint.args
     steps = len(checkpoint.models) + 1
     models: dict[str, Any] = {}
-    for step, files_of_model in enumerate(checkpoint.models):
+    for step, files in enumerate(checkpoint.models):
         report("load", step, steps)
-        model = _load(upstream, files_of_model)
-        models[files_of_model.name] = model if low_vram else model.to(device)
+        model = _load(upstream, files)
+        models[files.name] = model if low_vram else model.to(device)
     report("load", steps - 1, steps)
     try:
         encoder = ImageEncoder(checkpoint.encoder)
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise EngineError(f"the image encoder does not load: {type(error).__name__}") from error
+        raise EngineError(f"the image encoder cannot be loaded: {type(error).__name__}") from error
     pipeline = upstream.pipeline(
         models=models,
-        **{name: _sampler(upstream, args[name]) for name in SAMPLERS},
+        **{name: build_sampler(upstream, args[name]) for name in SAMPLERS},
         **{f"{name}_params": dict(args[name].get("params", {})) for name in SAMPLERS},
         shape_slat_normalization=args["shape_slat_normalization"],
         tex_slat_normalization=args["tex_slat_normalization"],
@@ -105,22 +179,23 @@ def build(
     return pipeline
 
 
-def build_texturing(upstream: Upstream, checkpoint: Checkpoint, pipeline: Any) -> Any:
-    """TRELLIS.2's pipeline for given meshes, on the models of the other one.
+def _build_texturing(upstream: Upstream, checkpoint: Checkpoint, pipeline: Any) -> Any:
+    """Build TRELLIS.2's pipeline for uploaded meshes, with the models of the other pipeline.
 
-    Its one model more, the encoder, stays on the CPU until it is needed: it is seldom.
+    Its own model, the encoder, stays on the CPU until it is needed, which is seldom.
 
     Raises:
-        MissingPackageError: a part of it is not there; says which.
+        MissingPackageError: names the part that is missing.
     """
     if checkpoint.mesh_encoder is None:
         raise MissingPackageError(
-            f"the checkpoint has no {files.MESH_ENCODER} ({files.TEXTURING_FILE} names it)"
+            f"the checkpoint has no {checkpoints.MESH_ENCODER} ({checkpoints.TEXTURING_FILE} "
+            "names it)"
         )
-    texturing = environment.import_texturing()
+    texturing = upstreams.import_texturing()
     encoder = _load(upstream, checkpoint.mesh_encoder)
     made = texturing(
-        models={**pipeline.models, files.MESH_ENCODER: encoder},
+        models={**pipeline.models, checkpoints.MESH_ENCODER: encoder},
         tex_slat_sampler=pipeline.tex_slat_sampler,
         tex_slat_sampler_params=pipeline.tex_slat_sampler_params,
         shape_slat_normalization=pipeline.shape_slat_normalization,
@@ -129,118 +204,45 @@ def build_texturing(upstream: Upstream, checkpoint: Checkpoint, pipeline: Any) -
         rembg_model=None,
         low_vram=True,
     )
-    made.to(pipeline.device)  # notes where to compute, and moves nothing
+    made.to(pipeline.device)  # with low_vram this sets the device and moves nothing
     return made
 
 
-def build_remover(checkpoint: Checkpoint, device: str, *, low_vram: bool) -> Any:
-    """TRELLIS.2's background remover, which downloads its weights, and code with them.
+def _build_remover(checkpoint: Checkpoint, device: str, *, low_vram: bool) -> Any:
+    """Build TRELLIS.2's background remover; this downloads its weights and code.
 
     Raises:
-        EngineError: it does not load.
+        EngineError: it cannot be loaded.
     """
-    name, args = files.remover(checkpoint.args)
-    remover = environment.import_remover(name)
+    name, args = checkpoints.remover(checkpoint.args)
+    remover = upstreams.import_remover(name)
     try:
         made = remover(**args)
         if not low_vram:
             made.to(device)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise EngineError(
-            f"model.background: TRELLIS.2's remover does not load: {type(error).__name__}"
+            f"model.background: TRELLIS.2's remover cannot be loaded: {type(error).__name__}"
         ) from error
     return made
 
 
-def supported_parameters(sampler: Any) -> frozenset[str]:
-    """The sampler's parameters that a request may set."""
-    names = set(inspect.signature(type(sampler).__mro__[1].sample).parameters)
-    if "guidance_strength" in names:
-        names.add("guidance_rescale")
-    known = {
-        "steps",
-        "rescale_t",
-        "guidance_strength",
-        "guidance_rescale",
-        "guidance_interval",
-    }
-    return frozenset(names & known)
-
-
-def _load(upstream: Upstream, model: ModelFiles) -> Any:
+def _load(upstream: Upstream, files: ModelFiles) -> Any:
     load_file: Any = importlib.import_module("safetensors.torch").load_file
-    with _NoInitialValues.mode(upstream.torch):
-        made = _construct(upstream, model)
-    made.load_state_dict(load_file(model.weights), strict=False)
+    with no_initial_values(upstream.torch):
+        made = _construct(upstream, files)
+    made.load_state_dict(load_file(files.weights), strict=False)
     return made.eval().requires_grad_(requires_grad=False)
 
 
-def _construct(upstream: Upstream, model: ModelFiles) -> Any:
-    name, args = model.read_config()
+def _construct(upstream: Upstream, files: ModelFiles) -> Any:
+    name, args = files.read_config()
     try:
         return getattr(upstream.models, name)(**args)
     except ServerError:
         raise
     except (AttributeError, TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise EngineError(
-            f"the checkpoint's {model.name} is a {name} that this version of TRELLIS.2 does not "
+            f"the checkpoint's {files.name} is a {name}, which this version of TRELLIS.2 cannot "
             f"build: {error}"
         ) from error
-
-
-def _sampler(upstream: Upstream, section: Any) -> Any:
-    base = getattr(upstream.samplers, section.get("name", ""), None)
-    if base is None:
-        raise EngineError(
-            f"the checkpoint asks for the sampler {section.get('name')!r}, which this version of "
-            "TRELLIS.2 does not have"
-        )
-    return _watched(base)(**section.get("args", {}))
-
-
-def _watched(base: Any) -> Any:
-    """The sampler's class, which says when a step is done, and draws no bar of its own."""
-
-    class Watched(base):
-        """TRELLIS.2's sampler; `on_step()` is called after each step and may raise."""
-
-        on_step: Callable[[], None] | None = None
-
-        def sample(self, *args: Any, **kwargs: Any) -> Any:
-            kwargs["verbose"] = False
-            return super().sample(*args, **kwargs)
-
-        def sample_once(self, *args: Any, **kwargs: Any) -> Any:
-            out = super().sample_once(*args, **kwargs)
-            if self.on_step is not None:
-                self.on_step()
-            return out
-
-    Watched.__name__ = Watched.__qualname__ = base.__name__
-    return Watched
-
-
-class _NoInitialValues:
-    """Leaves new weights as the memory was: they are overwritten, and drawing them is slow."""
-
-    @staticmethod
-    def mode(torch: Any) -> Any:
-        skipped = {
-            torch.Tensor.normal_,
-            torch.Tensor.uniform_,
-            torch.nn.init.normal_,
-            torch.nn.init.uniform_,
-            torch.nn.init.xavier_uniform_,
-            torch.nn.init.kaiming_uniform_,
-            torch.nn.init.trunc_normal_,
-        }
-
-        class Mode(torch.overrides.TorchFunctionMode):
-            def __torch_function__(
-                self, func: Any, _: Any, args: Any = (), kwargs: Any = None
-            ) -> Any:
-                if func in skipped:
-                    return args[0] if args else kwargs["tensor"]
-                return func(*args, **(kwargs or {}))
-
-        return Mode()

@@ -1,9 +1,9 @@
 """TRELLIS.2's own exporter, `o_voxel.postprocess.to_glb`, where its extensions are compiled.
 
-It remeshes, decimates, unwraps and bakes on the GPU, with nvdiffrast, whose licence forbids
+It remeshes, decimates, unwraps and bakes on the GPU with nvdiffrast, whose licence forbids
 commercial use.
 
-What this module does not know: our exporter, jobs, that a call may take too long.
+Does not know: this server's exporter, jobs, time limits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trellis2_server.mesh import Mesh, VoxelField
     from trellis2_server.parameters import Options
 
-#: Faces that nvdiffrast takes; TRELLIS.2's own application decimates to as many first.
+#: Most faces that nvdiffrast accepts; TRELLIS.2's own application decimates to as many first.
 _MAX_FACES: Final = 16_777_216
 _PACKAGES: Final = ("o_voxel", "cumesh", "flex_gemm", "nvdiffrast", "trimesh", "cv2")
 _LAYOUT: Final = {
@@ -35,19 +35,19 @@ def check() -> None:
     """Import the exporter.
 
     Raises:
-        MissingPackageError: names what is not there.
+        MissingPackageError: names the packages that are missing.
     """
-    missing = lacking()
+    missing = missing_part()
     if missing:
         raise MissingPackageError(f"export.backend: upstream: {missing}")
 
 
-def lacking() -> str | None:
-    """What keeps the exporter from being imported; None: nothing. Imports it."""
+def missing_part() -> str | None:
+    """Import the exporter; return why that is not possible, or None."""
     standins = [name for name in _PACKAGES if portable.is_standin(name)]
     if standins:
         return (
-            f"needs the compiled {', '.join(standins)}, and stand-ins are there; compile them as "
+            f"needs the compiled {', '.join(standins)}, and stand-ins are in use; compile them as "
             "TRELLIS.2's README says, or set export.backend to own"
         )
     absent = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
@@ -55,16 +55,16 @@ def lacking() -> str | None:
         return f"not installed: {', '.join(absent)}; or set export.backend to own"
     try:
         importlib.import_module("o_voxel.postprocess")
-    except Exception as error:  # noqa: BLE001 - a compiled package fails in any way it likes
-        return f"o_voxel.postprocess does not import: {type(error).__name__}: {error}"
+    except Exception as error:  # noqa: BLE001 - a compiled package can raise anything
+        return f"the import of o_voxel.postprocess fails: {type(error).__name__}: {error}"
     return None
 
 
 def write(torch: Any, mesh: Mesh, field: VoxelField, options: Options, *, device: Any) -> bytes:
-    """The GLB: +Y up, textures as WebP unless the request asks for others.
+    """Write the GLB: +Y up, textures as WebP unless the request asks for another format.
 
-    Its frame, scale and centre are those of our exporter; `alpha_mode` and `compress` have no
-    counterpart in it, its material is opaque.
+    Frame, scale and centre are those of this server's exporter. `alpha_mode` and `compress`
+    have no equivalent: the material is opaque, the file is not compressed.
     """
     postprocess: Any = importlib.import_module("o_voxel.postprocess")
     vertices = torch.from_numpy(mesh.vertices).to(device)

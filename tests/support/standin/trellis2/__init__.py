@@ -1,6 +1,6 @@
-"""A small package with TRELLIS.2's surface, for tests on machines without a clone of it.
+"""A small package with TRELLIS.2's interface, for tests on machines without a checkout of it.
 
-Nothing of it is TRELLIS.2's code: the same names and signatures, and models just deep enough
-to go through the same extensions. `test_engine_trellis2.py` compares the signatures with
-those of the real package where there is one.
+It contains none of TRELLIS.2's code: only names and signatures, and models that are just deep
+enough to call the same extensions. tests/engines/trellis2/test_upstream.py compares the
+signatures with those of the real package if there is one.
 """

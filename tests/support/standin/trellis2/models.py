@@ -1,4 +1,4 @@
-"""Models with TRELLIS.2's names and calls, two layers deep."""
+"""Models with TRELLIS.2's names and signatures, two layers deep."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class SparseStructureDecoder(nn.Module):
 
 
 class SLatFlowModel(nn.Module):
-    """Velocity on sparse voxels, by attention among them and to the picture."""
+    """Velocity on sparse voxels, by self-attention and attention to the picture."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - TRELLIS.2's
         self,
@@ -265,7 +265,7 @@ class SparseUnetVaeDecoder(nn.Module):
         return (h, subs) if return_subs else h
 
     def upsample(self, x: SparseTensor, upsample_times: int) -> torch.Tensor:
-        """Coordinates after so many levels."""
+        """Return the coordinates after that number of levels."""
         h = x.replace(self.from_latent(x.feats))
         for level in self.blocks[:upsample_times]:
             for block in level:
@@ -281,7 +281,7 @@ class FlexiDualGridVaeDecoder(SparseUnetVaeDecoder):
         self.resolution = resolution
 
     def set_resolution(self, resolution: int) -> None:
-        """Voxels along the edge of what is decoded next."""
+        """Set the edge of the grid that is decoded next, voxels."""
         self.resolution = resolution
 
     def forward(self, x: SparseTensor, **kwargs: Any) -> Any:

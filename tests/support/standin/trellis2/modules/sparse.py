@@ -16,12 +16,12 @@ class VarLenTensor:
         self.layout = layout
 
     def replace(self, feats: torch.Tensor) -> VarLenTensor:
-        """The same rows with other features."""
+        """Return the same rows with other features."""
         return VarLenTensor(feats, self.layout)
 
 
 class SparseTensor(VarLenTensor):
-    """Voxels with features; what was computed for the voxels is shared by all on them."""
+    """Voxels with features; tensors on the same voxels share one cache."""
 
     def __init__(
         self,
@@ -33,13 +33,13 @@ class SparseTensor(VarLenTensor):
         super().__init__(feats)
         self.coords = coords
         self.cache = {} if cache is None else cache
-        #: Of each level that an encoder left: its voxels, whose child each is, and which.
+        #: For each finer level of an encoder: voxels, index of each voxel's parent, child number.
         self.finer = finer
 
     def replace(self, feats: torch.Tensor) -> SparseTensor:
-        """The same voxels with other features."""
+        """Return the same voxels with other features."""
         return SparseTensor(feats, self.coords, self.cache, self.finer)
 
     def to(self, device: object) -> SparseTensor:
-        """The same elsewhere."""
+        """Return the same tensor on another device."""
         return SparseTensor(self.feats.to(device), self.coords.to(device), None, self.finer)

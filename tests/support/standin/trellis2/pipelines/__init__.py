@@ -1,4 +1,4 @@
-"""The pipeline: TRELLIS.2's stages with its signatures."""
+"""TRELLIS.2's pipeline for pictures, with its signatures."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Trellis2ImageTo3DPipeline:
         self.device: Any = torch.device("cpu")
 
     def to(self, device: Any) -> None:
-        """Where models compute; those that stay on the CPU meanwhile are not moved."""
+        """Set the device; with `low_vram` no model is moved."""
         self.device = device
         if not self.low_vram:
             for model in [*self.models.values(), self.image_cond_model]:
@@ -63,7 +63,7 @@ class Trellis2ImageTo3DPipeline:
         resolution: int,
         include_neg_cond: bool = True,  # noqa: FBT001, FBT002
     ) -> dict[str, torch.Tensor]:
-        """The picture's features, and those of no picture."""
+        """Return the picture's features, and zeros."""
         self.image_cond_model.image_size = resolution
         cond = self.image_cond_model(image)
         return (
@@ -75,7 +75,7 @@ class Trellis2ImageTo3DPipeline:
     def sample_sparse_structure(
         self, cond: Any, resolution: int, num_samples: int = 1, sampler_params: Any = None
     ) -> torch.Tensor:
-        """Occupied voxels, int32 [T, 4]."""
+        """Return the occupied voxels, int32 [T, 4]."""
         model = self.models["sparse_structure_flow_model"]
         noise = torch.randn(num_samples, model.in_channels, *[model.resolution] * 3)
         params = {**self.sparse_structure_sampler_params, **(sampler_params or {})}
@@ -94,7 +94,7 @@ class Trellis2ImageTo3DPipeline:
     def sample_shape_slat(
         self, cond: Any, flow_model: Any, coords: torch.Tensor, sampler_params: Any = None
     ) -> SparseTensor:
-        """The shape's latent."""
+        """Return the shape's latent."""
         noise = torch.randn(coords.shape[0], flow_model.in_channels).to(self.device)
         params = {**self.shape_slat_sampler_params, **(sampler_params or {})}
         latent = self.shape_slat_sampler.sample(
@@ -119,7 +119,7 @@ class Trellis2ImageTo3DPipeline:
         sampler_params: Any = None,
         max_num_tokens: int = 49152,
     ) -> tuple[SparseTensor, int]:
-        """The shape's latent, finer, and the resolution that was reached."""
+        """Return the shape's latent by a cascade, and the resolution that was reached."""
         latent = self.sample_shape_slat(lr_cond, flow_model_lr, coords, sampler_params)
         fine = self.models["shape_slat_decoder"].upsample(latent, upsample_times=4)
         while True:
@@ -134,7 +134,7 @@ class Trellis2ImageTo3DPipeline:
     def decode_shape_slat(
         self, slat: SparseTensor, resolution: int
     ) -> tuple[list[Mesh], list[Any]]:
-        """The mesh, and how voxels were subdivided."""
+        """Return the mesh and the subdivisions of the voxels."""
         decoder = self.models["shape_slat_decoder"]
         decoder.set_resolution(resolution)
         return decoder(slat, return_subs=True)
@@ -142,7 +142,7 @@ class Trellis2ImageTo3DPipeline:
     def sample_tex_slat(
         self, cond: Any, flow_model: Any, shape_slat: SparseTensor, sampler_params: Any = None
     ) -> SparseTensor:
-        """The texture's latent."""
+        """Return the texture's latent."""
         norm = self.shape_slat_normalization
         std, mean = (torch.tensor(norm[k], device=self.device) for k in ("std", "mean"))
         shape = shape_slat.replace((shape_slat.feats - mean) / std)
@@ -161,6 +161,6 @@ class Trellis2ImageTo3DPipeline:
         return self._scaled(latent, self.tex_slat_normalization)
 
     def decode_tex_slat(self, slat: SparseTensor, subs: list[Any]) -> SparseTensor:
-        """The attributes."""
+        """Return the attributes."""
         voxels = self.models["tex_slat_decoder"](slat, guide_subs=subs)
         return voxels.replace(voxels.feats * 0.5 + 0.5)

@@ -10,7 +10,7 @@ import torch
 
 
 class FlowEulerSampler:
-    """From t = 1 to 0 in equal steps, bent by `rescale_t`."""
+    """From t = 1 to 0 in steps that `rescale_t` changes."""
 
     def __init__(self, sigma_min: float) -> None:
         self.sigma_min = sigma_min
@@ -23,7 +23,7 @@ class FlowEulerSampler:
     def sample_once(
         self, model: Any, x_t: Any, t: float, t_prev: float, cond: Any = None, **kwargs: Any
     ) -> Any:
-        """One step."""
+        """Make one step."""
         velocity = self._velocity(model, x_t, t, cond, **kwargs)
         if hasattr(x_t, "feats"):
             x_prev = x_t.replace(x_t.feats - (t - t_prev) * velocity.feats)
@@ -42,17 +42,17 @@ class FlowEulerSampler:
         tqdm_desc: str = "Sampling",
         **kwargs: Any,
     ) -> Any:
-        """All steps."""
+        """Make all steps."""
         del verbose, tqdm_desc
-        line = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-        times = (rescale_t * line / (1 + (rescale_t - 1) * line)).tolist()
+        t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+        times = (rescale_t * t / (1 + (rescale_t - 1) * t)).tolist()
         for t, t_prev in itertools.pairwise(times):
             noise = self.sample_once(model, noise, t, t_prev, cond, **kwargs).pred_x_prev
         return SimpleNamespace(samples=noise)
 
 
 class FlowEulerGuidanceIntervalSampler(FlowEulerSampler):
-    """With guidance within an interval of t."""
+    """Adds guidance within an interval of t."""
 
     def _velocity(self, model: Any, x_t: Any, t: float, cond: Any, **kwargs: Any) -> Any:
         neg_cond = kwargs.pop("neg_cond")
@@ -80,7 +80,7 @@ class FlowEulerGuidanceIntervalSampler(FlowEulerSampler):
         verbose: bool = True,  # noqa: FBT001, FBT002
         **kwargs: Any,
     ) -> Any:
-        """All steps."""
+        """Make all steps."""
         return super().sample(
             model,
             noise,

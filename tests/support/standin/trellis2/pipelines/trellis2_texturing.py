@@ -1,10 +1,10 @@
-"""The pipeline for given meshes: TRELLIS.2's stages with its signatures."""
+"""TRELLIS.2's pipeline for uploaded meshes, with its signatures."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import nvdiffrast.torch as dr  # noqa: F401 - TRELLIS.2's module imports these, too
+import nvdiffrast.torch as dr  # noqa: F401 - TRELLIS.2's module imports it too
 import torch
 import trimesh
 from o_voxel.convert import mesh_to_flexible_dual_grid
@@ -43,7 +43,7 @@ class Trellis2TexturingPipeline:
         self.device: Any = torch.device("cpu")
 
     def to(self, device: Any) -> None:
-        """Where models compute."""
+        """Set the device."""
         self.device = device
 
     def get_cond(
@@ -52,11 +52,11 @@ class Trellis2TexturingPipeline:
         resolution: int,
         include_neg_cond: bool = True,  # noqa: FBT001, FBT002
     ) -> dict[str, torch.Tensor]:
-        """The picture's features, and those of no picture."""
+        """Return the picture's features, and zeros."""
         return Trellis2ImageTo3DPipeline.get_cond(self, image, resolution, include_neg_cond)
 
     def encode_shape_slat(self, mesh: _Given, resolution: int = 1024) -> SparseTensor:
-        """The mesh's latent."""
+        """Return the mesh's latent."""
         coords, dual, crossed = mesh_to_flexible_dual_grid(
             torch.from_numpy(mesh.vertices).float(),
             torch.from_numpy(mesh.faces).long(),
@@ -74,7 +74,7 @@ class Trellis2TexturingPipeline:
     def sample_tex_slat(
         self, cond: Any, flow_model: Any, shape_slat: SparseTensor, sampler_params: Any = None
     ) -> SparseTensor:
-        """The texture's latent."""
+        """Return the texture's latent."""
         return Trellis2ImageTo3DPipeline.sample_tex_slat(
             self, cond, flow_model, shape_slat, sampler_params
         )
@@ -82,6 +82,6 @@ class Trellis2TexturingPipeline:
     _scaled = Trellis2ImageTo3DPipeline._scaled
 
     def decode_tex_slat(self, slat: SparseTensor) -> SparseTensor:
-        """The attributes, at the mesh's own voxels."""
+        """Return the attributes at the mesh's own voxels."""
         voxels = self.models["tex_slat_decoder"](slat)
         return voxels.replace(voxels.feats * 0.5 + 0.5)

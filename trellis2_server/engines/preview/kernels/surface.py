@@ -1,9 +1,9 @@
-"""The compiled loops that lay a field around a surface of any shape.
+"""The voxels along a surface of any shape, and their colours.
 
-Named and compiled like those of `_kernels`. Positions are in voxels: voxel (i, j, k)
-reaches from (i, j, k) to (i + 1, j + 1, k + 1).
+Positions are in voxels: voxel (i, j, k) covers (i, j, k) to (i + 1, j + 1, k + 1).
 """
 
+# Types come from the signatures; loops replace numpy's temporary arrays.
 # ruff: noqa: ANN001, ANN202, C901, PLR0913, PLR0917
 # pyright: basic
 from __future__ import annotations
@@ -12,11 +12,11 @@ import math
 
 import numpy as np
 
-from trellis2_server.engines.preview._kernels import inner, kernel
+from trellis2_server.engines.preview.kernels.compiled import inner, kernel
 
-#: Longest edge of a piece of a face whose box of voxels is marked whole.
-PIECE = 1.0
-#: Halvings of a face: an edge across the field is in pieces long before.
+#: Longest edge of a part of a face; all voxels of the part's box are marked, voxels.
+MAX_EDGE = 1.0
+#: Most halvings of a face; an edge across the whole field needs fewer.
 DEPTH = 64
 
 
@@ -35,8 +35,8 @@ def _mark_box(x0, y0, z0, x1, y1, z1, size, bits):
 def mark(points, faces, size, bits) -> None:
     """Set the bit (i · size + j) · size + k of each voxel that sampling the surface reads.
 
-    A face is halved at its longest edge until every edge is at most `PIECE` long; the
-    corners of trilinear sampling anywhere in such a piece lie in its box, rounded outward.
+    A face is halved at its longest edge until no edge is longer than `MAX_EDGE`. The corners
+    of trilinear sampling anywhere in such a part are in its box, rounded outward.
     """
     stack = np.empty((DEPTH, 9))
     for f in range(faces.shape[0]):
@@ -54,7 +54,7 @@ def mark(points, faces, size, bits) -> None:
                     length += (stack[count, 3 * c + axis] - stack[count, 3 * d + axis]) ** 2
                 if length > longest:
                     longest, side = length, c
-            if longest <= PIECE * PIECE or count + 2 > DEPTH:
+            if longest <= MAX_EDGE * MAX_EDGE or count + 2 > DEPTH:
                 p = stack[count]
                 _mark_box(
                     min(p[0], p[3], p[6]), min(p[1], p[4], p[7]), min(p[2], p[5], p[8]),
@@ -74,7 +74,7 @@ def mark(points, faces, size, bits) -> None:
 
 @kernel("i8(u1[::1], i8, i4[:,::1])")
 def first_depths(bits, size, depth) -> int:
-    """How many bits are set; `depth[i, k]` becomes the smallest j of column (i, ·, k)."""
+    """Count the bits that are set; set `depth[i, k]` to the smallest j of column (i, ·, k)."""
     count = 0
     for at in range(bits.shape[0]):
         byte = bits[at]
@@ -91,10 +91,11 @@ def first_depths(bits, size, depth) -> int:
 
 @kernel("void(u1[::1], i4[:,::1], i4, f4[:,:,::1], f4[:,:,::1], f4, i4[:,::1], f4[:,::1])")
 def paint(bits, depth, reach, front, back, roughness, coords, attributes) -> None:
-    """The marked voxels and their attributes.
+    """Write the marked voxels and their attributes.
 
-    What lies within `reach` of the first surface of its column, or of a neighbouring one,
-    is seen from the front and has `front`'s colour; over as much again it becomes `back`'s.
+    A voxel within `reach` of the first surface of its column, or of a neighbouring column, is
+    seen from the front and has the colour of `front`; over the next `reach` voxels the colour
+    changes to that of `back`.
     """
     size = depth.shape[0]
     row = 0

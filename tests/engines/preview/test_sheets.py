@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tests.support.preview import (
+    BLUE,
+    GREEN,
+    RED,
+    WHITE,
+    Request,
+    cutout,
+    disc,
+    front_faces,
+    grid,
+    made,
+    sample,
+    samples,
+)
+from trellis2_server.mesh import ALPHA, BASE_COLOR
+
+if TYPE_CHECKING:
+    from trellis2_server.engines.preview import PreviewEngine
+
+
+def test_the_front_has_the_colours_of_the_picture_in_place(engine: PreviewEngine) -> None:
+    color = np.zeros((256, 256, 3), np.uint8)
+    color[:128, :128], color[:128, 128:] = RED, GREEN
+    color[128:, :128], color[128:, 128:] = BLUE, WHITE
+    shape, field = made(engine, cutout(disc(256, 128, 128, 120), color))
+    points = samples(shape.mesh, front_faces(shape))
+    points = points[(abs(points[:, [0, 2]]) > 0.02).all(1)]
+    got = sample(field, points)[:, BASE_COLOR] * 255
+    pixel = np.floor(np.column_stack([0.5 - points[:, 2], points[:, 0] + 0.5]) * 256).astype(int)
+    error = abs(got - color[pixel[:, 0], pixel[:, 1]]).max(1)
+    assert error.max() < 10
+    assert error[np.hypot(points[:, 0], points[:, 2]) < 0.45].max() < 2
+
+
+def test_the_background_does_not_bleed_into_the_outline(engine: PreviewEngine) -> None:
+    mask = disc(256, 128, 128, 120)
+    color = np.rint(mask[..., None] * RED + (1 - mask[..., None]) * np.array(GREEN))
+    shape, field = made(engine, cutout(mask, color.astype(np.uint8)))
+    got = sample(field, samples(shape.mesh, shape.mesh.faces))[:, BASE_COLOR] * 255
+    assert abs(got - np.array(RED)).max() < 0.04 * 180 + 1
+
+
+def test_glass_keeps_its_own_colour_and_becomes_opaque(engine: PreviewEngine) -> None:
+    mask = disc(256, 128, 128, 120)
+    mask = np.where(mask == 1, 0.6, mask * 0.6)
+    shape, field = made(engine, cutout(mask, BLUE))
+    got = sample(field, samples(shape.mesh, shape.mesh.faces))
+    assert abs(got[:, BASE_COLOR] * 255 - np.array(BLUE)).max() < 3
+    assert (got[:, ALPHA] == 1).all()
+
+
+def test_the_back_continues_the_front_at_the_outline_and_loses_detail_behind_it(
+    engine: PreviewEngine,
+) -> None:
+    x, y = grid(512)
+    check = ((x // 8 + y // 8) % 2)[..., None] * np.array(WHITE, np.uint8)
+    mask = disc(512, 256, 256, 250)
+    shape, field = made(engine, cutout(mask, check.astype(np.uint8)), Request(texture_size=1024))
+    front = samples(shape.mesh, front_faces(shape))
+    back = front * np.array([1, -1, 1])
+    difference = abs(sample(field, front) - sample(field, back))[:, BASE_COLOR].max(1)
+    radius = np.hypot(front[:, 0], front[:, 2])
+    assert difference[radius > 0.4845].max() < 0.02
+    middle = radius < 0.2
+    assert sample(field, front)[middle, 0].std() > 0.3
+    assert sample(field, back)[middle, 0].std() < 0.05

@@ -1,0 +1,57 @@
+"""TRELLIS.2's pipeline types: the models and resolutions that each uses.
+
+Does not know: checkpoints, memory, how models are called.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+#: Resolution of a cascade in voxels, below which it is not lowered.
+_LOWEST_CASCADE: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineType:
+    """Models and resolutions of one pipeline type.
+
+    Attributes:
+        structure_resolution: edge of the sparse structure's grid, voxels.
+        shape_models: name of the shape model; two names for a cascade.
+        texture_model: name of the texture model.
+        resolution: intended edge of the final grid, voxels.
+        lower: pipeline type that needs less memory; None for the lowest.
+    """
+
+    structure_resolution: int
+    shape_models: tuple[str, ...]
+    texture_model: str
+    resolution: int
+    lower: str | None
+
+    @property
+    def has_token_limit(self) -> bool:
+        """Whether a smaller `max_num_tokens` lowers the resolution and the memory."""
+        return self.resolution > _LOWEST_CASCADE
+
+
+_SHAPE_512, _SHAPE_1024 = "shape_slat_flow_model_512", "shape_slat_flow_model_1024"
+_TEXTURE_512, _TEXTURE_1024 = "tex_slat_flow_model_512", "tex_slat_flow_model_1024"
+_CASCADE: Final = (_SHAPE_512, _SHAPE_1024)
+#: Models that every pipeline type uses.
+SHARED_MODELS: Final = (
+    "sparse_structure_flow_model",
+    "sparse_structure_decoder",
+    "shape_slat_decoder",
+    "tex_slat_decoder",
+)
+#: Value of `pipeline_type` → its models and resolutions.
+PIPELINE_TYPES: Final = {
+    "512": PipelineType(32, (_SHAPE_512,), _TEXTURE_512, 512, None),
+    "1024": PipelineType(64, (_SHAPE_1024,), _TEXTURE_1024, 1024, "512"),
+    "1024_cascade": PipelineType(32, _CASCADE, _TEXTURE_1024, 1024, "512"),
+    "1536_cascade": PipelineType(32, _CASCADE, _TEXTURE_1024, 1536, "1024_cascade"),
+}
+#: All models, by their names in `pipeline.json`.
+MODEL_NAMES: Final = (*SHARED_MODELS, *_CASCADE, _TEXTURE_512, _TEXTURE_1024)

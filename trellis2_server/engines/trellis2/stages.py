@@ -1,0 +1,229 @@
+"""The stages: calls of TRELLIS.2's pipeline for one job.
+
+    shape           condition → structure → shape (twice in a cascade) → decode
+    texture         texture → decode
+    mesh_texture    condition → texture → decode, for an uploaded mesh
+
+Shape and texture one after the other give the result of TRELLIS.2's `run(seed)` bit for bit.
+TRELLIS.2 draws noise only on the CPU and in a fixed order, so it is enough to save the state
+of PyTorch's CPU generator between them.
+
+Does not know: retries, errors of the device, files.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from trellis2_server.engines.trellis2.arrays import (
+    pack_signs,
+    to_array,
+    to_field,
+    to_mesh,
+    unpack_signs,
+)
+from trellis2_server.engines.trellis2.checkpoint import MESH_ENCODER
+from trellis2_server.engines.trellis2.pipeline_types import PIPELINE_TYPES, SHARED_MODELS
+from trellis2_server.engines.trellis2.progress import count_blocks
+from trellis2_server.engines.trellis2.samplers import sampler_arguments
+from trellis2_server.engines.trellis2.state import Trellis2State
+from trellis2_server.errors import EngineError
+from trellis2_server.mesh import Shape
+
+if TYPE_CHECKING:
+    from trellis2_server.engines.trellis2.loaded_model import LoadedModel
+    from trellis2_server.engines.trellis2.pipeline_types import PipelineType
+    from trellis2_server.engines.trellis2.placement import ModelPlacement
+    from trellis2_server.engines.trellis2.progress import StageProgress
+    from trellis2_server.inputs.images import Cutout
+    from trellis2_server.mesh import Mesh, VoxelField
+    from trellis2_server.parameters import Options
+
+Tensor = Any
+
+
+class Stages:
+    """Stages on one loaded model. To be called within `StageRunner.running`.
+
+    Args:
+        model: loaded.
+        placement: of that model.
+    """
+
+    def __init__(self, model: LoadedModel, placement: ModelPlacement) -> None:
+        self._model = model
+        self._placement = placement
+        self._torch = model.upstream.torch
+
+    def shape(self, cutout: Cutout, options: Options, progress: StageProgress) -> Shape:
+        """Make the surface.
+
+        Raises:
+            InputError: the checkpoint's sampler does not have a requested parameter.
+            EngineError: no object was found, or the checkpoint lacks a model.
+        """
+        pipeline, torch = self._model.pipeline, self._torch
+        kind = self._pipeline_type(options.pipeline_type)
+        structure = sampler_arguments(pipeline.sparse_structure_sampler, options.ss, "ss")
+        shape = sampler_arguments(pipeline.shape_slat_sampler, options.shape, "shape")
+        torch.manual_seed(options.seed)
+        condition, last_condition = self._conditions(cutout, options.pipeline_type, progress)
+        with progress.sampling(pipeline.sparse_structure_sampler, "structure", structure["steps"]):
+            coords = pipeline.sample_sparse_structure(
+                condition, kind.structure_resolution, 1, structure
+            )
+        if not coords.shape[0]:
+            raise EngineError("TRELLIS.2 found no object in the picture; another seed may help")
+        latent, resolution = self._shape_latent(
+            (condition, last_condition), coords, shape, options, progress
+        )
+        generator = torch.get_rng_state().numpy().copy()
+        with progress.decoding(pipeline.models["shape_slat_decoder"]):
+            meshes, subdivisions = pipeline.decode_shape_slat(latent, resolution)
+        state = Trellis2State(
+            pipeline_type=options.pipeline_type,
+            features=to_array(latent.feats, np.float32),
+            coords=to_array(latent.coords, np.int32),
+            condition=to_array(last_condition["cond"], np.float32),
+            generator=generator,
+            subdivisions=tuple(pack_signs(level.feats) for level in subdivisions),
+        )
+        return Shape(to_mesh(meshes[0]), int(resolution), state)
+
+    def texture(
+        self, state: Trellis2State, resolution: int, options: Options, progress: StageProgress
+    ) -> VoxelField:
+        """Make the material of a shape.
+
+        Args:
+            state: of the shape.
+            resolution: of the shape, voxels.
+            options: of the request; the pipeline type is that of the state.
+            progress: of the job.
+
+        Raises:
+            InputError: the checkpoint's sampler does not have a requested parameter.
+            EngineError: the checkpoint lacks a model, or the attributes are not finite.
+        """
+        pipeline, torch = self._model.pipeline, self._torch
+        kind = self._pipeline_type(state.pipeline_type)
+        arguments = sampler_arguments(pipeline.tex_slat_sampler, options.tex, "tex")
+        sparse, device = self._model.upstream.sparse, pipeline.device
+        condition = torch.from_numpy(state.condition).to(device)
+        latent = sparse.SparseTensor(
+            feats=torch.from_numpy(state.features).to(device),
+            coords=torch.from_numpy(state.coords).to(device),
+        )
+        torch.set_rng_state(torch.from_numpy(state.generator))
+        with progress.sampling(pipeline.tex_slat_sampler, "texture", arguments["steps"]):
+            texture = pipeline.sample_tex_slat(
+                {"cond": condition, "neg_cond": torch.zeros_like(condition)},
+                pipeline.models[kind.texture_model],
+                latent,
+                arguments,
+            )
+        # TRELLIS.2 uses only the sign of a subdivision's logits.
+        guides = [
+            sparse.VarLenTensor(torch.from_numpy(unpack_signs(level)).to(device))
+            for level in state.subdivisions
+        ]
+        with progress.decoding(pipeline.models["tex_slat_decoder"]):
+            voxels = pipeline.decode_tex_slat(texture, guides)
+        return to_field(voxels, resolution)
+
+    def mesh_texture(
+        self,
+        mesh: Mesh,
+        cutout: Cutout,
+        options: Options,
+        resolution: int,
+        progress: StageProgress,
+    ) -> VoxelField:
+        """Make the material of an uploaded mesh, by TRELLIS.2's texturing pipeline.
+
+        Args:
+            mesh: in the model frame, filling the cube.
+            cutout: the picture.
+            options: of the request.
+            resolution: edge of the voxel grid, voxels.
+            progress: of the job.
+
+        Raises:
+            InputError: the checkpoint's sampler does not have a requested parameter.
+            EngineError: the checkpoint lacks a model, or the attributes are not finite.
+        """
+        texturing = self._model.texturing
+        is_512 = resolution == PIPELINE_TYPES["512"].resolution
+        kind = PIPELINE_TYPES["512" if is_512 else "1024"]
+        if kind.texture_model not in texturing.models:
+            raise EngineError(f"this checkpoint has no {kind.texture_model}")
+        arguments = sampler_arguments(texturing.tex_slat_sampler, options.tex, "tex")
+        texturing.low_vram = self._placement.low_vram
+        encoder = texturing.models[MESH_ENCODER]
+        self._torch.manual_seed(options.seed)
+        step = progress.counter("condition", count_blocks(encoder) + 2)
+        condition = texturing.get_cond([Image.fromarray(cutout.rgb)], kind.resolution)
+        step()
+        with self._placement.mesh_encoder_on_device(), progress.block_hooks(encoder, step):
+            latent = texturing.encode_shape_slat(mesh, resolution)
+        step()
+        with progress.sampling(texturing.tex_slat_sampler, "texture", arguments["steps"]):
+            texture = texturing.sample_tex_slat(
+                condition, texturing.models[kind.texture_model], latent, arguments
+            )
+        with progress.decoding(texturing.models["tex_slat_decoder"]):
+            voxels = texturing.decode_tex_slat(texture)
+        return to_field(voxels, resolution)
+
+    def _pipeline_type(self, name: str) -> PipelineType:
+        kind, models = PIPELINE_TYPES[name], self._model.pipeline.models
+        needed = (*SHARED_MODELS, *kind.shape_models, kind.texture_model)
+        missing = [model for model in needed if model not in models]
+        if missing:
+            raise EngineError(
+                f"this checkpoint has no {missing[0]}, which pipeline_type {name} needs"
+            )
+        return kind
+
+    def _conditions(
+        self, cutout: Cutout, pipeline_type: str, progress: StageProgress
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Image features for the first models, and for the last shape and texture models."""
+        pipeline, picture = self._model.pipeline, Image.fromarray(cutout.rgb)
+        progress("condition", 0, 1)
+        condition = pipeline.get_cond([picture], 512)
+        last = condition if pipeline_type == "512" else pipeline.get_cond([picture], 1024)
+        progress("condition", 1, 1)
+        return condition, last
+
+    def _shape_latent(
+        self,
+        conditions: tuple[dict[str, Tensor], dict[str, Tensor]],
+        coords: Tensor,
+        arguments: dict[str, Any],
+        options: Options,
+        progress: StageProgress,
+    ) -> tuple[Any, int]:
+        """Latent of the shape, a sparse tensor, and its resolution in voxels."""
+        pipeline, kind = self._model.pipeline, PIPELINE_TYPES[options.pipeline_type]
+        condition, last_condition = conditions
+        models = [pipeline.models[name] for name in kind.shape_models]
+        steps = arguments["steps"] * len(models)
+        with progress.sampling(pipeline.shape_slat_sampler, "shape", steps):
+            if len(models) == 1:
+                latent = pipeline.sample_shape_slat(last_condition, models[0], coords, arguments)
+                return latent, kind.resolution
+            with progress.cascade(pipeline.models["shape_slat_decoder"], models[1]):
+                return pipeline.sample_shape_slat_cascade(
+                    condition,
+                    last_condition,
+                    *models,
+                    512,
+                    kind.resolution,
+                    coords,
+                    arguments,
+                    options.max_num_tokens,
+                )
