@@ -9,9 +9,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-import httpx
-import pytest
-
 from tests.support.engines import GatedEngine
 from tests.support.ray_cluster import LONG_S, add_machine, until_late
 from tests.support.server import fields
@@ -99,16 +96,3 @@ def test_the_loss_of_a_machine_costs_time_only(deployment: Deployment) -> None:
         engine.open_all()
         textured = waiting.result(LONG_S)
         assert textured.is_success, textured.text
-
-
-def test_no_request_hangs_when_ray_is_stopped(deployment: Deployment) -> None:
-    engine = GatedEngine("shape")
-    cluster = {"engines": 2, "min_engines": 1}
-    with deployment.serving(engine, **cluster), ThreadPoolExecutor() as pool:
-        waiting = pool.submit(deployment.client.post, "/generate", json=fields(seed=1))
-        until_late(lambda: deployment.control.processes, "a stage")
-        deployment.stop()
-        with pytest.raises(httpx.HTTPError):
-            waiting.result(LONG_S)
-        with pytest.raises(httpx.ConnectError):
-            deployment.client.get("/healthcheck")

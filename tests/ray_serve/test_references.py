@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -10,6 +12,10 @@ pytest.importorskip("ray", reason="needs ray")
 from tests.support.engines import cube, voxels
 from trellis2_server.mesh import Mesh
 from trellis2_server.ray_serve.references import on_cpu, writable
+from trellis2_server.ray_serve.stream import read_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 
 def read_only(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -48,3 +54,26 @@ def test_arrays_on_a_device_become_numpy_arrays() -> None:
     moved: Any = on_cpu(type(field)(field.coords, OnDevice(field.attributes), field.resolution))  # type: ignore[arg-type]
     assert isinstance(moved.attributes, np.ndarray)
     assert (moved.attributes == field.attributes).all()
+
+
+@pytest.mark.usefixtures("deployment")
+def test_large_results_stay_where_they_were_made() -> None:
+    import ray
+    from ray.experimental import get_object_locations
+
+    @ray.remote(num_cpus=0, resources={"engine": 1}, num_returns="streaming")
+    def step() -> Generator[Any]:
+        yield "progress", "shape", 0, 1
+        yield "result", ray.get_runtime_context().get_node_id(), 2
+        for _ in range(2):
+            threading.Event().wait(0.2)  # so that the reader waits for it
+            yield np.zeros(5_000_000, np.uint8)
+
+    async def opening() -> Any:
+        return step.remote()
+
+    async def make() -> tuple[str, list[Any]]:
+        return await read_stream(opening(), lambda *_: None)
+
+    node, large = asyncio.run(make())
+    assert {tuple(at["node_ids"]) for at in get_object_locations(large).values()} == {(node,)}

@@ -4,7 +4,6 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 
 pytest.importorskip("ray", reason="needs ray")
@@ -20,8 +19,6 @@ from trellis2_server.ray_serve.stream import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from trellis2_server.pipeline import Report
 
 
@@ -137,26 +134,3 @@ def test_a_report_can_cancel_a_step_that_no_process_has_started() -> None:
     with pytest.raises(StepCancelled):
         asyncio.run(read())
     assert seen == [QUEUED]
-
-
-@pytest.mark.usefixtures("deployment")
-def test_large_results_stay_where_they_were_made() -> None:
-    import ray
-    from ray.experimental import get_object_locations
-
-    @ray.remote(num_cpus=0, resources={"engine": 1}, num_returns="streaming")
-    def step() -> Generator[Any]:
-        yield "progress", "shape", 0, 1
-        yield "result", ray.get_runtime_context().get_node_id(), 2
-        for _ in range(2):
-            threading.Event().wait(0.2)  # so that the reader waits for it
-            yield np.zeros(5_000_000, np.uint8)
-
-    async def opening() -> Any:
-        return step.remote()
-
-    async def make() -> tuple[str, list[Any]]:
-        return await read_stream(opening(), ignore)
-
-    node, large = asyncio.run(make())
-    assert {tuple(at["node_ids"]) for at in get_object_locations(large).values()} == {(node,)}

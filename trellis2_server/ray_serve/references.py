@@ -34,7 +34,7 @@ class ShapeReference(NamedTuple):
         state: reference to the engine's state.
         node: Ray's id of the machine with both.
         cutout: input of the step, to repeat it when the shape is lost.
-        options: input of the step, likewise.
+        options: input of the step, for the same purpose.
     """
 
     resolution: int
