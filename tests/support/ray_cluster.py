@@ -1,7 +1,7 @@
-"""A Ray cluster of several machines on this one, and engines there that a test steers from here.
+"""A Ray cluster of several nodes on this machine, with engines that a test controls.
 
-Everything stays on the loopback interface. What happens here while the API's tests run on Ray
-(`TRELLIS2_SERVER_TESTS_ON=ray`): `tests/ray_server.py`.
+Everything stays on the loopback interface. `tests/support/ray_server.py` uses it to run the API's
+tests on Ray (`TRELLIS2_SERVER_TESTS_ON=ray`).
 """
 
 from __future__ import annotations
@@ -29,30 +29,37 @@ if TYPE_CHECKING:
     from trellis2_server.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-# Ray reads these as it is imported. On Windows and macOS it is bound to the loopback interface;
-# here it is told to be.
+# Ray reads these when it is imported. With the first one it listens on the loopback interface
+# only, as it does on Windows and macOS.
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-#: Of everything that the processes of a cluster get from here.
+#: Environment of all processes of a cluster.
 _ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0",
     "PYTHONPATH": str(ROOT),
     "PYTHONWARNINGS": "ignore",
 }
-#: Longer than anything here takes, on a machine with other things to do.
+#: Longer than anything takes on a busy machine, seconds.
 LONG_S = 120.0
-_AUTHORITY = b"nobody else listens on this loopback port"
+_AUTHORITY = b"a key for the loopback interface"
 _STORE_BYTES = 150_000_000
-#: An engine's, too large to travel along with a message of Ray's.
+#: State of an engine, too large for Ray to send inside a message.
 _STATE = np.zeros(1_000_000, np.uint8)
 
 
 @contextmanager
 def ray_cluster(machines: int, **node: Any) -> Generator[tuple[Any, str]]:
-    """A cluster of a head, which runs no engine, and so many machines with the resource `engine`.
+    """Start a cluster with a head, which runs no engine, and machines with the resource `engine`.
 
-    This process is connected to it. The address is where Serve's proxy listens.
+    This process is connected to it.
+
+    Args:
+        machines: number of machines besides the head.
+        node: options of every machine.
+
+    Yields:
+        The cluster, and the URL of Serve's proxy.
     """
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)
@@ -84,7 +91,7 @@ def ray_cluster(machines: int, **node: Any) -> Generator[tuple[Any, str]]:
 
 
 def add_machine(cluster: Any, **node: Any) -> Any:
-    """Another machine of it, with room for two engines."""
+    """Add a machine with room for two engines."""
     return cluster.add_node(
         **{
             "node_ip_address": "127.0.0.1",
@@ -106,42 +113,43 @@ def _free_port() -> int:
 
 
 class Control:
-    """What engines elsewhere ask of the one here, which the test steers.
+    """What engines in other processes call: it forwards to an engine of the test's process.
 
     Attributes:
-        engine: the one here.
-        processes: of the stages that have begun, in order: stage, seed, process id, machine.
+        engine: the engine of the test's process.
+        processes: stage, seed, process id and machine of each started stage, in order.
+        load_errors: why no engine can be loaded, by machine.
     """
 
     def __init__(self) -> None:
         self.engine: Any = GatedEngine()
         self.processes: list[tuple[str, int, int, str]] = []
-        self.why_not: dict[str, str] = {}
+        self.load_errors: dict[str, str] = {}
 
     def is_preview(self) -> bool:
-        """Whether it is one, and no gated engine."""
+        """Return whether the engine is the preview, not a gated engine."""
         return isinstance(self.engine, PreviewEngine)
 
     def enter(self, stage: str, seed: int, process: int, node: str) -> None:
-        """A stage begins."""
+        """Note the start of a stage."""
         self.processes.append((stage, seed, process, node))
         self.engine.enter(stage, seed)
 
     def wait(self, stage: str, seed: int) -> None:
-        """It goes on from here when its gates are open."""
+        """Wait until the gates of a stage are open."""
         self.engine.wait(stage, seed)
 
     def failure(self, stage: str) -> BaseException | None:
-        """What it raises."""
+        """Return what the stage is to raise; None: nothing."""
         return self.engine.failures.pop(stage, None)
 
     def returned(self, stage: str) -> tuple[Any, ...]:
-        """What it returns instead of what it should, where there is such a thing."""
+        """Return a tuple of the stage's substitute result; empty: there is none."""
         return (self.engine.returns.pop(stage),) if stage in self.engine.returns else ()
 
     def load_error(self, node: str) -> str | None:
-        """Why no engine can be loaded on that machine."""
-        return self.why_not.get(node)
+        """Return why no engine can be loaded on that machine; None: it can."""
+        return self.load_errors.get(node)
 
 
 class _Manager(BaseManager):
@@ -154,7 +162,7 @@ _Manager.register("control", callable=lambda: _CONTROL)
 
 @contextmanager
 def controlling() -> Generator[tuple[Control, tuple[str, int]]]:
-    """The control, and the address where engines elsewhere find it."""
+    """Yield the control, and the address at which other processes find it."""
     manager = _Manager(address=("127.0.0.1", 0), authkey=_AUTHORITY)
     server = manager.get_server()
     threading.Thread(target=_serve, args=(server,), name="control", daemon=True).start()
@@ -169,7 +177,7 @@ def _serve(server: Any) -> None:
 
 
 class SteeredEngine(GatedEngine):
-    """An engine in another process: a gated one, or the preview, as the test has it."""
+    """An engine in another process: a gated engine or the preview, as the test's engine is."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         super().__init__()
@@ -179,7 +187,7 @@ class SteeredEngine(GatedEngine):
 
     @property
     def _control(self) -> Any:
-        """A connection of this thread's."""
+        """The connection of this thread."""
         if not hasattr(self._threads, "control"):
             manager = _Manager(address=self._address, authkey=_AUTHORITY)
             manager.connect()
@@ -213,23 +221,23 @@ class SteeredEngine(GatedEngine):
         for instead in self._control.returned(stage):
             self.returns[stage] = instead
 
-    def shape(self, *given: Any) -> Any:
-        shape = self._one.shape(*given)
+    def shape(self, *args: Any) -> Any:
+        shape = self._engine.shape(*args)
         return shape if self._control.is_preview() else replace(shape, state=_STATE)
 
-    def texture(self, *given: Any) -> Any:
-        return self._one.texture(*given)
+    def texture(self, *args: Any) -> Any:
+        return self._engine.texture(*args)
 
-    def texture_mesh(self, *given: Any) -> Any:
-        return self._one.texture_mesh(*given)
+    def texture_mesh(self, *args: Any) -> Any:
+        return self._engine.texture_mesh(*args)
 
     @property
-    def _one(self) -> Any:
+    def _engine(self) -> Any:
         return self._preview if self._control.is_preview() else super()
 
 
 def steered(address: tuple[str, int]) -> Callable[[Settings], SteeredEngine]:
-    """Gives such engines."""
+    """Return a function that makes such engines."""
 
     def choose(settings: Settings) -> SteeredEngine:
         del settings
@@ -239,18 +247,18 @@ def steered(address: tuple[str, int]) -> Callable[[Settings], SteeredEngine]:
 
 
 def make_cutter(engine: Any, configured: Settings) -> Cutter:
-    """One that leaves pictures as they are."""
+    """Return a cutter that does not change pictures."""
     del engine, configured
     return Cutter(background="none")
 
 
 def deploy(application: Any, url: str, *, is_ready: bool = True) -> None:
-    """Deploy it; wait until it serves, or until it answers at all."""
+    """Deploy an application, and wait until it serves, or until it answers at all."""
     import httpx
     from ray import serve
 
     target = serve.RunTarget(application, name="trellis2", route_prefix="/")
-    # Not until every engine runs: one that cannot be loaded never does.
+    # Serve would wait until every engine runs, also for one that cannot be loaded.
     serve.run_many([target], wait_for_applications_running=False)
 
     def answers() -> bool:
@@ -264,7 +272,7 @@ def deploy(application: Any, url: str, *, is_ready: bool = True) -> None:
 
 
 def until_late(is_so: Callable[[], bool], what: str) -> None:
-    """As `until`, for what Ray takes its time for."""
+    """Wait like `until`, for changes that take Ray long."""
     pause, end = threading.Event(), time.monotonic() + LONG_S
     while not is_so():
         assert time.monotonic() < end, f"never: {what}"

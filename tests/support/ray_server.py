@@ -1,9 +1,9 @@
-"""A server as of `tests/server.py`, on Ray: the same tests run against it.
+"""The server of `tests/support/server.py` on Ray: the same tests run against it.
 
-One application stays deployed. For each test its desk gets a new worker and its ingress new
-routes, with that test's settings: deploying takes ten seconds, this a few milliseconds. The
-engine's stages ask the engine of the test, in this process. What looks inside the server's
-process is skipped.
+One application stays deployed, because a deployment takes ten seconds. For each test, its jobs
+process gets a new manager and its ingress new routes, with the settings of the test. The engine's
+stages call the engine of the test, in this process. Tests that need the server's objects in this
+process are skipped.
 """
 
 from __future__ import annotations
@@ -28,28 +28,18 @@ if TYPE_CHECKING:
 _NAME = "trellis2"
 
 
-def _desk_class() -> Any:
-    from trellis2_server.api.metrics import Metrics
-    from trellis2_server.jobs.manager import JobManager
-    from trellis2_server.ray_serve import service as ray_desk
+def _jobs_process_class() -> Any:
+    from trellis2_server.ray_serve.jobs_process import JobsProcess
 
-    class ResettableDesk(ray_desk.JobServiceReplica):
+    class ResettableJobsProcess(JobsProcess):
         async def reset(self, settings: Settings, engine: str) -> None:
-            """Forget all jobs, and take these settings."""
+            """Forget all jobs, and use these settings."""
             await self._manager.close()
-            self._executor.name = engine
-            self._executor._export = settings.export
-            self._metrics = Metrics()
-            self._manager = JobManager(
-                self._executor, ray_desk._job_settings(settings), self._metrics
-            )
-            self._manager.start()
-            self._service = ray_desk.ClusterJobService(
-                self._manager, self._metrics, self._executor, ["a note"]
-            )
+            self._notes = ["a note"]
+            self._start(settings, engine)
 
         async def peek(self, what: str) -> Any:
-            """What a test waits for."""
+            """Return a part of the manager's state, for a test that waits for a change of it."""
             manager = self._manager
             if what == "subscriptions":
                 return len(manager.subscriptions)
@@ -60,25 +50,24 @@ def _desk_class() -> Any:
             return getattr(manager, what)
 
         async def close_soon(self) -> None:
-            """As at a stop."""
+            """Start to shut down."""
             self._manager.close_soon()
 
-    return ResettableDesk
+    return ResettableJobsProcess
 
 
-class Switch:
-    """An ASGI application that becomes another one."""
+class ReplaceableApp:
+    """An ASGI application that forwards requests to another one, which can be replaced."""
 
     def __init__(self) -> None:
         self.inner: Any = None
-        self._stack: Any = None
 
-    async def become(self, settings: Settings) -> None:
-        from trellis2_server import ray_serve
+    async def replace(self, settings: Settings) -> None:
+        from trellis2_server.ray_serve.ingress import make_asgi_app
 
-        self.inner = ray_serve._make_front(settings)
-        front = self.inner.app._app
-        await front.router.lifespan_context(front).__aenter__()
+        self.inner = make_asgi_app(settings)
+        api = self.inner.app.app
+        await api.router.lifespan_context(api).__aenter__()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -91,74 +80,79 @@ class Switch:
 
 
 @functools.cache
-def _switch() -> Switch:
-    return Switch()
+def _app() -> ReplaceableApp:
+    return ReplaceableApp()
 
 
-def _switch_of_the_process() -> Any:
-    return _switch()
+def _app_of_this_process() -> Any:  # Serve accepts no cached function
+    return _app()
 
 
 class ResettableIngress:
-    def __init__(self, service: Any) -> None:
-        del service
+    def __init__(self, jobs: Any) -> None:
+        del jobs
 
     async def reset(self, settings: Settings) -> None:
-        """Take these settings."""
-        await _switch().become(settings)
+        """Use these settings."""
+        await _app().replace(settings)
 
 
 @functools.cache
 def _deployment() -> tuple[Any, str, Any, Any]:
-    """Deployed once: the control, the server's address, and handles of desk and ingress."""
+    """Deploy once; return the control, the URL, handles of the jobs process and the ingress."""
     stack = ExitStack()
     atexit.register(stack.close)
     _, url = stack.enter_context(ray_cluster(1))
     control, address = stack.enter_context(controlling())
     from ray import serve
 
-    from trellis2_server import ray_serve
     from trellis2_server.inputs.images import Cutter
     from trellis2_server.ray_serve import ClusterSettings
+    from trellis2_server.ray_serve.application import resolve
+    from trellis2_server.ray_serve.deployments import (
+        CUTTERS,
+        ENGINES,
+        INGRESSES,
+        JOBS,
+        make_deployment,
+    )
+    from trellis2_server.ray_serve.replicas import CutterReplica, EngineReplica
     from trellis2_server.settings import Settings
 
-    quiet = Settings()
-    settings, cluster, notes = ray_serve.fitted(
-        quiet, ClusterSettings(engines=1, num_gpus=0, engine_resources={"engine": 1})
+    settings, cluster, notes = resolve(
+        Settings(), ClusterSettings(engines=1, num_gpus=0, engine_resources={"engine": 1})
     )
     none = {"num_cpus": 0}
-    engines = ray_serve._deployment(
-        ray_serve.EngineReplica,
-        ray_serve.ENGINES,
+    engines = make_deployment(
+        EngineReplica,
+        ENGINES,
         max_ongoing_requests=1,
         ray_actor_options={**none, "resources": cluster.engine_resources},
     ).bind(settings, steered(address), lambda *_: Cutter(background="none"))
-    cutters = ray_serve._deployment(
-        ray_serve.CutterReplica, ray_serve.CUTTERS, ray_actor_options=none
-    ).bind(settings, lambda: Cutter(background="none"))
-    service = ray_serve._deployment(
-        _desk_class(), ray_serve.JOBS, max_ongoing_requests=10_000, ray_actor_options=none
+    cutters = make_deployment(CutterReplica, CUTTERS, ray_actor_options=none).bind(
+        settings, lambda: Cutter(background="none")
+    )
+    jobs = make_deployment(
+        _jobs_process_class(), JOBS, max_ongoing_requests=10_000, ray_actor_options=none
     ).bind(settings, cluster, "gated", engines, cutters, notes)
-    ingress = serve.ingress(_switch_of_the_process)(ResettableIngress)
-    app = ray_serve._deployment(
-        ingress, ray_serve.INGRESSES, max_ongoing_requests=10_000, ray_actor_options=none
-    ).bind(service)
+    ingress = serve.ingress(_app_of_this_process)(ResettableIngress)
+    app = make_deployment(
+        ingress, INGRESSES, max_ongoing_requests=10_000, ray_actor_options=none
+    ).bind(jobs)
     control.engine = GatedEngine()
     serve.run(app, name=_NAME, route_prefix="/")
-    handles = [
-        serve.get_deployment_handle(name, _NAME) for name in (ray_serve.JOBS, ray_serve.INGRESSES)
-    ]
+    handles = [serve.get_deployment_handle(name, _NAME) for name in (JOBS, INGRESSES)]
     return control, url, *handles
 
 
 class RayServer(Server):
-    """The face of `Server`, without what is in its process."""
+    """The interface of `Server`, without the objects of its process."""
 
     def __init__(self, configured: Settings, engine: Any) -> None:
-        control, self.url, service, ingress = _deployment()
+        control, self.url, jobs, ingress = _deployment()
         control.engine = engine
-        self._service = service
-        service.reset.remote(configured, engine.name).result()
+        self._jobs = jobs
+        jobs.reset.remote(configured, engine.name).result()
         ingress.reset.remote(configured).result()
         host, port = self.url.removeprefix("http://").split(":")
         self.address = host, int(port)
@@ -171,7 +165,7 @@ class RayServer(Server):
     app = faults = manager
 
     def _peek(self, what: str) -> Any:
-        return self._service.peek.remote(what).result()
+        return self._jobs.peek.remote(what).result()
 
     @property
     def is_idle(self) -> bool:
@@ -190,10 +184,10 @@ class RayServer(Server):
         return self._peek("queue_length")
 
     def close_soon(self) -> None:
-        self._service.close_soon.remote().result()
+        self._jobs.close_soon.remote().result()
 
     def start(self) -> None:
-        """It runs."""
+        """Do nothing: it runs."""
 
     def stop(self) -> None:
         self.client.close()
@@ -201,7 +195,7 @@ class RayServer(Server):
 
 @contextmanager
 def serving(engine: Any, configured: Settings) -> Generator[RayServer]:
-    """A server on Ray with that engine."""
+    """Yield a server on Ray with that engine."""
     if isinstance(engine, GatedEngine) and not engine.gates["load"].is_set():
         pytest.skip("needs the single process")
     server = RayServer(configured, engine)

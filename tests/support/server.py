@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.manager import JobManager
     from trellis2_server.pipeline import Engine
 
-#: Whether the tests' servers run on a Ray cluster: `tests/ray_server.py`.
+#: Whether the tests' servers run on a Ray cluster: `tests/support/ray_server.py`.
 ON_RAY = os.environ.get("TRELLIS2_SERVER_TESTS_ON") == "ray"
 #: Fields of a request for something small.
 SMALL = {"texture_size": 256, "decimation_target": 2000}

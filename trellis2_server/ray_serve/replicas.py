@@ -1,10 +1,10 @@
-"""`EngineReplica` and `CutterReplica`: what runs on the machines of a cluster.
+"""`EngineReplica` and `CutterReplica`: the processes that do steps on a cluster.
 
-An engine's replica is what a process is otherwise: it loads its engine, does one stage at a
-time on one thread, looks after the device's memory, and is unhealthy when only a new process
-helps: Serve starts one then.
+An engine's replica works like the single process: it loads its engine, does one step at a time
+on the device thread, and watches the device's memory. When only a new process helps, its health
+check fails, and Serve replaces it.
 
-What this module does not know: jobs, HTTP, who asks for a step.
+Does not know: jobs, HTTP, who calls a step.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import serve
@@ -24,20 +24,22 @@ from trellis2_server.jobs.model_lifecycle import ModelLifecycle
 from trellis2_server.jobs.steps import device_steps
 from trellis2_server.jobs.threads import ThreadPools, translated
 from trellis2_server.pipeline import Geometry
-from trellis2_server.ray_serve.steps import (
-    RemoteShape,
+from trellis2_server.ray_serve.deployments import JOBS
+from trellis2_server.ray_serve.references import (
+    LazyShape,
+    fetch,
     field_outcome,
-    owned,
     shape_outcome,
+    writable,
 )
-from trellis2_server.ray_serve.stream import Outcome, bare, told
+from trellis2_server.ray_serve.stream import Outcome, portable, stream_future
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from trellis2_server.inputs.images import Cutout, Cutter
     from trellis2_server.jobs.steps import Step
-    from trellis2_server.mesh import Mesh, VoxelField
+    from trellis2_server.mesh import VoxelField
     from trellis2_server.parameters import Options
     from trellis2_server.pipeline import Engine, GivenMesh, Report
     from trellis2_server.settings import Settings
@@ -45,28 +47,25 @@ if TYPE_CHECKING:
     ChooseEngine = Callable[[Settings], Engine]
     MakeCutter = Callable[[Engine, Settings], Cutter]
 
-#: Of the deployment that has the job table.
-JOBS = "desk"
-
 
 class EngineReplica:
     """One engine on one device.
 
     Args:
         settings: the whole configuration.
-        choose_engine: gives the engine, not loaded.
-        make_cutter: gives what cuts out, where the engine does that.
+        choose_engine: returns the engine, not loaded.
+        make_cutter: returns the cutter, for settings where the engine cuts pictures out.
     """
 
     async def __init__(
         self, settings: Settings, choose_engine: ChooseEngine, make_cutter: MakeCutter
     ) -> None:
         logs.configure(settings.server)
-        self._broken: str | None = None
-        self._one_step = asyncio.Lock()
-        self._node = ray.get_runtime_context().get_node_id()
+        self._fatal_error: str | None = None
+        self._step_lock = asyncio.Lock()
         app = serve.get_replica_context().app_name
-        self._service = serve.get_deployment_handle(JOBS, app)
+        jobs_process = serve.get_deployment_handle(JOBS, app)
+        address = ray.util.get_node_ip_address()
         try:
             self._engine = choose_engine(settings)
             executor = LocalExecutor(self._engine, make_cutter(self._engine, settings), settings)
@@ -78,73 +77,69 @@ class EngineReplica:
             if self._lifecycle.error is not None:
                 raise EngineError(self._lifecycle.error)
         except ServerError as error:
-            await self._service.note_engine.remote(self._address, str(error))
+            await jobs_process.note_engine.remote(address, str(error))
             raise
-        self._executor, self._settings = executor, settings
-        await self._service.note_engine.remote(self._address, None)
-
-    @property
-    def _address(self) -> str:
-        return ray.util.get_node_ip_address()
+        self._executor = executor
+        await jobs_process.note_engine.remote(address, None)
 
     async def check_health(self) -> None:
-        """Serve asks now and then; an error has it replace this process."""
-        if self._broken is not None:
-            raise RuntimeError(self._broken)
+        """Raise if this process has to be replaced; Serve calls this regularly."""
+        if self._fatal_error is not None:
+            raise RuntimeError(self._fatal_error)
 
-    # ---- stages ------------------------------------------------------------------------
+    # ---- steps: each method yields a stream, see stream.py -------------------------------
 
-    async def cut_out(self, picture: bytes, remove_background: bool) -> AsyncGenerator[Any]:  # noqa: FBT001 - by wire
-        """Streams the cut-out, made with the engine's own remover."""
+    async def cut_out(self, picture: bytes, remove_background: bool) -> AsyncGenerator[Any]:  # noqa: FBT001 - called by Serve
+        """Cut a picture out with the engine's own remover; the value is the cut-out."""
 
         def call(_: Report) -> Outcome:
             return Outcome(self._executor.cut_out(picture, remove_background=remove_background))
 
-        async for item in self._stage("cutout", call):
+        async for item in self._step("cutout", call):
             yield item
 
     async def shape(self, cutout: Cutout, options: Options) -> AsyncGenerator[Any]:
-        """Streams a shape: resolution, warnings and machine; its mesh; its state."""
+        """Make a shape; see `references.shape_outcome`."""
 
         def call(report: Report) -> Outcome:
             return shape_outcome(self._executor.make_shape(cutout, options, report))
 
-        async for item in self._stage("shape", call):
+        async for item in self._step("shape", call):
             yield item
 
     async def texture(
         self, resolution: int, mesh: list[Any], state: object, cutout: Cutout, options: Options
     ) -> AsyncGenerator[Any]:
-        """Streams a field: its machine and its warnings; itself.
+        """Make a field; see `references.field_outcome`.
 
         Args:
             resolution: of the shape.
-            mesh: a reference to its mesh.
-            state: the engine's.
-            cutout: as of the shape.
-            options: the job's.
+            mesh: list with a reference to the shape's mesh.
+            state: the engine's state.
+            cutout: input of the step `shape`.
+            options: the job's options.
         """
-        shape: Any = RemoteShape(resolution, mesh, owned(state))
+        shape: Any = LazyShape(resolution, mesh, writable(state))
 
         def call(report: Report) -> Outcome:
             return field_outcome(self._engine.texture(shape, cutout, options, report))
 
-        async for item in self._stage("texture", call):
+        async for item in self._step("texture", call):
             yield item
 
     async def texture_mesh(
-        self, given: GivenMesh, cutout: Cutout, options: Options
+        self, mesh: GivenMesh, cutout: Cutout, options: Options
     ) -> AsyncGenerator[Any]:
-        """Streams the field of a client's mesh."""
-        mesh = owned(given.mesh)
+        """Make a field for a client's mesh; see `references.field_outcome`."""
+        copy = writable(mesh.mesh)
 
         def call(report: Report) -> Outcome:
-            return field_outcome(self._engine.texture_mesh(mesh, cutout, options, report))
+            return field_outcome(self._engine.texture_mesh(copy, cutout, options, report))
 
-        async for item in self._stage("texture", call):
+        async for item in self._step("texture", call):
             yield item
 
-    async def export_model(  # noqa: PLR0913, PLR0917 - what is joined
+    async def export_model(  # noqa: PLR0913, PLR0917 - one argument for each object
         self,
         mesh: list[Any],
         resolution: int,
@@ -153,61 +148,68 @@ class EngineReplica:
         field: VoxelField,
         options: Options,
     ) -> AsyncGenerator[Any]:
-        """Streams the textured GLB, written by TRELLIS.2's own exporter."""
+        """Export the textured GLB, which is large, with TRELLIS.2's own exporter.
+
+        Args:
+            mesh: list with a reference to the prepared mesh.
+            resolution: of the shape.
+            original: list with a reference to the shape's mesh before it was prepared.
+            state: the engine's state.
+            field: the material.
+            options: the job's options.
+        """
 
         def call(report: Report) -> Outcome:
-            shape: Any = RemoteShape(resolution, original, owned(state))
-            prepared = cast("Mesh", ray.get(mesh[0]))
-            geometry = Geometry(shape, owned(prepared))
-            return Outcome(
-                None, (self._executor.export_model(geometry, owned(field), options, report),)
-            )
+            shape: Any = LazyShape(resolution, original, writable(state))
+            geometry = Geometry(shape, fetch(mesh))
+            glb = self._executor.export_model(geometry, writable(field), options, report)
+            return Outcome(None, (glb,))
 
-        async for item in self._stage("texture_export", call):
+        async for item in self._step("texture_export", call):
             yield item
 
-    async def _stage(self, step: Step, call: Callable[[Report], Outcome]) -> AsyncGenerator[Any]:
-        async with self._one_step:
+    async def _step(self, step: Step, call: Callable[[Report], Outcome]) -> AsyncGenerator[Any]:
+        async with self._step_lock:
             try:
                 if self._lifecycle.is_due:
                     await self._lifecycle.reload()
             except ServerError as error:
-                self._broken = str(error)
-                yield "error", bare(error)
+                self._fatal_error = str(error)
+                yield "error", portable(error)
                 return
 
-            def begin(report: Report) -> asyncio.Future[Outcome]:
+            def start(report: Report) -> asyncio.Future[Outcome]:
                 watched = self._lifecycle.watched(step, partial(call, report))
-                work = self._threads.start_step(step, watched)
-                work.add_done_callback(self._note_end)
-                return work
+                future = self._threads.start_step(step, watched)
+                future.add_done_callback(self._note_end)
+                return future
 
-            async for item in told(begin):
+            async for item in stream_future(start):
                 yield item
 
-    def _note_end(self, work: asyncio.Future[Outcome]) -> None:
+    def _note_end(self, future: asyncio.Future[Outcome]) -> None:
         self._lifecycle.note_job()
-        error = None if work.cancelled() else work.exception()
+        error = None if future.cancelled() else future.exception()
         if isinstance(error, EngineBrokenError):
-            self._broken = str(error)
+            self._fatal_error = str(error)
 
 
 class CutterReplica:
-    """Cuts pictures out, on threads of Serve's.
+    """Cuts pictures out, on Serve's threads.
 
     Args:
         settings: the whole configuration.
-        cutter: gives what cuts out.
+        make_cutter: returns the cutter.
     """
 
-    def __init__(self, settings: Settings, cutter: Callable[[], Cutter]) -> None:
+    def __init__(self, settings: Settings, make_cutter: Callable[[], Cutter]) -> None:
         logs.configure(settings.server)
-        self._cutter = cutter()
+        self._cutter = make_cutter()
 
-    def cut_out(self, picture: bytes, remove_background: bool) -> Cutout | ServerError:  # noqa: FBT001 - by wire
-        """The cut-out, or why there is none; waits for a model that has to be downloaded."""
+    def cut_out(self, picture: bytes, remove_background: bool) -> Cutout | ServerError:  # noqa: FBT001 - called by Serve
+        """Return the cut-out, or the error; wait while a background model is downloaded."""
         cut_out = partial(self._cutter.cut_out, picture, remove_background=remove_background)
         try:
             return translated("cutout", cut_out)
         except ServerError as error:
-            return bare(error)
+            return portable(error)

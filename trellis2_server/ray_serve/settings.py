@@ -1,15 +1,15 @@
-"""`ClusterSettings`: how much of a cluster is used, and for what.
+"""`ClusterSettings`: how a cluster is used.
 
-What this module does not know: Ray.
+Does not know: Ray.
 """
 
 from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-#: What only the head has of Ray's resources, and so little of it that hundreds fit.
+#: A resource that only the head of a Ray cluster has; hundreds of processes fit.
 _HEAD = {"node:__internal_head__": 0.001}
 
 
@@ -19,58 +19,66 @@ class ClusterSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     config: Path | None = Field(
-        default=None, description="Configuration file, as of the single process; null: defaults."
+        default=None,
+        description="Configuration file, as for the single process; null: default settings.",
     )
     engines: int | None = Field(
         default=None,
         ge=1,
         le=1024,
-        description="Engines, one on each GPU; null: as many as the cluster has GPUs when it is "
-        "deployed, or machines where it has none.",
+        description="Number of engines, one on each GPU; null: as many as the cluster has GPUs "
+        "when it is deployed, or machines if it has none.",
     )
     min_engines: int | None = Field(
         default=None,
         ge=0,
         le=1024,
-        description="Where it differs from `engines`, Serve starts and stops engines between "
-        "the two as jobs wait.",
+        description="If it differs from `engines`, Serve starts and stops engines between the "
+        "two, depending on the number of waiting jobs.",
     )
     num_gpus: float | None = Field(
         default=None,
         ge=0,
         le=16,
-        description="GPUs of an engine; null: 1 where the cluster has GPUs, otherwise 0. With 0 "
+        description="GPUs of an engine; null: 1 if the cluster has GPUs, otherwise 0. With 0 "
         "and `model.engine: auto`, the embedded engine serves.",
     )
-    engine_cpus: float = Field(default=0, ge=0, le=256, description="CPUs set aside for an engine.")
+    engine_cpus: float = Field(default=0, ge=0, le=256, description="CPUs reserved for an engine.")
     engine_resources: dict[str, float] = Field(
-        default={}, description="Ray's custom resources that an engine needs."
+        default={}, description="Custom Ray resources that an engine needs."
     )
     export_cpus: float = Field(
-        default=1, gt=0, le=256, description="CPUs set aside for an export while it runs."
+        default=1, gt=0, le=256, description="CPUs reserved for an export while it runs."
     )
     cutters: int = Field(
-        default=1, ge=1, le=256, description="Processes that cut pictures out of their background."
+        default=1,
+        ge=1,
+        le=256,
+        description="Number of processes that cut pictures out of their background.",
     )
-    desk_resources: dict[str, float] = Field(
+    jobs_resources: dict[str, float] = Field(
         default=_HEAD,
-        description="Ray's custom resources that the desk needs. As it is, it runs on the head, "
-        "with which Ray is lost anyway, so that no other machine takes the jobs along.",
+        validation_alias=AliasChoices("jobs_resources", "desk_resources"),
+        description="Custom Ray resources that the jobs process needs (former name: "
+        "`desk_resources`). By default it runs on the head, whose loss ends Ray anyway, so that "
+        "the loss of another machine loses no job.",
     )
-    ingresses: int = Field(default=1, ge=1, le=256, description="Processes that answer HTTP.")
+    ingresses: int = Field(
+        default=1, ge=1, le=256, description="Number of processes that answer HTTP."
+    )
     ingress_resources: dict[str, float] = Field(
         default=_HEAD,
-        description="Ray's custom resources that an ingress needs. As it is, they run on the "
-        "head: a request is lost with its ingress. {}: anywhere.",
+        description="Custom Ray resources that an ingress needs. By default ingresses run on the "
+        "head, because requests are lost with their ingress. {}: any machine.",
     )
 
     @model_validator(mode="after")
-    def _ordered(self) -> ClusterSettings:
-        if self.min_engines is not None and self.min_engines > self.most_engines:
+    def _check_order(self) -> ClusterSettings:
+        if self.min_engines is not None and self.min_engines > self.max_engines:
             raise ValueError("min_engines: more than engines")
         return self
 
     @property
-    def most_engines(self) -> int:
-        """Engines at most."""
+    def max_engines(self) -> int:
+        """Maximum number of engines."""
         return self.engines or 1

@@ -1,13 +1,13 @@
-"""A step that runs elsewhere, as a stream: how far it is, then what it gives.
+"""Streams: how a step in another process sends its progress and its outcome.
 
     ("progress", stage, step, steps)    any number of times, `PROGRESS_INTERVAL_S` apart
-    ("result", small, n)                and then n large things, each for itself; or
+    ("result", value, n)                followed by n large items, one by one; or
     ("error", a ServerError)
 
-Whoever follows the stream gets the large things as references, which say where they lie, and
-takes none of them in.
+The reader receives large items as references, without fetching them: they stay on the machine
+that made them.
 
-What this module does not know: what a step does, who runs it.
+Does not know: what a step does, in which process it runs.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Between two items that tell of progress.
+#: Minimum time between two progress items, seconds.
 PROGRESS_INTERVAL_S: Final = 0.05
-#: A step that says nothing for so long is asked for again whether it is still wanted.
-SILENCE_S: Final = 0.25
-#: The stage of a step that no process has taken on yet.
+#: Maximum time between two calls of a reader's `report`, which may cancel the step, seconds.
+REPORT_INTERVAL_S: Final = 0.25
+#: The reported stage while no process has started the step.
 QUEUED: Final = "engine"
 
 
 class Outcome(NamedTuple):
-    """What a step gives.
+    """What a step returns.
 
     Attributes:
-        small: what is told.
-        large: what is only referred to.
+        value: sent by value.
+        large: sent as one reference each.
     """
 
-    small: Any
+    value: Any
     large: tuple[Any, ...] = ()
 
 
 class Throttle:
-    """Lets one call through, then none for `PROGRESS_INTERVAL_S`. For one thread."""
+    """Allows one progress item per `PROGRESS_INTERVAL_S`. For one thread."""
 
     def __init__(self) -> None:
         self._last = -PROGRESS_INTERVAL_S
 
-    def is_open(self) -> bool:
-        """Whether this call may pass."""
+    def admit(self) -> bool:
+        """Return whether an item may be sent now."""
         now = time.monotonic()
         if now - self._last < PROGRESS_INTERVAL_S:
             return False
@@ -64,27 +64,34 @@ class Throttle:
         return True
 
 
-def tell(what: str, call: Callable[[Report], Outcome]) -> Generator[tuple[Any, ...] | Any]:
-    """The stream of a call that is made on a thread of its own.
+# ---- writing -----------------------------------------------------------------------------
 
-    Closing the generator stops the call at its next report, and waits for that.
+
+def stream_call(what: str, call: Callable[[Report], Outcome]) -> Generator[tuple[Any, ...] | Any]:
+    """Run a call on a new thread; yield its stream.
+
+    Closing the generator cancels the call at its next report, and waits for its end.
+
+    Args:
+        what: the step, for messages.
+        call: takes a `report` function.
     """
     items: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
-    is_stopped = threading.Event()
+    is_cancelled = threading.Event()
     throttle = Throttle()
-    found: list[Outcome | ServerError] = []
+    ends: list[Outcome | ServerError] = []
 
     def report(stage: str, step: int, steps: int) -> None:
-        if is_stopped.is_set():
+        if is_cancelled.is_set():
             raise StepCancelled
-        if throttle.is_open():
+        if throttle.admit():
             items.put(("progress", stage, step, steps))
 
     def run() -> None:
         try:
-            found.append(translated(what, lambda: call(report)))
+            ends.append(translated(what, lambda: call(report)))
         except ServerError as error:
-            found.append(error)
+            ends.append(error)
         except StepCancelled:
             pass
         finally:
@@ -96,97 +103,105 @@ def tell(what: str, call: Callable[[Report], Outcome]) -> Generator[tuple[Any, .
         while (item := items.get()) is not None:
             yield item
     finally:
-        is_stopped.set()
+        is_cancelled.set()
         thread.join()
-    yield from last_items(found[0])
+    yield from end_items(ends[0])
 
 
-async def told(begin: Callable[[Report], asyncio.Future[Outcome]]) -> AsyncGenerator[Any]:
-    """The same of a call that others begin, on the event loop.
+async def stream_future(
+    start: Callable[[Report], asyncio.Future[Outcome]],
+) -> AsyncGenerator[tuple[Any, ...] | Any]:
+    """Start a call; yield its stream. Belongs to the event loop's thread.
 
-    Closing the generator stops the call at its next report, and waits for that.
+    Closing the generator cancels the call at its next report, and waits for its end.
+
+    Args:
+        start: takes a `report` function, which any thread may call; returns the call's future.
     """
     items: asyncio.Queue[tuple[Any, ...] | None] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    is_stopped = threading.Event()
+    is_cancelled = threading.Event()
     throttle = Throttle()
 
     def report(stage: str, step: int, steps: int) -> None:
-        if is_stopped.is_set():
+        if is_cancelled.is_set():
             raise StepCancelled
-        if throttle.is_open():
+        if throttle.admit():
             loop.call_soon_threadsafe(items.put_nowait, ("progress", stage, step, steps))
 
-    work = begin(report)
-    work.add_done_callback(lambda _: items.put_nowait(None))
+    future = start(report)
+    future.add_done_callback(lambda _: items.put_nowait(None))
     try:
         while (item := await items.get()) is not None:
             yield item
     finally:
-        is_stopped.set()
-        if not work.done():
-            await asyncio.wait({work})
-    error = work.exception()
+        is_cancelled.set()
+        if not future.done():
+            await asyncio.wait({future})
+    error = future.exception()
     if error is None:
-        found: Outcome | ServerError = work.result()
+        end: Outcome | ServerError = future.result()
     elif isinstance(error, ServerError):
-        found = error
+        end = error
     else:
-        found = EngineError("the step was stopped")
-    for item in last_items(found):
+        end = EngineError("the step was stopped")
+    for item in end_items(end):
         yield item
 
 
-def last_items(found: Outcome | ServerError) -> Generator[Any]:
-    """What ends a stream."""
-    if isinstance(found, ServerError):
-        yield "error", bare(found)
+def end_items(end: Outcome | ServerError) -> Generator[tuple[Any, ...] | Any]:
+    """Yield the last items of a stream."""
+    if isinstance(end, ServerError):
+        yield "error", portable(end)
         return
-    yield "result", found.small, len(found.large)
-    for each in found.large:  # noqa: UP028 - Ray sends values into a generator; a tuple takes none
-        yield each
+    yield "result", end.value, len(end.large)
+    for item in end.large:  # noqa: UP028 - Ray sends values into a generator; a tuple takes none
+        yield item
 
 
-def bare(error: ServerError) -> ServerError:
-    """An error that can travel: without its traceback, whose frames hold arrays, and its cause."""
+def portable(error: ServerError) -> ServerError:
+    """Return a copy without cause and traceback, whose frames refer to arrays."""
     return copy.copy(error)
 
 
-async def follow(opening: Awaitable[Any], report: Report) -> tuple[Any, list[Any]]:
-    """What a stream ends with: what is told, and references to what is large.
+# ---- reading -----------------------------------------------------------------------------
+
+
+async def read_stream(opening: Awaitable[Any], report: Report) -> tuple[Any, list[Any]]:
+    """Read a stream to its end; return the value, and references to the large items.
 
     Args:
-        opening: gives the stream, Ray's generator of references.
-        report: told of progress; also now and then while there is none, so that it can
-            raise `StepCancelled`.
+        opening: returns the stream, Ray's generator of references.
+        report: called with each progress, and at least every `REPORT_INTERVAL_S`, so that it
+            can raise `StepCancelled`.
 
     Raises:
-        ServerError: as the stream says.
-        Stopped: the report did.
+        ServerError: the stream ends with it.
+        StepCancelled: raised by `report`.
     """
-    news: tuple[str, int, int] = (QUEUED, 0, 1)
+    progress: tuple[str, int, int] = (QUEUED, 0, 1)
 
-    async def patiently(awaited: Awaitable[T]) -> T:
-        coming = asyncio.ensure_future(awaited)
+    async def reporting(awaitable: Awaitable[T]) -> T:
+        future = asyncio.ensure_future(awaitable)
         try:
-            while not (await asyncio.wait({coming}, timeout=SILENCE_S))[0]:
-                report(*news)
+            while not (await asyncio.wait({future}, timeout=REPORT_INTERVAL_S))[0]:
+                report(*progress)
         finally:
-            coming.cancel()
-        return coming.result()
+            future.cancel()
+        return future.result()
 
-    items = await patiently(opening)
+    items = await reporting(opening)
     while True:
-        kind, *rest = await patiently(_next(items))
+        kind, *rest = await reporting(_next(items))
         if kind == "progress":
-            news = (rest[0], rest[1], rest[2])
-            report(*news)
+            progress = (rest[0], rest[1], rest[2])
+            report(*progress)
         elif kind == "error":
             raise rest[0]
         else:
-            small, n_large = rest
-            # Asynchronously, Ray would bring here what a reference refers to.
-            return small, [await asyncio.to_thread(next, items) for _ in range(n_large)]
+            value, n_large = rest
+            # `anext` would also fetch the object that the reference refers to.
+            return value, [await asyncio.to_thread(next, items) for _ in range(n_large)]
 
 
 async def _next(items: Any) -> tuple[Any, ...]:

@@ -1,0 +1,163 @@
+"""`RemoteJobService`: the job service of an ingress, which calls the jobs process.
+
+Does not know: HTTP, how a method is implemented.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+from ray import serve
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
+
+from trellis2_server.errors import ServerError, UnavailableError
+from trellis2_server.jobs.service import Health, JobService
+from trellis2_server.ray_serve.deployments import JOBS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Coroutine
+
+    from trellis2_server.jobs.job import Job
+    from trellis2_server.jobs.service import JobView
+
+M = TypeVar("M", bound="Callable[..., Coroutine[Any, Any, Any]]")
+
+logger = logging.getLogger(__name__)
+
+#: Time limit of a call that waits for nothing, seconds.
+ANSWER_TIMEOUT_S: Final = 20.0
+#: Time limit of `health`, seconds.
+HEALTH_TIMEOUT_S: Final = 5.0
+#: Time between two messages of an ingress about the requests it has answered, seconds.
+METRICS_INTERVAL_S: Final = 1.0
+#: `Retry-After` when the jobs process does not answer, seconds.
+RETRY_AFTER_S: Final = 5
+
+
+def _remote(method: M, timeout_s: float | None) -> M:
+    """Return a method that calls the method of that name in the jobs process.
+
+    Args:
+        method: a method of `JobService`, a coroutine function.
+        timeout_s: time limit of the answer, seconds; None: no limit.
+    """
+
+    @functools.wraps(method)
+    async def call(self: RemoteJobService, *args: Any, **named: Any) -> Any:
+        return await self.call(method.__name__, timeout_s, *args, **named)
+
+    return cast("M", call)
+
+
+class RemoteJobService(JobService):
+    """Calls the jobs process of this application; opened while the ingress runs."""
+
+    def __init__(self) -> None:
+        self._is_closing = False
+        self._answered: list[tuple[str, str, int, float, int, int]] = []
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[RemoteJobService]:
+        """Connect to the jobs process; must run in a replica of Serve."""
+        app = serve.get_replica_context().app_name
+        self._handle = serve.get_deployment_handle(JOBS, app)
+        sending = asyncio.get_running_loop().create_task(self._send_metrics())
+        try:
+            yield self
+        finally:
+            self._is_closing = True
+            sending.cancel()
+
+    def note_request(  # noqa: PLR0913, PLR0917 - see `Metrics.note_request`
+        self, method: str, route: str, status: int, seconds: float, received: int, sent: int
+    ) -> None:
+        """Count an answered request."""
+        self._answered.append((method, route, status, seconds, received, sent))
+
+    async def _send_metrics(self) -> None:
+        while True:
+            await asyncio.sleep(METRICS_INTERVAL_S)
+            answered, self._answered = self._answered, []
+            if answered:
+                with suppress(UnavailableError):
+                    response = self._handle.note_requests.remote(answered)
+                    await self._await(response, ANSWER_TIMEOUT_S)
+
+    async def call(self, method: str, timeout_s: float | None, /, *args: Any, **named: Any) -> Any:
+        """Call a method of the jobs process.
+
+        Args:
+            method: name of the method of `JobService`.
+            timeout_s: time limit of the answer, seconds; None: no limit.
+            args: positional arguments of the method.
+            named: keyword arguments of the method.
+
+        Raises:
+            ServerError: raised by the method.
+            UnavailableError: there is no answer.
+        """
+        response = self._handle.call.remote(method, *args, **named)
+        answer = await self._await(response, timeout_s)
+        if isinstance(answer, ServerError):
+            raise answer
+        return answer
+
+    async def _await(self, response: Any, timeout_s: float | None) -> Any:
+        async def answer() -> Any:
+            return await response
+
+        try:
+            return await asyncio.wait_for(answer(), timeout_s)
+        except RayTaskError as error:  # a bug; its traceback belongs in the log only
+            raise RuntimeError("the jobs process failed") from error
+        except (RayError, RayServeException, asyncio.TimeoutError) as error:
+            logger.warning("No answer from the jobs process: %s", type(error).__name__)
+            raise UnavailableError(
+                "the jobs process does not answer, it may be restarting; try again",
+                retry_after_s=RETRY_AFTER_S,
+            ) from error
+
+    # ---- the methods of `JobService` -----------------------------------------------------
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether this ingress is shutting down."""
+        return self._is_closing
+
+    async def health(self) -> Health:
+        """Return the state of the cluster; its status is "error" while there is no answer."""
+        try:
+            return await self.call("health", HEALTH_TIMEOUT_S)
+        except UnavailableError as error:
+            return Health(status="error", engine="", error=str(error))
+
+    async def watch(self, job: Job, *, heartbeat_s: float) -> AsyncGenerator[JobView | None]:
+        """See `JobService.watch`; ends when the jobs process does."""
+        stream: Any = self._handle.options(stream=True).watch.remote(job, heartbeat_s=heartbeat_s)
+        try:
+            async for view in stream:
+                yield view
+        except (RayError, RayServeException) as error:
+            logger.warning("The connection of a subscription was lost: %s", type(error).__name__)
+        finally:
+            stream.cancel()
+
+    metrics = _remote(JobService.metrics, ANSWER_TIMEOUT_S)
+    submit = _remote(JobService.submit, ANSWER_TIMEOUT_S)
+    identify = _remote(JobService.identify, None)  # may cut the picture out
+    find_by_shape = _remote(JobService.find_by_shape, ANSWER_TIMEOUT_S)
+    get_job = _remote(JobService.get_job, ANSWER_TIMEOUT_S)
+    get_view = _remote(JobService.get_view, ANSWER_TIMEOUT_S)
+    list_jobs = _remote(JobService.list_jobs, ANSWER_TIMEOUT_S)
+    wait_for_shape = _remote(JobService.wait_for_shape, None)
+    wait_for_texture = _remote(JobService.wait_for_texture, None)
+    create_alias = _remote(JobService.create_alias, ANSWER_TIMEOUT_S)
+    delete = _remote(JobService.delete, ANSWER_TIMEOUT_S)
+    get_file = _remote(JobService.get_file, ANSWER_TIMEOUT_S)
+    read_file = _remote(JobService.read_file, ANSWER_TIMEOUT_S)
+    export = _remote(JobService.export, None)
