@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import itertools
 import logging
-import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,7 +17,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.support.engines import PATIENCE_S, cube, voxels
+from tests.support.engines import PATIENCE_S
+from tests.support.gates import Compiled, Complaints, Engine, GatedCutter, Gates
 from tests.support.managers import Leap, NoMetrics, options
 from tests.support.server import picture, settings
 from trellis2_server import pipeline
@@ -31,20 +30,16 @@ from trellis2_server.errors import (
     ServerError,
     UnavailableError,
 )
-from trellis2_server.inputs.images import Cutter
 from trellis2_server.jobs.executor import LocalExecutor
 from trellis2_server.jobs.job import Job, Status
 from trellis2_server.jobs.local_service import LocalJobService
 from trellis2_server.jobs.manager import JobManager
-from trellis2_server.mesh import Shape
 from trellis2_server.pipeline import Geometry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from typing_extensions import Self
-
-    from trellis2_server.inputs.images import Cutout
+    from trellis2_server.mesh import Shape
 
 TIMEOUT_S, GRACE_S, IDLE_S = 1000.0, 10.0, 100.0
 JOBS = 5
@@ -56,110 +51,6 @@ OUTCOMES: dict[str, Callable[[], BaseException | None]] = {
     "raises": lambda: ValueError("no"),
     "breaks": lambda: EngineBrokenError("broken"),
 }
-
-
-Place = tuple[str, int, int]
-
-
-class Gates:
-    """Where steps stand until the model lets them go on.
-
-    They stand by (step, seed, number): a cancelled job's step may still stand where the same
-    picture's next job comes to.
-    """
-
-    def __init__(self) -> None:
-        self.at: dict[Place, threading.Event] = {}
-        self.outcomes: dict[Place, BaseException | None] = {}
-        self.numbers = itertools.count()
-        self.is_open = False
-
-    def stand(self, step: str, seed: int, report: Callable[[str, int, int], None]) -> None:
-        key, gate = (step, seed, next(self.numbers)), threading.Event()
-        report(step, 0, 2)
-        if not self.is_open:
-            self.at[key] = gate
-            assert gate.wait(PATIENCE_S), f"{key} was not released"
-        outcome = self.outcomes.pop(key, None)
-        if outcome is not None:
-            raise outcome
-        report(step, 1, 2)
-
-    def let_go(self, key: Place, outcome: BaseException | None) -> None:
-        self.outcomes[key] = outcome
-        self.at.pop(key).set()
-
-
-class Engine:
-    name = "model"
-
-    def __init__(self, gates: Gates) -> None:
-        self.gates = gates
-        self.loads = self.unloads = 0
-
-    def load(self, report: pipeline.Report) -> None:
-        report("load", 0, 1)
-        self.loads += 1
-
-    def unload(self) -> None:
-        self.unloads += 1
-
-    def describe(self) -> dict[str, object]:
-        return {}
-
-    def device_memory(self) -> dict[str, int]:
-        return {}
-
-    def shape(self, cutout: Cutout, options: Any, report: pipeline.Report) -> Shape:
-        del cutout
-        self.gates.stand("shape", options.seed, report)
-        return Shape(cube(), 8, state=None)
-
-    def texture(self, shape: Shape, cutout: Cutout, options: Any, report: pipeline.Report) -> Any:
-        del shape, cutout
-        self.gates.stand("texture", options.seed, report)
-        return voxels()
-
-    def texture_mesh(self, *_: object) -> Any:
-        raise NotImplementedError
-
-
-class GatedCutter(Cutter):
-    """Knows each picture's job."""
-
-    def __init__(self, gates: Gates) -> None:
-        super().__init__(background="none")
-        self.gates = gates
-        self.seeds = {picture(seed): seed for seed in range(JOBS)}
-
-    def cut_out(self, data: bytes, *, remove_background: bool = True, wait: bool = True) -> Cutout:
-        self.gates.stand("cutout", self.seeds[data], lambda *_: None)
-        return super().cut_out(data, remove_background=remove_background, wait=wait)
-
-
-class Compiled:
-    """A compilation with nothing left to do."""
-
-    def __init__(self, **_: object) -> None: ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def finish(self) -> None: ...
-
-
-class Complaints(logging.Handler):
-    """Takes note of results that were not understood, which is our own fault."""
-
-    def __init__(self, complaints: list[Any]) -> None:
-        super().__init__()
-        self.complaints = complaints
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage() == "Result not understood":
-            self.complaints.append(record.exc_info)
 
 
 class Asked:
@@ -219,7 +110,7 @@ class Faults(RuleBasedStateMachine):
         async def begin() -> None:
             self.leap = Leap()
             engine = cast("pipeline.Engine", self.engine)
-            executor = LocalExecutor(engine, GatedCutter(self.gates), configured)
+            executor = LocalExecutor(engine, GatedCutter(self.gates, JOBS), configured)
             self.manager = JobManager(executor, configured, clock=self.loop.time)
             self.service = LocalJobService(self.manager, NoMetrics())
             self.count_ends()

@@ -54,16 +54,13 @@ class Trellis2Engine:
     name: str = "trellis2"
 
     def __init__(
-        self,
-        settings: ModelSettings,
-        *,
-        oom_fallback: OomFallback = "resolution",
+        self, settings: ModelSettings, *, oom_fallback: OomFallback = "resolution",
         exports: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._settings = settings
         self._oom_fallback: OomFallback = oom_fallback
         self._exports = exports
-        #: Set by the first import, and kept when the model is unloaded.
+        # `_device` is set by the first import, and kept when the model is unloaded.
         self._device: _Device | None = None
         self._loaded: _Loaded | None = None
 
@@ -92,8 +89,7 @@ class Trellis2Engine:
         loading.check(upstream, checkpoint)
         report("check", 1, 1)
         self.use(loading.build_model(upstream, checkpoint, self._settings, device.memory, report))
-        # The objects of torch and transformers stay. Left out of garbage collections, one
-        # takes microseconds between jobs, and not the 0.25 s that 400,000 objects take.
+        # Garbage collections skip torch's and transformers' 400,000 objects: they take 0.25 s.
         gc.collect()
         gc.freeze()
         logger.info("TRELLIS.2 loaded", extra=self.describe())
