@@ -19,22 +19,6 @@ MADE_ELSEWHERE = {
     ".venv/bin/", "api_server.py", "app.py", "blender_addon.py", "files/", "pipeline.json",
     "texturing_pipeline.json",
 }  # fmt: skip
-#: Modules of the split of `jobs`, `api`, `inputs` and `parameters`. Remove when they exist.
-PLANNED = {
-    "api/middleware/",
-    "inputs/meshes/",
-    "inputs/meshes/reading.py",
-    "parameters/",
-    "request_fields.py",
-    *(
-        f"jobs/{name}.py"
-        for name in (
-            "active_jobs", "admission", "availability", "endings", "estimates", "export_calls",
-            "local_service", "maintenance", "matching", "step_calls", "step_results",
-            "step_runner", "steps", "submissions", "waiting",
-        )
-    ),
-}  # fmt: skip
 
 
 def ids(page: Path) -> str:
@@ -59,7 +43,7 @@ def test_every_relative_link_leads_to_a_file_and_an_anchor(page: Path) -> None:
 def test_every_file_that_a_page_names_exists(page: Path) -> None:
     if page.name == "CHANGELOG.md":
         return
-    for name in set(PATH.findall(prose(page))) - MADE_ELSEWHERE - PLANNED:
+    for name in set(PATH.findall(prose(page))) - MADE_ELSEWHERE:
         places = (ROOT, ROOT / "trellis2_server", page.parent)
         assert any((place / name).exists() for place in places), name
 

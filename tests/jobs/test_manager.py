@@ -71,7 +71,7 @@ async def test_only_a_job_that_has_not_started_and_is_not_requested_is_abandoned
         clock.now = 121.0
         service.manager.clean_up()
         assert service.job(left.uid).status is Status.CANCELLED
-        with pytest.raises(JobCancelledError, match="nobody asked"):
+        with pytest.raises(JobCancelledError, match="no client asked"):
             await service.wait_for_shape(left)
         assert (await submit(service, 2)).uid != left.uid
         held.set()

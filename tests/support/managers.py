@@ -13,7 +13,7 @@ from tests.support.engines import PATIENCE_S, GatedEngine
 from tests.support.server import SMALL, picture, settings
 from trellis2_server.inputs.images import Cutout, Cutter
 from trellis2_server.jobs.executor import LocalExecutor
-from trellis2_server.jobs.job import ANYBODY
+from trellis2_server.jobs.job import ANONYMOUS
 from trellis2_server.jobs.local_service import LocalJobService
 from trellis2_server.jobs.manager import JobManager
 from trellis2_server.parameters import Options, read_options
@@ -99,7 +99,7 @@ class NoMetrics:
 class JobsUnderTest(LocalJobService):
     """The service, and what a test asks of it without waiting."""
 
-    def job(self, name: str, caller: Caller = ANYBODY) -> Job:
+    def job(self, name: str, caller: Caller = ANONYMOUS) -> Job:
         return self._find(name, caller)
 
     async def states(self, job: Job, *, heartbeat_s: float) -> AsyncGenerator[Job | None]:

@@ -100,7 +100,7 @@ class JobEndings:
         has_started = active.waiting_for != "cutout"
         if has_started or active.waiters or age_s <= self._abandoned_after_s:
             return False
-        self.fail(active, JobCancelledError("cancelled: nobody asked for the job any more"))
+        self.fail(active, JobCancelledError("cancelled: no client asked for the job any more"))
         return True
 
     def fail_all(self, error: ServerError, *, running: bool = True) -> None:

@@ -32,7 +32,7 @@ class Caller:
 
 
 #: The client on a server without keys.
-ANYBODY: Final = Caller()
+ANONYMOUS: Final = Caller()
 
 
 class Status(Enum):

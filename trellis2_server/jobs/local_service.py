@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from trellis2_server.errors import JobNotFoundError
-from trellis2_server.jobs.job import ANYBODY
+from trellis2_server.jobs.job import ANONYMOUS
 from trellis2_server.jobs.service import Health, JobView
 from trellis2_server.parameters import Delivery
 
@@ -85,22 +85,22 @@ class LocalJobService:
 
     # ---- finding jobs --------------------------------------------------------------------
 
-    async def find_by_shape(self, mesh_md5: str | None, caller: Caller = ANYBODY) -> Job | None:
+    async def find_by_shape(self, mesh_md5: str | None, caller: Caller = ANONYMOUS) -> Job | None:
         """Return the caller's job whose untextured GLB has that MD5."""
         return self._registry.find_by_shape(mesh_md5, caller.owner) if mesh_md5 else None
 
-    async def get_job(self, name: str, caller: Caller = ANYBODY) -> Job:
+    async def get_job(self, name: str, caller: Caller = ANONYMOUS) -> Job:
         """Return the caller's job with that uid, alias or image hash."""
         return self._find(name, caller)
 
-    async def get_view(self, name: str, caller: Caller = ANYBODY) -> JobView:
+    async def get_view(self, name: str, caller: Caller = ANONYMOUS) -> JobView:
         """Return the same job with the state around it."""
         delivery = self._registry.alias_delivery(name)
         job = self._find(name, caller)
         return self._view(job, delivery if isinstance(delivery, Delivery) else None)
 
     async def list_jobs(
-        self, caller: Caller = ANYBODY, *, limit: int, before: str | None = None
+        self, caller: Caller = ANONYMOUS, *, limit: int, before: str | None = None
     ) -> tuple[list[JobView], bool]:
         """Return the caller's jobs, newest first, and whether there are more."""
         jobs = self._registry.list_newest(caller.owner)
@@ -152,7 +152,7 @@ class LocalJobService:
         await self.manager.archive.wait_until_written()
         return alias
 
-    async def delete(self, name: str, caller: Caller = ANYBODY) -> None:
+    async def delete(self, name: str, caller: Caller = ANONYMOUS) -> None:
         """Cancel the caller's job or, if it is finished, delete it."""
         job = self._registry.get(name, caller.owner)
         if not self._registry.remove_client(job.uid, caller.client):
@@ -168,7 +168,7 @@ class LocalJobService:
     # ---- files ---------------------------------------------------------------------------
 
     async def get_file(
-        self, name: str, file_name: str, caller: Caller = ANYBODY
+        self, name: str, file_name: str, caller: Caller = ANONYMOUS
     ) -> tuple[Job, Artifact]:
         """Return the caller's job, and one of its files."""
         job = self._find(name, caller)

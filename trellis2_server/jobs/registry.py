@@ -4,7 +4,7 @@ Of several jobs with the same image hash, the hash refers to the one last asked 
 belongs to an owner; other owners do not find it. The registry belongs to the event loop's thread
 and takes no lock.
 
-What this module does not know: threads, queues, HTTP, how a job is worked on.
+Does not know: threads, queues, HTTP, how a job is worked on.
 """
 
 from __future__ import annotations

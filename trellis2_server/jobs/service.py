@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from trellis2_server.jobs.job import ANYBODY, Status
+from trellis2_server.jobs.job import ANONYMOUS, Status
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -105,7 +105,7 @@ class JobService(Protocol):
         self,
         picture: bytes,
         options: Options,
-        caller: Caller = ANYBODY,
+        caller: Caller = ANONYMOUS,
         *,
         texture: bool | None,
         mesh: bytes | None = None,
@@ -114,16 +114,16 @@ class JobService(Protocol):
         ...
 
     async def identify(
-        self, picture: bytes, caller: Caller = ANYBODY, *, remove_background: bool
+        self, picture: bytes, caller: Caller = ANONYMOUS, *, remove_background: bool
     ) -> str:
         """Return the name of a picture's job; see `Submissions.identify`."""
         ...
 
-    async def find_by_shape(self, mesh_md5: str | None, caller: Caller = ANYBODY) -> Job | None:
+    async def find_by_shape(self, mesh_md5: str | None, caller: Caller = ANONYMOUS) -> Job | None:
         """Return the caller's job whose untextured GLB has that MD5; None: there is none."""
         ...
 
-    async def get_job(self, name: str, caller: Caller = ANYBODY) -> Job:
+    async def get_job(self, name: str, caller: Caller = ANONYMOUS) -> Job:
         """Return the caller's job with that uid, alias or image hash.
 
         Raises:
@@ -131,7 +131,7 @@ class JobService(Protocol):
         """
         ...
 
-    async def get_view(self, name: str, caller: Caller = ANYBODY) -> JobView:
+    async def get_view(self, name: str, caller: Caller = ANONYMOUS) -> JobView:
         """Return the same job with the state around it.
 
         Raises:
@@ -140,7 +140,7 @@ class JobService(Protocol):
         ...
 
     async def list_jobs(
-        self, caller: Caller = ANYBODY, *, limit: int, before: str | None = None
+        self, caller: Caller = ANONYMOUS, *, limit: int, before: str | None = None
     ) -> tuple[Sequence[JobView], bool]:
         """Return the caller's jobs, newest first, and whether there are more.
 
@@ -176,7 +176,7 @@ class JobService(Protocol):
         """
         ...
 
-    async def delete(self, name: str, caller: Caller = ANYBODY) -> None:
+    async def delete(self, name: str, caller: Caller = ANONYMOUS) -> None:
         """Cancel the caller's job or, if it is finished, delete it.
 
         A job that other clients have requested, too, stays theirs.
@@ -187,7 +187,7 @@ class JobService(Protocol):
         ...
 
     async def get_file(
-        self, name: str, file_name: str, caller: Caller = ANYBODY
+        self, name: str, file_name: str, caller: Caller = ANONYMOUS
     ) -> tuple[Job, Artifact]:
         """Return the caller's job, and one of its files.
 

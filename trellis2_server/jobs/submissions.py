@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from trellis2_server.errors import EngineBrokenError
 from trellis2_server.jobs.executor import md5
-from trellis2_server.jobs.job import ANYBODY, Job
+from trellis2_server.jobs.job import ANONYMOUS, Job
 from trellis2_server.jobs.matching import upload_key
 from trellis2_server.jobs.queue import ActiveJob, job_future
 from trellis2_server.jobs.uploads import Upload
@@ -69,7 +69,7 @@ class Submissions:
         self,
         picture: bytes,
         options: Options,
-        caller: Caller = ANYBODY,
+        caller: Caller = ANONYMOUS,
         *,
         texture: bool | None,
         mesh: bytes | None = None,
@@ -140,7 +140,7 @@ class Submissions:
         return job
 
     async def identify(
-        self, picture: bytes, caller: Caller = ANYBODY, *, remove_background: bool
+        self, picture: bytes, caller: Caller = ANONYMOUS, *, remove_background: bool
     ) -> str:
         """Return the image hash of a picture, or the uid of its job while that has no hash.
 

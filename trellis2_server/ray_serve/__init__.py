@@ -1,6 +1,6 @@
 """The same server over many GPUs and machines, on Ray Serve.
 
-    serve run trellis2_server.ray_serve:build config=api_server_config_default.json engines=4
+    PYTHONPATH=. serve run deploy/ray_serve.yaml
 
     clients ── Serve's proxies ── ingresses ── jobs ──┬── engines   one stage at a time each
                                                       ├── cutters   cut-outs

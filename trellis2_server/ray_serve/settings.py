@@ -14,7 +14,7 @@ _HEAD = {"node:__internal_head__": 0.001}
 
 
 class ClusterSettings(BaseModel):
-    """Arguments of `build`: `serve run trellis2_server.ray_serve:build config=… engines=4`."""
+    """Arguments of `build`, `args` in Ray Serve's configuration file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
