@@ -24,6 +24,7 @@ from trellis2_server import __version__, export
 from trellis2_server.engines.preview import PreviewEngine
 from trellis2_server.engines.trellis2 import Trellis2Engine, why_not
 from trellis2_server.errors import ConfigError
+from trellis2_server.export.gltf import set_asset
 from trellis2_server.inputs.background import BackgroundModel
 from trellis2_server.inputs.images import Cutter
 from trellis2_server.inputs.meshes import read_scene, to_model_frame
@@ -304,7 +305,7 @@ def export_model(  # noqa: PLR0913, PLR0917 - one argument per input
     if settings.backend == "upstream" and isinstance(engine, Trellis2Engine):
         glb = engine.export(geometry.shape, field, options, report)
         extras = _extras(engine, geometry.mesh, options, geometry.shape) | {"exporter": "upstream"}
-        return export.set_asset(glb, extras=extras, generator=_generator(engine))
+        return set_asset(glb, extras=extras, generator=_generator(engine))
     return export.textured_glb(
         geometry.mesh,
         field,

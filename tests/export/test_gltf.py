@@ -9,7 +9,7 @@ from tests.support import khronos, shapes
 from tests.support.glb_files import opened
 from trellis2_server import export
 from trellis2_server.errors import ExportError
-from trellis2_server.export.gltf import new_document
+from trellis2_server.export.gltf import new_document, set_asset
 
 
 def test_buffer_views_are_aligned_and_contain_their_bytes() -> None:
@@ -42,7 +42,7 @@ def test_a_document_that_is_not_json_is_an_error(value: object) -> None:
 
 def test_the_asset_of_another_exporter_is_replaced() -> None:
     content = export.untextured_glb(shapes.sphere(4), extras={"old": 1}, generator="old")
-    changed = export.set_asset(content, extras={"seed": 7}, generator="new")
+    changed = set_asset(content, extras={"seed": 7}, generator="new")
     before, after = opened(content), opened(changed)
     assert after[0]["asset"] == {"version": "2.0", "generator": "new", "extras": {"seed": 7}}
     assert before[1] == after[1]
@@ -61,4 +61,4 @@ HEAD = struct.pack("<II", 2, 20 + len(DOCUMENT)) + struct.pack("<I4s", len(DOCUM
 )
 def test_the_asset_of_a_file_that_is_not_a_glb_cannot_be_replaced(content: bytes) -> None:
     with pytest.raises(ExportError, match="GLB"):
-        export.set_asset(content, extras={}, generator="new")
+        set_asset(content, extras={}, generator="new")

@@ -197,19 +197,3 @@ def compiling(*, remesh: bool = False) -> Compilation:
     from trellis2_server.export.compilation import Compilation
 
     return Compilation(remesh=remesh)
-
-
-def set_asset(glb: bytes, *, extras: Mapping[str, object], generator: str) -> bytes:
-    """Replace the generator and the extras of a GLB that another exporter wrote.
-
-    Args:
-        glb: the file.
-        extras: JSON values, written to `asset.extras`.
-        generator: name and version of the program.
-
-    Raises:
-        ExportError: it is not a GLB.
-    """
-    from trellis2_server.export.gltf import set_asset as set_glb_asset
-
-    return set_glb_asset(glb, extras=extras, generator=generator)
