@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trellis2_server.export.report import Report
     from trellis2_server.mesh import Mesh, VoxelField
 
-__all__ = ["compiling", "prepare", "set_asset", "textured_glb", "untextured_glb", "warm_up"]
+__all__ = ["compiling", "prepare", "textured_glb", "untextured_glb", "warm_up"]
 
 GENERATOR: Final = "trellis2-server"
 
