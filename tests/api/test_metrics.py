@@ -125,7 +125,7 @@ def test_jobs_are_counted_by_their_final_status_and_steps_are_timed(
     uid = server.client.post("/send", json=fields(3, seed=5)).json()["uid"]
     engine.wait_for("shape")
     manager = server.manager
-    [active] = [active for active in manager.active_jobs if active.running == "shape"]
+    active = manager.active_jobs.get(manager.registry.get(uid).uid)
     manager._loop.call_soon_threadsafe(manager.endings.cancel, active)
     until(lambda: server.client.get(f"/status/{uid}").json()["status"] == "error", "cancelled")
     held.set()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RUN = [sys.executable, "-W", "error", "-c"]
+needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="needs torch")
 
 
 def test_importing_the_package_imports_no_torch() -> None:
@@ -19,6 +21,7 @@ def test_importing_the_package_imports_no_torch() -> None:
     subprocess.run([*RUN, code], check=True)
 
 
+@needs_torch
 def test_stand_ins_are_found_by_import_and_by_find_spec() -> None:
     code = """
 import importlib.util
@@ -37,6 +40,7 @@ assert portable.is_standin("cumesh")
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@needs_torch
 def test_a_broken_extension_is_named_with_its_cause(tmp_path: Path) -> None:
     broken = tmp_path / "flash_attn"
     broken.mkdir()
@@ -54,6 +58,7 @@ assert portable.is_standin("flash_attn") and cumesh.CuMesh == 1
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@needs_torch
 @pytest.mark.parametrize("name", portable.EXTENSIONS)
 def test_an_installed_package_is_used_instead_of_a_stand_in(tmp_path: Path, name: str) -> None:
     for path in portable._SURFACES[name]:
@@ -73,6 +78,7 @@ assert not portable.is_standin({name!r})
     subprocess.run([sys.executable, "-B", "-c", code], check=True)
 
 
+@needs_torch
 def test_an_alternative_counts_as_real_on_any_device() -> None:
     assert {e.kind for e in portable.inspect("cpu", {"flash_attn": "xformers"})} == {
         "real",
