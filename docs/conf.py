@@ -23,7 +23,7 @@ NAVIGATION: Final = {
     "Use": ("docs/api", "docs/clients", "docs/configuration", "docs/troubleshooting"),
     "Operate": ("docs/operations", "docs/security", "docs/scale"),
     "Engines": ("docs/trellis2", "docs/preview", "docs/gpu", "docs/export"),
-    "Develop": ("docs/architecture", "CONTRIBUTING", "CHANGELOG"),
+    "Develop": ("docs/architecture", "docs/extending", "CONTRIBUTING", "CHANGELOG"),
 }
 
 project = "trellis2-server"

@@ -1,9 +1,11 @@
 """The fields of a generation request, declared once.
 
-Everything that lists these fields is made from `FIELDS`: the parser (`parameters`), the API's
-schemas, the page's form, the client's arguments, the settings that hold defaults, and the tables
-in the documentation. This module needs the standard library only, so that the client, which
-imports nothing else of the server, can share it.
+Made from `FIELDS`: the parser (`parameters`), the API's schemas, the client's arguments, the
+defaults of settings, the bounds, texts and defaults of the page's form, and the tables in the
+documentation. Lists that name fields by hand, such as the records in `parameters`, the client's
+`Options` and the groups of the page's form, are described in docs/extending.md. This module needs
+the standard library only, so that the client, which imports nothing else of the server, can share
+it.
 
 Does not know: how a raw value is read, HTTP, settings.
 """
