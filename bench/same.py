@@ -98,6 +98,8 @@ def differences(
             found.append(f"{place}: NEW has no such record{_short(record)}")
             continue
         content = record.content
+        if content == theirs[label].content:
+            continue
         if isinstance(content, str):
             for wording in listed:
                 content = wording.change(content)
