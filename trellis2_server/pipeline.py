@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from trellis2_server import __version__, export
 from trellis2_server.engines.preview import PreviewEngine
-from trellis2_server.engines.trellis2 import Trellis2Engine, why_not
+from trellis2_server.engines.trellis2 import Trellis2Engine, reason_unavailable
 from trellis2_server.errors import ConfigError
 from trellis2_server.export.gltf import set_asset
 from trellis2_server.inputs.background import BackgroundModel
@@ -146,9 +146,9 @@ def choose_engine(settings: Settings) -> tuple[Engine, tuple[str, ...]]:
                 raise ConfigError(f"{key}: upstream needs TRELLIS.2, but model.engine is preview")
         return PreviewEngine(), ()
     if settings.model.engine == "auto":
-        missing = why_not(settings.model)
+        missing = reason_unavailable(settings.model)
         if missing:
-            return PreviewEngine(), (f"serving the embedded preview, not TRELLIS.2: {missing}",)
+            return PreviewEngine(), (f"serving the preview engine, not TRELLIS.2: {missing}",)
     made = Trellis2Engine(
         settings.model,
         oom_fallback=settings.worker.oom_fallback,
