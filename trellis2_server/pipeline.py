@@ -30,15 +30,14 @@ from trellis2_server.inputs.images import Cutter
 from trellis2_server.inputs.meshes import read_scene, to_model_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.inputs.meshes import Scene
     from trellis2_server.mesh import Mesh, Shape, VoxelField
     from trellis2_server.parameters import Options
+    from trellis2_server.reports import Report
     from trellis2_server.settings import ExportSettings, Settings
-
-    Report = Callable[[str, int, int], None]
 
 logger = logging.getLogger(__name__)
 

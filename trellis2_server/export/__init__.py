@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trellis2_server.export.compilation import Compilation
-    from trellis2_server.export.report import Report
     from trellis2_server.mesh import Mesh, VoxelField
+    from trellis2_server.reports import Report
 
 __all__ = ["compiling", "prepare", "textured_glb", "untextured_glb", "warm_up"]
 
@@ -58,7 +58,7 @@ def prepare(
     """
     from trellis2_server.export.clean import clean
     from trellis2_server.export.decimate import decimate
-    from trellis2_server.export.report import stage_report
+    from trellis2_server.reports import stage_report
 
     finished = stage_report(report, "clean", 1)
     finished(0)
@@ -146,8 +146,8 @@ def textured_glb(  # noqa: PLR0913
 
     from trellis2_server.export import glb, textures
     from trellis2_server.export.geometry import geometry
-    from trellis2_server.export.report import stage_report
     from trellis2_server.export.validation import checked_field, checked_mesh
+    from trellis2_server.reports import stage_report
 
     original = None if original is mesh or original is None else checked_mesh(original)
     mesh = checked_mesh(mesh)

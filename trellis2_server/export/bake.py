@@ -16,14 +16,14 @@ import numpy as np
 
 from trellis2_server.export.kernels import bake as kernels
 from trellis2_server.export.parallel import parallel_for
-from trellis2_server.export.report import stage_report
+from trellis2_server.reports import stage_report
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trellis2_server.export.atlas import Atlas
-    from trellis2_server.export.report import Report
     from trellis2_server.mesh import Mesh, VoxelField
+    from trellis2_server.reports import Report
 
     _Voxels = tuple[NDArray[np.int32], NDArray[np.uint64], NDArray[np.int32], NDArray[np.float32]]
     _Surface = tuple[

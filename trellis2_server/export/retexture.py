@@ -13,10 +13,10 @@ from trellis2_server.export import glb
 from trellis2_server.export.adjacency import is_watertight, twins
 from trellis2_server.export.geometry import Geometry, smooth_normals
 from trellis2_server.export.material import NEUTRAL
-from trellis2_server.export.report import stage_report
 from trellis2_server.export.textures import create_textures
 from trellis2_server.export.validation import checked_field, checked_mesh
 from trellis2_server.mesh import Mesh
+from trellis2_server.reports import stage_report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from trellis2_server.export.atlas import Atlas
     from trellis2_server.export.material import Material
-    from trellis2_server.export.report import Report
     from trellis2_server.inputs.meshes import Part, Scene
     from trellis2_server.mesh import VoxelField
+    from trellis2_server.reports import Report
 
 
 def untextured_glb(

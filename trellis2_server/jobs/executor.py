@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from trellis2_server.inputs.images import Cutout, Cutter
     from trellis2_server.mesh import Shape, VoxelField
     from trellis2_server.parameters import Options
-    from trellis2_server.pipeline import Engine, Geometry, GivenMesh, Report
+    from trellis2_server.pipeline import Engine, Geometry, GivenMesh
+    from trellis2_server.reports import Report
     from trellis2_server.settings import Settings
 
 

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.parameters import Options
-    from trellis2_server.pipeline import Report
     from trellis2_server.ray_serve.engine_monitor import EngineMonitor
     from trellis2_server.ray_serve.remote_calls import RemoteCalls
+    from trellis2_server.reports import Report
     from trellis2_server.settings import Settings
 
 P = ParamSpec("P")

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.parameters import Options
-    from trellis2_server.pipeline import Report
     from trellis2_server.ray_serve.references import GeometryReference, ShapeReference
     from trellis2_server.ray_serve.remote_calls import RemoteCalls
+    from trellis2_server.reports import Report
 
     MakeShape = Callable[[Cutout, Options, Report], Awaitable[ShapeReference]]
 

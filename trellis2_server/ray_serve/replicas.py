@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.steps import Step
     from trellis2_server.mesh import VoxelField
     from trellis2_server.parameters import Options
-    from trellis2_server.pipeline import Engine, GivenMesh, Report
+    from trellis2_server.pipeline import Engine, GivenMesh
+    from trellis2_server.reports import Report
     from trellis2_server.settings import Settings
 
     ChooseEngine = Callable[[Settings], Engine]

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from trellis2_server.mesh import Mesh, VoxelField
     from trellis2_server.parameters import Options
-    from trellis2_server.pipeline import GivenMesh, Report
+    from trellis2_server.pipeline import GivenMesh
+    from trellis2_server.reports import Report
     from trellis2_server.settings import ExportSettings
 
 

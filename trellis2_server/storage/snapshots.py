@@ -24,7 +24,8 @@ from trellis2_server.storage.serialization import deserialize_arrays, serialize_
 
 if TYPE_CHECKING:
     from trellis2_server.parameters import Options
-    from trellis2_server.pipeline import Geometry, GivenMesh, Report
+    from trellis2_server.pipeline import Geometry, GivenMesh
+    from trellis2_server.reports import Report
     from trellis2_server.settings import ExportSettings
 
 #: File names of snapshots.

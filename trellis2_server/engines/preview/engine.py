@@ -18,12 +18,9 @@ from trellis2_server.engines.preview.solid import heights, solid
 from trellis2_server.mesh import Mesh, Shape, VoxelField
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.parameters import Options
-
-    Report = Callable[[str, int, int], None]
+    from trellis2_server.reports import Report
 
 _MIN_RESOLUTION: Final = 256
 _MAX_RESOLUTION: Final = 1024

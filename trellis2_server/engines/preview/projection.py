@@ -16,14 +16,11 @@ from trellis2_server.inputs.images.framing import OPAQUE_ALPHA
 from trellis2_server.mesh import VoxelField
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.mesh import Mesh
-
-    Report = Callable[[str, int, int], None]
+    from trellis2_server.reports import Report
 
 _MAX_RESOLUTION: Final = 768
 _MIN_RESOLUTION: Final = 32

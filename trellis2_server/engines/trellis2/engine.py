@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
     from trellis2_server.engines.portable import Extension
     from trellis2_server.engines.trellis2.loaded_model import LoadedModel
-    from trellis2_server.engines.trellis2.progress import Report
     from trellis2_server.engines.trellis2.state import Trellis2State
     from trellis2_server.engines.trellis2.upstream import Upstream
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.mesh import Mesh, Shape, VoxelField
     from trellis2_server.parameters import Options
+    from trellis2_server.reports import Report
     from trellis2_server.settings import ModelSettings
 
 logger = logging.getLogger(__name__)

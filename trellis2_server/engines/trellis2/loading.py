@@ -28,8 +28,8 @@ from trellis2_server.errors import EngineError, MissingPackageError, ServerError
 if TYPE_CHECKING:
     from trellis2_server.engines.trellis2.checkpoint import Checkpoint, ModelFiles
     from trellis2_server.engines.trellis2.device_memory import DeviceMemory
-    from trellis2_server.engines.trellis2.progress import Report
     from trellis2_server.engines.trellis2.upstream import Upstream
+    from trellis2_server.reports import Report
     from trellis2_server.settings import ModelSettings
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    #: Stage, steps done, steps in all.
-    Report = Callable[[str, int, int], None]
+    from trellis2_server.reports import Report
 
 
 class StageProgress:
