@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trellis2_server.api.request_parsing import parse_request
+from trellis2_server.digests import md5
 from trellis2_server.errors import InputError, JobNotFoundError
-from trellis2_server.jobs.executor import md5
 from trellis2_server.parameters import Delivery, Options, read_delivery, read_options
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ Does not know: jobs, threads, the order of steps.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from trellis2_server import pipeline
+from trellis2_server.digests import md5
 from trellis2_server.storage.snapshots import (
     EngineName,
     export_again,
@@ -247,8 +247,3 @@ class LocalExecutor:
 def exported_shape(geometry: Geometry | GivenMesh, glb: bytes) -> ExportedShape:
     """Return the results of an export with the MD5 of the file."""
     return ExportedShape(geometry, glb, md5(glb))
-
-
-def md5(data: bytes) -> str:
-    """Return the MD5 of the data, 32 hex digits."""
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()

@@ -57,6 +57,10 @@ class Status(Enum):
 
 _FINISHED: Final = frozenset({Status.COMPLETED, Status.ERROR, Status.CANCELLED})
 
+#: Names of a job's files.
+INPUT_FILE: Final = "input.png"
+SHAPE_FILE: Final = "shape.glb"
+TEXTURED_FILE: Final = "textured.glb"
 #: Allowed changes of the status.
 TRANSITIONS: Final = {
     Status.SHAPE_PROCESSING: frozenset(

@@ -11,8 +11,8 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
+from trellis2_server.digests import md5
 from trellis2_server.errors import EngineBrokenError
-from trellis2_server.jobs.executor import md5
 from trellis2_server.jobs.job import ANONYMOUS, Job
 from trellis2_server.jobs.matching import upload_key
 from trellis2_server.jobs.queue import ActiveJob, job_future

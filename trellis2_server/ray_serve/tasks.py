@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trellis2_server import pipeline
-from trellis2_server.jobs.executor import md5
+from trellis2_server.digests import md5
 from trellis2_server.mesh import Shape
 from trellis2_server.pipeline import Geometry
 from trellis2_server.ray_serve.references import writable

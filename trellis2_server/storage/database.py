@@ -70,7 +70,7 @@ class ResultDatabase:
         except sqlite3.DatabaseError as error:
             if not _is_damage(error):
                 raise
-            damage = self._set_aside(error)
+            damage = self._rename_damaged(error)
             self._connect()
             return damage
         return None
@@ -123,7 +123,7 @@ class ResultDatabase:
         status = self._path.stat()
         self._inode = status.st_dev, status.st_ino
 
-    def _set_aside(self, error: sqlite3.Error) -> str:
+    def _rename_damaged(self, error: sqlite3.Error) -> str:
         """Rename a damaged database, for a person to inspect; replaces an earlier one."""
         if self._connection is not None:
             self._connection.close()

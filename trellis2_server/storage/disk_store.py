@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final
 from trellis2_server.errors import ConfigError, StoreError
 from trellis2_server.storage.database import ResultDatabase, error_reason
 from trellis2_server.storage.file_system import FileSystem, FolderLock, make_private_folder
-from trellis2_server.storage.store import Artifact, JobName, SavedJob, StoreContents
+from trellis2_server.storage.store import UID, Artifact, JobName, SavedJob, StoreContents
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_UID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _FILE_NAME: Final = re.compile(r"[a-z_]+(\.[a-z]+)?")
 
 
@@ -237,4 +236,4 @@ class DiskStore:
 
 
 def _is_valid(artifact: Artifact) -> bool:
-    return bool(_UID.fullmatch(artifact.uid) and _FILE_NAME.fullmatch(artifact.name))
+    return bool(UID.fullmatch(artifact.uid) and _FILE_NAME.fullmatch(artifact.name))

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from trellis2_server.errors import ShuttingDownError, StoreError
+from trellis2_server.errors import StoreError, shutting_down
 from trellis2_server.thread_priority import lower_priority
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class SharedReads:
             try:
                 read = loop.run_in_executor(self._executor, self._store.read, artifact)
             except RuntimeError as error:  # the executor is shut down
-                raise ShuttingDownError("the server is shutting down", retry_after_s=30) from error
+                raise shutting_down() from error
             self._reads[artifact] = read
             read.add_done_callback(partial(self._finish, artifact))
         return await asyncio.shield(read)
