@@ -5,9 +5,9 @@
     textured_glb     unwrap, bake, encode and pack a GLB
     set_asset        replace the metadata of another exporter's GLB
     warm_up          compile all loops now instead of during the first export
-    compiling        compile all loops while something else goes on
+    compiling        compile all loops in the background
 
-`retexture` textures a client's scene, `formats` converts a GLB to other file types.
+`retexture` textures an uploaded scene, `formats` converts a GLB to other file types.
 
 All functions may run in several threads at once. Equal input gives equal bytes. Heavy packages are
 imported by the first call.
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trellis2_server.export.compilation import Compilation
     from trellis2_server.mesh import Mesh, VoxelField
     from trellis2_server.reports import Report
+    from trellis2_server.request_fields import AlphaMode, Compression, TextureFormat
 
 __all__ = ["compiling", "prepare", "textured_glb", "untextured_glb", "warm_up"]
 
@@ -42,9 +43,9 @@ def prepare(
 ) -> Mesh:
     """Clean a mesh and decimate it to at most `decimation_target` faces.
 
-    Cleaning drops duplicate and degenerate faces, unused vertices and floaters, closes small holes,
-    and winds faces consistently, outward where the surface is closed. It does not move vertices.
-    Remeshing replaces the result by watertight shells around it.
+    Cleaning drops duplicate and degenerate faces, unused vertices and small detached parts, closes
+    small holes, and winds faces consistently, outward where the surface is closed. It does not move
+    vertices. Remeshing replaces the result by watertight shells around it.
 
     Args:
         mesh: of an engine.
@@ -76,7 +77,7 @@ def untextured_glb(
     *,
     extras: Mapping[str, object] | None = None,
     generator: str = GENERATOR,
-    compress: Literal["meshopt", "draco"] | None = None,
+    compress: Compression | None = None,
 ) -> bytes:
     """Return a GLB of the mesh with smooth normals and a neutral material.
 
@@ -110,9 +111,9 @@ def textured_glb(  # noqa: PLR0913
     *,
     texture_size: int,
     original: Mesh | None = None,
-    alpha_mode: Literal["auto", "OPAQUE", "MASK", "BLEND"] = "auto",
-    texture_format: Literal["auto", "png", "jpeg", "webp"] = "auto",
-    compress: Literal["meshopt", "draco"] | None = None,
+    alpha_mode: AlphaMode = "auto",
+    texture_format: TextureFormat = "auto",
+    compress: Compression | None = None,
     unwrap: Literal["own", "xatlas"] = "own",
     extras: Mapping[str, object] | None = None,
     generator: str = GENERATOR,
@@ -189,7 +190,7 @@ def warm_up(*, remesh: bool = False) -> None:
 
 
 def compiling(*, remesh: bool = False) -> Compilation:
-    """Return a context manager that compiles all loops while something else goes on.
+    """Return a context manager that compiles all loops in the background.
 
     Args:
         remesh: include the loops that only a `remesh_resolution` needs, nearly as many again.
