@@ -121,7 +121,7 @@ class Geometry:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class GivenMesh:
+class UploadedMesh:
     """Result of `read_mesh` that `export_model` needs: an uploaded mesh.
 
     Attributes:
@@ -227,7 +227,7 @@ def export_shape(
 
 def read_mesh(
     engine: Named, content: bytes, options: Options, report: Report
-) -> tuple[GivenMesh, bytes]:
+) -> tuple[UploadedMesh, bytes]:
     """Read an uploaded mesh; return it with its GLB without textures.
 
     Args:
@@ -249,25 +249,25 @@ def read_mesh(
     extras = _extras(engine, mesh, options)
     glb = retexture.untextured_glb(scene, mesh, extras=extras, generator=_generator(engine))
     report("read", 2, 2)
-    return GivenMesh(scene, mesh), glb
+    return UploadedMesh(scene, mesh), glb
 
 
 def make_texture(
     engine: Engine,
-    geometry: Geometry | GivenMesh,
+    geometry: Geometry | UploadedMesh,
     cutout: Cutout,
     options: Options,
     report: Report,
 ) -> VoxelField:
     """Make the material of a shape, or of an uploaded mesh."""
-    if isinstance(geometry, GivenMesh):
+    if isinstance(geometry, UploadedMesh):
         return engine.texture_mesh(geometry.mesh, cutout, options, report)
     return engine.texture(geometry.shape, cutout, options, report)
 
 
 def export_model(  # noqa: PLR0913, PLR0917 - one argument per input
     engine: Named,
-    geometry: Geometry | GivenMesh,
+    geometry: Geometry | UploadedMesh,
     field: VoxelField,
     options: Options,
     settings: ExportSettings,
@@ -286,7 +286,7 @@ def export_model(  # noqa: PLR0913, PLR0917 - one argument per input
     Raises:
         ExportError: the mesh cannot be unwrapped, baked or written.
     """
-    if isinstance(geometry, GivenMesh):
+    if isinstance(geometry, UploadedMesh):
         from trellis2_server.export import retexture
 
         return retexture.textured_glb(

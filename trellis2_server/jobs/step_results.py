@@ -1,6 +1,6 @@
 """`StepResults`: what follows from the result of each step: records, files and the next step.
 
-    cutout          the picture that the model sees   → shape, or shape_export of a given mesh
+    cutout          the picture that the model sees   → shape, or shape_export of an uploaded mesh
     shape           the engine's shape                → shape_export
     shape_export    the untextured GLB                → texture, where it is requested
     texture         the engine's material             → texture_export

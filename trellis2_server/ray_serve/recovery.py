@@ -1,7 +1,7 @@
 """`Recovery`: makes results again that were lost with a machine.
 
 It starts from the cut-out, which is part of a shape's reference: the same picture, options and
-seed have the same result. A client's mesh is read again from its file.
+seed have the same result. An uploaded mesh is read again from its file.
 
 Does not know: jobs, where a step runs.
 """

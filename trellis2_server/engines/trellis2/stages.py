@@ -35,7 +35,7 @@ from trellis2_server.mesh import Shape
 
 if TYPE_CHECKING:
     from trellis2_server.engines.trellis2.loaded_model import LoadedModel
-    from trellis2_server.engines.trellis2.pipeline_types import PipelineType
+    from trellis2_server.engines.trellis2.pipeline_types import PipelineModels
     from trellis2_server.engines.trellis2.placement import ModelPlacement
     from trellis2_server.engines.trellis2.progress import StageProgress
     from trellis2_server.inputs.images import Cutout
@@ -180,7 +180,7 @@ class Stages:
             voxels = texturing.decode_tex_slat(texture)
         return to_field(voxels, resolution)
 
-    def _pipeline_type(self, name: str) -> PipelineType:
+    def _pipeline_type(self, name: str) -> PipelineModels:
         pipeline_type, models = PIPELINE_TYPES[name], self._model.pipeline.models
         needed = (*SHARED_MODELS, *pipeline_type.shape_models, pipeline_type.texture_model)
         missing = [model for model in needed if model not in models]
