@@ -25,8 +25,8 @@ class SharedReads:
     """Reads from a store. All methods belong to the event loop's thread.
 
     Args:
-        store: Where to read.
-        on_lost: Called with a file that the store has lost, and the error.
+        store: where to read.
+        on_lost: called with a file that the store has lost, and the error.
     """
 
     def __init__(self, store: Store, on_lost: Callable[[Artifact, StoreError], None]) -> None:
@@ -44,8 +44,8 @@ class SharedReads:
         """Read a file. Concurrent reads of one file share the bytes.
 
         Raises:
-            StoreError: The file is lost or cannot be read at the moment.
-            ShuttingDownError: The reader is closed.
+            StoreError: the file is lost or cannot be read at the moment.
+            ShuttingDownError: the reader is closed.
         """
         read = self._reads.get(artifact)
         if read is None:
