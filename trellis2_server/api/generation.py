@@ -30,7 +30,7 @@ class GenerationRequest:
 
     Attributes:
         fields: the fields as sent, without the files.
-        picture: content of the image file; None if there is none.
+        picture: content of the picture file; None if there is none.
         mesh: content of the mesh file; None if there is none.
         options: parameters of the job.
         delivery: which model to return, and its file type.

@@ -110,7 +110,7 @@ class Executor(Protocol):
 
         Raises:
             ModelPending: the background model is being loaded.
-            InputError: the file is no image, or there is no object in it.
+            InputError: the file is no picture, or there is no object in it.
         """
         ...
 
