@@ -60,7 +60,7 @@ def judge(content: bytes, original: Mesh, field: VoxelField, points: int = 300_0
     The field is sampled with the exporter's own functions, which tests compare with independent
     code.
     """
-    from trellis2_server.export import bake
+    from tests.support.sampling import sample_field
 
     file = read_glb(content)
     rng = np.random.default_rng(0)
@@ -72,7 +72,7 @@ def judge(content: bytes, original: Mesh, field: VoxelField, points: int = 300_0
     weight = rng.dirichlet([1, 1, 1], points)
     p = (corner[face] * weight[..., None]).sum(1)
     uv = (file["uv"][file["faces"][face]] * weight[..., None]).sum(1)
-    wanted = 255 * bake.sample_field(p, field, original)
+    wanted = 255 * sample_field(p, field, original)
     have = sample_image(file["base"], uv)
     result = {"psnr_base": psnr(have[:, :3] - wanted[:, :3])}
     if np.ptp(wanted[:, 5]) > 1:

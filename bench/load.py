@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.mesh import Shape
     from trellis2_server.parameters import Options
-    from trellis2_server.pipeline import Report
+    from trellis2_server.reports import Report
 
 FIELDS: Final = {"decimation_target": 2000, "texture_size": 256, "texture": False}
 

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.mesh import Mesh
     from trellis2_server.parameters import Options
-    from trellis2_server.pipeline import Report
+    from trellis2_server.reports import Report
 
 STATE_BYTES: Final = 28_000_000
 RESOLUTION: Final = 1024

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.parameters import Options
-    from trellis2_server.pipeline import Report
+    from trellis2_server.reports import Report
 
 FIELDS: Final = {"decimation_target": 2000, "texture_size": 256, "texture": True}
 #: Longest time for all jobs of one measurement, seconds.

@@ -2,7 +2,7 @@
 
     PYTHONPATH=CHECKOUT python bench/same_library.py FOLDER
 
-The embedded engine gives one metallic and one roughness to a whole model; this gives textures of
+The preview engine gives one metallic and one roughness to a whole model; this gives textures of
 them. The imports are all that it knows of a checkout's names.
 """
 

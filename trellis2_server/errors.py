@@ -25,6 +25,10 @@ Domain code raises only these classes. Errors of other packages are translated, 
 `raise … from`, in the module that calls the package. `api.error_handlers` maps the tree to HTTP.
 """
 
+from __future__ import annotations
+
+from typing import Final
+
 
 class ServerError(Exception):
     """Base class. `str()` is one sentence that is safe to show to a client."""
@@ -120,3 +124,12 @@ class UnhealthyError(UnavailableError):
 
 class ShuttingDownError(UnavailableError):
     """The process is shutting down."""
+
+
+#: Text of that error. Clients recognize it.
+SHUTTING_DOWN: Final = "the server is shutting down"
+
+
+def shutting_down() -> ShuttingDownError:
+    """Return the error for clients of a process that shuts down."""
+    return ShuttingDownError(SHUTTING_DOWN, retry_after_s=30)

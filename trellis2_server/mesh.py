@@ -1,7 +1,7 @@
 """Meshes, shapes and voxel fields: the arrays between engine, exporter and jobs.
 
 The model frame is TRELLIS.2's: right-handed, Z up, the object's front toward -Y, inside
-[-0.5, 0.5]³. Only `export.glb` converts it to glTF's frame, (x, y, z) → (x, z, -y): Y up,
+[-0.5, 0.5]³. Only `export.geometry` converts it to glTF's frame, (x, y, z) → (x, z, -y): Y up,
 front toward +Z.
 
 Does not know: files, HTTP, engines.

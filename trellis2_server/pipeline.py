@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from trellis2_server import __version__, export
 from trellis2_server.engines.preview import PreviewEngine
-from trellis2_server.engines.trellis2 import Trellis2Engine, why_not
+from trellis2_server.engines.trellis2 import Trellis2Engine, reason_unavailable
 from trellis2_server.errors import ConfigError
 from trellis2_server.export.gltf import set_asset
 from trellis2_server.inputs.background import BackgroundModel
@@ -30,15 +30,14 @@ from trellis2_server.inputs.images import Cutter
 from trellis2_server.inputs.meshes import read_scene, to_model_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.inputs.meshes import Scene
     from trellis2_server.mesh import Mesh, Shape, VoxelField
     from trellis2_server.parameters import Options
+    from trellis2_server.reports import Report
     from trellis2_server.settings import ExportSettings, Settings
-
-    Report = Callable[[str, int, int], None]
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +121,7 @@ class Geometry:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class GivenMesh:
+class UploadedMesh:
     """Result of `read_mesh` that `export_model` needs: an uploaded mesh.
 
     Attributes:
@@ -146,9 +145,9 @@ def choose_engine(settings: Settings) -> tuple[Engine, tuple[str, ...]]:
                 raise ConfigError(f"{key}: upstream needs TRELLIS.2, but model.engine is preview")
         return PreviewEngine(), ()
     if settings.model.engine == "auto":
-        missing = why_not(settings.model)
+        missing = reason_unavailable(settings.model)
         if missing:
-            return PreviewEngine(), (f"serving the embedded preview, not TRELLIS.2: {missing}",)
+            return PreviewEngine(), (f"serving the preview engine, not TRELLIS.2: {missing}",)
     made = Trellis2Engine(
         settings.model,
         oom_fallback=settings.worker.oom_fallback,
@@ -228,7 +227,7 @@ def export_shape(
 
 def read_mesh(
     engine: Named, content: bytes, options: Options, report: Report
-) -> tuple[GivenMesh, bytes]:
+) -> tuple[UploadedMesh, bytes]:
     """Read an uploaded mesh; return it with its GLB without textures.
 
     Args:
@@ -250,25 +249,25 @@ def read_mesh(
     extras = _extras(engine, mesh, options)
     glb = retexture.untextured_glb(scene, mesh, extras=extras, generator=_generator(engine))
     report("read", 2, 2)
-    return GivenMesh(scene, mesh), glb
+    return UploadedMesh(scene, mesh), glb
 
 
 def make_texture(
     engine: Engine,
-    geometry: Geometry | GivenMesh,
+    geometry: Geometry | UploadedMesh,
     cutout: Cutout,
     options: Options,
     report: Report,
 ) -> VoxelField:
     """Make the material of a shape, or of an uploaded mesh."""
-    if isinstance(geometry, GivenMesh):
+    if isinstance(geometry, UploadedMesh):
         return engine.texture_mesh(geometry.mesh, cutout, options, report)
     return engine.texture(geometry.shape, cutout, options, report)
 
 
 def export_model(  # noqa: PLR0913, PLR0917 - one argument per input
     engine: Named,
-    geometry: Geometry | GivenMesh,
+    geometry: Geometry | UploadedMesh,
     field: VoxelField,
     options: Options,
     settings: ExportSettings,
@@ -287,7 +286,7 @@ def export_model(  # noqa: PLR0913, PLR0917 - one argument per input
     Raises:
         ExportError: the mesh cannot be unwrapped, baked or written.
     """
-    if isinstance(geometry, GivenMesh):
+    if isinstance(geometry, UploadedMesh):
         from trellis2_server.export import retexture
 
         return retexture.textured_glb(

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+#: Reactions to a lack of GPU memory.
+OomFallback = Literal["none", "tokens", "resolution"]
+
 #: How a configuration without a file is called.
 BUILT_IN: Final = "built-in defaults"
 
@@ -305,7 +308,7 @@ class WorkerSettings(_Section):
         description="Growth of the device memory in use, compared with that after the first job, "
         "past which the model is loaded again, megabytes. Null: unlimited.",
     )
-    oom_fallback: Literal["none", "tokens", "resolution"] = Field(
+    oom_fallback: OomFallback = Field(
         default="resolution",
         description="How to retry a job that ran out of GPU memory. `tokens`: with fewer tokens. "
         "`resolution`: with fewer tokens, then at a lower pipeline type.",

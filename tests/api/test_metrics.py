@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.mesh import Shape
     from trellis2_server.parameters import Options
-    from trellis2_server.pipeline import Report
+    from trellis2_server.reports import Report
 
 
 def samples(server: Server) -> list[Sample]:

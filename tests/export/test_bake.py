@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.interpolate import RegularGridInterpolator
 
 from tests.support import shapes
+from tests.support.sampling import sample_field
 from trellis2_server import export
 from trellis2_server.export import bake
 from trellis2_server.export.unwrap import unwrap
@@ -18,14 +19,14 @@ def test_a_full_grid_is_sampled_as_scipy_samples_it() -> None:
     axis = (np.arange(20) + 0.5) / 20 - 0.5
     points = np.random.default_rng(0).uniform(-0.47, 0.47, (500, 3))
     wanted = RegularGridInterpolator((axis,) * 3, field.attributes.reshape(20, 20, 20, 6))(points)
-    np.testing.assert_allclose(bake.sample_field(points, field), wanted, atol=1e-6)
+    np.testing.assert_allclose(sample_field(points, field), wanted, atol=1e-6)
 
 
 def test_absent_voxels_are_ignored_and_weights_renormalised() -> None:
     coords = np.array([[3, 3, 3], [4, 3, 3]], np.int32)
     field = VoxelField(coords, np.array([[0.2] * 6, [0.6] * 6], np.float32), 9)
     middle = (np.array([[4.0, 3.9, 3.1], [3.5, 3.5, 3.5], [0.5, 0.5, 0.5]]) / 9) - 0.5
-    values = bake.sample_field(middle, field)
+    values = sample_field(middle, field)
     np.testing.assert_allclose(values[0], 0.4, atol=1e-6)
     np.testing.assert_allclose(values[1], 0.2, atol=1e-6)
     assert np.isnan(values[2]).all()
@@ -34,7 +35,7 @@ def test_absent_voxels_are_ignored_and_weights_renormalised() -> None:
 def test_values_outside_zero_to_one_are_clamped() -> None:
     coords = np.array([[0, 0, 0]], np.int32)
     field = VoxelField(coords, np.array([[-3, 0.5, 3, 0, 1, 9]], np.float32), 1)
-    values = bake.sample_field(np.zeros((1, 3)), field)
+    values = sample_field(np.zeros((1, 3)), field)
     np.testing.assert_allclose(values, [[0, 0.5, 1, 0, 1, 1]])
 
 
@@ -46,7 +47,7 @@ def test_all_voxels_of_a_random_set_are_found(seed: int, count: int, resolution:
     rng.shuffle(coords)
     values = rng.random((len(coords), 6)).astype(np.float32)
     middle = (coords + 0.5) / resolution - 0.5
-    found = bake.sample_field(middle, VoxelField(coords, values, resolution))
+    found = sample_field(middle, VoxelField(coords, values, resolution))
     np.testing.assert_allclose(found, values, atol=1e-5)
 
 
@@ -75,7 +76,7 @@ def project(mesh: Mesh, points: np.ndarray) -> np.ndarray:
     coords = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     positions = np.zeros((len(coords), 6), np.float32)
     positions[:, :3] = (coords + 0.5) / resolution
-    found = bake.sample_field(points, VoxelField(coords, positions, resolution), mesh)[:, :3] - 0.5
+    found = sample_field(points, VoxelField(coords, positions, resolution), mesh)[:, :3] - 0.5
     # Beyond the centres of the outermost voxels, the field is constant.
     return np.where(np.abs(found) < 0.4374, found, np.nan)
 
@@ -146,7 +147,7 @@ def test_a_search_with_a_seed_finds_the_same_points_as_one_without(shape: str) -
     weights = np.stack([1 - s - t, s, t], 1).clip(0)
     weights /= weights.sum(1, keepdims=True)
     places = (weights[..., None] * mesh.vertices[mesh.faces[face]]).sum(1)
-    wanted = 255 * bake.sample_field(places, field, original)
+    wanted = 255 * sample_field(places, field, original)
     have = maps.base_color[row[wide], column[wide]]
     assert len(have) > 1000
     assert np.abs(have - wanted[:, [0, 1, 2, 5]]).max() < 0.51

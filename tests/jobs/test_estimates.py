@@ -55,21 +55,21 @@ async def test_the_eta_is_learned_from_earlier_jobs(engine: GatedEngine) -> None
 
 @given(
     expected_s=st.floats(0, 1e4),
-    really_s=st.floats(1e-3, 1e4),
+    actual_s=st.floats(1e-3, 1e4),
     steps=st.integers(1, 50),
 )
 def test_an_estimate_is_never_negative_and_its_error_only_shrinks(
-    expected_s: float, really_s: float, steps: int
+    expected_s: float, actual_s: float, steps: int
 ) -> None:
-    """With a clock that goes evenly, whatever was expected before."""
+    """At constant speed, whatever was expected before."""
     error = float("inf")
     for step in range(steps + 1):
-        now = really_s * step / steps
+        now = actual_s * step / steps
         left = seconds_left(expected_s, now, step / steps, now)
         assert left >= 0
-        assert abs(left - (really_s - now)) <= error + 1e-6
-        error = abs(left - (really_s - now))
-        late = seconds_left(expected_s, now + really_s, step / steps, now)
+        assert abs(left - (actual_s - now)) <= error + 1e-6
+        error = abs(left - (actual_s - now))
+        late = seconds_left(expected_s, now + actual_s, step / steps, now)
         assert 0 <= late <= left
     assert error == pytest.approx(0, abs=1e-6)
 

@@ -22,7 +22,7 @@ from trellis2_server.jobs.export_calls import ExportCalls
 from trellis2_server.jobs.threads import StepCancelled, ThreadPools
 
 if TYPE_CHECKING:
-    from trellis2_server.pipeline import Report
+    from trellis2_server.reports import Report
 
 
 class Calls:

@@ -89,7 +89,7 @@ async def test_memory_that_is_not_freed_ends_the_server(engine: GatedEngine) -> 
             "151 MB are in use after loading again, 100 MB were"
             in service.manager.availability.fatal_error
         )
-        with pytest.raises(UnhealthyError, match="not given back"):
+        with pytest.raises(UnhealthyError, match="not freed"):
             await submit(service, 3)
 
 

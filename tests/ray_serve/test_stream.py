@@ -19,7 +19,7 @@ from trellis2_server.ray_serve.stream import (
 )
 
 if TYPE_CHECKING:
-    from trellis2_server.pipeline import Report
+    from trellis2_server.reports import Report
 
 
 class LocalStream:

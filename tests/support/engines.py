@@ -14,7 +14,7 @@ from trellis2_server.mesh import Mesh, Shape, VoxelField
 if TYPE_CHECKING:
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.parameters import Options
-    from trellis2_server.pipeline import Report
+    from trellis2_server.reports import Report
 
 #: Longest wait; only a failing test reaches it.
 PATIENCE_S = 30.0

@@ -50,7 +50,7 @@ class Parts:
             ABANDONED_AFTER_S,
         )
         self.ends = 0
-        self.endings.on_end = self._count
+        self.endings.on_failure = self._count
 
     def _count(self) -> None:
         self.ends += 1

@@ -1,4 +1,4 @@
-"""Pictures for the embedded engine, and measurements of what it makes."""
+"""Pictures for the preview engine, and measurements of what it makes."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from trellis2_server.inputs.images import Cutter
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from trellis2_server.pipeline import Report
+    from trellis2_server.reports import Report
     from trellis2_server.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -43,7 +43,7 @@ CHECK_INTERVAL_S: Final = 1.0
 MAX_HEAD_BYTES: Final = 32_768
 #: Seconds after which a connection without a request is closed.
 KEEP_ALIVE_S: Final = 30
-RETRY_AFTER_FULL_S: Final = 5
+CONNECTIONS_FULL_RETRY_AFTER_S: Final = 5
 
 _HEADERS_TOO_LARGE: Final = 431
 _NOT_NOW_CODE: Final = 3
@@ -234,7 +234,7 @@ class Connection(H11Protocol):
             (b"x-request-id", request_id.encode()),
         ]
         if code == _NOT_NOW_CODE:
-            headers.append((b"retry-after", str(RETRY_AFTER_FULL_S).encode()))
+            headers.append((b"retry-after", str(CONNECTIONS_FULL_RETRY_AFTER_S).encode()))
         # Written without h11, whose state may not allow a response.
         head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)

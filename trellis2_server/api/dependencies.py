@@ -33,4 +33,4 @@ ServiceDep = Annotated[JobService, Depends(service_of)]
 SettingsDep = Annotated[Settings, Depends(settings_of)]
 CallerDep = Annotated[Caller, Depends(caller_of)]
 #: Path parameter that identifies a job.
-JobName = Annotated[str, Path(description="An image hash or a uid.")]
+UidOrHash = Annotated[str, Path(description="An image hash or a uid.")]

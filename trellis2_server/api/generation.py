@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trellis2_server.api.request_parsing import parse_request
+from trellis2_server.digests import md5
 from trellis2_server.errors import InputError, JobNotFoundError
-from trellis2_server.jobs.executor import md5
 from trellis2_server.parameters import Delivery, Options, read_delivery, read_options
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class GenerationRequest:
 
     Attributes:
         fields: the fields as sent, without the files.
-        picture: content of the image file; None if there is none.
+        picture: content of the picture file; None if there is none.
         mesh: content of the mesh file; None if there is none.
         options: parameters of the job.
         delivery: which model to return, and its file type.

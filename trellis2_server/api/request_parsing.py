@@ -39,7 +39,7 @@ class ParsedRequest:
 
     Attributes:
         fields: the fields as sent, without the files.
-        picture: content of the image file; None if there is none.
+        picture: content of the picture file; None if there is none.
         mesh: content of the mesh file; None if there is none.
     """
 

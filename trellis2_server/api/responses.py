@@ -98,7 +98,7 @@ class HealthReply(BaseModel):
     """The health of the server."""
 
     status: Literal["ok", "loading", "error"]
-    engine: str = Field(description="`trellis2` or `preview` (the embedded CPU engine).")
+    engine: str = Field(description="`trellis2` or `preview` (the preview engine, on the CPU).")
     version: str | None = Field(default=None, description="Version of the server.")
     error: str | None = Field(default=None, description="Why the server cannot generate models.")
     stage: str | None = Field(default=None, description="What is being loaded.")

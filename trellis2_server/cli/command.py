@@ -39,20 +39,20 @@ def main(
             it has none, the built-in defaults, which are the same.
         choose_engine: returns the engine to serve with, and warnings; None: as configured.
     """
-    asked = _parse(arguments, config_folder)
+    parsed = _parse(arguments, config_folder)
     try:
-        settings = _settings(asked)
-        if asked.check:
+        settings = _settings(parsed)
+        if parsed.check:
             from trellis2_server.cli.check import check
 
-            return check(settings, asked.config)
-        if asked.image is not None:
+            return check(settings, parsed.config)
+        if parsed.image is not None:
             from trellis2_server.cli.image import make_models
 
-            return make_models(settings, asked.image, asked.output)
+            return make_models(settings, parsed.image, parsed.output)
         from trellis2_server.cli.serve import serve
 
-        return serve(settings, lambda: _settings(asked), choose_engine)
+        return serve(settings, lambda: _settings(parsed), choose_engine)
     except ServerError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the answer to a command
         return 2
@@ -94,8 +94,8 @@ def _parse(arguments: Sequence[str] | None, config_folder: Path | None) -> argpa
     return parser.parse_args(arguments)
 
 
-def _settings(asked: argparse.Namespace) -> Settings:
-    overrides = {"host": asked.host, "port": asked.port}
+def _settings(parsed: argparse.Namespace) -> Settings:
+    overrides = {"host": parsed.host, "port": parsed.port}
     server = {key: value for key, value in overrides.items() if value is not None}
-    settings = load_settings(asked.config, {"server": server} if server else None)
+    settings = load_settings(parsed.config, {"server": server} if server else None)
     return api_keys.with_all_keys(settings, os.environ)

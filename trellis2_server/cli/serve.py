@@ -17,7 +17,7 @@ from trellis2_server import logs, pipeline
 from trellis2_server.api.app import create_app
 from trellis2_server.api.connections import uvicorn_config
 from trellis2_server.cli.access import access_warnings
-from trellis2_server.cli.process import allow_descriptors, share_arenas
+from trellis2_server.cli.process import allow_descriptors, limit_malloc_arenas
 from trellis2_server.errors import ServerError, StoreError
 from trellis2_server.storage import make_store
 
@@ -53,7 +53,7 @@ def serve(
     """
     server = settings.server
     logs.configure(server)
-    share_arenas()
+    limit_malloc_arenas()
     engine, warnings = (choose_engine or pipeline.choose_engine)(settings)
     for warning in (*warnings, *access_warnings(server)):
         logger.warning(warning)

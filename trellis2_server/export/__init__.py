@@ -5,9 +5,9 @@
     textured_glb     unwrap, bake, encode and pack a GLB
     set_asset        replace the metadata of another exporter's GLB
     warm_up          compile all loops now instead of during the first export
-    compiling        compile all loops while something else goes on
+    compiling        compile all loops in the background
 
-`retexture` textures a client's scene, `formats` converts a GLB to other file types.
+`retexture` textures an uploaded scene, `formats` converts a GLB to other file types.
 
 All functions may run in several threads at once. Equal input gives equal bytes. Heavy packages are
 imported by the first call.
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trellis2_server.export.compilation import Compilation
-    from trellis2_server.export.report import Report
     from trellis2_server.mesh import Mesh, VoxelField
+    from trellis2_server.reports import Report
+    from trellis2_server.request_fields import AlphaMode, Compression, TextureFormat
 
 __all__ = ["compiling", "prepare", "textured_glb", "untextured_glb", "warm_up"]
 
@@ -42,9 +43,9 @@ def prepare(
 ) -> Mesh:
     """Clean a mesh and decimate it to at most `decimation_target` faces.
 
-    Cleaning drops duplicate and degenerate faces, unused vertices and floaters, closes small holes,
-    and winds faces consistently, outward where the surface is closed. It does not move vertices.
-    Remeshing replaces the result by watertight shells around it.
+    Cleaning drops duplicate and degenerate faces, unused vertices and small detached parts, closes
+    small holes, and winds faces consistently, outward where the surface is closed. It does not move
+    vertices. Remeshing replaces the result by watertight shells around it.
 
     Args:
         mesh: of an engine.
@@ -58,7 +59,7 @@ def prepare(
     """
     from trellis2_server.export.clean import clean
     from trellis2_server.export.decimate import decimate
-    from trellis2_server.export.report import stage_report
+    from trellis2_server.reports import stage_report
 
     finished = stage_report(report, "clean", 1)
     finished(0)
@@ -76,7 +77,7 @@ def untextured_glb(
     *,
     extras: Mapping[str, object] | None = None,
     generator: str = GENERATOR,
-    compress: Literal["meshopt", "draco"] | None = None,
+    compress: Compression | None = None,
 ) -> bytes:
     """Return a GLB of the mesh with smooth normals and a neutral material.
 
@@ -110,9 +111,9 @@ def textured_glb(  # noqa: PLR0913
     *,
     texture_size: int,
     original: Mesh | None = None,
-    alpha_mode: Literal["auto", "OPAQUE", "MASK", "BLEND"] = "auto",
-    texture_format: Literal["auto", "png", "jpeg", "webp"] = "auto",
-    compress: Literal["meshopt", "draco"] | None = None,
+    alpha_mode: AlphaMode = "auto",
+    texture_format: TextureFormat = "auto",
+    compress: Compression | None = None,
     unwrap: Literal["own", "xatlas"] = "own",
     extras: Mapping[str, object] | None = None,
     generator: str = GENERATOR,
@@ -146,8 +147,8 @@ def textured_glb(  # noqa: PLR0913
 
     from trellis2_server.export import glb, textures
     from trellis2_server.export.geometry import geometry
-    from trellis2_server.export.report import stage_report
     from trellis2_server.export.validation import checked_field, checked_mesh
+    from trellis2_server.reports import stage_report
 
     original = None if original is mesh or original is None else checked_mesh(original)
     mesh = checked_mesh(mesh)
@@ -189,7 +190,7 @@ def warm_up(*, remesh: bool = False) -> None:
 
 
 def compiling(*, remesh: bool = False) -> Compilation:
-    """Return a context manager that compiles all loops while something else goes on.
+    """Return a context manager that compiles all loops in the background.
 
     Args:
         remesh: include the loops that only a `remesh_resolution` needs, nearly as many again.

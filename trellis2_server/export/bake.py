@@ -16,14 +16,14 @@ import numpy as np
 
 from trellis2_server.export.kernels import bake as kernels
 from trellis2_server.export.parallel import parallel_for
-from trellis2_server.export.report import stage_report
+from trellis2_server.reports import stage_report
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trellis2_server.export.atlas import Atlas
-    from trellis2_server.export.report import Report
     from trellis2_server.mesh import Mesh, VoxelField
+    from trellis2_server.reports import Report
 
     _Voxels = tuple[NDArray[np.int32], NDArray[np.uint64], NDArray[np.int32], NDArray[np.float32]]
     _Surface = tuple[
@@ -121,30 +121,6 @@ def bake(mesh: Mesh, atlas: Atlas, index: Index, report: Report | None = None) -
     _fill_gaps(base_color, metal_rough, covered)
     finished(3)
     return Maps(base_color, metal_rough, covered)
-
-
-def sample_field(
-    points: NDArray[np.float64], field: VoxelField, original: Mesh | None = None
-) -> NDArray[np.float64]:
-    """Interpolate the field's attributes at points, as `bake` does.
-
-    Args:
-        points: float64 [N, 3], in the model frame.
-        field: attributes to interpolate.
-        original: surface to whose closest points the points are mapped; None: they are not.
-
-    Returns:
-        float64 [N, 6], in [0, 1]; NaN where no voxel is near.
-    """
-    values = np.full((len(points), 6), np.nan)
-    places = np.array(points, np.float64, order="C")
-    index = build_index(field, original)
-    if index.has_surface:
-        parallel_for(kernels.project_points, len(places), places, *index.surface)
-    parallel_for(
-        kernels.sample_points, len(places), places, *index.voxels, index.resolution, values
-    )
-    return values
 
 
 def closest_points(points: NDArray[np.float64], surface: Mesh) -> NDArray[np.float64]:

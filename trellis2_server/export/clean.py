@@ -25,8 +25,9 @@ HOLE_PERIMETER: Final = 0.03
 
 
 def clean(mesh: Mesh) -> Mesh:
-    """Drop duplicate and degenerate faces, floaters and unused vertices; close small holes.
+    """Drop what makes decimation and unwrapping fail, and close small holes.
 
+    Dropped are duplicate and degenerate faces, small detached parts (floaters) and unused vertices.
     Faces that share an edge are wound consistently where the surface allows it, outward where it is
     closed. An open part keeps the winding of most of its area. If the winding of the whole mesh
     carries no information, as with dual grids, a convex open part is wound outward. Vertices keep

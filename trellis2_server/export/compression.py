@@ -7,7 +7,7 @@ Does not know: textures, materials.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -27,10 +27,9 @@ from trellis2_server.export.gltf import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from trellis2_server.export.geometry import Geometry
+    from trellis2_server.export.geometry import GltfGeometry
     from trellis2_server.export.gltf import GltfBuilder
-
-Compression = Literal["meshopt", "draco"]
+    from trellis2_server.request_fields import Compression
 
 #: Largest value of a normalised 16-bit integer.
 _MAX_SHORT: Final = 32767
@@ -38,7 +37,7 @@ _DRACO_DEADLINE_S: Final = 120.0
 
 
 def add_compressed(
-    builder: GltfBuilder, geometry: Geometry, compress: Compression
+    builder: GltfBuilder, geometry: GltfGeometry, compress: Compression
 ) -> dict[str, Any]:
     """Add compressed triangles to the file and return the mesh primitive that uses them.
 
@@ -49,7 +48,7 @@ def add_compressed(
     return (_add_meshopt if compress == "meshopt" else _add_draco)(builder, geometry)
 
 
-def _add_meshopt(builder: GltfBuilder, geometry: Geometry) -> dict[str, Any]:
+def _add_meshopt(builder: GltfBuilder, geometry: GltfGeometry) -> dict[str, Any]:
     """EXT_meshopt_compression over KHR_mesh_quantization.
 
     Positions and texture coordinates become normalised 16-bit integers, normals 8-bit ones. A mesh
@@ -155,7 +154,7 @@ def _add_view(  # noqa: PLR0913
     return builder.add("accessors", item)
 
 
-def _add_draco(builder: GltfBuilder, geometry: Geometry) -> dict[str, Any]:
+def _add_draco(builder: GltfBuilder, geometry: GltfGeometry) -> dict[str, Any]:
     """KHR_draco_mesh_compression, with 16 bits for positions and texture coordinates."""
     arrays: dict[str, NDArray[Any]] = {
         "positions": geometry.positions,

@@ -24,7 +24,7 @@ from trellis2_server.mesh import Mesh
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from trellis2_server.export.report import Report
+    from trellis2_server.reports import Report
 
 #: Approximate number of vertices of a cell, which fit into the cache of a core.
 _CELL_VERTICES: Final = 2000

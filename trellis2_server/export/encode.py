@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trellis2_server.export.bake import Maps
-    from trellis2_server.export.material import AlphaMode
+    from trellis2_server.export.material import GltfAlphaMode
+    from trellis2_server.request_fields import AlphaMode, TextureFormat
 
 #: Always with 4:4:4 chroma: subsampling bleeds colours and mixes the metallic-roughness channels.
 _JPEG_QUALITY: Final = 92
@@ -58,8 +59,8 @@ def encode(pixels: NDArray[np.uint8], file_format: Format) -> Image:
 
 def encode_maps(
     maps: Maps,
-    alpha_mode: Literal["auto", "OPAQUE", "MASK", "BLEND"],
-    texture_format: Literal["auto", "png", "jpeg", "webp"],
+    alpha_mode: AlphaMode,
+    texture_format: TextureFormat,
 ) -> Material:
     """Return a material with the baked maps: images, or factors for constant channels.
 
@@ -98,7 +99,7 @@ def encode_maps(
         return Material(color.result(), metal_rough.result(), alpha_mode=alpha_mode)
 
 
-def _choose_alpha_mode(count: NDArray[np.int64]) -> AlphaMode:
+def _choose_alpha_mode(count: NDArray[np.int64]) -> GltfAlphaMode:
     """Choose the alpha mode for a histogram of alpha, int64 [256]."""
     total = int(count.sum())
     clear, between = int(count[:26].sum()), int(count[26:230].sum())

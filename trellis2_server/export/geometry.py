@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Geometry:
+class GltfGeometry:
     """An indexed triangle list in glTF's frame.
 
     Attributes:
@@ -61,7 +61,7 @@ def geometry(
     uv: NDArray[np.float32] | None = None,
     source: NDArray[np.int32] | None = None,
     faces: NDArray[np.int32] | None = None,
-) -> Geometry:
+) -> GltfGeometry:
     """Convert a mesh to glTF's frame; repeat vertices that have several texture coordinates.
 
     Args:
@@ -75,7 +75,7 @@ def geometry(
     positions = mesh.vertices
     if source is not None:
         positions, normals = positions[source], normals[source]
-    return Geometry(
+    return GltfGeometry(
         _to_gltf(positions),
         _to_gltf(normals),
         uv,

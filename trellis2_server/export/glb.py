@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trellis2_server.export.compression import Compression
-    from trellis2_server.export.geometry import Geometry
+    from trellis2_server.export.geometry import GltfGeometry
     from trellis2_server.export.gltf import GltfBuilder
     from trellis2_server.export.material import Image, Material
 
@@ -33,7 +33,7 @@ _LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP_TO_EDGE = 9729, 9987, 33071
 
 
 def pack(
-    geometry: Geometry,
+    geometry: GltfGeometry,
     material: Material,
     *,
     extras: Mapping[str, object],
@@ -68,7 +68,7 @@ def pack(
 
 
 def pack_tree(  # noqa: PLR0913
-    geometries: Sequence[tuple[int, Geometry]],
+    geometries: Sequence[tuple[int, GltfGeometry]],
     material: Material,
     *,
     nodes: Sequence[Mapping[str, Any]],
@@ -106,7 +106,7 @@ def pack_tree(  # noqa: PLR0913
     return builder.to_glb()
 
 
-def _add_uncompressed(builder: GltfBuilder, geometry: Geometry) -> dict[str, Any]:
+def _add_uncompressed(builder: GltfBuilder, geometry: GltfGeometry) -> dict[str, Any]:
     """Add triangles to the file and return the mesh primitive that uses them."""
     attributes = {"POSITION": _add_rows(builder, geometry.positions)}
     # glTF requires the bounds of positions.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-AlphaMode = Literal["OPAQUE", "MASK", "BLEND"]
+GltfAlphaMode = Literal["OPAQUE", "MASK", "BLEND"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Material:
     color: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     metallic: float = 1.0
     roughness: float = 1.0
-    alpha_mode: AlphaMode = "OPAQUE"
+    alpha_mode: GltfAlphaMode = "OPAQUE"
 
 
 #: Material of a model without textures.

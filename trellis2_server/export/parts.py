@@ -1,4 +1,4 @@
-"""Connected parts of a mesh: which of them are floaters, and which faces have to be flipped.
+"""Connected parts of a mesh: which are small and detached, which faces have to be flipped.
 
 Does not know: duplicate faces, holes.
 """
@@ -109,7 +109,7 @@ class Parts:
     def find_floaters(self) -> NDArray[np.bool_]:
         """Return which faces belong to floaters, bool [F].
 
-        Floaters are parts that are small together with all parts that continue them.
+        Floaters are detached parts that are small together with all parts that continue them.
         """
         root = 2 * np.arange(self.count, dtype=np.int32)
         one, two = self._pairs

@@ -25,15 +25,15 @@ import numpy as np
 from trellis2_server.errors import ExportError
 from trellis2_server.export.kernels import remesh as kernels
 from trellis2_server.export.parallel import parallel_for
-from trellis2_server.export.report import stage_report
 from trellis2_server.mesh import Mesh
+from trellis2_server.reports import stage_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from trellis2_server.export.report import Report
+    from trellis2_server.reports import Report
 
 #: Cells around the bounding box of the mesh, enough for the flood to surround it.
 _MARGIN: Final = 5.0

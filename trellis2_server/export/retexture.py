@@ -11,12 +11,12 @@ import numpy as np
 
 from trellis2_server.export import glb
 from trellis2_server.export.adjacency import is_watertight, twins
-from trellis2_server.export.geometry import Geometry, smooth_normals
+from trellis2_server.export.geometry import GltfGeometry, smooth_normals
 from trellis2_server.export.material import NEUTRAL
-from trellis2_server.export.report import stage_report
 from trellis2_server.export.textures import create_textures
 from trellis2_server.export.validation import checked_field, checked_mesh
 from trellis2_server.mesh import Mesh
+from trellis2_server.reports import stage_report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
     from trellis2_server.export.atlas import Atlas
     from trellis2_server.export.material import Material
-    from trellis2_server.export.report import Report
     from trellis2_server.inputs.meshes import Part, Scene
     from trellis2_server.mesh import VoxelField
+    from trellis2_server.reports import Report
+    from trellis2_server.request_fields import AlphaMode, TextureFormat
 
 
 def untextured_glb(
@@ -48,7 +49,7 @@ def untextured_glb(
     geometries = [
         (
             part.mesh,
-            Geometry(
+            GltfGeometry(
                 part.positions,
                 _normals(scene, part),
                 None,
@@ -67,8 +68,8 @@ def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
     field: VoxelField,
     *,
     texture_size: int,
-    alpha_mode: Literal["auto", "OPAQUE", "MASK", "BLEND"] = "auto",
-    texture_format: Literal["auto", "png", "jpeg", "webp"] = "auto",
+    alpha_mode: AlphaMode = "auto",
+    texture_format: TextureFormat = "auto",
     unwrap: Literal["own", "xatlas"] = "own",
     extras: Mapping[str, object],
     generator: str,
@@ -108,7 +109,7 @@ def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
     finished = stage_report(report, "pack", 1)
     finished(0)
     is_double_sided = _is_double_sided(scene, placed)
-    geometries: list[tuple[int, Geometry]] = []
+    geometries: list[tuple[int, GltfGeometry]] = []
     first = 0
     for part in scene.parts:
         last = first + len(part.faces)
@@ -122,7 +123,7 @@ def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
 
 def _pack(
     scene: Scene,
-    geometries: list[tuple[int, Geometry]],
+    geometries: list[tuple[int, GltfGeometry]],
     material: Material,
     extras: Mapping[str, object],
     generator: str,
@@ -158,7 +159,7 @@ def _with_uv(
     atlas: Atlas,
     uv_faces: NDArray[np.int32],
     is_double_sided: bool,  # noqa: FBT001
-) -> Geometry:
+) -> GltfGeometry:
     """Return the geometry of a part, with vertices repeated for each of their texture coordinates.
 
     Args:
@@ -175,7 +176,7 @@ def _with_uv(
     pairs, faces = np.unique(corners * len(atlas.uv) + uv_corners, return_inverse=True)
     vertices, rows = np.divmod(pairs, len(atlas.uv))
     normals = _normals(scene, part)
-    return Geometry(
+    return GltfGeometry(
         part.positions[vertices],
         normals[vertices] if len(normals) else normals,
         np.divide(atlas.uv[rows], atlas.size_px, dtype=np.float32),

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from trellis2_server.export import bake
 from trellis2_server.export.deviation import deviation
 from trellis2_server.export.encode import encode_maps
-from trellis2_server.export.report import stage_report
 from trellis2_server.export.unwrap import unwrap as unwrap_mesh
 from trellis2_server.export.xatlas_unwrap import unwrap_with_xatlas
+from trellis2_server.reports import stage_report
 
 if TYPE_CHECKING:
     from trellis2_server.export.atlas import Atlas
     from trellis2_server.export.material import Material
-    from trellis2_server.export.report import Report
     from trellis2_server.mesh import Mesh, VoxelField
+    from trellis2_server.reports import Report
+    from trellis2_server.request_fields import AlphaMode, TextureFormat
 
 #: Colours are read at the closest points of the original only if the deviation of the mesh (p99)
 #: exceeds this value. Below it, that improves textures by at most 0.1 dB of 62 (bench/export.py,
@@ -48,8 +49,8 @@ def create_textures(  # noqa: PLR0913 - the parameters of `export.textured_glb`
     original: Mesh | None,
     *,
     texture_size: int,
-    alpha_mode: Literal["auto", "OPAQUE", "MASK", "BLEND"],
-    texture_format: Literal["auto", "png", "jpeg", "webp"],
+    alpha_mode: AlphaMode,
+    texture_format: TextureFormat,
     unwrap: Literal["own", "xatlas"],
     report: Report | None,
 ) -> Textures:

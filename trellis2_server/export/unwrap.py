@@ -24,15 +24,15 @@ from trellis2_server.export.charts import (
 )
 from trellis2_server.export.grouping import group_faces
 from trellis2_server.export.packing import FIRST_SHARE, covered_share, pack
-from trellis2_server.export.report import stage_report
+from trellis2_server.reports import stage_report
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trellis2_server.export.charts import Charts
     from trellis2_server.export.grouping import Grouping
-    from trellis2_server.export.report import Report
     from trellis2_server.mesh import Mesh
+    from trellis2_server.reports import Report
 
 #: Share of the texture that the charts are expected to cover.
 _EXPECTED_SHARE: Final = 0.75

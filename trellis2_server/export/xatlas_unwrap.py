@@ -14,11 +14,11 @@ from trellis2_server.export import subprocess_call
 from trellis2_server.export.adjacency import twins
 from trellis2_server.export.atlas import Atlas
 from trellis2_server.export.kernels import grouping as kernels
-from trellis2_server.export.report import stage_report
+from trellis2_server.reports import stage_report
 
 if TYPE_CHECKING:
-    from trellis2_server.export.report import Report
     from trellis2_server.mesh import Mesh
+    from trellis2_server.reports import Report
 
 #: Time after which xatlas is stopped, seconds; a million faces take about 400.
 XATLAS_DEADLINE_S: Final = 600.0

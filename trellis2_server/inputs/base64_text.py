@@ -30,13 +30,13 @@ def decode_base64(text: str | memoryview, *, max_bytes: int, name: str = "image"
     Decodes in chunks, so that other threads can run in between.
 
     Args:
-        text: A string, or the UTF-8 bytes between the quotes of a JSON string, escapes included.
-        max_bytes: Limit for the decoded content.
-        name: Field name for error messages.
+        text: a string, or the UTF-8 bytes between the quotes of a JSON string, escapes included.
+        max_bytes: limit for the decoded content.
+        name: field name for error messages.
 
     Raises:
-        InputError: The text is empty or not base64.
-        TooLargeError: The content exceeds `max_bytes`; decoding stops there.
+        InputError: the text is empty or not base64.
+        TooLargeError: the content exceeds `max_bytes`; decoding stops there.
     """
     parts: list[bytes] = []
     size, digits, is_padded = 0, b"", False

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class ActiveJobs:
     """The jobs that are not finished, or whose texture may still be requested.
 
+    Of the latter, the status is already "completed".
+
     Args:
         registry: all jobs, finished ones too.
         subscriptions: get each change.

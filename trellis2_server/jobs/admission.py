@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trellis2_server.settings import WorkerSettings
 
 #: `Retry-After` when the queue is full, seconds.
-RETRY_AFTER_FULL_S: Final = 10
+QUEUE_FULL_RETRY_AFTER_S: Final = 10
 
 
 class Admission:
@@ -64,7 +64,7 @@ class Admission:
         waiting = self._scheduler.waiting
         if waiting >= self._limits.max_queue_length:
             raise QueueFullError(
-                f"the queue is full: {waiting} jobs wait", retry_after_s=RETRY_AFTER_FULL_S
+                f"the queue is full: {waiting} jobs wait", retry_after_s=QUEUE_FULL_RETRY_AFTER_S
             )
 
     def check_new_job(self, upload_bytes: int, caller: Caller) -> None:
@@ -82,7 +82,8 @@ class Admission:
         held = self._active_jobs.upload_bytes
         if held and held + upload_bytes > self._limits.max_waiting_bytes:
             raise QueueFullError(
-                f"the queue is full: {held} bytes of uploads wait", retry_after_s=RETRY_AFTER_FULL_S
+                f"the queue is full: {held} bytes of uploads wait",
+                retry_after_s=QUEUE_FULL_RETRY_AFTER_S,
             )
         limit = self._limits.max_jobs_per_client
         if limit is None:
@@ -96,5 +97,5 @@ class Admission:
         if own >= limit:
             raise TooManyRequestsError(
                 f"{own} of your jobs are not finished yet, and this server takes {limit} at a time",
-                retry_after_s=RETRY_AFTER_FULL_S,
+                retry_after_s=QUEUE_FULL_RETRY_AFTER_S,
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from trellis2_server.errors import ShuttingDownError, UnhealthyError
+from trellis2_server.errors import UnhealthyError, shutting_down
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +54,6 @@ class Availability:
             raise shutting_down()
         if self.fatal_error is not None:
             raise unhealthy(self.fatal_error)
-
-
-def shutting_down() -> ShuttingDownError:
-    """Return the error for clients of a process that shuts down."""
-    return ShuttingDownError("the server is shutting down", retry_after_s=30)
 
 
 def unhealthy(reason: str) -> UnhealthyError:

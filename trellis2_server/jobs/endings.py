@@ -41,7 +41,7 @@ class JobEndings:
             seconds.
 
     Attributes:
-        on_end: called after a job has ended without all of its results.
+        on_failure: called after a job has failed or was cancelled, and after a fatal error.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - six collaborators
@@ -53,7 +53,7 @@ class JobEndings:
         observer: JobObserver,
         abandoned_after_s: float,
     ) -> None:
-        self.on_end: Callable[[], None] = lambda: None
+        self.on_failure: Callable[[], None] = lambda: None
         self._active_jobs = active_jobs
         self._queue = queue
         self._lifecycle = lifecycle
@@ -87,7 +87,7 @@ class JobEndings:
         self._active_jobs.change(active, status=status, error=bare)
         self._note_end(active)
         self._release(active)
-        self.on_end()
+        self.on_failure()
 
     def cancel(self, active: ActiveJob) -> None:
         """Cancel a job: at once if it waits, otherwise at the running step's next report."""
@@ -118,7 +118,7 @@ class JobEndings:
             if active in needing_device or active.waiting_for == "cutout":
                 self.fail(active, unhealthy(reason))
         self._note_settled()
-        self.on_end()
+        self.on_failure()
 
     # ---- both ----------------------------------------------------------------------------
 

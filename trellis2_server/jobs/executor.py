@@ -9,13 +9,13 @@ Does not know: jobs, threads, the order of steps.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from trellis2_server import pipeline
+from trellis2_server.digests import md5
 from trellis2_server.storage.snapshots import (
     EngineName,
     export_again,
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from trellis2_server.inputs.images import Cutout, Cutter
     from trellis2_server.mesh import Shape, VoxelField
     from trellis2_server.parameters import Options
-    from trellis2_server.pipeline import Engine, Geometry, GivenMesh, Report
+    from trellis2_server.pipeline import Engine, Geometry, UploadedMesh
+    from trellis2_server.reports import Report
     from trellis2_server.settings import Settings
 
 
@@ -109,7 +110,7 @@ class Executor(Protocol):
 
         Raises:
             ModelPending: the background model is being loaded.
-            InputError: the file is no image, or there is no object in it.
+            InputError: the file is no picture, or there is no object in it.
         """
         ...
 
@@ -128,7 +129,7 @@ class Executor(Protocol):
     def read_mesh(
         self, content: bytes, options: Options, report: Report
     ) -> ExportedShape | Awaitable[ExportedShape]:
-        """Do the step `shape_export` of a client's mesh; see `pipeline.read_mesh`."""
+        """Do the step `shape_export` of an uploaded mesh; see `pipeline.read_mesh`."""
         ...
 
     def make_texture(
@@ -144,7 +145,7 @@ class Executor(Protocol):
         ...
 
     def shape_snapshotter(self, geometry: Any) -> Callable[[], bytes] | None:
-        """Return a call, for any thread, that serializes the geometry; None: a client's mesh."""
+        """Return a call, for any thread, that serializes the geometry; None: an uploaded mesh."""
         ...
 
     def field_snapshotter(self, field: Any) -> Callable[[], bytes]:
@@ -210,22 +211,22 @@ class LocalExecutor:
         return exported_shape(*pipeline.export_shape(self._engine, shape, options, report))
 
     def read_mesh(self, content: bytes, options: Options, report: Report) -> ExportedShape:
-        """Read a client's mesh, and export it as an untextured GLB."""
+        """Read an uploaded mesh, and export it as an untextured GLB."""
         return exported_shape(*pipeline.read_mesh(self._engine, content, options, report))
 
     def make_texture(
-        self, geometry: Geometry | GivenMesh, cutout: Cutout, options: Options, report: Report
+        self, geometry: Geometry | UploadedMesh, cutout: Cutout, options: Options, report: Report
     ) -> VoxelField:
         """Run the engine's texture stages."""
         return pipeline.make_texture(self._engine, geometry, cutout, options, report)
 
     def export_model(
-        self, geometry: Geometry | GivenMesh, field: VoxelField, options: Options, report: Report
+        self, geometry: Geometry | UploadedMesh, field: VoxelField, options: Options, report: Report
     ) -> bytes:
         """Export the textured GLB."""
         return pipeline.export_model(self._engine, geometry, field, options, self._export, report)
 
-    def shape_snapshotter(self, geometry: Geometry | GivenMesh) -> Callable[[], bytes] | None:
+    def shape_snapshotter(self, geometry: Geometry | UploadedMesh) -> Callable[[], bytes] | None:
         """Return a call that serializes the shape."""
         if not isinstance(geometry, pipeline.Geometry):
             return None
@@ -243,11 +244,6 @@ class LocalExecutor:
         return export_again(EngineName(made_by), shape, field, options, self._export, report)
 
 
-def exported_shape(geometry: Geometry | GivenMesh, glb: bytes) -> ExportedShape:
+def exported_shape(geometry: Geometry | UploadedMesh, glb: bytes) -> ExportedShape:
     """Return the results of an export with the MD5 of the file."""
     return ExportedShape(geometry, glb, md5(glb))
-
-
-def md5(data: bytes) -> str:
-    """Return the MD5 of the data, 32 hex digits."""
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.availability import Availability
     from trellis2_server.jobs.endings import JobEndings
     from trellis2_server.jobs.threads import ThreadPools
-    from trellis2_server.pipeline import Report
+    from trellis2_server.reports import Report
 
 
 @dataclass(slots=True, eq=False)

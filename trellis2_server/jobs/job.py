@@ -57,6 +57,10 @@ class Status(Enum):
 
 _FINISHED: Final = frozenset({Status.COMPLETED, Status.ERROR, Status.CANCELLED})
 
+#: Names of a job's files.
+INPUT_FILE: Final = "input.png"
+SHAPE_FILE: Final = "shape.glb"
+TEXTURED_FILE: Final = "textured.glb"
 #: Allowed changes of the status.
 TRANSITIONS: Final = {
     Status.SHAPE_PROCESSING: frozenset(
@@ -105,7 +109,7 @@ class Job:
         resolution: voxels along the cube's edge, as really used; None until the shape exists.
         progress: of the present status; None while the job waits, and when it is finished.
         shape_glb: the untextured GLB; None until it exists.
-        shape_md5: MD5 of that file, by which a given mesh is recognized.
+        shape_md5: MD5 of that file, by which an uploaded mesh is recognized.
         textured_glb: the textured GLB; None until it exists.
         error: reason of the status `ERROR` or `CANCELLED`.
         finished_at: time of the end; None: not finished.

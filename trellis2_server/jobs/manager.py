@@ -18,10 +18,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from trellis2_server import __version__
-from trellis2_server.errors import EngineBrokenError, UnhealthyError
+from trellis2_server.errors import SHUTTING_DOWN, EngineBrokenError, UnhealthyError, shutting_down
 from trellis2_server.jobs.active_jobs import ActiveJobs
 from trellis2_server.jobs.admission import Admission
-from trellis2_server.jobs.availability import Availability, shutting_down
+from trellis2_server.jobs.availability import Availability
 from trellis2_server.jobs.endings import JobEndings
 from trellis2_server.jobs.estimates import Estimator
 from trellis2_server.jobs.export_calls import ExportCalls
@@ -146,7 +146,7 @@ class JobManager:
         self.export_calls = ExportCalls(self.threads, self.availability, self.endings, self._clock)
 
     def _build_steps(self, observer: JobObserver) -> None:
-        """The way of a job from step to step."""
+        """Parts that run steps."""
         self.uploads = Uploads(self.executor, self.threads)
         self.matcher = JobMatcher(self.active_jobs, self.uploads, observer)
         self.estimator = Estimator(self.active_jobs, self.threads, self.lifecycle)
@@ -200,7 +200,7 @@ class JobManager:
         )
 
     def _connect(self) -> None:
-        """Close the circle: what a step causes may start another one."""
+        """Connect the callbacks: the end of a step may start another one."""
         self.submissions.engine = self.executor.name
         self.archive.on_stored = self.results.note_stored
         self.runner.results = self.step_results
@@ -208,7 +208,7 @@ class JobManager:
         self.runner.on_end = self.scheduler.wake
         self.export_calls.on_change = self.scheduler.wake
         self.maintenance.on_change = self.scheduler.wake
-        self.endings.on_end = self.scheduler.update_idle
+        self.endings.on_failure = self.scheduler.update_idle
         self.threads.on_free = self.scheduler.update_idle
 
     # ---- life ----------------------------------------------------------------------------
@@ -296,7 +296,7 @@ class JobManager:
     def unavailable_reason(self) -> str | None:
         """Why nothing is served, loading aside; None: requests are served."""
         if self.availability.is_closing:
-            return "the server is shutting down"
+            return SHUTTING_DOWN
         return self.availability.fatal_error or self.lifecycle.error
 
     @property

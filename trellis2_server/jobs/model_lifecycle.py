@@ -138,7 +138,7 @@ class ModelLifecycle:
         used, level = self.memory.get("used", 0), self._loaded_level or 0
         if self._max_growth is not None and used > level + self._max_growth:
             raise EngineBrokenError(
-                f"the device's memory is not given back: {used // _MB} MB are in use after "
+                f"the device's memory is not freed: {used // _MB} MB are in use after "
                 f"loading again, {level // _MB} MB were after the first load"
             )
 

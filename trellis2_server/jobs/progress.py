@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.observers import JobObserver
     from trellis2_server.jobs.queue import ActiveJob
     from trellis2_server.jobs.steps import Step
-    from trellis2_server.pipeline import Report
+    from trellis2_server.reports import Report
 
 #: Minimum time between two reports that are passed on, seconds.
 PROGRESS_INTERVAL_S: Final = 0.05

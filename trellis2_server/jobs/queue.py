@@ -36,7 +36,7 @@ class ActiveJob:
             it is certain that there will be none.
         deadline: of the steps of the present status.
         last_requested_at: time of the last request for the job.
-        mesh: the client's mesh file, until it is read; then there is no shape step.
+        mesh: the uploaded mesh file, until it is read; then there is no shape step.
         upload_bytes: size of the client's files that are still held, bytes.
         texture_done: like `shape_done`, for the textured GLB; None until it is requested.
         waiting_for: the step that waits to start.

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from trellis2_server import errors
 from trellis2_server.errors import ServerError, ShuttingDownError, StoreError
-from trellis2_server.jobs.job import Job, Status
+from trellis2_server.jobs.job import SHAPE_FILE, TEXTURED_FILE, Job, Status
 from trellis2_server.parameters import Delivery, Options, read_options
 from trellis2_server.settings import Settings
 from trellis2_server.storage.store import JobName
@@ -47,29 +47,29 @@ class JobRecords:
     def __init__(self, archive: Archive, clock: Callable[[], float]) -> None:
         self._archive = archive
         self._clock = clock
-        self._marks: dict[str, tuple[object, ...]] = {}
+        self._recorded: dict[str, tuple[object, ...]] = {}
 
     # ---- writing ---------------------------------------------------------------------
 
     def note(self, job: Job) -> None:
         """Record a job, if the recorded part of it has changed."""
-        mark = (
+        recorded_state = (
             job.status, job.image_hash, job.resolution, job.warnings, job.shape_glb,
             job.textured_glb, len(job.timings),
         )  # fmt: skip
-        if self._marks.get(job.uid) != mark:
-            self._marks[job.uid] = mark
+        if self._recorded.get(job.uid) != recorded_state:
+            self._recorded[job.uid] = recorded_state
             self._archive.save_record(job.uid, _text(job) if self._archive.is_persistent else "")
 
-    def name(self, kind: str, name: str, uid: str, says: object = None) -> None:
+    def name(self, kind: str, name: str, uid: str, payload: object = None) -> None:
         """Record a further name of a job."""
         if self._archive.is_persistent:
-            text = json.dumps(asdict(says) if isinstance(says, Delivery) else says)
+            text = json.dumps(asdict(payload) if isinstance(payload, Delivery) else payload)
             self._archive.save_name(JobName(kind, name, uid, text))
 
     def remove(self, uid: str) -> None:
         """Remove the record of a job."""
-        self._marks.pop(uid, None)
+        self._recorded.pop(uid, None)
         self._archive.remove([uid])
 
     # ---- reading back ----------------------------------------------------------------
@@ -102,47 +102,49 @@ class JobRecords:
             return None
 
     def _job(self, saved: SavedJob) -> Job:
-        says: dict[str, Any] = json.loads(saved.record)
+        record: dict[str, Any] = json.loads(saved.record)
         now_unix_s, now = time.time(), self._clock()
-        status, error = Status(says["status"]), _error(says["error"])
-        ended_unix_s: float | None = says["finished"]
+        status, error = Status(record["status"]), _error(record["error"])
+        ended_unix_s: float | None = record["finished"]
         if not status.is_finished or isinstance(error, ShuttingDownError):
             status, error = Status.ERROR, ServerError(RESTARTED)
             ended_unix_s = ended_unix_s or now_unix_s
-        files = {name: saved.files.get(name) for name in says["files"]}
+        files = {name: saved.files.get(name) for name in record["files"]}
         lost = [name for name, artifact in files.items() if artifact is None]
         if lost and error is None:
             status, error = Status.ERROR, StoreError(f"{lost[0]} is lost", is_lost=True)
         # An older version had fewer options.
-        options = asdict(read_options({}, Settings())) | says["options"]
+        options = asdict(read_options({}, Settings())) | record["options"]
         # The system's clock may have been set back since.
-        age_s = max(now_unix_s - says["created"], 0.0)
+        age_s = max(now_unix_s - record["created"], 0.0)
         created_at = now - age_s
-        finished_at = min(now, created_at + ended_unix_s - says["created"]) if ended_unix_s else now
+        finished_at = (
+            min(now, created_at + ended_unix_s - record["created"]) if ended_unix_s else now
+        )
         return Job(
             uid=saved.uid,
             options=_adapter(Options).validate_json(json.dumps(options)),
-            engine=says["engine"],
+            engine=record["engine"],
             created_at=created_at,
-            owner=says["owner"],
-            created_unix_s=says["created"],
+            owner=record["owner"],
+            created_unix_s=record["created"],
             status=status,
-            image_hash=says["image_hash"],
-            background=says["background"],
-            warnings=tuple(says["warnings"]),
-            resolution=says["resolution"],
-            shape_glb=files.get("shape.glb"),
-            shape_md5=says["shape_md5"] if files.get("shape.glb") else None,
-            textured_glb=files.get("textured.glb"),
+            image_hash=record["image_hash"],
+            background=record["background"],
+            warnings=tuple(record["warnings"]),
+            resolution=record["resolution"],
+            shape_glb=files.get(SHAPE_FILE),
+            shape_md5=record["shape_md5"] if files.get(SHAPE_FILE) else None,
+            textured_glb=files.get(TEXTURED_FILE),
             error=error,
             finished_at=finished_at,
-            timings=says["timings"],
+            timings=record["timings"],
         )
 
 
 def _text(job: Job) -> str:
     files: list[Artifact | None] = [job.shape_glb, job.textured_glb]
-    says: Mapping[str, object] = {
+    record: Mapping[str, object] = {
         "engine": job.engine,
         "owner": job.owner,
         "created": job.created_unix_s,
@@ -158,7 +160,7 @@ def _text(job: Job) -> str:
         "timings": dict(job.timings),
         "options": asdict(job.options),
     }
-    return json.dumps(says)
+    return json.dumps(record)
 
 
 def _meaning(name: JobName) -> Any:
@@ -167,10 +169,10 @@ def _meaning(name: JobName) -> Any:
     Raises:
         ValueError: the record is invalid.
     """
-    says = json.loads(name.payload)
+    payload = json.loads(name.payload)
     if name.kind == "ticket":
-        return _adapter(Delivery).validate_python(says)
-    return float(says) if name.kind == "asked" else None
+        return _adapter(Delivery).validate_python(payload)
+    return float(payload) if name.kind == "asked" else None
 
 
 def _is_valid(name: JobName) -> bool:
@@ -182,10 +184,10 @@ def _is_valid(name: JobName) -> bool:
     return True
 
 
-def _error(says: list[str] | None) -> ServerError | None:
-    if says is None:
+def _error(recorded: list[str] | None) -> ServerError | None:
+    if recorded is None:
         return None
-    name, text = says
+    name, text = recorded
     kind = getattr(errors, name, None)
     if isinstance(kind, type) and issubclass(kind, ServerError):
         return kind(text)

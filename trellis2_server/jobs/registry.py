@@ -1,4 +1,4 @@
-"""`JobRegistry`: all jobs that are kept, by uid, image hash, alias and request key.
+"""`JobRegistry`: all stored jobs, by uid, image hash, alias and request key.
 
 Of several jobs with the same image hash, the hash refers to the one last asked for. A job
 belongs to an owner; other owners do not find it. The registry belongs to the event loop's thread
@@ -17,6 +17,7 @@ import uuid
 from typing import TYPE_CHECKING, Final, Protocol
 
 from trellis2_server.errors import JobNotFoundError
+from trellis2_server.storage.store import UID
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.job import Job
 
 _HASH: Final = re.compile(r"[0-9a-f]{32}")
-_UID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class JobJournal(Protocol):
@@ -34,7 +34,7 @@ class JobJournal(Protocol):
         """Record a job in this state."""
         ...
 
-    def name(self, kind: str, name: str, uid: str, says: Hashable = None) -> None:
+    def name(self, kind: str, name: str, uid: str, payload: Hashable = None) -> None:
         """Record a further name of a job, or the time of its last request.
 
         Args:
@@ -42,7 +42,7 @@ class JobJournal(Protocol):
                 "asked": the time. These words are stored and must not change.
             name: the name.
             uid: of the job.
-            says: what the name stands for.
+            payload: what the name stands for.
         """
         ...
 
@@ -102,9 +102,9 @@ class JobRegistry:
             self._journal.note(job)
         return job
 
-    def find_by_shape(self, md5: str, owner: str = "") -> Job | None:
+    def find_by_shape(self, digest: str, owner: str = "") -> Job | None:
         """Return the owner's job whose untextured GLB has that MD5, unless it failed."""
-        job = self._jobs.get(self._by_shape.get((owner, md5), ""))
+        job = self._jobs.get(self._by_shape.get((owner, digest), ""))
         return None if job is None or job.error is not None else job
 
     def list_newest(self, owner: str = "") -> list[Job]:
@@ -157,17 +157,17 @@ class JobRegistry:
         # The repr of plain values and records is the same in every process, and is stored.
         return hashlib.sha256(repr((self._origin, key)).encode()).hexdigest()
 
-    def _record_name(self, kind: str, name: str, uid: str, says: Hashable = None) -> None:
+    def _record_name(self, kind: str, name: str, uid: str, payload: Hashable = None) -> None:
         if self._journal:
-            self._journal.name(kind, name, uid, says)
+            self._journal.name(kind, name, uid, payload)
 
-    def restore_name(self, kind: str, name: str, uid: str, says: Hashable) -> None:
+    def restore_name(self, kind: str, name: str, uid: str, payload: Hashable) -> None:
         """Restore a name that the journal recorded in an earlier process."""
         if kind == "alias":
             self._merged[name] = uid
         elif kind == "ticket":
-            self._aliases[name] = uid, says
-            self._alias_of[uid, says] = name
+            self._aliases[name] = uid, payload
+            self._alias_of[uid, payload] = name
         elif kind == "key":
             self._by_key[name] = uid
 
@@ -188,7 +188,7 @@ class JobRegistry:
             JobNotFoundError: the owner has no such job.
         """
         name = name.strip().lower()
-        if not (_HASH.fullmatch(name) or _UID.fullmatch(name)):
+        if not (_HASH.fullmatch(name) or UID.fullmatch(name)):
             raise JobNotFoundError(
                 "no such job: a job is named by an image hash (32 hex digits) or a uid (a UUID)"
             )
@@ -196,7 +196,7 @@ class JobRegistry:
         uids = self._by_hash.get((owner, uid), [self._merged.get(uid, uid)])
         job = self._jobs.get(uids[-1])
         if job is None or job.owner != owner:
-            raise JobNotFoundError(f"no such job: {name}; it was never here, or it has aged out")
+            raise JobNotFoundError(f"no such job: {name}; it was never created, or it has aged out")
         return job
 
     def find_by_key(self, key: Hashable) -> Job | None:

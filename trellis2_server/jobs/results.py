@@ -11,8 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.errors import JobNotFoundError, StoreError
-from trellis2_server.jobs.job import Status
-from trellis2_server.jobs.step_results import INPUT_FILE, SHAPE_FILE, TEXTURED_FILE
+from trellis2_server.jobs.job import INPUT_FILE, SHAPE_FILE, TEXTURED_FILE, Status
 from trellis2_server.storage.snapshots import FIELD_SNAPSHOT, SHAPE_SNAPSHOT
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ logger = logging.getLogger(__name__)
 FILES: Final = (INPUT_FILE, SHAPE_FILE, TEXTURED_FILE)
 #: The field of `Job` that refers to each GLB.
 _FIELDS: Final = {SHAPE_FILE: "shape_glb", TEXTURED_FILE: "textured_glb"}
-_GEOMETRY_GONE: Final = "the geometry of this job is not kept any more; send the picture again"
+_GEOMETRY_GONE: Final = "the geometry of this job is no longer stored; send the picture again"
 
 
 class JobResults:
@@ -153,7 +152,7 @@ class JobResults:
         if shape is None:
             raise JobNotFoundError(_GEOMETRY_GONE)
         if texture and field is None:
-            raise JobNotFoundError("the texture of this job is not kept; send the picture again")
+            raise JobNotFoundError("the texture of this job is not stored; send the picture again")
         if texture is False:
             field = None
         return await self._export_calls.run(

@@ -51,7 +51,7 @@ class StepCalls:
         return partial(self._executor.export_shape, shape, self._options(active), report)
 
     def read_mesh(self, active: ActiveJob, mesh: bytes) -> Callable[[], Any]:
-        """Return the call of the step `shape_export`, for a client's mesh file."""
+        """Return the call of the step `shape_export`, for an uploaded mesh file."""
         report = self._progress.for_step(active, "shape_export")
         return partial(self._executor.read_mesh, mesh, self._options(active), report)
 
@@ -68,7 +68,7 @@ class StepCalls:
         return partial(self._executor.export_model, geometry, field, self._options(active), report)
 
     def snapshot_shape(self, geometry: Any) -> Callable[[], bytes] | None:
-        """Return a call that serializes the geometry; None: it is a client's mesh."""
+        """Return a call that serializes the geometry; None: it is an uploaded mesh."""
         return self._executor.shape_snapshotter(geometry)
 
     def snapshot_field(self, field: FieldSummary) -> Callable[[], bytes]:

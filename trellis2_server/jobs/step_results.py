@@ -1,6 +1,6 @@
 """`StepResults`: what follows from the result of each step: records, files and the next step.
 
-    cutout          the picture that the model sees   → shape, or shape_export of a given mesh
+    cutout          the picture that the model sees   → shape, or shape_export of an uploaded mesh
     shape           the engine's shape                → shape_export
     shape_export    the untextured GLB                → texture, where it is requested
     texture         the engine's material             → texture_export
@@ -14,10 +14,10 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from trellis2_server.errors import ServerError
-from trellis2_server.jobs.job import Progress, Status
+from trellis2_server.jobs.job import INPUT_FILE, SHAPE_FILE, TEXTURED_FILE, Progress, Status
 from trellis2_server.jobs.queue import job_future
 from trellis2_server.jobs.scheduler import TEXTURE_PATIENCE_S
 from trellis2_server.storage.snapshots import FIELD_SNAPSHOT, SHAPE_SNAPSHOT, mesh_snapshot
@@ -37,11 +37,6 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.step_calls import StepCalls
     from trellis2_server.jobs.steps import Step
     from trellis2_server.storage.archive import Archive
-
-#: Names of a job's files.
-INPUT_FILE: Final = "input.png"
-SHAPE_FILE: Final = "shape.glb"
-TEXTURED_FILE: Final = "textured.glb"
 
 
 class Enqueue(Protocol):

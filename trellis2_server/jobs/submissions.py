@@ -11,8 +11,8 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
+from trellis2_server.digests import md5
 from trellis2_server.errors import EngineBrokenError
-from trellis2_server.jobs.executor import md5
 from trellis2_server.jobs.job import ANONYMOUS, Job
 from trellis2_server.jobs.matching import upload_key
 from trellis2_server.jobs.queue import ActiveJob, job_future
@@ -77,7 +77,7 @@ class Submissions:
         """Return the caller's job for a picture and options: a matching one, or a new one.
 
         Args:
-            picture: an image file.
+            picture: content of the picture file.
             options: the parameters of the job.
             caller: the client.
             texture: False: the texture of a new job is not made until it is requested.
@@ -147,7 +147,7 @@ class Submissions:
         The hash is remembered from the last cut-out, or found by another one.
 
         Raises:
-            InputError: the file is no image, or there is no object in it.
+            InputError: the file is no picture, or there is no object in it.
             UnavailableError: loading, shutting down, or unhealthy.
         """
         self._admission.check_open()

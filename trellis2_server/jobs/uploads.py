@@ -70,11 +70,11 @@ class Uploads:
 
         Args:
             upload: key of the picture.
-            picture: an image file.
+            picture: content of the picture file.
             find_other: returns another name that makes a cut-out unnecessary, or None; may raise.
 
         Raises:
-            InputError: the file is no image, or there is no object in it.
+            InputError: the file is no picture, or there is no object in it.
         """
         cut_out = partial(
             self._executor.cut_out, picture, remove_background=upload.remove_background

@@ -2,7 +2,9 @@
 
 /** Stages of the engines and the exporter. @type {Record<string, string>} */
 const STAGES = {
-  cutout: "removing the background",
+  loading: "loading the engine",
+  "background model": "loading the background model",
+  read: "reading the mesh",
   condition: "encoding the picture",
   structure: "generating the rough structure",
   shape: "generating the shape",
@@ -10,14 +12,13 @@ const STAGES = {
   mesh: "building the mesh",
   inflate: "inflating the outline",
   back: "building the back",
-  shape_export: "exporting the untextured model",
   texture: "generating the texture",
   colours: "sampling the colours",
   surface: "sampling the surface",
   voxels: "filling the voxels",
   decode: "decoding",
-  texture_export: "exporting the textured model",
-  exporter: "preparing the exporter",
+  retry: "trying again with less memory",
+  export: "exporting the model",
   clean: "cleaning the mesh",
   decimate: "reducing the faces",
   remesh: "remeshing",

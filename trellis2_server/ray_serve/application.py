@@ -145,7 +145,7 @@ def resolve(
         engine = "trellis2" if gpus else "preview"
         model = model.model_copy(update={"engine": engine})
         if engine == "preview":
-            notes.append("serving the embedded preview, not TRELLIS.2: the engines have no GPU")
+            notes.append("serving the preview engine, not TRELLIS.2: the engines have no GPU")
     if gpus and model.device.startswith("cuda"):
         model = model.model_copy(update={"device": "cuda"})
     engines = cluster.engines

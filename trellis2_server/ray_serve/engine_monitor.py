@@ -19,7 +19,7 @@ from trellis2_server.ray_serve.deployments import ENGINES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trellis2_server.pipeline import Report
+    from trellis2_server.reports import Report
 
 logger = logging.getLogger(__name__)
 

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.parameters import Options
-    from trellis2_server.pipeline import Report
     from trellis2_server.ray_serve.engine_monitor import EngineMonitor
     from trellis2_server.ray_serve.remote_calls import RemoteCalls
+    from trellis2_server.reports import Report
     from trellis2_server.settings import Settings
 
 P = ParamSpec("P")
@@ -48,7 +48,7 @@ def _translate_ray_errors(step: Callable[P, Awaitable[T]]) -> Callable[P, Corout
     """Return the step with exceptions of Ray's, whose texts hold tracebacks, as `EngineError`."""
 
     @functools.wraps(step)
-    async def translated(*args: P.args, **named: P.kwargs) -> T:
+    async def step_with_translated_errors(*args: P.args, **named: P.kwargs) -> T:
         try:
             return await step(*args, **named)
         except ObjectLostError as error:
@@ -62,7 +62,7 @@ def _translate_ray_errors(step: Callable[P, Awaitable[T]]) -> Callable[P, Corout
         except (RayError, RayServeException) as error:
             raise EngineError(f"the cluster failed: {type(error).__name__}") from error
 
-    return translated
+    return step_with_translated_errors
 
 
 class ClusterExecutor:
@@ -162,7 +162,7 @@ class ClusterExecutor:
 
     @_translate_ray_errors
     async def read_mesh(self, content: bytes, options: Options, report: Report) -> ExportedShape:
-        """Read a client's mesh, and export it as an untextured GLB."""
+        """Read an uploaded mesh, and export it as an untextured GLB."""
         reference = ray.put(content)
         outcome = await self._calls.as_task(
             tasks.read_mesh, self._engine, reference, options, node=None, report=report

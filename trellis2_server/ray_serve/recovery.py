@@ -1,7 +1,7 @@
 """`Recovery`: makes results again that were lost with a machine.
 
 It starts from the cut-out, which is part of a shape's reference: the same picture, options and
-seed have the same result. A client's mesh is read again from its file.
+seed have the same result. An uploaded mesh is read again from its file.
 
 Does not know: jobs, where a step runs.
 """
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.parameters import Options
-    from trellis2_server.pipeline import Report
     from trellis2_server.ray_serve.references import GeometryReference, ShapeReference
     from trellis2_server.ray_serve.remote_calls import RemoteCalls
+    from trellis2_server.reports import Report
 
     MakeShape = Callable[[Cutout, Options, Report], Awaitable[ShapeReference]]
 

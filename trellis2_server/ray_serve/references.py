@@ -51,10 +51,10 @@ class GeometryReference:
     """A geometry on another machine; `Recovery` replaces its parts when they are lost.
 
     Attributes:
-        shape: the shape; None: a client's mesh.
-        mesh: reference to the prepared mesh, or to a `pipeline.GivenMesh`; None: not made yet.
+        shape: the shape; None: an uploaded mesh.
+        mesh: reference to the prepared mesh, or to a `pipeline.UploadedMesh`; None: not made yet.
         options: input of the step `shape_export`.
-        content: reference to the client's mesh file; None: there is a shape.
+        content: reference to the uploaded mesh file; None: there is a shape.
     """
 
     shape: ShapeReference | None

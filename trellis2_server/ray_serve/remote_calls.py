@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from trellis2_server.inputs.images import Cutout
-    from trellis2_server.pipeline import Report
     from trellis2_server.ray_serve.stream import Outcome
+    from trellis2_server.reports import Report
 
 T = TypeVar("T")
 

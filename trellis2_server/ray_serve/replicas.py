@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.steps import Step
     from trellis2_server.mesh import VoxelField
     from trellis2_server.parameters import Options
-    from trellis2_server.pipeline import Engine, GivenMesh, Report
+    from trellis2_server.pipeline import Engine, UploadedMesh
+    from trellis2_server.reports import Report
     from trellis2_server.settings import Settings
 
     ChooseEngine = Callable[[Settings], Engine]
@@ -128,9 +129,9 @@ class EngineReplica:
             yield item
 
     async def texture_mesh(
-        self, mesh: GivenMesh, cutout: Cutout, options: Options
+        self, mesh: UploadedMesh, cutout: Cutout, options: Options
     ) -> AsyncGenerator[Any]:
-        """Make a field for a client's mesh; see `references.field_outcome`."""
+        """Make a field for an uploaded mesh; see `references.field_outcome`."""
         copy = writable(mesh.mesh)
 
         def call(report: Report) -> Outcome:

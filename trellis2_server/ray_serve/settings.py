@@ -41,7 +41,7 @@ class ClusterSettings(BaseModel):
         ge=0,
         le=16,
         description="GPUs of an engine; null: 1 if the cluster has GPUs, otherwise 0. With 0 "
-        "and `model.engine: auto`, the embedded engine serves.",
+        "and `model.engine: auto`, the preview engine serves.",
     )
     engine_cpus: float = Field(default=0, ge=0, le=256, description="CPUs reserved for an engine.")
     engine_resources: dict[str, float] = Field(

@@ -25,7 +25,7 @@ from trellis2_server.jobs.threads import StepCancelled, translated
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 
-    from trellis2_server.pipeline import Report
+    from trellis2_server.reports import Report
 
 T = TypeVar("T")
 

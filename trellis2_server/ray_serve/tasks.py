@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trellis2_server import pipeline
-from trellis2_server.jobs.executor import md5
+from trellis2_server.digests import md5
 from trellis2_server.mesh import Shape
 from trellis2_server.pipeline import Geometry
 from trellis2_server.ray_serve.references import writable
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from trellis2_server.mesh import Mesh, VoxelField
     from trellis2_server.parameters import Options
-    from trellis2_server.pipeline import GivenMesh, Report
+    from trellis2_server.pipeline import UploadedMesh
+    from trellis2_server.reports import Report
     from trellis2_server.settings import ExportSettings
 
 
@@ -47,10 +48,10 @@ def export_shape(
 
 
 def read_mesh(engine: EngineName, content: bytes, options: Options, report: Report) -> Outcome:
-    """Read a client's mesh file, and export it; see `pipeline.read_mesh`.
+    """Read an uploaded mesh file, and export it; see `pipeline.read_mesh`.
 
     Returns:
-        MD5 of the untextured GLB; a `pipeline.GivenMesh` and the GLB are large.
+        MD5 of the untextured GLB; a `pipeline.UploadedMesh` and the GLB are large.
     """
     mesh, glb = pipeline.read_mesh(engine, content, options, report)
     return Outcome(md5(glb), (mesh, glb))
@@ -64,7 +65,7 @@ def prepare_mesh(mesh: Mesh, resolution: int, options: Options, report: Report) 
 
 def export_model(  # noqa: PLR0913, PLR0917 - one argument for each object
     engine: EngineName,
-    mesh: Mesh | GivenMesh,
+    mesh: Mesh | UploadedMesh,
     original: Mesh | None,
     resolution: int,
     field: VoxelField,
@@ -76,16 +77,16 @@ def export_model(  # noqa: PLR0913, PLR0917 - one argument for each object
 
     Args:
         engine: name of the engine that made the shape and the field.
-        mesh: the prepared mesh, or a client's mesh.
-        original: the shape's mesh before it was prepared; None: a client's mesh.
+        mesh: the prepared mesh, or an uploaded mesh.
+        original: the shape's mesh before it was prepared; None: an uploaded mesh.
         resolution: of the shape.
         field: the material.
         options: the job's options.
         settings: the export settings.
         report: called with the progress.
     """
-    geometry: Geometry | GivenMesh
-    if isinstance(mesh, pipeline.GivenMesh):
+    geometry: Geometry | UploadedMesh
+    if isinstance(mesh, pipeline.UploadedMesh):
         geometry = writable(mesh)
     else:
         shape = Shape(writable(original or mesh), resolution, state=None)

@@ -38,13 +38,13 @@ class Archive:
     """Stores results. All methods belong to the event loop's thread.
 
     Args:
-        store: Where to store; not open.
-        max_evictable_bytes: Limit for evictable files in memory; the least recently used ones
+        store: where to store; not open.
+        max_evictable_bytes: limit for evictable files in memory; the least recently used ones
             are dropped first. 0: no evictable files are stored.
 
     Attributes:
-        is_persistent: Whether results remain after a restart.
-        on_stored: Called with each new file.
+        is_persistent: whether results remain after a restart.
+        on_stored: called with each new file.
     """
 
     def __init__(self, store: Store, *, max_evictable_bytes: int) -> None:
@@ -67,7 +67,7 @@ class Archive:
         """Open the store and return its contents. Blocks: call it before serving.
 
         Raises:
-            ConfigError: Another process uses the store, or a newer version wrote it.
+            ConfigError: another process uses the store, or a newer version wrote it.
         """
         try:
             contents = self._store.open()
@@ -132,11 +132,6 @@ class Archive:
         """Total size of the files that are not written yet, in bytes."""
         return self._writes.unwritten_bytes
 
-    @property
-    def evictable_bytes(self) -> int:
-        """Total size of the evictable files in memory, in bytes."""
-        return self._evictable.size
-
     # ---- storing ---------------------------------------------------------------------
 
     def save_record(self, uid: str, record: str) -> None:
@@ -168,10 +163,10 @@ class Archive:
         """Make a file on a thread, then store it, unless its job was removed in the meantime.
 
         Args:
-            uid: The job's.
-            name: File name.
-            make: Returns the content. If it raises, the file is not stored.
-            is_evictable: Whether the file may be dropped: not stored at all if many deferred
+            uid: the job's.
+            name: file name.
+            make: returns the content. If it raises, the file is not stored.
+            is_evictable: whether the file may be dropped: not stored at all if many deferred
                 files wait, and evicted later if memory is short.
         """
         if is_evictable and (
@@ -251,9 +246,9 @@ class Archive:
         """Read a file, exactly as it was stored.
 
         Raises:
-            StoreError: The file is no longer stored, is damaged on the disk (then it is
+            StoreError: the file is no longer stored, is damaged on the disk (then it is
                 deleted), or cannot be read at the moment.
-            ShuttingDownError: The archive is closed.
+            ShuttingDownError: the archive is closed.
         """
         self._evictable.touch(artifact)
         unwritten = self._writes.unwritten(artifact)

@@ -46,7 +46,7 @@ class ResultDatabase:
     Methods raise `sqlite3.Error` and `OSError`, unless they document another error.
 
     Args:
-        path: The database file; made by `connect`.
+        path: the database file; made by `connect`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,14 +63,14 @@ class ResultDatabase:
             If the database was damaged, a sentence about what was set aside.
 
         Raises:
-            ConfigError: A newer version wrote the database.
+            ConfigError: a newer version wrote the database.
         """
         try:
             self._connect()
         except sqlite3.DatabaseError as error:
             if not _is_damage(error):
                 raise
-            damage = self._set_aside(error)
+            damage = self._rename_damaged(error)
             self._connect()
             return damage
         return None
@@ -88,7 +88,7 @@ class ResultDatabase:
         SQLite itself would continue to write to a file that was deleted or replaced.
 
         Raises:
-            StoreError: The database is not open, or its file was deleted or replaced.
+            StoreError: the database is not open, or its file was deleted or replaced.
         """
         if self._connection is None:
             raise StoreError("the folder for results is not open")
@@ -123,7 +123,7 @@ class ResultDatabase:
         status = self._path.stat()
         self._inode = status.st_dev, status.st_ino
 
-    def _set_aside(self, error: sqlite3.Error) -> str:
+    def _rename_damaged(self, error: sqlite3.Error) -> str:
         """Rename a damaged database, for a person to inspect; replaces an earlier one."""
         if self._connection is not None:
             self._connection.close()
@@ -165,7 +165,7 @@ class ResultDatabase:
         """Insert or update records, by uid, files with their SHA-256, and names of known jobs.
 
         Raises:
-            StoreError: Nothing was saved.
+            StoreError: nothing was saved.
         """
         with self._transaction() as connection:
             connection.executemany(
@@ -187,7 +187,7 @@ class ResultDatabase:
         """Delete the row of a file.
 
         Raises:
-            StoreError: Nothing was deleted.
+            StoreError: nothing was deleted.
         """
         with self._transaction() as connection:
             connection.execute(
@@ -198,7 +198,7 @@ class ResultDatabase:
         """Delete records with the rows of their files and names.
 
         Raises:
-            StoreError: Nothing was deleted.
+            StoreError: nothing was deleted.
         """
         with self._transaction() as connection:
             connection.executemany("DELETE FROM jobs WHERE uid = ?", [(uid,) for uid in uids])

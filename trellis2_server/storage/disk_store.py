@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final
 from trellis2_server.errors import ConfigError, StoreError
 from trellis2_server.storage.database import ResultDatabase, error_reason
 from trellis2_server.storage.file_system import FileSystem, FolderLock, make_private_folder
-from trellis2_server.storage.store import Artifact, JobName, SavedJob, StoreContents
+from trellis2_server.storage.store import UID, Artifact, JobName, SavedJob, StoreContents
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_UID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _FILE_NAME: Final = re.compile(r"[a-z_]+(\.[a-z]+)?")
 
 
@@ -44,8 +43,8 @@ class DiskStore:
     """A `Store` in a folder.
 
     Args:
-        folder: Made when the store is opened.
-        file_system: Calls on the files; None for the real ones.
+        folder: made when the store is opened.
+        file_system: calls on the files; None for the real ones.
     """
 
     is_persistent = True
@@ -64,8 +63,8 @@ class DiskStore:
         """Make the folder and lock it for this process.
 
         Raises:
-            ConfigError: Another process uses the folder.
-            StoreError: The folder cannot be used at the moment.
+            ConfigError: another process uses the folder.
+            StoreError: the folder cannot be used at the moment.
         """
         if not self._lock.is_held:
             with self._translated_errors():
@@ -76,8 +75,8 @@ class DiskStore:
         """Open the folder, remove unlisted files, and return the contents.
 
         Raises:
-            ConfigError: Another process uses the folder, or a newer version wrote it.
-            StoreError: The folder cannot be used at the moment.
+            ConfigError: another process uses the folder, or a newer version wrote it.
+            StoreError: the folder cannot be used at the moment.
         """
         self.claim()
         warnings: list[str] = []
@@ -98,8 +97,8 @@ class DiskStore:
         """Open the folder again after a failure; known files stay known.
 
         Raises:
-            ConfigError: Another process uses the folder, or a newer version wrote it.
-            StoreError: The folder cannot be used at the moment.
+            ConfigError: another process uses the folder, or a newer version wrote it.
+            StoreError: the folder cannot be used at the moment.
         """
         self.close()
         self.claim()
@@ -162,7 +161,7 @@ class DiskStore:
         """Write a file. It remains after a restart once a record of its job is saved.
 
         Raises:
-            StoreError: The file could not be written, and no part of it is left.
+            StoreError: the file could not be written, and no part of it is left.
         """
         self._database.check()
         path = self._path(artifact)
@@ -180,7 +179,7 @@ class DiskStore:
         """Read a file, exactly as it was written. Thread-safe.
 
         Raises:
-            StoreError: The file is missing, damaged, or cannot be read.
+            StoreError: the file is missing, damaged, or cannot be read.
         """
         digest = self._sums.get(artifact)
         if digest is None:
@@ -200,7 +199,7 @@ class DiskStore:
         """Delete one file.
 
         Raises:
-            StoreError: The record still lists the file.
+            StoreError: the record still lists the file.
         """
         self._database.delete_file(artifact)
         self._remove_files([artifact])
@@ -218,7 +217,7 @@ class DiskStore:
         """Save records, by uid, with the files written so far, and names.
 
         Raises:
-            StoreError: Nothing was saved.
+            StoreError: nothing was saved.
         """
         files = {
             artifact: digest for artifact, digest in self._sums.items() if artifact.uid in records
@@ -229,7 +228,7 @@ class DiskStore:
         """Delete jobs, their files and their names.
 
         Raises:
-            StoreError: The records still exist.
+            StoreError: the records still exist.
         """
         deleted = set(uids)
         self._database.delete_jobs(deleted)
@@ -237,4 +236,4 @@ class DiskStore:
 
 
 def _is_valid(artifact: Artifact) -> bool:
-    return bool(_UID.fullmatch(artifact.uid) and _FILE_NAME.fullmatch(artifact.name))
+    return bool(UID.fullmatch(artifact.uid) and _FILE_NAME.fullmatch(artifact.name))

@@ -16,7 +16,7 @@ class EvictableFiles:
     """Files that may be dropped from memory, in order of their last use.
 
     Args:
-        max_bytes: Limit of their total size.
+        max_bytes: limit of their total size.
     """
 
     def __init__(self, max_bytes: int) -> None:

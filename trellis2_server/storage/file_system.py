@@ -49,7 +49,7 @@ class FolderLock:
     """Lock on a folder that one process can hold.
 
     Args:
-        folder: Must exist when the lock is acquired.
+        folder: must exist when the lock is acquired.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -65,7 +65,7 @@ class FolderLock:
         """Acquire the lock; call `release` if this fails.
 
         Raises:
-            ConfigError: Another process holds the lock.
+            ConfigError: another process holds the lock.
         """
         self._file = (self._folder / "lock").open("ab")
         try:

@@ -15,9 +15,9 @@ class ArchiveIndex:
     """Files, records and names by job.
 
     Attributes:
-        size: Total of all files, in bytes.
-        records: Record of each job, by uid.
-        names: Names, by kind and name.
+        size: total of all files, in bytes.
+        records: record of each job, by uid.
+        names: names, by kind and name.
     """
 
     def __init__(self) -> None:

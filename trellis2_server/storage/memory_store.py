@@ -43,7 +43,7 @@ class MemoryStore:
         """Return a file.
 
         Raises:
-            StoreError: The file is not stored.
+            StoreError: the file is not stored.
         """
         try:
             return self._files[artifact]

@@ -66,7 +66,7 @@ def deserialize_arrays(content: bytes) -> tuple[dict[str, NDArray[Any]], dict[st
     """Return the arrays and the metadata given to `serialize_arrays`.
 
     Raises:
-        StoreError: The bytes are not from `serialize_arrays`, or are damaged.
+        StoreError: the bytes are not from `serialize_arrays`, or are damaged.
         MissingPackageError: zstandard is not installed.
     """
     zstandard = _zstandard()

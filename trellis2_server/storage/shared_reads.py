@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from trellis2_server.errors import ShuttingDownError, StoreError
+from trellis2_server.errors import StoreError, shutting_down
 from trellis2_server.thread_priority import lower_priority
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ class SharedReads:
     """Reads from a store. All methods belong to the event loop's thread.
 
     Args:
-        store: Where to read.
-        on_lost: Called with a file that the store has lost, and the error.
+        store: where to read.
+        on_lost: called with a file that the store has lost, and the error.
     """
 
     def __init__(self, store: Store, on_lost: Callable[[Artifact, StoreError], None]) -> None:
@@ -44,8 +44,8 @@ class SharedReads:
         """Read a file. Concurrent reads of one file share the bytes.
 
         Raises:
-            StoreError: The file is lost or cannot be read at the moment.
-            ShuttingDownError: The reader is closed.
+            StoreError: the file is lost or cannot be read at the moment.
+            ShuttingDownError: the reader is closed.
         """
         read = self._reads.get(artifact)
         if read is None:
@@ -53,7 +53,7 @@ class SharedReads:
             try:
                 read = loop.run_in_executor(self._executor, self._store.read, artifact)
             except RuntimeError as error:  # the executor is shut down
-                raise ShuttingDownError("the server is shutting down", retry_after_s=30) from error
+                raise shutting_down() from error
             self._reads[artifact] = read
             read.add_done_callback(partial(self._finish, artifact))
         return await asyncio.shield(read)

@@ -1,7 +1,7 @@
 """Snapshots of a job's geometry and material, for exporting again with other parameters.
 
     shape_snapshot   the shape's mesh, before any decimation
-    mesh_snapshot    the client's mesh file instead of a shape
+    mesh_snapshot    the uploaded mesh file instead of a shape
     field_snapshot   the material
     export_again     snapshots → GLB, without the engine
 
@@ -24,7 +24,8 @@ from trellis2_server.storage.serialization import deserialize_arrays, serialize_
 
 if TYPE_CHECKING:
     from trellis2_server.parameters import Options
-    from trellis2_server.pipeline import Geometry, GivenMesh, Report
+    from trellis2_server.pipeline import Geometry, UploadedMesh
+    from trellis2_server.reports import Report
     from trellis2_server.settings import ExportSettings
 
 #: File names of snapshots.
@@ -37,7 +38,7 @@ class EngineName:
     """The name of the engine that made a shape.
 
     Attributes:
-        name: As in `Engine.name`.
+        name: as in `Engine.name`.
     """
 
     name: str
@@ -53,7 +54,7 @@ def shape_snapshot(shape: Shape) -> bytes:
 
 
 def mesh_snapshot(content: bytes) -> bytes:
-    """Serialize a client's mesh file."""
+    """Serialize an uploaded mesh file."""
     return serialize_arrays({"file": np.frombuffer(content, np.uint8)})
 
 
@@ -77,19 +78,19 @@ def export_again(  # noqa: PLR0913, PLR0917 - the inputs of an export
     """Export a GLB from snapshots: textured if there is a field.
 
     Args:
-        maker: The engine that made the shape.
-        shape: From `shape_snapshot` or `mesh_snapshot`.
-        field: From `field_snapshot`; None for the untextured GLB.
-        options: The job's, with other values for the export.
-        settings: The operator's settings for exports.
-        report: Called with the progress.
+        maker: the engine that made the shape.
+        shape: from `shape_snapshot` or `mesh_snapshot`.
+        field: from `field_snapshot`; None for the untextured GLB.
+        options: the job's, with other values for the export.
+        settings: the operator's settings for exports.
+        report: called with the progress.
 
     Raises:
-        StoreError: The bytes are not snapshots.
-        ExportError: The export failed.
+        StoreError: the bytes are not snapshots.
+        ExportError: the export failed.
     """
     arrays, metadata = deserialize_arrays(shape)
-    geometry: Geometry | GivenMesh
+    geometry: Geometry | UploadedMesh
     if "file" in arrays:
         geometry, glb = pipeline.read_mesh(maker, arrays["file"].tobytes(), options, report)
         if field is None:

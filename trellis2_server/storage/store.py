@@ -5,11 +5,16 @@ Does not know: how a store works, the content of records.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+
+#: A uid of a job, in lower case.
+UID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +22,9 @@ class Artifact:
     """A stored file of a job; it never changes.
 
     Attributes:
-        uid: The job's.
-        name: File name: letters, at most one dot.
-        size: Bytes.
+        uid: the job's.
+        name: file name: letters, at most one dot.
+        size: bytes.
     """
 
     uid: str
@@ -37,10 +42,10 @@ class JobName:
     """A further name of a job, such as an alias.
 
     Attributes:
-        kind: Namespace; names of one kind are unique.
-        name: The name.
-        uid: The job's.
-        payload: Text that goes with the name; only its owner understands it.
+        kind: namespace; names of one kind are unique.
+        name: the name.
+        uid: the job's.
+        payload: text that goes with the name; only its owner understands it.
     """
 
     kind: str
@@ -54,9 +59,9 @@ class SavedJob:
     """A job in a store.
 
     Attributes:
-        uid: The job's.
-        record: Text of the record; only its owner understands it.
-        files: Stored files, by name.
+        uid: the job's.
+        record: text of the record; only its owner understands it.
+        files: stored files, by name.
     """
 
     uid: str
@@ -69,9 +74,9 @@ class StoreContents:
     """Contents of a store when it is opened.
 
     Attributes:
-        jobs: Ordered by uid.
-        names: Names of these jobs.
-        warnings: Sentences for the operator.
+        jobs: ordered by uid.
+        names: names of these jobs.
+        warnings: sentences for the operator.
     """
 
     jobs: Sequence[SavedJob] = ()
@@ -92,8 +97,8 @@ class Store(Protocol):
         """Lock the store for this process. `open` does this too.
 
         Raises:
-            ConfigError: Another process uses the store.
-            StoreError: The store cannot be used at the moment.
+            ConfigError: another process uses the store.
+            StoreError: the store cannot be used at the moment.
         """
         ...
 
@@ -101,8 +106,8 @@ class Store(Protocol):
         """Open the store and return its contents.
 
         Raises:
-            ConfigError: Another process uses the store, or a newer version wrote it.
-            StoreError: The store cannot be used at the moment.
+            ConfigError: another process uses the store, or a newer version wrote it.
+            StoreError: the store cannot be used at the moment.
         """
         ...
 
@@ -112,8 +117,8 @@ class Store(Protocol):
         The caller must save all records again, because damaged ones are discarded.
 
         Raises:
-            ConfigError: As in `open`.
-            StoreError: The store cannot be used at the moment.
+            ConfigError: as in `open`.
+            StoreError: the store cannot be used at the moment.
         """
         ...
 
@@ -125,7 +130,7 @@ class Store(Protocol):
         """Write a file. It remains after a restart once a record of its job is saved.
 
         Raises:
-            StoreError: The file could not be written, and no part of it is left.
+            StoreError: the file could not be written, and no part of it is left.
         """
         ...
 
@@ -133,7 +138,7 @@ class Store(Protocol):
         """Read a file, exactly as it was written.
 
         Raises:
-            StoreError: The file is missing, damaged, or cannot be read.
+            StoreError: the file is missing, damaged, or cannot be read.
         """
         ...
 
@@ -141,7 +146,7 @@ class Store(Protocol):
         """Save records, by uid, with the files written so far, and names.
 
         Raises:
-            StoreError: Nothing was saved.
+            StoreError: nothing was saved.
         """
         ...
 
@@ -149,7 +154,7 @@ class Store(Protocol):
         """Delete one file.
 
         Raises:
-            StoreError: The record still lists the file.
+            StoreError: the record still lists the file.
         """
         ...
 
@@ -157,6 +162,6 @@ class Store(Protocol):
         """Delete jobs, their files and their names.
 
         Raises:
-            StoreError: The records still exist.
+            StoreError: the records still exist.
         """
         ...

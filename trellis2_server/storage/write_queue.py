@@ -33,10 +33,10 @@ class _Batch:
 
     Attributes:
         deleted_jobs: uids.
-        deleted_files: Files of jobs that remain.
-        files: Contents of new files.
-        records: New or changed records, by uid.
-        names: New or changed names, by kind and name.
+        deleted_files: files of jobs that remain.
+        files: contents of new files.
+        records: new or changed records, by uid.
+        names: new or changed names, by kind and name.
     """
 
     deleted_jobs: set[str] = field(default_factory=set[str])
@@ -55,13 +55,13 @@ class WriteQueue:
     """Queue of changes to a store. All methods belong to the event loop's thread.
 
     Args:
-        store: Not open.
-        index: Current files, records and names; not changed here.
-        on_written: Called with files after they were written.
-        on_failed: Called after a batch could not be written and was queued again.
+        store: not open.
+        index: current files, records and names; not changed here.
+        on_written: called with files after they were written.
+        on_failed: called after a batch could not be written and was queued again.
 
     Attributes:
-        failure: The reason why nothing is written at the moment, or None.
+        failure: the reason why nothing is written at the moment, or None.
     """
 
     def __init__(

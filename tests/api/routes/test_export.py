@@ -84,7 +84,7 @@ def test_a_job_without_snapshots_cannot_be_exported() -> None:
         assert not server.client.get(f"/jobs/{uid}").json()["can_export"]
         reply = server.client.post(f"/jobs/{uid}/export")
         assert reply.status_code == 404
-        assert "not kept any more; send the picture again" in reply.json()["text"]
+        assert "no longer stored; send the picture again" in reply.json()["text"]
 
 
 def test_an_untextured_job_is_exported_untextured(server: Server) -> None:

@@ -36,7 +36,7 @@ def test_with_a_result_folder_finished_files_are_not_held_in_memory(tmp_path: Pa
         until(lambda: server.is_idle, "written")
         archive = server.manager.archive
         assert not archive.unwritten_bytes
-        assert not archive.evictable_bytes
+        assert not archive._evictable.size
         on_disk = sum(path.stat().st_size for path in (tmp_path / "files").iterdir())
         assert archive.size == on_disk > sum(len(reply.content) for reply in made)
         for seed, reply in enumerate(made):

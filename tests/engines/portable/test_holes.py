@@ -41,8 +41,10 @@ def test_a_long_loop_is_one_loop() -> None:
     ring = torch.stack([angle.cos(), angle.sin(), torch.zeros(count)], dim=1)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
     vertices = torch.cat([ring[order], torch.tensor([[0.0, 0.0, 1.0]])])
-    place = torch.argsort(order)
-    faces = torch.stack([place, place.roll(-1), torch.full((count,), count)], dim=1)
+    index_of_vertex = torch.argsort(order)
+    faces = torch.stack(
+        [index_of_vertex, index_of_vertex.roll(-1), torch.full((count,), count)], dim=1
+    )
     mesh = holes.CuMesh()
     mesh.init(vertices, faces)
     assert mesh.num_boundary_loops == 1

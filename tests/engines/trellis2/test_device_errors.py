@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 
 from tests.support.trellis2_engine import CancelledError, silent
-from trellis2_server.engines.trellis2.device_errors import first_line, release_frames, translated
+from trellis2_server.engines.trellis2.device_errors import (
+    first_line,
+    release_frames,
+    translated_device_errors,
+)
 from trellis2_server.engines.trellis2.progress import StageProgress
 from trellis2_server.errors import EngineError, InputError, OutOfMemoryError
 
@@ -30,7 +34,7 @@ def test_a_temporary_error_does_not_break_the_engine(
     raised = getattr(torch, kind, None) or getattr(builtins, kind, RuntimeError)
     with (
         pytest.raises(EngineError) as caught,
-        translated(StageProgress(silent)),
+        translated_device_errors(StageProgress(silent)),
     ):
         raise raised(text)
     assert type(caught.value) is expected
@@ -41,12 +45,15 @@ def test_an_error_that_the_report_raises_is_not_translated() -> None:
         raise CancelledError("cancelled")
 
     progress = StageProgress(report)
-    with pytest.raises(CancelledError), translated(progress):
+    with pytest.raises(CancelledError), translated_device_errors(progress):
         progress("shape", 1, 2)
 
 
 def test_an_error_of_the_server_is_not_translated() -> None:
-    with pytest.raises(InputError, match=r"^seed$"), translated(StageProgress(silent)):
+    with (
+        pytest.raises(InputError, match=r"^seed$"),
+        translated_device_errors(StageProgress(silent)),
+    ):
         raise InputError("seed")
 
 
@@ -54,10 +61,10 @@ def test_the_message_names_the_stage_or_what_is_done_instead() -> None:
     progress = StageProgress(silent)
     progress("decode", 0, 1)
     expected = pytest.raises(EngineError, match=r"^TRELLIS\.2 failed in decode: KeyError: 'x'$")
-    with expected, translated(progress):
+    with expected, translated_device_errors(progress):
         raise KeyError("x")
     expected = pytest.raises(OutOfMemoryError, match="ran out of memory in loading;")
-    with expected, translated(progress, "loading"):
+    with expected, translated_device_errors(progress, "loading"):
         raise MemoryError
 
 

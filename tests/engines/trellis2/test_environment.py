@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.trellis2_engine import HOME, ROOT, settings, silent
-from trellis2_server.engines.trellis2 import Trellis2Engine, environment, why_not
+from trellis2_server.engines.trellis2 import Trellis2Engine, environment, reason_unavailable
 from trellis2_server.engines.trellis2.upstream import import_upstream
 from trellis2_server.errors import EngineError, MissingPackageError
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_why_not_names_the_first_thing_that_is_missing(tmp_path: Path) -> None:
+def test_the_reason_names_the_first_thing_that_is_missing(tmp_path: Path) -> None:
     def why(**changes: Any) -> str:
-        return why_not(settings("x").model_copy(update=changes)) or ""
+        return reason_unavailable(settings("x").model_copy(update=changes)) or ""
 
     assert 'is "cpu"' in why()
     assert "model.trellis2_path: no checkout" in why(device="cuda", trellis2_path=str(tmp_path))
@@ -26,7 +26,7 @@ def test_why_not_names_the_first_thing_that_is_missing(tmp_path: Path) -> None:
 def test_a_missing_device_is_named(torch: Any) -> None:
     if not torch.cuda.is_available():
         missing = settings("x").model_copy(update={"device": "cuda"})
-        assert "finds no cuda device" in (why_not(missing) or "")
+        assert "finds no cuda device" in (reason_unavailable(missing) or "")
     with pytest.raises(EngineError, match=r"model\.device"):
         import_upstream(settings("x").model_copy(update={"device": "cuda:99"}))
 
@@ -36,9 +36,9 @@ def test_a_missing_gpu_is_found_without_importing_pytorch() -> None:
     code = f"""
 import sys
 from trellis2_server.settings import ModelSettings
-from trellis2_server.engines.trellis2 import environment, why_not
+from trellis2_server.engines.trellis2 import environment, reason_unavailable
 import importlib.util
-why = why_not(ModelSettings(device="cuda:97", trellis2_path={str(HOME)!r}))
+why = reason_unavailable(ModelSettings(device="cuda:97", trellis2_path={str(HOME)!r}))
 assert "cuda" in why, why
 assert "torch" not in sys.modules
 import torch
@@ -80,13 +80,13 @@ def test_a_missing_checkout_is_an_error_that_says_what_to_do(tmp_path: Path) -> 
         made.load(silent)
 
 
-def test_why_not_imports_nothing_heavy() -> None:
+def test_finding_the_reason_imports_nothing_heavy() -> None:
     code = """
 import sys
 from trellis2_server.settings import ModelSettings
-from trellis2_server.engines.trellis2 import Trellis2Engine, why_not
-assert "git clone" in why_not(ModelSettings(device="cuda", trellis2_path="nowhere"))
-assert why_not(ModelSettings(device="cpu"))
+from trellis2_server.engines.trellis2 import Trellis2Engine, reason_unavailable
+assert "git clone" in reason_unavailable(ModelSettings(device="cuda", trellis2_path="nowhere"))
+assert reason_unavailable(ModelSettings(device="cpu"))
 Trellis2Engine(ModelSettings())
 heavy = {"torch", "transformers", "trellis2", "huggingface_hub"} & set(sys.modules)
 assert not heavy, heavy

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def levels(found: list[Finding]) -> dict[str, set[str]]:
-    return {f.what: {g.level for g in found if g.what == f.what} for f in found}
+    return {
+        finding.what: {other.level for other in found if other.what == finding.what}
+        for finding in found
+    }
 
 
 def test_an_inspection_uses_the_network_only_if_it_may(
@@ -54,7 +57,8 @@ def test_an_inspection_of_a_complete_checkpoint_finds_no_error(checkpoint: Path)
 
 def test_an_inspection_continues_after_the_first_error(copy: Path, tmp_path: Path) -> None:
     edit_weights(
-        copy / "ckpts" / "tex_slat_decoder.safetensors", lambda t: t.pop("output_layer.bias")
+        copy / "ckpts" / "tex_slat_decoder.safetensors",
+        lambda tensors: tensors.pop("output_layer.bias"),
     )
     found = inspect_trellis2(settings(copy).model_copy(update={"device": "cuda:99"}))
     assert levels(found)["device"] == {"error"}
@@ -68,7 +72,7 @@ def test_an_inspection_continues_after_the_first_error(copy: Path, tmp_path: Pat
     online = settings("nobody/nothing", background="upstream").model_copy(update={"offline": False})
     found = inspect_trellis2(online)
     assert levels(found)["checkpoint"] == {"warning"}
-    assert [f.text for f in found if f.what in {"encoder", "background"}] == [
+    assert [finding.text for finding in found if finding.what in {"encoder", "background"}] == [
         "not checked: whether facebook/dinov3-vitl16-pretrain-lvd1689m is gated",
         "not checked: whether briaai/RMBG-2.0 is gated",
     ]
@@ -78,7 +82,7 @@ def test_a_missing_mesh_encoder_is_a_warning(copy: Path) -> None:
     (copy / "texturing_pipeline.json").unlink()
     found = inspect_trellis2(settings(copy))
     assert "it has no shape_slat_encoder: uploaded meshes cannot be textured" in [
-        f.text for f in found
+        finding.text for finding in found
     ]
 
 

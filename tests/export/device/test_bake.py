@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch")
 
 from tests.support import dual_grid, shapes  # noqa: E402
+from tests.support.sampling import sample_field  # noqa: E402
 from trellis2_server import export  # noqa: E402
 from trellis2_server.errors import ExportError  # noqa: E402
 from trellis2_server.export import bake, textures  # noqa: E402
@@ -71,7 +72,7 @@ def test_voxels_are_sampled_like_in_the_loops() -> None:
     values, found = device_bake.sample(
         torch.from_numpy(points), tensors.coords, tensors.attributes, field.resolution
     )
-    wanted = bake.sample_field(points, field)
+    wanted = sample_field(points, field)
     np.testing.assert_array_equal(found.numpy(), np.isfinite(wanted[:, 0]))
     np.testing.assert_allclose(values[found].numpy(), wanted[found.numpy()], atol=1e-6)
 

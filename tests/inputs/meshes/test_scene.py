@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from trellis2_server.errors import InputError, TooLargeError
@@ -7,6 +8,8 @@ from trellis2_server.inputs.meshes.scene import (
     MAX_FACES,
     MAX_NODES,
     MAX_VERTICES,
+    Part,
+    Scene,
     check_count,
     check_size,
 )
@@ -30,3 +33,15 @@ def test_each_limit_is_named() -> None:
     ):
         with pytest.raises(TooLargeError, match=f"over the limit of [0-9]+ {name}"):
             check_size(*sizes)
+
+
+def test_merged_parts_are_placed_and_a_mirrored_one_keeps_its_outside() -> None:
+    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.float32)
+    face = np.array([[0, 1, 2]], np.int32)
+    moved, mirrored = np.eye(4), np.diag([-1.0, 1.0, 1.0, 1.0])
+    moved[:3, 3] = 5.0
+    parts = tuple(Part(0, corners, None, None, face, place) for place in (moved, mirrored))
+    positions, faces = Scene(parts, ({"mesh": 0},), (0,), (None,)).merge()
+    assert positions.tolist() == [*(corners + 5.0).tolist(), *(corners * [-1, 1, 1]).tolist()]
+    assert faces.tolist() == [[0, 1, 2], [5, 4, 3]]
+    assert (positions.dtype, faces.dtype) == (np.float64, np.int32)

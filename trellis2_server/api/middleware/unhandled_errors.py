@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from trellis2_server.api.error_handlers import error_response, text_response
-from trellis2_server.errors import ShuttingDownError
+from trellis2_server.errors import shutting_down
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,7 +38,7 @@ class UnhandledErrorMiddleware:
         except asyncio.CancelledError:
             if has_started or not scope["app"].state.service.is_closing:
                 raise
-            error = ShuttingDownError("the server is shutting down", retry_after_s=30)
+            error = shutting_down()
             await error_response(error)(scope, receive, send)
         except Exception:
             if has_started:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from trellis2_server.api.dependencies import CallerDep, JobName, ServiceDep, SettingsDep
+from trellis2_server.api.dependencies import CallerDep, ServiceDep, SettingsDep, UidOrHash
 from trellis2_server.api.disconnects import while_connected
 from trellis2_server.api.model_responses import MODEL_RESPONSE, model_response
 from trellis2_server.api.request_parsing import parse_request
@@ -31,7 +31,7 @@ router = APIRouter()
 )
 async def export(
     request: Request,
-    name: JobName,
+    name: UidOrHash,
     service: ServiceDep,
     caller: CallerDep,
     settings: SettingsDep,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
 from fastapi import APIRouter, Path, Request, Response
 
 from trellis2_server import __version__
-from trellis2_server.api.dependencies import CallerDep, JobName, ServiceDep
+from trellis2_server.api.dependencies import CallerDep, ServiceDep, UidOrHash
 from trellis2_server.api.file_responses import file_response
 from trellis2_server.api.model_responses import BINARY, MEDIA_TYPES, convert
 from trellis2_server.api.responses import INVALID_REQUEST
@@ -94,7 +94,7 @@ router = APIRouter()
 
 async def file(
     request: Request,
-    name: JobName,
+    name: UidOrHash,
     file_name: Annotated[
         str,
         Path(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import re
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Path, Request, Response
@@ -26,6 +25,7 @@ from trellis2_server.api.model_responses import convert
 from trellis2_server.api.schemas import EXAMPLE_PICTURE, errors, request_body, schema
 from trellis2_server.jobs.job import Job, Status
 from trellis2_server.parameters import Delivery
+from trellis2_server.storage.store import UID
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -36,19 +36,20 @@ if TYPE_CHECKING:
 
 #: Bytes of a model that are encoded as base64 at a time; a multiple of three.
 CHUNK_BYTES: Final = 3 * 65_536
-#: A uid. An image hash, 32 hexadecimal digits, belongs to the native route.
-_UID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 router = APIRouter()
 
 
 class _UidRoute(APIRoute):
-    """A route that matches only if its `uid` parameter, if it has one, is a UUID."""
+    """A route that matches only if its `uid` parameter, if it has one, is a UUID.
+
+    The native route serves image hashes, which are 32 hexadecimal digits.
+    """
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
         uid = child.get("path_params", {}).get("uid")
-        if uid is not None and not _UID.fullmatch(uid):
+        if uid is not None and not UID.fullmatch(uid.lower()):
             return Match.NONE, {}
         return match, child
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 
-from trellis2_server.api.dependencies import CallerDep, JobName, ServiceDep
+from trellis2_server.api.dependencies import CallerDep, ServiceDep, UidOrHash
 from trellis2_server.api.responses import INVALID_REQUEST, JobReply, JobsReply, job_reply
 from trellis2_server.api.schemas import errors
 
@@ -55,7 +55,7 @@ async def jobs(
     summary="Get all details of a job",
     responses={**errors(401, 404), **INVALID_REQUEST},
 )
-async def job(name: JobName, service: ServiceDep, caller: CallerDep) -> JobReply:
+async def job(name: UidOrHash, service: ServiceDep, caller: CallerDep) -> JobReply:
     """Return the same form for an image hash and for a uid."""
     return job_reply(await service.get_view(name, caller))
 
@@ -67,7 +67,7 @@ async def job(name: JobName, service: ServiceDep, caller: CallerDep) -> JobReply
     summary="Cancel a job, or delete a finished one",
     responses={**errors(401, 404), **INVALID_REQUEST},
 )
-async def delete(name: JobName, service: ServiceDep, caller: CallerDep) -> None:
+async def delete(name: UidOrHash, service: ServiceDep, caller: CallerDep) -> None:
     """Cancel a waiting or running job; delete a finished job and its files.
 
     Requests that wait for a cancelled job get a 409. A running job stops at the next step of
@@ -91,7 +91,7 @@ async def delete(name: JobName, service: ServiceDep, caller: CallerDep) -> None:
         **INVALID_REQUEST,
     },
 )
-async def events(name: JobName, service: ServiceDep, caller: CallerDep) -> Response:
+async def events(name: UidOrHash, service: ServiceDep, caller: CallerDep) -> Response:
     """Send the job's state at once and after each change, at most ten times per second.
 
     The stream ends with the job. A comment every 15 s keeps the connection alive.

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from trellis2_server.api.dependencies import CallerDep, JobName, ServiceDep, SettingsDep
+from trellis2_server.api.dependencies import CallerDep, ServiceDep, SettingsDep, UidOrHash
 from trellis2_server.api.disconnects import while_connected
 from trellis2_server.api.generation import (
     find_job,
@@ -90,7 +90,7 @@ async def generate_texture(
     summary="Get the status of a job",
     responses={**errors(401, 404), **INVALID_REQUEST},
 )
-async def status(name: JobName, service: ServiceDep, caller: CallerDep) -> StatusReply:
+async def status(name: UidOrHash, service: ServiceDep, caller: CallerDep) -> StatusReply:
     """Return the status without waiting.
 
     For a uid, the response has the form that Hunyuan3D's clients expect: `status` is

@@ -24,6 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 
 from trellis2_server.api.schemas import field_schema
+from trellis2_server.digests import md5
 from trellis2_server.parameters import read_delivery, read_options
 from trellis2_server.request_fields import FIELDS, STAGES
 
@@ -173,6 +174,6 @@ def _contents(*, has_viewer: bool) -> dict[str, tuple[bytes, str]]:
             viewer = f"page/{VIEWER_NAME}" if has_viewer else VIEWER_CDN
             for mark, value in (("{viewer}", viewer), ("{integrity}", VIEWER_INTEGRITY)):
                 content = content.replace(mark.encode(), html.escape(value).encode())
-        tag = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        tag = md5(content)
         contents[path.name] = content, f'"{tag}"'
     return contents

@@ -69,7 +69,7 @@ class GenerationRequest:
 
     @property
     def returns_shape(self) -> bool:
-        """Whether the result contains an untextured model; a given mesh is not returned."""
+        """Whether the result contains an untextured model; an uploaded mesh is not returned."""
         return (self.shape and self.mesh is None) or not self.texture
 
     def file_name(self, kind: Literal["shape", "textured"]) -> str:

@@ -1,4 +1,4 @@
-"""The embedded engine: a cut-out becomes an inflated, textured solid, without any weights.
+"""The preview engine: a cut-out becomes an inflated, textured solid, without any weights.
 
 All its results are labelled `preview`. The silhouette is triangulated, inflated (height ∝ √u,
 where ∇²u = -4 inside and u = 0 on the outline) and mirrored for the back. The front has the

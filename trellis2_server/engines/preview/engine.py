@@ -1,4 +1,4 @@
-"""`PreviewEngine`: the two stages of the embedded engine.
+"""`PreviewEngine`: makes shapes and their colours from the picture's outline.
 
 Does not know: files, jobs.
 """
@@ -18,18 +18,15 @@ from trellis2_server.engines.preview.solid import heights, solid
 from trellis2_server.mesh import Mesh, Shape, VoxelField
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.parameters import Options
-
-    Report = Callable[[str, int, int], None]
+    from trellis2_server.reports import Report
 
 _MIN_RESOLUTION: Final = 256
 _MAX_RESOLUTION: Final = 1024
 _ROUGHNESS: Final = 0.7
 #: Distance from the surface, voxels, within which trilinear sampling finds all corners.
-_REACH_VOXELS: Final = 0.5
+_SAMPLING_REACH_VOXELS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,7 +123,7 @@ class PreviewEngine:
             high = widened(high, axis, np.maximum)
         report("voxels", 2, 3)
         coords, attributes = np.empty((0, 3), np.int32), np.empty((0, 6), np.float32)
-        columns = low, high, _REACH_VOXELS, front, back, np.float32(_ROUGHNESS)
+        columns = low, high, _SAMPLING_REACH_VOXELS, front, back, np.float32(_ROUGHNESS)
         count = loops.fill_voxels(*columns, coords, attributes)
         coords, attributes = np.empty((count, 3), np.int32), np.empty((count, 6), np.float32)
         loops.fill_voxels(*columns, coords, attributes)

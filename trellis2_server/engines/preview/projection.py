@@ -1,4 +1,4 @@
-"""A picture on an uploaded mesh: projected from the front, continued on the other sides.
+"""Colours an uploaded mesh with a picture: from the front, continued on the other sides.
 
 Does not know: files, scenes, where the mesh comes from.
 """
@@ -12,27 +12,24 @@ from PIL import Image
 
 from trellis2_server.engines.preview import kernels
 from trellis2_server.engines.preview.sheets import MARGIN_VOXELS, sheets
+from trellis2_server.inputs.images.framing import OPAQUE_ALPHA
 from trellis2_server.mesh import VoxelField
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.mesh import Mesh
+    from trellis2_server.reports import Report
 
-    Report = Callable[[str, int, int], None]
-
-#: Alpha above which a pixel belongs to the object's box, as in `inputs.images`.
-_OPAQUE_ALPHA: Final = 204
 _MAX_RESOLUTION: Final = 768
 _MIN_RESOLUTION: Final = 32
 #: Area of all faces in sides of voxels above which a coarser field is used. A face counts at
 #: least the length of its longest edge.
 _MAX_AREA: Final = 8e6
-#: Voxels behind the first surface that count as seen, and over which that ends.
-_REACH_VOXELS: Final = 3
+#: Depth behind the first surface that still gets the front's colour, voxels; over the same depth
+#: behind that, the colour changes to that of the back.
+_FRONT_DEPTH_VOXELS: Final = 3
 
 
 def resolution(mesh: Mesh, wanted: int) -> int:
@@ -76,7 +73,9 @@ def project(
     count = loops.first_depths(bits, size, depth)
     report("voxels", 2, 3)
     coords, attributes = np.empty((count, 3), np.int32), np.empty((count, 6), np.float32)
-    loops.paint(bits, depth, _REACH_VOXELS, front, back, np.float32(roughness), coords, attributes)
+    loops.paint(
+        bits, depth, _FRONT_DEPTH_VOXELS, front, back, np.float32(roughness), coords, attributes
+    )
     report("voxels", 3, 3)
     return VoxelField(coords=coords, attributes=attributes, resolution=size)
 
@@ -85,7 +84,7 @@ def _on_box(
     picture: NDArray[np.uint8], voxels: NDArray[np.float64], size: int
 ) -> NDArray[np.uint8]:
     """Stretch the object in the picture over the mesh's box as seen from the front."""
-    rows, columns = np.nonzero(picture[..., 3] > _OPAQUE_ALPHA)
+    rows, columns = np.nonzero(picture[..., 3] > OPAQUE_ALPHA)
     if not len(rows):
         rows, columns = np.nonzero(np.ones(picture.shape[:2], bool))
     box = int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
@@ -94,10 +93,12 @@ def _on_box(
     bottom, top = round(float(low[2])), round(float(high[2]))
     shape = max(right - left, 1), max(top - bottom, 1)
     # Premultiplied, so that transparent pixels do not count.
-    object_ = (
+    resized_object = (
         Image.fromarray(picture).convert("RGBa").resize(shape, Image.Resampling.LANCZOS, box=box)
     )
     edge = size - 2 * MARGIN_VOXELS
     canvas = Image.new("RGBA", (edge, edge))
-    canvas.paste(object_.convert("RGBA"), (left - MARGIN_VOXELS, edge - (top - MARGIN_VOXELS)))
+    canvas.paste(
+        resized_object.convert("RGBA"), (left - MARGIN_VOXELS, edge - (top - MARGIN_VOXELS))
+    )
     return np.array(canvas)

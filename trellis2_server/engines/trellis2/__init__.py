@@ -31,7 +31,7 @@ Importing this package imports none of torch, transformers or trellis2.
 """
 
 from trellis2_server.engines.trellis2.engine import Trellis2Engine
-from trellis2_server.engines.trellis2.environment import why_not
+from trellis2_server.engines.trellis2.environment import reason_unavailable
 from trellis2_server.engines.trellis2.inspection import Finding, inspect_trellis2
 
-__all__ = ["Finding", "Trellis2Engine", "inspect_trellis2", "why_not"]
+__all__ = ["Finding", "Trellis2Engine", "inspect_trellis2", "reason_unavailable"]

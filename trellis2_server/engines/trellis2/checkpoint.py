@@ -23,7 +23,7 @@ from trellis2_server.errors import EngineError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from trellis2_server.engines.trellis2.progress import Report
+    from trellis2_server.reports import Report
     from trellis2_server.settings import ModelSettings
 
 logger = logging.getLogger(__name__)

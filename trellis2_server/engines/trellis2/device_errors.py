@@ -68,7 +68,9 @@ _MAX_LENGTH: Final = 200
 
 
 @contextlib.contextmanager
-def translated(progress: StageProgress, where: str | None = None) -> Generator[None, None, None]:
+def translated_device_errors(
+    progress: StageProgress, where: str | None = None
+) -> Generator[None, None, None]:
     """Translate errors of PyTorch and TRELLIS.2; an error that the report raised passes.
 
     Args:

@@ -69,11 +69,16 @@ class ImageEncoder:
         torch: Any = importlib.import_module("torch")
         edge = (self.image_size, self.image_size)
         pixels = np.stack(
-            [np.asarray(i.convert("RGB").resize(edge, Image.Resampling.LANCZOS)) for i in images]
+            [
+                np.asarray(picture.convert("RGB").resize(edge, Image.Resampling.LANCZOS))
+                for picture in images
+            ]
         )
         device = next(self.model.parameters()).device
         batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(255).to(device)
-        mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (_MEAN, _STD))
+        mean, std = (
+            torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (_MEAN, _STD)
+        )
         with torch.no_grad():
             features = self.model((batch - mean) / std).last_hidden_state
             return torch.nn.functional.layer_norm(features, features.shape[-1:])

@@ -17,7 +17,7 @@ from PIL import Image
 from trellis2_server.engines.trellis2 import checkpoint as checkpoints
 from trellis2_server.engines.trellis2 import loading, oom_policy, upstream_glb
 from trellis2_server.engines.trellis2.device_memory import DeviceMemory
-from trellis2_server.engines.trellis2.oom_policy import Attempts, OomFallback, OomPolicy
+from trellis2_server.engines.trellis2.oom_policy import Attempts, OomPolicy
 from trellis2_server.engines.trellis2.pipeline_types import MODEL_NAMES
 from trellis2_server.engines.trellis2.placement import ModelPlacement
 from trellis2_server.engines.trellis2.progress import StageProgress
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
     from trellis2_server.engines.portable import Extension
     from trellis2_server.engines.trellis2.loaded_model import LoadedModel
-    from trellis2_server.engines.trellis2.progress import Report
     from trellis2_server.engines.trellis2.state import Trellis2State
     from trellis2_server.engines.trellis2.upstream import Upstream
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.mesh import Mesh, Shape, VoxelField
     from trellis2_server.parameters import Options
-    from trellis2_server.settings import ModelSettings
+    from trellis2_server.reports import Report
+    from trellis2_server.settings import ModelSettings, OomFallback
 
 logger = logging.getLogger(__name__)
 

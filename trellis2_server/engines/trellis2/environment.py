@@ -38,7 +38,7 @@ _CLONE: Final = (
 )
 
 
-def why_not(settings: ModelSettings) -> str | None:
+def reason_unavailable(settings: ModelSettings) -> str | None:
     """Return why `model.engine: "auto"` does not use TRELLIS.2; None if it does.
 
     Loads and downloads nothing, and usually does not import PyTorch, which takes seconds.
@@ -126,7 +126,7 @@ def find_home(settings: ModelSettings) -> Path | None:
     return None
 
 
-def alternatives() -> dict[str, str]:
+def attention_packages() -> dict[str, str]:
     """Return the packages that TRELLIS.2's variables choose instead of an extension."""
     chosen = os.environ.get("SPARSE_ATTN_BACKEND") or os.environ.get("ATTN_BACKEND")
     package = {"xformers": "xformers", "flash_attn_3": "flash_attn_interface"}.get(chosen or "")

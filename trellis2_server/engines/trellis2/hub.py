@@ -21,7 +21,7 @@ from trellis2_server.errors import EngineError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trellis2_server.engines.trellis2.progress import Report
+    from trellis2_server.reports import Report
 
 _MIB: Final = 2**20
 #: A download is reported each time this much has arrived.

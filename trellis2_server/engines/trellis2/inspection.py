@@ -189,7 +189,7 @@ def _memory(settings: ModelSettings, gib: float, pipeline_type: str) -> Iterator
 
 
 def _extensions(settings: ModelSettings) -> Iterator[Finding]:
-    for extension in portable.inspect(settings.device, environment.alternatives()):
+    for extension in portable.inspect(settings.device, environment.attention_packages()):
         if extension.kind == "real":
             yield Finding("extensions", "ok", f"{extension.name}: {extension.why or 'installed'}")
         else:

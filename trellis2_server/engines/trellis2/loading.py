@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from trellis2_server.engines.trellis2 import checkpoint as checkpoints
 from trellis2_server.engines.trellis2 import upstream as upstreams
-from trellis2_server.engines.trellis2.device_errors import translated
+from trellis2_server.engines.trellis2.device_errors import translated_device_errors
 from trellis2_server.engines.trellis2.encoder import ImageEncoder
 from trellis2_server.engines.trellis2.loaded_model import LoadedModel
 from trellis2_server.engines.trellis2.oom_policy import build_within_memory
@@ -28,8 +28,8 @@ from trellis2_server.errors import EngineError, MissingPackageError, ServerError
 if TYPE_CHECKING:
     from trellis2_server.engines.trellis2.checkpoint import Checkpoint, ModelFiles
     from trellis2_server.engines.trellis2.device_memory import DeviceMemory
-    from trellis2_server.engines.trellis2.progress import Report
     from trellis2_server.engines.trellis2.upstream import Upstream
+    from trellis2_server.reports import Report
     from trellis2_server.settings import ModelSettings
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def build_model(
     progress = StageProgress(report)
 
     def build(low_vram: bool) -> Any:  # noqa: FBT001 - as `build_within_memory` calls it
-        with translated(progress, "loading"):
+        with translated_device_errors(progress, "loading"):
             return _build_pipeline(
                 upstream, checkpoint, device=settings.device, low_vram=low_vram, report=progress
             )

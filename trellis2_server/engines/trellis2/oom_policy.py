@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from trellis2_server.engines.trellis2.pipeline_types import PIPELINE_TYPES
 from trellis2_server.errors import OutOfMemoryError
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from trellis2_server.engines.trellis2.placement import ModelPlacement
     from trellis2_server.engines.trellis2.progress import StageProgress
     from trellis2_server.parameters import Options
+    from trellis2_server.settings import OomFallback
 
 logger = logging.getLogger(__name__)
 
-OomFallback = Literal["none", "tokens", "resolution"]
 Step = TypeVar("Step")
 Result = TypeVar("Result")
 

@@ -13,7 +13,7 @@ _LOWEST_CASCADE: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class PipelineType:
+class PipelineModels:
     """Models and resolutions of one pipeline type.
 
     Attributes:
@@ -48,10 +48,10 @@ SHARED_MODELS: Final = (
 )
 #: Value of `pipeline_type` → its models and resolutions.
 PIPELINE_TYPES: Final = {
-    "512": PipelineType(32, (_SHAPE_512,), _TEXTURE_512, 512, None),
-    "1024": PipelineType(64, (_SHAPE_1024,), _TEXTURE_1024, 1024, "512"),
-    "1024_cascade": PipelineType(32, _CASCADE, _TEXTURE_1024, 1024, "512"),
-    "1536_cascade": PipelineType(32, _CASCADE, _TEXTURE_1024, 1536, "1024_cascade"),
+    "512": PipelineModels(32, (_SHAPE_512,), _TEXTURE_512, 512, None),
+    "1024": PipelineModels(64, (_SHAPE_1024,), _TEXTURE_1024, 1024, "512"),
+    "1024_cascade": PipelineModels(32, _CASCADE, _TEXTURE_1024, 1024, "512"),
+    "1536_cascade": PipelineModels(32, _CASCADE, _TEXTURE_1024, 1536, "1024_cascade"),
 }
 #: All models, by their names in `pipeline.json`.
 MODEL_NAMES: Final = (*SHARED_MODELS, *_CASCADE, _TEXTURE_512, _TEXTURE_1024)

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    #: Stage, steps done, steps in all.
-    Report = Callable[[str, int, int], None]
+    from trellis2_server.reports import Report
 
 
 class StageProgress:
@@ -51,13 +50,13 @@ class StageProgress:
         """Report the beginning of a stage; return a function that reports the next step."""
         done = 0
 
-        def step() -> None:
+        def advance() -> None:
             nonlocal done
             done += 1
             self(stage, min(done, steps), steps)
 
         self(stage, 0, steps)
-        return step
+        return advance
 
     @contextlib.contextmanager
     def sampling(self, sampler: Any, stage: str, steps: int) -> Generator[None, None, None]:
@@ -71,10 +70,10 @@ class StageProgress:
     @contextlib.contextmanager
     def decoding(self, decoder: Any) -> Generator[None, None, None]:
         """Report stage "decode", one step per block of a sparse decoder and one at the end."""
-        step = self.counter("decode", count_blocks(decoder) + 1)
-        with self.block_hooks(decoder, step):
+        advance = self.counter("decode", count_blocks(decoder) + 1)
+        with self.block_hooks(decoder, advance):
             yield
-        step()
+        advance()
 
     @contextlib.contextmanager
     def cascade(self, decoder: Any, second_model: Any) -> Generator[None, None, None]:
@@ -100,11 +99,11 @@ class StageProgress:
             hook.remove()
 
     @contextlib.contextmanager
-    def block_hooks(self, model: Any, step: Callable[[], None]) -> Generator[None, None, None]:
-        """Call `step` before each block of a sparse model runs."""
+    def block_hooks(self, model: Any, advance: Callable[[], None]) -> Generator[None, None, None]:
+        """Call `advance` before each block of a sparse model runs."""
 
         def before(*_: object) -> None:
-            step()
+            advance()
 
         hooks = [block.register_forward_pre_hook(before) for block in _blocks(model)]
         try:

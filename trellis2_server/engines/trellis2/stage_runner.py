@@ -10,7 +10,11 @@ import copy
 import threading
 from typing import TYPE_CHECKING, Any
 
-from trellis2_server.engines.trellis2.device_errors import first_line, release_frames, translated
+from trellis2_server.engines.trellis2.device_errors import (
+    first_line,
+    release_frames,
+    translated_device_errors,
+)
 from trellis2_server.errors import EngineBrokenError
 
 if TYPE_CHECKING:
@@ -54,7 +58,7 @@ class StageRunner:
         """Run the block as one stage; after an error restore the models' places.
 
         The block has random numbers of its own: PyTorch's CPU generator is as before
-        afterwards. Its errors are translated as by `device_errors.translated`.
+        afterwards. Its errors are translated as by `device_errors.translated_device_errors`.
 
         Args:
             placement: of the models that the stage uses.
@@ -70,7 +74,7 @@ class StageRunner:
         try:
             with (
                 self._lock,
-                translated(progress),
+                translated_device_errors(progress),
                 torch.inference_mode() if inference else torch.no_grad(),
                 torch.random.fork_rng(devices=[]),
             ):

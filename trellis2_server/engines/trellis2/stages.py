@@ -35,7 +35,7 @@ from trellis2_server.mesh import Shape
 
 if TYPE_CHECKING:
     from trellis2_server.engines.trellis2.loaded_model import LoadedModel
-    from trellis2_server.engines.trellis2.pipeline_types import PipelineType
+    from trellis2_server.engines.trellis2.pipeline_types import PipelineModels
     from trellis2_server.engines.trellis2.placement import ModelPlacement
     from trellis2_server.engines.trellis2.progress import StageProgress
     from trellis2_server.inputs.images import Cutout
@@ -66,19 +66,21 @@ class Stages:
             EngineError: no object was found, or the checkpoint lacks a model.
         """
         pipeline, torch = self._model.pipeline, self._torch
-        kind = self._pipeline_type(options.pipeline_type)
-        structure = sampler_arguments(pipeline.sparse_structure_sampler, options.ss, "ss")
-        shape = sampler_arguments(pipeline.shape_slat_sampler, options.shape, "shape")
+        pipeline_type = self._pipeline_type(options.pipeline_type)
+        structure_arguments = sampler_arguments(pipeline.sparse_structure_sampler, options.ss, "ss")
+        shape_arguments = sampler_arguments(pipeline.shape_slat_sampler, options.shape, "shape")
         torch.manual_seed(options.seed)
         condition, last_condition = self._conditions(cutout, options.pipeline_type, progress)
-        with progress.sampling(pipeline.sparse_structure_sampler, "structure", structure["steps"]):
+        with progress.sampling(
+            pipeline.sparse_structure_sampler, "structure", structure_arguments["steps"]
+        ):
             coords = pipeline.sample_sparse_structure(
-                condition, kind.structure_resolution, 1, structure
+                condition, pipeline_type.structure_resolution, 1, structure_arguments
             )
         if not coords.shape[0]:
             raise EngineError("TRELLIS.2 found no object in the picture; another seed may help")
         latent, resolution = self._shape_latent(
-            (condition, last_condition), coords, shape, options, progress
+            (condition, last_condition), coords, shape_arguments, options, progress
         )
         generator = torch.get_rng_state().numpy().copy()
         with progress.decoding(pipeline.models["shape_slat_decoder"]):
@@ -109,7 +111,7 @@ class Stages:
             EngineError: the checkpoint lacks a model, or the attributes are not finite.
         """
         pipeline, torch = self._model.pipeline, self._torch
-        kind = self._pipeline_type(state.pipeline_type)
+        pipeline_type = self._pipeline_type(state.pipeline_type)
         arguments = sampler_arguments(pipeline.tex_slat_sampler, options.tex, "tex")
         sparse, device = self._model.upstream.sparse, pipeline.device
         condition = torch.from_numpy(state.condition).to(device)
@@ -121,7 +123,7 @@ class Stages:
         with progress.sampling(pipeline.tex_slat_sampler, "texture", arguments["steps"]):
             texture = pipeline.sample_tex_slat(
                 {"cond": condition, "neg_cond": torch.zeros_like(condition)},
-                pipeline.models[kind.texture_model],
+                pipeline.models[pipeline_type.texture_model],
                 latent,
                 arguments,
             )
@@ -157,36 +159,36 @@ class Stages:
         """
         texturing = self._model.texturing
         is_512 = resolution == PIPELINE_TYPES["512"].resolution
-        kind = PIPELINE_TYPES["512" if is_512 else "1024"]
-        if kind.texture_model not in texturing.models:
-            raise EngineError(f"this checkpoint has no {kind.texture_model}")
+        pipeline_type = PIPELINE_TYPES["512" if is_512 else "1024"]
+        if pipeline_type.texture_model not in texturing.models:
+            raise EngineError(f"this checkpoint has no {pipeline_type.texture_model}")
         arguments = sampler_arguments(texturing.tex_slat_sampler, options.tex, "tex")
         texturing.low_vram = self._placement.low_vram
         encoder = texturing.models[MESH_ENCODER]
         self._torch.manual_seed(options.seed)
-        step = progress.counter("condition", count_blocks(encoder) + 2)
-        condition = texturing.get_cond([Image.fromarray(cutout.rgb)], kind.resolution)
-        step()
-        with self._placement.mesh_encoder_on_device(), progress.block_hooks(encoder, step):
+        advance = progress.counter("condition", count_blocks(encoder) + 2)
+        condition = texturing.get_cond([Image.fromarray(cutout.rgb)], pipeline_type.resolution)
+        advance()
+        with self._placement.mesh_encoder_on_device(), progress.block_hooks(encoder, advance):
             latent = texturing.encode_shape_slat(mesh, resolution)
-        step()
+        advance()
         with progress.sampling(texturing.tex_slat_sampler, "texture", arguments["steps"]):
             texture = texturing.sample_tex_slat(
-                condition, texturing.models[kind.texture_model], latent, arguments
+                condition, texturing.models[pipeline_type.texture_model], latent, arguments
             )
         with progress.decoding(texturing.models["tex_slat_decoder"]):
             voxels = texturing.decode_tex_slat(texture)
         return to_field(voxels, resolution)
 
-    def _pipeline_type(self, name: str) -> PipelineType:
-        kind, models = PIPELINE_TYPES[name], self._model.pipeline.models
-        needed = (*SHARED_MODELS, *kind.shape_models, kind.texture_model)
+    def _pipeline_type(self, name: str) -> PipelineModels:
+        pipeline_type, models = PIPELINE_TYPES[name], self._model.pipeline.models
+        needed = (*SHARED_MODELS, *pipeline_type.shape_models, pipeline_type.texture_model)
         missing = [model for model in needed if model not in models]
         if missing:
             raise EngineError(
                 f"this checkpoint has no {missing[0]}, which pipeline_type {name} needs"
             )
-        return kind
+        return pipeline_type
 
     def _conditions(
         self, cutout: Cutout, pipeline_type: str, progress: StageProgress
@@ -208,21 +210,21 @@ class Stages:
         progress: StageProgress,
     ) -> tuple[Any, int]:
         """Latent of the shape, a sparse tensor, and its resolution in voxels."""
-        pipeline, kind = self._model.pipeline, PIPELINE_TYPES[options.pipeline_type]
+        pipeline, pipeline_type = self._model.pipeline, PIPELINE_TYPES[options.pipeline_type]
         condition, last_condition = conditions
-        models = [pipeline.models[name] for name in kind.shape_models]
+        models = [pipeline.models[name] for name in pipeline_type.shape_models]
         steps = arguments["steps"] * len(models)
         with progress.sampling(pipeline.shape_slat_sampler, "shape", steps):
             if len(models) == 1:
                 latent = pipeline.sample_shape_slat(last_condition, models[0], coords, arguments)
-                return latent, kind.resolution
+                return latent, pipeline_type.resolution
             with progress.cascade(pipeline.models["shape_slat_decoder"], models[1]):
                 return pipeline.sample_shape_slat_cascade(
                     condition,
                     last_condition,
                     *models,
                     512,
-                    kind.resolution,
+                    pipeline_type.resolution,
                     coords,
                     arguments,
                     options.max_num_tokens,

@@ -44,7 +44,7 @@ class Upstream:
         samplers: module of the samplers.
         models: module of the models.
         sparse: module of the sparse tensors.
-        extensions: which extensions are real.
+        extensions: each extension, and whether it is compiled or a stand-in.
     """
 
     torch: Any
@@ -73,7 +73,7 @@ def import_upstream(settings: ModelSettings) -> Upstream:
         sys.path.insert(0, str(home))
     torch: Any = importlib.import_module("torch")
     _choose_attention(settings.device)
-    extensions = portable.install(settings.device, environment.alternatives())
+    extensions = portable.install(settings.device, environment.attention_packages())
     _replace_modules()
     try:
         with contextlib.redirect_stdout(sys.stderr):  # it prints its choices

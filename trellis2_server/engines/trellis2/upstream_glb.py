@@ -70,10 +70,10 @@ def write(torch: Any, mesh: Mesh, field: VoxelField, options: Options, *, device
     vertices = torch.from_numpy(mesh.vertices).to(device)
     faces = torch.from_numpy(mesh.faces).to(device)
     if len(faces) > _MAX_FACES:
-        made = importlib.import_module("cumesh").CuMesh()
-        made.init(vertices, faces)
-        made.simplify(_MAX_FACES)
-        vertices, faces = made.read()
+        simplified = importlib.import_module("cumesh").CuMesh()
+        simplified.init(vertices, faces)
+        simplified.simplify(_MAX_FACES)
+        vertices, faces = simplified.read()
     scene = postprocess.to_glb(
         vertices=vertices,
         faces=faces,

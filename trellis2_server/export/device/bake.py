@@ -11,13 +11,13 @@ from trellis2_server.errors import ExportError
 from trellis2_server.export.bake import Maps
 from trellis2_server.export.device.projection import closest_points
 from trellis2_server.export.device.tensors import Tensor, batches, row_items, to_tensor, torch
-from trellis2_server.export.report import stage_report
 from trellis2_server.mesh import VoxelField
+from trellis2_server.reports import stage_report
 
 if TYPE_CHECKING:
     from trellis2_server.export.atlas import Atlas
-    from trellis2_server.export.report import Report
     from trellis2_server.mesh import Mesh
+    from trellis2_server.reports import Report
 
 
 def bake(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -58,15 +58,7 @@ def read_model(glb: bytes) -> Model:
     from PIL import Image
 
     scene, file = read_scene(glb), Glb(glb)
-    positions: list[NDArray[Any]] = []
-    faces: list[NDArray[Any]] = []
-    count = 0
-    for part in scene.parts:
-        linear, translation = part.placement[:3, :3], part.placement[:3, 3]
-        corners = part.faces[:, ::-1] if np.linalg.det(linear) < 0 else part.faces
-        positions.append((part.positions @ linear.T + translation).astype(np.float32))
-        faces.append(corners + np.int32(count))
-        count += len(part.positions)
+    positions, faces = scene.merge()
     uvs = [part.uv for part in scene.parts if part.uv is not None]
 
     def picture(role: str, mode: str) -> Picture | None:
@@ -80,9 +72,9 @@ def read_model(glb: bytes) -> Model:
             return image.convert(mode)
 
     return Model(
-        np.concatenate(positions),
+        positions.astype(np.float32),
         np.concatenate(uvs) if len(uvs) == len(scene.parts) else None,
-        np.concatenate(faces),
+        faces,
         picture("baseColorTexture", "RGBA"),
         picture("metallicRoughnessTexture", "RGB"),
     )

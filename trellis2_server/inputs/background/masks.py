@@ -53,7 +53,7 @@ def remove_small_parts(mask: NDArray[np.bool_], least: float = 1 / 50) -> NDArra
 
     Args:
         mask: bool [H, W]; diagonal neighbours are connected.
-        least: Share of the largest part's area.
+        least: share of the largest part's area.
     """
     ndimage = importlib.import_module("scipy.ndimage")
     labels, count = ndimage.label(mask, np.ones((3, 3), bool))

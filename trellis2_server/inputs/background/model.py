@@ -38,8 +38,8 @@ class ModelPending(Exception):  # noqa: N818 - not an error: asks the caller to 
     """A background model is loading, and the caller did not want to wait.
 
     Attributes:
-        loaded: Done when the load ended, in success or failure; the result is None.
-        timeout_s: Maximum time to wait for `loaded` before calling again, in seconds.
+        loaded: done when the load ended, in success or failure; the result is None.
+        timeout_s: maximum time to wait for `loaded` before calling again, in seconds.
     """
 
     def __init__(self, loaded: Future[None], timeout_s: float) -> None:
@@ -63,13 +63,13 @@ class BackgroundModel:
     """A background model, loaded once on first use. Thread-safe.
 
     Args:
-        name: A model name of rembg.
-        offline: Whether a model that is not on this machine is an error. Otherwise it is
+        name: a model name of rembg.
+        offline: whether a model that is not on this machine is an error. Otherwise it is
             downloaded.
-        timeout_s: How long callers wait for the load, download included, in seconds after the
+        timeout_s: how long callers wait for the load, download included, in seconds after the
             first call. The load continues after that, and later calls use the model.
-        clock: Monotonic time, in seconds.
-        open_session: Opens a model by its name; None for rembg's models.
+        clock: monotonic time, in seconds.
+        open_session: opens a model by its name; None for rembg's models.
     """
 
     def __init__(
@@ -93,15 +93,15 @@ class BackgroundModel:
         """Find the object in an RGB picture.
 
         Args:
-            picture: Mode RGB.
-            wait: Whether to wait for a model that is loading.
+            picture: mode RGB.
+            wait: whether to wait for a model that is loading.
 
         Returns:
             uint8 [H, W], 255 where the model is sure of the object.
 
         Raises:
-            ModelPending: The model is loading, and `wait` is false.
-            EngineError: The model is not available, or failed on this picture.
+            ModelPending: the model is loading, and `wait` is false.
+            EngineError: the model is not available, or failed on this picture.
         """
         session = self._session(wait=wait)
         try:

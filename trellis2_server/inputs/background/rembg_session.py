@@ -38,12 +38,12 @@ def open_rembg(name: str, *, offline: bool) -> Session:
     """Open a model of `rembg`, and download it first if it is not on this machine.
 
     Args:
-        name: The model's name.
-        offline: Whether a missing model is an error instead of a download.
+        name: the model's name.
+        offline: whether a missing model is an error instead of a download.
 
     Raises:
         MissingPackageError: `rembg` or `onnxruntime` is not installed.
-        EngineError: The model does not exist, runs on an external service, or is missing while
+        EngineError: the model does not exist, runs on an external service, or is missing while
             `offline`.
     """
     for package in ("rembg", "onnxruntime"):  # without onnxruntime, rembg prints and exits

@@ -17,9 +17,9 @@ def to_srgb(image: Image.Image, icc_profile: bytes, warnings: list[str]) -> Imag
     A profile that is damaged or belongs to another colour space is ignored.
 
     Args:
-        image: Not changed.
-        icc_profile: The embedded profile.
-        warnings: Receives a sentence if the profile is damaged.
+        image: not changed.
+        icc_profile: the embedded profile.
+        warnings: receives a sentence if the profile is damaged.
     """
     plain = image.convert("RGB")
     try:

@@ -32,8 +32,8 @@ class Cutout:
         rgba: uint8 [S, S, 4], sRGB, straight alpha, read-only; 16 <= S <= 1024. The box of the
             pixels with alpha over 204 touches two opposite sides of the frame and is centred
             between the other two. Colour under alpha 0 is 0.
-        background: How the object was found.
-        warnings: Sentences for the job and the log.
+        background: how the object was found.
+        warnings: sentences for the job and the log.
         image_hash: MD5 of the size and bytes of `rgb`, 32 hex digits.
         key: MD5 of the size and bytes of `rgba`. Cut-outs with equal `image_hash` can differ in
             alpha.

@@ -37,12 +37,12 @@ class Cutter:
     """Cuts objects out of pictures. One per process; thread-safe.
 
     Args:
-        background: Background removal for pictures without transparency. "auto": `model`, or
+        background: background removal for pictures without transparency. "auto": `model`, or
             GrabCut with a warning if the model is not available; "rembg": `model` or an error;
             "grabcut"; "none": the whole frame is the object; "upstream": `remover`.
-        model: The background model of "auto" and "rembg"; None for rembg's default one.
-        remover: Background removal of "upstream": RGB uint8 [H, W, 3] → alpha uint8 [H, W].
-        max_image_pixels: Limit for width times height in the file's header. Pillow's own limit
+        model: the background model of "auto" and "rembg"; None for rembg's default one.
+        remover: background removal of "upstream": RGB uint8 [H, W, 3] → alpha uint8 [H, W].
+        max_image_pixels: limit for width times height in the file's header. Pillow's own limit
             is about 179 million.
     """
 
@@ -70,16 +70,16 @@ class Cutter:
         Decodes only the first frame of an animation.
 
         Args:
-            data: A file of one of the accepted formats (`images.formats`).
-            remove_background: Whether to find the object in a picture without transparency.
-            wait: Whether to wait for a background model that is loading. A download can take
+            data: a file of one of the accepted formats (`images.formats`).
+            remove_background: whether to find the object in a picture without transparency.
+            wait: whether to wait for a background model that is loading. A download can take
                 minutes.
 
         Raises:
-            ModelPending: The picture needs a model that is loading, and `wait` is false. Call
+            ModelPending: the picture needs a model that is loading, and `wait` is false. Call
                 again later.
-            InputError: The file is not a picture, is damaged, or shows no object.
-            TooLargeError: The header declares more pixels than the limit.
+            InputError: the file is not a picture, is damaged, or shows no object.
+            TooLargeError: the header declares more pixels than the limit.
             MissingPackageError: `rembg` is required but not installed, or neither `rembg` nor
                 OpenCV is.
             EngineError: `rembg` is required, and its model is not available or failed.

@@ -43,9 +43,9 @@ class DecodedImage:
     """First frame of a picture file.
 
     Attributes:
-        image: Mode RGBA, sRGB, upright, longer side at most 1024 pixels.
-        has_alpha: Whether a pixel in the file is transparent.
-        warnings: Sentences for the job and the log.
+        image: mode RGBA, sRGB, upright, longer side at most 1024 pixels.
+        has_alpha: whether a pixel in the file is transparent.
+        warnings: sentences for the job and the log.
     """
 
     image: Image.Image
@@ -60,12 +60,12 @@ def decode_image(data: bytes, *, max_pixels: int) -> DecodedImage:
     palette or another lossless format gives the same pixels, bit for bit.
 
     Args:
-        data: The file.
-        max_pixels: Limit for width times height, before scaling.
+        data: the file.
+        max_pixels: limit for width times height, before scaling.
 
     Raises:
-        InputError: The file is empty, damaged, of another format or too elongated.
-        TooLargeError: The picture exceeds `max_pixels` or the available memory.
+        InputError: the file is empty, damaged, of another format or too elongated.
+        TooLargeError: the picture exceeds `max_pixels` or the available memory.
     """
     if not data:
         raise InputError("image: empty")

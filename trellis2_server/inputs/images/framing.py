@@ -24,13 +24,13 @@ def crop_to_object(rgba: NDArray[np.uint8], background: Background) -> NDArray[n
 
     Args:
         rgba: uint8 [H, W, 4], straight alpha.
-        background: How the object was found; for the error message.
+        background: how the object was found; for the error message.
 
     Returns:
         uint8 [S, S, 4]; colour under alpha 0 is 0.
 
     Raises:
-        InputError: The picture has no object, or one smaller than 16 pixels.
+        InputError: the picture has no object, or one smaller than 16 pixels.
     """
     solid = rgba[..., 3] > OPAQUE_ALPHA
     rows = np.flatnonzero(solid.any(axis=1))

@@ -51,14 +51,14 @@ class Glb:
     """Parsed container of a GLB.
 
     Args:
-        content: The file.
+        content: the file.
 
     Attributes:
-        json: The glTF JSON.
+        json: the glTF JSON.
 
     Raises:
-        InputError: The file is not a GLB of version 2, is truncated or compressed.
-        TooLargeError: The JSON exceeds `MAX_JSON_BYTES`.
+        InputError: the file is not a GLB of version 2, is truncated or compressed.
+        TooLargeError: the JSON exceeds `MAX_JSON_BYTES`.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -87,7 +87,7 @@ class Glb:
         """Return the bytes of a buffer view.
 
         Raises:
-            InputError: The view is outside the binary chunk or in another file.
+            InputError: the view is outside the binary chunk or in another file.
         """
         view = self.item("bufferViews", index)
         buffer = check_count(view["buffer"])
@@ -102,15 +102,15 @@ class Glb:
         """Return an accessor's rows.
 
         Args:
-            index: Index of the accessor.
-            kind: Expected glTF type, such as `VEC3`.
+            index: index of the accessor.
+            kind: expected glTF type, such as `VEC3`.
 
         Returns:
             [N, width], a view with the stored dtype; float32 for normalized integers.
 
         Raises:
-            InputError: The accessor is of another type, sparse, or exceeds its buffer view.
-            TooLargeError: The accessor has more rows than the limits allow.
+            InputError: the accessor is of another type, sparse, or exceeds its buffer view.
+            TooLargeError: the accessor has more rows than the limits allow.
         """
         accessor = self.item("accessors", index)
         if accessor["type"] != kind:

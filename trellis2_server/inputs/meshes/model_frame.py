@@ -10,8 +10,6 @@ from trellis2_server.errors import InputError
 from trellis2_server.inputs.meshes.welding import weld
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from trellis2_server.inputs.meshes.scene import Scene
     from trellis2_server.mesh import Mesh
 
@@ -27,26 +25,17 @@ def to_model_frame(scene: Scene, rotation_deg: float = 0.0) -> Mesh:
     order of the parts.
 
     Args:
-        scene: Not changed.
-        rotation_deg: Rotation, counter-clockwise seen from above, in degrees.
+        scene: not changed.
+        rotation_deg: rotation, counter-clockwise seen from above, in degrees.
 
     Raises:
-        InputError: The extent of the scene is zero or not finite.
+        InputError: the extent of the scene is zero or not finite.
     """
-    points_of_parts: list[NDArray[np.float64]] = []
-    faces_of_parts: list[NDArray[np.int32]] = []
-    count = 0
-    for part in scene.parts:
-        linear, translation = part.placement[:3, :3], part.placement[:3, 3]
-        points_of_parts.append(part.positions.astype(np.float64) @ linear.T + translation)
-        corners = part.faces[:, ::-1] if np.linalg.det(linear) < 0 else part.faces
-        faces_of_parts.append(corners + np.int32(count))
-        count += len(part.positions)
-    x, y, z = np.concatenate(points_of_parts).T
+    positions, faces = scene.merge()
+    x, y, z = positions.T
     angle = np.deg2rad(rotation_deg)
     sine, cosine = np.sin(angle), np.cos(angle)
     points = np.stack([x * cosine + z * sine, x * sine - z * cosine, y], axis=1)
-    faces = np.concatenate(faces_of_parts)
     used = points[np.unique(faces)]
     low, high = used.min(axis=0), used.max(axis=0)
     extent = float((high - low).max())

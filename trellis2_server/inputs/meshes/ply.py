@@ -42,7 +42,7 @@ class _Element:
 
     Attributes:
         name: `vertex`, `face` or another.
-        count: Number of rows.
+        count: number of rows.
         properties: (name, type, type of the list's length or None for a scalar).
     """
 

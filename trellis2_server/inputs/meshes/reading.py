@@ -35,9 +35,9 @@ class _Format:
     """A mesh format.
 
     Attributes:
-        name: For error messages.
-        matches: Whether a file's content looks like this format.
-        read: Reads the file; may raise any of `_READ_ERRORS`.
+        name: for error messages.
+        matches: whether a file's content looks like this format.
+        read: reads the file; may raise any of `_READ_ERRORS`.
     """
 
     name: str
@@ -65,8 +65,8 @@ def read_scene(content: bytes) -> Scene:
     """Read a GLB, OBJ, PLY or STL file.
 
     Raises:
-        InputError: The file is of another format, damaged, truncated or has no triangles.
-        TooLargeError: The file exceeds a limit on vertices, faces or nodes.
+        InputError: the file is of another format, damaged, truncated or has no triangles.
+        TooLargeError: the file exceeds a limit on vertices, faces or nodes.
     """
     file_format = _recognize(content)
     name = file_format.name

@@ -26,7 +26,7 @@ class Part:
     """One indexed triangle list of a scene, in its node's frame.
 
     Attributes:
-        mesh: Index of its mesh in the scene.
+        mesh: index of its mesh in the scene.
         positions: float32 [N, 3].
         normals: float32 [N, 3], or None if the file has none and faces are flat.
         uv: float32 [N, 2], as in glTF, or None.
@@ -47,12 +47,12 @@ class Scene:
     """Content of a mesh file, in the file's own frame; Y up, as in glTF.
 
     Attributes:
-        parts: At least one, ordered by mesh.
+        parts: at least one, ordered by mesh.
         nodes: glTF nodes: `name`, the transform, `children`, `mesh`.
-        roots: Indices of the nodes without a parent.
-        meshes: Names of the meshes; None for a mesh without a name.
-        is_smooth: Whether parts without normals are smooth and need computed normals.
-        is_double_sided: Whether the file declares faces visible from both sides.
+        roots: indices of the nodes without a parent.
+        meshes: names of the meshes; None for a mesh without a name.
+        is_smooth: whether parts without normals are smooth and need computed normals.
+        is_double_sided: whether the file declares faces visible from both sides.
     """
 
     parts: tuple[Part, ...]
@@ -62,6 +62,26 @@ class Scene:
     is_smooth: bool = False
     is_double_sided: bool = False
 
+    def merge(self) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+        """Return the vertices and faces of all parts, in the scene's frame.
+
+        A placement that mirrors its part keeps the outside of the faces outside.
+
+        Returns:
+            positions: float64 [N, 3].
+            faces: int32 [F, 3], rows of the positions; in the order of the parts.
+        """
+        positions: list[NDArray[np.float64]] = []
+        faces: list[NDArray[np.int32]] = []
+        count = 0
+        for part in self.parts:
+            linear, translation = part.placement[:3, :3], part.placement[:3, 3]
+            positions.append(part.positions.astype(np.float64) @ linear.T + translation)
+            corners = part.faces[:, ::-1] if np.linalg.det(linear) < 0 else part.faces
+            faces.append(corners + np.int32(count))
+            count += len(part.positions)
+        return np.concatenate(positions), np.concatenate(faces)
+
 
 def make_part(positions: NDArray[Any], faces: NDArray[Any], mesh: int = 0) -> Part:
     """Make a part without normals and texture coordinates, in the scene's own frame.
@@ -69,7 +89,7 @@ def make_part(positions: NDArray[Any], faces: NDArray[Any], mesh: int = 0) -> Pa
     Args:
         positions: [N, 3], of any dtype.
         faces: [F, 3], of any dtype.
-        mesh: Index of its mesh in the scene.
+        mesh: index of its mesh in the scene.
     """
     rows = np.ascontiguousarray(positions, np.float32)
     return Part(mesh, rows, None, None, np.ascontiguousarray(faces, np.int32), np.eye(4))
@@ -84,7 +104,7 @@ def check_size(vertices: int, faces: int, nodes: int = 0) -> None:
     """Check counts against the limits.
 
     Raises:
-        TooLargeError: One of them is over its limit.
+        TooLargeError: one of them is over its limit.
     """
     if vertices > MAX_VERTICES:
         raise TooLargeError(f"mesh: over the limit of {MAX_VERTICES} vertices")
@@ -98,7 +118,7 @@ def check_count(value: object, least: int = 0) -> int:
     """Return a count or index from a file, if it is a whole number of at least `least`.
 
     Raises:
-        InputError: It is not.
+        InputError: it is not.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError("mesh: a count or an index in the file is not valid")

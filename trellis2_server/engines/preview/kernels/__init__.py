@@ -1,4 +1,4 @@
-"""The compiled loops of the embedded engine, one module per algorithm.
+"""The compiled loops of the preview engine, one module per algorithm.
 
     mask            removes specks from a mask
     distance        distance to the nearest zero
@@ -9,7 +9,7 @@
     surface         the voxels along a surface of any shape
 
 All loops of a module are compiled when the module is imported, or read from numba's cache.
-They release the interpreter's lock. A loop and the loops that it calls are in one file:
+They release the GIL. A loop and the loops that it calls are in one file:
 numba's cache on disk compares the date of one file only.
 """
 
@@ -41,7 +41,7 @@ def load(name: str) -> Any:
         return importlib.import_module(f"{__name__}.{name}")
     except ImportError as error:
         raise MissingPackageError(
-            "the embedded engine needs numba: pip install -r requirements.txt"
+            "the preview engine needs numba: pip install -r requirements.txt"
         ) from error
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def kernel(signature: str) -> Callable[[Callable[..., Any]], Any]:
-    """Compile for one signature without the interpreter's lock; cache on disk if possible."""
+    """Compile for one signature with the GIL released; cache on disk if possible."""
     jit: Any = nb.njit
 
     def compile_(function: Callable[..., Any]) -> Any:
@@ -25,4 +25,4 @@ def kernel(signature: str) -> Callable[[Callable[..., Any]], Any]:
 
 
 #: For loops that only other loops of the same file call.
-inner = nb.njit(nogil=True, error_model="numpy")
+inner_kernel = nb.njit(nogil=True, error_model="numpy")

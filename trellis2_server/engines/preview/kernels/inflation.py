@@ -12,10 +12,10 @@ import math
 
 import numpy as np
 
-from trellis2_server.engines.preview.kernels.compiled import inner, kernel
+from trellis2_server.engines.preview.kernels.compiled import inner_kernel, kernel
 
 
-@inner
+@inner_kernel
 def _try_move(v, x, y, points, faces, start, members):
     """Move a vertex, or part of the way, unless a triangle would flip or become a sliver."""
     old_x, old_y = points[v, 0], points[v, 1]

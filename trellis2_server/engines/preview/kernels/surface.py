@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from trellis2_server.engines.preview.kernels.compiled import inner, kernel
+from trellis2_server.engines.preview.kernels.compiled import inner_kernel, kernel
 
 #: Longest edge of a part of a face; all voxels of the part's box are marked, voxels.
 MAX_EDGE = 1.0
@@ -20,7 +20,7 @@ MAX_EDGE = 1.0
 DEPTH = 64
 
 
-@inner
+@inner_kernel
 def _mark_box(x0, y0, z0, x1, y1, z1, size, bits):
     for i in range(max(math.floor(x0 - 0.5), 0), min(math.floor(x1 - 0.5) + 1, size - 1) + 1):
         for j in range(max(math.floor(y0 - 0.5), 0), min(math.floor(y1 - 0.5) + 1, size - 1) + 1):

@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from trellis2_server.engines.preview.kernels.compiled import inner, kernel
+from trellis2_server.engines.preview.kernels.compiled import inner_kernel, kernel
 
 OUTSIDE, INSIDE, CUT = 0, 1, 2
 TOP_LEVEL = 5
@@ -23,7 +23,7 @@ TOP_CUT_LEVEL = 3
 IMPOSSIBLE = np.float32(1e9)
 
 
-@inner
+@inner_kernel
 def _outline_error(field, i0, j0, s):
     """Distance, in pixels, of one straight cut through the cell from the mask in it."""
     xs = np.zeros(2)
@@ -117,7 +117,7 @@ def classify(field, offsets, kind, error) -> None:
                     error[here + i * size + j] = _outline_error(field, i << k, j << k, 1 << k)
 
 
-@inner
+@inner_kernel
 def _plan(n, offsets, kind, error, room, coarseness, outline_coarseness, split):
     """Set in `split` which cells have children; neighbours differ by one level at most.
 
@@ -173,7 +173,7 @@ def _plan(n, offsets, kind, error, room, coarseness, outline_coarseness, split):
                         split[up + (i >> 1) * above + ((j + 1) >> 1)] = 1
 
 
-@inner
+@inner_kernel
 def _node(i, j, node_id, points, state):
     """Vertex at a node, created on first use; `state[0]` counts the vertices."""
     v = node_id[i, j]
@@ -186,7 +186,7 @@ def _node(i, j, node_id, points, state):
     return v
 
 
-@inner
+@inner_kernel
 def _crossing(field, i0, j0, i1, j1, across_id, down_id, points, outline, state):
     """Vertex of the outline between an inner and an outer node of one row or column."""
     steps = max(abs(i1 - i0), abs(j1 - j0))
@@ -219,7 +219,7 @@ def _crossing(field, i0, j0, i1, j1, across_id, down_id, points, outline, state)
     return v
 
 
-@inner
+@inner_kernel
 def _perimeter(n, offsets, k, i, j, split, ring):
     """List the nodes around a leaf, counter-clockwise from the lower left; return the number."""
     size = n >> k
@@ -247,7 +247,7 @@ def _perimeter(n, offsets, k, i, j, split, ring):
     return count
 
 
-@inner
+@inner_kernel
 def _leaf(field, offsets, k, i, j, split, ring, polygon, ids, points, faces, outline, state, dry):
     """Count the triangles of one leaf; unless `dry`, write them."""
     node_id, across_id, down_id = ids

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from trellis2_server.engines.preview.kernels.compiled import inner, kernel
+from trellis2_server.engines.preview.kernels.compiled import inner_kernel, kernel
 
 
 @kernel("void(f8[:,::1], i4[:,::1], f4[:,::1], f4[:,::1])")
@@ -54,7 +54,7 @@ def height_ranges(points, faces, low, high) -> None:
                 high[i, k] = max(high[i, k], min(h1, max(h0, mid + spread)))
 
 
-@inner
+@inner_kernel
 def _rows(low, high, size, reach):
     """First and last voxel of a column at the front, and at the back."""
     middle = size / 2

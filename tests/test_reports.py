@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from trellis2_server.export.report import stage_report
+from trellis2_server.reports import stage_report
 
 
 def test_the_steps_of_a_stage_are_reported() -> None:

@@ -1,11 +1,14 @@
-"""The callback through which an export reports its progress."""
+"""The callback through which engines and the exporter report their progress.
+
+Does not know: which stages there are, jobs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 #: Called with the stage, the number of finished steps and the number of steps. An exception that
-#: it raises ends the export.
+#: it raises ends the call.
 Report = Callable[[str, int, int], None]
 
 
@@ -13,7 +16,7 @@ def stage_report(report: Report | None, stage: str, steps: int) -> Callable[[int
     """Return a function that reports the number of finished steps of one stage.
 
     Args:
-        report: callback of the whole export; None: nothing is reported.
+        report: callback of the whole call; None: nothing is reported.
         stage: name of the stage.
         steps: number of steps of the stage.
     """
