@@ -56,7 +56,7 @@ class RequestField:
         group: what it belongs to. Fields of "export" change only how a shape and its material
             become a file, fields of "delivery" only what is sent back.
         aliases: names used by other clients; `name` wins over them, earlier over later ones.
-        bounds: least and greatest value of a number; None: any.
+        bounds: least and greatest value of a number; a number needs them, or a reader of its own.
         choices: allowed values; none: any of the kind.
         is_nullable: whether null, or the word "none", is a value too.
         setting: key of the setting that holds the server's default, `section.key`.
