@@ -55,7 +55,7 @@ def _compile_the_rest() -> None:
 
 @pytest.fixture(scope="session")
 def preview() -> Generator[Server]:
-    """A server with the embedded engine; its jobs stay until the end of the session."""
+    """A server with the preview engine; its jobs stay until the end of the session."""
     configured = settings(server={"max_body_bytes": 1_000_000}, worker={"max_queue_length": 50})
     with serving(PreviewEngine(), configured) as server:
         server.wait_until_loaded()

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def embedded() -> Generator[Server]:
-    """A server with the embedded engine and the default settings."""
+def default_preview() -> Generator[Server]:
+    """A server with the preview engine and the default settings."""
     with serving(PreviewEngine()) as server:
         server.wait_until_loaded()
         yield server

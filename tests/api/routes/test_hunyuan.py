@@ -209,12 +209,12 @@ def test_text_with_an_image_is_ignored(server: Server) -> None:
 @pytest.mark.parametrize("texture", [False, True])
 @pytest.mark.parametrize("kind", ["obj", "ply", "stl"])
 def test_other_file_types_contain_the_same_model(
-    embedded: Server,
+    default_preview: Server,
     kind: str,
     texture: bool,  # noqa: FBT001
 ) -> None:
-    model = embedded.generate(fields(texture=texture))
-    reply = embedded.generate(fields(texture=texture, type=kind))
+    model = default_preview.generate(fields(texture=texture))
+    reply = default_preview.generate(fields(texture=texture, type=kind))
     assert reply.headers["content-type"].startswith(f"model/{kind}")
     assert reply.headers["x-job-id"] == model.headers["x-job-id"]
     mesh = trimesh.load(io.BytesIO(reply.content), file_type=kind, process=False)
@@ -228,8 +228,8 @@ def test_other_file_types_contain_the_same_model(
         assert all(len(line.split()) == 4 for line in reply.text.splitlines() if line[0] == "v")
 
 
-def test_a_zip_contains_the_obj_its_material_and_its_textures(embedded: Server) -> None:
-    reply = embedded.generate(fields(texture=True, type="obj_zip"))
+def test_a_zip_contains_the_obj_its_material_and_its_textures(default_preview: Server) -> None:
+    reply = default_preview.generate(fields(texture=True, type="obj_zip"))
     assert reply.headers["content-type"] == "application/zip"
     archive = zipfile.ZipFile(io.BytesIO(reply.content))
     assert {"model.obj", "model.mtl", "base_color.png"} <= set(archive.namelist())
@@ -245,9 +245,9 @@ def test_a_zip_contains_the_obj_its_material_and_its_textures(embedded: Server) 
     )
     colors = np.asarray(mesh.visual.to_color().vertex_colors)[:, :3]
     assert np.abs(colors.astype(int) - [0, 0, 200]).max() < 12
-    assert embedded.generate(fields(texture=True, type="obj_zip")).content == reply.content
+    assert default_preview.generate(fields(texture=True, type="obj_zip")).content == reply.content
 
 
-def test_a_sent_job_returns_the_requested_file_type(embedded: Server) -> None:
-    obj = finished(embedded, send(embedded, fields(type="obj")))
-    assert obj == embedded.generate(fields(type="obj")).content
+def test_a_sent_job_returns_the_requested_file_type(default_preview: Server) -> None:
+    obj = finished(default_preview, send(default_preview, fields(type="obj")))
+    assert obj == default_preview.generate(fields(type="obj")).content

@@ -52,10 +52,10 @@ def colors_at(glb: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_an_uploaded_mesh_is_textured_with_its_nodes_and_faces_unchanged(
-    embedded: Server,
+    default_preview: Server,
 ) -> None:
     mesh = as_bytes(two_nodes(), "glb")
-    reply = textured(embedded, mesh)
+    reply = textured(default_preview, mesh)
     assert reply.status_code == 200, reply.text
     before, after = load_scene(mesh), load_scene(reply.content)
     assert set(after.graph.nodes_geometry) == set(before.graph.nodes_geometry)
@@ -69,9 +69,9 @@ def test_an_uploaded_mesh_is_textured_with_its_nodes_and_faces_unchanged(
 
 
 def test_the_picture_is_projected_from_the_front_upright_and_not_mirrored(
-    embedded: Server,
+    default_preview: Server,
 ) -> None:
-    reply = textured(embedded, as_bytes(egg(), "glb"))
+    reply = textured(default_preview, as_bytes(egg(), "glb"))
     positions, colors = colors_at(reply.content)
     seen = (np.abs(positions[:, 0]) > 0.3) & (positions[:, 2] > 0.2)
     is_red = colors[:, 0] > colors[:, 1]
@@ -82,9 +82,9 @@ def test_the_picture_is_projected_from_the_front_upright_and_not_mirrored(
 
 
 def test_geo_rotation_rotates_the_projection_but_not_the_returned_mesh(
-    embedded: Server,
+    default_preview: Server,
 ) -> None:
-    reply = textured(embedded, as_bytes(egg(), "glb"), geo_rotation=180)
+    reply = textured(default_preview, as_bytes(egg(), "glb"), geo_rotation=180)
     positions, colors = colors_at(reply.content)
     assert positions.max(0) == pytest.approx(egg().bounds[1], abs=1e-5)
     seen = (np.abs(positions[:, 0]) > 0.3) & (positions[:, 2] < -0.2)
@@ -92,8 +92,10 @@ def test_geo_rotation_rotates_the_projection_but_not_the_returned_mesh(
 
 
 @pytest.mark.parametrize("kind", ["obj", "ply", "stl"])
-def test_other_mesh_files_are_returned_as_a_textured_glb(embedded: Server, kind: str) -> None:
-    reply = textured(embedded, as_bytes(egg(), kind))
+def test_other_mesh_files_are_returned_as_a_textured_glb(
+    default_preview: Server, kind: str
+) -> None:
+    reply = textured(default_preview, as_bytes(egg(), kind))
     mesh = load_scene(reply.content).to_geometry()
     assert len(mesh.faces) == 1280
     assert mesh.bounds == pytest.approx(egg().bounds, abs=1e-6)
@@ -101,11 +103,11 @@ def test_other_mesh_files_are_returned_as_a_textured_glb(embedded: Server, kind:
 
 
 def test_a_mesh_can_be_textured_by_generate_texture_and_sent_as_files(
-    embedded: Server,
+    default_preview: Server,
 ) -> None:
     mesh = as_bytes(egg(), "glb")
-    one = textured(embedded, mesh)
-    other = embedded.client.post(
+    one = textured(default_preview, mesh)
+    other = default_preview.client.post(
         "/generate_texture",
         files={"image": red_and_green(), "mesh": mesh},
         data={"seed": "1", "texture_size": "256", "decimation_target": "2000", "use_pbr": "true"},
@@ -114,9 +116,9 @@ def test_a_mesh_can_be_textured_by_generate_texture_and_sent_as_files(
     assert other.content == one.content
     assert (
         finished(
-            embedded,
+            default_preview,
             send(
-                embedded,
+                default_preview,
                 fields(mesh=encoded(mesh), image=encoded(red_and_green()), texture=True),
             ),
         )
@@ -124,21 +126,21 @@ def test_a_mesh_can_be_textured_by_generate_texture_and_sent_as_files(
     )
 
 
-def test_the_same_mesh_matches_its_job_and_another_mesh_does_not(embedded: Server) -> None:
+def test_the_same_mesh_matches_its_job_and_another_mesh_does_not(default_preview: Server) -> None:
     one, same = (
-        textured(embedded, as_bytes(egg(), "glb")),
-        textured(embedded, as_bytes(egg(), "glb")),
+        textured(default_preview, as_bytes(egg(), "glb")),
+        textured(default_preview, as_bytes(egg(), "glb")),
     )
-    other = textured(embedded, as_bytes(egg(), "stl"))
-    turned = textured(embedded, as_bytes(egg(), "glb"), geo_rotation=90)
+    other = textured(default_preview, as_bytes(egg(), "stl"))
+    turned = textured(default_preview, as_bytes(egg(), "glb"), geo_rotation=90)
     uids = [reply.headers["x-job-id"] for reply in (one, same, other, turned)]
     assert uids[0] == uids[1]
     assert len(set(uids)) == 3
 
 
-def test_without_texture_an_uploaded_mesh_is_returned_untextured(embedded: Server) -> None:
+def test_without_texture_an_uploaded_mesh_is_returned_untextured(default_preview: Server) -> None:
     body = fields(mesh=encoded(as_bytes(egg(), "stl")), texture=False)
-    mesh = load_scene(embedded.generate(body).content).to_geometry()
+    mesh = load_scene(default_preview.generate(body).content).to_geometry()
     assert len(mesh.faces) == 1280
 
 

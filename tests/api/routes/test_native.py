@@ -1,4 +1,4 @@
-"""The native API over HTTP, with the embedded engine and with the gated engine."""
+"""The native API over HTTP, with the preview engine and with the gated engine."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def error_text(reply: httpx.Response, status: int, code: int) -> str:
     return reply.json()["text"]
 
 
-# ---- the embedded engine, end to end --------------------------------------------------------
+# ---- the preview engine, end to end --------------------------------------------------------
 
 
 def test_a_picture_becomes_an_untextured_and_a_textured_model(preview: Server) -> None:
