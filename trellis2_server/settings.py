@@ -153,7 +153,8 @@ class ModelSettings(_Section):
 
     engine: Literal["auto", "trellis2", "preview"] = Field(
         default="auto",
-        description="Engine. `auto`: TRELLIS.2 if it can run, otherwise the preview engine, on the CPU.",
+        description="Engine. `auto`: TRELLIS.2 if it can run, otherwise the preview engine, on the "
+        "CPU.",
     )
     model_path: str = Field(
         default="microsoft/TRELLIS.2-4B",
