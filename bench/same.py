@@ -12,7 +12,7 @@ first: `same_server.py`. Exit status 1 where something differs.
 Wording that changes on purpose is listed in `same_wording.json`: objects with `old` and `new`,
 which replace text of OLD before it is compared; `regex: true` makes `old` a pattern; `in`, a
 pattern of labels as a shell's, says where (everywhere without it). An object with `in` and
-`ignore: true` leaves those records out. What is used nowhere is reported.
+`ignore: true` leaves those records out, and `why` says why. What is used nowhere is reported.
 
 Groups: see `GROUPS`. They must give the same records at every run: what depends on timing is
 left out, or recorded in a form that does not.
@@ -108,9 +108,13 @@ def differences(
     found += [
         f"{group}: {label}: OLD has no such record{_short(record)}"
         for label, record in theirs.items()
-        if label not in ours
+        if label not in ours and not _is_ignored(f"{group}: {label}", wordings)
     ]
     return found
+
+
+def _is_ignored(place: str, wordings: Sequence[Wording]) -> bool:
+    return any(wording.says.get("ignore") and wording.applies(place) for wording in wordings)
 
 
 def _short(record: Record) -> str:
