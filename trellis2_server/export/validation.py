@@ -13,6 +13,8 @@ from trellis2_server.errors import ExportError
 from trellis2_server.mesh import Mesh, VoxelField
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 
@@ -39,6 +41,30 @@ def checked_mesh(mesh: Mesh) -> Mesh:
     )
 
 
+def check_field(
+    coords: Any, attributes: Any, resolution: int, isfinite: Callable[[Any], Any]
+) -> None:
+    """Return if the arrays of a field are valid.
+
+    Args:
+        coords: voxels [V, 3], an array or a tensor.
+        attributes: their attributes [V, 6], likewise.
+        resolution: voxels along an edge of the cube.
+        isfinite: the function of that name of the arrays' library.
+
+    Raises:
+        ExportError: a shape, a coordinate or a value is invalid.
+    """
+    if coords.ndim != 2 or coords.shape[1] != 3 or attributes.shape != (len(coords), 6):  # noqa: PLR2004
+        raise ExportError("A field needs coords [V, 3] and attributes [V, 6].")
+    if len(coords) == 0:
+        raise ExportError("The field has no voxels.")
+    if int(coords.min()) < 0 or int(coords.max()) >= resolution:
+        raise ExportError("A voxel of the field lies outside its resolution.")
+    if not bool(isfinite(attributes).all()):
+        raise ExportError("An attribute of the field is not finite.")
+
+
 def checked_field(field: VoxelField) -> VoxelField:
     """Return the field with contiguous, writable arrays: coords int32, attributes float32.
 
@@ -49,14 +75,7 @@ def checked_field(field: VoxelField) -> VoxelField:
         ExportError: a shape, a coordinate or a value is invalid.
     """
     coords, attributes = _to_numpy(field.coords), _to_numpy(field.attributes)
-    if coords.ndim != 2 or coords.shape[1] != 3 or attributes.shape != (len(coords), 6):  # noqa: PLR2004
-        raise ExportError("A field needs coords [V, 3] and attributes [V, 6].")
-    if len(coords) == 0:
-        raise ExportError("The field has no voxels.")
-    if int(coords.min()) < 0 or int(coords.max()) >= field.resolution:
-        raise ExportError("A voxel of the field lies outside its resolution.")
-    if not bool(np.isfinite(attributes).all()):
-        raise ExportError("An attribute of the field is not finite.")
+    check_field(coords, attributes, field.resolution, np.isfinite)
     return VoxelField(
         np.require(coords, np.int32, ["C", "W"]),
         np.require(attributes, np.float32, ["C", "W"]),

@@ -41,10 +41,6 @@ class JobMatcher:
         self._uploads = uploads
         self._observer = observer
 
-    def remember(self, upload: Upload, cutout: Cutout) -> None:
-        """Remember the image hash of an upload."""
-        self._uploads.remember(upload, cutout)
-
     def find_by_upload(self, upload: Upload, options: Options, *, texture: bool) -> Job | None:
         """Return the job that the upload matches, if it has or will have what is requested."""
         key = upload_key(upload, options)
@@ -56,7 +52,11 @@ class JobMatcher:
         return job
 
     def find_by_cutout(self, active: ActiveJob, cutout: Cutout) -> Job | None:
-        """Return the job that the picture matches; where there is none, later ones match this."""
+        """Return the job that the picture matches; where there is none, later ones match this.
+
+        The image hash is remembered for the upload in any case.
+        """
+        self._uploads.remember(active.upload, cutout)
         job = self._active_jobs.record(active)
         if job.options.is_seed_random:
             return None

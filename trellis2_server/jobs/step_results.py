@@ -142,7 +142,6 @@ class StepResults:
             self._take_textured_glb(active, result)
 
     def _take_cutout(self, active: ActiveJob, cutout: Cutout) -> None:
-        self._matcher.remember(active.upload, cutout)
         active.cutout = cutout
         active.upload_bytes = len(active.mesh or b"")
         self._active_jobs.change(

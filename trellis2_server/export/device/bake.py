@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trellis2_server.errors import ExportError
 from trellis2_server.export.bake import Maps
 from trellis2_server.export.device.projection import closest_points
 from trellis2_server.export.device.tensors import Tensor, batches, row_items, to_tensor, torch
+from trellis2_server.export.validation import check_field
 from trellis2_server.mesh import VoxelField
 from trellis2_server.reports import stage_report
 
@@ -88,14 +88,7 @@ def checked_field(field: VoxelField) -> VoxelField:
     """
     coords: Tensor = field.coords
     attributes: Tensor = field.attributes
-    if coords.ndim != 2 or coords.shape[1] != 3 or attributes.shape != (len(coords), 6):  # noqa: PLR2004
-        raise ExportError("A field needs coords [V, 3] and attributes [V, 6].")
-    if len(coords) == 0:
-        raise ExportError("The field has no voxels.")
-    if int(coords.min()) < 0 or int(coords.max()) >= field.resolution:
-        raise ExportError("A voxel of the field lies outside its resolution.")
-    if not bool(torch.isfinite(attributes).all()):
-        raise ExportError("An attribute of the field is not finite.")
+    check_field(coords, attributes, field.resolution, torch.isfinite)
     return VoxelField(coords, attributes.float(), int(field.resolution))
 
 
