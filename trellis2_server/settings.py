@@ -149,6 +149,7 @@ class ModelSettings(_Section):
     """Engine, weights, device and background model.
 
     Its `repr` is part of the keys of stored results: renaming or reordering fields loses them.
+    A new field that changes no result has `repr=False`.
     """
 
     engine: Literal["auto", "trellis2", "preview"] = Field(
@@ -185,7 +186,8 @@ class ModelSettings(_Section):
     )
     low_vram: bool | None = Field(
         default=None,
-        description="Keep models on the CPU while not in use. Null: the checkpoint's value.",
+        description="Keep models on the CPU while not in use. Null: only on devices with less "
+        "than 32 GiB of memory.",
     )
     idle_unload_seconds: float | None = Field(
         default=None,
@@ -203,6 +205,25 @@ class ModelSettings(_Section):
         default="isnet-general-use",
         pattern=r"^[a-z0-9_-]+$",
         description="Name of the rembg model; rembg downloads it on first use.",
+    )
+    # These change no result, or only its last bits: they are not part of the keys (`repr`).
+    patches: Literal["exact"] | bool = Field(
+        default="exact",
+        repr=False,
+        description="Replace slow functions of TRELLIS.2 by faster ones. `exact`: those with the "
+        "same results, bit for bit. `true`: also those whose results differ by rounding. `false`: "
+        "none.",
+    )
+    attention: Literal["auto", "flash", "cudnn", "efficient", "varlen", "math"] = Field(
+        default="auto",
+        repr=False,
+        description="PyTorch's kernel for attention. `auto`: by device, length and batch.",
+    )
+    compile: Literal["none", "blocks", "graphs"] = Field(
+        default="none",
+        repr=False,
+        description="Compilation of the sampling models. `blocks`: `torch.compile` of each "
+        "block, equal to rounding. `graphs`: CUDA graphs of whole models, the same bits.",
     )
 
 
