@@ -234,7 +234,7 @@ class Selector:
         self._setting: Setting = setting
         self._describe = describe_device
         self._devices: dict[Any, Device] = {}
-        self._chosen: dict[tuple[Any, Call], Kernel] = {}
+        self._chosen: dict[tuple[Any, ...], Kernel] = {}
         self._refused: frozenset[Kernel] = frozenset()
         self._has_warned = False
 
@@ -256,21 +256,17 @@ class Selector:
             longest: lengths of the longest sequences of queries and of keys, over 0.
             is_packed: whether sequences of different lengths come in one tensor.
         """
-        call = Call(
-            batch=batch,
-            queries=_power_of_two(longest[0]),
-            keys=_power_of_two(longest[1]),
-            head_size=q.shape[-1],
-            value_size=v.shape[-1],
-            dtype=str(q.dtype).removeprefix("torch."),
-            is_packed=is_packed,
-        )
-        known = self._chosen.get((q.device, call))
-        if known is not None:
-            return known
-        kernel, unmet = choose(self._setting, self.device(q.device), call, self._refused)
-        self._chosen[q.device, call] = kernel
-        figures = {"queries": f"<= {call.queries}", "keys": f"<= {call.keys}", "batch": batch}
+        sizes = (q.shape[-1], v.shape[-1])
+        bounds = (_power_of_two(longest[0]), _power_of_two(longest[1]))
+        key = (q.device, q.dtype, batch, bounds, sizes, is_packed)
+        kernel = self._chosen.get(key)
+        if kernel is None:
+            call = Call(batch, *bounds, *sizes, str(q.dtype).removeprefix("torch."), is_packed)
+            kernel = self._chosen[key] = self._choose(q.device, call)
+        return kernel
+
+    def _choose(self, device: Any, call: Call) -> Kernel:
+        kernel, unmet = choose(self._setting, self.device(device), call, self._refused)
         if unmet and not self._has_warned:
             self._has_warned = True
             logger.warning(
@@ -279,7 +275,14 @@ class Selector:
             )
         logger.info(
             "attention kernel",
-            extra={"kernel": kernel, **figures, "dtype": call.dtype, "device": str(q.device)},
+            extra={
+                "kernel": kernel,
+                "queries": f"<= {call.queries}",
+                "keys": f"<= {call.keys}",
+                "batch": call.batch,
+                "dtype": call.dtype,
+                "device": str(device),
+            },
         )
         return kernel
 
