@@ -146,6 +146,13 @@ def test_a_kernel_that_failed_is_not_chosen_again() -> None:
     assert kernels.choose("auto", H100, PACKED, frozenset({"varlen"})) == ("flash", "")
 
 
+def select(setting: Setting, device: Device) -> kernels.Selector:
+    def describe(_: Any) -> Device:
+        return device
+
+    return kernels.Selector(setting, describe)
+
+
 def ask(selector: kernels.Selector, queries: int, keys: int = 2048, batch: int = 1) -> Kernel:
     tensor = torch.empty(1, 128, dtype=torch.bfloat16)
     return selector.kernel(tensor, tensor, batch, (queries, keys))
@@ -155,7 +162,7 @@ def test_each_choice_is_logged_once_for_lengths_up_to_a_power_of_two(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    selector = kernels.Selector("auto", lambda _: H100)
+    selector = select("auto", H100)
     lengths = (30_000, 17_000, 32_768, 4097, 8192, 8193, 30_000)
     assert [ask(selector, n) for n in lengths] == [
         *["cudnn"] * 3,
@@ -176,7 +183,7 @@ def test_each_choice_is_logged_once_for_lengths_up_to_a_power_of_two(
 
 
 def test_a_kernel_that_cannot_run_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    selector = kernels.Selector("cudnn", lambda _: replace(H100, cudnn=91002))
+    selector = select("cudnn", replace(H100, cudnn=91002))
     assert [ask(selector, n) for n in (100, 1000, 30_000)] == ["flash"] * 3
     warnings: list[Any] = [r for r in caplog.records if r.levelno == logging.WARNING]
     assert [(r.requested, r.kernel) for r in warnings] == [("cudnn", "flash")]
@@ -185,7 +192,7 @@ def test_a_kernel_that_cannot_run_is_one_warning(caplog: pytest.LogCaptureFixtur
 def test_a_kernel_that_fails_is_one_warning_and_a_new_choice(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    selector = kernels.Selector("auto", lambda _: H100)
+    selector = select("auto", H100)
     assert ask(selector, 30_000) == "cudnn"
     selector.refuse("cudnn", RuntimeError("no plan"))
     assert [ask(selector, n) for n in (30_000, 60_000)] == ["flash"] * 2
@@ -216,7 +223,7 @@ def test_this_machine_is_described() -> None:
 def test_a_cuda_device_is_described_from_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch, "__version__", "2.14.1+cu130")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91900)
     monkeypatch.setenv(kernels.PLAN_VARIABLE, "1")
     device = kernels.describe(torch.device("cuda", 1))

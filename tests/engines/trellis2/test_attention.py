@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import logging
 import sys
 from types import ModuleType
@@ -14,6 +15,7 @@ from trellis2_server.engines.trellis2 import attention
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from trellis2_server.engines.portable.attention_kernels import Setting
     from trellis2_server.engines.trellis2 import Trellis2Engine
 
 NAMES = ("flash_attn_varlen_func", "flash_attn_varlen_kvpacked_func")
@@ -54,7 +56,7 @@ class Package:
 @pytest.fixture(autouse=True)
 def restored(torch: Any) -> Iterator[None]:
     """Leave the kernels as they were."""
-    kernels = importlib.import_module("trellis2_server.engines.portable.attention_kernels")
+    kernels: Any = importlib.import_module("trellis2_server.engines.portable.attention_kernels")
     selector, is_enabled = kernels.selector, torch.backends.cuda.cudnn_sdp_enabled()
     yield
     kernels.selector = selector
@@ -97,7 +99,8 @@ def test_another_backend_is_left_alone_with_a_warning(
     backend: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     package = Package(monkeypatch, dense=backend, sparse=backend)
-    for setting, warnings in (("auto", 0), ("flash", 2)):
+    settings: list[tuple[Setting, int]] = [("auto", 0), ("flash", 2)]
+    for setting, warnings in settings:
         caplog.clear()
         attention.install(setting)
         assert package.dense() is package.own
