@@ -128,7 +128,7 @@ def test_long_sequences_reach_cudnn_alone_in_the_layout_that_shares_plans(
     calls = fake_sdpa(monkeypatch)
     use(attention_kernels.Device(H100.kind, H100.capability, version, H100.cudnn, True))  # noqa: FBT003
     out = attention.flash_attn_varlen_kvpacked_func(q, kv, *lengths)
-    assert calls == [{"enabled": {"cudnn"}, "lengths": (rows, 9), "is_contiguous": True}]
+    assert calls[0] == {"enabled": {"cudnn"}, "lengths": (rows, 9), "is_contiguous": True}
     assert out.shape == expected.shape
     assert (out - expected).norm() / expected.norm() < 8e-3
     assert enabled() == {"flash", "mem_efficient", "math"}
@@ -164,8 +164,52 @@ def test_each_sequence_of_a_long_batch_gets_its_own_kernel(
     assert [(call["lengths"], "cudnn" in call["enabled"]) for call in calls] == [
         ((5, 5), False),
         ((20, 20), True),
+        ((40, 20), False),  # the comparison of both ends, which overlap here
         ((5, 5), False),
     ]
+
+
+def test_cudnn_is_compared_with_flash_once_for_each_length(
+    monkeypatch: pytest.MonkeyPatch, use: Callable[..., None]
+) -> None:
+    calls = fake_sdpa(monkeypatch)
+    use(H100, "cudnn")
+    for queries in (300, 300, 301, 300):
+        q = torch.randn(1, queries, 2, 8).bfloat16()
+        attention.attend(q, q, q)
+    assert [call["lengths"] for call in calls if "cudnn" not in call["enabled"]] == [
+        (2 * attention.CHECKED, 300),
+        (2 * attention.CHECKED, 301),
+    ]
+
+
+@pytest.mark.parametrize("wrong", [0.5, float("nan")])
+def test_a_wrong_result_of_cudnn_is_replaced_and_cudnn_is_not_used_again(
+    wrong: float,
+    monkeypatch: pytest.MonkeyPatch,
+    use: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    q = torch.randn(1, 300, 2, 8).bfloat16()
+    expected = attention.attend(q, q, q)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    calls: list[set[str]] = []
+
+    def broken(*args: Tensor, scale: float | None = None) -> Tensor:
+        calls.append(enabled())
+        if "cudnn" not in calls[-1]:
+            return attend(*args, scale=scale)
+        out = expected.transpose(1, 2).clone()
+        out[:, :, -44:] += wrong  # the rows after the last multiple of 128
+        return out
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", broken)
+    use(H100, "cudnn")
+    for _ in range(2):
+        assert torch.equal(attention.attend(q, q, q), expected)
+    assert sum("cudnn" in call for call in calls) == 1
+    warnings: list[Any] = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert ["at 300 tokens" in r.why for r in warnings] == [True]
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, error: Exception) -> list[set[str]]:

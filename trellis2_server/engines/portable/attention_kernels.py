@@ -25,6 +25,9 @@ kernel and has no plans. By cuDNN it would need them, and it must not run there:
 2.13 never keeps the plan of a packed call, so that each call compiles one (42 ms). 2.13 does not
 offer cuDNN for it, later versions do not take it while cuDNN is disabled.
 
+Plans are kept by thread: all attention must run on the device thread, and a new device thread
+compiles them again.
+
 Read in PyTorch's sources (`cudnn/MHA.cpp`, `transformers/cuda/sdp_utils.cpp`,
 `torch/nn/attention/varlen.py`; 2.11, 2.13 and main after it). The threshold, and the gain above
 it, are modelled for an H100: no test on a CPU can show them, nor that a kernel runs at all.
@@ -60,6 +63,8 @@ QUERY_STEP: Final = 2048
 PLAN_VARIABLE: Final = "TORCH_CUDNN_SDPA_AVOID_RECOMPILE"
 #: Last version of cuDNN with wrong results where a length is no multiple of 128.
 _WRONG_CUDNN: Final = 91500
+#: Number of lengths that are remembered as checked.
+_MOST_LENGTHS: Final = 4096
 _HALF: Final = ("float16", "bfloat16")
 _GPUS: Final = ("cuda", "rocm")
 
@@ -236,6 +241,7 @@ class Selector:
         self._devices: dict[Any, Device] = {}
         self._chosen: dict[tuple[Any, ...], Kernel] = {}
         self._refused: frozenset[Kernel] = frozenset()
+        self._lengths: set[tuple[Any, tuple[int, int]]] = set()
         self._has_warned = False
 
     def device(self, device: Any) -> Device:
@@ -264,6 +270,14 @@ class Selector:
             call = Call(batch, *bounds, *sizes, str(q.dtype).removeprefix("torch."), is_packed)
             kernel = self._chosen[key] = self._choose(q.device, call)
         return kernel
+
+    def is_first(self, device: Any, lengths: tuple[int, int]) -> bool:
+        """Whether these exact numbers of queries and keys are new; notes them."""
+        if len(self._lengths) >= _MOST_LENGTHS:
+            self._lengths.clear()
+        is_new = (device, lengths) not in self._lengths
+        self._lengths.add((device, lengths))
+        return is_new
 
     def _choose(self, device: Any, call: Call) -> Kernel:
         kernel, unmet = choose(self._setting, self.device(device), call, self._refused)
