@@ -156,6 +156,13 @@ def test_bounds_are_not_read_where_row_counts_tell_the_lengths() -> None:
         )
 
 
+def test_the_length_of_one_sequence_is_not_read_from_the_device() -> None:
+    qkv = torch.randn(60, 3, 2, 8)
+    longest: Any = torch.tensor(60, device="meta")  # TRELLIS.2's windows give a tensor
+    out = attention.flash_attn_varlen_qkvpacked_func(qkv, starts([60]), longest)
+    assert (out - softmax_attention(*qkv.unbind(1))).abs().max() < 1e-6
+
+
 def test_bounds_of_different_lengths_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[Tensor] = []
     tolist = torch.Tensor.tolist
