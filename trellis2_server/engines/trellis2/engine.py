@@ -83,12 +83,15 @@ class Trellis2Engine:
         device = self._use_device(upstream)
         report("import", 1, 1)
         if self._exports:
-            upstream_glb.check()
+            with device.memory.as_current_device():
+                upstream_glb.check()
         checkpoint = checkpoints.find(self._settings, MODEL_NAMES, report)
         report("check", 0, 1)
         loading.check(upstream, checkpoint)
         report("check", 1, 1)
-        self.use(loading.build_model(upstream, checkpoint, self._settings, device.memory, report))
+        with device.memory.as_current_device():
+            model = loading.build_model(upstream, checkpoint, self._settings, device.memory, report)
+            self.use(model)
         # Garbage collections skip torch's and transformers' 400,000 objects: they take 0.25 s.
         gc.collect()
         gc.freeze()
@@ -228,7 +231,6 @@ class Trellis2Engine:
         progress("background", 0, 1)
         with (
             device.runner.running(loaded.placement, progress),
-            device.memory.as_current_device(),
             loaded.placement.remover_on_device(),
         ):
             cut_out = loaded.model.remover(Image.fromarray(rgb))
@@ -246,10 +248,7 @@ class Trellis2Engine:
         device, loaded = self._require()
         progress = StageProgress(report)
         progress("export", 0, 1)
-        with (
-            device.runner.running(loaded.placement, progress, inference=False),
-            device.memory.as_current_device(),
-        ):
+        with device.runner.running(loaded.placement, progress, inference=False):
             glb = upstream_glb.write(
                 loaded.model.upstream.torch,
                 shape.mesh,
@@ -267,7 +266,7 @@ class Trellis2Engine:
         if self._device is None:
             torch = upstream.torch
             memory = DeviceMemory(torch, self._settings.device)
-            self._device = _Device(upstream, memory, StageRunner(torch, self._clean_up))
+            self._device = _Device(upstream, memory, StageRunner(torch, self._clean_up, memory))
         return self._device
 
     def _require(self) -> tuple[_Device, _Loaded]:

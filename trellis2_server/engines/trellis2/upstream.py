@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.engines import portable
 from trellis2_server.engines.trellis2 import environment
+from trellis2_server.engines.trellis2.device_memory import DeviceMemory
 from trellis2_server.errors import EngineError, MissingPackageError
 
 if TYPE_CHECKING:
@@ -72,8 +73,14 @@ def import_upstream(settings: ModelSettings) -> Upstream:
     if home is not None and str(home) not in sys.path:
         sys.path.insert(0, str(home))
     torch: Any = importlib.import_module("torch")
-    _choose_attention(settings.device)
-    extensions = portable.install(settings.device, environment.attention_packages())
+    # FlexGEMM asks for the current device's name when it is imported.
+    with DeviceMemory(torch, settings.device).as_current_device():
+        return _import(torch, settings.device)
+
+
+def _import(torch: Any, device: str) -> Upstream:
+    _choose_attention(device)
+    extensions = portable.install(device, environment.attention_packages())
     _replace_modules()
     try:
         with contextlib.redirect_stdout(sys.stderr):  # it prints its choices
