@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.engines import portable
-from trellis2_server.engines.trellis2 import environment
+from trellis2_server.engines.trellis2 import backends, environment
 from trellis2_server.engines.trellis2.device_memory import DeviceMemory
 from trellis2_server.errors import EngineError, MissingPackageError
 
@@ -61,7 +61,8 @@ def import_upstream(settings: ModelSettings) -> Upstream:
 
     Raises:
         MissingPackageError: TRELLIS.2 or a package that it needs is not installed.
-        EngineError: the device does not exist, or the import fails.
+        EngineError: the device does not exist, a backend that an environment variable chooses
+            is not usable, or the import fails.
     """
     missing = environment.missing_package(settings)
     if missing:
@@ -79,8 +80,11 @@ def import_upstream(settings: ModelSettings) -> Upstream:
 
 
 def _import(torch: Any, device: str) -> Upstream:
+    problems = backends.problems(device)
+    if problems:
+        raise EngineError("; ".join(problems))
     _choose_attention(device)
-    extensions = portable.install(device, environment.attention_packages())
+    extensions = portable.install(device, backends.replaced_extensions())
     _replace_modules()
     try:
         with contextlib.redirect_stdout(sys.stderr):  # it prints its choices
@@ -168,10 +172,10 @@ def _choose_attention(device: str) -> None:
     TRELLIS.2 reads the variable once, when it is imported. Its sparse attention ignores this
     value and uses flash_attn, real or stand-in.
     """
-    if "ATTN_BACKEND" not in os.environ:
+    if not os.environ.get(backends.DENSE_ATTENTION):
         found = portable.inspect(device)[portable.EXTENSIONS.index("flash_attn")]
         if found.kind != "real":
-            os.environ["ATTN_BACKEND"] = "sdpa"
+            os.environ[backends.DENSE_ATTENTION] = "sdpa"
 
 
 def _replace_modules() -> None:
