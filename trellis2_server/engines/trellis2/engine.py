@@ -9,13 +9,14 @@ from __future__ import annotations
 import gc
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from PIL import Image
 
 from trellis2_server.engines.trellis2 import checkpoint as checkpoints
-from trellis2_server.engines.trellis2 import loading, oom_policy, upstream_glb
+from trellis2_server.engines.trellis2 import loading, oom_policy, upstream_glb, warm_up
 from trellis2_server.engines.trellis2.device_memory import DeviceMemory
 from trellis2_server.engines.trellis2.oom_policy import Attempts, OomPolicy
 from trellis2_server.engines.trellis2.pipeline_types import MODEL_NAMES
@@ -69,7 +70,7 @@ class Trellis2Engine:
     def load(self, report: Report) -> None:
         """Import TRELLIS.2; find, download, check and load the weights.
 
-        Stages: "import", "download" (MiB), "check", "load".
+        Stages: "import", "download" (MiB), "check", "load", "warm up".
 
         Raises:
             MissingPackageError: names the package and how to install it.
@@ -92,6 +93,7 @@ class Trellis2Engine:
         with device.memory.as_current_device():
             model = loading.build_model(upstream, checkpoint, self._settings, device.memory, report)
             self.use(model)
+        _warm_up(*self._require(), report)
         # Garbage collections skip torch's and transformers' 400,000 objects: they take 0.25 s.
         gc.collect()
         gc.freeze()
@@ -308,6 +310,13 @@ class _Loaded:
     placement: ModelPlacement
     stages: Stages
     policy: OomPolicy
+
+
+def _warm_up(device: _Device, loaded: _Loaded, report: Report) -> None:
+    """Let kernels that tune themselves do so before the first job."""
+    if warm_up.is_needed(loaded.model):
+        warm_up.run(loaded.model, partial(device.runner.running, loaded.placement), report)
+        device.memory.release()
 
 
 def _ignore(stage: str, step: int, steps: int) -> None:

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.engines import portable
-from trellis2_server.engines.trellis2 import backends, environment
+from trellis2_server.engines.trellis2 import backends, environment, kernel_caches
 from trellis2_server.engines.trellis2.device_memory import DeviceMemory
 from trellis2_server.errors import EngineError, MissingPackageError
 
@@ -83,6 +83,8 @@ def _import(torch: Any, device: str) -> Upstream:
     problems = backends.problems(device)
     if problems:
         raise EngineError("; ".join(problems))
+    if device.partition(":")[0] == "cuda":
+        kernel_caches.keep()  # FlexGEMM reads its variable when it is imported
     _choose_attention(device)
     extensions = portable.install(device, backends.replaced_extensions())
     _replace_modules()
