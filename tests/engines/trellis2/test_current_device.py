@@ -222,17 +222,25 @@ def test_extensions_are_imported_with_the_configured_gpu_as_the_current_one(
     backend = Backend("cuda")
     monkeypatch.setattr(torch, "cuda", backend)
     monkeypatch.setattr(upstream.environment, "missing_device", lambda _: None)
-    current: list[str] = []
+    calls: list[tuple[str, str]] = []
 
-    def install(*_: object) -> Any:
-        current.append(backend.current)
-        raise EngineError("as far as this test needs")
+    def note(name: str) -> Any:
+        def call(*_: object) -> list[str]:
+            calls.append((name, backend.current))
+            if name == "install":
+                raise EngineError("as far as this test needs")
+            return []
 
-    monkeypatch.setattr(upstream.portable, "install", install)
+        return call
+
+    monkeypatch.setattr(upstream.kernel_caches, "keep", note("keep"))
+    monkeypatch.setattr(upstream.backends, "problems", note("problems"))
+    monkeypatch.setattr(upstream.portable, "install", note("install"))
     monkeypatch.setattr(upstream, "_choose_attention", lambda _: None)
     with pytest.raises(EngineError, match="as far as"):
         upstream.import_upstream(settings("x").model_copy(update={"device": "cuda:1"}))
-    assert current == ["cuda:1"]
+    # FlexGEMM reads its variable when it is imported, which `problems` may do.
+    assert calls == [(name, "cuda:1") for name in ("keep", "problems", "install")]
     assert backend.current == "cuda:0"
 
 

@@ -76,17 +76,17 @@ def import_upstream(settings: ModelSettings) -> Upstream:
     torch: Any = importlib.import_module("torch")
     # FlexGEMM asks for the current device's name when it is imported.
     with DeviceMemory(torch, settings.device).as_current_device():
-        return _import(torch, settings.device)
+        return _import(torch, settings)
 
 
-def _import(torch: Any, device: str) -> Upstream:
-    problems = backends.problems(device)
+def _import(torch: Any, settings: ModelSettings) -> Upstream:
+    if settings.device.partition(":")[0] == "cuda":
+        kernel_caches.keep()  # FlexGEMM reads its variable when it is imported
+    problems = backends.problems(settings.device)
     if problems:
         raise EngineError("; ".join(problems))
-    if device.partition(":")[0] == "cuda":
-        kernel_caches.keep()  # FlexGEMM reads its variable when it is imported
-    _choose_attention(device)
-    extensions = portable.install(device, backends.replaced_extensions())
+    _choose_attention(settings.device)
+    extensions = portable.install(settings.device, backends.replaced_extensions())
     _replace_modules()
     try:
         with contextlib.redirect_stdout(sys.stderr):  # it prints its choices
