@@ -41,6 +41,12 @@ if TYPE_CHECKING:
 
     from trellis2_server.mesh import Shape
 
+#: What may wait or run at the same time for one job.
+ALLOWED_STEPS: list[set[str]] = [
+    set(), {"cutout"}, {"shape"}, {"shape_export"}, {"texture"}, {"texture_export"},
+    {"shape_export", "texture"},
+]  # fmt: skip
+
 TIMEOUT_S, GRACE_S, IDLE_S = 1000.0, 10.0, 100.0
 JOBS = 5
 
@@ -251,11 +257,21 @@ class Faults(RuleBasedStateMachine):
         assert all(0 <= ends <= 1 for ends in self.ends.values())
 
     @invariant()
-    def each_active_job_does_one_thing(self) -> None:
+    def each_unfinished_job_does_something_and_each_of_its_steps_has_its_input(self) -> None:
         manager = getattr(self, "manager", None)
         for active in manager.active_jobs if manager else ():
-            job = manager.registry[active.uid]
-            assert bool(active.running) + bool(active.waiting_for) == (not job.status.is_finished)
+            job, steps = manager.registry[active.uid], set(active.steps)
+            assert bool(steps) == (not job.status.is_finished)
+            assert steps in ALLOWED_STEPS
+            assert (manager.active_jobs.present_step(active) is None) == job.status.is_finished
+            if "texture_export" in steps:
+                assert active.data.field is not None
+                assert job.shape_glb or job.shape_error
+            if job.status is Status.SHAPE_PROCESSING:
+                assert job.shape_glb is None
+            if job.status is Status.TEXTURE_PROCESSING:
+                assert job.shape_glb
+                assert active.shape_done.done()
 
     @invariant()
     def whoever_can_be_answered_is(self) -> None:
@@ -271,9 +287,10 @@ class Faults(RuleBasedStateMachine):
         if manager is None or manager.availability.is_closing or manager.availability.fatal_error:
             return
         scheduler = manager.scheduler
-        has_room = manager.threads.steps_running < manager._limits.limit_model_concurrency
-        waiting = {active.waiting_for for active in manager.queue}
-        assert not has_room or not (scheduler._startable_steps() & waiting)
+        kinds, has_room = scheduler._startable_steps(), scheduler._has_room
+        assert scheduler._next_step(kinds) is None
+        waiting = {step.name for step in manager.queue}
+        assert not has_room or not (kinds & waiting)
         wants_device = bool(waiting & {"shape", "texture"})
         if wants_device and has_room and not manager.threads.device_is_busy:
             assert manager.lifecycle.is_resident
