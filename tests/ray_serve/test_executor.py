@@ -137,8 +137,20 @@ def test_a_call_is_not_repeated_twice() -> None:
         asyncio.run(retry_once(call))
 
 
+class SlowCalls(LocalCalls):
+    """Lets other tasks run before each call."""
+
+    async def on_engine(self, *args: Any, **named: Any) -> RemoteOutcome:
+        await asyncio.sleep(0)
+        return await super().on_engine(*args, **named)
+
+    async def as_task(self, *args: Any, **named: Any) -> RemoteOutcome:
+        await asyncio.sleep(0)
+        return await super().as_task(*args, **named)
+
+
 def test_a_shape_that_two_steps_miss_is_made_again_once() -> None:
-    calls = LocalCalls("export_shape", "texture")
+    calls = SlowCalls("export_shape", "texture")
 
     async def make() -> ShapeReference:
         executor, options = make_executor(calls), read_options({}, settings())
