@@ -66,13 +66,14 @@ async def recorded(parts: Parts, active: ActiveJob, *reports: tuple[str, int, in
 @in_a_loop
 async def test_a_report_becomes_the_jobs_progress() -> None:
     parts = Parts()
-    active = parts.add(running="shape", step_started_at=2.0)
+    parts.clock.now = 2.0
+    active = parts.add(running="shape")
     parts.clock.now = 5.0
     job = await recorded(parts, active, ("shape", 6, 12))
     assert job.progress is not None
     assert (job.progress.stage, job.progress.step, job.progress.steps) == ("shape", 6, 12)
     assert job.progress.fraction == status_fraction("shape", "shape", 6, 12)
-    assert active.progress_after_s == 3.0
+    assert active.steps["shape"].progress_after_s == 3.0
 
 
 @in_a_loop
