@@ -119,11 +119,13 @@ class Trellis2Engine:
         return () if self._device is None else self._device.upstream.extensions
 
     def describe(self) -> dict[str, object]:
-        """Device, memory in MiB, extensions, low_vram, as JSON values for logs and clients."""
+        """Device, extensions, patches, memory in MiB, low_vram, as JSON values for clients."""
         described: dict[str, object] = {
             "device": self._settings.device,
             "extensions": {e.name: e.kind for e in self.extensions},
         }
+        if self._device is not None:
+            described["patches"] = list(self._device.upstream.patches)
         if self._device is not None and self._device.runner.broken is None:
             memory = self._device.memory.read()
             described |= {f"vram_{name}_mb": size // 2**20 for name, size in memory.items()}

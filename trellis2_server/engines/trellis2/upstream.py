@@ -7,6 +7,7 @@
                    on CUDA only and needs torchvision
     remover        the background remover is replaced by one that is never called: TRELLIS.2's
                    downloads code and gated weights
+    patches        slow functions are replaced, see `patches`
 
 Does not know: checkpoints, stages.
 """
@@ -24,7 +25,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.engines import portable
-from trellis2_server.engines.trellis2 import attention, backends, environment, kernel_caches
+from trellis2_server.engines.trellis2 import (
+    attention,
+    backends,
+    environment,
+    kernel_caches,
+    patches,
+)
 from trellis2_server.engines.trellis2.device_memory import DeviceMemory
 from trellis2_server.errors import EngineError, MissingPackageError
 
@@ -47,6 +54,7 @@ class Upstream:
         models: module of the models.
         sparse: module of the sparse tensors.
         extensions: each extension, and whether it is compiled or a stand-in.
+        patches: names of the patches that samplers use.
     """
 
     torch: Any
@@ -55,6 +63,7 @@ class Upstream:
     models: Any
     sparse: Any
     extensions: tuple[portable.Extension, ...]
+    patches: tuple[str, ...] = ()
 
 
 def import_upstream(settings: ModelSettings) -> Upstream:
@@ -100,6 +109,7 @@ def _import(torch: Any, settings: ModelSettings) -> Upstream:
                 models=importlib.import_module("trellis2.models"),
                 sparse=importlib.import_module("trellis2.modules.sparse"),
                 extensions=extensions,
+                patches=patches.install(choice=settings.patches),
             )
     except ModuleNotFoundError as error:
         raise MissingPackageError(
