@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import itertools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from trellis2_server.engines.portable.lookup import Lookup, sortable
+from trellis2_server.engines.portable.neighbors import NeighborMap, find_neighbors
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -33,18 +31,6 @@ Tensor = Any
 CHUNK_BYTES: Final = 256 * 2**20
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class NeighborMap:
-    """Rows that a kernel covers.
-
-    Attributes:
-        rows: int32 [N, V], row under each of the kernel's V cells, x slowest; N if the cell
-            is empty.
-    """
-
-    rows: Tensor
-
-
 def set_algorithm(algorithm: str) -> None:
     """Do nothing: there is one algorithm."""
     del algorithm
@@ -53,45 +39,6 @@ def set_algorithm(algorithm: str) -> None:
 def set_hashmap_ratio(ratio: float) -> None:
     """Do nothing: there is no hash map."""
     del ratio
-
-
-def find_neighbors(
-    coords: Tensor, kernel: Sequence[int], dilation: Sequence[int] = (1, 1, 1)
-) -> NeighborMap:
-    """Compute the neighbour map of a kernel over sparse voxels.
-
-    Half of the offsets are searched; the other half has the same pairs in reverse.
-
-    Args:
-        coords: int32 [N, 4]: batch, x, y, z.
-        kernel: cells along x, y, z; odd.
-        dilation: distance of cells along x, y, z, voxels.
-
-    Raises:
-        NotImplementedError: an even kernel has no centre.
-    """
-    if any(size % 2 == 0 for size in kernel):
-        raise NotImplementedError("a submanifold convolution has an odd kernel")
-    reach = [size // 2 * step for size, step in zip(kernel, dilation, strict=True)]
-    device, coords = coords.device, sortable(coords)
-    count = coords.shape[0]
-    offsets = list(
-        itertools.product(
-            *(range(-r, r + 1, step) for r, step in zip(reach, dilation, strict=True))
-        )
-    )
-    rows = torch.full((count, len(offsets)), count, dtype=torch.int32, device=coords.device)
-    centre = len(offsets) // 2
-    rows[:, centre] = torch.arange(count, dtype=torch.int32, device=coords.device)
-    if count:
-        lookup = Lookup(coords, reach)
-        order = lookup.order.int()
-        for cell in range(centre):
-            place, found = lookup.find(lookup.keys + lookup.shift(offsets[cell]))
-            here, there = order[found], order[place[found]]
-            rows[:, cell].index_copy_(0, here.long(), there)
-            rows[:, -1 - cell].index_copy_(0, there.long(), here)
-    return NeighborMap(rows.to(device))
 
 
 def sparse_submanifold_conv3d(  # noqa: PLR0913, PLR0917 - flex_gemm's signature
@@ -120,18 +67,18 @@ def sparse_submanifold_conv3d(  # noqa: PLR0913, PLR0917 - flex_gemm's signature
     del shape
     neighbors = neighbor_cache or find_neighbors(coords, weight.shape[1:4], dilation)
     count, channels = feats.shape
-    cells = neighbors.rows.shape[1]
+    cells = neighbors.rows.shape[0]
     kernel = weight.reshape(weight.shape[0], cells * channels)
     # An empty cell contributes the last row, which is zero.
     padded = torch.cat([feats, feats.new_zeros(1, channels)])
     chunk = max(1, CHUNK_BYTES // (cells * channels * feats.element_size()))
     with _float32_sums():
         if count <= chunk:
-            return _rows(padded, neighbors.rows, kernel, bias), neighbors
+            return _rows(padded, neighbors.rows.t(), kernel, bias), neighbors
         out = feats.new_empty(count, weight.shape[0])
         for start in range(0, count, chunk):
             part = slice(start, start + chunk)
-            out[part] = _rows(padded, neighbors.rows[part], kernel, bias)
+            out[part] = _rows(padded, neighbors.rows[:, part].t(), kernel, bias)
     return out, neighbors
 
 
