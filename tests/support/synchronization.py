@@ -27,7 +27,7 @@ _OPERATORS = {
 }
 #: Methods that read the data of a tensor on the CPU without an operator.
 _READERS = {"tolist", "numpy", "__array__"}
-#: Functions that copy Python's numbers to the device, and wait for the copy.
+#: Functions that copy a number to the device, and wait for the copy.
 _WRITERS = {"tensor", "as_tensor", "new_tensor"}
 
 
@@ -39,13 +39,16 @@ class _Operators(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
-        is_masked = name.startswith("index") and any(
-            isinstance(index, torch.Tensor) and index.dtype in {torch.bool, torch.uint8}
-            for index in (args[1] if isinstance(args[1], list | tuple) else [])
-        )
-        is_open = func is torch.ops.aten.repeat_interleave.Tensor and not kwargs.get("output_size")
-        if name in _OPERATORS or is_masked or is_open:
-            self._waits.append(f"{name} with a mask" if is_masked else name)
+        indices = args[1] if name.startswith("index") and isinstance(args[1], list | tuple) else ()
+        if any(i is not None and i.dtype in {torch.bool, torch.uint8} for i in indices):
+            self._waits.append("mask")
+        # A list that becomes a tensor, as an index too, is copied. Single numbers are arguments.
+        elif name == "lift_fresh" and args[0].dim():
+            self._waits.append("list")
+        elif name in _OPERATORS or (
+            func is torch.ops.aten.repeat_interleave.Tensor and kwargs.get("output_size") is None
+        ):
+            self._waits.append(name)
         return func(*args, **kwargs)
 
 
@@ -56,14 +59,16 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
-        if name in _READERS or (name in _WRITERS and not isinstance(args[-1], torch.Tensor)):
+        result = func(*args, **(kwargs or {}))
+        is_number = name in _WRITERS and not isinstance(args[-1], torch.Tensor) and not result.dim()
+        if name in _READERS or is_number:
             self._waits.append(name)
-        return func(*args, **(kwargs or {}))
+        return result
 
 
 @contextlib.contextmanager
 def waits_for_device() -> Iterator[list[str]]:
-    """Collect the names of operators and functions that would wait for the device."""
+    """Collect a name for each operator or function that would wait for the device."""
     waits: list[str] = []
     with _Functions(waits), _Operators(waits):
         yield waits

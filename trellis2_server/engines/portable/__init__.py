@@ -104,6 +104,8 @@ def install(device: str, alternatives: dict[str, str] | None = None) -> tuple[Ex
                 "TRELLIS.2 extension replaced by a slower stand-in",
                 extra={"extension": extension.name, "why": extension.why},
             )
+    if is_standin("o_voxel"):
+        importlib.import_module(f"{__name__}.voxelization").compute_on(device)
     return found
 
 
