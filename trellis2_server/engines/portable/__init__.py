@@ -7,7 +7,8 @@
                  voxelization    mesh → voxels with dual vertices
     cumesh       holes           boundary loops, hole filling
 
-`lookup`, `traversal` and `quadrics` are parts of them. `install` adds a stand-in to
+`lookup`, `neighbors`, `traversal` and `quadrics` are parts of them. On a GPU, the convolution
+runs as a Triton kernel (`implicit_gemm`) where Triton is there. `install` adds a stand-in to
 `sys.modules` where the real package is absent, cannot be imported, or cannot run on the
 device: the real packages run on CUDA only. Importing this package imports nothing heavy.
 

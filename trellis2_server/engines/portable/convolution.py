@@ -47,6 +47,8 @@ LARGE_DEVICE_BYTES: Final = 40 * 2**30
 _kernel = KernelChoice()
 #: Choose the algorithm of this process: "auto", "gather" (PyTorch) or "triton".
 select_algorithm = _kernel.select
+#: Whether convolutions on a `torch.device` run as the Triton kernel.
+is_kernel_used_on = _kernel.is_used_on
 
 
 def set_algorithm(algorithm: str) -> None:
