@@ -134,3 +134,15 @@ def test_an_alternative_counts_as_real_on_any_device() -> None:
         "real",
         "standin",
     }
+
+
+@needs_torch
+def test_meshes_are_voxelised_on_the_device_that_was_installed_last() -> None:
+    code = """
+from trellis2_server.engines import portable
+from trellis2_server.engines.portable import voxelization
+for device, expected in (("cuda:1", "cuda:1"), ("cuda", "cuda"), ("cpu", "None")):
+    portable.install(device)
+    assert str(voxelization._place.device) == expected
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,7 +7,8 @@
                  voxelization    mesh → voxels with dual vertices
     cumesh       holes           boundary loops, hole filling
 
-`lookup`, `traversal` and `quadrics` are parts of them. `install` adds a stand-in to
+`lookup`, `neighbors`, `traversal` and `quadrics` are parts of them. On a GPU, the convolution
+runs as a Triton kernel (`implicit_gemm`) where Triton is there. `install` adds a stand-in to
 `sys.modules` where the real package is absent, cannot be imported, lacks a name that TRELLIS.2
 uses, or cannot run on the device: the real packages run on CUDA only. Importing this package
 imports nothing heavy.
@@ -154,6 +155,8 @@ def install(device: str, alternatives: dict[str, str] | None = None) -> tuple[Ex
                 "TRELLIS.2 extension replaced by a slower stand-in",
                 extra={"extension": extension.name, "why": extension.why},
             )
+    if is_standin("o_voxel"):
+        importlib.import_module(f"{__name__}.voxelization").compute_on(device)
     return found
 
 
