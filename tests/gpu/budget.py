@@ -23,6 +23,8 @@ RESERVE_S: Final = 4.0
 PATIENCE: Final = 2.5
 #: Shortest time after which a part is cut off, seconds.
 MIN_LIMIT_S: Final = 45.0
+#: The same with tiny models, whose machine other programs use too.
+MIN_TINY_LIMIT_S: Final = 300.0
 #: A slower device than this is a fault of a measurement, not of the device.
 _SLOWEST: Final = 1000.0
 _FASTEST: Final = 0.25
@@ -66,7 +68,8 @@ class Budget:
 
     def limit_s(self, estimate: Estimate) -> float:
         """Seconds after which a part is cut off."""
-        return min(self.left_s, max(PATIENCE * self.seconds(estimate), MIN_LIMIT_S))
+        shortest = MIN_TINY_LIMIT_S if self._is_tiny else MIN_LIMIT_S
+        return min(self.left_s, max(PATIENCE * self.seconds(estimate), shortest))
 
     def note_speed(self, slowness: float) -> None:
         """Correct all estimates by what the probe measured."""
