@@ -61,9 +61,7 @@ class FullModel:
     ) -> tuple[Shape, VoxelField, StageTimes, StageTimes, float]:
         """Both stages, their times by stage, and the seconds of both."""
         first, second = StageTimes(meter), StageTimes(meter)
-        shape, shape_s, _ = meter.run(
-            partial(self.engine.shape, picture(), requested, first)
-        )
+        shape, shape_s, _ = meter.run(partial(self.engine.shape, picture(), requested, first))
         first.end()
         field, texture_s, _ = meter.run(
             partial(self.engine.texture, shape, picture(), requested, second)
@@ -169,7 +167,5 @@ def measure_job(
         return None
     for name, times in kept["times"].items():
         for stage, (seconds, gib) in times.measured.items():
-            session.row(
-                "stages", type=kind, step=name, stage=stage, seconds=seconds, peak_gib=gib
-            )
+            session.row("stages", type=kind, step=name, stage=stage, seconds=seconds, peak_gib=gib)
     return kept["result"]

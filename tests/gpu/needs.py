@@ -58,13 +58,12 @@ def report(parts: Sequence[Part]) -> tuple[str, bool]:
     absent: dict[str, None] = {}
     for part in parts:
         lacks = missing(part.packages)
-        if part.name == "tests":
-            server = [name for name in missing(SERVER) if name not in lacks]
-            lines.append(_line(f"{part.name} (HTTP)", [*lacks, *server]))
-            absent |= dict.fromkeys(server)
         lines.append(_line(part.name, lacks))
         absent |= dict.fromkeys(lacks)
-    lines.sort(key=lambda line: line.split()[0])
+        if part.name == "tests":
+            lacks = missing((*part.packages, *SERVER))
+            lines.append(_line("tests, HTTP", lacks))
+            absent |= dict.fromkeys(lacks)
     from_index = [name for name in absent if name != UPSTREAM]
     if from_index:
         lines.append(f"\npython -m pip install {' '.join(from_index)}")

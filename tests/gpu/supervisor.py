@@ -10,6 +10,7 @@ Does not know: what a part measures.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import subprocess
@@ -56,42 +57,39 @@ class Worker:
             text=True,
         )
         self.messages: queue.Queue[Message | None] = queue.Queue()
-        threading.Thread(target=self._read, name="worker", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name="worker", daemon=True)
+        self._reader.start()
 
     def send(self, command: Message) -> None:
         """Start a part."""
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(OSError):  # it is dead: its messages end
             print(json.dumps(command), file=self._process.stdin, flush=True)
-        except OSError:  # it is dead: its messages end
-            pass
 
-    def stop(self) -> None:
-        """Let the process end, or end it."""
+    def stop(self) -> int:
+        """Let the process end, or end it; return its exit status."""
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(OSError):
             self._process.stdin.close()
+        try:
             self._process.wait(_LEAVING_S)
-        except (OSError, subprocess.TimeoutExpired):
-            self.kill()
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        status = self._process.wait()
+        self._reader.join(_LEAVING_S)
+        return status
 
-    def kill(self) -> int:
-        """End the process; return its exit status."""
+    def kill(self) -> None:
+        """End the process."""
         self._process.kill()
-        return self._process.wait()
-
-    @property
-    def exit_status(self) -> int:
-        """Exit status of a process that has closed its messages."""
-        return self._process.wait(_LEAVING_S)
+        self.stop()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            try:
-                self.messages.put(json.loads(line))
-            except ValueError:
-                print(line, end="", flush=True)
+        with self._process.stdout as lines:
+            for line in lines:
+                with contextlib.suppress(ValueError):  # a line that was cut off by its end
+                    self.messages.put(json.loads(line))
         self.messages.put(None)
 
 
@@ -183,7 +181,7 @@ class Supervisor:
                 return "cut off", f"did not end within {limit_s:.0f} s and was killed"
             if message is None:
                 self._worker = None
-                return "failed", f"its process ended with status {worker.exit_status}"
+                return "failed", f"its process ended with status {worker.stop()}"
             ended = self._take(part, message)
             if ended is not None:
                 if part.is_alone or message.get("is_unusable"):

@@ -65,7 +65,9 @@ def _tables_of(rows: list[dict[str, Any]]) -> str:
     for title, group in groups.items():
         columns = list(dict.fromkeys(key for row in group for key in row if key != "table"))
         text += f"\n{title}\n\n" if title else "\n"
-        text += _table(columns, [[_text(row.get(column, "")) for column in columns] for row in group])
+        text += _table(
+            columns, [[_text(row.get(column, "")) for column in columns] for row in group]
+        )
     return text
 
 

@@ -64,7 +64,7 @@ class Check:
 
     @property
     def verdict(self) -> str:
-        """"pass", "FAIL", "not measured", or that it does not count."""
+        """ "pass", "FAIL", "not measured", or that it does not count."""
         if self.passed is None:
             return "not measured"
         if not self.counts:

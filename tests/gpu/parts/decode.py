@@ -23,9 +23,7 @@ _LATENT_CHANNELS: Final = 32
 def run(session: Session) -> None:
     """Measure each size; the second run of each counts."""
     made = session.full()
-    for resolution, (edge, tokens, seconds) in (
-        TINY_SIZES if session.is_tiny else SIZES
-    ).items():
+    for resolution, (edge, tokens, seconds) in (TINY_SIZES if session.is_tiny else SIZES).items():
         session.attempt(
             "both decoders",
             {"what": f"{resolution} voxels", "tokens": tokens},

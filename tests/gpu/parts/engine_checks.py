@@ -82,7 +82,10 @@ def run(session: Session, folder: Path) -> None:
                         session, e, k, references[k], must_be_exact=x
                     ),
                 )
-        for what, check in (("cancel in the middle", _cancel), ("two jobs interleaved", _interleave)):
+        for what, check in (
+            ("cancel in the middle", _cancel),
+            ("two jobs interleaved", _interleave),
+        ):
             session.attempt(
                 _TABLE,
                 {"what": what, "type": "1024_cascade", "patches": str(patches)},

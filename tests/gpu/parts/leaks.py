@@ -28,9 +28,11 @@ def run(session: Session) -> None:
     """Measure memory after each job; the longest runs before, so that no peak is new."""
     made = session.full()
     # No two lengths are equal, and none is a multiple of another's difference.
-    lengths = [60 + 3 * n for n in range(JOBS)] if session.is_tiny else [
-        3_000 + 211 * n for n in range(JOBS)
-    ]
+    lengths = (
+        [60 + 3 * n for n in range(JOBS)]
+        if session.is_tiny
+        else [3_000 + 211 * n for n in range(JOBS)]
+    )
     order = lengths[::2] + lengths[1::2]
     made.set_tokens("512", max(lengths) + 1)
     warm_up(made, "512", session.size)

@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 #: The modelled H100: of bfloat16 products, and of memory that is read and written.
 _MODEL_TFLOPS: Final = 550.0
 _MODEL_TB_S: Final = 2.7
-_VERSIONS: Final = ("numpy", "numba", "transformers", "triton", "safetensors", "fastapi", "flash-attn")
+_VERSIONS: Final = (
+    "numpy",
+    "numba",
+    "transformers",
+    "triton",
+    "safetensors",
+    "fastapi",
+    "flash-attn",
+)
 
 
 def run(session: Session) -> None:
@@ -49,7 +57,9 @@ def versions(session: Session) -> dict[str, Any]:
     found: dict[str, Any] = {
         "torch": torch.__version__,
         "platform": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
     }
     for package in _VERSIONS:
         try:
@@ -137,7 +147,9 @@ def _transfers(session: Session, *, pinned: bool) -> dict[str, Any]:
     host = torch.zeros(size, dtype=torch.uint8, pin_memory=pinned)
     there = torch.zeros(size, dtype=torch.uint8, device=session.device)
     row = {
-        "to_device_gb_s": size / meter.fastest(lambda: there.copy_(host, non_blocking=pinned)) / 1e9,
+        "to_device_gb_s": size
+        / meter.fastest(lambda: there.copy_(host, non_blocking=pinned))
+        / 1e9,
         "to_host_gb_s": size / meter.fastest(lambda: host.copy_(there, non_blocking=pinned)) / 1e9,
     }
     if not pinned:

@@ -40,9 +40,7 @@ def run(session: Session) -> None:
         session.attempt("export", {"what": what}, 5.0, lambda: export(session, made, *results))
 
 
-def export(
-    session: Session, made: FullModel, shape: Shape, field: VoxelField
-) -> dict[str, Any]:
+def export(session: Session, made: FullModel, shape: Shape, field: VoxelField) -> dict[str, Any]:
     """Export a job's both files; return seconds and bytes."""
     from trellis2_server import pipeline
 
