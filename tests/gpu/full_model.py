@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from PIL import Image
 
@@ -28,8 +28,31 @@ if TYPE_CHECKING:
 
     from tests.gpu.meter import Meter
     from tests.gpu.session import Session
+    from trellis2_server.engines.trellis2.state import Trellis2State
     from trellis2_server.mesh import Shape, VoxelField
     from trellis2_server.parameters import Options
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MeasuredJob:
+    """A job's results and what it took.
+
+    Attributes:
+        shape: of the first stage.
+        field: of the second stage.
+        times: of each stage's own stages.
+        seconds: of both.
+    """
+
+    shape: Shape
+    field: VoxelField
+    times: dict[str, StageTimes]
+    seconds: float
+
+    @property
+    def gib(self) -> float:
+        """Peak, GiB."""
+        return max(times.gib for times in self.times.values())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,10 +79,8 @@ class FullModel:
         shape = self.engine.shape(picture(), requested, silent)
         return shape, self.engine.texture(shape, picture(), requested, silent)
 
-    def measure(
-        self, meter: Meter, requested: Options
-    ) -> tuple[Shape, VoxelField, StageTimes, StageTimes, float]:
-        """Both stages, their times by stage, and the seconds of both."""
+    def measure(self, meter: Meter, requested: Options) -> MeasuredJob:
+        """Run both stages of a job and measure them."""
         first, second = StageTimes(meter), StageTimes(meter)
         shape, shape_s, _ = meter.run(partial(self.engine.shape, picture(), requested, first))
         first.end()
@@ -67,7 +88,8 @@ class FullModel:
             partial(self.engine.texture, shape, picture(), requested, second)
         )
         second.end()
-        return shape, field, first, second, shape_s + texture_s
+        times = {"shape": first, "texture": second}
+        return MeasuredJob(shape, field, times, shape_s + texture_s)
 
     def measure_bare(self, meter: Meter, requested: Options) -> float:
         """Seconds of the calls of a job without this server."""
@@ -121,7 +143,7 @@ def warm_up(made: FullModel, kind: str, size: str) -> None:
     made.run(job(kind, 1, size))
 
 
-def measure_job(
+def measure_job(  # noqa: PLR0913 - a script
     session: Session, made: FullModel, kind: str, steps: int, *, rounds: int, has_bare: bool = True
 ) -> tuple[Shape, VoxelField] | None:
     """Measure a pipeline type: the engine and bare calls in turn, the shortest of each counts.
@@ -141,31 +163,32 @@ def measure_job(
     kept: dict[str, Any] = {}
 
     def work() -> dict[str, Any]:
-        job_s, bare_s = [], []
+        measured: list[MeasuredJob] = []
+        bare_s: list[float] = []
         for _ in range(rounds):
-            shape, field, first, second, seconds = made.measure(session.meter, requested)
-            job_s.append(seconds)
-            kept["times"] = {"shape": first, "texture": second}
-            kept["result"] = shape, field
+            measured.append(made.measure(session.meter, requested))
             if has_bare:
                 bare_s.append(made.measure_bare(session.meter, requested))
+        last = kept["last"] = measured[-1]
+        state = cast("Trellis2State", last.shape.state)
         row: dict[str, Any] = {
-            "resolution": shape.resolution,
-            "tokens": len(shape.state.features),
-            "voxels": len(field.coords),
-            "faces": len(shape.mesh.faces),
+            "resolution": last.shape.resolution,
+            "tokens": len(state.features),
+            "voxels": len(last.field.coords),
+            "faces": len(last.shape.mesh.faces),
             "steps": steps,
-            "job_s": min(job_s),
+            "job_s": min(job.seconds for job in measured),
         }
         if has_bare:
-            row |= {"bare_s": min(bare_s)}
-            row["overhead_percent"] = 100 * (min(job_s) / min(bare_s) - 1)
-        row |= {"peak_gib": max(first.gib, second.gib), "state_mb": shape.state.nbytes / 1e6}
+            row["bare_s"] = min(bare_s)
+            row["overhead_percent"] = 100 * (row["job_s"] / row["bare_s"] - 1)
+        row |= {"peak_gib": last.gib, "state_mb": state.nbytes / 1e6}
         return row | {"low_vram": made.pipeline.low_vram}
 
     if session.attempt("job", {"type": kind}, 3.0, work) is None:
         return None
-    for name, times in kept["times"].items():
+    last: MeasuredJob = kept["last"]
+    for name, times in last.times.items():
         for stage, (seconds, gib) in times.measured.items():
             session.row("stages", type=kind, step=name, stage=stage, seconds=seconds, peak_gib=gib)
-    return kept["result"]
+    return last.shape, last.field

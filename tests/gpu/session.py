@@ -155,16 +155,13 @@ class Session:
         from trellis2_server.engines.trellis2 import environment
         from trellis2_server.settings import ModelSettings
 
-        return ModelSettings(
-            **{
-                "engine": "trellis2",
-                "device": self.device,
-                "trellis2_path": os.environ.get(environment.HOME_VARIABLE),
-                "offline": True,
-                **self._more_settings,
-                **more,
-            }
-        )
+        values = {
+            "engine": "trellis2",
+            "device": self.device,
+            "trellis2_path": os.environ.get(environment.HOME_VARIABLE),
+            "offline": True,
+        }
+        return ModelSettings.model_validate({**values, **self._more_settings, **more})
 
     def full(self) -> FullModel:
         """The engine with random weights at full size, or tiny; built once, with a row."""

@@ -32,8 +32,13 @@ def document(report: dict[str, Any]) -> str:
     text += "\n## Parts\n\n" + _table(
         ["part", "state", "seconds", "estimate, s", "why"],
         [
-            [name, part["state"], _text(part.get("seconds", "")), _text(part.get("estimate_s", ""))]
-            + [part.get("why", "")]
+            [
+                name,
+                part["state"],
+                _text(part.get("seconds", "")),
+                _text(part.get("estimate_s", "")),
+                _text(part.get("why", "")),
+            ]
             for name, part in report["parts"].items()
         ],
     )

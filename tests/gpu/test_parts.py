@@ -6,11 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-for package in ("torch", "transformers", "easydict"):
-    pytest.importorskip(package, reason=f"needs torch and what goes with it: {package}")
-
-import torch
-
 from tests.gpu.part import PARTS
 from tests.gpu.parts.engine_checks import differences, judged
 from tests.gpu.parts.low_vram import copied_bytes
@@ -86,7 +81,12 @@ def test_a_quantile_is_a_measured_value() -> None:
     assert quantile([3.0], 0.99) == 3.0
 
 
-def test_evaluations_are_counted_through_the_sampler_itself() -> None:
+@pytest.fixture
+def torch() -> Any:
+    return pytest.importorskip("torch", reason="needs torch")
+
+
+def test_evaluations_are_counted_through_the_sampler_itself(torch: Any) -> None:
     def sample(model: Any, noise: Any, *, steps: int, **_: Any) -> None:
         for step in range(steps):
             model(noise, step)
@@ -96,7 +96,7 @@ def test_evaluations_are_counted_through_the_sampler_itself() -> None:
     assert count_evaluations(torch, SimpleNamespace(sample=sample), {"steps": 12}) == 14
 
 
-def test_voxels_are_sorted_distinct_and_as_many_as_wanted() -> None:
+def test_voxels_are_distinct_and_as_many_as_wanted(torch: Any) -> None:
     voxels = shells(torch, 16, 500)
     assert voxels.shape == (500, 4)
     assert voxels.dtype == torch.int32
@@ -104,7 +104,7 @@ def test_voxels_are_sorted_distinct_and_as_many_as_wanted() -> None:
     assert 0 <= int(voxels.min()) <= int(voxels.max()) < 16
 
 
-def test_each_voxel_is_divided_into_a_sheet_of_four() -> None:
+def test_each_voxel_is_divided_into_a_sheet_of_four(torch: Any) -> None:
     coords = torch.tensor([[0, 1, 2, 3]], dtype=torch.int32)
     assert divided(torch, coords).tolist() == [
         [0, 2, 4, 6], [0, 2, 4, 7], [0, 2, 5, 6], [0, 2, 5, 7]

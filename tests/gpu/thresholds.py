@@ -64,7 +64,7 @@ class Check:
 
     @property
     def verdict(self) -> str:
-        """ "pass", "FAIL", "not measured", or that it does not count."""
+        """Return "pass", "FAIL", "not measured", or that it does not count."""
         if self.passed is None:
             return "not measured"
         if not self.counts:
@@ -96,10 +96,10 @@ def failures(report: dict[str, Any]) -> list[str]:
             if "error" in row:
                 labels = [str(row[key]) for key in ("what", "type", "patches") if key in row]
                 found.append(f"{name}: {', '.join(labels)}: {row['error']}")
-    for check in checks(report):
-        if check.verdict == "FAIL":
-            found.append(
-                f"{check.threshold.part}: {check.threshold.what} ({check.row}): {check.value:.2f} "
-                f"{check.threshold.unit} is over {check.threshold.most:g} {check.threshold.unit}"
-            )
+    found += [
+        f"{check.threshold.part}: {check.threshold.what} ({check.row}): {check.value:.2f} "
+        f"{check.threshold.unit} is over {check.threshold.most:g} {check.threshold.unit}"
+        for check in checks(report)
+        if check.verdict == "FAIL"
+    ]
     return found

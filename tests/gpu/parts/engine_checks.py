@@ -105,8 +105,7 @@ def _load(engine: Trellis2Engine) -> dict[str, Any]:
 def _reference(
     session: Session, engine: Trellis2Engine, kind: str, references: dict[str, Result]
 ) -> dict[str, Any]:
-    assert engine._loaded is not None
-    pipeline = engine._loaded.model.pipeline
+    pipeline = importlib.import_module("bench.engine").pipeline_of(engine)
     if not hasattr(pipeline, "run"):
         return {"unavailable": "this package has no run(): it is a stand-in for tests"}
     with _without_cuda(session):
@@ -178,10 +177,8 @@ def _cancel(session: Session, engine: Trellis2Engine) -> dict[str, Any]:
             stages.append(stage)
             raise CancelledError
 
-    try:
+    with contextlib.suppress(CancelledError):
         engine.shape(_picture(), _options("1024_cascade"), cancel)
-    except CancelledError:
-        pass
     if not stages:
         raise AssertionError("the job was not cancelled")
     found = differences(before, _result(*_job(engine, "1024_cascade")))

@@ -46,8 +46,8 @@ def _measure(session: Session, *, low_vram: bool) -> dict[str, Any]:
     warm_up(made, "512", session.size)
     steps = 2 if session.is_tiny else 12
     jobs = [made.measure(session.meter, job("512", steps, session.size)) for _ in range(2)]
-    seconds = min(j[4] for j in jobs)
-    row: dict[str, Any] = {"job_s": seconds, "peak_gib": max(jobs[0][2].gib, jobs[0][3].gib)}
+    seconds = min(each.seconds for each in jobs)
+    row: dict[str, Any] = {"job_s": seconds, "peak_gib": max(each.gib for each in jobs)}
     row["weights_on_device_between_jobs_gib"] = session.meter.allocated() / GIB
     if low_vram:
         row["build_s"] = build_s

@@ -6,7 +6,6 @@ Does not know: the engine, TRELLIS.2.
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -61,11 +60,8 @@ def versions(session: Session) -> dict[str, Any]:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
     }
-    for package in _VERSIONS:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    installed = {d.name.lower(): d.version for d in importlib.metadata.distributions()}
+    found |= {name: installed[name] for name in _VERSIONS if name in installed}
     if not session.is_cuda:
         return found
     properties = torch.cuda.get_device_properties(session.device)
