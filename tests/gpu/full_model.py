@@ -127,7 +127,8 @@ def build_model(
 def build_with_row(session: Session, *, low_vram: bool) -> FullModel:
     """Build an engine with all random models, and a row on it."""
     made, seconds, peak = session.meter.run(lambda: build_model(session, low_vram=low_vram))
-    session.about(extensions={e.name: e.kind for e in made.upstream.extensions})
+    described = made.engine.describe().items()
+    session.about(engine={k: v for k, v in described if not k.startswith("vram")})
     session.row(
         "weights",
         what="random weights of all models",
@@ -183,7 +184,7 @@ def measure_job(  # noqa: PLR0913 - a script
             row["bare_s"] = min(bare_s)
             row["overhead_percent"] = 100 * (row["job_s"] / row["bare_s"] - 1)
         row |= {"peak_gib": last.gib, "state_mb": state.nbytes / 1e6}
-        return row | {"low_vram": made.pipeline.low_vram}
+        return row | {"low_vram": made.engine.describe()["low_vram"]}
 
     if session.attempt("job", {"type": kind}, 3.0, work) is None:
         return None

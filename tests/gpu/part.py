@@ -74,7 +74,7 @@ PARTS: Final = (
     ),
     Part(
         "tests",
-        "tests.gpu.parts.tests",
+        "tests.gpu.parts.small_checkpoint",
         "The engine's results and the server, small checkpoint",
         Estimate(
             55, 40, 130,

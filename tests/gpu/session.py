@@ -75,7 +75,7 @@ class Session:
 
     # ---- rows --------------------------------------------------------------------------
 
-    def row(self, table: str, **values: Any) -> None:
+    def row(self, /, table: str, **values: Any) -> None:
         """Add a row to a table of the part."""
         self._emit("row", row={"table": table, **values})
 

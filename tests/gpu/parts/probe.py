@@ -32,6 +32,17 @@ _VERSIONS: Final = (
     "flash-attn",
 )
 
+#: Beginnings of variables that change what is measured.
+_VARIABLES: Final = (
+    "PYTORCH_",
+    "TORCH_CUDNN",
+    "CUDA_VISIBLE",
+    "ATTN_",
+    "SPARSE_",
+    "TRITON_",
+    "OMP_",
+)
+
 
 def run(session: Session) -> None:
     """Probe, the most valuable first."""
@@ -60,6 +71,7 @@ def versions(session: Session) -> dict[str, Any]:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
     }
+    found["environment"] = {k: v for k, v in os.environ.items() if k.startswith(_VARIABLES)}
     installed = {d.name.lower(): d.version for d in importlib.metadata.distributions()}
     found |= {name: installed[name] for name in _VERSIONS if name in installed}
     if not session.is_cuda:
@@ -71,7 +83,6 @@ def versions(session: Session) -> dict[str, Any]:
         "multiprocessors": properties.multi_processor_count,
         "cuda": torch.version.cuda or torch.version.hip,
         "cudnn": torch.backends.cudnn.version(),
-        "allocator": os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ""),
         "used_by_others_mb": session.meter.outside() / 1e6,
     }
     return found | _driver(session.device)

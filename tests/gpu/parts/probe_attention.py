@@ -10,10 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tests.gpu.session import Session
 
@@ -30,6 +35,12 @@ BACKENDS: Final = {
 }
 #: Added to a length: new lengths, of which two are no multiples of 16.
 _STEPS: Final = (1, 17, 32)
+NEW_LENGTHS: Final = "a new length: first call against the second, and memory outside of PyTorch"
+#: Variable with which cuDNN's plans serve all lengths up to the next power of two.
+SHARED_PLANS: Final = "TORCH_CUDNN_SDPA_AVOID_RECOMPILE=1"
+#: Kernels that are measured with it; `flash` only to compare.
+_SHARING: Final = ("cudnn", "cudnn, contiguous q, k, v", "flash")
+_OTHER: Final = Path(__file__).resolve().parent.parent / "shared_plans.py"
 #: Of attention, on the modelled H100, for the time of a call.
 _MODEL_TFLOPS: Final = 370.0
 
@@ -51,16 +62,51 @@ def run(session: Session) -> None:
                 )
                 if found is not None and "ms" in found and name not in usable:
                     usable.append(name)
-        for name in usable:
-            for length in lengths:
+    measure_new_lengths(session, usable, NEW_LENGTHS)
+    _share_plans(session, [name for name in usable if name in _SHARING])
+
+
+def measure_new_lengths(session: Session, kernels: Sequence[str], table: str) -> None:
+    """Measure lengths that the process has not seen, for some kernels."""
+    torch = session.torch
+    with torch.inference_mode():
+        for name in kernels:
+            for length in TINY_LENGTHS if session.is_tiny else LENGTHS:
                 session.attempt(
-                    "a new length: first call against the second, and memory outside of PyTorch",
+                    table,
                     {"what": name, "T": length},
                     4 * len(_STEPS) * _modelled_s(length) + 1.5,
                     lambda name=name, length=length: _new_lengths(
                         session, length, _kernels(torch)[name]
                     ),
                 )
+
+
+def _share_plans(session: Session, kernels: list[str]) -> None:
+    """Measure new lengths where cuDNN shares plans, which PyTorch decides once a process."""
+    if not session.fits(15.0):
+        return
+    options = {"device": session.device, "size": session.size, "kernels": kernels}
+    session.attempt(
+        "other process", {"what": SHARED_PLANS}, 15.0, lambda: _run_other(session, options)
+    )
+
+
+def _run_other(session: Session, options: dict[str, Any]) -> dict[str, Any]:
+    run = subprocess.run(
+        [sys.executable, str(_OTHER), json.dumps({**options, "left_s": session.left_s})],
+        check=False,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=max(session.left_s, 1.0),
+        env={**os.environ, SHARED_PLANS.partition("=")[0]: "1"},
+    )
+    rows = [json.loads(line[4:]) for line in run.stdout.splitlines() if line.startswith("ROW ")]
+    for row in rows:
+        session.row(**row)
+    if run.returncode:
+        raise RuntimeError(f"the process ended with status {run.returncode}")
+    return {"rows": len(rows)}
 
 
 def _modelled_s(length: int) -> float:
@@ -72,7 +118,8 @@ def _kernels(torch: Any) -> dict[str, Callable[[Any], Any]]:
     found: dict[str, Callable[[Any], Any]] = {
         name: _forced(torch, member) for name, member in BACKENDS.items()
     }
-    found["default, contiguous q, k, v"] = _contiguous(torch)
+    found["default, contiguous q, k, v"] = _contiguous(torch, None)
+    found["cudnn, contiguous q, k, v"] = _contiguous(torch, BACKENDS["cudnn"])
     found["varlen"] = _varlen
     found["this server's choice"] = _standin
     return found
@@ -94,10 +141,11 @@ def _only(member: str | None) -> Any:
     return attention.sdpa_kernel(getattr(attention.SDPBackend, member))
 
 
-def _contiguous(torch: Any) -> Callable[[Any], Any]:
+def _contiguous(torch: Any, member: str | None) -> Callable[[Any], Any]:
     def attend(qkv: Any) -> Any:
         q, k, v = qkv.permute(1, 2, 0, 3).contiguous()[:, None]
-        return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        with _only(member):
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
     return attend
 

@@ -8,6 +8,7 @@ Does not know: how the stand-in computes, the models.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.gpu.random_pipeline import shells
@@ -32,13 +33,19 @@ def run(session: Session) -> None:
         for tokens, edge, seconds in sizes:
             coords = shells(torch, edge, tokens).to(session.device)
             for width in channels:
-                session.attempt(
-                    "3 x 3 x 3 convolution, float16",
-                    {"what": f"{tokens} tokens", "channels": width, "voxels": len(coords)},
-                    seconds,
-                    lambda coords=coords, width=width: _measure(session, coords, width),
-                )
-                session.release()
+                for algorithm in _algorithms():
+                    session.attempt(
+                        "3 x 3 x 3 convolution, float16",
+                        {
+                            "what": f"{tokens} tokens",
+                            "algorithm": algorithm,
+                            "channels": width,
+                            "voxels": len(coords),
+                        },
+                        seconds,
+                        lambda c=coords, w=width, a=algorithm: _measure(session, c, w, a),
+                    )
+                    session.release()
                 coords = divided(torch, coords)
 
 
@@ -51,9 +58,28 @@ def divided(torch: Any, coords: Any) -> Any:
     return (wide[:, None] + sheet).reshape(-1, 4)
 
 
-def _measure(session: Session, coords: Any, width: int) -> dict[str, Any]:
-    from trellis2_server.engines.portable.convolution import sparse_submanifold_conv3d
+def _algorithms() -> tuple[str, ...]:
+    """What this server chooses, and plain PyTorch where that is a choice."""
+    return ("auto", "gather") if hasattr(_convolution(), "select_algorithm") else ("auto",)
 
+
+def _convolution() -> Any:
+    return importlib.import_module("trellis2_server.engines.portable.convolution")
+
+
+def _measure(session: Session, coords: Any, width: int, algorithm: str) -> dict[str, Any]:
+    convolution = _convolution()
+    if not hasattr(convolution, "select_algorithm"):
+        return _measure_chosen(session, coords, width)
+    convolution.select_algorithm(algorithm)
+    try:
+        return _measure_chosen(session, coords, width)
+    finally:
+        convolution.select_algorithm("auto")
+
+
+def _measure_chosen(session: Session, coords: Any, width: int) -> dict[str, Any]:
+    sparse_submanifold_conv3d = _convolution().sparse_submanifold_conv3d
     torch, meter = session.torch, session.meter
     dtype = torch.float16 if session.is_cuda else torch.float32
     feats = torch.randn(len(coords), width, device=session.device, dtype=dtype)

@@ -34,11 +34,17 @@ if TYPE_CHECKING:
 KINDS: Final = ("512", "1024_cascade", "1024")
 _LOADED_WITHIN_S: Final = 120.0
 _ENDED_WITHIN_S: Final = 120.0
+#: Less than the time that a part which is cut off has to end.
+_LEFT_WITHIN_S: Final = 5.0
 _CLIENT: Final = Path(__file__).resolve().parent.parent / "health_client.py"
 
 
-def measure(model: ModelSettings) -> dict[str, Any]:
+def measure(model: ModelSettings, steps: int) -> dict[str, Any]:
     """Serve the checkpoint of the settings; return the latencies and the jobs' seconds.
+
+    Args:
+        model: names the checkpoint.
+        steps: of each sampler.
 
     Raises:
         RuntimeError: the server does not load, or a job fails.
@@ -56,14 +62,14 @@ def measure(model: ModelSettings) -> dict[str, Any]:
     thread.start()
     try:
         _wait_until_loaded(port)
-        return _load(port)
+        return _load(port, steps)
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(_LEFT_WITHIN_S)
 
 
-def _load(port: int) -> dict[str, Any]:
-    _generate(port, "512", 100)  # the first job warms up
+def _load(port: int, steps: int) -> dict[str, Any]:
+    _generate(port, "512", 100, steps)  # the first job warms up
     idle_ms = _latencies(port, lambda: threading.Event().wait(1.0))
     seconds: dict[str, float] = {}
     errors: list[str] = []
@@ -71,7 +77,7 @@ def _load(port: int) -> dict[str, Any]:
     def one(number: int, kind: str) -> None:
         began = time.perf_counter()
         try:
-            _generate(port, kind, number)
+            _generate(port, kind, number, steps)
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             errors.append(f"{kind}: {error}")
         seconds[kind] = time.perf_counter() - began
@@ -122,7 +128,7 @@ def _latencies(port: int, work: Any) -> list[float]:
     return found
 
 
-def _generate(port: int, kind: str, shade: int) -> None:
+def _generate(port: int, kind: str, shade: int, steps: int) -> None:
     """Make a textured model and wait for it."""
     image = Image.new("RGBA", (128, 128))
     ImageDraw.Draw(image).ellipse((8, 12, 118, 112), fill=(shade * 2, 90, 200, 255))
@@ -135,6 +141,7 @@ def _generate(port: int, kind: str, shade: int) -> None:
         "texture": True,
         "texture_size": 512,
         "decimation_target": 20_000,
+        **{f"{stage}_sampling_steps": steps for stage in ("ss", "shape", "tex")},
     }
     status, body = _request(port, "POST", "/generate", fields, _ENDED_WITHIN_S)
     if status != http.HTTPStatus.OK:

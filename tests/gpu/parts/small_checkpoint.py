@@ -33,5 +33,7 @@ def run(session: Session) -> None:
             "server",
             {"what": "three jobs at once"},
             10.0,
-            lambda: server_load.measure(session.settings(model_path=str(folder))),
+            lambda: server_load.measure(
+                session.settings(model_path=str(folder)), 2 if session.is_tiny else 12
+            ),
         )
