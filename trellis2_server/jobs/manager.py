@@ -46,6 +46,7 @@ from trellis2_server.jobs.uploads import Uploads
 from trellis2_server.jobs.waiting import ResultWaiter
 from trellis2_server.storage import make_store
 from trellis2_server.storage.archive import Archive
+from trellis2_server.thread_priority import device_niceness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,6 +127,7 @@ class JobManager:
             self._limits.limit_model_concurrency * executor.device_slots,
             self._limits.stage_timeout_seconds,
             device_slots=executor.device_slots,
+            device_niceness=device_niceness(str(executor.describe().get("device", "cpu"))),
         )
         self.lifecycle = ModelLifecycle(executor, self.threads, settings, self._clock)
         self.endings = JobEndings(

@@ -1,7 +1,8 @@
 """The `trellis2` package, imported with the changes that this server needs.
 
     extensions     stand-ins where a compiled extension is absent or not usable on the device
-    attention      PyTorch's own for dense attention where flash_attn is absent
+    attention      PyTorch's own for dense attention where flash_attn is absent; its kernel
+                   is chosen by `attention.install`
     encoder        the image encoder is replaced by `encoder.ImageEncoder`: TRELLIS.2's runs
                    on CUDA only and needs torchvision
     remover        the background remover is replaced by one that is never called: TRELLIS.2's
@@ -23,7 +24,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.engines import portable
-from trellis2_server.engines.trellis2 import environment
+from trellis2_server.engines.trellis2 import attention, environment
 from trellis2_server.errors import EngineError, MissingPackageError
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def import_upstream(settings: ModelSettings) -> Upstream:
     try:
         with contextlib.redirect_stdout(sys.stderr):  # it prints its choices
             pipelines: Any = importlib.import_module("trellis2.pipelines")
+            attention.install(settings.attention)
             return Upstream(
                 torch=torch,
                 pipeline=pipelines.Trellis2ImageTo3DPipeline,
