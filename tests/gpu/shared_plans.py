@@ -1,4 +1,4 @@
-"""New lengths of attention in a process of its own; `probe_attention` starts it.
+"""Attention in a process of its own, as in the server; `probe_attention` starts it.
 
     python shared_plans.py '{"device": "cuda", "size": "full", "kernels": ["cudnn"], "left_s": 60}'
 
@@ -18,8 +18,10 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 from tests.gpu.parts.probe_attention import (  # noqa: E402 - after the path is set
+    KERNELS,
     NEW_LENGTHS,
     SHARED_PLANS,
+    measure_kernels,
     measure_new_lengths,
 )
 from tests.gpu.session import Session  # noqa: E402
@@ -35,7 +37,8 @@ def main() -> None:
 
     session = Session(options, emit)
     session.begin(time.monotonic() + options["left_s"], 1.0)
-    measure_new_lengths(session, options["kernels"], f"{NEW_LENGTHS}; {SHARED_PLANS}")
+    usable = measure_kernels(session, options["kernels"], f"{KERNELS}; {SHARED_PLANS}")
+    measure_new_lengths(session, usable, f"{NEW_LENGTHS}; {SHARED_PLANS}")
 
 
 if __name__ == "__main__":

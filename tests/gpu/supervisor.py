@@ -111,6 +111,7 @@ class Supervisor:
         self._budget = budget
         self._grace_s = grace_s
         self._worker: Worker | None = None
+        self._began = time.monotonic()
 
     def run(self, parts: Sequence[Part]) -> None:
         """Run the parts that fit, in this order.
@@ -126,7 +127,8 @@ class Supervisor:
                 self._run_if_it_fits(running)
         except StoppedError as error:
             if running is not None and self._state_of(running) in ("running", None):
-                self._report.end(running, "cut off", why=str(error))
+                seconds = time.monotonic() - self._began
+                self._report.end(running, "cut off", seconds, str(error))
             for part in waiting:
                 self._report.end(part, "not started", why=str(error))
             if self._worker is not None:
@@ -150,9 +152,9 @@ class Supervisor:
             self._report.end(part, "no time", why=why)
             return
         self._report.begin(part, estimate_s)
-        began = time.monotonic()
+        self._began = time.monotonic()
         state, why = self._run(part)
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - self._began
         self._report.end(part, state, seconds, why)
         if state == "done":
             self._budget.note_part(part.estimate, seconds)

@@ -54,7 +54,8 @@ def test_the_script_for_gpus_runs_on_a_cpu(tmp_path: Path) -> None:
         "decode": "done",
     }
     probe = tables(written["parts"]["probe"])
-    assert {row["what"] for row in probe["attention"]} > {"default", "flash", "varlen"}
+    kernels = {row["what"] for row in probe["attention"]}
+    assert kernels > {"default", "flash", "varlen", "this server's choice"}
     errors = [row for row in probe["stand-ins against float64"] if row["what"].endswith("float32")]
     assert errors
     assert max(row["relative_error"] for row in errors) < 1e-5

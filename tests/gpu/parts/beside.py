@@ -15,6 +15,7 @@ from tests.gpu.sample_job import job, picture, silent
 from trellis2_server.jobs.steps import device_steps
 from trellis2_server.jobs.threads import ThreadPools
 from trellis2_server.settings import Settings
+from trellis2_server.thread_priority import device_niceness
 
 if TYPE_CHECKING:
     from tests.gpu.full_model import FullModel
@@ -44,7 +45,12 @@ def run(session: Session) -> None:
 async def _measure(
     session: Session, made: FullModel, steps: int, shape: Shape, field: VoxelField
 ) -> dict[str, Any]:
-    pools = ThreadPools(_EXPORTS, device_steps(Settings()), max_steps=_EXPORTS + 1)
+    pools = ThreadPools(
+        _EXPORTS,
+        device_steps(Settings()),
+        max_steps=_EXPORTS + 1,
+        device_niceness=device_niceness(session.device),
+    )
     requested = job("512", steps, session.size)
     ended: list[float] = []
 

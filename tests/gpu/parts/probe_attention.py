@@ -35,11 +35,14 @@ BACKENDS: Final = {
 }
 #: Added to a length: new lengths, of which two are no multiples of 16.
 _STEPS: Final = (1, 17, 32)
+KERNELS: Final = f"attention, [1, {_HEADS}, T, {_WIDTH}], bfloat16"
 NEW_LENGTHS: Final = "a new length: first call against the second, and memory outside of PyTorch"
 #: Variable with which cuDNN's plans serve all lengths up to the next power of two.
 SHARED_PLANS: Final = "TORCH_CUDNN_SDPA_AVOID_RECOMPILE=1"
-#: Kernels that are measured with it; `flash` only to compare.
-_SHARING: Final = ("cudnn", "cudnn, contiguous q, k, v", "flash")
+#: Kernels that are measured with it too.
+_SHARING: Final = ("cudnn", "cudnn, contiguous q, k, v")
+#: What the stand-in for flash_attn chooses.
+_SERVER: Final = "this server's choice"
 _OTHER: Final = Path(__file__).resolve().parent.parent / "shared_plans.py"
 #: Of attention, on the modelled H100, for the time of a call.
 _MODEL_TFLOPS: Final = 370.0
@@ -47,43 +50,47 @@ _MODEL_TFLOPS: Final = 370.0
 
 def run(session: Session) -> None:
     """Measure each kernel at each length, then new lengths of each kernel."""
-    torch = session.torch
-    lengths = TINY_LENGTHS if session.is_tiny else LENGTHS
+    names = [name for name in _kernels(session.torch) if name != _SERVER]
+    usable = measure_kernels(session, names, KERNELS)
+    measure_new_lengths(session, usable, NEW_LENGTHS)
+    _share_plans(session, [_SERVER, *(name for name in usable if name in _SHARING)])
+
+
+def measure_kernels(session: Session, kernels: Sequence[str], table: str) -> list[str]:
+    """Measure kernels at each length; return those that can run."""
     usable: list[str] = []
-    with torch.inference_mode():
-        for length in lengths:
-            for name, attend in _kernels(torch).items():
+    known = _kernels(session.torch)
+    with session.torch.inference_mode():
+        for length in TINY_LENGTHS if session.is_tiny else LENGTHS:
+            for name in kernels:
                 # To warm up, for the profiler, and three measured.
                 found = session.attempt(
-                    f"attention, [1, {_HEADS}, T, {_WIDTH}], bfloat16",
+                    table,
                     {"what": name, "T": length},
                     6 * _modelled_s(length),
-                    lambda length=length, attend=attend: _measure(session, length, attend),
+                    lambda length=length, name=name: _measure(session, length, known[name]),
                 )
                 if found is not None and "ms" in found and name not in usable:
                     usable.append(name)
-    measure_new_lengths(session, usable, NEW_LENGTHS)
-    _share_plans(session, [name for name in usable if name in _SHARING])
+    return usable
 
 
 def measure_new_lengths(session: Session, kernels: Sequence[str], table: str) -> None:
     """Measure lengths that the process has not seen, for some kernels."""
-    torch = session.torch
-    with torch.inference_mode():
+    known = _kernels(session.torch)
+    with session.torch.inference_mode():
         for name in kernels:
             for length in TINY_LENGTHS if session.is_tiny else LENGTHS:
                 session.attempt(
                     table,
                     {"what": name, "T": length},
                     4 * len(_STEPS) * _modelled_s(length) + 1.5,
-                    lambda name=name, length=length: _new_lengths(
-                        session, length, _kernels(torch)[name]
-                    ),
+                    lambda name=name, length=length: _new_lengths(session, length, known[name]),
                 )
 
 
 def _share_plans(session: Session, kernels: list[str]) -> None:
-    """Measure new lengths where cuDNN shares plans, which PyTorch decides once a process."""
+    """Measure where cuDNN shares plans, as in the server; PyTorch decides that once a process."""
     if not session.fits(15.0):
         return
     options = {"device": session.device, "size": session.size, "kernels": kernels}
@@ -121,7 +128,7 @@ def _kernels(torch: Any) -> dict[str, Callable[[Any], Any]]:
     found["default, contiguous q, k, v"] = _contiguous(torch, None)
     found["cudnn, contiguous q, k, v"] = _contiguous(torch, BACKENDS["cudnn"])
     found["varlen"] = _varlen
-    found["this server's choice"] = _standin
+    found[_SERVER] = _standin
     return found
 
 
