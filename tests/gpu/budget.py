@@ -24,7 +24,7 @@ PATIENCE: Final = 2.5
 #: Shortest time after which a part is cut off, seconds.
 MIN_LIMIT_S: Final = 45.0
 #: The same with tiny models, whose machine other programs use too.
-MIN_TINY_LIMIT_S: Final = 300.0
+MIN_TINY_LIMIT_S: Final = 600.0
 #: A slower device than this is a fault of a measurement, not of the device.
 _SLOWEST: Final = 1000.0
 _FASTEST: Final = 0.25

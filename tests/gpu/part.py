@@ -66,9 +66,9 @@ PARTS: Final = (
         "Device and PyTorch's kernels",
         Estimate(
             27, 30, 35,
-            "imports and contexts of two processes, 20 s; about 150 calls of attention at up to 49k tokens, of "
-            "30 ms each, and plans of cuDNN for 18 lengths at up to 0.4 s; transfers 3 s; "
-            "convolutions of one decode at three sizes, 5 s with first calls",
+            "imports and contexts of two processes, 20 s; about 150 calls of attention at up to "
+            "49k tokens, of 30 ms each, and plans of cuDNN for 18 lengths at up to 0.4 s; "
+            "transfers 3 s; convolutions of one decode at three sizes, 5 s with first calls",
         ),
         _TORCH,
     ),

@@ -93,9 +93,10 @@ def _measure(
 
 
 def _condition(session: Session, made: FullModel) -> dict[str, Any]:
-    torch, model = session.torch, made.pipeline.models["shape_slat_flow_model_1024"]
+    torch = session.torch
     features = _TINY_FEATURES if session.is_tiny else _FEATURES
-    cond = torch.randn(1, features, model.cond_channels, device=session.device)
+    width = made.pipeline.image_cond_model.model.config.hidden_size
+    cond = torch.randn(1, features, width, device=session.device)
     return {"cond": cond, "neg_cond": torch.zeros_like(cond)}
 
 
