@@ -89,6 +89,8 @@ class Engine(Protocol):
     def texture(self, shape: Shape, cutout: Cutout, options: Options, report: Report) -> VoxelField:
         """Make the material of a shape of this engine.
 
+        The shape must not be changed: it may be exported at the same time.
+
         Raises:
             EngineError: the stage failed.
         """
