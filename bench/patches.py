@@ -185,6 +185,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     home = os.environ.get(environment.HOME_VARIABLE)
+    if not home:
+        parser.error(f"{environment.HOME_VARIABLE} must name a clone of TRELLIS.2")
     with contextlib.redirect_stdout(sys.stderr):
         settings = ModelSettings(device=arguments.device, trellis2_path=home, patches=True)
         upstream = import_upstream(settings)

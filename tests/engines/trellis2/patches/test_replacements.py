@@ -19,6 +19,7 @@ from tests.support.trellis2_engine import (
 )
 from trellis2_server.engines.trellis2 import patches
 from trellis2_server.engines.trellis2.patches import conditions, scope
+from trellis2_server.engines.trellis2.patches.sources import find
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -295,6 +296,16 @@ def test_nothing_is_kept_after_a_cancelled_or_failed_stage(
     assert not opened[0]._kept
 
 
+def test_trellis2s_own_functions_can_be_put_back() -> None:
+    paths = {path for patch in patches.PATCHES for path in patch.replacements}
+    assert all(hasattr(find(path).function, "__wrapped__") for path in paths)
+    patches.remove()
+    try:
+        assert not any(hasattr(find(path).function, "__wrapped__") for path in paths)
+    finally:
+        assert patches.install(choice=True) == ALL
+
+
 def test_memory_for_keys_and_values_is_a_share_of_the_device(torch: Any) -> None:
     class Cuda:
         @staticmethod
@@ -305,3 +316,20 @@ def test_memory_for_keys_and_values_is_a_share_of_the_device(torch: Any) -> None
     fake: Any = type("Torch", (), {"cuda": Cuda})
     assert conditions._budget(fake, torch.device("cuda:1")) == 384 * 2**20
     assert conditions._budget(fake, torch.device("mps")) == 2**30
+
+
+def test_a_compiled_block_keeps_nothing_of_an_earlier_stage(
+    torch: Any, sparse: Any, loaded: Trellis2Engine
+) -> None:
+    model = pipeline_of(loaded).models["shape_slat_flow_model_512"]
+    block: Any = model.blocks[0]
+    compiled = torch.compile(block, backend="eager")
+    with torch.inference_mode():
+        for tokens in (30, 40):
+            voxels, mod = tensor(torch, sparse, (tokens,), 48), torch.randn(1, 6 * 48)
+            cond = torch.randn(1, 20, 32)
+            expected = block(voxels, mod, cond).feats
+            with patches.sampling(EXACT, model, {"cond": cond}) as shared:
+                assert block(voxels, mod, shared["cond"]).feats.equal(expected)
+                assert compiled(voxels, mod, shared["cond"]).feats.equal(expected)
+    torch.compiler.reset()

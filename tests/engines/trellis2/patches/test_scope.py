@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.trellis2_engine import CancelledError
 from trellis2_server.engines.trellis2 import patches
+from trellis2_server.engines.trellis2.patches import scope as scope_module
 from trellis2_server.engines.trellis2.patches.scope import (
     Condition,
     SamplingScope,
@@ -68,6 +69,25 @@ def test_nothing_is_kept_after_an_error(error: type[BaseException]) -> None:
     assert not condition.kept
     assert scope.condition(features) is None
     assert scope.keep("x", lambda: None) is None
+
+
+def test_code_that_is_compiled_does_not_keep_the_scope_of_one_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch: Any = pytest.importorskip("torch")
+    monkeypatch.setattr(scope_module, "_COMPILER", scope_module._Compiler())
+    scope_module.use_compiler(torch.compiler.is_compiling)
+
+    def keep(values: Any) -> Any:
+        scope = active("a")
+        return values * 2 if scope is None else scope.keep("x", lambda: values * 3)
+
+    compiled = torch.compile(keep, backend="eager", fullgraph=True)
+    for value in (1.0, 5.0):
+        with sampling({"a"}):
+            assert compiled(torch.tensor(value)) == 2 * value
+            assert keep(torch.tensor(value)) == 3 * value
+    torch.compiler.reset()
 
 
 def test_without_names_nothing_changes() -> None:

@@ -10,7 +10,8 @@
 A function is replaced only where its source, and that of the functions which the replacement
 relies on, are those of the TRELLIS.2 for which it was written (commit 5565d24); otherwise the
 log says once what differs. Replacements compute in their own way only within `sampling`, in the
-thread that opened it: for any other use of the package they call TRELLIS.2's functions.
+thread that opened it: for any other use of the package they call TRELLIS.2's functions. In code
+that `torch.compile` traces only `modulation` is in use, since it keeps nothing.
 
 Importing this package imports neither PyTorch nor TRELLIS.2.
 
@@ -20,6 +21,7 @@ Does not know: settings, stages, checkpoints.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import threading
 from typing import TYPE_CHECKING, Any, Final
@@ -111,5 +113,6 @@ def _install(patch: Patch) -> bool:
             )
     if differences:
         return False
+    scope.use_compiler(importlib.import_module("torch").compiler.is_compiling)
     _installed[patch] = [replace(path, make) for path, make in patch.replacements.items()]
     return True

@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.engines.trellis2.patches.patch import Patch
-from trellis2_server.engines.trellis2.patches.scope import active
+from trellis2_server.engines.trellis2.patches.scope import active, is_compiling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,12 @@ def _replace(original: Any) -> Callable[..., Any]:
     torch: Any = importlib.import_module("torch")
 
     def elemwise(self: Any, other: Any, op: Callable[[Any, Any], Any]) -> Any:
-        if isinstance(other, torch.Tensor) and active(NAME) and self.shape[0] == 1:
+        # Compiled code cannot see what is active, and broadcasting keeps nothing.
+        if (
+            isinstance(other, torch.Tensor)
+            and (is_compiling() or active(NAME))
+            and self.shape[0] == 1
+        ):
             try:
                 # The number of dimensions decides on the result's dtype.
                 row = torch.broadcast_to(other, self.shape)

@@ -78,11 +78,33 @@ class _Local(threading.local):
     scope: SamplingScope | None = None
 
 
+class _Compiler:
+    """PyTorch's answer to whether it traces the caller; no until PyTorch is imported."""
+
+    is_compiling: Callable[[], bool] = bool
+
+
 _LOCAL = _Local()
+_COMPILER = _Compiler()
+
+
+def use_compiler(is_compiling: Callable[[], bool]) -> None:
+    """Set PyTorch's function that tells whether it traces the caller."""
+    _COMPILER.is_compiling = is_compiling
+
+
+def is_compiling() -> bool:
+    """Whether `torch.compile` traces the caller."""
+    return _COMPILER.is_compiling()
 
 
 def active(name: str) -> SamplingScope | None:
-    """Return this thread's scope if a patch is active in it; None otherwise."""
+    """Return this thread's scope if a patch is active in it; None otherwise.
+
+    None in code that `torch.compile` traces: it would make the scope of one call a constant.
+    """
+    if _COMPILER.is_compiling():
+        return None
     scope = _LOCAL.scope
     return scope if scope is not None and name in scope.names else None
 
