@@ -1,10 +1,10 @@
 """The Triton kernel of `implicit_gemm`.
 
 Triton's interpreter (`TRITON_INTERPRET=1` before Triton's first import) runs it on a CPU.
-Annotations other than `tl.constexpr` would be compiled, and fail.
+Its parameters have no annotations but Triton's own: others would be compiled, and fail.
 """
 
-# pyright: basic
+# pyright: basic, reportMissingImports=false
 # ruff: noqa: ANN001, N803, PLR0913, PLR0917
 
 from __future__ import annotations

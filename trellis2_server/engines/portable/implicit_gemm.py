@@ -81,8 +81,8 @@ def convolve(feats: Tensor, neighbors: NeighborMap, weight: Tensor, bias: Tensor
     blocks = choose_blocks(inputs, outputs, feats.element_size())
     grid = (len(tiles.counts) * -(-outputs // blocks.columns),)
     with _on(feats.device):
-        launch: Any = convolve_tile[grid]
-        launch(
+        kernel: Any = convolve_tile
+        kernel[grid](
             feats,
             neighbors.rows,
             tiles.order,
