@@ -116,6 +116,8 @@ def test_a_row_that_fails_has_its_error_and_the_other_rows_follow(run: Run) -> N
 def test_a_part_that_hangs_is_cut_off_and_the_others_follow(run: Run, name: str) -> None:
     found = run(part(name), part("works"))
     assert found["parts"][name]["state"] == "cut off"
+    why = found["parts"][name]["why"]
+    assert why.endswith("and was killed") == (name == "hangs_in_a_library")
     assert whats(found, name) == (["f"] if name == "hangs" else ["g"])
     assert whats(found, "works") == ["a"]
 
