@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Between the interruption of a part and the end of its process, seconds.
 GRACE_S: Final = 8.0
+#: A process that has not begun its part by then never will, seconds.
+_STARTED_WITHIN_S: Final = 60.0
 #: Between the end of a worker's input and its end.
 _LEAVING_S: Final = 5.0
 _WORKER: Final = Path(__file__).with_name("worker.py")
@@ -165,7 +167,7 @@ class Supervisor:
             self._end_worker()
             self._worker = Worker(self._options)
         worker, limit_s = self._worker, self._budget.limit_s(part.estimate)
-        deadline = time.monotonic() + limit_s + self._grace_s
+        deadline = time.monotonic() + _STARTED_WITHIN_S
         worker.send(
             {
                 "part": part.name,
@@ -184,6 +186,9 @@ class Supervisor:
             if message is None:
                 self._worker = None
                 return "failed", f"its process ended with status {worker.stop()}"
+            if message["event"] == "began":
+                deadline = time.monotonic() + limit_s + self._grace_s
+                continue
             ended = self._take(part, message)
             if ended is not None:
                 if part.is_alone or message.get("is_unusable"):

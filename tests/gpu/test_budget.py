@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.gpu.budget import MIN_LIMIT_S, RESERVE_S, Budget
 from tests.gpu.part import PARTS, Estimate
 
+ROOT = Path(__file__).resolve().parents[2]
 PART = Estimate(host_s=10, device_s=20, tiny_s=3, why="")
 
 
@@ -75,6 +78,14 @@ def test_the_parts_that_matter_most_fit_into_seven_minutes(clock: Clock) -> None
     for part in PARTS[:-1]:
         assert made.fits(part.estimate), part.name
         clock.now += made.seconds(part.estimate)
+
+
+def test_the_documentation_has_every_part_with_its_estimate() -> None:
+    lines = (ROOT / "docs" / "gpu.md").read_text("utf-8").splitlines()
+    for part in PARTS:
+        (row,) = (line for line in lines if line.startswith(f"| `{part.name}` |"))
+        seconds = part.estimate.host_s + part.estimate.device_s
+        assert row.split("|")[3].split(",")[0].strip() == f"{seconds:.0f}", part.name
 
 
 def test_every_estimate_has_a_reason() -> None:

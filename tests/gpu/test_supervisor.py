@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     Run = Callable[..., dict[str, Any]]
 
 SHORT_S = 0.5
+HANGING = Estimate(0.1, 0.1, 0.1, "cut off soon")
 #: What parts of these tests do, by module.
 CODE = {
     "works": "session.row('numbers', what='a', seconds=1.5)",
@@ -27,7 +28,12 @@ CODE = {
         "    session.attempt('numbers', {'what': 'd'}, 0.0, work)\n"
         "    session.row('numbers', what='e')"
     ),
-    "hangs": "session.row('numbers', what='f'); threading.Event().wait()",
+    "hangs": "session.row('numbers', what='f', pid=os.getpid()); threading.Event().wait()",
+    "hangs_on_a_thread": (
+        "threading.Thread(target=threading.Event().wait).start()\n"
+        "    session.row('numbers', what='k', pid=os.getpid())\n"
+        "    threading.Event().wait()"
+    ),
     # As in a call of a driver: no signal of Python's gets through.
     "hangs_in_a_library": (
         "session.row('numbers', what='g')\n"
@@ -42,18 +48,17 @@ CODE = {
 }
 
 
-def part(name: str, **more: Any) -> Part:
-    return Part(name, f"part_that_{name}", name, Estimate(0.1, 0.1, 0.1, ""), (), **more)
+def part(name: str) -> Part:
+    hangs = name.startswith("hangs")
+    estimate = HANGING if hangs else Estimate(0.1, 0.1, 0.1, "")
+    return Part(name, f"part_that_{name}", name, estimate, ())
 
 
 class ShortLimits(Budget):
     """A budget that cuts off soon those parts that hang."""
 
     def limit_s(self, estimate: Estimate) -> float:
-        del estimate
-        return SHORT_S if self.is_short else 60.0
-
-    is_short = False
+        return SHORT_S if estimate is HANGING else super().limit_s(estimate)
 
 
 @pytest.fixture
@@ -63,11 +68,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         (tmp_path / f"part_that_{name}.py").write_text(text)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
-    def start(*parts: Part, seconds: float = 100.0, is_short: bool = False) -> dict[str, Any]:
+    def start(*parts: Part, seconds: float = 100.0) -> dict[str, Any]:
         file = tmp_path / "report.json"
         report = Report({"device": "cpu", "size": "full"}, file, None)
         budget = ShortLimits(seconds, is_tiny=False)
-        budget.is_short = is_short
         options = {"device": "cpu", "size": "full"}
         Supervisor(options, report, budget, grace_s=SHORT_S).run(parts)
         found = json.loads(file.read_text())
@@ -110,10 +114,19 @@ def test_a_row_that_fails_has_its_error_and_the_other_rows_follow(run: Run) -> N
 
 @pytest.mark.parametrize("name", ["hangs", "hangs_in_a_library"])
 def test_a_part_that_hangs_is_cut_off_and_the_others_follow(run: Run, name: str) -> None:
-    found = run(part(name), part("works"), is_short=True)
+    found = run(part(name), part("works"))
     assert found["parts"][name]["state"] == "cut off"
+    why = found["parts"][name]["why"]
+    assert why.endswith("and was killed") == (name == "hangs_in_a_library")
     assert whats(found, name) == (["f"] if name == "hangs" else ["g"])
     assert whats(found, "works") == ["a"]
+
+
+@pytest.mark.parametrize("name", ["hangs", "hangs_on_a_thread"])
+def test_threads_of_a_part_that_was_cut_off_do_not_disturb_the_next(run: Run, name: str) -> None:
+    found = run(part(name), part("tells_its_process"))["parts"]
+    assert found[name]["state"] == "cut off"
+    assert found[name]["rows"][0]["pid"] != found["tells_its_process"]["rows"][0]["pid"]
 
 
 def test_a_process_that_dies_costs_only_its_part(run: Run) -> None:

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, Final
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT)]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTORCH_ALLOC_CONF" not in os.environ:  # as the server sets it when it loads a model
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 from tests.gpu.session import Session, describe  # noqa: E402 - after the path is set
 
@@ -67,6 +69,7 @@ def run_part(session: Session, command: dict[str, Any], emit: Callable[..., None
     """Run a part and say how it ended; return whether this process can run another."""
     limit_s = command["limit_s"]
     state, why = "done", ""
+    emit("began")
     try:
         with limited(limit_s):
             session.begin(time.monotonic() + limit_s, command["slowness"])
@@ -77,7 +80,8 @@ def run_part(session: Session, command: dict[str, Any], emit: Callable[..., None
     except BaseException as error:  # noqa: BLE001 - sys.exit() in a library included
         state, why = "failed", describe(error)
         traceback.print_exc()
-    is_usable = session.clean_up()
+    # Threads of a part that was cut off may still use the device.
+    is_usable = session.clean_up() and state != "cut off"
     emit("ended", state=state, why=why, is_unusable=not is_usable)
     return is_usable
 
