@@ -9,7 +9,6 @@ Does not know: where the files came from, jobs.
 
 from __future__ import annotations
 
-import importlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +22,11 @@ from trellis2_server.engines.trellis2.oom_policy import build_within_memory
 from trellis2_server.engines.trellis2.progress import StageProgress
 from trellis2_server.engines.trellis2.safetensors_header import compare, read_header
 from trellis2_server.engines.trellis2.samplers import SAMPLERS, build_sampler
-from trellis2_server.errors import EngineError, MissingPackageError, ServerError
+from trellis2_server.engines.trellis2.weights import construct, load, no_initial_values
+from trellis2_server.errors import EngineError, MissingPackageError
 
 if TYPE_CHECKING:
-    from trellis2_server.engines.trellis2.checkpoint import Checkpoint, ModelFiles
+    from trellis2_server.engines.trellis2.checkpoint import Checkpoint
     from trellis2_server.engines.trellis2.device_memory import DeviceMemory
     from trellis2_server.engines.trellis2.upstream import Upstream
     from trellis2_server.reports import Report
@@ -47,7 +47,7 @@ def check(upstream: Upstream, checkpoint: Checkpoint) -> None:
     for model in (*checkpoint.models, *more):
         tensors = read_header(model.weights)
         with torch.device("meta"), no_initial_values(torch):
-            empty = _construct(upstream, model)
+            empty = construct(upstream, model)
         compare(model.name, tensors, {key: tuple(p.shape) for key, p in empty.named_parameters()})
         extra = tensors.keys() - empty.state_dict().keys()
         if extra:
@@ -111,31 +111,6 @@ def build_model(
     return LoadedModel(upstream, pipeline, texturing, why_no_texturing, remover)
 
 
-def no_initial_values(torch: Any) -> Any:
-    """Return a context in which new models are not initialised.
-
-    Their weights are uninitialised memory: the checkpoint overwrites them, and random numbers
-    for all of them take minutes.
-    """
-    skipped = {
-        torch.Tensor.normal_,
-        torch.Tensor.uniform_,
-        torch.nn.init.normal_,
-        torch.nn.init.uniform_,
-        torch.nn.init.xavier_uniform_,
-        torch.nn.init.kaiming_uniform_,
-        torch.nn.init.trunc_normal_,
-    }
-
-    class NoInitialValues(torch.overrides.TorchFunctionMode):
-        def __torch_function__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func in skipped:
-                return args[0] if args else kwargs["tensor"]
-            return func(*args, **(kwargs or {}))
-
-    return NoInitialValues()
-
-
 def _build_pipeline(
     upstream: Upstream, checkpoint: Checkpoint, *, device: str, low_vram: bool, report: Report
 ) -> Any:
@@ -156,8 +131,7 @@ def _build_pipeline(
     models: dict[str, Any] = {}
     for step, files in enumerate(checkpoint.models):
         report("load", step, steps)
-        model = _load(upstream, files)
-        models[files.name] = model if low_vram else model.to(device)
+        models[files.name] = load(upstream, files, "cpu" if low_vram else device)
     report("load", steps - 1, steps)
     try:
         encoder = ImageEncoder(checkpoint.encoder)
@@ -193,7 +167,7 @@ def _build_texturing(upstream: Upstream, checkpoint: Checkpoint, pipeline: Any) 
             "names it)"
         )
     texturing = upstreams.import_texturing()
-    encoder = _load(upstream, checkpoint.mesh_encoder)
+    encoder = load(upstream, checkpoint.mesh_encoder, "cpu")
     made = texturing(
         models={**pipeline.models, checkpoints.MESH_ENCODER: encoder},
         tex_slat_sampler=pipeline.tex_slat_sampler,
@@ -225,24 +199,3 @@ def _build_remover(checkpoint: Checkpoint, device: str, *, low_vram: bool) -> An
             f"model.background: TRELLIS.2's remover cannot be loaded: {type(error).__name__}"
         ) from error
     return made
-
-
-def _load(upstream: Upstream, files: ModelFiles) -> Any:
-    load_file: Any = importlib.import_module("safetensors.torch").load_file
-    with no_initial_values(upstream.torch):
-        made = _construct(upstream, files)
-    made.load_state_dict(load_file(files.weights), strict=False)
-    return made.eval().requires_grad_(requires_grad=False)
-
-
-def _construct(upstream: Upstream, files: ModelFiles) -> Any:
-    name, args = files.read_config()
-    try:
-        return getattr(upstream.models, name)(**args)
-    except ServerError:
-        raise
-    except (AttributeError, TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise EngineError(
-            f"the checkpoint's {files.name} is a {name}, which this version of TRELLIS.2 cannot "
-            f"build: {error}"
-        ) from error
