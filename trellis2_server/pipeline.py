@@ -152,6 +152,7 @@ def choose_engine(settings: Settings) -> tuple[Engine, tuple[str, ...]]:
         settings.model,
         oom_fallback=settings.worker.oom_fallback,
         exports=settings.export.backend == "upstream",
+        pipeline_type=settings.generation.pipeline_type,
     )
     return made, ()
 

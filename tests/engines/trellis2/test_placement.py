@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from trellis2_server.engines.trellis2.checkpoint import MESH_ENCODER
 from trellis2_server.engines.trellis2.loaded_model import LoadedModel
+from trellis2_server.engines.trellis2.pipeline_types import MESH_ENCODER
 from trellis2_server.engines.trellis2.placement import ModelPlacement
 from trellis2_server.engines.trellis2.samplers import SAMPLERS
 
