@@ -74,7 +74,10 @@ class Engine(Protocol):
         ...
 
     def device_memory(self) -> Mapping[str, int]:
-        """Return bytes `used`, `peak` since the last call, and `total`; empty without a device."""
+        """Return bytes `used`, `peak` since the last call, and `total`; empty without a device.
+
+        Also `outside`, if memory of other libraries can be counted.
+        """
         ...
 
     def shape(self, cutout: Cutout, options: Options, report: Report) -> Shape:
