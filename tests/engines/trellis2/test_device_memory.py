@@ -146,3 +146,13 @@ def test_cached_memory_is_returned_only_when_little_is_free() -> None:
     backend.free = 999
     memory.trim()
     assert backend.calls == [("empty", "")]
+
+
+def test_pinned_memory_is_returned_where_pytorch_can_do_so() -> None:
+    calls: list[str] = []
+    accelerator = SimpleNamespace(empty_host_cache=lambda: calls.append("host"))
+    for device in ("cpu", "cuda:1"):
+        torch = SimpleNamespace(cuda=Backend(), accelerator=accelerator)
+        DeviceMemory(torch, device).release_pinned()
+    assert calls == ["host"]
+    DeviceMemory(SimpleNamespace(cuda=Backend()), "cuda:1").release_pinned()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -160,6 +161,18 @@ def test_after_out_of_memory_all_models_return_to_the_device_when_memory_allows(
     assert same(expected, make(made, picture(), options()))
     assert (copies.to_device, copies.to_host) == ([], 0)
     made.unload()
+
+
+def test_unloading_frees_the_weights_on_both_sides(
+    checkpoint: Path, torch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_fake_device(monkeypatch, torch)
+    made = load(checkpoint, low_vram=True)
+    make(made, picture(), options())
+    mirrors = [weakref.ref(mirror) for mirror in mirrors_of(made).values()]
+    monkeypatch.undo()  # which holds the residency
+    made.unload()
+    assert [mirror() for mirror in mirrors] == [None] * len(mirrors)
 
 
 def test_the_first_models_are_the_image_encoder_and_the_structures() -> None:

@@ -90,6 +90,22 @@ def test_strictly_nothing_but_the_running_model_is_on_the_device(torch: Any) -> 
     assert not residency.was_ahead
 
 
+def test_a_copy_ahead_that_does_not_fit_is_no_error_of_the_stage(torch: Any) -> None:
+    residency, copies, _, made = placed(torch)
+    residency.expect(ORDER)
+    upload = copies.upload
+
+    def fail_ahead(slabs: Any, *, ahead: bool = False) -> Any:
+        copies.fails = int(ahead)
+        return upload(slabs, ahead=ahead)
+
+    copies.upload = fail_ahead
+    use(made)
+    assert residency.device_bytes == 0
+    assert residency.is_strict  # for the rest of the stage
+    assert not residency.was_ahead
+
+
 def test_an_order_that_is_not_kept_only_costs_copies(torch: Any) -> None:
     residency, copies, _, made = placed(torch)
     residency.expect(("first", "unknown"))

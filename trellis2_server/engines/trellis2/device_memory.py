@@ -124,6 +124,15 @@ class DeviceMemory:
             if backend is not None and backend.is_available():
                 backend.empty_cache()
 
+    def release_pinned(self) -> None:
+        """Return pinned memory of the CPU, which PyTorch caches, to the system.
+
+        Versions of PyTorch before 2.9 or so keep it, and use it again for the next weights.
+        """
+        release = getattr(getattr(self._torch, "accelerator", None), "empty_host_cache", None)
+        if self._kind == "cuda" and release is not None:
+            release()
+
     def trim(self) -> None:
         """Collect garbage; return cached memory only if others may lack it.
 

@@ -115,11 +115,12 @@ class Trellis2Engine:
         self._loaded = _serve(model, self._settings, memory, residency)
 
     def unload(self) -> None:
-        """Free the device's memory. `load` may follow."""
+        """Free the memory of the device and of the weights. `load` may follow."""
         self._loaded = None
         if self._device is not None and self._device.runner.broken is None:
             gc.unfreeze()
             self._device.memory.release()
+            self._device.memory.release_pinned()
 
     @property
     def extensions(self) -> tuple[Extension, ...]:

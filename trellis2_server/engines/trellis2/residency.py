@@ -9,13 +9,17 @@ Does not know: how weights are copied, what models compute, why `low_vram` is on
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
+from trellis2_server.engines.trellis2.device_errors import is_out_of_memory
 from trellis2_server.engines.trellis2.weight_copies import WeightCopies
 from trellis2_server.engines.trellis2.weight_mirror import WeightMirror
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+logger = logging.getLogger(__name__)
 
 
 class Memory(Protocol):
@@ -121,7 +125,7 @@ class DeviceResidency:
             and not following.device_bytes
             and self._may_hold(following.size)
         ):
-            following.copy_ahead()
+            self._copy_ahead(following)
         self.was_ahead |= self.device_bytes > mirror.size
 
     def leave(self, name: str) -> None:
@@ -152,6 +156,16 @@ class DeviceResidency:
         peak = self._memory.lap()
         if peak is not None:
             self.working_peak = max(self.working_peak, peak - self.device_bytes)
+
+    def _copy_ahead(self, mirror: WeightMirror) -> None:
+        try:
+            mirror.copy_ahead()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            # What is free can be in pieces. The stage itself may still fit.
+            self.is_strict = True
+            logger.info("No memory for a copy ahead of its use")
 
     def _missing(self, name: str) -> int:
         mirror = self._mirrors.get(name)
