@@ -138,12 +138,12 @@ class DeviceResidency:
         keep = name in rest and self._may_hold(self._missing(rest[0]))
         mirror.to_host(keep_copy=keep)
 
-    def finish(self, names: Iterable[str] | None = None) -> None:
-        """Let models leave the device, all by default, and expect no order any more."""
+    def finish(self) -> None:
+        """Let all models leave the device, and expect no order any more."""
         self.note_peak()
         self._order, self._at = (), 0
-        for name in self._mirrors if names is None else names:
-            self._mirrors[name].to_host()
+        for mirror in self._mirrors.values():
+            mirror.to_host()
 
     def enter_all(self, names: Iterable[str]) -> None:
         """Let models stay on the device, as without `low_vram`."""
