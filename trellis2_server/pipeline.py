@@ -75,7 +75,10 @@ class Engine(Protocol):
         ...
 
     def device_memory(self) -> Mapping[str, int]:
-        """Return bytes `used`, `peak` since the last call, and `total`; empty without a device."""
+        """Return bytes `used`, `peak` since the last call, and `total`; empty without a device.
+
+        Also `outside`, if memory of other libraries can be counted.
+        """
         ...
 
     def shape(self, cutout: Cutout, options: Options, report: Report) -> Shape:
@@ -155,6 +158,7 @@ def choose_engine(settings: Settings) -> tuple[Engine, tuple[str, ...]]:
         settings.model,
         oom_fallback=settings.worker.oom_fallback,
         exports=settings.export.backend == "upstream",
+        pipeline_type=settings.generation.pipeline_type,
     )
     return made, ()
 

@@ -186,8 +186,8 @@ class ModelSettings(_Section):
     )
     low_vram: bool | None = Field(
         default=None,
-        description="Keep models on the CPU while not in use. Null: only on devices with less "
-        "than 32 GiB of memory.",
+        description="Keep models on the CPU while not in use. Null: only on devices whose memory "
+        "is too small for all models and, as modelled, a job of the default `pipeline_type`.",
     )
     idle_unload_seconds: float | None = Field(
         default=None,
@@ -329,7 +329,8 @@ class WorkerSettings(_Section):
         ge=1,
         le=1_000_000,
         description="Growth of the device memory in use, compared with that after the first job, "
-        "past which the model is loaded again, megabytes. Null: unlimited.",
+        "past which the model is loaded again, megabytes; also of memory outside of PyTorch's "
+        "allocator, where other processes on the same device count too. Null: unlimited.",
     )
     oom_fallback: OomFallback = Field(
         default="resolution",

@@ -76,6 +76,27 @@ async def test_the_model_is_loaded_again_when_memory_grows(engine: GatedEngine) 
 
 
 @in_a_loop
+async def test_memory_that_grows_outside_of_the_engines_allocator_counts_too(
+    engine: GatedEngine,
+) -> None:
+    outside = [0]
+    engine.device_memory = lambda: {"used": 10**8, "outside": outside[0], "total": 10**10}
+    async with working(engine, max_vram_growth_mb=50) as service:
+        await service.wait_for_texture(await submit(service, 1))
+        outside[0] = 50_000_000
+        await service.wait_for_texture(await submit(service, 2))
+        assert loads(engine) == ["load"]
+        # Loading again frees nothing of a library's memory: only a new process does.
+        outside[0] = 51_000_000
+        await service.wait_for_shape(await submit(service, 3, texture=False))
+        await service.manager.is_drained.wait()
+        assert loads(engine) == ["load", "unload", "load"]
+        fatal_error = service.manager.availability.fatal_error
+        assert fatal_error
+        assert "51 MB are in use outside of the engine's allocator after" in fatal_error
+
+
+@in_a_loop
 async def test_memory_that_is_not_freed_ends_the_server(engine: GatedEngine) -> None:
     engine.memory = {"used": 100_000_000}
     async with working(engine, max_vram_growth_mb=50) as service:

@@ -135,7 +135,9 @@ def texturing_of(engine: Trellis2Engine) -> Any:
 def repair(engine: Trellis2Engine) -> None:
     """Make an engine usable again that is broken."""
     assert engine._device is not None
+    assert engine._loaded is not None
     engine._device.runner.broken = None
+    engine._loaded.placement._needs_reset = False
 
 
 def make(

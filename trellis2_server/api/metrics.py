@@ -79,7 +79,8 @@ class Metrics:
         )
         self._memory = Gauge(
             "trellis2_device_memory_bytes",
-            "Memory of the engine's device: used, peak since the last reading, and total, bytes.",
+            "Memory of the engine's device: used, peak since the last reading, outside of "
+            "PyTorch's allocator, and total, bytes.",
             ("kind",),
             registry=registry,
         )
@@ -105,7 +106,8 @@ class Metrics:
         )
         self._retries = Counter(
             "trellis2_out_of_memory_retries_total",
-            "Retries with a lower memory demand after the engine ran out of memory.",
+            "Retries with a lower memory demand, including low_vram, after the engine ran out of "
+            "memory.",
             registry=registry,
         )
         self._threads = Gauge("trellis2_threads", "Threads of the process.", registry=registry)

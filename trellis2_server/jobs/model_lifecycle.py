@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MB: Final = 1_000_000
+#: Kinds of device memory that may grow, and where that memory is.
+_WATCHED: Final = {"used": "", "outside": " outside of the engine's allocator"}
 
 
 class ModelLifecycle:
@@ -76,8 +78,8 @@ class ModelLifecycle:
         self._began = 0.0
         self._jobs = 0
         self._has_grown = False
-        self._levels: dict[str, int] = {}
-        self._loaded_level: int | None = None
+        self._levels: dict[tuple[str, str], int] = {}
+        self._loaded_levels: dict[str, int] | None = None
 
     def check(self) -> None:
         """Return if the engine has been loaded once.
@@ -135,12 +137,13 @@ class ModelLifecycle:
             await self._on_device("load", partial(self._reload, was_resident))
         finally:
             self.is_reloading = False
-        used, level = self.memory.get("used", 0), self._loaded_level or 0
-        if self._max_growth is not None and used > level + self._max_growth:
-            raise EngineBrokenError(
-                f"the device's memory is not freed: {used // _MB} MB are in use after "
-                f"loading again, {level // _MB} MB were after the first load"
-            )
+        for kind, where in _WATCHED.items():
+            used, level = self.memory.get(kind, 0), (self._loaded_levels or {}).get(kind, 0)
+            if self._max_growth is not None and used > level + self._max_growth:
+                raise EngineBrokenError(
+                    f"the device's memory is not freed: {used // _MB} MB are in use{where} after "
+                    f"loading again, {level // _MB} MB were after the first load"
+                )
 
     async def unload(self) -> None:
         """Unload the engine until it is needed.
@@ -163,8 +166,8 @@ class ModelLifecycle:
         self.memory = memory
         self._jobs, self._has_grown = 0, False
         self._levels.clear()
-        if self._loaded_level is None:
-            self._loaded_level = memory.get("used")
+        if self._loaded_levels is None:
+            self._loaded_levels = {k: memory[k] for k in _WATCHED if k in memory}
         logger.info(
             "Ready", extra={"engine": self._executor.name, "seconds": round(self.seconds, 2)}
         )
@@ -214,13 +217,12 @@ class ModelLifecycle:
 
     def _note(self, step: str, memory: Mapping[str, int]) -> None:
         self.memory = memory
-        used = memory.get("used")
-        if used is None:
-            return
-        # Each step leaves a different amount on the device.
-        growth = used - self._levels.setdefault(step, used)
-        if self._max_growth is not None and growth > self._max_growth:
-            logger.warning(
-                "The device memory has grown", extra={"step": step, "growth_mb": growth // _MB}
-            )
-            self._has_grown = True
+        for kind in _WATCHED.keys() & memory.keys():
+            # Each step leaves a different amount on the device.
+            growth = memory[kind] - self._levels.setdefault((step, kind), memory[kind])
+            if self._max_growth is not None and growth > self._max_growth:
+                logger.warning(
+                    "The device memory has grown",
+                    extra={"step": step, "kind": kind, "growth_mb": growth // _MB},
+                )
+                self._has_grown = True

@@ -26,10 +26,13 @@ from trellis2_server.engines.trellis2.oom_policy import (
 from trellis2_server.engines.trellis2.placement import ModelPlacement
 from trellis2_server.engines.trellis2.progress import StageProgress
 from trellis2_server.engines.trellis2.state import Trellis2State
+from trellis2_server.engines.trellis2.working_memory import WorkingMemory
 from trellis2_server.errors import OutOfMemoryError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+GIB = 2**30
 
 
 def test_a_job_out_of_memory_is_tried_again_with_less(loaded: Trellis2Engine, torch: Any) -> None:
@@ -138,21 +141,59 @@ def test_a_mesh_out_of_memory_is_textured_at_a_lower_resolution(
 
 
 class Placement:
-    """Can save memory once.
+    """Can save memory a number of times, and returns to the device where it fits.
 
     Attributes:
-        can_save_memory: whether it has not done so yet.
+        can_save_memory: whether it can do so now.
+        low_vram: whether models are on the CPU.
+        beside: bytes beside all weights; None: unknown.
+        calls: what was called.
+        fails: whether `use_device` runs out of memory.
     """
 
-    def __init__(self, *, can_save_memory: bool) -> None:
-        self.can_save_memory = can_save_memory
+    def __init__(self, savings: int = 0) -> None:
+        self.working = WorkingMemory()
+        self.can_save_memory = savings > 0
+        self.low_vram = False
+        self.beside: int | None = None
+        self.calls: list[str] = []
+        self.fails = False
+        self._savings = savings
 
-    def save_memory(self) -> None:
-        self.can_save_memory = False
+    def save_memory(self) -> str:
+        self._savings -= 1
+        self.can_save_memory = self._savings > 0
+        self.low_vram = True
+        self.calls.append("save")
+        return "low_vram is on"
+
+    def allow_copies_ahead(self) -> None:
+        self.calls.append("ahead")
+
+    def room(self) -> int | None:
+        return self.beside
+
+    def use_device(self) -> None:
+        self.calls.append("device")
+        if self.fails:
+            self.working.note_failure(512, self.beside or 0)
+            raise MemoryError
+        self.working.note_return()
+        self.low_vram = False
+
+
+def policy(placement: Placement, calls: list[str], *, may_return: bool = True) -> OomPolicy:
+    made: Any = placement
+    return OomPolicy(
+        made,
+        lambda: calls.append("clean up"),
+        lambda: calls.append("finish"),
+        may_return=may_return,
+    )
 
 
 def run(
-    fails: int, attempts: Attempts[Any], *, can_save_memory: bool = False
+    fails: int, attempts: Attempts[Any], *, savings: int = 0
 ) -> tuple[list[Any], list[tuple[str, int, int]], Any]:
     """Steps that a stage ran with that fails a number of times, reports, and the result."""
     seen: list[Any] = []
@@ -164,28 +205,32 @@ def run(
             raise OutOfMemoryError("full")
         return f"made with {step}"
 
-    placement: Any = Placement(can_save_memory=can_save_memory)
     progress = StageProgress(lambda *report: reports.append(report))
-    policy = OomPolicy(placement, lambda: None)
     try:
-        return seen, reports, policy.run(stage, attempts, progress)
+        return seen, reports, policy(Placement(savings), []).run(stage, attempts, progress)
     except OutOfMemoryError as error:
         return seen, reports, error
 
 
 def test_a_stage_that_succeeds_runs_once_without_warnings() -> None:
-    assert run(0, Attempts((3, 2, 1)), can_save_memory=True) == ([3], [], ("made with 3", ()))
+    assert run(0, Attempts((3, 2, 1)), savings=1) == ([3], [], ("made with 3", ()))
 
 
 def test_memory_is_saved_first_and_the_stage_runs_again_unchanged() -> None:
-    seen, reports, result = run(1, Attempts((3, 2, 1)), can_save_memory=True)
-    assert (seen, reports, result) == ([3, 3], [], ("made with 3", ()))
+    seen, reports, result = run(1, Attempts((3, 2, 1)), savings=1)
+    assert (seen, reports, result) == ([3, 3], [("retry", 1, 3)], ("made with 3", ()))
+    seen, reports, result = run(2, Attempts((3,)), savings=2)
+    assert (seen, reports, result) == (
+        [3, 3, 3],
+        [("retry", 1, 1), ("retry", 2, 2)],
+        ("made with 3", ()),
+    )
 
 
 def test_lower_attempts_follow_and_each_is_a_warning_and_a_report() -> None:
-    seen, reports, (result, warnings) = run(3, Attempts((3, 2, 1)), can_save_memory=True)
+    seen, reports, (result, warnings) = run(3, Attempts((3, 2, 1)), savings=1)
     assert seen == [3, 3, 2, 1]
-    assert reports == [("retry", 1, 2), ("retry", 2, 2)]
+    assert reports == [("retry", 1, 3), ("retry", 2, 3), ("retry", 3, 3)]
     assert result == "made with 1"
     assert warnings == (
         "out of memory with 3; tried again with 2",
@@ -208,6 +253,67 @@ def test_attempts_that_cannot_need_less_are_left_out() -> None:
     seen, reports, _ = run(2, Attempts((5, 4, 3, 2, 1), needs_less=needs_less))
     assert seen == [5, 3, 1]
     assert reports == [("retry", 1, 3), ("retry", 2, 2)]
+
+
+def succeed(made: OomPolicy, placement: Placement, peak: int, stages: int = 1) -> None:
+    def stage(step: str) -> str:
+        placement.working.note_stage(1024, peak)
+        return step
+
+    for _ in range(stages):
+        made.run(stage, Attempts(("x",)), StageProgress(silent))
+
+
+def test_memory_is_freed_after_an_error_and_only_trimmed_after_a_success() -> None:
+    calls: list[str] = []
+    placement = Placement(savings=1)
+    made = policy(placement, calls)
+    left = iter([OutOfMemoryError("full")])
+
+    def stage(step: str) -> str:
+        for error in left:
+            raise error
+        return step
+
+    made.run(stage, Attempts(("x",)), StageProgress(silent))
+    assert calls == ["clean up", "finish"]
+    calls.clear()
+    made.run(stage, Attempts(("x",)), StageProgress(silent))
+    assert calls == ["finish"]
+
+
+def test_low_vram_ends_when_all_weights_fit_beside_the_last_stages() -> None:
+    calls: list[str] = []
+    placement = Placement()
+    made = policy(placement, calls)
+    placement.low_vram, placement.beside = True, 6 * GIB
+    succeed(made, placement, 5 * GIB + 1, stages=8)
+    assert placement.low_vram
+    placement.beside += GIB
+    succeed(made, placement, 5 * GIB + 1)
+    assert not placement.low_vram
+    assert calls[-2:] == ["clean up", "finish"]
+
+
+def test_a_configured_low_vram_and_an_unknown_memory_are_left_as_they_are() -> None:
+    placement = Placement()
+    placement.low_vram, placement.beside = True, 100 * GIB
+    succeed(policy(placement, [], may_return=False), placement, 1, stages=9)
+    placement.beside = None
+    succeed(policy(placement, []), placement, 1, stages=9)
+    assert placement.low_vram
+    assert "device" not in placement.calls
+
+
+def test_a_return_that_runs_out_of_memory_is_not_tried_again_with_the_same_memory() -> None:
+    placement = Placement()
+    made = policy(placement, [])
+    placement.low_vram, placement.beside, placement.fails = True, 6 * GIB, True
+    succeed(made, placement, GIB, stages=8)
+    assert placement.calls.count("device") == 1
+    placement.beside, placement.fails = 8 * GIB, False
+    succeed(made, placement, GIB)
+    assert not placement.low_vram
 
 
 def test_a_mesh_is_textured_at_lower_resolutions_only_where_that_is_allowed() -> None:

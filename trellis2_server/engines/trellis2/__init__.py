@@ -11,6 +11,7 @@
         encoder             the image encoder, for any device and transformers 4 or 5
         samplers            samplers that report their steps, and their arguments
         loading             checked files → models and pipelines
+        weights             models built without memory, then given their tensors
         loaded_model        TRELLIS.2's objects after loading
         upstream_glb        TRELLIS.2's own exporter
     stages
@@ -24,7 +25,12 @@
         stage_runner        one stage at a time; restores everything after an error
         oom_policy          what is changed after out of memory
         placement           which model is on which device; low_vram
+        residency           with low_vram: which weights are on the device, and in which order
+        weight_mirror       one model's weights on the CPU and on the device
+        weight_copies       pinned memory, copies to the device, streams
         device_memory       how much is used; freeing it
+        working_memory      how much a job needs besides weights; whether all of it fits
+        allocator           how PyTorch reserves memory
         device_errors       errors of PyTorch → errors of the server
 
 Importing this package imports none of torch, transformers or trellis2.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.engines.trellis2 import hub
 from trellis2_server.engines.trellis2.hub import HubFile
+from trellis2_server.engines.trellis2.pipeline_types import MESH_ENCODER
 from trellis2_server.errors import EngineError
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ logger = logging.getLogger(__name__)
 PIPELINE_FILE: Final = "pipeline.json"
 #: Names the encoder of uploaded meshes, which `pipeline.json` may leave out.
 TEXTURING_FILE: Final = "texturing_pipeline.json"
-MESH_ENCODER: Final = "shape_slat_encoder"
 ENCODER_WEIGHTS: Final = "model.safetensors"
 _ENCODER_FILES: Final = ("config.json", ENCODER_WEIGHTS)
 #: Sections of `pipeline.json` that a pipeline needs besides its models.

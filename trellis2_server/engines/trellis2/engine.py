@@ -6,6 +6,7 @@ model is on which device (`placement`), files, jobs, queues.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 from dataclasses import dataclass, replace
@@ -15,11 +16,15 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from PIL import Image
 
-from trellis2_server.engines.trellis2 import checkpoint as checkpoints
 from trellis2_server.engines.trellis2 import loading, oom_policy, upstream_glb, warm_up
+from trellis2_server.engines.trellis2 import residency as residencies
+from trellis2_server.engines.trellis2.allocator import prefer_expandable_segments
 from trellis2_server.engines.trellis2.device_memory import DeviceMemory
 from trellis2_server.engines.trellis2.oom_policy import Attempts, OomPolicy
-from trellis2_server.engines.trellis2.pipeline_types import MODEL_NAMES
+from trellis2_server.engines.trellis2.pipeline_types import (
+    PIPELINE_TYPES,
+    mesh_texture_order,
+)
 from trellis2_server.engines.trellis2.placement import ModelPlacement
 from trellis2_server.engines.trellis2.progress import StageProgress
 from trellis2_server.engines.trellis2.stage_runner import StageRunner
@@ -28,10 +33,13 @@ from trellis2_server.engines.trellis2.upstream import import_upstream
 from trellis2_server.errors import EngineError, InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
     from numpy.typing import NDArray
 
     from trellis2_server.engines.portable import Extension
     from trellis2_server.engines.trellis2.loaded_model import LoadedModel
+    from trellis2_server.engines.trellis2.residency import DeviceResidency
     from trellis2_server.engines.trellis2.state import Trellis2State
     from trellis2_server.engines.trellis2.upstream import Upstream
     from trellis2_server.inputs.images import Cutout
@@ -50,17 +58,19 @@ class Trellis2Engine:
         settings: the weights, the device, the checkout.
         oom_fallback: what a job that is out of memory may change, see `oom_policy`.
         exports: whether `export` will be called; `load` then checks what it needs.
+        pipeline_type: of a request that names none; decides `low_vram` if that is not set.
     """
 
     name: str = "trellis2"
 
     def __init__(
         self, settings: ModelSettings, *, oom_fallback: OomFallback = "resolution",
-        exports: bool = False,
+        exports: bool = False, pipeline_type: str = "1024_cascade",
     ) -> None:  # fmt: skip
         self._settings = settings
         self._oom_fallback: OomFallback = oom_fallback
         self._exports = exports
+        self._resolution = PIPELINE_TYPES[pipeline_type].resolution
         # `_device` is set by the first import, and kept when the model is unloaded.
         self._device: _Device | None = None
         self._loaded: _Loaded | None = None
@@ -80,38 +90,40 @@ class Trellis2Engine:
         if self._loaded is not None:
             return
         report("import", 0, 1)
+        prefer_expandable_segments(self._settings.device)
         upstream = import_upstream(self._settings)
         device = self._use_device(upstream)
         report("import", 1, 1)
         if self._exports:
             with device.memory.as_current_device():
                 upstream_glb.check()
-        checkpoint = checkpoints.find(self._settings, MODEL_NAMES, report)
-        report("check", 0, 1)
-        loading.check(upstream, checkpoint)
-        report("check", 1, 1)
+        residency = residencies.for_device(upstream.torch, self._settings.device, device.memory)
+        target = loading.Target(device.memory, residency, self._resolution)
         with device.memory.as_current_device():
-            model = loading.build_model(upstream, checkpoint, self._settings, device.memory, report)
-            self.use(model)
+            model = loading.load_model(upstream, self._settings, target, report)
+            self.use(model, residency)
         _warm_up(*self._require(), report)
-        # Garbage collections skip torch's and transformers' 400,000 objects: they take 0.25 s.
-        gc.collect()
+        gc.collect()  # from now on without torch's and transformers' 400,000 objects: 0.25 s
         gc.freeze()
         logger.info("TRELLIS.2 loaded", extra=self.describe())
 
-    def use(self, model: LoadedModel) -> None:
-        """Serve with a model that is loaded; `load` does this with the checkpoint's."""
-        self._use_device(model.upstream)
-        placement = ModelPlacement(model, self._settings.device)
-        policy = OomPolicy(placement, self._clean_up)
-        self._loaded = _Loaded(model, placement, Stages(model, placement), policy)
+    def use(self, model: LoadedModel, residency: DeviceResidency | None = None) -> None:
+        """Serve with a model that is loaded; `load` does this with the checkpoint's.
+
+        Args:
+            model: loaded.
+            residency: moves its weights; None: a new one does, except on the CPU.
+        """
+        memory = self._use_device(model.upstream).memory
+        self._loaded = _serve(model, self._settings, memory, residency)
 
     def unload(self) -> None:
-        """Free the device's memory. `load` may follow."""
+        """Free the memory of the device and of the weights. `load` may follow."""
         self._loaded = None
         if self._device is not None and self._device.runner.broken is None:
             gc.unfreeze()
             self._device.memory.release()
+            self._device.memory.release_pinned()
 
     @property
     def extensions(self) -> tuple[Extension, ...]:
@@ -127,16 +139,15 @@ class Trellis2Engine:
         if self._device is not None:
             described["patches"] = list(self._device.upstream.patches)
         if self._device is not None and self._device.runner.broken is None:
-            memory = self._device.memory.read()
-            described |= {f"vram_{name}_mb": size // 2**20 for name, size in memory.items()}
+            described |= _in_mib(self._device.memory)
         if self._loaded is not None:
             described["low_vram"] = self._loaded.placement.low_vram
         return described
 
     def device_memory(self) -> dict[str, int]:
-        """Bytes of the GPU: `used`, `reserved`, `peak` since the last call, `total`.
+        """Bytes of the GPU: `used`, `reserved`, `peak` since the last call, `total`, `outside`.
 
-        Empty without a GPU.
+        Empty without a GPU. See `DeviceMemory.read`.
         """
         if self._device is None or self._device.runner.broken is not None:
             return {}
@@ -160,7 +171,8 @@ class Trellis2Engine:
         progress = StageProgress(report)
 
         def run(attempt: Options) -> Shape:
-            with device.runner.running(loaded.placement, progress):
+            models = PIPELINE_TYPES[attempt.pipeline_type]
+            with _stage(device, loaded, progress, models.shape_order, models.resolution):
                 return loaded.stages.shape(cutout, attempt, progress)
 
         attempts = oom_policy.shape_attempts(options, self._oom_fallback)
@@ -183,7 +195,8 @@ class Trellis2Engine:
         state = cast("Trellis2State", shape.state)
 
         def run(attempt: Options) -> VoxelField:
-            with device.runner.running(loaded.placement, progress):
+            order = PIPELINE_TYPES[state.pipeline_type].texture_order
+            with _stage(device, loaded, progress, order, shape.resolution):
                 return loaded.stages.texture(state, shape.resolution, attempt, progress)
 
         field, _ = loaded.policy.run(run, Attempts((options,)), progress)
@@ -212,7 +225,8 @@ class Trellis2Engine:
         progress = StageProgress(report)
 
         def run(resolution: int) -> VoxelField:
-            with device.runner.running(loaded.placement, progress):
+            order = mesh_texture_order(resolution)
+            with _stage(device, loaded, progress, order, resolution):
                 return loaded.stages.mesh_texture(mesh, cutout, options, resolution, progress)
 
         attempts = oom_policy.mesh_texture_attempts(options.pipeline_type, self._oom_fallback)
@@ -261,16 +275,16 @@ class Trellis2Engine:
                 device=loaded.model.pipeline.device,
             )
         progress("export", 1, 1)
-        self._clean_up()
+        _finish_stage(device.memory)
         return glb
 
     # ---- the parts ---------------------------------------------------------------------
 
     def _use_device(self, upstream: Upstream) -> _Device:
         if self._device is None:
-            torch = upstream.torch
-            memory = DeviceMemory(torch, self._settings.device)
-            self._device = _Device(upstream, memory, StageRunner(torch, self._clean_up, memory))
+            memory = DeviceMemory(upstream.torch, self._settings.device)
+            runner = StageRunner(upstream.torch, partial(_clean_up, memory), memory)
+            self._device = _Device(upstream, memory, runner)
         return self._device
 
     def _require(self) -> tuple[_Device, _Loaded]:
@@ -285,14 +299,6 @@ class Trellis2Engine:
         if self._device is None or self._loaded is None:
             raise EngineError("the model is not loaded")
         return self._device, self._loaded
-
-    def _clean_up(self) -> None:
-        """Free the device's memory that nothing uses, and log how much is left."""
-        if self._device is None:
-            return
-        self._device.memory.release()
-        if self._settings.device != "cpu":
-            logger.info("Device memory after a stage", extra=self.describe())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -319,6 +325,62 @@ def _warm_up(device: _Device, loaded: _Loaded, report: Report) -> None:
     if warm_up.is_needed(loaded.model):
         warm_up.run(loaded.model, partial(device.runner.running, loaded.placement), report)
         device.memory.release()
+
+
+def _serve(
+    model: LoadedModel,
+    settings: ModelSettings,
+    memory: DeviceMemory,
+    residency: DeviceResidency | None,
+) -> _Loaded:
+    if residency is None:
+        residency = residencies.for_device(model.upstream.torch, settings.device, memory)
+    placement = ModelPlacement(model, settings.device, residency, memory)
+    policy = OomPolicy(
+        placement,
+        partial(_clean_up, memory),
+        partial(_finish_stage, memory),
+        may_return=settings.low_vram is not True,
+    )
+    return _Loaded(model, placement, Stages(model, placement), policy)
+
+
+@contextlib.contextmanager
+def _stage(
+    device: _Device,
+    loaded: _Loaded,
+    progress: StageProgress,
+    order: Sequence[str],
+    resolution: int,
+) -> Generator[None, None, None]:
+    """Run the block as one stage; see `StageRunner.running` and `ModelPlacement.stage`."""
+    with (
+        device.runner.running(loaded.placement, progress),
+        loaded.placement.stage(order, resolution),
+    ):
+        yield
+
+
+def _clean_up(memory: DeviceMemory) -> None:
+    """Free the device's memory that nothing uses: after an error, before a retry."""
+    memory.release()
+    _log("Device memory was freed", memory)
+
+
+def _finish_stage(memory: DeviceMemory) -> None:
+    """Free the device's memory that others may lack."""
+    memory.trim()
+    _log("Device memory after a stage", memory)
+
+
+def _log(message: str, memory: DeviceMemory) -> None:
+    read = _in_mib(memory)
+    if read:
+        logger.info(message, extra=read)
+
+
+def _in_mib(memory: DeviceMemory) -> dict[str, int]:
+    return {f"vram_{name}_mb": size // 2**20 for name, size in memory.read().items()}
 
 
 def _ignore(stage: str, step: int, steps: int) -> None:

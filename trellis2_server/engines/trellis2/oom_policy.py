@@ -6,8 +6,8 @@ While the model loads:
 
 In a stage of a job, in this order, until the stage succeeds:
 
-    1. `low_vram`      move all models to the CPU and from now on to the device one at a time,
-                       for this job and all later ones; the stage runs again unchanged
+    1. `low_vram`      move all models to the CPU and to the device when they are needed; the
+                       stage runs again unchanged. If that is on: make no copies ahead
     2. fewer tokens    cascades above 1024: three quarters of `max_num_tokens`, repeatedly,
                        not below `MIN_TOKENS`
     3. lower type      the next lower pipeline type, repeatedly; for an uploaded mesh the next
@@ -16,6 +16,9 @@ In a stage of a job, in this order, until the stage succeeds:
 Step 1 changes no result. Steps 2 and 3 do; each is a warning of the job. The setting
 `worker.oom_fallback` allows steps: "none" only 1, "tokens" 1 and 2, "resolution" all. The
 texture stage of a picture has only step 1, since its voxels are those of the shape.
+
+All models stay on the device again as soon as its memory allows, as the last stages needed it:
+see `working_memory.WorkingMemory`.
 
 Does not know: what a stage computes, how models move.
 """
@@ -26,6 +29,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
+from trellis2_server.engines.trellis2.device_errors import translated_device_errors
 from trellis2_server.engines.trellis2.pipeline_types import PIPELINE_TYPES
 from trellis2_server.errors import OutOfMemoryError
 
@@ -90,11 +94,22 @@ class OomPolicy:
     Args:
         placement: of the loaded model.
         clean_up: frees memory of the device that nothing uses.
+        finish_stage: called after a stage that succeeded.
+        may_return: whether all models may stay on the device when memory allows.
     """
 
-    def __init__(self, placement: ModelPlacement, clean_up: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        placement: ModelPlacement,
+        clean_up: Callable[[], None],
+        finish_stage: Callable[[], None],
+        *,
+        may_return: bool,
+    ) -> None:
         self._placement = placement
         self._clean_up = clean_up
+        self._finish_stage = finish_stage
+        self._may_return = may_return
 
     def run(
         self, stage: Callable[[Step], Result], attempts: Attempts[Step], progress: StageProgress
@@ -104,7 +119,7 @@ class OomPolicy:
         Args:
             stage: runs one attempt.
             attempts: first and lower ones.
-            progress: stage "retry" is reported before each lower attempt.
+            progress: stage "retry" is reported before each further attempt.
 
         Returns:
             What the stage returned, and a warning for each lower attempt.
@@ -112,8 +127,11 @@ class OomPolicy:
         Raises:
             OutOfMemoryError: memory ran out in the last attempt.
         """
+        self._placement.allow_copies_ahead()
+        self._return_if_it_fits(progress)
         steps = list(attempts.steps)
         warnings: list[str] = []
+        retries = 0
         while True:
             progress.tokens = None
             try:
@@ -123,21 +141,38 @@ class OomPolicy:
                 if not lower and not self._placement.can_save_memory:
                     raise
             else:
-                self._clean_up()
+                self._finish_stage()
                 return result, tuple(warnings)
             # Here, outside of `except`, the error no longer holds tensors on the device.
             if self._placement.can_save_memory:
-                logger.warning("Out of device memory: low_vram is on from now on")
-                self._placement.save_memory()
-                self._clean_up()
-                continue
+                changed = self._placement.save_memory()
+                logger.warning("Out of device memory: %s", changed)
+            else:
+                failed, steps = attempts.describe(steps[0]), lower
+                warnings.append(
+                    f"out of memory with {failed}; tried again with {attempts.describe(steps[0])}"
+                )
+                logger.warning("Retry with less memory", extra={"why": warnings[-1]})
             self._clean_up()
-            failed, steps = attempts.describe(steps[0]), lower
-            warnings.append(
-                f"out of memory with {failed}; tried again with {attempts.describe(steps[0])}"
-            )
-            logger.warning("Retry with less memory", extra={"why": warnings[-1]})
-            progress("retry", len(warnings), len(warnings) + len(steps) - 1)
+            retries += 1
+            progress("retry", retries, retries + len(steps) - 1)
+
+    def _return_if_it_fits(self, progress: StageProgress) -> None:
+        """Turn `low_vram` off if the last stages would fit beside all weights."""
+        placement = self._placement
+        if not (self._may_return and placement.low_vram):
+            return
+        room = placement.room()
+        if room is None or not placement.working.fits(room):
+            return
+        self._clean_up()  # what is reserved in pieces is of no use for the weights
+        try:
+            with translated_device_errors(progress, "moving the weights"):
+                placement.use_device()
+        except OutOfMemoryError:
+            self._clean_up()
+        else:
+            logger.info("Enough device memory: low_vram is off again")
 
 
 def build_within_memory(

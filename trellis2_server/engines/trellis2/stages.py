@@ -25,8 +25,11 @@ from trellis2_server.engines.trellis2.arrays import (
     to_mesh,
     unpack_signs,
 )
-from trellis2_server.engines.trellis2.checkpoint import MESH_ENCODER
-from trellis2_server.engines.trellis2.pipeline_types import PIPELINE_TYPES, SHARED_MODELS
+from trellis2_server.engines.trellis2.pipeline_types import (
+    MESH_ENCODER,
+    PIPELINE_TYPES,
+    SHARED_MODELS,
+)
 from trellis2_server.engines.trellis2.progress import count_blocks
 from trellis2_server.engines.trellis2.samplers import sampler_arguments
 from trellis2_server.engines.trellis2.state import Trellis2State

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,9 +12,21 @@ from trellis2.modules.sparse import SparseTensor
 from trellis2.pipelines import samplers
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from trellis2.models import Mesh
 
 __all__ = ["Trellis2ImageTo3DPipeline", "samplers"]
+
+
+@contextlib.contextmanager
+def moved(pipeline: Any, model: Any) -> Generator[Any, None, None]:
+    """With `low_vram`, a model on the device; after an error it stays there."""
+    if pipeline.low_vram:
+        model.to(pipeline.device)
+    yield model
+    if pipeline.low_vram:
+        model.cpu()
 
 
 class Trellis2ImageTo3DPipeline:
@@ -65,7 +78,8 @@ class Trellis2ImageTo3DPipeline:
     ) -> dict[str, torch.Tensor]:
         """Return the picture's features, and zeros."""
         self.image_cond_model.image_size = resolution
-        cond = self.image_cond_model(image)
+        with moved(self, self.image_cond_model) as encoder:
+            cond = encoder(image)
         return (
             {"cond": cond, "neg_cond": torch.zeros_like(cond)}
             if include_neg_cond
@@ -79,10 +93,12 @@ class Trellis2ImageTo3DPipeline:
         model = self.models["sparse_structure_flow_model"]
         noise = torch.randn(num_samples, model.in_channels, *[model.resolution] * 3)
         params = {**self.sparse_structure_sampler_params, **(sampler_params or {})}
-        latent = self.sparse_structure_sampler.sample(
-            model, noise.to(self.device), **cond, **params, verbose=True, tqdm_desc="structure"
-        ).samples
-        decoded = (self.models["sparse_structure_decoder"](latent) > 0).float()
+        with moved(self, model):
+            latent = self.sparse_structure_sampler.sample(
+                model, noise.to(self.device), **cond, **params, verbose=True, tqdm_desc="structure"
+            ).samples
+        with moved(self, self.models["sparse_structure_decoder"]) as decoder:
+            decoded = (decoder(latent) > 0).float()
         ratio = decoded.shape[2] // resolution
         decoded = functional.max_pool3d(decoded, ratio) if ratio > 1 else decoded
         return torch.argwhere(decoded > 0)[:, [0, 2, 3, 4]].int()
@@ -97,14 +113,15 @@ class Trellis2ImageTo3DPipeline:
         """Return the shape's latent."""
         noise = torch.randn(coords.shape[0], flow_model.in_channels).to(self.device)
         params = {**self.shape_slat_sampler_params, **(sampler_params or {})}
-        latent = self.shape_slat_sampler.sample(
-            flow_model,
-            SparseTensor(noise, coords),
-            **cond,
-            **params,
-            verbose=True,
-            tqdm_desc="shape",
-        ).samples
+        with moved(self, flow_model):
+            latent = self.shape_slat_sampler.sample(
+                flow_model,
+                SparseTensor(noise, coords),
+                **cond,
+                **params,
+                verbose=True,
+                tqdm_desc="shape",
+            ).samples
         return self._scaled(latent, self.shape_slat_normalization)
 
     def sample_shape_slat_cascade(  # noqa: PLR0913, PLR0917 - TRELLIS.2's
@@ -121,7 +138,8 @@ class Trellis2ImageTo3DPipeline:
     ) -> tuple[SparseTensor, int]:
         """Return the shape's latent by a cascade, and the resolution that was reached."""
         latent = self.sample_shape_slat(lr_cond, flow_model_lr, coords, sampler_params)
-        fine = self.models["shape_slat_decoder"].upsample(latent, upsample_times=4)
+        with moved(self, self.models["shape_slat_decoder"]) as decoder:
+            fine = decoder.upsample(latent, upsample_times=4)
         while True:
             scale = resolution // 16 / lr_resolution
             place = ((fine[:, 1:] + 0.5) * scale).int()
@@ -135,9 +153,9 @@ class Trellis2ImageTo3DPipeline:
         self, slat: SparseTensor, resolution: int
     ) -> tuple[list[Mesh], list[Any]]:
         """Return the mesh and the subdivisions of the voxels."""
-        decoder = self.models["shape_slat_decoder"]
-        decoder.set_resolution(resolution)
-        return decoder(slat, return_subs=True)
+        with moved(self, self.models["shape_slat_decoder"]) as decoder:
+            decoder.set_resolution(resolution)
+            return decoder(slat, return_subs=True)
 
     def sample_tex_slat(
         self, cond: Any, flow_model: Any, shape_slat: SparseTensor, sampler_params: Any = None
@@ -149,18 +167,20 @@ class Trellis2ImageTo3DPipeline:
         channels = flow_model.in_channels - shape.feats.shape[1]
         noise = torch.randn(shape.feats.shape[0], channels).to(self.device)
         params = {**self.tex_slat_sampler_params, **(sampler_params or {})}
-        latent = self.tex_slat_sampler.sample(
-            flow_model,
-            shape.replace(noise),
-            concat_cond=shape,
-            **cond,
-            **params,
-            verbose=True,
-            tqdm_desc="texture",
-        ).samples
+        with moved(self, flow_model):
+            latent = self.tex_slat_sampler.sample(
+                flow_model,
+                shape.replace(noise),
+                concat_cond=shape,
+                **cond,
+                **params,
+                verbose=True,
+                tqdm_desc="texture",
+            ).samples
         return self._scaled(latent, self.tex_slat_normalization)
 
     def decode_tex_slat(self, slat: SparseTensor, subs: list[Any]) -> SparseTensor:
         """Return the attributes."""
-        voxels = self.models["tex_slat_decoder"](slat, guide_subs=subs)
+        with moved(self, self.models["tex_slat_decoder"]) as decoder:
+            voxels = decoder(slat, guide_subs=subs)
         return voxels.replace(voxels.feats * 0.5 + 0.5)

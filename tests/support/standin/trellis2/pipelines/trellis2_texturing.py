@@ -10,7 +10,7 @@ import trimesh
 from o_voxel.convert import mesh_to_flexible_dual_grid
 
 from trellis2.modules.sparse import SparseTensor
-from trellis2.pipelines import Trellis2ImageTo3DPipeline
+from trellis2.pipelines import Trellis2ImageTo3DPipeline, moved
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -68,8 +68,8 @@ class Trellis2TexturingPipeline:
         )
         full = torch.cat([torch.zeros_like(coords[:, :1]), coords], dim=1)
         vertices = SparseTensor(dual * resolution - coords, full).to(self.device)
-        encoder = self.models["shape_slat_encoder"]
-        return encoder(vertices, vertices.replace(crossed.to(self.device)))
+        with moved(self, self.models["shape_slat_encoder"]) as encoder:
+            return encoder(vertices, vertices.replace(crossed.to(self.device)))
 
     def sample_tex_slat(
         self, cond: Any, flow_model: Any, shape_slat: SparseTensor, sampler_params: Any = None
@@ -83,5 +83,6 @@ class Trellis2TexturingPipeline:
 
     def decode_tex_slat(self, slat: SparseTensor) -> SparseTensor:
         """Return the attributes at the mesh's own voxels."""
-        voxels = self.models["tex_slat_decoder"](slat)
+        with moved(self, self.models["tex_slat_decoder"]) as decoder:
+            voxels = decoder(slat)
         return voxels.replace(voxels.feats * 0.5 + 0.5)
