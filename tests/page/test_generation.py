@@ -12,7 +12,9 @@ import pytest
 from tests.support.browser import toy
 from tests.support.page import SMALL, TOY, gated
 from tests.support.server import serving, settings, until
+from trellis2_server import pipeline
 from trellis2_server.engines.preview import PreviewEngine
+from trellis2_server.errors import EngineError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,6 +79,22 @@ def test_the_textured_model_replaces_the_shape_with_the_same_camera(
         one.wait_for_model("shape")
         assert one.camera() == pytest.approx(turned, abs=1e-3)
         assert one.page.locator("#views [aria-pressed=true]").inner_text() == "Untextured"
+
+
+def test_a_model_without_its_untextured_file_is_shown_and_offered(
+    tab: OpenTab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise EngineError("no space left")
+
+    with gated() as (server, _):
+        monkeypatch.setattr(pipeline, "export_shape", fail)
+        one = tab(server.url, in_3d=True)
+        one.drop(TOY)
+        one.wait_for_model("textured")
+        one.see("#files a", "GLB")
+        assert one.page.locator("#files li").count() == 1
+        one.see("#job-status", "Done")
 
 
 def test_the_progress_shows_stage_queue_position_and_cut_out(tab: OpenTab) -> None:

@@ -30,7 +30,7 @@ from trellis2_server.jobs.matching import JobMatcher
 from trellis2_server.jobs.model_lifecycle import ModelLifecycle
 from trellis2_server.jobs.observers import NullObserver
 from trellis2_server.jobs.progress import ProgressReporter
-from trellis2_server.jobs.queue import JobQueue
+from trellis2_server.jobs.queue import StepQueue
 from trellis2_server.jobs.records import JobRecords
 from trellis2_server.jobs.registry import JobRegistry
 from trellis2_server.jobs.results import JobResults
@@ -116,7 +116,7 @@ class JobManager:
         self.subscriptions = Subscriptions()
         self.active_jobs = ActiveJobs(self.registry, self.subscriptions, self._clock)
         self.availability = Availability()
-        self.queue = JobQueue(device_steps(settings), self.subscriptions.touch)
+        self.queue = StepQueue(device_steps(settings), self.subscriptions.touch)
 
     def _build_threads(self, observer: JobObserver) -> None:
         """What runs on threads, and the ends of jobs."""

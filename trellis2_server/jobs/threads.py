@@ -52,7 +52,7 @@ class ThreadPools:
     Args:
         cpu_workers: number of threads of the CPU pool.
         device_steps: the steps that run on the device thread.
-        max_steps: number of steps that may run at one time.
+        max_steps: limit for the scheduler: number of jobs that may run at one time.
         timeout_s: time limit of a call, seconds; None: no limit.
         device_slots: number of device steps that may run at one time; more than one only where
             they are coroutine functions.
@@ -106,11 +106,6 @@ class ThreadPools:
     def cpu_has_room(self) -> bool:
         """Whether a thread of the CPU pool is free."""
         return self.cpu_running < self.cpu_workers
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another step may start at all."""
-        return self.steps_running < self.max_steps
 
     def start_step(
         self, step: Step, call: Callable[[], Any], context: Context | None = None

@@ -79,7 +79,7 @@ export class Downloads {
   show(job, name, defaults) {
     this.job = job;
     this.name = name.replace(/\.[^.]*$/, "") || "model";
-    this.section.hidden = !job?.shape_ready;
+    this.section.hidden = !(job?.shape_ready || job?.texture_ready);
     if (!job) return;
     const state = JSON.stringify([job.uid, job.files, job.can_export, name]);
     if (state === this.shown) return;

@@ -5,12 +5,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.trellis2_engine import make, options, picture, same, settings, silent
+from tests.support.trellis2_engine import (
+    HOME,
+    STANDIN,
+    make,
+    options,
+    picture,
+    same,
+    settings,
+    silent,
+)
 from trellis2_server.engines.trellis2 import Trellis2Engine
 from trellis2_server.errors import EngineError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+#: Patches with the same bits, which are the default.
+EXACT = ["modulation", "sequences", "timesteps", "guidance", "condition"]
 
 
 def test_an_engine_that_is_not_loaded_says_so_and_can_be_loaded_again(checkpoint: Path) -> None:
@@ -31,3 +44,4 @@ def test_the_description_is_plain_json(loaded: Trellis2Engine) -> None:
     assert said["device"] == "cpu"
     assert set(said["extensions"]) == {"flash_attn", "flex_gemm", "o_voxel", "cumesh"}
     assert said["low_vram"] is False
+    assert said["patches"] == ([] if HOME == STANDIN else EXACT)

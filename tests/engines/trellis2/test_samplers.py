@@ -57,7 +57,7 @@ def test_a_sampler_reports_each_step_and_its_samples_stay_the_same() -> None:
 
 
 def test_an_unknown_sampler_is_an_error() -> None:
-    upstream: Any = SimpleNamespace(samplers=SimpleNamespace(Sampler=Sampler))
+    upstream: Any = SimpleNamespace(samplers=SimpleNamespace(Sampler=Sampler), patches=("a",))
     assert build_sampler(upstream, {"name": "Sampler"}).sample(3) == 3
     with pytest.raises(EngineError, match="'Heun'"):
         build_sampler(upstream, {"name": "Heun"})
