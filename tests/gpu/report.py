@@ -59,11 +59,11 @@ class Report:
         self.save()
 
     def add_row(self, part: Part, row: dict[str, Any]) -> None:
-        """Add a row to a part that runs; print it."""
+        """Add a row to a part that runs; print it once it is on the disk."""
         rounded = {k: _rounded(v) for k, v in row.items()}
         self.data["parts"][part.name]["rows"].append(rounded)
-        print(json.dumps({"part": part.name, **rounded}), flush=True)
         self.save()
+        print(json.dumps({"part": part.name, **rounded}), flush=True)
 
     def end(self, part: Part, state: State, seconds: float = 0.0, why: str = "") -> None:
         """End a part, or say why it was not begun."""
@@ -71,8 +71,9 @@ class Report:
         entry |= {"state": state, "seconds": round(seconds, 1)}
         if why:
             entry["why"] = why
-        print(json.dumps({"part": part.name, **{k: entry[k] for k in entry if k != "rows"}}))
         self.save()
+        shown = {k: v for k, v in entry.items() if k != "rows"}
+        print(json.dumps({"part": part.name, **shown}), flush=True)
 
     def save(self) -> None:
         """Replace the files."""
