@@ -16,11 +16,13 @@ from PIL import Image
 
 from trellis2_server.engines.trellis2 import checkpoint as checkpoints
 from trellis2_server.engines.trellis2 import loading, oom_policy, upstream_glb
+from trellis2_server.engines.trellis2.compilation import Compilation
 from trellis2_server.engines.trellis2.device_memory import DeviceMemory
 from trellis2_server.engines.trellis2.oom_policy import Attempts, OomPolicy
 from trellis2_server.engines.trellis2.pipeline_types import MODEL_NAMES
 from trellis2_server.engines.trellis2.placement import ModelPlacement
 from trellis2_server.engines.trellis2.progress import StageProgress
+from trellis2_server.engines.trellis2.samplers import SAMPLERS
 from trellis2_server.engines.trellis2.stage_runner import StageRunner
 from trellis2_server.engines.trellis2.stages import Stages
 from trellis2_server.engines.trellis2.upstream import import_upstream
@@ -99,7 +101,9 @@ class Trellis2Engine:
         self._use_device(model.upstream)
         placement = ModelPlacement(model, self._settings.device)
         policy = OomPolicy(placement, self._clean_up)
-        self._loaded = _Loaded(model, placement, Stages(model, placement), policy)
+        compilation = Compilation(model.upstream.torch, self._settings)
+        compilation.install(model.pipeline, SAMPLERS)
+        self._loaded = _Loaded(model, placement, Stages(model, placement), policy, compilation)
 
     def unload(self) -> None:
         """Free the device's memory. `load` may follow."""
@@ -114,7 +118,7 @@ class Trellis2Engine:
         return () if self._device is None else self._device.upstream.extensions
 
     def describe(self) -> dict[str, object]:
-        """Device, memory in MiB, extensions, low_vram, as JSON values for logs and clients."""
+        """Device, memory in MiB, extensions, low_vram, compilation, as JSON values."""
         described: dict[str, object] = {
             "device": self._settings.device,
             "extensions": {e.name: e.kind for e in self.extensions},
@@ -124,6 +128,7 @@ class Trellis2Engine:
             described |= {f"vram_{name}_mb": size // 2**20 for name, size in memory.items()}
         if self._loaded is not None:
             described["low_vram"] = self._loaded.placement.low_vram
+            described |= self._loaded.compilation.describe()
         return described
 
     def device_memory(self) -> dict[str, int]:
@@ -309,6 +314,7 @@ class _Loaded:
     placement: ModelPlacement
     stages: Stages
     policy: OomPolicy
+    compilation: Compilation
 
 
 def _ignore(stage: str, step: int, steps: int) -> None:

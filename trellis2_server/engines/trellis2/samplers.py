@@ -52,10 +52,16 @@ def reporting(base: Any) -> Any:
         """TRELLIS.2's sampler; `on_step()` is called after each step and may raise."""
 
         on_step: Callable[[], None] | None = None
+        #: `compilation.graphs.StageGraphs`, through which the model is called; None: directly.
+        graphs: Any = None
 
         def sample(self, *args: Any, **kwargs: Any) -> Any:
             kwargs["verbose"] = False
-            return super().sample(*args, **kwargs)
+            if self.graphs is None:
+                return super().sample(*args, **kwargs)
+            model, *rest = args
+            with self.graphs.stage(model) as evaluate:
+                return super().sample(evaluate, *rest, **kwargs)
 
         def sample_once(self, *args: Any, **kwargs: Any) -> Any:
             out = super().sample_once(*args, **kwargs)
