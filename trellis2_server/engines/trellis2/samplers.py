@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.errors import EngineError, InputError
@@ -55,13 +56,10 @@ def reporting(base: Any) -> Any:
         #: `compilation.graphs.StageGraphs`, through which the model is called; None: directly.
         graphs: Any = None
 
-        def sample(self, *args: Any, **kwargs: Any) -> Any:
+        def sample(self, model: Any, *args: Any, **kwargs: Any) -> Any:
             kwargs["verbose"] = False
-            if self.graphs is None:
-                return super().sample(*args, **kwargs)
-            model, *rest = args
-            with self.graphs.stage(model) as evaluate:
-                return super().sample(evaluate, *rest, **kwargs)
+            with self.graphs.stage(model) if self.graphs else nullcontext(model) as evaluate:
+                return super().sample(evaluate, *args, **kwargs)
 
         def sample_once(self, *args: Any, **kwargs: Any) -> Any:
             out = super().sample_once(*args, **kwargs)
