@@ -12,7 +12,9 @@ from tests.support.trellis2_engine import (
     TYPES,
     CancelledError,
     cone,
+    load,
     make,
+    needs_checkout,
     options,
     out_of_memory,
     picture,
@@ -26,6 +28,7 @@ from trellis2_server.errors import OutOfMemoryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from trellis2_server.engines.trellis2 import Trellis2Engine
 
@@ -240,15 +243,19 @@ def test_an_error_that_ends_the_device_is_passed_on(torch: Any, model: Model) ->
 
 
 def test_graphs_are_freed_after_an_error(torch: Any, model: Model) -> None:
-    backend = RecordedGraphs()
+    backend, seen = RecordedGraphs(), []
+
+    def cancelled(evaluate: Any) -> None:
+        steps(torch, evaluate, [torch.ones(2)])
+        seen.append(backend.live)
+        raise CancelledError
+
     with (
         pytest.raises(CancelledError),
         StageGraphs(torch, backend).stage(model) as evaluate,
     ):
-        steps(torch, evaluate, [torch.ones(2)])
-        assert backend.live == 1
-        raise CancelledError
-    assert backend.live == 0
+        cancelled(evaluate)
+    assert (seen, backend.live) == ([1], 0)
 
 
 def test_nothing_of_a_stage_is_kept(torch: Any, model: Model) -> None:
@@ -294,6 +301,26 @@ def test_graphs_give_the_same_bits(
     assert backend.captured == 2 * stages  # with and without the condition
     assert backend.replays >= 3 * stages
     assert (backend.live, graphs.failed) == (0, {})
+
+
+@needs_checkout
+@pytest.mark.parametrize("patches", ["exact", False])
+def test_evaluations_can_be_captured_where_they_do_not_wait_for_the_device(
+    checkpoint: Path, torch: Any, patches: Any
+) -> None:
+    engine = load(checkpoint, patches=patches)
+    requested = options("512", **STEPS, tex_guidance_scale=2)
+    expected = make(engine, picture(), requested)
+    backend = RecordedGraphs(refuses_waiting=True)
+    graphs = StageGraphs(torch, backend)
+    use(engine, graphs)
+    assert same(expected, make(engine, picture(), requested))
+    if engine.describe().get("patches"):
+        assert (backend.captured, graphs.failed) == (6, {})
+    else:  # attention copies the bounds of its sequences
+        assert backend.captured == 2
+        assert list(graphs.failed) == ["SLatFlowModel"]
+    engine.unload()
 
 
 def test_guidance_that_starts_later_has_its_graph_later(

@@ -58,14 +58,14 @@ class FusedBlocks:
         backend: of `torch.compile`.
 
     Attributes:
+        functions: those of `fusion`, compiled, by name.
         failed: why the blocks are as TRELLIS.2 has them; None while they are fused.
     """
 
-    def __init__(self, backend: str = "inductor") -> None:
+    def __init__(self, backend: Any = "inductor") -> None:
         self.failed: str | None = None
-        self.functions: Any = SimpleNamespace(
-            **{f.__name__: fusion.compiled(f, backend) for f in _FUNCTIONS}
-        )
+        self.functions: Any = None
+        self._backend = backend
         self._replaced: list[Any] = []
         self._checked: set[type] = set()
 
@@ -82,13 +82,17 @@ class FusedBlocks:
             self._note_failed(unfit or "the models have no blocks")
             return
         try:
+            fusion.compile_in_this_process()
+            self.functions = SimpleNamespace(
+                **{f.__name__: fusion.compiled(f, self._backend) for f in _FUNCTIONS}
+            )
             with torch.inference_mode():
                 for kind in {_kind(block): block for block in blocks}.values():
                     self._check_functions(kind, device)
         except Exception as error:
             if is_permanent(error):
                 raise
-            self._note_failed(first_line(error))
+            self._note_failed(_reason(error))
             return
         for block in blocks:
             self._replace(block, _FusedBlock(self, block))
@@ -115,7 +119,7 @@ class FusedBlocks:
         for module in self._replaced:
             module.__dict__.pop("forward", None)
         self._replaced.clear()
-        self._note_failed(first_line(error))
+        self._note_failed(_reason(error))
         release_frames(error)
 
     def _replace(self, module: Any, forward: Any) -> None:
@@ -248,6 +252,12 @@ def _rotations(attention: Any, x: Any, phases: Tensor | None) -> Tensor:
         rotations = torch.view_as_real(torch.nn.functional.pad(angles, (0, unused), value=1.0))
         x.register_spatial_cache(_ROTATIONS, rotations)
     return rotations
+
+
+def _reason(error: Exception) -> str:
+    """Text of an error; of its cause, if it is PyTorch's error for a failed backend."""
+    cause = getattr(error, "inner_exception", None)
+    return first_line(cause if isinstance(cause, Exception) else error)
 
 
 def _require_close(result: Tensor, expected: Tensor, what: str) -> None:

@@ -17,6 +17,7 @@ Does not know: blocks, sparse tensors, attention.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -94,8 +95,17 @@ def difference(result: Tensor, expected: Tensor) -> float:
     return found if found == found else float("inf")  # noqa: PLR0124 - not a number
 
 
-def compiled(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
-    """Compile one of the functions here; the first dimension of large tensors may vary.
+def compile_in_this_process() -> None:
+    """Let PyTorch start no processes for compilation, unless an environment variable asks for them.
+
+    It would start one per core, each with PyTorch imported, for eight small kernels.
+    """
+    if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:
+        importlib.import_module("torch._inductor.config").compile_threads = 1
+
+
+def compiled(function: Callable[..., Any], backend: Any) -> Callable[..., Any]:
+    """Compile one of the functions here for any number of rows.
 
     Args:
         function: takes tensors and numbers.
@@ -107,7 +117,7 @@ def compiled(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
     def call(x: Tensor, *args: Any) -> Any:
         tokens = x.shape[0]
         for value in (x, *args):
-            if isinstance(value, torch.Tensor) and value.shape[0] == tokens:
+            if isinstance(value, torch.Tensor) and value.shape[0] == tokens > 1:
                 mark(value, 0)
         return fused(x, *args)
 
