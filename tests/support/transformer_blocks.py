@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from typing import Any
 
-import torch
-from torch import nn
-from torch.nn import functional
+torch: Any = importlib.import_module("torch")
+nn: Any = torch.nn
+functional: Any = nn.functional
+Tensor = Any
 
 
 @dataclasses.dataclass(eq=False)
 class Sparse:
     """Features of voxels, of one picture or more."""
 
-    feats: torch.Tensor
-    coords: torch.Tensor
+    feats: Tensor
+    coords: Tensor
     pictures: int = 1
     cache: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -23,7 +25,7 @@ class Sparse:
     def shape(self) -> tuple[int, ...]:
         return (self.pictures, *self.feats.shape[1:])
 
-    def replace(self, feats: torch.Tensor) -> Sparse:
+    def replace(self, feats: Tensor) -> Sparse:
         return dataclasses.replace(self, feats=feats)
 
     def get_spatial_cache(self, key: str) -> Any:
@@ -33,16 +35,16 @@ class Sparse:
         self.cache[key] = value
 
 
-def rows(x: Any) -> torch.Tensor:
+def rows(x: Any) -> Tensor:
     """[T, …] of a sparse tensor, or of [1, T, …]."""
     return x.feats if isinstance(x, Sparse) else x.flatten(0, 1)
 
 
-def like(x: Any, value: torch.Tensor) -> Any:
+def like(x: Any, value: Tensor) -> Any:
     return x.replace(value) if isinstance(x, Sparse) else value.unflatten(0, x.shape[:2])
 
 
-def scaled_dot_product_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """[B, T, H, D] of three such tensors."""
     q, k, v = (value.transpose(1, 2) for value in (q, k, v))
     return functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
@@ -56,7 +58,7 @@ def sparse_scaled_dot_product_attention(qkv: Sparse) -> Sparse:
 class Norm(nn.LayerNorm):
     """In float32."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.float()).to(x.dtype)
 
 
@@ -68,7 +70,7 @@ class HeadNorm(nn.Module):
         self.gamma = nn.Parameter(torch.rand(heads, size) + 0.5)
         self.scale = size**0.5
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return (functional.normalize(x.float(), dim=-1) * self.gamma * self.scale).to(x.dtype)
 
 
@@ -81,18 +83,18 @@ class Rope(nn.Module):
         count = head_dim // 2 // 3
         self.freqs = 10000.0 ** -(torch.arange(count) / count)
 
-    def _get_phases(self, indices: torch.Tensor) -> torch.Tensor:
+    def _get_phases(self, indices: Tensor) -> Tensor:
         angles = torch.outer(indices, self.freqs)
         return torch.polar(torch.ones_like(angles), angles)
 
-    def phases(self, coords: torch.Tensor) -> torch.Tensor:
+    def phases(self, coords: Tensor) -> Tensor:
         """Complex [T, D / 2]."""
         phases = self._get_phases(coords.reshape(-1)).reshape(len(coords), -1)
         unused = phases.new_ones(len(coords), self.head_dim // 2 - phases.shape[1])
         return torch.cat([phases, unused], dim=1)
 
 
-def rotate(x: torch.Tensor, phases: torch.Tensor) -> torch.Tensor:
+def rotate(x: Tensor, phases: Tensor) -> Tensor:
     """Vectors [T, H, D], rotated."""
     pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * phases[:, None]).flatten(-2).to(x.dtype)
@@ -171,7 +173,7 @@ class Block(nn.Module):
             self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(channels, 6 * channels))
         self.calls = 0
 
-    def forward(self, x: Any, mod: torch.Tensor, context: Any, phases: Any = None) -> Any:
+    def forward(self, x: Any, mod: Tensor, context: Any, phases: Any = None) -> Any:
         self.calls += 1
         made = self.modulation + mod if self.share_mod else self.adaLN_modulation(mod)
         shift, scale, gate, shift3, scale3, gate3 = made.to(mod.dtype).chunk(6, dim=1)
@@ -186,7 +188,7 @@ class Block(nn.Module):
 class FlowModel(nn.Module):
     """Blocks of one kind, in a dtype as in TRELLIS.2: norms stay in float32."""
 
-    def __init__(self, count: int = 2, dtype: torch.dtype = torch.float32, **kind: Any) -> None:
+    def __init__(self, count: int = 2, dtype: Any = torch.float32, **kind: Any) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(**kind) for _ in range(count))
         for module in self.modules():
@@ -195,7 +197,7 @@ class FlowModel(nn.Module):
         self.dtype = dtype
         self.requires_grad_(requires_grad=False)
 
-    def forward(self, x: Any, mod: torch.Tensor, context: Any, phases: Any = None) -> Any:
+    def forward(self, x: Any, mod: Tensor, context: Any, phases: Any = None) -> Any:
         for block in self.blocks:
             x = block(x, mod, context, *(() if phases is None else (phases,)))
         return x

@@ -16,7 +16,7 @@ from PIL import Image
 
 from trellis2_server.engines.trellis2 import checkpoint as checkpoints
 from trellis2_server.engines.trellis2 import loading, oom_policy, upstream_glb
-from trellis2_server.engines.trellis2.compilation import Compilation
+from trellis2_server.engines.trellis2.compilation import compile_models
 from trellis2_server.engines.trellis2.device_memory import DeviceMemory
 from trellis2_server.engines.trellis2.oom_policy import Attempts, OomPolicy
 from trellis2_server.engines.trellis2.pipeline_types import MODEL_NAMES
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trellis2_server.engines.portable import Extension
+    from trellis2_server.engines.trellis2.compilation import Compilation
     from trellis2_server.engines.trellis2.loaded_model import LoadedModel
     from trellis2_server.engines.trellis2.state import Trellis2State
     from trellis2_server.engines.trellis2.upstream import Upstream
@@ -101,9 +102,8 @@ class Trellis2Engine:
         self._use_device(model.upstream)
         placement = ModelPlacement(model, self._settings.device)
         policy = OomPolicy(placement, self._clean_up)
-        compilation = Compilation(model.upstream.torch, self._settings)
-        compilation.install(model.pipeline, SAMPLERS)
-        self._loaded = _Loaded(model, placement, Stages(model, placement), policy, compilation)
+        compiled = compile_models(model.upstream.torch, self._settings, model.pipeline, SAMPLERS)
+        self._loaded = _Loaded(model, placement, Stages(model, placement), policy, compiled)
 
     def unload(self) -> None:
         """Free the device's memory. `load` may follow."""
@@ -128,7 +128,7 @@ class Trellis2Engine:
             described |= {f"vram_{name}_mb": size // 2**20 for name, size in memory.items()}
         if self._loaded is not None:
             described["low_vram"] = self._loaded.placement.low_vram
-            described |= self._loaded.compilation.describe()
+            described |= self._loaded.compiled.describe()
         return described
 
     def device_memory(self) -> dict[str, int]:
@@ -314,7 +314,7 @@ class _Loaded:
     placement: ModelPlacement
     stages: Stages
     policy: OomPolicy
-    compilation: Compilation
+    compiled: Compilation
 
 
 def _ignore(stage: str, step: int, steps: int) -> None:

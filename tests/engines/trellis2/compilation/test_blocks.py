@@ -164,7 +164,10 @@ def test_a_compiled_function_with_wrong_results_is_not_used(
     torch: Any, blocks: Any, small: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     def wrong(module: Any, _: object) -> Any:
-        return lambda *args: tuple(value * 1.1 for value in module(*args))
+        def call(*args: Any) -> tuple[Any, ...]:
+            return tuple(value * 1.1 for value in module(*args))
+
+        return call
 
     fused = blocks.FusedBlocks(wrong)
     fused.install([small.FlowModel()], "cpu")

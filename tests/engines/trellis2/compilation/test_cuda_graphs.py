@@ -54,9 +54,14 @@ class Cuda:
         self.calls: list[Any] = []
         self.mode: int | str = 0
         self._free = free
-        self._fails = fails
-        self.Stream = lambda device: Stream(self.calls)  # noqa: ARG005
-        self.CUDAGraph = lambda: Graph(self.calls, self._fails)
+        self.fails = fails
+
+    def Stream(self, device: object) -> Stream:  # noqa: N802 - PyTorch's name
+        del device
+        return Stream(self.calls)
+
+    def CUDAGraph(self) -> Graph:  # noqa: N802 - PyTorch's name
+        return Graph(self.calls, self.fails)
 
     def current_stream(self, device: object) -> str:
         del device
@@ -71,7 +76,7 @@ class Cuda:
 
     def synchronize(self, device: object) -> None:
         self.calls.append(f"synchronize {device}")
-        if self._fails == "synchronize":
+        if self.fails == "synchronize":
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     def mem_get_info(self, device: object) -> tuple[int, int]:
@@ -101,16 +106,17 @@ class Cuda:
 
 def graphs(torch: Any, cuda: Cuda) -> CudaGraphs:
     """The backend on the CPU, but for what `cuda` records."""
-    fake = SimpleNamespace(
-        cuda=cuda,
-        device=lambda name: name,
-        nn=torch.nn,
-        float32=torch.float32,
-        float16=torch.float16,
-        bfloat16=torch.bfloat16,
-        ones=lambda *shape, device, dtype: torch.ones(*shape, dtype=dtype),  # noqa: ARG005
-    )
-    return CudaGraphs(fake, "cuda:1")
+
+    def name_of(device: str) -> str:
+        return device
+
+    def ones(*shape: int, device: str, dtype: Any) -> Any:
+        assert device == "cuda:1"
+        return torch.ones(*shape, dtype=dtype)
+
+    names = ("nn", "float32", "float16", "bfloat16")
+    same = {name: getattr(torch, name) for name in names}
+    return CudaGraphs(SimpleNamespace(cuda=cuda, device=name_of, ones=ones, **same), "cuda:1")
 
 
 def test_a_capture_follows_the_order_that_pytorch_asks_for(torch: Any) -> None:
@@ -184,7 +190,7 @@ def test_a_device_that_a_capture_broke_is_found(torch: Any) -> None:
     backend = graphs(torch, cuda)
 
     def evaluate() -> None:
-        cuda._fails = "synchronize"
+        cuda.fails = "synchronize"
         raise ValueError("the model's")
 
     with pytest.raises(RuntimeError, match="illegal memory access"):

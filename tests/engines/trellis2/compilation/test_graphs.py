@@ -151,7 +151,8 @@ def test_the_embedding_of_the_time_is_not_captured(torch: Any) -> None:
 def test_memory_that_a_graph_reads_stays_when_a_cache_drops_it(torch: Any, model: Model) -> None:
     condition, x, t = torch.zeros(2), torch.ones(2), torch.zeros(1)
     graphs = StageGraphs(torch, RecordedGraphs())
-    with graphs.stage(model) as evaluate:
+    with graphs.stage(model) as evaluations:
+        evaluate: Any = evaluations
         evaluate(x, t, condition)
         evaluate(x, t, condition)
         (held,) = [

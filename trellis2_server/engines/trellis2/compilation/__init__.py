@@ -9,6 +9,6 @@
 Importing this package does not import torch.
 """
 
-from trellis2_server.engines.trellis2.compilation.choice import Compilation
+from trellis2_server.engines.trellis2.compilation.choice import Compilation, compile_models
 
-__all__ = ["Compilation"]
+__all__ = ["Compilation", "compile_models"]

@@ -21,6 +21,15 @@ logger = logging.getLogger(__name__)
 _FLOW: Final = "flow_model"
 
 
+def compile_models(
+    torch: Any, settings: ModelSettings, pipeline: Any, samplers: tuple[str, ...]
+) -> Compilation:
+    """Apply `settings.compile` to a loaded pipeline; see `Compilation`."""
+    made = Compilation(torch, settings)
+    made.install(pipeline, samplers)
+    return made
+
+
 class Compilation:
     """Compilation of one loaded pipeline's flow models.
 

@@ -101,7 +101,8 @@ def compile_in_this_process() -> None:
     It would start one per core, each with PyTorch imported, for eight small kernels.
     """
     if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:
-        importlib.import_module("torch._inductor.config").compile_threads = 1
+        config: Any = importlib.import_module("torch._inductor.config")
+        config.compile_threads = 1
 
 
 def compiled(function: Callable[..., Any], backend: Any) -> Callable[..., Any]:
