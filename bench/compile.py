@@ -46,7 +46,7 @@ def build(upstream: Any, channels: int, blocks: int, dtype: str, device: str) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--channels", type=int, default=512)
