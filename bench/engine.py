@@ -13,9 +13,11 @@ TRELLIS2_HOME it uses the tests' stand-in for TRELLIS.2, whose times mean little
     queue      one 1024_cascade job through the queue, from the picture's bytes to the
                textured GLB (1024 px, 20,000 faces), against the direct calls; wall-clock
                seconds, the minimum of each, since other programs count here;
-               `outside_stages_s` is the time of the job outside its two stages. Then eight
-               such jobs at once: `device_busy_percent` is the share of the time until the
-               end of the last stage in which a stage ran
+               `outside_stages_s` is the time of the job outside its two stages, `gap_ms` the
+               time that the device thread waits between them. Then eight such jobs at once:
+               `device_idle_percent` is the share of the time between the first and the last
+               stage in which no stage ran. `--trace FILE` writes what ran when, in Chrome's
+               trace format: the single job of the last round, then the eight
     memory     with `--jobs 100`: that many short jobs, one after the other, and the memory of
                the process after the 20th and the last
 """
@@ -44,12 +46,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from bench import trace  # noqa: E402
 from trellis2_server.engines.trellis2 import Trellis2Engine, environment  # noqa: E402
 from trellis2_server.engines.trellis2.pipeline_types import PIPELINE_TYPES  # noqa: E402
 from trellis2_server.engines.trellis2.state import Trellis2State  # noqa: E402
 from trellis2_server.engines.trellis2.upstream import import_upstream  # noqa: E402
 from trellis2_server.inputs.images import Cutout, Cutter  # noqa: E402
-from trellis2_server.jobs.executor import LocalExecutor  # noqa: E402
 from trellis2_server.jobs.manager import JobManager  # noqa: E402
 from trellis2_server.parameters import Options, read_options  # noqa: E402
 from trellis2_server.settings import ModelSettings, Settings  # noqa: E402
@@ -58,7 +60,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from trellis2_server.jobs.job import Job
-    from trellis2_server.mesh import Shape, VoxelField
+    from trellis2_server.mesh import Shape
 
 #: Jobs that are submitted at once.
 JOBS = 8
@@ -224,44 +226,31 @@ def memory(made: Trellis2Engine, cutout: Cutout, jobs: int) -> dict[str, Any]:
     }
 
 
-class TimedEngine:
-    """An engine that records when its stages run.
-
-    Attributes:
-        busy: begin and end of each stage, wall-clock seconds.
-    """
+class LoadedEngine:
+    """An engine that is loaded already."""
 
     def __init__(self, made: Trellis2Engine) -> None:
         self._made = made
-        self.busy: list[tuple[float, float]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._made, name)
 
     def load(self, report: Any) -> None:
-        """Do nothing: the engine is loaded."""
-
-    def shape(self, *args: Any) -> Shape:
-        return self._timed(self._made.shape, *args)
-
-    def texture(self, *args: Any) -> VoxelField:
-        return self._timed(self._made.texture, *args)
-
-    def _timed(self, stage: Callable[..., Any], *args: Any) -> Any:
-        begin = time.perf_counter()
-        try:
-            return stage(*args)
-        finally:
-            self.busy.append((begin, time.perf_counter()))
+        """Do nothing."""
 
 
-async def through_the_queue(
-    made: Trellis2Engine, torch: Any, cutout: Cutout, fields: dict[str, Any], rounds: int
+async def through_the_queue(  # noqa: PLR0913, PLR0917 - a script
+    made: Trellis2Engine,
+    torch: Any,
+    cutout: Cutout,
+    fields: dict[str, Any],
+    rounds: int,
+    trace_file: Path | None = None,
 ) -> dict[str, Any]:
     """From the picture to the textured GLB: one job, and eight at once."""
-    engine = TimedEngine(made)
     settings = Settings()
-    manager = JobManager(LocalExecutor(engine, Cutter(), settings), settings)
+    executor = trace.TracedExecutor(LoadedEngine(made), Cutter(), settings)
+    manager = JobManager(executor, settings)
     manager.start()
     while not manager.is_idle:  # noqa: ASYNC110 - nothing else runs
         await asyncio.sleep(0.05)
@@ -271,8 +260,8 @@ async def through_the_queue(
 
     async def job(seed: int) -> Job:
         options = read_options({**fields, "seed": seed}, settings)
-        sent = await manager.submit(file.getvalue(), options, texture=True)
-        return await manager.texture(sent)
+        sent = await manager.submissions.submit(file.getvalue(), options, texture=True)
+        return await manager.waiter.wait_for_texture(sent)
 
     seeds = iter(range(1, 1000))
     requested = read_options({**fields, "seed": 0}, settings)
@@ -281,30 +270,37 @@ async def through_the_queue(
     alone: list[float] = []
     bare_s: list[float] = []
     stages_s: list[float] = []
+    gaps_s: list[float] = []
     for _ in range(rounds):
         gc.collect()
         bare_s.append(timed(lambda: bare(torch, pipeline, image, requested)))
-        engine.busy.clear()
+        executor.trace = trace.Trace()
         begin = time.perf_counter()
         await job(next(seeds))
         alone.append(time.perf_counter() - begin)
-        stages_s.append(sum(end - start for start, end in engine.busy))
-    engine.busy.clear()
+        shape, texture = executor.trace.of(*trace.DEVICE_STEPS)
+        stages_s.append(sum(step.end - step.begin for step in (shape, texture)))
+        gaps_s.append(trace.gap_s(shape, texture))
+    only_one = executor.trace
+    executor.trace = trace.Trace()
     begin = time.perf_counter()
     done = await asyncio.gather(*(job(next(seeds)) for _ in range(JOBS)))
     all_s = time.perf_counter() - begin
     await manager.close()
-    last = max(end for _, end in engine.busy)
-    busy = sum(end - start for start, end in engine.busy)
+    device = executor.trace.of(*trace.DEVICE_STEPS)
+    if trace_file:
+        executor.trace.spans[:0] = only_one.spans
+        executor.trace.write(trace_file)
     return {
         "bare_s": round(min(bare_s), 3),
         "picture_to_textured_glb_s": round(min(alone), 3),
         "over_bare_s": round(min(alone) - min(bare_s), 3),
         "outside_stages_s": round(min(a - s for a, s in zip(alone, stages_s, strict=True)), 3),
+        "gap_ms": round(1000 * min(gaps_s), 1),
         "glb_bytes": done[0].textured_glb.size if done[0].textured_glb else 0,
         "jobs_at_once": JOBS,
         "all_done_s": round(all_s, 3),
-        "device_busy_percent": round(100 * busy / (last - begin), 2),
+        "device_idle_percent": round(trace.idle_percent(device), 2),
     }
 
 
@@ -319,6 +315,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, default=0, help="jobs for the memory; 0: not measured")
     parser.add_argument("--no-queue", action="store_true", help="do not measure the queue")
+    parser.add_argument("--trace", type=Path, help="write a timeline of the queue there")
     parser.add_argument("--model", help="folder of a checkpoint; default: a random tiny one")
     arguments = parser.parse_args()
 
@@ -353,7 +350,9 @@ def main() -> None:
         if not arguments.no_queue:
             cascade = {"pipeline_type": "1024_cascade", **steps}
             more["queue"] = asyncio.run(
-                through_the_queue(made, torch, picture(512), cascade, arguments.rounds)
+                through_the_queue(
+                    made, torch, picture(512), cascade, arguments.rounds, arguments.trace
+                )
             )
     report = {
         "package": "stand-in" if home.endswith("standin") else "TRELLIS.2",

@@ -11,9 +11,11 @@ the duration of a job; nothing is measured.
 - The export of a step runs on the same machine, `--exports` at a time for each GPU, in the order
   in which they were started.
 - The scheduler starts the step with the earliest deadline, like
-  `trellis2_server/jobs/scheduler.py`: the deadline of a shape is the arrival of its request, that
-  of a texture is `TEXTURE_PATIENCE_S` after its shape is ready. It runs as many steps as there
-  are GPUs and four exports for each, and starts no step while more than a number of exports wait.
+  `trellis2_server/jobs/scheduler.py`: the deadline of a shape and of its export is the arrival of
+  the request, that of a texture and of its export is `TEXTURE_PATIENCE_S` after the shape is
+  ready. The texture does not wait for the export of the shape. The scheduler runs as many steps as
+  there are GPUs and four exports for each, and starts no step while more than a number of exports
+  wait.
 
 Not modelled: the cutout step (0 to 4 s on another CPU), the network, failures, GPUs of different
 speed, and durations that depend on the picture. Requires NumPy, and Matplotlib for the plot.
@@ -124,7 +126,11 @@ class Simulation:
         self._free_slots = [cluster.exports] * cluster.gpus
         self._queued: list[deque[tuple[Kind, int]]] = [deque() for _ in range(cluster.gpus)]
         self._busy = {"gpu": 0.0, "export": 0.0}
-        self._deadline = np.array(arrivals)
+        self._deadline = np.array(arrivals)  # of the job's steps up to the shape
+        self._texture_deadline = np.zeros(n)
+        # 2: neither the export of the shape nor the texture of the job is done.
+        self._left = np.full(n, 2)
+        self._textured_on = np.zeros(n, int)
         self.began, self.untextured, self.textured = np.zeros(n), np.zeros(n), np.zeros(n)
 
     def run(self) -> SimulationResult:
@@ -154,8 +160,9 @@ class Simulation:
 
     def _enqueue(self, queue: list[tuple[float, int, Kind, int, int]], *step: object) -> None:
         kind, job, machine = step
+        deadlines = self._texture_deadline if "texture" in str(kind) else self._deadline
         self._order += 1
-        heapq.heappush(queue, (self._deadline[job], self._order, kind, job, machine))  # type: ignore[misc]
+        heapq.heappush(queue, (deadlines[job], self._order, kind, job, machine))  # type: ignore[misc]
 
     def _dispatch(self) -> None:
         """Start all steps that can start, by deadline, like `Scheduler.dispatch`."""
@@ -189,25 +196,29 @@ class Simulation:
         heapq.heappush(self._events, (self._now + seconds, self._order, kind, job, machine))
 
     def _end(self, kind: Kind, job: int, machine: int) -> None:
-        if kind == "shape":
+        has_texture = self._cluster.texture_s > 0
+        if kind in {"shape", "texture"}:
             self._free_gpus.append(machine)
-            self._enqueue(self._exports, "shape_export", job, machine)
-        elif kind == "texture":
-            self._free_gpus.append(machine)
-            self._enqueue(self._exports, "texture_export", job, machine)
         else:
             self._exports_running -= 1
             self._free_slots[machine] += 1
             self._start_exports(machine)
-            if kind == "texture_export":
-                self.textured[job] = self._now
-                return
-            self.untextured[job] = self._now
-            if self._cluster.texture_s:
-                self._deadline[job] = self._now + TEXTURE_PATIENCE_S
+        if kind == "shape":
+            self._enqueue(self._exports, "shape_export", job, machine)
+            if has_texture:
+                self._texture_deadline[job] = self._now + TEXTURE_PATIENCE_S
                 self._enqueue(self._gpu_steps, "texture", job, -1)
-            else:
-                self.textured[job] = self._now
+            return
+        if kind == "shape_export":
+            self.untextured[job] = self._now
+        if kind == "texture_export" or not has_texture:
+            self.textured[job] = self._now
+            return
+        if kind == "texture":
+            self._textured_on[job] = machine
+        self._left[job] -= 1
+        if not self._left[job]:
+            self._enqueue(self._exports, "texture_export", job, int(self._textured_on[job]))
 
 
 def simulate(cluster: Cluster, per_s: float, jobs: int, seed: int = 0) -> SimulationResult:

@@ -1,12 +1,13 @@
-"""The steps from a cut-out to GLBs: shape → GLB → texture → GLB.
+"""The steps from a cut-out to GLBs: shape → GLB, and shape → texture → GLB.
 
     make_shape     the shape, by the engine          on the device
     export_shape   → the untextured GLB              on the CPU
     make_texture   the material, by the engine       on the device
     export_model   → the textured GLB                on the CPU
 
-For an uploaded mesh, `read_mesh` replaces the first two steps. `make_model` runs all four
-steps of a picture without a queue.
+`export_shape` and `make_texture` need only the shape and do not change it: they may run side by
+side. For an uploaded mesh, `read_mesh` replaces the first two steps. `make_model` runs all four
+steps of a picture one after the other.
 
 Each step has a `report`, called as `report(stage, step, steps)`: the stage's name, the steps
 done and the steps in all. It may raise, which cancels the step.
@@ -87,6 +88,8 @@ class Engine(Protocol):
 
     def texture(self, shape: Shape, cutout: Cutout, options: Options, report: Report) -> VoxelField:
         """Make the material of a shape of this engine.
+
+        The shape must not be changed: it may be exported at the same time.
 
         Raises:
             EngineError: the stage failed.
@@ -254,15 +257,15 @@ def read_mesh(
 
 def make_texture(
     engine: Engine,
-    geometry: Geometry | UploadedMesh,
+    source: Shape | UploadedMesh,
     cutout: Cutout,
     options: Options,
     report: Report,
 ) -> VoxelField:
     """Make the material of a shape, or of an uploaded mesh."""
-    if isinstance(geometry, UploadedMesh):
-        return engine.texture_mesh(geometry.mesh, cutout, options, report)
-    return engine.texture(geometry.shape, cutout, options, report)
+    if isinstance(source, UploadedMesh):
+        return engine.texture_mesh(source.mesh, cutout, options, report)
+    return engine.texture(source, cutout, options, report)
 
 
 def export_model(  # noqa: PLR0913, PLR0917 - one argument per input
@@ -327,7 +330,7 @@ def make_model(
     shape = make_shape(engine, cutout, options, report)
     geometry, glb = export_shape(engine, shape, options, report)
     yield glb
-    field = make_texture(engine, geometry, cutout, options, report)
+    field = make_texture(engine, shape, cutout, options, report)
     yield export_model(engine, geometry, field, options, settings, report)
 
 

@@ -217,7 +217,8 @@ class ModelSettings(_Section):
     attention: Literal["auto", "flash", "cudnn", "efficient", "varlen", "math"] = Field(
         default="auto",
         repr=False,
-        description="PyTorch's kernel for attention. `auto`: by device, length and batch.",
+        description="PyTorch's kernel for attention. `auto`: by device, length and batch; an "
+        "installed flash_attn is used instead. Any other value also replaces flash_attn.",
     )
     compile: Literal["none", "blocks", "graphs"] = Field(
         default="none",

@@ -1,4 +1,7 @@
-"""Thread priorities: worker threads run at a lower priority than the event loop.
+"""Thread priorities: the event loop first, then the device thread, then everything else.
+
+A thread that drives a GPU launches thousands of small kernels for each step of a sampler; while
+it waits for a processor, the GPU is idle. Exports, which use every processor, can wait.
 
 Does not know: which threads exist.
 """
@@ -11,15 +14,27 @@ import threading
 from contextlib import suppress
 from typing import Final
 
-#: Niceness of worker threads; the event loop's thread has 0.
-THREAD_NICENESS: Final = 5
+#: Niceness of threads that work while a client waits for their result, for example file reads,
+#: and of the device thread where the device is the CPU; the event loop's thread has 0.
+WORKER_NICENESS: Final = 5
+#: Niceness of the threads that export.
+EXPORT_NICENESS: Final = 10
 
 
-def lower_priority() -> None:
+def device_niceness(device: str) -> int:
+    """Return the niceness of the device thread.
+
+    Args:
+        device: PyTorch's name of the engine's device, for example "cuda:1".
+    """
+    return WORKER_NICENESS if device == "cpu" else 0
+
+
+def lower_priority(niceness: int = WORKER_NICENESS) -> None:
     """Lower the priority of the current thread and of the threads that it starts.
 
     Has an effect on Linux only, where each thread has its own niceness.
     """
     if sys.platform == "linux":
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), THREAD_NICENESS)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)

@@ -13,10 +13,13 @@ def test_one_gpu_with_one_step_has_the_queue_of_the_formula() -> None:
         assert simulated == pytest.approx(formula, rel=0.06), load
 
 
-def test_a_single_job_takes_the_sum_of_its_steps() -> None:
-    found = Simulation(Cluster(1, 10, 7, 3, 6, 2), np.arange(10) * 1000.0).run()
-    assert found.untextured == pytest.approx(np.full(9, 13.0))
-    assert found.textured == pytest.approx(np.full(9, 26.0))
+@pytest.mark.parametrize(("shape_export_s", "textured_s"), [(3, 23), (9, 25)])
+def test_a_single_job_makes_its_texture_beside_the_export_of_its_shape(
+    shape_export_s: float, textured_s: float
+) -> None:
+    found = Simulation(Cluster(1, 10, 7, shape_export_s, 6, 2), np.arange(10) * 1000.0).run()
+    assert found.untextured == pytest.approx(np.full(9, 10.0 + shape_export_s))
+    assert found.textured == pytest.approx(np.full(9, textured_s))
 
 
 def test_a_shape_starts_before_a_texture_with_a_later_deadline() -> None:

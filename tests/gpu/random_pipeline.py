@@ -1,7 +1,7 @@
 """TRELLIS.2's pipeline with random weights, at its real size or tiny.
 
 Random weights make no object. So the structure model runs, and its result is replaced by
-voxels on a sphere; the decoder is biased to divide each voxel into a sheet, which gives about
+voxels on spheres; the decoder is biased to divide each voxel into a sheet, which gives about
 as many voxels as a real surface has.
 """
 
@@ -15,6 +15,7 @@ from trellis2_server.engines.trellis2.encoder import ImageEncoder
 from trellis2_server.engines.trellis2.samplers import SAMPLERS, build_sampler
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from trellis2_server.engines.trellis2.upstream import Upstream
@@ -82,8 +83,25 @@ def full_models() -> dict[str, tuple[str, dict[str, Any]]]:
     }
 
 
-def build(up: Upstream, size: str, device: str, folder: Path, *, low_vram: bool) -> Any:
-    """Build a pipeline of random models on the device."""
+def build(  # noqa: PLR0913 - a script
+    up: Upstream,
+    size: str,
+    device: str,
+    folder: Path,
+    *,
+    low_vram: bool,
+    only: Collection[str] | None = None,
+) -> Any:
+    """Build a pipeline of random models on the device.
+
+    Args:
+        up: TRELLIS.2.
+        size: "full" or "tiny".
+        device: PyTorch's name of the device.
+        folder: gets the image encoder.
+        low_vram: whether the models are moved to the CPU, one after the other.
+        only: names of the models; None: all.
+    """
     tiny: Any = importlib.import_module("tests.support.tiny_checkpoint")
     if size == "tiny":
         table = {
@@ -92,6 +110,7 @@ def build(up: Upstream, size: str, device: str, folder: Path, *, low_vram: bool)
         }
     else:
         table = full_models()
+    table = {name: model for name, model in table.items() if only is None or name in only}
     torch = up.torch
     models: dict[str, Any] = {}
     for name, (kind, args) in table.items():
@@ -126,8 +145,8 @@ def build(up: Upstream, size: str, device: str, folder: Path, *, low_vram: bool)
 
 
 def replace_structure(torch: Any, pipeline: Any, resolution: int, tokens: int) -> None:
-    """Let the structure stage run, and return voxels on a sphere instead of its result."""
-    voxels = _sphere(torch, resolution, tokens)
+    """Let the structure stage run, and return voxels on spheres instead of its result."""
+    voxels = shells(torch, resolution, tokens)
 
     def structure(*args: Any) -> Any:
         type(pipeline).sample_sparse_structure(pipeline, *args)
@@ -136,12 +155,19 @@ def replace_structure(torch: Any, pipeline: Any, resolution: int, tokens: int) -
     pipeline.sample_sparse_structure = structure
 
 
-def _sphere(torch: Any, resolution: int, tokens: int) -> Any:
-    """The voxels nearest to a sphere, int32 [tokens, 4]."""
-    grid = torch.cartesian_prod(*[torch.arange(resolution)] * 3)
-    away = ((grid - (resolution - 1) / 2).float().norm(dim=1) - 0.4 * resolution).abs()
+def shells(torch: Any, resolution: int, tokens: int) -> Any:
+    """The voxels nearest to four nested spheres, int32 [tokens, 4], sorted.
+
+    One sphere has fewer voxels than a structure of a job; with more of them it is thick, and a
+    convolution finds more neighbours than on a surface.
+    """
+    grid = torch.cartesian_prod(*[torch.arange(resolution, dtype=torch.int32)] * 3)
+    radius = (grid - (resolution - 1) / 2).float().norm(dim=1)
+    away = torch.full_like(radius, resolution)
+    for share in (0.48, 0.36, 0.24, 0.12):
+        away = torch.minimum(away, (radius - share * resolution).abs())
     voxels = grid[away.argsort(stable=True)[:tokens].sort().values]
-    return torch.cat([torch.zeros(len(voxels), 1, dtype=torch.long), voxels], dim=1).int()
+    return torch.cat([torch.zeros(len(voxels), 1, dtype=torch.int32), voxels], dim=1)
 
 
 def _write_encoder(folder: Path, width: int, layers: int, heads: int) -> None:

@@ -1,70 +1,92 @@
-"""The measurements as tables, and what is over its limit."""
+"""`Report`: the rows of all parts, on the disk after each of them.
+
+Each file is replaced as a whole, so that a reader, or whoever looks after this process was
+killed, finds all rows until then.
+
+Does not know: what is measured, how tables look.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+import os
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from tests.gpu.standins import limit
+from tests.gpu.tables import document
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
-#: Bytes that ten jobs may leave: caches of libraries that fill as they are used.
-LEAK_BYTES = 16 * 2**20
+    from tests.gpu.part import Part
 
-
-def problems(report: dict[str, Any]) -> Iterator[str]:
-    """What failed or is over its limit."""
-    for name, error in report["errors"].items():
-        if not error <= limit(name):
-            yield f"{name}: {error:.1e} is over {limit(name):.1e}"
-    for row in report["types"]:
-        for key in ("error", "export_error"):
-            if key in row:
-                yield f"{row['type']}: {row[key]}"
-    if "leaks_error" in report:
-        yield f"ten jobs: {report['leaks_error']}"
-    after = report.get("allocated_after_each_job", [0])
-    if after[-1] > after[0] + LEAK_BYTES:
-        yield f"ten jobs: {after[-1] - after[0]} bytes were not freed"
+#: `running` stays where this process was killed in the middle of a part.
+State = Literal["running", "done", "failed", "cut off", "missing", "no time", "not started"]
+_SHOWN_DIGITS: Final = 6
 
 
-def tables(report: dict[str, Any]) -> str:
-    """All measurements as a Markdown document."""
-    flags = {"full": "", "tiny": "tiny "}[report["size"]]
-    standins = [name for name, kind in report["extensions"].items() if kind != "real"]
-    text = (
-        f"# TRELLIS.2 on {report['device']}\n\n"
-        f"By `tests/gpu/run.py`: PyTorch {report['torch']}, Python {report['python']}, "
-        f"{report['steps']} steps per sampler, stand-ins for {', '.join(standins) or 'nothing'}. "
-        f"The {flags}models had **random weights**: times and memory are those of the given "
-        "numbers of tokens and voxels, not of a picture.\n\n"
-        f"Weights {report['weights_gib']:.1f} GiB, made in {report['build_s']:.0f} s.\n\n"
-    )
-    columns = [
-        "type", "resolution", "tokens", "voxels", "faces", "shape_s", "shape_gib", "texture_s",
-        "texture_gib", "bare_s", "bare_gib", "overhead_percent", "state_mb", "export_shape_s",
-        "export_model_s", "export_gib", "low_vram",
-    ]  # fmt: skip
-    rows = report["types"]
-    text += _table(columns, [[row.get(column, "") for column in columns] for row in rows])
-    stages = [
-        [row["type"], stage, *measured]
-        for row in rows
-        for stage, measured in row.get("stages", {}).items()
-    ]
-    text += "\n" + _table(["type", "stage", "seconds", "peak GiB"], stages)
-    errors = [[n, f"{e:.1e}", f"{limit(n):.0e}"] for n, e in report["errors"].items()]
-    text += "\n" + _table(["stand-in against float64", "relative error", "limit"], errors)
-    if "allocated_after_each_job" in report:
-        after = report["allocated_after_each_job"]
-        text += f"\nBytes in use after ten jobs: {after[-1] - after[0]:+d} against the first.\n"
-    found = list(problems(report))
-    text += "\n" + ("\n".join(f"- {p}" for p in found) if found else "Nothing failed.") + "\n"
-    return text
+class Report:
+    """Rows, and what is known of the device.
+
+    Args:
+        about: device, versions, options.
+        json_file: all rows; None: not written.
+        markdown_file: the tables; None: not written.
+
+    Attributes:
+        data: `about`, and for each part its `state`, `why`, `seconds`, `rows`.
+    """
+
+    def __init__(
+        self, about: dict[str, Any], json_file: Path | None, markdown_file: Path | None
+    ) -> None:
+        self.data: dict[str, Any] = {"about": about, "parts": {}}
+        self._json_file = json_file
+        self._markdown_file = markdown_file
+
+    def add_about(self, more: dict[str, Any]) -> None:
+        """Add what a part found out about the machine."""
+        self.data["about"] |= more
+        self.save()
+
+    def begin(self, part: Part, estimate_s: float) -> None:
+        """Begin the rows of a part."""
+        self.data["parts"][part.name] = {
+            "title": part.title,
+            "state": "running",
+            "estimate_s": round(estimate_s, 1),
+            "rows": [],
+        }
+        self.save()
+
+    def add_row(self, part: Part, row: dict[str, Any]) -> None:
+        """Add a row to a part that runs; print it."""
+        rounded = {k: _rounded(v) for k, v in row.items()}
+        self.data["parts"][part.name]["rows"].append(rounded)
+        print(json.dumps({"part": part.name, **rounded}), flush=True)
+        self.save()
+
+    def end(self, part: Part, state: State, seconds: float = 0.0, why: str = "") -> None:
+        """End a part, or say why it was not begun."""
+        entry = self.data["parts"].setdefault(part.name, {"title": part.title, "rows": []})
+        entry |= {"state": state, "seconds": round(seconds, 1)}
+        if why:
+            entry["why"] = why
+        print(json.dumps({"part": part.name, **{k: entry[k] for k in entry if k != "rows"}}))
+        self.save()
+
+    def save(self) -> None:
+        """Replace the files."""
+        _replace(self._json_file, json.dumps(self.data, indent=1))
+        _replace(self._markdown_file, document(self.data))
 
 
-def _table(columns: list[str], rows: list[list[Any]]) -> str:
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[f"{c:.2f}" if isinstance(c, float) else str(c) for c in row] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+def _replace(file: Path | None, text: str) -> None:
+    if file is None:
+        return
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    beside.write_text(text, "utf-8")
+    beside.replace(file)
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.{_SHOWN_DIGITS}g}") if isinstance(value, float) else value

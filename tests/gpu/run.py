@@ -1,127 +1,115 @@
-"""TRELLIS.2 at full size on a GPU with random weights: errors, times, memory.
+"""TRELLIS.2 on a GPU with random weights: what is right, how fast and how large it is.
 
-    TRELLIS2_HOME=path/to/TRELLIS.2 python tests/gpu/run.py [--device cuda]
-        [--markdown docs/gpu.md] [--json FILE] [--types 512,1024] [--low-vram] [--steps 12]
+    TRELLIS2_HOME=path/to/TRELLIS.2 python tests/gpu/run.py [--parts probe,tests,512]
+        [--budget 420] [--json gpu.json] [--markdown gpu.md] [--device cuda] [--needs]
 
-Needs a checkout of TRELLIS.2, PyTorch and transformers; no weights, no compiled extensions.
-The weights take about 16 GB of the device's memory; `--low-vram` keeps them on the CPU until
-they are needed. Rows are printed as they are measured; a type that fails is a row with the
-error. One call
-
-1. compares each stand-in with a float64 reference on the device,
-2. builds all of TRELLIS.2's models at their real size with random weights,
-3. runs the stages of the four pipeline types through the engine at fixed numbers of tokens,
-   measures time and peak memory of each, and of the same calls made directly,
-4. exports each result,
-5. runs ten more jobs and looks for memory that is not freed, and
-6. prints all of it as tables, and exits with 1 if anything failed or is over its limit.
-
-`--size tiny --device cpu` runs the same on any machine, to test the script.
+Runs parts, most valuable first: see `part.py`. A part starts if its estimate fits into what is
+left of the budget. Each row is on the disk as soon as it is measured; a part that fails, hangs
+or is cut off is a row, and the others follow. Needs no weights and no compiled extensions.
+`--needs` lists the packages that are missing. `--size tiny --device cpu` runs everything on any
+machine, to test the script. Exits with 1 if something failed or is over its limit.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
-import json
-import os
 import platform
+import signal
 import sys
-import tempfile
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
+ROOT: Final = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT)]
 
-from tests.gpu.measuring import GIB, Meter, find_leaks, measure_type  # noqa: E402
-from tests.gpu.random_pipeline import build  # noqa: E402
-from tests.gpu.report import problems, tables  # noqa: E402
-from tests.gpu.standins import check_standins  # noqa: E402
-from trellis2_server.engines.trellis2 import Trellis2Engine, environment  # noqa: E402
-from trellis2_server.engines.trellis2.loaded_model import LoadedModel  # noqa: E402
-from trellis2_server.engines.trellis2.pipeline_types import PIPELINE_TYPES  # noqa: E402
-from trellis2_server.engines.trellis2.upstream import import_upstream  # noqa: E402
-from trellis2_server.settings import ModelSettings  # noqa: E402
+from tests.gpu import needs  # noqa: E402 - after the path is set
+from tests.gpu.budget import Budget  # noqa: E402
+from tests.gpu.part import BY_NAME, PARTS, Part  # noqa: E402
+from tests.gpu.report import Report  # noqa: E402
+from tests.gpu.supervisor import StoppedError, Supervisor  # noqa: E402
+from tests.gpu.tables import document  # noqa: E402
+from tests.gpu.thresholds import failures  # noqa: E402
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+#: All parts at full size, by their estimates, take less.
+_DEFAULT_BUDGET_S: Final = 900.0
 
 
 def read_arguments() -> argparse.Namespace:
     """Arguments of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--parts", type=_parts, default=PARTS, help="default: all, in order")
+    parser.add_argument("--budget", type=float, default=_DEFAULT_BUDGET_S, help="seconds in all")
+    parser.add_argument("--json", type=Path, help="write all rows there")
+    parser.add_argument("--markdown", type=Path, help="write the tables there")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=2, help="of each measurement")
-    parser.add_argument("--types", default=",".join(PIPELINE_TYPES))
-    parser.add_argument("--low-vram", action="store_true", help="models on the CPU until needed")
-    parser.add_argument("--json", type=Path, help="write all figures there, after each type")
-    parser.add_argument("--markdown", type=Path, help="write the tables there: docs/gpu.md")
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        type=_setting,
+        metavar="NAME=VALUE",
+        help="a setting of `model`, for example patches=true or attention=cudnn; may be repeated",
+    )
+    parser.add_argument("--needs", action="store_true", help="list what this Python lacks")
     return parser.parse_args()
 
 
+def _parts(names: str) -> tuple[Part, ...]:
+    unknown = [name for name in names.split(",") if name not in BY_NAME]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no part {unknown[0]!r}; there are {', '.join(BY_NAME)}")
+    return tuple(BY_NAME[name] for name in names.split(","))
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    words: dict[str, Any] = {"true": True, "false": False, "null": None}
+    return name, words.get(value, value)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # nothing may come between what is written now
+    raise StoppedError(f"stopped by {signal.Signals(number).name}")
+
+
 def main() -> int:
-    """Run everything and print the tables."""
+    """Run the parts and print the tables."""
     arguments = read_arguments()
-    settings = ModelSettings(
-        engine="trellis2",
-        device=arguments.device,
-        trellis2_path=os.environ.get(environment.HOME_VARIABLE),
-    )
-    up = import_upstream(settings)
-    torch = up.torch
-    name = arguments.device
-    if name.startswith("cuda"):
-        torch.cuda.set_device(arguments.device if ":" in arguments.device else 0)
-        properties = torch.cuda.get_device_properties(arguments.device)
-        name = f"{properties.name}, {properties.total_memory / GIB:.0f} GiB"
-    meter = Meter(torch, arguments.device)
-    report: dict[str, Any] = {
-        "device": name,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+    if arguments.needs:
+        text, has_everything = needs.report(arguments.parts)
+        print(text)
+        return 0 if has_everything else 1
+    about: dict[str, Any] = {
+        "device": arguments.device,
         "size": arguments.size,
-        "steps": arguments.steps,
-        "extensions": {e.name: e.kind for e in up.extensions},
+        "weights": "random",
+        "budget_s": arguments.budget,
+        "python": platform.python_version(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
     }
-    print(json.dumps(report), flush=True)
-    with torch.inference_mode():
-        report["errors"] = check_standins(
-            torch, arguments.device, 1024 if arguments.size == "full" else 64
-        )
-    print(json.dumps(report["errors"]), flush=True)
-    # An out-of-memory error is a result here, so nothing is tried again.
-    made = Trellis2Engine(settings, oom_fallback="none")
-    with tempfile.TemporaryDirectory() as folder:
-        pipeline, report["build_s"], report["build_gib"] = meter.run(
-            lambda: build(
-                up, arguments.size, arguments.device, Path(folder), low_vram=arguments.low_vram
-            )
-        )
-    made.use(LoadedModel(up, pipeline))
-    report["weights_gib"] = meter.allocated() / GIB
-    print(f"built in {report['build_s']:.0f} s", flush=True)
-    gc.freeze()  # as `load` does: garbage collections between jobs leave these objects out
-    report["types"] = []
-    for kind in arguments.types.split(","):
-        row = measure_type(
-            torch, made, pipeline, meter, kind, arguments.steps, arguments.size, arguments.rounds
-        )
-        report["types"].append(row)
-        if arguments.json:
-            arguments.json.write_text(json.dumps(report, indent=1))
+    settings = dict(arguments.settings)
+    if settings:
+        about["settings"] = settings
+    report = Report(about, arguments.json, arguments.markdown)
+    budget = Budget(arguments.budget, is_tiny=arguments.size == "tiny")
+    options = {"device": arguments.device, "size": arguments.size, "settings": settings}
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), _stop)
+    is_stopped = False
     try:
-        after = find_leaks(made, meter, min(arguments.steps, 2), arguments.size)
-    except Exception as error:  # noqa: BLE001 - the tables follow
-        report["leaks_error"] = f"{type(error).__name__}: {error}"[:200]
-    else:
-        report["allocated_after_each_job"] = after
-    text = tables(report)
-    print(f"\n{text}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1))
-    if arguments.markdown:
-        arguments.markdown.write_text(text)
-    return 1 if any(problems(report)) else 0
+        Supervisor(options, report, budget).run(arguments.parts)
+    except StoppedError:
+        is_stopped = True
+    report.save()
+    print(f"\n{document(report.data)}", flush=True)
+    return 1 if is_stopped or failures(report.data) else 0
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ async def test_a_failed_job_leaves_the_queue_and_answers_all_who_wait() -> None:
     assert parts.status(failed) == "error"
     assert failed.is_stopped
     assert failed.uid not in parts.active_jobs
-    assert list(parts.queue) == [other]
+    assert [step.active for step in parts.queue] == [other]
     assert parts.moved == [other.uid]
     assert parts.ends == 1
 
@@ -47,14 +47,15 @@ async def test_a_cancelled_job_is_no_error(error: Any) -> None:
 async def test_a_job_without_its_texture_stays_active_and_a_complete_one_does_not() -> None:
     parts = Parts()
     shape, textured = parts.add(running="shape_export"), parts.add(running="texture_export")
-    shape.texture_source = ("geometry", "cutout")  # type: ignore[assignment]
+    shape.data.geometry = "geometry"
     textured.has_used_engine = True
     parts.endings.complete_shape(shape, resolution=8)
     parts.endings.complete(textured)
     assert parts.status(shape) == parts.status(textured) == "completed"
     assert parts.active_jobs.record(shape).resolution == 8
     assert shape.uid in parts.active_jobs
-    assert shape.texture_source is not None
+    assert shape.data.geometry == "geometry"
+    assert textured.data.geometry is None
     assert textured.uid not in parts.active_jobs
     assert textured.shape_done.result().uid == textured.uid
     assert parts.lifecycle.jobs == 1  # the engine worked for one of them

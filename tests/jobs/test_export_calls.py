@@ -37,7 +37,7 @@ class Calls:
         self.calls.on_change = self.start
 
     def start(self) -> None:
-        if self.calls.waiting and self.threads.has_room:
+        if self.calls.waiting and self.threads.steps_running < self.threads.max_steps:
             self.calls.start_next()
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.engines import PATIENCE_S
+from tests.support.glb_files import opened
 from tests.support.managers import begin, in_a_loop, options, submit, until, working
 from tests.support.server import picture
 from trellis2_server.errors import (
     JobCancelledError,
     JobNotFoundError,
 )
+from trellis2_server.jobs import executor
 from trellis2_server.jobs.job import Caller, Job, Status
 
 if TYPE_CHECKING:
@@ -153,3 +158,36 @@ async def test_jobs_are_listed_by_pages_newest_first(engine: GatedEngine) -> Non
         page, has_more = await service.list_jobs(limit=3, before=page[-1].job.uid)
         assert ([view.job.uid for view in page], has_more) == (made[2::-1], False)
         assert await service.list_jobs(limit=1, before=made[0]) == ([], False)
+
+
+# ---- exporting again -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("texture", [None, False])
+@in_a_loop
+async def test_a_job_can_be_exported_from_its_last_event_on(
+    engine: GatedEngine, monkeypatch: pytest.MonkeyPatch, *, texture: bool | None
+) -> None:
+    gate = threading.Event()
+
+    def held(make: Any) -> Any:
+        def snapshot(value: Any) -> bytes:
+            assert gate.wait(PATIENCE_S)
+            return make(value)
+
+        return snapshot
+
+    for make in (executor.shape_snapshot, executor.field_snapshot):
+        monkeypatch.setattr(executor, make.__name__, held(make))
+    async with working(engine) as service:
+        job = await submit(service, 1, texture=texture)
+        async with aclosing(service.watch(job, heartbeat_s=60)) as views:
+            seen = [view async for view in views if view]
+        assert seen[-1].job.status is Status.COMPLETED
+        assert seen[-1].can_export
+        asking = asyncio.ensure_future(service.export(job, job.options, texture=None))
+        await asyncio.sleep(0.01)
+        assert not asking.done()
+        gate.set()
+        exported, _ = opened(await asking)
+        assert bool(exported.get("images")) is (texture is None)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.support.engines import PATIENCE_S
-from tests.support.gates import Compiled, Complaints, Engine, GatedCutter, Gates
+from tests.support.gates import Compiled, Complaints, Engine, GatedCutter, Gates, Place
 from tests.support.managers import Leap, NoMetrics, options
 from tests.support.server import picture, settings
 from trellis2_server import pipeline
@@ -41,6 +41,12 @@ if TYPE_CHECKING:
 
     from trellis2_server.mesh import Shape
 
+#: What may wait or run at the same time for one job.
+ALLOWED_STEPS: list[set[str]] = [
+    set(), {"cutout"}, {"shape"}, {"shape_export"}, {"texture"}, {"texture_export"},
+    {"shape_export", "texture"},
+]  # fmt: skip
+
 TIMEOUT_S, GRACE_S, IDLE_S = 1000.0, 10.0, 100.0
 JOBS = 5
 
@@ -59,11 +65,16 @@ class Asked:
     def __init__(self, job: Job, seed: int) -> None:
         self.uid = job.uid
         self.seed = seed
-        self.waiters: list[asyncio.Task[Job]] = []
+        self.for_shape: list[asyncio.Task[Job]] = []
+        self.for_texture: list[asyncio.Task[Job]] = []
+
+    @property
+    def waiters(self) -> list[asyncio.Task[Job]]:
+        return self.for_shape + self.for_texture
 
 
-class Faults(RuleBasedStateMachine):
-    """A worker, its jobs, and all that can happen to them."""
+class StoppingJobs(RuleBasedStateMachine):
+    """A job manager whose steps stop at gates, and what it has told of its jobs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,49 +101,31 @@ class Faults(RuleBasedStateMachine):
         return Geometry(shape, shape.mesh), b"shape %d" % options.seed
 
     def export_model(self, *arguments: Any) -> bytes:
-        options, report = arguments[3], arguments[5]
+        geometry, options, report = arguments[1], arguments[3], arguments[5]
+        assert isinstance(geometry, Geometry)
         self.gates.stand("texture_export", options.seed, report)
         return b"textured"
 
-    @initialize(limit=st.sampled_from([1, 2, 4]))
-    def start(self, limit: int) -> None:
-        configured = settings(
-            worker={
-                "limit_model_concurrency": limit,
-                "stage_timeout_seconds": TIMEOUT_S,
-                "recycle_after_jobs": 2,
-                "max_queue_length": 3,
-            },
-            server={"shutdown_grace_seconds": GRACE_S},
-            model={"idle_unload_seconds": IDLE_S},
-        )
-
-        async def begin() -> None:
-            self.leap = Leap()
-            engine = cast("pipeline.Engine", self.engine)
-            executor = LocalExecutor(engine, GatedCutter(self.gates, JOBS), configured)
-            self.manager = JobManager(executor, configured, clock=self.loop.time)
-            self.service = LocalJobService(self.manager, NoMetrics())
-            self.count_ends()
-            self.manager.start()
-            await self.until(lambda: self.manager.lifecycle.status == "ok")
-
-        self.run(begin())
-
-    def count_ends(self) -> None:
-        """Count how often each job comes to an end."""
+    def check_changes(self) -> None:
+        """Check each change of a job, and count how often it comes to an end."""
         registry = self.manager.registry
         put = registry.put
 
-        def counted(job: Job) -> Job:
+        def checked(job: Job) -> Job:
             known = next((known for known in registry if known.uid == job.uid), None)
             if job.status.is_finished and not (known and known.status.is_finished):
                 self.ends[job.uid] += 1
             if known and known.status is Status.COMPLETED and not job.status.is_finished:
                 self.ends[job.uid] -= 1  # its texture is made after all
+            if known and known.status is job.status and known.progress and job.progress:
+                assert known.progress.fraction <= job.progress.fraction <= 1
+            if job.status is Status.TEXTURE_PROCESSING:
+                assert job.shape_glb
+            if job.status is Status.COMPLETED:
+                assert job.shape_glb or (job.shape_error and job.textured_glb)
             return put(job)
 
-        registry.put = counted  # type: ignore[method-assign]
+        registry.put = checked  # type: ignore[method-assign]
 
     def run(self, call: Coroutine[Any, Any, None]) -> None:
         async def settled() -> None:
@@ -159,124 +152,6 @@ class Faults(RuleBasedStateMachine):
             threads.steps_running + threads.lookups == len(self.gates.at)
             and not maintenance.is_running
         )
-
-    # ---- what happens ----------------------------------------------------------------------
-
-    @rule(seed=st.integers(0, JOBS - 1), texture=st.sampled_from([None, True, False]))
-    def submit(self, seed: int, *, texture: bool | None) -> None:
-        async def ask() -> None:
-            is_open = self.closing is None and self.manager.availability.fatal_error is None
-            try:
-                job = await self.service.submit(picture(seed), options(seed), texture=texture)
-            except QueueFullError:
-                return
-            except UnavailableError:
-                is_open = not is_open
-                job = None
-            assert is_open
-            if job is None:
-                return
-            asked = Asked(job, seed)
-            for call in (self.service.wait_for_shape, self.service.wait_for_texture):
-                if call == self.service.wait_for_shape or texture is not False:
-                    asked.waiters.append(asyncio.ensure_future(call(job)))
-            self.asked.append(asked)
-
-        self.run(ask())
-
-    @precondition(lambda self: self.gates.at)
-    @rule(at=st.integers(0, 9), outcome=st.sampled_from([*["ok"] * 6, *OUTCOMES]))
-    def go_on(self, at: int, outcome: str) -> None:
-        keys = sorted(self.gates.at)
-
-        async def let_go() -> None:
-            self.gates.let_go(keys[at % len(keys)], OUTCOMES[outcome]())
-
-        self.run(let_go())
-
-    @precondition(lambda self: self.asked)
-    @rule(at=st.integers(0, 9))
-    def delete(self, at: int) -> None:
-        async def delete() -> None:
-            asked = self.asked[at % len(self.asked)]
-            try:
-                await self.service.delete(asked.uid)
-            except JobNotFoundError:
-                assert asked.uid not in self.manager.registry
-
-        self.run(delete())
-
-    @precondition(lambda self: any(asked.waiters for asked in self.asked))
-    @rule(at=st.integers(0, 9))
-    def leave(self, at: int) -> None:
-        async def leave() -> None:
-            waiting = [asked for asked in self.asked if asked.waiters]
-            waiter = waiting[at % len(waiting)].waiters.pop()
-            waiter.cancel()
-            await asyncio.wait([waiter])
-
-        self.run(leave())
-
-    @rule(seconds=st.sampled_from([GRACE_S, IDLE_S]))
-    def pass_time(self, seconds: float) -> None:
-        async def leap() -> None:
-            self.leap(seconds + 1)
-            self.manager.clean_up()
-
-        self.run(leap())
-
-    @precondition(lambda self: self.gates.at)
-    @rule()
-    def hang(self) -> None:
-        async def leap() -> None:
-            self.leap(TIMEOUT_S + 1)
-            await asyncio.sleep(0)
-
-        # A step that hangs still stands at its gate.
-        self.run(leap())
-
-    @precondition(lambda self: self.closing is None)
-    @rule()
-    def shut_down(self) -> None:
-        async def close() -> None:
-            self.closing = asyncio.ensure_future(self.manager.close())
-            await asyncio.sleep(0)
-
-        self.run(close())
-
-    # ---- what is always so -----------------------------------------------------------------
-
-    @invariant()
-    def each_job_ends_once(self) -> None:
-        assert all(0 <= ends <= 1 for ends in self.ends.values())
-
-    @invariant()
-    def each_active_job_does_one_thing(self) -> None:
-        manager = getattr(self, "manager", None)
-        for active in manager.active_jobs if manager else ():
-            job = manager.registry[active.uid]
-            assert bool(active.running) + bool(active.waiting_for) == (not job.status.is_finished)
-
-    @invariant()
-    def whoever_can_be_answered_is(self) -> None:
-        for asked in self.asked:
-            if asked.uid in self.manager.registry:
-                job = self.manager.registry[asked.uid]
-                if job.status in {Status.ERROR, Status.CANCELLED} or job.textured_glb:
-                    assert all(waiter.done() for waiter in asked.waiters)
-
-    @invariant()
-    def no_step_waits_that_could_run(self) -> None:
-        manager = getattr(self, "manager", None)
-        if manager is None or manager.availability.is_closing or manager.availability.fatal_error:
-            return
-        scheduler = manager.scheduler
-        has_room = manager.threads.steps_running < manager._limits.limit_model_concurrency
-        waiting = {active.waiting_for for active in manager.queue}
-        assert not has_room or not (scheduler._startable_steps() & waiting)
-        wants_device = bool(waiting & {"shape", "texture"})
-        if wants_device and has_room and not manager.threads.device_is_busy:
-            assert manager.lifecycle.is_resident
 
     def teardown(self) -> None:
         try:
@@ -308,6 +183,190 @@ class Faults(RuleBasedStateMachine):
         assert not left, left
         assert not self.manager.subscriptions._by_uid
         self.manager.threads.close()
+
+
+class Faults(StoppingJobs):
+    """All that can happen to jobs."""
+
+    @initialize(limit=st.sampled_from([1, 2, 4]))
+    def start(self, limit: int) -> None:
+        configured = settings(
+            worker={
+                "limit_model_concurrency": limit,
+                "stage_timeout_seconds": TIMEOUT_S,
+                "recycle_after_jobs": 2,
+                "max_queue_length": 3,
+            },
+            server={"shutdown_grace_seconds": GRACE_S},
+            model={"idle_unload_seconds": IDLE_S},
+        )
+
+        async def begin() -> None:
+            self.leap = Leap()
+            engine = cast("pipeline.Engine", self.engine)
+            executor = LocalExecutor(engine, GatedCutter(self.gates, JOBS), configured)
+            self.manager = JobManager(executor, configured, clock=self.loop.time)
+            self.service = LocalJobService(self.manager, NoMetrics())
+            self.check_changes()
+            self.manager.start()
+            await self.until(lambda: self.manager.lifecycle.status == "ok")
+
+        self.run(begin())
+
+    # ---- what happens ----------------------------------------------------------------------
+
+    @rule(seed=st.integers(0, JOBS - 1), texture=st.sampled_from([None, True, False]))
+    def submit(self, seed: int, *, texture: bool | None) -> None:
+        async def ask() -> None:
+            is_open = self.closing is None and self.manager.availability.fatal_error is None
+            try:
+                job = await self.service.submit(picture(seed), options(seed), texture=texture)
+            except QueueFullError:
+                return
+            except UnavailableError:
+                is_open = not is_open
+                job = None
+            assert is_open
+            if job is None:
+                return
+            asked = Asked(job, seed)
+            asked.for_shape.append(asyncio.ensure_future(self.service.wait_for_shape(job)))
+            if texture is not False:
+                waiter = asyncio.ensure_future(self.service.wait_for_texture(job))
+                asked.for_texture.append(waiter)
+            self.asked.append(asked)
+
+        self.run(ask())
+
+    @precondition(lambda self: self.gates.at)
+    @rule(at=st.integers(0, 9), outcome=st.sampled_from([*["ok"] * 6, *["fails"] * 3, *OUTCOMES]))
+    def go_on(self, at: int, outcome: str) -> None:
+        keys = sorted(self.gates.at)
+
+        async def let_go() -> None:
+            self.gates.let_go(keys[at % len(keys)], OUTCOMES[outcome]())
+
+        self.run(let_go())
+
+    @rule(seed=st.integers(0, JOBS - 1), first=st.sampled_from(["shape_export", "texture"]))
+    def reach_both_branches(self, seed: int, first: str) -> None:
+        """A job's shape is exported beside its texture; one of both fails."""
+        self.submit(seed, texture=True)
+        for step, outcome in (("cutout", "ok"), ("shape", "ok"), (first, "fails")):
+            for key in [key for key in self.gates.at if key[:2] == (step, seed)]:
+
+                async def let_go(key: Place = key, outcome: str = outcome) -> None:
+                    self.gates.let_go(key, OUTCOMES[outcome]())
+
+                self.run(let_go())
+
+    @precondition(lambda self: self.asked)
+    @rule(at=st.integers(0, 9))
+    def delete(self, at: int) -> None:
+        async def delete() -> None:
+            asked = self.asked[at % len(self.asked)]
+            try:
+                await self.service.delete(asked.uid)
+            except JobNotFoundError:
+                assert asked.uid not in self.manager.registry
+
+        self.run(delete())
+
+    @precondition(lambda self: any(asked.waiters for asked in self.asked))
+    @rule(at=st.integers(0, 9))
+    def leave(self, at: int) -> None:
+        async def leave() -> None:
+            waiting = [asked for asked in self.asked if asked.waiters]
+            asked = waiting[at % len(waiting)]
+            waiter = (asked.for_texture or asked.for_shape).pop()
+            waiter.cancel()
+            await asyncio.wait([waiter])
+
+        self.run(leave())
+
+    @rule(seconds=st.sampled_from([GRACE_S, IDLE_S]))
+    def pass_time(self, seconds: float) -> None:
+        async def leap() -> None:
+            self.leap(seconds + 1)
+            self.manager.clean_up()
+
+        self.run(leap())
+
+    @precondition(lambda self: self.gates.at)
+    @rule(is_rare=st.sampled_from([True, False, False, False]))
+    def hang(self, *, is_rare: bool) -> None:
+        if not is_rare:  # it ends the server
+            return
+
+        async def leap() -> None:
+            self.leap(TIMEOUT_S + 1)
+            await asyncio.sleep(0)
+
+        # A step that hangs still stands at its gate.
+        self.run(leap())
+
+    @precondition(lambda self: self.closing is None)
+    @rule(is_rare=st.sampled_from([True, False, False, False]))
+    def shut_down(self, *, is_rare: bool) -> None:
+        if not is_rare:
+            return
+
+        async def close() -> None:
+            self.closing = asyncio.ensure_future(self.manager.close())
+            await asyncio.sleep(0)
+
+        self.run(close())
+
+    # ---- what is always so -----------------------------------------------------------------
+
+    @invariant()
+    def each_job_ends_once(self) -> None:
+        assert all(0 <= ends <= 1 for ends in self.ends.values())
+
+    @invariant()
+    def each_unfinished_job_does_something_and_each_of_its_steps_has_its_input(self) -> None:
+        manager = getattr(self, "manager", None)
+        for active in manager.active_jobs if manager else ():
+            job, steps = manager.registry[active.uid], set(active.steps)
+            assert bool(steps) == (not job.status.is_finished)
+            assert steps in ALLOWED_STEPS
+            assert (manager.active_jobs.present_step(active) is None) == job.status.is_finished
+            if "texture_export" in steps:
+                assert active.data.field is not None
+                assert job.shape_glb or job.shape_error
+            if job.status is Status.SHAPE_PROCESSING:
+                assert job.shape_glb is None
+            if job.status is Status.TEXTURE_PROCESSING:
+                assert job.shape_glb
+                assert active.shape_done.done()
+
+    @invariant()
+    def whoever_can_be_answered_is(self) -> None:
+        for asked in self.asked:
+            if asked.uid not in self.manager.registry:
+                continue
+            job = self.manager.registry[asked.uid]
+            if job.status in {Status.ERROR, Status.CANCELLED} or job.textured_glb:
+                assert all(waiter.done() for waiter in asked.waiters)
+            if job.shape_glb:  # whatever becomes of the texture
+                assert all(waiter.result().shape_glb for waiter in asked.for_shape)
+            elif job.shape_error:
+                errors = [str(waiter.exception()) for waiter in asked.for_shape]
+                assert errors == [str(job.shape_error)] * len(errors)
+
+    @invariant()
+    def no_step_waits_that_could_run(self) -> None:
+        manager = getattr(self, "manager", None)
+        if manager is None or manager.availability.is_closing or manager.availability.fatal_error:
+            return
+        scheduler = manager.scheduler
+        kinds, has_room = scheduler._startable_steps(), scheduler._has_room
+        assert scheduler._next_step(kinds) is None
+        waiting = {step.name for step in manager.queue}
+        assert not has_room or not (kinds & waiting)
+        wants_device = bool(waiting & {"shape", "texture"})
+        if wants_device and has_room and not manager.threads.device_is_busy:
+            assert manager.lifecycle.is_resident
 
 
 TestFaults = Faults.TestCase

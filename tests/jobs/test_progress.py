@@ -45,6 +45,57 @@ def test_the_steps_of_a_status_follow_each_other_without_a_gap(
     assert ends[-1] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("step", "stages"),
+    [
+        ("shape", ["condition", "structure", "shape", "decode"]),
+        ("shape_export", ["clean", "remesh", "decimate"]),
+        ("texture", ["texture", "decode"]),
+        ("texture_export", ["unwrap", "bake", "encode", "pack"]),
+    ],
+)
+def test_the_stages_of_a_step_follow_each_other_without_a_gap(
+    step: progress.Step, stages: list[str]
+) -> None:
+    ends = [status_fraction(step, stage, 1, 1) for stage in stages]
+    begins = [status_fraction(step, stage, 0, 1) for stage in stages]
+    assert begins == [status_fraction(step, "any", 0, 1), *ends[:-1]]
+    assert ends[-1] == status_fraction(step, "any", 1, 1)
+
+
+@pytest.mark.parametrize("stage", ["clean", "remesh", "decimate"])
+def test_a_shape_that_is_prepared_for_its_texture_again_takes_no_share_of_the_export(
+    stage: str,
+) -> None:
+    begin = status_fraction("texture_export", "unwrap", 0, 1)
+    assert status_fraction("texture_export", stage, 1, 1) == begin
+
+
+@in_a_loop
+async def test_the_progress_of_a_texture_is_not_shown_while_its_shape_is_exported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(progress, "PROGRESS_INTERVAL_S", 0.0)
+    parts = Parts()
+    active = parts.add(running=("shape_export", "texture"))
+    reporter = ProgressReporter(parts.active_jobs, Retries())
+    texture, export = (reporter.for_step(active, step) for step in ("texture", "shape_export"))
+    for report, stage, done in (
+        (texture, "texture", 8), (export, "clean", 12), (texture, "retry", 0),
+    ):  # fmt: skip
+        await asyncio.to_thread(report, stage, done, 12)
+    await asyncio.sleep(0)
+    shown = parts.active_jobs.record(active).progress
+    assert shown is not None
+    assert (shown.stage, shown.fraction) == (
+        "clean",
+        status_fraction("shape_export", "clean", 1, 1),
+    )
+    assert active.texture_progress is not None  # it never goes back either
+    assert active.texture_progress.stage == "retry"
+    assert active.texture_progress.fraction == status_fraction("texture", "texture", 8, 12)
+
+
 @given(st.sampled_from([*SHAPE_STEPS, *TEXTURE_STEPS]), st.integers(0, 100))
 def test_the_fraction_of_a_step_is_found_from_that_of_its_status(
     step: progress.Step, done: int
@@ -66,13 +117,14 @@ async def recorded(parts: Parts, active: ActiveJob, *reports: tuple[str, int, in
 @in_a_loop
 async def test_a_report_becomes_the_jobs_progress() -> None:
     parts = Parts()
-    active = parts.add(running="shape", step_started_at=2.0)
+    parts.clock.now = 2.0
+    active = parts.add(running="shape")
     parts.clock.now = 5.0
     job = await recorded(parts, active, ("shape", 6, 12))
     assert job.progress is not None
     assert (job.progress.stage, job.progress.step, job.progress.steps) == ("shape", 6, 12)
     assert job.progress.fraction == status_fraction("shape", "shape", 6, 12)
-    assert active.progress_after_s == 3.0
+    assert active.steps["shape"].progress_after_s == 3.0
 
 
 @in_a_loop

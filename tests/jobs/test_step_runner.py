@@ -94,6 +94,5 @@ async def test_no_data_of_the_engine_is_kept_after_a_job(failing: str | None) ->
             gc.collect()
             kept = [ref for ref in engine.made if ref() is not None]
             assert len(kept) == 2  # the second job's mesh, whose texture may be asked for
-            assert all(active.cutout is None for active in service.manager.active_jobs)
     finally:
         logging.disable(logging.NOTSET)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +17,9 @@ from trellis2_server.parameters import read_options
 from trellis2_server.ray_serve.engine_monitor import EngineMonitor
 from trellis2_server.ray_serve.executor import ClusterExecutor
 from trellis2_server.ray_serve.remote_calls import RemoteOutcome, retry_once
+
+if TYPE_CHECKING:
+    from trellis2_server.ray_serve.references import ShapeReference
 
 
 class LocalCalls:
@@ -75,11 +78,12 @@ def make_model(calls: LocalCalls, mesh: bytes | None = None) -> tuple[bytes, byt
         executor, options = make_executor(calls), read_options({}, settings())
         cutout: Any = object()
         if mesh is None:
-            shape = await executor.make_shape(cutout, options, ignore)
-            geometry, plain, _ = await executor.export_shape(shape, options, ignore)
+            source = await executor.make_shape(cutout, options, ignore)
+            geometry, plain, _ = await executor.export_shape(source, options, ignore)
         else:
             geometry, plain, _ = await executor.read_mesh(mesh, options, ignore)
-        field = await executor.make_texture(geometry, cutout, options, ignore)
+            source = geometry
+        field = await executor.make_texture(source, cutout, options, ignore)
         return plain, await executor.export_model(geometry, field, options, ignore)
 
     return asyncio.run(make())
@@ -91,7 +95,7 @@ def test_lost_results_are_made_again_from_the_cutout() -> None:
     assert calls.made == [
         "shape", "export_shape",
         "shape", "export_shape",
-        "texture", "shape", "prepare_mesh", "texture",
+        "texture", "shape", "texture",
         "export_model", "shape", "prepare_mesh", "texture", "export_model",
     ]  # fmt: skip
 
@@ -133,9 +137,51 @@ def test_a_call_is_not_repeated_twice() -> None:
         asyncio.run(retry_once(call))
 
 
-def test_snapshots_of_a_clients_mesh_are_not_made() -> None:
-    executor = make_executor(LocalCalls())
-    from trellis2_server.ray_serve.references import GeometryReference
+class SlowCalls(LocalCalls):
+    """Lets other tasks run before each call."""
 
-    geometry = GeometryReference(None, "mesh", read_options({}, settings()))
-    assert executor.shape_snapshotter(geometry) is None
+    async def on_engine(self, *args: Any, **named: Any) -> RemoteOutcome:
+        await asyncio.sleep(0)
+        return await super().on_engine(*args, **named)
+
+    async def as_task(self, *args: Any, **named: Any) -> RemoteOutcome:
+        await asyncio.sleep(0)
+        return await super().as_task(*args, **named)
+
+
+def test_a_shape_that_two_steps_miss_is_made_again_once() -> None:
+    calls = SlowCalls("export_shape", "texture")
+
+    async def make() -> ShapeReference:
+        executor, options = make_executor(calls), read_options({}, settings())
+        cutout: Any = object()
+        shape = await executor.make_shape(cutout, options, ignore)
+        exported, field = await asyncio.gather(
+            executor.export_shape(shape, options, ignore),
+            executor.make_texture(shape, cutout, options, ignore),
+        )
+        assert exported.geometry.shape is shape
+        assert await executor.export_model(exported.geometry, field, options, ignore) == b"glb"
+        return shape
+
+    shape = asyncio.run(make())
+    assert calls.made == [
+        "shape", "export_shape", "texture", "shape", "export_shape", "texture", "export_model",
+    ]  # fmt: skip
+    assert shape.mesh == "mesh 4"
+
+
+@pytest.mark.parametrize("lost", ["", "prepare_mesh"])
+def test_a_shape_whose_export_failed_is_prepared_for_its_texture(lost: str) -> None:
+    calls = LocalCalls(lost)
+
+    async def make() -> bytes:
+        executor, options = make_executor(calls), read_options({}, settings())
+        cutout: Any = object()
+        shape = await executor.make_shape(cutout, options, ignore)
+        field = await executor.make_texture(shape, cutout, options, ignore)
+        return await executor.export_model(shape, field, options, ignore)
+
+    assert asyncio.run(make()) == b"glb"
+    again = ["prepare_mesh", "shape"] if lost else []
+    assert calls.made == ["shape", "texture", *again, "prepare_mesh", "export_model"]

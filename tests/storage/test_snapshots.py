@@ -53,7 +53,7 @@ def made(cutout: Cutout) -> dict[str, Any]:
     engine.load(report)
     shape = pipeline.make_shape(engine, cutout, options(), report)
     geometry, shape_glb = pipeline.export_shape(engine, shape, options(), report)
-    field = pipeline.make_texture(engine, geometry, cutout, options(), report)
+    field = pipeline.make_texture(engine, shape, cutout, options(), report)
     textured = pipeline.export_model(engine, geometry, field, options(), EXPORT, report)
     return {
         "shape": shape_snapshot(shape),

@@ -86,7 +86,8 @@ class GatedEngine:
             f"the gate of {stage} for seed {seed} was not opened"
         )
 
-    def _pass(self, stage: str, seed: int, report: Report) -> None:
+    def run_stage(self, stage: str, seed: int, report: Report) -> None:
+        """Begin a stage, wait at its gates, and fail if that is due."""
         self.enter(stage, seed)
         report(stage, 0, 2)
         self.wait(stage, seed)
@@ -107,10 +108,10 @@ class GatedEngine:
             gate.set()
 
     def load(self, report: Report) -> None:
-        self._pass("load", -1, report)
+        self.run_stage("load", -1, report)
 
     def unload(self) -> None:
-        self._pass("unload", -1, lambda *_: None)
+        self.run_stage("unload", -1, lambda *_: None)
 
     def describe(self) -> dict[str, object]:
         return {"device": "none"}
@@ -120,7 +121,7 @@ class GatedEngine:
 
     def shape(self, cutout: Cutout, options: Options, report: Report) -> Shape:
         assert cutout.rgba.shape[2] == 4
-        self._pass("shape", options.seed, report)
+        self.run_stage("shape", options.seed, report)
         mesh = cube()
         self.made += [weakref.ref(mesh.vertices), weakref.ref(mesh.faces)]
         return self.returns.pop("shape", Shape(mesh, 8, state=None))
@@ -128,7 +129,7 @@ class GatedEngine:
     def texture(self, shape: Shape, cutout: Cutout, options: Options, report: Report) -> VoxelField:
         assert shape.resolution == 8
         assert cutout.rgba.shape[2] == 4
-        self._pass("texture", options.seed, report)
+        self.run_stage("texture", options.seed, report)
         field = voxels()
         self.made.append(weakref.ref(field.attributes))
         return self.returns.pop("texture", field)
@@ -138,5 +139,5 @@ class GatedEngine:
     ) -> VoxelField:
         assert cutout.rgba.shape[2] == 4
         assert np.abs(mesh.vertices).max() <= 0.5
-        self._pass("texture_mesh", options.seed, report)
+        self.run_stage("texture_mesh", options.seed, report)
         return self.returns.pop("texture_mesh", voxels())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.support.managers import Clock, options
 from trellis2_server.jobs.active_jobs import ActiveJobs
@@ -11,10 +11,13 @@ from trellis2_server.jobs.availability import Availability
 from trellis2_server.jobs.endings import JobEndings
 from trellis2_server.jobs.job import Job
 from trellis2_server.jobs.observers import NullObserver
-from trellis2_server.jobs.queue import ActiveJob, JobQueue, job_future
+from trellis2_server.jobs.queue import ActiveJob, JobStep, StepQueue, job_future
 from trellis2_server.jobs.registry import JobRegistry
 from trellis2_server.jobs.subscriptions import Subscriptions
 from trellis2_server.jobs.uploads import Upload
+
+if TYPE_CHECKING:
+    from trellis2_server.jobs.steps import Step
 
 ABANDONED_AFTER_S = 100.0
 
@@ -38,7 +41,7 @@ class Parts:
         self.registry = JobRegistry()
         self.active_jobs = ActiveJobs(self.registry, Subscriptions(), self.clock)
         self.moved: list[str] = []
-        self.queue = JobQueue(frozenset({"shape", "texture"}), self.moved.append)
+        self.queue = StepQueue(frozenset({"shape", "texture"}), self.moved.append)
         self.availability = Availability()
         self.lifecycle: Any = Lifecycle()
         self.endings = JobEndings(
@@ -55,8 +58,15 @@ class Parts:
     def _count(self) -> None:
         self.ends += 1
 
-    def add(self, *, deadline: float = 0.0, **state: Any) -> ActiveJob:
-        """A job in progress; one that waits for a step is queued."""
+    def add(
+        self,
+        *,
+        waiting_for: Step | tuple[Step, ...] = (),
+        running: Step | tuple[Step, ...] = (),
+        deadline: float = 0.0,
+        **state: Any,
+    ) -> ActiveJob:
+        """A job in progress with these steps; those that wait are queued."""
         job = self.registry.put(Job(str(uuid.uuid4()), options(), "none", self.clock()))
         active = ActiveJob(
             uid=job.uid,
@@ -68,9 +78,17 @@ class Parts:
             **state,
         )
         self.active_jobs.add(active)
-        if active.waiting_for:
-            self.queue.add(active)
+        for step in (running,) if isinstance(running, str) else running:
+            active.add_step(step, lambda: None).started_at = self.clock()
+        for step in (waiting_for,) if isinstance(waiting_for, str) else waiting_for:
+            self.queue.add(active.add_step(step, lambda: None))
         return active
+
+    def waiting(self, active: ActiveJob) -> JobStep:
+        """The step that the job's status waits for."""
+        step = self.active_jobs.present_step(active)
+        assert step is not None
+        return step
 
     def status(self, active: ActiveJob) -> str:
         return self.active_jobs.record(active).status.value

@@ -207,7 +207,7 @@ class SteeredEngine(GatedEngine):
     def unload(self) -> None:
         return
 
-    def _pass(self, stage: str, seed: int, report: Report) -> None:
+    def run_stage(self, stage: str, seed: int, report: Report) -> None:
         import ray
 
         node = ray.get_runtime_context().get_node_id()

@@ -123,8 +123,7 @@ def textured_glb(  # noqa: PLR0913
 
     Args:
         mesh: in the model frame, best from `prepare`.
-        field: attributes in the same frame; if they are torch tensors on a device, the textures are
-            baked there.
+        field: attributes in the same frame.
         texture_size: edge of the square textures, pixels.
         original: the surface before decimation. Colours are read at its closest points, unless it
             is so close to `mesh` that none would change. `extras` then gets `error_voxels`, the
@@ -152,8 +151,7 @@ def textured_glb(  # noqa: PLR0913
 
     original = None if original is mesh or original is None else checked_mesh(original)
     mesh = checked_mesh(mesh)
-    if not textures.is_on_device(field):
-        field = checked_field(field)
+    field = checked_field(field)
     extras = dict(extras or {})
     atlas, material, error_voxels = textures.create_textures(
         mesh,

@@ -8,8 +8,7 @@ Does not know: textures, how groups become charts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -19,18 +18,6 @@ from trellis2_server.export.parallel import parallel_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-#: `group_faces`, or another implementation of it.
-Grouping: TypeAlias = Callable[
-    [
-        "NDArray[np.float32]",
-        "NDArray[np.int32]",
-        "NDArray[np.int32]",
-        "NDArray[np.float32]",
-        float,
-    ],
-    "NDArray[np.int32]",
-]
 
 _THIRD: Final = 3**-0.5
 #: Directions of the faces and corners of a cube. No direction is more than 37 degrees from one of

@@ -5,9 +5,8 @@ Does not know: nodes of glTF, files.
 
 from __future__ import annotations
 
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from trellis2_server.export import bake
 from trellis2_server.export.deviation import deviation
@@ -58,7 +57,7 @@ def create_textures(  # noqa: PLR0913 - the parameters of `export.textured_glb`
 
     Args:
         mesh: checked, in the field's frame.
-        field: checked, unless it is on a device; base colour, metallic, roughness and alpha.
+        field: checked; base colour, metallic, roughness and alpha.
         original: checked; colours are read at its closest points unless it is so close to the mesh
             that none would change. None: no original.
         texture_size: edge of the square textures, pixels.
@@ -71,47 +70,21 @@ def create_textures(  # noqa: PLR0913 - the parameters of `export.textured_glb`
         ExportError: the mesh could not be unwrapped, or its textures not encoded.
         MissingPackageError: Pillow, or the package for `unwrap`, is not installed.
     """
-    uses_device = is_on_device(field)
 
-    def create_atlas() -> Atlas:
-        if unwrap == "xatlas":
-            return unwrap_with_xatlas(mesh, texture_size, report)
-        if not uses_device:
-            return unwrap_mesh(mesh, texture_size, report)
-        from trellis2_server.export.device import grouping
-
-        attributes: Any = field.attributes
-        return unwrap_mesh(mesh, texture_size, report, grouping.grouping_on(attributes.device))
-
-    def build_index() -> tuple[bake.Index | None, float | None]:
+    def build_index() -> tuple[bake.Index, float | None]:
         surface, error = original, None
         if surface is not None:
             error = deviation(surface, mesh, field.resolution).p99
             if error <= PROJECTED_ABOVE_VOXELS:
                 surface = None
-        return None if uses_device else bake.build_index(field, surface), error
+        return bake.build_index(field, surface), error
 
     # Unwrapping uses one core for half of the time: the index is built on another one.
     with ThreadPoolExecutor(1, thread_name_prefix="index") as pool:
         indexing = pool.submit(build_index)
-        atlas = create_atlas()
+        create_atlas = unwrap_with_xatlas if unwrap == "xatlas" else unwrap_mesh
+        atlas = create_atlas(mesh, texture_size, report)
         index, error = indexing.result()
-    if index is None:
-        from trellis2_server.export.device import bake as device_bake
-
-        is_projected = error is not None and error > PROJECTED_ABOVE_VOXELS
-        maps = device_bake.bake(mesh, atlas, field, original if is_projected else None, report)
-    else:
-        maps = bake.bake(mesh, atlas, index, report)
+    maps = bake.bake(mesh, atlas, index, report)
     stage_report(report, "encode", 1)(0)
     return Textures(atlas, encode_maps(maps, alpha_mode, texture_format), error)
-
-
-def is_on_device(field: VoxelField) -> bool:
-    """Return whether the field's arrays are tensors outside the CPU's memory."""
-    # If torch has not been imported, the arrays are not tensors.
-    torch: Any = sys.modules.get("torch")
-    if torch is None:
-        return False
-    attributes: Any = field.attributes
-    return isinstance(attributes, torch.Tensor) and attributes.device.type != "cpu"

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trellis2_server.export.charts import Charts
-    from trellis2_server.export.grouping import Grouping
     from trellis2_server.mesh import Mesh
     from trellis2_server.reports import Report
 
@@ -57,7 +56,6 @@ def unwrap(
     mesh: Mesh,
     size_px: int,
     report: Report | None = None,
-    grouping: Grouping = group_faces,
 ) -> Atlas:
     """Return an atlas in which no two faces share a texel, at one density for the whole surface.
 
@@ -65,7 +63,6 @@ def unwrap(
         mesh: checked, clean or not.
         size_px: edge of the texture, texels.
         report: called between steps with "unwrap", the step and the number of steps.
-        grouping: groups the faces; `group_faces`, or the same on a device.
 
     Raises:
         ExportError: too many charts for this texture.
@@ -76,7 +73,7 @@ def unwrap(
     normals = face_normals(mesh)
     area = float(normals[:, 3].sum(dtype=np.float64))
     density = np.sqrt(_EXPECTED_SHARE * size_px * size_px / max(area, 1e-30))
-    group = grouping(mesh.vertices, mesh.faces, twin, normals, density)
+    group = group_faces(mesh.vertices, mesh.faces, twin, normals, density)
     finished(1)
     charts = build_charts(mesh, twin, normals, group, density, size_px)
     finished(2)

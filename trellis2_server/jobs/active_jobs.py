@@ -5,16 +5,19 @@ Does not know: threads, how a job is worked on.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from trellis2_server.jobs.job import Progress
+from trellis2_server.jobs.job import Progress, Status
+from trellis2_server.jobs.steps import SHAPE_STEPS, TEXTURE_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from trellis2_server.jobs.job import Job
-    from trellis2_server.jobs.queue import ActiveJob
+    from trellis2_server.jobs.queue import ActiveJob, JobStep
     from trellis2_server.jobs.registry import JobRegistry
+    from trellis2_server.jobs.steps import Step
     from trellis2_server.jobs.subscriptions import Subscriptions
 
 
@@ -70,28 +73,76 @@ class ActiveJobs:
         self.subscriptions.publish(job)
         return job
 
-    def note_loading(self, active: ActiveJob) -> None:
-        """Show as the job's progress that it waits for the engine to load."""
-        known = self.record(active).progress
-        self.change(active, progress=Progress("loading", known.fraction if known else 0.0))
-
     def is_finished(self, active: ActiveJob) -> bool:
         """Return whether nothing is being done, or waits to be done, for the job."""
         return self.record(active).status.is_finished
+
+    # ---- progress ------------------------------------------------------------------------
+
+    def present_steps(self, active: ActiveJob) -> tuple[Step, ...]:
+        """Return the steps that the job's status waits for.
+
+        They are the texture's if the job goes on without its untextured GLB.
+        """
+        job = self.record(active)
+        is_textures_turn = job.status is Status.TEXTURE_PROCESSING or job.shape_error is not None
+        return TEXTURE_STEPS if is_textures_turn else SHAPE_STEPS
+
+    def present_step(self, active: ActiveJob) -> JobStep | None:
+        """Return the step that the job's status waits for; None: the job is finished."""
+        steps = map(active.steps.get, self.present_steps(active))
+        return next((step for step in steps if step), None)
+
+    def note_progress(self, active: ActiveJob, step: Step, progress: Progress) -> None:
+        """Record the progress of a step, which never goes back.
+
+        While the shape is being exported, that of the texture is only remembered: the job's
+        progress is that of its status.
+        """
+        if step not in self.present_steps(active):
+            active.texture_progress = _forward(active.texture_progress, progress)
+            return
+        known = self.record(active).progress
+        progress = _forward(known, progress)
+        if progress != known:
+            self.change(active, progress=progress)
+
+    def note_loading(self, step: JobStep) -> None:
+        """Show as the progress of a step that it waits for the engine to load."""
+        self.note_progress(step.active, step.name, Progress("loading", 0.0))
 
     # ---- counts --------------------------------------------------------------------------
 
     @property
     def waiting(self) -> int:
         """Number of jobs that wait for a step to start, or for a background model."""
-        return sum(1 for active in self if active.waiting_for)
+        return sum(1 for active in self if active.is_waiting)
 
     @property
     def unfinished(self) -> int:
         """Number of jobs that run or wait."""
-        return sum(1 for active in self if active.running or active.waiting_for)
+        return sum(1 for active in self if active.steps)
+
+    @property
+    def second_steps(self) -> int:
+        """Number of steps that run beside another step of the same job."""
+        return sum(max(len(active.running) - 1, 0) for active in self)
+
+    @property
+    def held_fields(self) -> int:
+        """Number of materials that wait until the shape of their job is exported."""
+        return sum(
+            active.data.field is not None and "shape_export" in active.steps for active in self
+        )
 
     @property
     def upload_bytes(self) -> int:
         """Bytes of the clients' files that are held until they are read."""
         return sum(active.upload_bytes for active in self)
+
+
+def _forward(known: Progress | None, progress: Progress) -> Progress:
+    """Return the progress with the fraction that was reached before, if that is larger."""
+    if known is None or known.fraction <= progress.fraction:
+        return progress
+    return replace(progress, fraction=known.fraction)  # a stage started over

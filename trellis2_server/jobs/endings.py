@@ -13,6 +13,7 @@ from trellis2_server import request_ids
 from trellis2_server.errors import EngineError, JobCancelledError, ShuttingDownError
 from trellis2_server.jobs.availability import unhealthy
 from trellis2_server.jobs.job import Status
+from trellis2_server.jobs.steps import TEXTURE_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.job import Job
     from trellis2_server.jobs.model_lifecycle import ModelLifecycle
     from trellis2_server.jobs.observers import JobObserver
-    from trellis2_server.jobs.queue import ActiveJob, JobQueue
+    from trellis2_server.jobs.queue import ActiveJob, StepQueue
+    from trellis2_server.jobs.steps import Step
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ class JobEndings:
     def __init__(  # noqa: PLR0913, PLR0917 - six collaborators
         self,
         active_jobs: ActiveJobs,
-        queue: JobQueue,
+        queue: StepQueue,
         lifecycle: ModelLifecycle,
         availability: Availability,
         observer: JobObserver,
@@ -76,18 +78,34 @@ class JobEndings:
 
     # ---- failure -------------------------------------------------------------------------
 
-    def fail(self, active: ActiveJob, error: ServerError) -> None:
+    def fail(self, active: ActiveJob, error: ServerError, **changes: Any) -> None:
         """End a job without all of its results; requests that wait for it get the error."""
         is_cancelled = isinstance(error, JobCancelledError | ShuttingDownError)
         active.is_stopped = True
-        self._queue.remove(active)
-        # Without its traceback, whose frames would hold the step's arrays.
-        bare = copy.copy(error)
+        self._queue.remove(*active.steps.values())
         status = Status.CANCELLED if is_cancelled else Status.ERROR
-        self._active_jobs.change(active, status=status, error=bare)
+        self._active_jobs.change(active, status=status, error=bare(error), **changes)
         self._note_end(active)
         self._release(active)
         self.on_failure()
+
+    def fail_step(self, active: ActiveJob, step: Step, error: ServerError) -> None:
+        """Note that a step failed, or cannot start; its job ends.
+
+        But if the texture fails first, the job ends only when its shape is exported: clients that
+        wait for the untextured GLB get it.
+        """
+        if step in TEXTURE_STEPS and "shape_export" in active.steps:
+            self._drop_texture(active)
+            active.texture_error = bare(error)
+        else:
+            self.fail(active, error)
+
+    def _drop_texture(self, active: ActiveJob) -> None:
+        """Remove the texture step of a job whose shape is being exported."""
+        step = active.steps.pop("texture", None)
+        if step is not None:
+            self._queue.remove(step)
 
     def cancel(self, active: ActiveJob) -> None:
         """Cancel a job: at once if it waits, otherwise at the running step's next report."""
@@ -97,17 +115,26 @@ class JobEndings:
     def cancel_if_abandoned(self, active: ActiveJob) -> bool:
         """Cancel a job that has not started and that no client asks for; return whether."""
         age_s = self._active_jobs.clock() - active.last_requested_at
-        has_started = active.waiting_for != "cutout"
+        has_started = not active.waits_for("cutout")
         if has_started or active.waiters or age_s <= self._abandoned_after_s:
             return False
         self.fail(active, JobCancelledError("cancelled: no client asked for the job any more"))
         return True
 
     def fail_all(self, error: ServerError, *, running: bool = True) -> None:
-        """End all unfinished jobs, or only those that wait."""
+        """End all unfinished jobs, or only those of which no step runs.
+
+        In the latter case, the textures of the others do not start; without its texture, such a
+        job is complete when its shape is exported.
+        """
         for active in self._active_jobs:
-            if (running or not active.running) and not self._active_jobs.is_finished(active):
+            if self._active_jobs.is_finished(active):
+                continue
+            if running or not active.running:
                 self.fail(active, error)
+            elif active.waits_for("texture"):
+                self._drop_texture(active)
+                active.texture_done = None
 
     def fail_permanently(self, reason: str) -> None:
         """Record a fatal error, and end the jobs that still need the engine."""
@@ -115,8 +142,9 @@ class JobEndings:
             return
         needing_device = set(self._queue.waiting_for_device())
         for active in self._active_jobs:
-            if active in needing_device or active.waiting_for == "cutout":
-                self.fail(active, unhealthy(reason))
+            for name, step in list(active.steps.items()):
+                if step in needing_device or active.waits_for("cutout"):
+                    self.fail_step(active, name, unhealthy(reason))
         self._note_settled()
         self.on_failure()
 
@@ -162,3 +190,8 @@ class JobEndings:
                 **{f"device_{kind}_mb": size // 1_000_000 for kind, size in memory.items()},
             },
         )
+
+
+def bare(error: ServerError) -> ServerError:
+    """Return a copy without its traceback, whose frames would hold the step's arrays."""
+    return copy.copy(error)

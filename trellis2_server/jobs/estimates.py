@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from trellis2_server.jobs.steps import SHAPE_STEPS, TEXTURE_STEPS, steps_from
+from trellis2_server.jobs.steps import steps_from
 
 if TYPE_CHECKING:
     from trellis2_server.jobs.active_jobs import ActiveJobs
     from trellis2_server.jobs.model_lifecycle import ModelLifecycle
-    from trellis2_server.jobs.queue import ActiveJob
+    from trellis2_server.jobs.queue import ActiveJob, JobStep
     from trellis2_server.jobs.steps import Step
     from trellis2_server.jobs.threads import ThreadPools
     from trellis2_server.parameters import Options
@@ -79,44 +79,55 @@ class Estimator:
     def eta_s(self, active: ActiveJob) -> float | None:
         """Return the estimated seconds until the job's present status ends.
 
-        None: no step of the job runs or waits, or no such step has ended yet. Jobs that arrive
-        later with an earlier deadline are not accounted for.
+        A status waits for steps that follow each other. A texture that runs beside the export of
+        its own shape uses another thread, so it does not delay that; it counts among the work
+        ahead of other jobs, as do all steps that run.
+
+        None: no step of the job runs or waits, or no such step has ended yet. Steps that are
+        queued later with an earlier deadline are not accounted for.
         """
-        left = self._seconds_left(active)
-        if left is None:
+        step = self._active_jobs.present_step(active)
+        left = self._seconds_left(step) if step else None
+        if step is None or left is None:
             return None
-        if active.running in {SHAPE_STEPS[-1], TEXTURE_STEPS[-1]}:
-            return sum(left)
-        is_on_device = active.running in self._threads.device_steps
-        load_s = 0.0 if is_on_device else self._lifecycle.seconds_left
+        device_left_s, cpu_left_s = left
+        needs_device = any(name in self._threads.device_steps for name in _steps_to_start(step))
+        needs_cpu = any(name not in self._threads.device_steps for name in _steps_to_start(step))
         ahead = [
             self._seconds_left(other) or (0.0, 0.0)
-            for other in self._active_jobs
-            if other is not active
-            and (other.running or (other.waiting_for and other.deadline < active.deadline))
+            for other_job in self._active_jobs
+            if other_job is not active
+            for other in other_job.steps.values()
+            if other.is_running or other.deadline < step.deadline
         ]
         device_s = sum(seconds for seconds, _ in ahead) / self._threads.device_slots
         cpu_s = sum(seconds for _, seconds in ahead) / self._threads.cpu_workers
-        return sum(left) + max(device_s, cpu_s) + load_s
+        wait_s = max(device_s * needs_device, cpu_s * needs_cpu)
+        load_s = self._lifecycle.seconds_left if needs_device else 0.0
+        return device_left_s + cpu_left_s + wait_s + load_s
 
-    def _seconds_left(self, active: ActiveJob) -> tuple[float, float] | None:
-        """Return the seconds left of the present status, on the device and on the CPU pool."""
-        step = active.running or active.waiting_for
-        if step is None:
-            return None
-        options = self._active_jobs.record(active).options
+    def _seconds_left(self, step: JobStep) -> tuple[float, float] | None:
+        """Return the seconds left of a step and of those that follow it towards the same GLB.
+
+        Returns:
+            Seconds on the device and on the CPU pool; None: a step of that kind never ended.
+        """
+        options = self._active_jobs.record(step.active).options
         device_s = cpu_s = 0.0
-        for next_step in steps_from(step):
-            seconds = self.durations.expected_s(next_step, options)
+        for name in steps_from(step.name):
+            seconds = self.durations.expected_s(name, options)
             if seconds is None:
                 return None
-            if next_step == active.running:
-                elapsed_s = self._active_jobs.clock() - active.step_started_at
-                seconds = seconds_left(
-                    seconds, elapsed_s, active.step_fraction, active.progress_after_s
-                )
-            if next_step in self._threads.device_steps:
+            if name == step.name and step.started_at is not None:
+                elapsed_s = self._active_jobs.clock() - step.started_at
+                seconds = seconds_left(seconds, elapsed_s, step.fraction, step.progress_after_s)
+            if name in self._threads.device_steps:
                 device_s += seconds
             else:
                 cpu_s += seconds
         return device_s, cpu_s
+
+
+def _steps_to_start(step: JobStep) -> tuple[Step, ...]:
+    """Return the steps towards the same GLB that have not started."""
+    return steps_from(step.name)[step.is_running :]

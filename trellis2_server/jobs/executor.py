@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from trellis2_server import pipeline
 from trellis2_server.digests import md5
+from trellis2_server.mesh import Shape
 from trellis2_server.storage.snapshots import (
     EngineName,
     export_again,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from trellis2_server.inputs.images import Cutout, Cutter
-    from trellis2_server.mesh import Shape, VoxelField
+    from trellis2_server.mesh import VoxelField
     from trellis2_server.parameters import Options
     from trellis2_server.pipeline import Engine, Geometry, UploadedMesh
     from trellis2_server.reports import Report
@@ -61,7 +62,7 @@ class ExportedShape(NamedTuple):
     """Result of the export of a shape.
 
     Attributes:
-        geometry: input of the texture step, and of the textured file.
+        geometry: input of the textured file and, for an uploaded mesh, of the texture step.
         glb: the untextured file.
         md5: of the file, 32 hex digits.
     """
@@ -133,19 +134,25 @@ class Executor(Protocol):
         ...
 
     def make_texture(
-        self, geometry: Any, cutout: Cutout, options: Options, report: Report
+        self, source: Any, cutout: Cutout, options: Options, report: Report
     ) -> FieldSummary | Awaitable[FieldSummary]:
-        """Do the step `texture`; see `pipeline.make_texture`."""
+        """Do the step `texture`; see `pipeline.make_texture`.
+
+        It may run beside `export_shape` of the same shape.
+        """
         ...
 
     def export_model(
         self, geometry: Any, field: Any, options: Options, report: Report
     ) -> bytes | Awaitable[bytes]:
-        """Do the step `texture_export`; see `pipeline.export_model`."""
+        """Do the step `texture_export`; see `pipeline.export_model`.
+
+        Instead of a geometry it may get the shape, whose export failed.
+        """
         ...
 
-    def shape_snapshotter(self, geometry: Any) -> Callable[[], bytes] | None:
-        """Return a call, for any thread, that serializes the geometry; None: an uploaded mesh."""
+    def shape_snapshotter(self, shape: Any) -> Callable[[], bytes]:
+        """Return a call, for any thread, that serializes the shape."""
         ...
 
     def field_snapshotter(self, field: Any) -> Callable[[], bytes]:
@@ -215,23 +222,26 @@ class LocalExecutor:
         return exported_shape(*pipeline.read_mesh(self._engine, content, options, report))
 
     def make_texture(
-        self, geometry: Geometry | UploadedMesh, cutout: Cutout, options: Options, report: Report
+        self, source: Shape | UploadedMesh, cutout: Cutout, options: Options, report: Report
     ) -> VoxelField:
         """Run the engine's texture stages."""
-        return pipeline.make_texture(self._engine, geometry, cutout, options, report)
+        return pipeline.make_texture(self._engine, source, cutout, options, report)
 
     def export_model(
-        self, geometry: Geometry | UploadedMesh, field: VoxelField, options: Options, report: Report
+        self,
+        geometry: Geometry | UploadedMesh | Shape,
+        field: VoxelField,
+        options: Options,
+        report: Report,
     ) -> bytes:
         """Export the textured GLB."""
+        if isinstance(geometry, Shape):
+            geometry = pipeline.prepare_shape(geometry, options, report)
         return pipeline.export_model(self._engine, geometry, field, options, self._export, report)
 
-    def shape_snapshotter(self, geometry: Geometry | UploadedMesh) -> Callable[[], bytes] | None:
+    def shape_snapshotter(self, shape: Shape) -> Callable[[], bytes]:
         """Return a call that serializes the shape."""
-        if not isinstance(geometry, pipeline.Geometry):
-            return None
-        shape = replace(geometry.shape, state=None)  # it may hold device memory
-        return partial(shape_snapshot, shape)
+        return partial(shape_snapshot, replace(shape, state=None))  # it may hold device memory
 
     def field_snapshotter(self, field: VoxelField) -> Callable[[], bytes]:
         """Return a call that serializes the field."""

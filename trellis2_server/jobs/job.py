@@ -38,7 +38,7 @@ ANONYMOUS: Final = Caller()
 class Status(Enum):
     """State of a job."""
 
-    #: The cut-out, the shape or its export runs or waits.
+    #: The untextured GLB does not exist yet; the texture may be in progress already.
     SHAPE_PROCESSING = "shape_processing"
     #: The untextured GLB exists; the texture or its export runs or waits.
     TEXTURE_PROCESSING = "texture_processing"
@@ -110,6 +110,7 @@ class Job:
         progress: of the present status; None while the job waits, and when it is finished.
         shape_glb: the untextured GLB; None until it exists.
         shape_md5: MD5 of that file, by which an uploaded mesh is recognized.
+        shape_error: why there will be no untextured GLB, though the texture goes on.
         textured_glb: the textured GLB; None until it exists.
         error: reason of the status `ERROR` or `CANCELLED`.
         finished_at: time of the end; None: not finished.
@@ -130,6 +131,7 @@ class Job:
     progress: Progress | None = None
     shape_glb: Artifact | None = None
     shape_md5: str | None = None
+    shape_error: ServerError | None = None
     textured_glb: Artifact | None = None
     error: ServerError | None = None
     finished_at: float | None = None
@@ -143,7 +145,7 @@ class Job:
         return self.created_unix_s + self.finished_at - self.created_at
 
     def changed(self, now: float, **changes: Any) -> Job:
-        """Return the job with these changes.
+        """Return the job with these changes; a new status has no progress unless given.
 
         Args:
             now: seconds of the manager's clock.
@@ -157,4 +159,8 @@ class Job:
             return job
         if job.status not in TRANSITIONS[self.status]:
             raise ValueError(f"a job cannot go from {self.status.value} to {job.status.value}")
-        return replace(job, progress=None, finished_at=now if job.status.is_finished else None)
+        return replace(
+            job,
+            progress=changes.get("progress"),
+            finished_at=now if job.status.is_finished else None,
+        )

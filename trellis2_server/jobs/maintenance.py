@@ -70,15 +70,15 @@ class EngineMaintenance:
         return self._lifecycle.is_reloading
 
     def admit(self, active: ActiveJob, step: Step) -> bool:
-        """Return whether the step can get the engine that it needs; otherwise end its job."""
+        """Return whether the step can get the engine that it needs; otherwise it fails."""
         if step not in self._threads.device_steps:
             return True
         fatal_error = self._availability.fatal_error
         if fatal_error is not None:
-            self._endings.fail(active, unhealthy(fatal_error))
+            self._endings.fail_step(active, step, unhealthy(fatal_error))
             return False
         if self._availability.is_closing and not self._lifecycle.is_resident:
-            self._endings.fail(active, shutting_down())
+            self._endings.fail_step(active, step, shutting_down())
             return False
         return True
 

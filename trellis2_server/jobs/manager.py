@@ -30,7 +30,7 @@ from trellis2_server.jobs.matching import JobMatcher
 from trellis2_server.jobs.model_lifecycle import ModelLifecycle
 from trellis2_server.jobs.observers import NullObserver
 from trellis2_server.jobs.progress import ProgressReporter
-from trellis2_server.jobs.queue import JobQueue
+from trellis2_server.jobs.queue import StepQueue
 from trellis2_server.jobs.records import JobRecords
 from trellis2_server.jobs.registry import JobRegistry
 from trellis2_server.jobs.results import JobResults
@@ -46,6 +46,7 @@ from trellis2_server.jobs.uploads import Uploads
 from trellis2_server.jobs.waiting import ResultWaiter
 from trellis2_server.storage import make_store
 from trellis2_server.storage.archive import Archive
+from trellis2_server.thread_priority import device_niceness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,7 +116,7 @@ class JobManager:
         self.subscriptions = Subscriptions()
         self.active_jobs = ActiveJobs(self.registry, self.subscriptions, self._clock)
         self.availability = Availability()
-        self.queue = JobQueue(device_steps(settings), self.subscriptions.touch)
+        self.queue = StepQueue(device_steps(settings), self.subscriptions.touch)
 
     def _build_threads(self, observer: JobObserver) -> None:
         """What runs on threads, and the ends of jobs."""
@@ -126,6 +127,7 @@ class JobManager:
             self._limits.limit_model_concurrency * executor.device_slots,
             self._limits.stage_timeout_seconds,
             device_slots=executor.device_slots,
+            device_niceness=device_niceness(str(executor.describe().get("device", "cpu"))),
         )
         self.lifecycle = ModelLifecycle(executor, self.threads, settings, self._clock)
         self.endings = JobEndings(

@@ -90,9 +90,11 @@ class JobMatcher:
             )
 
     def _can_provide(self, job: Job, *, texture: bool) -> bool:
-        # A job of an earlier process has only the texture that was made then.
-        is_active = job.uid in self._active_jobs
-        return is_active or (job.textured_glb if texture else job.shape_glb) is not None
+        if job.shape_error is not None:
+            return False
+        # A job that is not active has only what was made: nothing more is made for it.
+        has_files = job.shape_glb is not None and (job.textured_glb is not None or not texture)
+        return has_files or job.uid in self._active_jobs
 
     def _find_by_own_mesh(self, options: Options, image_hash: str | None, owner: str) -> Job | None:
         """Return the job of that picture whose untextured GLB is the mesh to be textured."""

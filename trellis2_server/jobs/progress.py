@@ -37,7 +37,7 @@ _STEP_SHARES: Final[dict[Step, tuple[float, float]]] = {
 }
 
 #: Where each stage begins within its step, and its share of it; any other stage counts
-#: through the whole step.
+#: through the whole step. Without remeshing, its part is skipped.
 _STAGE_SHARES: Final = {
     "retry": (0.0, 0.0),  # the step starts over
     "condition": (0.0, 0.05),
@@ -45,13 +45,17 @@ _STAGE_SHARES: Final = {
     "shape": (0.3, 0.55),
     "texture": (0.0, 0.85),
     "decode": (0.85, 0.15),
-    "clean": (0.0, 0.3),
-    "decimate": (0.3, 0.7),
+    "clean": (0.0, 0.15),
+    "remesh": (0.15, 0.45),
+    "decimate": (0.6, 0.4),
     "unwrap": (0.0, 0.2),
     "bake": (0.2, 0.5),
     "encode": (0.7, 0.25),
     "pack": (0.95, 0.05),
 }
+
+#: Stages that precede the export of a texture only if the export of the shape failed.
+_PREPARATION: Final = frozenset({"clean", "remesh", "decimate"})
 
 
 def status_fraction(step: Step, stage: str, done: int, of: int) -> float:
@@ -65,6 +69,8 @@ def status_fraction(step: Step, stage: str, done: int, of: int) -> float:
     """
     begin, share = _STEP_SHARES[step]
     stage_begin, stage_share = _STAGE_SHARES.get(stage, (0.0, 1.0))
+    if step == "texture_export" and stage in _PREPARATION:
+        stage_begin = stage_share = 0.0
     return round(begin + share * (stage_begin + stage_share * min(done / max(of, 1), 1.0)), 4)
 
 
@@ -110,13 +116,14 @@ class ProgressReporter:
 
         return report
 
-    def _record(self, active: ActiveJob, step: Step, progress: Progress) -> None:
-        if active.running != step or active.is_stopped:
+    def _record(self, active: ActiveJob, name: Step, progress: Progress) -> None:
+        step = active.steps.get(name)
+        if step is None or step.started_at is None or active.is_stopped:
             return
-        active.step_fraction = step_fraction(step, progress.fraction)
-        active.progress_after_s = self._active_jobs.clock() - active.step_started_at
-        known = self._active_jobs.record(active).progress
-        if known is not None and known.fraction > progress.fraction:  # a stage started over
-            progress = replace(progress, fraction=known.fraction)
-        if progress != known:
-            self._active_jobs.change(active, progress=progress)
+        step.fraction = step_fraction(name, progress.fraction)
+        step.progress_after_s = self._active_jobs.clock() - step.started_at
+        if self._active_jobs.record(active).shape_error is not None:
+            # The textured GLB takes the place of the untextured one.
+            rest = status_fraction("shape_export", "", 0, 1)
+            progress = replace(progress, fraction=round(rest + (1 - rest) * progress.fraction, 4))
+        self._active_jobs.note_progress(active, name, progress)

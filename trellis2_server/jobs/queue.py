@@ -1,4 +1,4 @@
-"""`ActiveJob`, the working state of a job, and `JobQueue`, the jobs that wait for a step.
+"""`ActiveJob`, the working state of a job, and `StepQueue`, the steps that wait to start.
 
 Does not know: threads, how a step is done.
 """
@@ -13,13 +13,61 @@ from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import TYPE_CHECKING, Any
 
+from trellis2_server.jobs.steps import TEXTURE_STEPS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from trellis2_server.errors import ServerError
     from trellis2_server.inputs.images import Cutout
-    from trellis2_server.jobs.job import Job
+    from trellis2_server.jobs.job import Job, Progress
     from trellis2_server.jobs.steps import Step
     from trellis2_server.jobs.uploads import Upload
+
+
+@dataclass(slots=True, eq=False)
+class JobStep:
+    """A step of a job that waits or runs. Times are seconds of the manager's clock.
+
+    Attributes:
+        active: the job.
+        name: the step.
+        call: does the step, on another thread.
+        deadline: orders the steps that wait.
+        started_at: start of the step; None: it waits.
+        fraction: completed part of the step by its latest report, 0 … 1.
+        progress_after_s: time of that report, seconds after the start of the step.
+    """
+
+    active: ActiveJob
+    name: Step
+    call: Callable[[], Any]
+    deadline: float
+    started_at: float | None = None
+    fraction: float = 0.0
+    progress_after_s: float = 0.0
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the step has started."""
+        return self.started_at is not None
+
+
+@dataclass(slots=True, eq=False)
+class Intermediates:
+    """What a job's steps have made for each other; references on a cluster.
+
+    Attributes:
+        cutout: from `cutout`, until the texture is made.
+        shape: from `shape`; None for an uploaded mesh.
+        geometry: from `shape_export`.
+        field: from `texture`.
+    """
+
+    cutout: Cutout | None = None
+    shape: Any = None
+    geometry: Any = None
+    field: Any = None
 
 
 @dataclass(slots=True, eq=False)
@@ -31,26 +79,22 @@ class ActiveJob:
     Attributes:
         uid: of the job.
         upload: key of the uploaded picture.
-        wants_texture: whether the texture step follows the shape.
+        wants_texture: whether a texture is requested.
         shape_done: future that resolves to the job when its untextured GLB is stored, or when
             it is certain that there will be none.
-        deadline: of the steps of the present status.
+        deadline: of the steps that the untextured GLB needs.
         last_requested_at: time of the last request for the job.
         mesh: the uploaded mesh file, until it is read; then there is no shape step.
         upload_bytes: size of the client's files that are still held, bytes.
-        texture_done: like `shape_done`, for the textured GLB; None until it is requested.
-        waiting_for: the step that waits to start.
-        call: function that does this step, called on another thread.
-        running: the step that runs.
-        is_stopped: set when the job has ended; the running step stops at its next report.
+        texture_done: like `shape_done`, for the textured GLB; None until its first step is queued.
+        texture_deadline: of the steps of the texture.
+        texture_error: why there will be no texture, while the shape is still being exported.
+        texture_progress: of the texture, while the job's status is still that of its shape.
+        steps: the steps that wait or run; two at most, of which one is the texture's.
+        data: results of steps that other steps need.
+        is_stopped: set when the job has ended; running steps stop at their next report.
         waiters: number of requests that await one of the futures.
-        cutout: between the cut-out and the export of the shape.
-        texture_source: geometry and cut-out for the texture step, after the shape's export.
-        field: material of the texture step, until the job is finished.
-        step_started_at: start of the running step.
-        step_fraction: completed part of the running step by its latest report, 0 … 1.
-        progress_after_s: time of that report, seconds after the start of the step.
-        context: of the request that created the job; its steps run in it.
+        context: of the request that created the job; its steps run in copies of it.
         has_used_engine: whether the engine has worked for the job.
         is_counted: whether the job has been counted as one that used the engine.
     """
@@ -64,35 +108,48 @@ class ActiveJob:
     mesh: bytes | None = None
     upload_bytes: int = 0
     texture_done: asyncio.Future[Job] | None = None
-    waiting_for: Step | None = None
-    call: Callable[[], Any] | None = None
-    running: Step | None = None
+    texture_deadline: float = 0.0
+    texture_error: ServerError | None = None
+    texture_progress: Progress | None = None
+    steps: dict[Step, JobStep] = dataclass_field(default_factory=dict["Step", JobStep])
+    data: Intermediates = dataclass_field(default_factory=Intermediates)
     is_stopped: bool = False
     waiters: int = 0
-    cutout: Cutout | None = None
-    texture_source: tuple[Any, Cutout] | None = None
-    field: Any = None
-    step_started_at: float = 0.0
-    step_fraction: float = 0.0
-    progress_after_s: float = 0.0
     context: Context = dataclass_field(default_factory=copy_context)
     has_used_engine: bool = False
     is_counted: bool = False
 
-    def start(self, now: float) -> tuple[Step, Callable[[], Any]]:
-        """Change the waiting step into the running one; return it and its function."""
-        step, call = self.waiting_for, self.call
-        if step is None or call is None:
-            raise RuntimeError("a step starts that does not wait")
-        self.waiting_for, self.call, self.running = None, None, step
-        self.step_started_at = now
-        self.step_fraction = self.progress_after_s = 0.0
-        return step, call
+    def add_step(self, name: Step, call: Callable[[], Any]) -> JobStep:
+        """Add a step that waits; return it."""
+        deadline = self.texture_deadline if name in TEXTURE_STEPS else self.deadline
+        step = self.steps[name] = JobStep(self, name, call, deadline)
+        return step
+
+    @property
+    def running(self) -> tuple[Step, ...]:
+        """The steps that run."""
+        return tuple(name for name, step in self.steps.items() if step.is_running)
+
+    def waits_for(self, name: Step) -> bool:
+        """Return whether that step waits to start."""
+        step = self.steps.get(name)
+        return step is not None and not step.is_running
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a step waits to start, and none runs."""
+        return bool(self.steps) and not self.running
+
+    @property
+    def has_texture_to_come(self) -> bool:
+        """Whether the texture is being made, or waits for its export."""
+        return self.data.field is not None or any(name in self.steps for name in TEXTURE_STEPS)
 
     def release(self) -> None:
-        """Drop the data that only an unfinished job needs."""
-        self.waiting_for = self.call = self.mesh = None
-        self.cutout = self.texture_source = self.field = None
+        """Drop the data that only an unfinished job needs, and the steps that wait."""
+        self.steps = {name: step for name, step in self.steps.items() if step.is_running}
+        self.mesh = None
+        self.data = Intermediates()
 
 
 def job_future() -> asyncio.Future[Job]:
@@ -100,8 +157,8 @@ def job_future() -> asyncio.Future[Job]:
     return asyncio.get_running_loop().create_future()
 
 
-class JobQueue:
-    """The jobs of which a step could start: earliest deadline first, then first come.
+class StepQueue:
+    """The steps that could start: earliest deadline first, then first come.
 
     Args:
         device_steps: the steps that need the engine's device.
@@ -113,29 +170,29 @@ class JobQueue:
     ) -> None:
         self._device_steps = device_steps
         self._on_move = on_move
-        self._entries: list[tuple[float, int, ActiveJob]] = []
+        self._entries: list[tuple[float, int, JobStep]] = []
         self._arrivals = itertools.count()
 
-    def __iter__(self) -> Iterator[ActiveJob]:
-        return (active for _, _, active in self._entries)
+    def __iter__(self) -> Iterator[JobStep]:
+        return (step for _, _, step in self._entries)
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add(self, active: ActiveJob) -> None:
-        """Insert a job, ordered by deadline."""
-        bisect.insort(self._entries, (active.deadline, next(self._arrivals), active))
+    def add(self, step: JobStep) -> None:
+        """Insert a step, ordered by deadline."""
+        bisect.insort(self._entries, (step.deadline, next(self._arrivals), step))
 
-    def remove(self, active: ActiveJob) -> None:
-        """Remove a job; do nothing if it is not queued."""
-        self._entries = [entry for entry in self._entries if entry[2] is not active]
-        for waiting in self:
-            self._on_move(waiting.uid)
+    def remove(self, *steps: JobStep) -> None:
+        """Remove steps; do nothing for those that are not queued."""
+        self._entries = [entry for entry in self._entries if entry[2] not in steps]
+        for uid in dict.fromkeys(waiting.active.uid for waiting in self):
+            self._on_move(uid)
 
-    def position(self, active: ActiveJob) -> int | None:
-        """Return the job's position, from 1; None: it is not queued."""
-        return next((at for at, queued in enumerate(self, 1) if queued is active), None)
+    def position(self, step: JobStep) -> int | None:
+        """Return the step's position, from 1; None: it is not queued."""
+        return next((at for at, queued in enumerate(self, 1) if queued is step), None)
 
-    def waiting_for_device(self) -> list[ActiveJob]:
-        """Return the queued jobs whose next step needs the engine's device."""
-        return [active for active in self if active.waiting_for in self._device_steps]
+    def waiting_for_device(self) -> list[JobStep]:
+        """Return the queued steps that need the engine's device."""
+        return [step for step in self if step.name in self._device_steps]

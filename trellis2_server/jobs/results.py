@@ -132,11 +132,15 @@ class JobResults:
     # ---- further exports ---------------------------------------------------------------
 
     def can_export(self, job: Job) -> bool:
-        """Return whether the job's geometry is stored."""
-        return self._archive.find(job.uid, SHAPE_SNAPSHOT) is not None
+        """Return whether the job's geometry is stored, or is being stored."""
+        is_stored = self._archive.find(job.uid, SHAPE_SNAPSHOT) is not None
+        return is_stored or self._archive.is_coming(job.uid, SHAPE_SNAPSHOT)
 
     async def export(self, job: Job, options: Options, *, texture: bool | None) -> bytes:
         """Return the job's model as a GLB, exported with other options.
+
+        Snapshots that are being stored are waited for: right after the job has ended, the model
+        would otherwise lack its texture.
 
         Args:
             job: the job.
@@ -147,8 +151,8 @@ class JobResults:
             JobNotFoundError: its geometry, or its texture, is not stored.
             ServerError: the export failed.
         """
-        shape = self._archive.find(job.uid, SHAPE_SNAPSHOT)
-        field = self._archive.find(job.uid, FIELD_SNAPSHOT)
+        shape = await self._archive.find_soon(job.uid, SHAPE_SNAPSHOT)
+        field = await self._archive.find_soon(job.uid, FIELD_SNAPSHOT)
         if shape is None:
             raise JobNotFoundError(_GEOMETRY_GONE)
         if texture and field is None:

@@ -1,10 +1,11 @@
 """`Scheduler`: decides which step starts next, and starts it.
 
 The steps that need the engine's device run one at a time, or as many as the executor has device
-slots; the others run on the CPU pool, so that one job's export overlaps with the next job's
-shape. Of the steps that could start, the one with the earliest deadline does. The deadline of a
-shape is the arrival of its request; that of a texture is `TEXTURE_PATIENCE_S` after its shape
-was exported. So untextured models are fast, and no texture starves.
+slots; the others run on the CPU pool, so that the export of a shape overlaps with its own texture
+and with the next job's shape. Of the steps that could start, the one with the earliest deadline
+does. The deadline of a shape and of its export is the arrival of its request; that of a texture
+is `TEXTURE_PATIENCE_S` after its shape was made. So untextured models are fast, and no texture
+starves.
 
 All state belongs to the event loop's thread.
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.active_jobs import ActiveJobs
     from trellis2_server.jobs.export_calls import ExportCalls
     from trellis2_server.jobs.maintenance import EngineMaintenance
-    from trellis2_server.jobs.queue import ActiveJob, JobQueue
+    from trellis2_server.jobs.queue import ActiveJob, JobStep, StepQueue
     from trellis2_server.jobs.step_runner import StepRunner
     from trellis2_server.jobs.steps import Step
     from trellis2_server.jobs.threads import ThreadPools
@@ -36,7 +37,7 @@ class Scheduler:
     """Orders and dispatches steps and export calls.
 
     Args:
-        queue: the jobs that wait for a step.
+        queue: the steps that wait.
         active_jobs: the jobs in progress.
         threads: how many steps run, and may run.
         runner: starts a step.
@@ -49,7 +50,7 @@ class Scheduler:
 
     def __init__(  # noqa: PLR0913, PLR0917 - six collaborators
         self,
-        queue: JobQueue,
+        queue: StepQueue,
         active_jobs: ActiveJobs,
         threads: ThreadPools,
         runner: StepRunner,
@@ -76,60 +77,94 @@ class Scheduler:
         return self._active_jobs.waiting + self._export_calls.waiting
 
     def position(self, active: ActiveJob) -> int | None:
-        """Return the position of the job's next step in the queue, from 1; None: not waiting."""
-        return self._queue.position(active) if active.waiting_for else None
+        """Return the position of the step that the job's status waits for, from 1.
+
+        None: that step runs, or the job is finished. Beside its shape's export that waits, a job's
+        texture may run.
+        """
+        step = self._active_jobs.present_step(active)
+        return self._queue.position(step) if step else None
 
     def enqueue(self, active: ActiveJob, step: Step, call: Callable[[], Any]) -> None:
         """Queue a step of a job; it may start at once.
 
         Args:
-            active: the job; its deadline orders the step.
+            active: the job; its deadlines order the steps.
             step: the step.
             call: does the step, on another thread; a coroutine function is awaited instead.
         """
         if not self._maintenance.admit(active, step):
             return
-        active.waiting_for, active.call = step, call
-        self._queue.add(active)
+        waiting = active.add_step(step, call)
+        self._queue.add(waiting)
         self.wake()
-        if active.waiting_for in self._threads.device_steps and self._maintenance.is_reloading:
-            self._active_jobs.note_loading(active)
+        if self._maintenance.is_reloading and waiting in self._queue.waiting_for_device():
+            self._active_jobs.note_loading(waiting)
 
     def wake(self) -> None:
         """Start every step that can start; call it whenever that may have changed."""
         self._reload_if_due()
-        while self._threads.has_room and self._start_next():
+        while self._start_next():
             pass
         self.update_idle()
 
     def _reload_if_due(self) -> None:
         if self._maintenance.reload_if_due(has_work=self.length > 0):
-            for active in self._queue.waiting_for_device():
-                self._active_jobs.note_loading(active)
+            for step in self._queue.waiting_for_device():
+                self._active_jobs.note_loading(step)
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether a step may start of a job of which none runs, or an export call.
+
+        `worker.limit_model_concurrency` limits jobs in progress. The second step of a job takes no
+        place: it works with the shape that the first one holds, and each job has one at most. With
+        a limit of 1, the device would otherwise be idle during the export of every shape.
+        """
+        jobs_running = self._threads.steps_running - self._active_jobs.second_steps
+        return jobs_running < self._threads.max_steps
 
     def _start_next(self) -> bool:
         """Start the step or export call that is due first, of those that can start."""
-        steps = self._startable_steps()
-        active = next((active for active in self._queue if active.waiting_for in steps), None)
-        call_due = self._export_calls.next_deadline if "shape_export" in steps else None
-        if call_due is not None and (active is None or call_due <= active.deadline):
+        kinds = self._startable_steps()
+        step = self._next_step(kinds)
+        can_call = self._has_room and "shape_export" in kinds
+        call_due = self._export_calls.next_deadline if can_call else None
+        if call_due is not None and (step is None or call_due <= step.deadline):
             self._export_calls.start_next()
             return True
-        if active is None:
+        if step is None:
             return False
-        self._queue.remove(active)
-        self._runner.start(active)
+        self._queue.remove(step)
+        self._runner.start(step)
         return True
+
+    def _next_step(self, kinds: set[Step]) -> JobStep | None:
+        """Return the step of these kinds that is due first and has a place; None: there is none."""
+        has_room = self._has_room
+        for step in self._queue:
+            if step.name not in kinds:
+                continue
+            if has_room or step.active.running:
+                return step
+            if step.name in self._threads.device_steps:
+                # It gets the device as soon as it has a place: not a texture that is due later.
+                kinds = kinds - self._threads.device_steps
+        return None
 
     def _startable_steps(self) -> set[Step]:
         """Return the kinds of step that there is room for."""
-        waiting = Counter(active.waiting_for for active in self._queue)
-        exports = waiting["shape_export"] + waiting["texture_export"]
-        # Results of steps are large: no step starts while many results of its kind wait.
+        waiting = Counter(step.name for step in self._queue)
+        # Results of steps are large: no step starts while many results of its kind wait. A field
+        # waits, too, while the shape of its job is exported. Nothing can wait for good: exports
+        # start regardless of results that wait, and each of them takes at least one result.
+        results = (
+            waiting["shape_export"] + waiting["texture_export"] + self._active_jobs.held_fields
+        )
         steps: set[Step] = {"shape_export", "texture_export"}
         if waiting["shape"] < self._threads.max_steps:
             steps.add("cutout")
-        if exports < self._threads.max_steps:
+        if results < self._threads.max_steps:
             steps |= {"shape", "texture"}
         if not (self._threads.device_has_room and self._maintenance.is_engine_ready):
             steps -= self._threads.device_steps

@@ -55,21 +55,33 @@ class StepCalls:
         report = self._progress.for_step(active, "shape_export")
         return partial(self._executor.read_mesh, mesh, self._options(active), report)
 
-    def make_texture(self, active: ActiveJob, geometry: Any, cutout: Cutout) -> Callable[[], Any]:
-        """Return the call of the step `texture`."""
+    def make_texture(self, active: ActiveJob, source: Any, cutout: Cutout) -> Callable[[], Any]:
+        """Return the call of the step `texture`.
+
+        Args:
+            active: the job.
+            source: the shape, or the geometry of an uploaded mesh.
+            cutout: what the model sees of the picture.
+        """
         report = self._progress.for_step(active, "texture")
-        return partial(self._executor.make_texture, geometry, cutout, self._options(active), report)
+        return partial(self._executor.make_texture, source, cutout, self._options(active), report)
 
     def export_model(
         self, active: ActiveJob, geometry: Any, field: FieldSummary
     ) -> Callable[[], Any]:
-        """Return the call of the step `texture_export`."""
+        """Return the call of the step `texture_export`.
+
+        Args:
+            active: the job.
+            geometry: the geometry, or the shape if its export failed.
+            field: the material.
+        """
         report = self._progress.for_step(active, "texture_export")
         return partial(self._executor.export_model, geometry, field, self._options(active), report)
 
-    def snapshot_shape(self, geometry: Any) -> Callable[[], bytes] | None:
-        """Return a call that serializes the geometry; None: it is an uploaded mesh."""
-        return self._executor.shape_snapshotter(geometry)
+    def snapshot_shape(self, shape: ShapeSummary) -> Callable[[], bytes]:
+        """Return a call that serializes the shape."""
+        return self._executor.shape_snapshotter(shape)
 
     def snapshot_field(self, field: FieldSummary) -> Callable[[], bytes]:
         """Return a call that serializes the material."""

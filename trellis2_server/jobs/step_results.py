@@ -1,10 +1,22 @@
-"""`StepResults`: what follows from the result of each step: records, files and the next step.
+"""`StepResults`: what follows from the end of each step: records, files and the next steps.
 
     cutout          the picture that the model sees   → shape, or shape_export of an uploaded mesh
-    shape           the engine's shape                → shape_export
-    shape_export    the untextured GLB                → texture, where it is requested
-    texture         the engine's material             → texture_export
+    shape           the engine's shape                → shape_export and, where requested, texture
+    shape_export    the untextured GLB                → texture, where requested since
+    texture         the engine's material             → texture_export, when both are there
     texture_export  the textured GLB                  → completed
+
+What becomes of a job when one of two steps that run side by side fails:
+
+    shape_export    The waiting requests for the untextured GLB get the error, the job a warning.
+                    The texture goes on; `texture_export` prepares the shape itself, and if it
+                    cannot do so either, the job ends with its error.
+    texture         The job goes on until the untextured GLB is there, then ends with the error.
+    both            The job ends with the error of the texture.
+
+The snapshots of shape and field are stored in any case, so that the job can be exported again. A
+job that is cancelled ends at once, whichever of its steps run. A step of the CPU that hangs ends
+its job at once, too: the process ends soon after.
 
 Does not know: threads, when the next step starts, how a step is done.
 """
@@ -16,7 +28,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from trellis2_server.errors import ServerError
+from trellis2_server.errors import EngineBrokenError, ServerError
+from trellis2_server.jobs.endings import bare
 from trellis2_server.jobs.job import INPUT_FILE, SHAPE_FILE, TEXTURED_FILE, Progress, Status
 from trellis2_server.jobs.queue import job_future
 from trellis2_server.jobs.scheduler import TEXTURE_PATIENCE_S
@@ -100,6 +113,7 @@ class StepResults:
         active.wants_texture = True
         if self._active_jobs.record(active).status is Status.COMPLETED:
             self._availability.check()
+            self._active_jobs.change(active, status=Status.TEXTURE_PROCESSING)
             self._start_texture(active)
 
     def retry_cutout(
@@ -111,12 +125,12 @@ class StepResults:
         except ServerError as error:
             self._endings.fail(active, error)
             return
-        active.waiting_for = "cutout"
+        waiting = active.add_step("cutout", call)  # in no queue
         self._active_jobs.change(active, progress=Progress("background model", 0.0))
         loop = asyncio.get_running_loop()
 
         def requeue() -> None:
-            if active.waiting_for == "cutout" and active.call is None:
+            if active.steps.get("cutout") is waiting:
                 self.enqueue(active, "cutout", call)
 
         def loaded(_: object) -> None:
@@ -129,7 +143,7 @@ class StepResults:
     # ---- results -------------------------------------------------------------------------
 
     def take(self, active: ActiveJob, step: Step, result: Any) -> None:
-        """Record the result of a step, and queue the next one."""
+        """Record the result of a step, and queue the steps that follow."""
         if step == "cutout":
             self._take_cutout(active, result)
         elif step == "shape":
@@ -142,7 +156,7 @@ class StepResults:
             self._take_textured_glb(active, result)
 
     def _take_cutout(self, active: ActiveJob, cutout: Cutout) -> None:
-        active.cutout = cutout
+        active.data.cutout = cutout
         active.upload_bytes = len(active.mesh or b"")
         self._active_jobs.change(
             active,
@@ -172,46 +186,102 @@ class StepResults:
     def _take_shape(self, active: ActiveJob, shape: ShapeSummary) -> None:
         warnings = (*self._active_jobs.record(active).warnings, *shape.warnings)
         self._active_jobs.change(active, resolution=shape.resolution, warnings=warnings)
+        active.data.shape = shape
         self.enqueue(active, "shape_export", self._calls.export_shape(active, shape))
+        if active.wants_texture and not self._availability.is_closing:
+            self._start_texture(active)
 
     def _take_shape_glb(self, active: ActiveJob, geometry: Any, glb: bytes, digest: str) -> None:
-        if active.cutout is None:
-            raise RuntimeError("a shape without a cut-out")
-        active.texture_source, active.cutout = (geometry, active.cutout), None
-        snapshot = self._calls.snapshot_shape(geometry)
-        if snapshot is not None:
-            self._archive.store_deferred(active.uid, SHAPE_SNAPSHOT, snapshot, is_evictable=True)
-        shape_glb = self._archive.store_file(active.uid, SHAPE_FILE, glb)
+        active.data.geometry = geometry
+        self._store_shape_snapshot(active)
         active.upload_bytes = 0
-        if active.wants_texture and not self._availability.is_closing:
-            self._active_jobs.change(active, shape_glb=shape_glb, shape_md5=digest)
-            self._start_texture(active)
+        shape_glb = self._archive.store_file(active.uid, SHAPE_FILE, glb)
+        files = {"shape_glb": shape_glb, "shape_md5": digest}
+        is_started = active.texture_done is not None
+        if is_started or (active.wants_texture and not self._availability.is_closing):
+            progress = active.texture_progress
+            self._active_jobs.change(
+                active, status=Status.TEXTURE_PROCESSING, progress=progress, **files
+            )
         else:
-            self._endings.complete_shape(active, shape_glb=shape_glb, shape_md5=digest)
+            self._endings.complete_shape(active, **files)
         if not active.shape_done.done():
             active.shape_done.set_result(self._active_jobs.record(active))
+        self._go_on_with_texture(active, is_started=is_started)
+
+    def _go_on_with_texture(self, active: ActiveJob, *, is_started: bool) -> None:
+        """After the untextured GLB: start the texture, or its export, or end its job."""
+        if active.texture_error is not None:
+            self._endings.fail(active, active.texture_error)
+        elif active.data.field is not None:
+            self._export_model(active)
+        elif not is_started and not self._active_jobs.is_finished(active):
+            self._start_texture(active)
 
     def _start_texture(self, active: ActiveJob) -> None:
-        if active.texture_source is None:
+        data = active.data
+        source = data.geometry if data.shape is None else data.shape
+        if source is None or data.cutout is None:
             raise RuntimeError("a texture without a shape")
-        self._active_jobs.change(active, status=Status.TEXTURE_PROCESSING)
-        active.deadline = self._active_jobs.clock() + TEXTURE_PATIENCE_S
+        active.texture_deadline = self._active_jobs.clock() + TEXTURE_PATIENCE_S
         active.texture_done = job_future()
-        call = self._calls.make_texture(active, *active.texture_source)
-        self.enqueue(active, "texture", call)
+        self.enqueue(active, "texture", self._calls.make_texture(active, source, data.cutout))
 
     def _take_field(self, active: ActiveJob, field: FieldSummary) -> None:
-        if active.texture_source is None:
-            raise RuntimeError("a texture without a shape")
-        geometry, _ = active.texture_source
-        active.texture_source, active.field = None, field
         if field.warnings:
             warnings = (*self._active_jobs.record(active).warnings, *field.warnings)
             self._active_jobs.change(active, warnings=warnings)
-        self.enqueue(active, "texture_export", self._calls.export_model(active, geometry, field))
+        active.data.field, active.data.cutout = field, None
+        if "shape_export" not in active.steps:
+            self._export_model(active)
+
+    def _export_model(self, active: ActiveJob) -> None:
+        data = active.data
+        geometry = data.shape if data.geometry is None else data.geometry
+        self.enqueue(
+            active, "texture_export", self._calls.export_model(active, geometry, data.field)
+        )
 
     def _take_textured_glb(self, active: ActiveJob, glb: bytes) -> None:
         textured_glb = self._archive.store_file(active.uid, TEXTURED_FILE, glb)
-        snapshot = self._calls.snapshot_field(active.field)
-        self._archive.store_deferred(active.uid, FIELD_SNAPSHOT, snapshot, is_evictable=True)
+        self._store_field_snapshot(active)
         self._endings.complete(active, textured_glb=textured_glb)
+
+    # ---- failures ------------------------------------------------------------------------
+
+    def fail(self, active: ActiveJob, step: Step, error: ServerError) -> None:
+        """Note that a step failed; see above for what becomes of its job."""
+        if step == "shape_export":
+            self._fail_shape_export(active, error)
+            return
+        if step == "texture_export":
+            self._store_field_snapshot(active)
+        self._endings.fail_step(active, step, error)
+
+    def _fail_shape_export(self, active: ActiveJob, error: ServerError) -> None:
+        self._store_shape_snapshot(active)
+        if active.texture_error is not None:
+            self._endings.fail(active, active.texture_error, shape_error=bare(error))
+        elif active.has_texture_to_come and not isinstance(error, EngineBrokenError):
+            self._go_on_without_shape_glb(active, error)
+        else:
+            self._endings.fail(active, error)
+
+    def _go_on_without_shape_glb(self, active: ActiveJob, error: ServerError) -> None:
+        warning = f"the untextured model could not be exported: {error}"
+        warnings = (*self._active_jobs.record(active).warnings, warning)
+        job = self._active_jobs.change(active, shape_error=bare(error), warnings=warnings)
+        active.shape_done.set_result(job)
+        if active.data.field is not None:
+            self._export_model(active)
+
+    # ---- snapshots -----------------------------------------------------------------------
+
+    def _store_shape_snapshot(self, active: ActiveJob) -> None:
+        if active.data.shape is not None:  # otherwise it was stored with the uploaded mesh
+            snapshot = self._calls.snapshot_shape(active.data.shape)
+            self._archive.store_deferred(active.uid, SHAPE_SNAPSHOT, snapshot, is_evictable=True)
+
+    def _store_field_snapshot(self, active: ActiveJob) -> None:
+        snapshot = self._calls.snapshot_field(active.data.field)
+        self._archive.store_deferred(active.uid, FIELD_SNAPSHOT, snapshot, is_evictable=True)

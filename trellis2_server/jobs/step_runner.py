@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.estimates import StepDurations
     from trellis2_server.jobs.model_lifecycle import ModelLifecycle
     from trellis2_server.jobs.observers import JobObserver
-    from trellis2_server.jobs.queue import ActiveJob
+    from trellis2_server.jobs.queue import ActiveJob, JobStep
     from trellis2_server.jobs.steps import Step
     from trellis2_server.jobs.threads import ThreadPools
 
@@ -33,7 +33,11 @@ class ResultHandler(Protocol):
     """Takes what steps return."""
 
     def take(self, active: ActiveJob, step: Step, result: Any) -> None:
-        """Record the result of a step, and queue the next one."""
+        """Record the result of a step, and queue the steps that follow."""
+        ...
+
+    def fail(self, active: ActiveJob, step: Step, error: ServerError) -> None:
+        """Note that a step failed; the job ends, or goes on without that step."""
         ...
 
     def retry_cutout(
@@ -78,41 +82,39 @@ class StepRunner:
         self._durations = durations
         self._observer = observer
 
-    def start(self, active: ActiveJob) -> None:
-        """Start the step that the job waits for, unless the job is abandoned."""
+    def start(self, step: JobStep) -> None:
+        """Start a step that waits, unless its job is abandoned."""
+        active = step.active
         if self._endings.cancel_if_abandoned(active):
             return
-        step, call = active.start(self._active_jobs.clock())
-        work = call
-        if step in self._threads.device_steps:
+        step.started_at = self._active_jobs.clock()
+        work = step.call
+        if step.name in self._threads.device_steps:
             active.has_used_engine = True
-            work = self._lifecycle.watched(step, call)
-        future = self._threads.start_step(step, work, active.context)
-        future.add_done_callback(partial(self._ended, active, step, call), context=active.context)
+            work = self._lifecycle.watched(step.name, step.call)
+        future = self._threads.start_step(step.name, work, active.context)
+        future.add_done_callback(partial(self._ended, step), context=active.context)
 
-    def _ended(
-        self, active: ActiveJob, step: Step, call: Callable[[], Any], future: asyncio.Future[Any]
-    ) -> None:
-        active.running = None
+    def _ended(self, step: JobStep, future: asyncio.Future[Any]) -> None:
+        active = step.active
+        active.steps.pop(step.name, None)
         error = None if future.cancelled() else future.exception()
-        if isinstance(error, EngineBrokenError):
-            if not active.is_stopped:
-                self._endings.fail(active, error)
-            self._endings.fail_permanently(str(error))
         if not active.is_stopped and not future.cancelled():
-            seconds = self._active_jobs.clock() - active.step_started_at
+            seconds = self._active_jobs.clock() - (step.started_at or 0.0)
             logger.debug(
                 "Step ended",
-                extra={"uid": active.uid, "step": step, "seconds": round(seconds, 3)},
+                extra={"uid": active.uid, "step": step.name, "seconds": round(seconds, 3)},
             )
             if error is None:
-                self._succeeded(active, step, seconds, future.result())
+                self._succeeded(active, step.name, seconds, future.result())
             elif isinstance(error, ServerError):
-                self._endings.fail(active, error)
+                self.results.fail(active, step.name, error)
             elif isinstance(error, ModelPending):
-                self.results.retry_cutout(active, call, error)
+                self.results.retry_cutout(active, step.call, error)
             else:  # `StepCancelled`: `ThreadPools` translates all other errors
                 self._endings.fail(active, JobCancelledError("cancelled"))
+        if isinstance(error, EngineBrokenError):
+            self._endings.fail_permanently(str(error))
         self.on_end()
 
     def _succeeded(self, active: ActiveJob, step: Step, seconds: float, result: Any) -> None:
@@ -125,4 +127,6 @@ class StepRunner:
         except Exception as error:  # an engine that breaks its protocol ends one job only
             logger.exception("Result not understood", extra={"uid": active.uid, "step": step})
             if active.uid in self._active_jobs:
-                self._endings.fail(active, EngineError(f"{step} failed: {describe_error(error)}"))
+                self.results.fail(
+                    active, step, EngineError(f"{step} failed: {describe_error(error)}")
+                )

@@ -1,4 +1,11 @@
-"""The steps of a job, their order, and which of them need the engine's device.
+"""The steps of a job, which of them follow each other, and which need the engine's device.
+
+    cutout ─ shape ─┬─ shape_export ─┬─ texture_export
+                    └─ texture ──────┘
+
+The shape's export and the texture need nothing of each other, so they run side by side where the
+texture is requested before the shape exists. Without a shape of the engine (an uploaded mesh), or
+when it is requested later, the texture follows `shape_export`.
 
 Does not know: jobs, threads, how a step is done.
 """
@@ -12,9 +19,9 @@ if TYPE_CHECKING:
 
 Step = Literal["cutout", "shape", "shape_export", "texture", "texture_export"]
 
-#: The steps of the status `shape_processing`, in order.
+#: The steps that the untextured GLB needs, in order; the status is `shape_processing` until then.
 SHAPE_STEPS: Final[tuple[Step, ...]] = ("cutout", "shape", "shape_export")
-#: The steps of the status `texture_processing`, in order.
+#: The further steps that the textured GLB needs, in order.
 TEXTURE_STEPS: Final[tuple[Step, ...]] = ("texture", "texture_export")
 
 
@@ -29,6 +36,6 @@ def device_steps(settings: Settings) -> frozenset[Step]:
 
 
 def steps_from(step: Step) -> tuple[Step, ...]:
-    """Return the step and those that follow it within the same status."""
+    """Return the step and those that follow it towards the same GLB."""
     steps = SHAPE_STEPS if step in SHAPE_STEPS else TEXTURE_STEPS
     return steps[steps.index(step) :]

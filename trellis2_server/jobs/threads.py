@@ -27,7 +27,11 @@ from trellis2_server.errors import (
     ServerError,
 )
 from trellis2_server.inputs.background import ModelPending
-from trellis2_server.thread_priority import lower_priority
+from trellis2_server.thread_priority import (
+    EXPORT_NICENESS,
+    WORKER_NICENESS,
+    lower_priority,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
@@ -48,10 +52,11 @@ class ThreadPools:
     Args:
         cpu_workers: number of threads of the CPU pool.
         device_steps: the steps that run on the device thread.
-        max_steps: number of steps that may run at one time.
+        max_steps: limit for the scheduler: number of jobs that may run at one time.
         timeout_s: time limit of a call, seconds; None: no limit.
         device_slots: number of device steps that may run at one time; more than one only where
             they are coroutine functions.
+        device_niceness: of the device thread, see `thread_priority`.
 
     Attributes:
         cpu_running: number of threads of the CPU pool that are busy.
@@ -62,7 +67,7 @@ class ThreadPools:
         on_free: called when a thread has become free after its call exceeded the time limit.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - six settings
         self,
         cpu_workers: int,
         device_steps: frozenset[Step],
@@ -70,6 +75,7 @@ class ThreadPools:
         timeout_s: float | None = None,
         *,
         device_slots: int = 1,
+        device_niceness: int = WORKER_NICENESS,
     ) -> None:
         self.on_free: Callable[[], None] = lambda: None
         self._timeout_s = timeout_s
@@ -82,8 +88,8 @@ class ThreadPools:
         self.device_is_reserved = True
         self._device_running = 0
         self.lookups = 0
-        self._device = ThreadPoolExecutor(1, "device", lower_priority)
-        self._cpu = ThreadPoolExecutor(cpu_workers, "cpu", lower_priority)
+        self._device = ThreadPoolExecutor(1, "device", lower_priority, (device_niceness,))
+        self._cpu = ThreadPoolExecutor(cpu_workers, "cpu", lower_priority, (EXPORT_NICENESS,))
         self._lookup = ThreadPoolExecutor(1, "lookup", lower_priority)
 
     @property
@@ -100,11 +106,6 @@ class ThreadPools:
     def cpu_has_room(self) -> bool:
         """Whether a thread of the CPU pool is free."""
         return self.cpu_running < self.cpu_workers
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another step may start at all."""
-        return self.steps_running < self.max_steps
 
     def start_step(
         self, step: Step, call: Callable[[], Any], context: Context | None = None

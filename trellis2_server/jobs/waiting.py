@@ -56,7 +56,7 @@ class ResultWaiter:
             with self._waiting(active):
                 job = await asyncio.shield(active.shape_done)
         if job.shape_glb is None:
-            raise self._reason(job)
+            raise copy.copy(job.shape_error) if job.shape_error else self._reason(job)
         return job
 
     async def wait_for_texture(self, job: Job, timeout_s: float | None = None) -> Job:

@@ -146,19 +146,18 @@ class ClusterExecutor:
         self, shape: ShapeReference, options: Options, report: Report
     ) -> ExportedShape:
         """Export the untextured GLB on the shape's machine."""
-        geometry = GeometryReference(shape, None, options)
 
         async def export() -> ExportedShape:
-            current = geometry.shape or shape
             outcome = await self._calls.as_task(
                 tasks.export_shape,
-                self._engine, current.mesh, current.resolution, options,
-                node=current.node, report=report,
+                self._engine, shape.mesh, shape.resolution, options,
+                node=shape.node, report=report,
             )  # fmt: skip
-            geometry.mesh, glb = outcome.large
+            mesh, glb = outcome.large
+            geometry = GeometryReference(shape, mesh, options)
             return ExportedShape(geometry, await glb, outcome.value)
 
-        return await self._recovery.retry(export, geometry, report)
+        return await self._recovery.retry(export, shape, report)
 
     @_translate_ray_errors
     async def read_mesh(self, content: bytes, options: Options, report: Report) -> ExportedShape:
@@ -173,38 +172,57 @@ class ClusterExecutor:
 
     @_translate_ray_errors
     async def make_texture(
-        self, geometry: GeometryReference, cutout: Cutout, options: Options, report: Report
+        self,
+        source: ShapeReference | GeometryReference,
+        cutout: Cutout,
+        options: Options,
+        report: Report,
     ) -> FieldReference:
         """Make the field; it stays on the engine's machine."""
 
         async def make() -> FieldReference:
-            shape = geometry.shape
-            if shape is None:
-                method, *inputs = "texture_mesh", geometry.mesh
+            if isinstance(source, GeometryReference):
+                method, *inputs = "texture_mesh", source.mesh
             else:
                 # In a list, the mesh stays a reference: most engines do not need it.
-                method, *inputs = "texture", shape.resolution, [shape.mesh], shape.state
+                method, *inputs = "texture", source.resolution, [source.mesh], source.state
             outcome = await self._calls.on_engine(method, *inputs, cutout, options, report=report)
             node, warnings = outcome.value
             (field,) = outcome.large
             return FieldReference(field, node, warnings)
 
-        return await self._recovery.retry(make, geometry, report)
+        return await self._recovery.retry(make, source, report)
 
     @_translate_ray_errors
     async def export_model(
-        self, geometry: GeometryReference, field: FieldReference, options: Options, report: Report
+        self,
+        geometry: GeometryReference | ShapeReference,
+        field: FieldReference,
+        options: Options,
+        report: Report,
     ) -> bytes:
         """Export the textured GLB, on the field's machine or with the engine's own exporter."""
-        cutout = geometry.shape.cutout if geometry.shape else None
+        if isinstance(geometry, ShapeReference):
+            geometry = await self._prepare(geometry, options, report)
+        shape = geometry.shape
+        seen = shape and shape.mesh
         try:
             return await self._export_model(geometry, field, options, report)
         except ObjectLostError:
-            if cutout is None:
+            if shape is None:
                 raise
-            await self._recovery.restore(geometry, report)
-            field = await self.make_texture(geometry, cutout, options, report)
+            await self._recovery.restore(geometry, seen, report)
+            field = await self.make_texture(shape, shape.cutout, options, report)
             return await self._export_model(geometry, field, options, report)
+
+    async def _prepare(
+        self, shape: ShapeReference, options: Options, report: Report
+    ) -> GeometryReference:
+        async def prepare() -> GeometryReference:
+            mesh = await self._recovery.prepare_mesh(shape, options, report)
+            return GeometryReference(shape, mesh, options)
+
+        return await self._recovery.retry(prepare, shape, report)
 
     async def _export_model(
         self, geometry: GeometryReference, field: FieldReference, options: Options, report: Report
@@ -229,11 +247,8 @@ class ClusterExecutor:
 
     # ---- snapshots -----------------------------------------------------------------------
 
-    def shape_snapshotter(self, geometry: GeometryReference) -> Callable[[], bytes] | None:
+    def shape_snapshotter(self, shape: ShapeReference) -> Callable[[], bytes]:
         """Return a call that serializes the shape on its machine."""
-        shape = geometry.shape
-        if shape is None:
-            return None
         return self._calls.snapshotter(
             tasks.snapshot_shape, shape.mesh, shape.resolution, node=shape.node
         )

@@ -1,7 +1,8 @@
 """`Recovery`: makes results again that were lost with a machine.
 
 It starts from the cut-out, which is part of a shape's reference: the same picture, options and
-seed have the same result. An uploaded mesh is read again from its file.
+seed have the same result. An uploaded mesh is read again from its file. A shape that two steps
+miss at the same time is made once.
 
 Does not know: jobs, where a step runs.
 """
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ray.exceptions import ObjectLostError
 
 from trellis2_server.ray_serve import tasks
+from trellis2_server.ray_serve.references import GeometryReference, ShapeReference
 from trellis2_server.storage.snapshots import EngineName
 
 if TYPE_CHECKING:
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.parameters import Options
-    from trellis2_server.ray_serve.references import GeometryReference, ShapeReference
     from trellis2_server.ray_serve.remote_calls import RemoteCalls
     from trellis2_server.reports import Report
 
@@ -47,32 +48,48 @@ class Recovery:
         self._make_shape = make_shape
 
     async def retry(
-        self, call: Callable[[], Awaitable[T]], geometry: GeometryReference, report: Report
+        self,
+        call: Callable[[], Awaitable[T]],
+        source: ShapeReference | GeometryReference,
+        report: Report,
     ) -> T:
         """Return the result of a call; if its input was lost, restore that and call again.
 
         Args:
-            call: reads the geometry each time it is called.
-            geometry: the input.
+            call: reads the input each time it is called.
+            source: the input.
             report: called with the progress.
         """
+        seen = _mesh_of(source)
         try:
             return await call()
         except ObjectLostError:
-            await self.restore(geometry, report)
+            await self.restore(source, seen, report)
             return await call()
 
-    async def restore(self, geometry: GeometryReference, report: Report) -> None:
-        """Replace the references of a geometry by new results of the same steps."""
+    async def restore(
+        self, source: ShapeReference | GeometryReference, seen: Any, report: Report
+    ) -> None:
+        """Replace references by those to new results of the same steps.
+
+        Args:
+            source: the shape or the geometry.
+            seen: reference to the shape's mesh when it was missed; if the shape has another one by
+                now, another step has restored it.
+            report: called with the progress.
+        """
         logger.warning("An intermediate result was lost with its machine; it is made again")
-        if geometry.shape is None:
-            geometry.mesh = await self._read_mesh(geometry, report)
+        shape = source.shape if isinstance(source, GeometryReference) else source
+        if shape is not None:
+            async with shape.lock:
+                if shape.mesh is seen:
+                    shape.replace_by(await self._make_shape(shape.cutout, shape.options, report))
+        if isinstance(source, ShapeReference):
             return
-        geometry.shape = shape = await self._make_shape(
-            geometry.shape.cutout, geometry.shape.options, report
-        )
-        if geometry.mesh is not None:
-            geometry.mesh = await self._prepare_mesh(shape, geometry.options, report)
+        if shape is None:
+            source.mesh = await self._read_mesh(source, report)
+        elif source.mesh is not None:
+            source.mesh = await self.prepare_mesh(shape, source.options, report)
 
     async def _read_mesh(self, geometry: GeometryReference, report: Report) -> Any:
         outcome = await self._calls.as_task(
@@ -83,7 +100,8 @@ class Recovery:
         mesh, _ = outcome.large
         return mesh
 
-    async def _prepare_mesh(self, shape: ShapeReference, options: Options, report: Report) -> Any:
+    async def prepare_mesh(self, shape: ShapeReference, options: Options, report: Report) -> Any:
+        """Return a reference to the shape's mesh, cleaned and decimated."""
         outcome = await self._calls.as_task(
             tasks.prepare_mesh,
             shape.mesh, shape.resolution, options,
@@ -91,3 +109,8 @@ class Recovery:
         )  # fmt: skip
         (mesh,) = outcome.large
         return mesh
+
+
+def _mesh_of(source: ShapeReference | GeometryReference) -> Any:
+    shape = source.shape if isinstance(source, GeometryReference) else source
+    return shape and shape.mesh

@@ -8,7 +8,8 @@ Does not know: jobs, which engine it is, how a step is called.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass, replace
+import asyncio
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class ShapeReference(NamedTuple):
+@dataclass(slots=True, eq=False)
+class ShapeReference:
     """A shape on another machine; a `ShapeSummary`.
+
+    `Recovery` replaces its parts when they are lost, so that all steps of a job that need the
+    shape get the new ones.
 
     Attributes:
         resolution: see `mesh.Shape`.
@@ -35,6 +40,7 @@ class ShapeReference(NamedTuple):
         node: Ray's id of the machine with both.
         cutout: input of the step, to repeat it when the shape is lost.
         options: input of the step, for the same purpose.
+        lock: held while the shape is made again.
     """
 
     resolution: int
@@ -44,6 +50,12 @@ class ShapeReference(NamedTuple):
     node: str
     cutout: Cutout
     options: Options
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def replace_by(self, shape: ShapeReference) -> None:
+        """Take the parts of a shape that was made again."""
+        self.resolution, self.warnings = shape.resolution, shape.warnings
+        self.mesh, self.state, self.node = shape.mesh, shape.state, shape.node
 
 
 @dataclass(slots=True, eq=False)

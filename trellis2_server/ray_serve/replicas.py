@@ -33,6 +33,7 @@ from trellis2_server.ray_serve.references import (
     writable,
 )
 from trellis2_server.ray_serve.stream import Outcome, portable, stream_future
+from trellis2_server.thread_priority import device_niceness
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -71,7 +72,11 @@ class EngineReplica:
             self._engine = choose_engine(settings)
             executor = LocalExecutor(self._engine, make_cutter(self._engine, settings), settings)
             self._threads = ThreadPools(
-                1, device_steps(settings), 1, settings.worker.stage_timeout_seconds
+                1,
+                device_steps(settings),
+                1,
+                settings.worker.stage_timeout_seconds,
+                device_niceness=device_niceness(str(executor.describe().get("device", "cpu"))),
             )
             self._lifecycle = ModelLifecycle(executor, self._threads, settings, time.monotonic)
             await self._lifecycle.load()

@@ -57,7 +57,7 @@ class Archive:
             store, self._index, on_written=self._note_written, on_failed=self._evict
         )
         self._reads = SharedReads(store, self._note_lost)
-        self._deferred: set[asyncio.Task[None]] = set()
+        self._deferred: dict[asyncio.Task[None], tuple[str, str]] = {}
         self._deferred_executor = ThreadPoolExecutor(_DEFERRED_THREADS, "deferred", lower_priority)
         self._warnings: tuple[str, ...] = ()
 
@@ -176,8 +176,8 @@ class Archive:
         task = asyncio.get_running_loop().create_task(
             self._store_deferred(uid, name, make, is_evictable=is_evictable)
         )
-        self._deferred.add(task)
-        task.add_done_callback(self._deferred.discard)
+        self._deferred[task] = (uid, name)
+        task.add_done_callback(self._deferred.pop)
 
     async def _store_deferred(
         self, uid: str, name: str, make: Callable[[], bytes], *, is_evictable: bool
@@ -201,6 +201,16 @@ class Archive:
     def find(self, uid: str, name: str) -> Artifact | None:
         """Find a stored file of a job."""
         return self._index.find(uid, name)
+
+    def is_coming(self, uid: str, name: str) -> bool:
+        """Whether a deferred file of a job is being made."""
+        return uid in self._index.records and (uid, name) in self._deferred.values()
+
+    async def find_soon(self, uid: str, name: str) -> Artifact | None:
+        """Find a file of a job; if it is deferred, wait until it is stored."""
+        while making := [task for task, file in self._deferred.items() if file == (uid, name)]:
+            await asyncio.wait(making)
+        return self.find(uid, name)
 
     def files(self, uid: str) -> list[Artifact]:
         """List the stored files of a job."""

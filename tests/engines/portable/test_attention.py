@@ -7,21 +7,13 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+
+from tests.support.attention import softmax_attention, starts  # noqa: E402
 from tests.support.voxels import random_voxels  # noqa: E402
 from trellis2_server.engines.portable import attention, sampling  # noqa: E402
 
 Tensor = Any
-
-
-def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention in float64, [Tq, H, D]."""
-    q, k, v = (x.double().transpose(0, 1) for x in (q, k, v))
-    weights = torch.softmax(q @ k.transpose(1, 2) / q.shape[-1] ** 0.5, dim=-1)
-    return (weights @ v).transpose(0, 1)
-
-
-def starts(lengths: list[int]) -> Tensor:
-    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
 
 
 @pytest.mark.parametrize(
@@ -70,11 +62,11 @@ def test_attention_is_the_same_in_chunks(
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
     monkeypatch.setattr(attention, "_avoids_scores", lambda *_: False)
-    monkeypatch.setattr(attention, "SCORE_BYTES", 4 * len(lengths) * 2 * max(lengths) * 7)
+    monkeypatch.setattr(attention, "SCORE_BYTES", 4 * 2 * max(lengths) * 7)
     parts = attention.flash_attn_varlen_qkvpacked_func(qkv, bounds, max(lengths))
     assert (whole - parts).abs().max() < 1e-6
-    assert max(sizes) == 7
-    assert sum(sizes) == max(lengths)
+    # A shorter sequence has fewer keys, so more of its queries fit.
+    assert sizes == {60: [7] * 8 + [4], 20: [14, 6] + [7] * 5 + [5]}[lengths[0]]
 
 
 def test_pytorch_accepts_the_question_for_its_kernels() -> None:
@@ -110,3 +102,111 @@ def test_a_causal_mask_is_an_error() -> None:
     qkv = torch.randn(4, 3, 1, 8)
     with pytest.raises(NotImplementedError, match="causal"):
         attention.flash_attn_varlen_qkvpacked_func(qkv, starts([4]), 4, causal=True)
+
+
+class Sizes(TorchDispatchMode):
+    """Notes the size of each new tensor, and each value that is read back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = 0
+        self.reads = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.numel())
+        self.reads += "_local_scalar_dense" in str(func)
+        return out
+
+
+def test_sequences_of_different_lengths_are_neither_padded_nor_masked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(6)
+    q_lengths, k_lengths = [2, 300, 1, 2, 0], [300, 3, 2, 0, 5]
+    q, kv = torch.randn(305, 2, 8), torch.randn(310, 2, 2, 8)
+    masks: list[Any] = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def noted(*args: Tensor, attn_mask: Tensor = None, **more: Any) -> Tensor:
+        masks.append(attn_mask)
+        return attend(*args, attn_mask=attn_mask, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    with Sizes() as sizes:
+        out = attention.flash_attn_varlen_kvpacked_func(
+            q, kv, starts(q_lengths), starts(k_lengths), 300, 300
+        )
+    assert masks == [None] * 3
+    assert sizes.largest <= kv.numel()  # one padded tensor of five sequences has 5 * 300 rows
+    assert (out[303:] == 0).all()
+    assert (out[:2] - softmax_attention(q[:2], *kv[:300].unbind(1))).abs().max() < 1e-6
+
+
+def test_bounds_are_not_read_where_row_counts_tell_the_lengths() -> None:
+    qkv = torch.randn(60, 3, 2, 8)
+    for lengths in ([60], [20, 20, 20]):
+        bounds = starts(lengths).to("meta")  # has no values
+        out = attention.flash_attn_varlen_qkvpacked_func(qkv, bounds, max(lengths))
+        assert torch.equal(
+            out, attention.flash_attn_varlen_qkvpacked_func(qkv, starts(lengths), max(lengths))
+        )
+
+
+def test_the_length_of_one_sequence_is_not_read_from_the_device() -> None:
+    qkv = torch.randn(60, 3, 2, 8)
+    longest: Any = torch.tensor(60, device="meta")  # TRELLIS.2's windows give a tensor
+    out = attention.flash_attn_varlen_qkvpacked_func(qkv, starts([60]), longest)
+    assert (out - softmax_attention(*qkv.unbind(1))).abs().max() < 1e-6
+
+
+def test_bounds_of_different_lengths_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Tensor] = []
+    tolist = torch.Tensor.tolist
+
+    def noted(tensor: Tensor) -> Any:
+        reads.append(tensor.shape)
+        return tolist(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "tolist", noted)
+    qkv = torch.randn(60, 3, 2, 8)
+    with Sizes() as sizes:
+        attention.flash_attn_varlen_qkvpacked_func(qkv, starts([20, 30, 10]), 30)
+        attention.flash_attn_varlen_kvpacked_func(
+            qkv[:, 0], qkv[:, 1:], starts([20, 30, 10]), starts([1, 2, 57]), 30, 57
+        )
+    assert reads == [(1, 4), (2, 4)]
+    assert sizes.reads == 0
+
+
+def test_dense_attention_takes_the_arguments_of_trellis2() -> None:
+    torch.manual_seed(7)
+    q, k, v = torch.randn(3, 2, 20, 4, 8).double().unbind(0)
+    expected = torch.stack([softmax_attention(*x) for x in zip(q, k, v, strict=True)])
+    kv, qkv = torch.stack([k, v], 2), torch.stack([q, k, v], 2)
+    for out in (
+        attention.dense_attention(qkv),
+        attention.dense_attention(qkv=qkv),
+        attention.dense_attention(q, kv),
+        attention.dense_attention(q, kv=kv),
+        attention.dense_attention(q, k, v),
+        attention.dense_attention(q, k, v=v),
+    ):
+        assert (out - expected).abs().max() < 1e-12
+    for wrong in ({}, {"q": q}, {"q": q, "k": k}, dict.fromkeys("qkvw", q)):
+        with pytest.raises(TypeError, match="qkv"):
+            attention.dense_attention(**wrong)
+
+
+@pytest.mark.parametrize(("batch", "keys"), [(1, 70), (3, 70), (2, 0)])
+def test_attention_of_equal_lengths_equals_a_softmax(batch: int, keys: int) -> None:
+    torch.manual_seed(8)
+    q = torch.randn(batch, 50, 4, 8)
+    k, v = torch.randn(2, batch, keys, 4, 8).unbind(0)
+    out = attention.attend(q, k, v)
+    for i in range(batch):
+        expected = softmax_attention(q[i], k[i], v[i]) if keys else torch.zeros(50, 4, 8)
+        assert (out[i] - expected).abs().max() < 1e-6

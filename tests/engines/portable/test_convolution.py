@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
+from tests.support.synchronization import waits_for_device  # noqa: E402
 from tests.support.voxels import random_voxels  # noqa: E402
 from trellis2_server.engines.portable import convolution  # noqa: E402
 
@@ -58,6 +60,37 @@ def test_the_convolution_is_the_same_in_chunks(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(convolution, "CHUNK_BYTES", 27 * 4 * 4 * 50)
     parts, _ = CONV(feats, coords, (), weight)
     assert torch.allclose(whole, parts, atol=1e-5)
+
+
+@pytest.mark.parametrize(("gib", "expected"), [(24, 2**28), (40, 2**30), (141, 2**30)])
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_large_devices_gather_more_at_one_time_and_are_asked_once(
+    kind: str, gib: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def get_device_properties(device: Any) -> Any:
+        asked.append(device)
+        return SimpleNamespace(total_memory=gib * 2**30)
+
+    monkeypatch.setattr(getattr(torch, kind), "get_device_properties", get_device_properties)
+    convolution._is_large.cache_clear()
+    device = torch.device(kind, 1)
+    assert [convolution._chunk_bytes(device) for _ in range(2)] == [expected] * 2
+    assert asked == [device]
+    convolution._is_large.cache_clear()
+
+
+def test_a_cpu_gathers_little_at_one_time() -> None:
+    assert convolution._chunk_bytes(torch.device("cpu")) == 2**28
+
+
+def test_a_convolution_does_not_wait_for_the_device() -> None:
+    coords = random_voxels(8, 0.5)
+    feats, weight, bias = torch.randn(len(coords), 4), torch.randn(6, 3, 3, 3, 4), torch.randn(6)
+    with waits_for_device() as waits:
+        CONV(feats, coords, (), weight, bias)
+    assert waits == []
 
 
 def test_the_neighbor_map_is_computed_once_and_can_be_reused() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
+from tests.support.synchronization import waits_for_device  # noqa: E402
 from tests.support.voxels import random_voxels  # noqa: E402
 from trellis2_server.engines.portable import dualgrid  # noqa: E402
 
@@ -71,3 +72,17 @@ def test_a_grid_without_a_crossed_edge_has_no_faces() -> None:
         coords, torch.rand(len(coords), 3), flags, None, aabb=[[0.0] * 3, [1.0] * 3], grid_size=4
     )
     assert faces.shape == (0, 3)
+
+
+def test_a_mesh_waits_for_the_device_for_its_numbers_of_edges_and_of_quads_only() -> None:
+    coords = random_voxels(9, 0.6)[:, 1:]
+    count = len(coords)
+    flags, weights = torch.rand(count, 3) > 0.5, torch.rand(count, 1) + 0.1
+    box = torch.tensor([[-0.5] * 3, [0.5] * 3])
+    size = torch.tensor(9)
+    for split in (weights, None):
+        with waits_for_device() as waits:
+            dualgrid.flexible_dual_grid_to_mesh(
+                coords, torch.rand(count, 3), flags, split, aabb=box, grid_size=size
+            )
+        assert waits == ["nonzero", "nonzero"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -40,12 +41,40 @@ assert portable.is_standin("cumesh")
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+#: File → content, of packages that import but are not the extensions of their names.
+IMPOSTORS = {
+    "flash_attn/cute/__init__.py": "",
+    "flex_gemm/__init__.py": "",
+    "flex_gemm/ops/__init__.py": "",
+    "flex_gemm/ops/spconv/__init__.py": "def sparse_submanifold_conv3d(): ...",
+    "flex_gemm/ops/grid_sample.py": "def grid_sample_3d(): ...",
+    "o_voxel.py": "",
+    "cumesh/__init__.py": "class CuMesh:\n    def init(self): ...\n    def read(self): ...\n",
+}
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, content in files.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+
+
+def write_extension(folder: Path, name: str) -> None:
+    """Write a package with all modules of an extension and the names that TRELLIS.2 uses."""
+    for path in portable._SURFACES[name]:
+        names = portable._USED[name].get(path, ())
+        classes = {n.partition(".")[0] for n in names if "." in n}
+        lines = [f"{n} = 'real'" for n in names if "." not in n]
+        lines += [f"class {c}: ..." for c in sorted(classes)]
+        lines += [f"{n} = 'real'" for n in names if "." in n]
+        write(folder, {f"{path.replace('.', '/')}/__init__.py": "\n".join([*lines, ""])})
+
+
 @needs_torch
 def test_a_broken_extension_is_named_with_its_cause(tmp_path: Path) -> None:
-    broken = tmp_path / "flash_attn"
-    broken.mkdir()
-    (broken / "__init__.py").write_text("from flash_attn import _C\n")
-    (tmp_path / "cumesh.py").write_text("CuMesh = 1\n")
+    write(tmp_path, {"flash_attn/__init__.py": "from flash_attn import _C\n"})
+    write_extension(tmp_path, "cumesh")
     code = f"""
 import sys; sys.path.insert(0, {str(tmp_path)!r})
 from trellis2_server.engines import portable
@@ -53,26 +82,47 @@ found = {{e.name: e for e in portable.install("cuda")}}
 assert found["flash_attn"].kind == "broken" and "_C" in found["flash_attn"].why, found
 assert found["cumesh"].kind == "real"
 import flash_attn, cumesh
-assert portable.is_standin("flash_attn") and cumesh.CuMesh == 1
+assert portable.is_standin("flash_attn") and cumesh.CuMesh.init == "real"
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @needs_torch
+def test_a_package_without_the_names_that_trellis2_uses_is_broken(tmp_path: Path) -> None:
+    write(tmp_path, IMPOSTORS)
+    code = f"""
+import json, sys; sys.path.insert(0, {str(tmp_path)!r})
+from trellis2_server.engines import portable
+found = portable.install("cuda")
+assert all(portable.is_standin(e.name) for e in found), found
+from flash_attn import flash_attn_varlen_func
+from cumesh import CuMesh
+print(json.dumps({{e.name: [e.kind, e.why] for e in found}}))
+"""
+    run = subprocess.run([sys.executable, "-B", "-c", code], check=True, capture_output=True)
+    found = json.loads(run.stdout)
+    assert {kind for kind, _ in found.values()} == {"broken"}
+    assert "without the package itself" in found["flash_attn"][1]
+    assert (
+        "flex_gemm.ops.spconv.set_algorithm, flex_gemm.ops.spconv.set_hashmap_ratio"
+        in (found["flex_gemm"][1])
+    )
+    assert "No module named 'o_voxel.convert'" in found["o_voxel"][1]
+    assert "cumesh.CuMesh.get_edges" in found["cumesh"][1]
+    assert "and 10 more" in found["cumesh"][1]
+
+
+@needs_torch
 @pytest.mark.parametrize("name", portable.EXTENSIONS)
 def test_an_installed_package_is_used_instead_of_a_stand_in(tmp_path: Path, name: str) -> None:
-    for path in portable._SURFACES[name]:
-        folder = tmp_path.joinpath(*path.split("."))
-        folder.mkdir(parents=True)
-        (folder / "__init__.py").write_text("MARK = 'real'\n")
-    last = list(portable._SURFACES[name])[-1]
+    write_extension(tmp_path, name)
     code = f"""
 import importlib, sys; sys.path.insert(0, {str(tmp_path)!r})
 from trellis2_server.engines import portable
 found = {{e.name: e.kind for e in portable.install("cuda")}}
 assert found.pop({name!r}) == "real"
 assert set(found.values()) == {{"standin"}}, found
-assert importlib.import_module({last!r}).MARK == "real"
+assert importlib.import_module({name!r}).__file__.startswith({str(tmp_path)!r})
 assert not portable.is_standin({name!r})
 """
     subprocess.run([sys.executable, "-B", "-c", code], check=True)
@@ -84,3 +134,15 @@ def test_an_alternative_counts_as_real_on_any_device() -> None:
         "real",
         "standin",
     }
+
+
+@needs_torch
+def test_meshes_are_voxelised_on_the_device_that_was_installed_last() -> None:
+    code = """
+from trellis2_server.engines import portable
+from trellis2_server.engines.portable import voxelization
+for device, expected in (("cuda:1", "cuda:1"), ("cuda", "cuda"), ("cpu", "None")):
+    portable.install(device)
+    assert str(voxelization._place.device) == expected
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,6 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
+from tests.support.synchronization import waits_for_device  # noqa: E402
 from tests.support.voxels import random_voxels  # noqa: E402
 from trellis2_server.engines.portable import sampling  # noqa: E402
 
@@ -39,3 +40,13 @@ def test_nearest_sampling_takes_the_voxel_around_the_point() -> None:
     points = torch.tensor([[[0.9, 0.1, 0.1], [1.1, 0.9, 0.9], [-0.1, 0.5, 0.5]]])
     out = sampling.grid_sample_3d(torch.tensor([[1.0], [3.0]]), coords, (), points, "nearest")
     assert out[0, :, 0].tolist() == [1.0, 3.0, 0.0]
+
+
+@pytest.mark.parametrize("mode", ["trilinear", "nearest"])
+def test_sampling_does_not_wait_for_the_device(mode: str) -> None:
+    coords = random_voxels(6, 0.4, batch=2)
+    with waits_for_device() as waits:
+        sampling.grid_sample_3d(
+            torch.randn(len(coords), 3), coords, (), torch.rand(2, 50, 3) * 6, mode
+        )
+    assert waits == []

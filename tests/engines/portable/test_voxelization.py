@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
+from torch.overrides import TorchFunctionMode  # noqa: E402
+
+from tests.support.synchronization import waits_for_device  # noqa: E402
 from trellis2_server.engines.portable import dualgrid, traversal, voxelization  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BOX = [[-0.5] * 3, [0.5] * 3]
 WEIGHTS = {"face_weight": 1.0, "boundary_weight": 0.2, "regularization_weight": 1e-2}
@@ -185,3 +192,117 @@ def test_a_mesh_without_area_has_no_voxels() -> None:
     assert [tuple(t.shape) for t in (coords, dual, flags)] == [(0, 3)] * 3
     with pytest.raises(ValueError, match="voxel_size or grid_size"):
         voxelization.mesh_to_flexible_dual_grid(vertices, torch.tensor([[0, 1, 2]]), aabb=BOX)
+
+
+class FakeDevice(TorchFunctionMode):
+    """A device with the memory of the CPU: counts the tensors that move there and back.
+
+    Raises `error` where a tensor moves there.
+    """
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.there: list[int] = []
+        self.back: list[int] = []
+        self._error = error
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        device = args[1] if func is torch.Tensor.to else (kwargs or {}).get("device")
+        if func is torch.Tensor.to and isinstance(device, torch.device):
+            moved = self.there if device == AWAY else self.back
+            moved.append(len(args[0]))
+            if device == AWAY and self._error:
+                raise self._error
+            return args[0].clone()
+        if device == AWAY:  # numbers of the grid, three at most
+            kwargs = {**kwargs, "device": "cpu"}
+        return func(*args, **(kwargs or {}))
+
+
+AWAY = torch.device("cuda", 1)
+
+
+def voxels(vertices: Any, faces: Any) -> tuple[Any, Any, Any]:
+    return voxelization.mesh_to_flexible_dual_grid(
+        vertices, faces, grid_size=24, aabb=BOX, **WEIGHTS
+    )
+
+
+@pytest.fixture
+def away() -> Iterator[None]:
+    """Meshes are voxelised on the fake device."""
+    voxelization.compute_on("cuda:1")
+    yield
+    voxelization.compute_on("cpu")
+
+
+@pytest.mark.usefixtures("away")
+def test_a_mesh_on_the_cpu_moves_to_the_device_once_and_its_voxels_back() -> None:
+    vertices, faces = soup(20, 0.2, 3)
+    with FakeDevice() as device:
+        found = voxels(vertices, faces)
+    assert device.there == [len(vertices), len(faces)]
+    assert device.back == [len(found[0])] * 3
+    voxelization.compute_on("cpu")
+    expected = voxels(vertices, faces)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.usefixtures("away")
+def test_a_mesh_that_does_not_fit_on_the_device_is_voxelised_on_the_cpu(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    vertices, faces = soup(20, 0.2, 3)
+    with FakeDevice(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried 2 GiB")) as device:
+        found = voxels(vertices, faces)
+    assert device.there == [len(vertices)]
+    assert device.back == []
+    assert len(found[0]) > 50
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"), [("cpu", None), ("mps", None), ("cuda:1", AWAY), ("xpu", None)]
+)
+def test_devices_without_float64_are_not_used(
+    device: str, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    properties = SimpleNamespace(has_fp64=False)
+    monkeypatch.setattr(torch.xpu, "get_device_properties", lambda _: properties)
+    voxelization.compute_on(device)
+    assert voxelization._place.device == expected
+    voxelization.compute_on("cpu")
+
+
+def test_sums_on_a_device_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    vertices, faces = soup(40, 0.2, 5)
+    expected = voxels(vertices, faces)
+
+    class OnDevice:
+        def __init__(self, sums: Any) -> None:
+            self.device = AWAY
+            self.index_put_ = sums.index_put_
+
+    accumulate = voxelization._accumulate
+    monkeypatch.setattr(
+        voxelization, "_accumulate", lambda sums, *args: accumulate(OnDevice(sums), *args)
+    )
+    found = voxels(vertices, faces)
+    assert torch.equal(found[0], expected[0])
+    assert torch.allclose(found[1], expected[1], atol=1e-7)
+
+
+def test_voxelization_waits_for_the_device_only_where_sizes_depend_on_the_mesh() -> None:
+    vertices, faces = soup(20, 0.2, 3)
+    with waits_for_device() as waits:
+        voxels(vertices, faces)
+    sizes = {"nonzero", "repeat_interleave", "tolist", "unique_consecutive", "_unique2"}
+    # The grid's lowest corner and its numbers of voxels.
+    assert [w for w in waits if w not in sizes] == ["list", "as_tensor"]
+    assert len(waits) < 60
+
+
+def test_open_edges_are_those_of_one_face_in_ascending_order() -> None:
+    faces = torch.tensor([[4, 2, 0], [0, 2, 1], [1, 2, 3]])
+    edges = voxelization._open_edges(faces, 5).tolist()
+    assert edges == [[0, 1], [0, 4], [1, 3], [2, 3], [2, 4]]

@@ -222,6 +222,55 @@ def test_stages_run_one_at_a_time(torch: Any) -> None:
     assert order == ["first", "second"]
 
 
+def test_no_stage_starts_before_the_models_of_a_failed_one_are_restored(torch: Any) -> None:
+    order: list[str] = []
+    entered = threading.Event()
+
+    def second() -> None:
+        entered.set()
+        with runner.running(placement, StageProgress(silent)):
+            order.append("second")
+
+    def clean_up() -> None:
+        thread.start()
+        assert entered.wait(PATIENCE_S)
+        thread.join(0.2)  # long enough for a stage that does not wait
+        order.append("cleaned")
+
+    runner, placement = StageRunner(torch, clean_up), Placement()
+    thread = threading.Thread(target=second)
+    with pytest.raises(EngineError), runner.running(placement, StageProgress(silent)):
+        raise ValueError("failed")
+    thread.join(PATIENCE_S)
+    assert order == ["cleaned", "second"]
+
+
+def test_a_stage_that_waited_for_the_one_that_broke_the_device_does_not_run(torch: Any) -> None:
+    order: list[str] = []
+    runner, placement, lock = StageRunner(torch, lambda: None), Placement(), Lock()
+    runner._lock = lock  # type: ignore[assignment]
+
+    def second() -> None:
+        try:
+            with runner.running(placement, StageProgress(silent)):
+                order.append("ran")
+        except EngineBrokenError:
+            order.append("refused")
+
+    def first() -> None:
+        with runner.running(placement, StageProgress(silent)):
+            thread.start()
+            assert lock.asked.acquire(timeout=PATIENCE_S)
+            assert lock.asked.acquire(timeout=PATIENCE_S)
+            raise RuntimeError("CUDA error: unspecified launch failure")
+
+    thread = threading.Thread(target=second)
+    with pytest.raises(EngineBrokenError):
+        first()
+    thread.join(PATIENCE_S)
+    assert order == ["refused"]
+
+
 def test_a_failed_stage_restores_the_models_and_cleans_up(torch: Any) -> None:
     cleaned: list[int] = []
     runner, placement = StageRunner(torch, lambda: cleaned.append(1)), Placement()
@@ -230,6 +279,25 @@ def test_a_failed_stage_restores_the_models_and_cleans_up(torch: Any) -> None:
     assert placement.restored
     assert cleaned
     runner.check()
+
+
+class Lock:
+    """A lock.
+
+    Attributes:
+        asked: released for each thread that wants the lock.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.asked = threading.Semaphore(0)
+
+    def __enter__(self) -> None:
+        self.asked.release()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 class Placement:

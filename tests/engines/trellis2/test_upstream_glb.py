@@ -61,7 +61,8 @@ def test_an_exporter_is_found_if_all_its_packages_can_be_imported(tmp_path: Path
     for package in ("o_voxel", "cumesh", "flex_gemm", "nvdiffrast", "trimesh", "cv2"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("")
-    (tmp_path / "o_voxel" / "postprocess.py").write_text("import nvdiffrast.torch\n")
+    postprocess = tmp_path / "o_voxel" / "postprocess.py"
+    postprocess.write_text("import nvdiffrast.torch\n")
     code = f"""
 import sys; sys.path.insert(0, {str(tmp_path)!r})
 from trellis2_server.engines.trellis2 import upstream_glb
@@ -73,7 +74,17 @@ print(upstream_glb.missing_part())
         return subprocess.run(run, check=True, capture_output=True, text=True).stdout.strip()
 
     assert "fails: ModuleNotFoundError: No module named 'nvdiffrast.torch'" in missing()
-    (tmp_path / "nvdiffrast" / "torch.py").write_text("")
+    (tmp_path / "nvdiffrast" / "torch.py").write_text(
+        "RasterizeCudaContext = rasterize = interpolate = 1\n"
+    )
+    assert "cumesh is installed, but without cumesh.CuMesh.simplify" in missing()
+    (tmp_path / "cumesh" / "__init__.py").write_text(
+        "class CuMesh: simplify = uv_unwrap = 1\n"
+        "class remeshing: remesh_narrow_band_dc = 1\n"
+        "cuBVH = 1\n"
+    )
+    assert "o_voxel is installed, but without o_voxel.postprocess.to_glb" in missing()
+    postprocess.write_text("import nvdiffrast.torch\nto_glb = 1\n")
     assert missing() == "None"
     shutil.rmtree(tmp_path / "cumesh")
     shutil.rmtree(tmp_path / "nvdiffrast")

@@ -1,13 +1,16 @@
-"""Submanifold sparse convolution: `flex_gemm.ops.spconv` in plain PyTorch.
+"""Submanifold sparse convolution: `flex_gemm.ops.spconv`, without compiled extensions.
 
 Outputs exist where inputs exist. The neighbour map is computed once for a set of coordinates;
-the caller passes it to every further convolution on them, as TRELLIS.2 does. Each output row
-is a row of gathered neighbours times the flattened kernel: O(N · 27 · Ci · Co), in chunks,
-so that the gathered rows take at most `CHUNK_BYTES`.
+the caller passes it to every further convolution on them, as TRELLIS.2 does.
 
-The alternative, one product for each of the 27 cells over the voxels that have a neighbour
-there, multiplies less, since a surface has 12 of 27. On a CPU it takes half the time in
-float32, but two to three times the time in bfloat16, which the models use: it needs a sum in
+Two algorithms, O(N · 27 · Ci · Co) both. `implicit_gemm` is a Triton kernel, for GPUs;
+`kernel_choice` decides where it is used. The other one is plain PyTorch, for any device: each
+output row is a row of gathered neighbours times the flattened kernel, in chunks, so that the
+gathered rows take at most a few hundred megabytes.
+
+An alternative in PyTorch, one product for each of the 27 cells over the voxels that have a
+neighbour there, multiplies less, since a surface has 12 of 27. On a CPU it takes half the time
+in float32, but two to three times the time in bfloat16, which the models use: it needs a sum in
 float32, which is read and written 12 times.
 
 Does not know: layers, scales, models.
@@ -16,12 +19,17 @@ Does not know: layers, scales, models.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
-import itertools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from trellis2_server.engines.portable.lookup import Lookup, sortable
+from trellis2_server.engines.portable.kernel_choice import KernelChoice
+from trellis2_server.engines.portable.neighbors import (
+    TILED_CELLS,
+    NeighborMap,
+    find_neighbors,
+    tile,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -31,67 +39,26 @@ Tensor = Any
 
 #: Largest size of gathered neighbours at one time, bytes.
 CHUNK_BYTES: Final = 256 * 2**20
+#: The same on devices with `LARGE_DEVICE_BYTES` of memory. From 2 GiB on, offsets would need 64
+#: bits.
+LARGE_CHUNK_BYTES: Final = 2**30
+LARGE_DEVICE_BYTES: Final = 40 * 2**30
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class NeighborMap:
-    """Rows that a kernel covers.
-
-    Attributes:
-        rows: int32 [N, V], row under each of the kernel's V cells, x slowest; N if the cell
-            is empty.
-    """
-
-    rows: Tensor
+_kernel = KernelChoice()
+#: Choose the algorithm of this process: "auto", "gather" (PyTorch) or "triton".
+select_algorithm = _kernel.select
+#: Whether convolutions on a `torch.device` run as the Triton kernel.
+is_kernel_used_on = _kernel.is_used_on
 
 
 def set_algorithm(algorithm: str) -> None:
-    """Do nothing: there is one algorithm."""
+    """Do nothing: TRELLIS.2 calls this before each convolution. See `select_algorithm`."""
     del algorithm
 
 
 def set_hashmap_ratio(ratio: float) -> None:
     """Do nothing: there is no hash map."""
     del ratio
-
-
-def find_neighbors(
-    coords: Tensor, kernel: Sequence[int], dilation: Sequence[int] = (1, 1, 1)
-) -> NeighborMap:
-    """Compute the neighbour map of a kernel over sparse voxels.
-
-    Half of the offsets are searched; the other half has the same pairs in reverse.
-
-    Args:
-        coords: int32 [N, 4]: batch, x, y, z.
-        kernel: cells along x, y, z; odd.
-        dilation: distance of cells along x, y, z, voxels.
-
-    Raises:
-        NotImplementedError: an even kernel has no centre.
-    """
-    if any(size % 2 == 0 for size in kernel):
-        raise NotImplementedError("a submanifold convolution has an odd kernel")
-    reach = [size // 2 * step for size, step in zip(kernel, dilation, strict=True)]
-    device, coords = coords.device, sortable(coords)
-    count = coords.shape[0]
-    offsets = list(
-        itertools.product(
-            *(range(-r, r + 1, step) for r, step in zip(reach, dilation, strict=True))
-        )
-    )
-    rows = torch.full((count, len(offsets)), count, dtype=torch.int32, device=coords.device)
-    centre = len(offsets) // 2
-    rows[:, centre] = torch.arange(count, dtype=torch.int32, device=coords.device)
-    if count:
-        lookup = Lookup(coords, reach)
-        order = lookup.order.int()
-        for cell in range(centre):
-            place, found = lookup.find(lookup.keys + lookup.shift(offsets[cell]))
-            here, there = order[found], order[place[found]]
-            rows[:, cell].index_copy_(0, here.long(), there)
-            rows[:, -1 - cell].index_copy_(0, there.long(), here)
-    return NeighborMap(rows.to(device))
 
 
 def sparse_submanifold_conv3d(  # noqa: PLR0913, PLR0917 - flex_gemm's signature
@@ -118,21 +85,52 @@ def sparse_submanifold_conv3d(  # noqa: PLR0913, PLR0917 - flex_gemm's signature
         Features [N, Co], and the neighbour map.
     """
     del shape
-    neighbors = neighbor_cache or find_neighbors(coords, weight.shape[1:4], dilation)
+    cells = weight.shape[1:4].numel()
+    neighbors = neighbor_cache
+    if neighbors is None:
+        neighbors = find_neighbors(coords, weight.shape[1:4], dilation)
+        if cells <= TILED_CELLS and _kernel.is_used_on(feats.device):
+            neighbors = tile(neighbors)
+    flat = weight.reshape(weight.shape[0], cells, weight.shape[4])
+    out = _kernel.convolve(feats, neighbors, flat, bias)
+    if out is None:
+        out = _gather(feats, neighbors, flat.flatten(1), bias)
+    return out, neighbors
+
+
+def _gather(feats: Tensor, neighbors: NeighborMap, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """The convolution with the flattened kernel [Co, V · Ci] by gathered rows, [N, Co]."""
     count, channels = feats.shape
-    cells = neighbors.rows.shape[1]
-    kernel = weight.reshape(weight.shape[0], cells * channels)
     # An empty cell contributes the last row, which is zero.
     padded = torch.cat([feats, feats.new_zeros(1, channels)])
-    chunk = max(1, CHUNK_BYTES // (cells * channels * feats.element_size()))
+    chunk = max(1, _chunk_bytes(feats.device) // (kernel.shape[1] * feats.element_size()))
+    order = None if neighbors.tiles is None else neighbors.tiles.order.long()
     with _float32_sums():
-        if count <= chunk:
-            return _rows(padded, neighbors.rows, kernel, bias), neighbors
-        out = feats.new_empty(count, weight.shape[0])
+        if count <= chunk and order is None:
+            return _rows(padded, neighbors.rows, kernel, bias)
+        out = feats.new_empty(count, kernel.shape[0])
         for start in range(0, count, chunk):
             part = slice(start, start + chunk)
-            out[part] = _rows(padded, neighbors.rows[part], kernel, bias)
-    return out, neighbors
+            rows = _rows(padded, neighbors.rows[:, part], kernel, bias)
+            if order is None:
+                out[part] = rows
+            else:
+                out.index_copy_(0, order[part], rows)
+    return out
+
+
+def _chunk_bytes(device: Any) -> int:
+    """Largest size of gathered neighbours at one time on a device, bytes."""
+    return LARGE_CHUNK_BYTES if _is_large(device) else CHUNK_BYTES
+
+
+@functools.cache
+def _is_large(device: Any) -> bool:
+    """Whether a device has much memory of its own; asked once, since PyTorch asks the driver."""
+    if device.type not in {"cuda", "xpu"}:
+        return False
+    properties = getattr(torch, device.type).get_device_properties(device)
+    return properties.total_memory >= LARGE_DEVICE_BYTES
 
 
 @contextlib.contextmanager
@@ -152,5 +150,6 @@ def _float32_sums() -> Generator[None, None, None]:
 
 
 def _rows(padded: Tensor, rows: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-    gathered = padded.index_select(0, rows.reshape(-1)).view(rows.shape[0], kernel.shape[1])
+    """Outputs of the columns [V, M] of a neighbour map, [M, Co]."""
+    gathered = padded.index_select(0, rows.t().reshape(-1)).view(rows.shape[1], kernel.shape[1])
     return torch.nn.functional.linear(gathered, kernel, bias)

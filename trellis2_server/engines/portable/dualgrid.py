@@ -64,23 +64,28 @@ def flexible_dual_grid_to_mesh(  # noqa: PLR0913, PLR0917 - o_voxel's signature
     """
     if train:
         raise NotImplementedError("the stand-in does not train")
-    device = coords.device
-    box = torch.as_tensor(aabb, dtype=torch.float32, device=device)
+    # Computed where the caller has them, usually on the CPU: one copy of six numbers.
+    box = torch.as_tensor(aabb, dtype=torch.float32)
     if voxel_size is not None:
-        size = torch.as_tensor(voxel_size, dtype=torch.float32, device=device)
+        size = torch.as_tensor(voxel_size, dtype=torch.float32, device=box.device)
     elif grid_size is not None:
-        size = (box[1] - box[0]) / torch.as_tensor(grid_size, dtype=torch.int32, device=device)
+        count = torch.as_tensor(grid_size, dtype=torch.int32, device=box.device)
+        size = (box[1] - box[0]) / count
     else:
         raise ValueError("either voxel_size or grid_size is needed")
-    vertices = (coords.float() + dual_vertices) * size + box[0]
+    size, low = torch.stack([size.expand(3), box[0]]).to(coords.device)
+    vertices = (coords.float() + dual_vertices) * size + low
     quads = _quads(coords, intersected_flag)
     if split_weight is None:
         is_02 = _flatness(vertices, quads, _SPLIT_02) > _flatness(vertices, quads, _SPLIT_13)
     else:
         weight = split_weight.reshape(-1)[quads]
         is_02 = weight[:, 0] * weight[:, 2] > weight[:, 1] * weight[:, 3]
-    faces = torch.where(is_02[:, None], quads[:, list(_SPLIT_02)], quads[:, list(_SPLIT_13)])
-    return vertices, faces.reshape(-1, 3)
+    corners = [
+        torch.where(is_02, quads[:, i], quads[:, j])
+        for i, j in zip(_SPLIT_02, _SPLIT_13, strict=True)
+    ]
+    return vertices, torch.stack(corners, dim=1).view(-1, 3)
 
 
 def _quads(coords: Tensor, flags: Tensor) -> Tensor:
@@ -92,22 +97,20 @@ def _quads(coords: Tensor, flags: Tensor) -> Tensor:
     lookup = Lookup(torch.cat([torch.zeros_like(coords[:, :1]), coords], dim=1), (1, 1, 1))
     keys = torch.empty_like(lookup.keys)
     keys[lookup.order] = lookup.keys
-    shifts = torch.tensor(
-        [[lookup.shift(offset) for offset in around] for around in _AROUND], device=coords.device
-    )
+    shifts = torch.stack([lookup.shift(offset) for around in _AROUND for offset in around])
+    shifts = shifts.view(3, 3)
     quads: list[Tensor] = []
     for part, axis in zip(rows.split(CHUNK_EDGES), axes.split(CHUNK_EDGES), strict=True):
         place, found = lookup.find(keys[part, None] + shifts[axis])
-        whole = found.all(dim=1)
+        whole = found.all(dim=1).nonzero()[:, 0]
         quads.append(torch.cat([part[whole, None], lookup.order[place[whole]]], dim=1))
     return torch.cat(quads).to(device)
 
 
 def _flatness(vertices: Tensor, quads: Tensor, split: tuple[int, ...]) -> Tensor:
     """Cosine between the two triangles of a split, [Q]."""
-    corners = vertices[quads[:, list(split)]]
+    corners = [vertices[quads[:, corner]] for corner in split]
     first, second = (
-        torch.cross(corners[:, i + 1] - corners[:, i], corners[:, i + 2] - corners[:, i], dim=1)
-        for i in (0, 3)
+        torch.cross(corners[i + 1] - corners[i], corners[i + 2] - corners[i], dim=1) for i in (0, 3)
     )
     return torch.nn.functional.cosine_similarity(first, second, dim=1)

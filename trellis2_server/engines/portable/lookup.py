@@ -2,7 +2,8 @@
 
 A voxel (b, x, y, z) has the key ((b · X + x) · Y + y) · Z + z, where X, Y, Z include a margin
 around the occupied box. So the key of a neighbour is the key plus a constant, and a neighbour
-outside the box never has the key of a voxel in the next row.
+outside the box never has the key of a voxel in the next row. The box stays on the device as
+tensors: neither a `Lookup` nor a search in it waits for the device.
 
 Does not know: the voxels' data.
 """
@@ -42,13 +43,13 @@ class Lookup:
 
     def __init__(self, coords: Tensor, margin: Sequence[int]) -> None:
         wide = coords.long()
-        bounds = torch.stack(
-            [wide.amin(dim=0), wide.amax(dim=0)]
-        ).tolist()  # the only wait for the device
-        self._low = [bounds[0][0], *(bounds[0][i + 1] - margin[i] for i in range(3))]
-        self._high = [bounds[1][0], *(bounds[1][i + 1] + margin[i] for i in range(3))]
-        extent = [last - first + 1 for first, last in zip(self._low, self._high, strict=True)]
-        self._stride = [extent[1] * extent[2] * extent[3], extent[2] * extent[3], extent[3], 1]
+        low, high = wide.amin(dim=0), wide.amax(dim=0)
+        for axis in range(3):
+            low[axis + 1] -= margin[axis]
+            high[axis + 1] += margin[axis]
+        x, y, z = (high - low + 1).unbind()[1:]
+        self._low, self._high = low.unbind(), high.unbind()
+        self._stride = (x * y * z, y * z, z)
         self.keys, self.order = torch.sort(self.key(wide))
 
     def key(self, coords: Tensor) -> Tensor:
@@ -58,9 +59,9 @@ class Lookup:
             key = key + (coords[..., axis] - self._low[axis]) * self._stride[axis]
         return key
 
-    def shift(self, offset: Sequence[int]) -> int:
-        """Return the difference of keys for a move by (x, y, z) within the margin."""
-        return sum(o * s for o, s in zip(offset, self._stride[1:], strict=True))
+    def shift(self, offset: Sequence[int]) -> Tensor:
+        """Return the difference of keys for a move by (x, y, z) within the margin, int64 []."""
+        return self._stride[1] * offset[0] + self._stride[2] * offset[1] + offset[2]
 
     def find(self, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Return the index of each key in `self.keys`, int64, and whether it exists, bool."""

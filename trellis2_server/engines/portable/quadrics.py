@@ -51,7 +51,7 @@ def lowest(sums: Tensor, weight: Tensor, centre: Tensor, voxels: Tensor, size: T
         voxels: [N, 3], indices.
         size: [3], edges of a voxel.
     """
-    matrix = sums[:, list(_SYMMETRIC)].view(-1, 3, 3)
+    matrix = torch.stack([sums[:, i] for i in _SYMMETRIC], dim=1).view(-1, 3, 3)
     ridge = weight + _RIDGE * matrix.diagonal(dim1=1, dim2=2).sum(dim=1) + _RIDGE
     matrix = matrix + ridge[:, None, None] * torch.eye(3, dtype=sums.dtype, device=sums.device)
     vector = sums[:, 6:] - ridge[:, None] * centre
@@ -59,7 +59,8 @@ def lowest(sums: Tensor, weight: Tensor, centre: Tensor, voxels: Tensor, size: T
     corner = voxels * size
     vector = (vector + (matrix @ corner[:, :, None])[:, :, 0]) * size
     matrix = matrix * size[:, None] * size
-    best = torch.linalg.solve(matrix, -vector)
+    # `solve` would wait for the device to tell of a singular matrix; the ridge leaves none.
+    best = torch.linalg.solve_ex(matrix, -vector).result
     outside = ((best < 0) | (best > 1)).any(dim=1).nonzero()[:, 0]
     if len(outside):
         best[outside] = _lowest_on_boundary(matrix[outside], vector[outside])
@@ -74,7 +75,9 @@ def _lowest_on_boundary(matrix: Tensor, vector: Tensor) -> Tensor:
         free = [axis for axis in range(3) if fixed[axis] is None]
         if len(free) == len(fixed):
             continue
-        point = vector.new_tensor([value or 0.0 for value in fixed]).expand_as(vector).clone()
+        point = torch.zeros_like(vector)
+        for axis in range(3):
+            point[:, axis] = fixed[axis] or 0.0
         pull = vector + (matrix @ point[:, :, None])[:, :, 0]
         if len(free) == 1:
             point[:, free[0]] = -pull[:, free[0]] / matrix[:, free[0], free[0]]
@@ -87,5 +90,6 @@ def _lowest_on_boundary(matrix: Tensor, vector: Tensor) -> Tensor:
         inside = ((point >= 0) & (point <= 1)).all(dim=1)
         error = (point * ((matrix @ point[:, :, None])[:, :, 0] + 2 * vector)).sum(dim=1)
         better = inside & (error < least)
-        best[better], least[better] = point[better], error[better]
+        best = torch.where(better[:, None], point, best)
+        least = torch.where(better, error, least)
     return best

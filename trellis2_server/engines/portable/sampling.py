@@ -71,9 +71,11 @@ def _trilinear(feats: Tensor, lookup: Lookup, owner: Tensor, points: Tensor) -> 
     total = points.new_zeros(len(points), feats.shape[1])
     weights = points.new_zeros(len(points))
     for corner in itertools.product((0, 1), repeat=3):
-        step = base.new_tensor(corner)
-        rows, found = lookup.rows(torch.cat([owner[:, None], (base + step).long()], dim=1))
-        weight = torch.where(step > 0, fraction, 1 - fraction).prod(dim=1) * found
+        # Numbers of Python, since a tensor made of them is copied to the device and waited for.
+        near = [base[:, axis] + corner[axis] for axis in range(3)]
+        rows, found = lookup.rows(torch.stack([owner, *(n.long() for n in near)], dim=1))
+        shares = [fraction[:, i] if corner[i] else 1 - fraction[:, i] for i in range(3)]
+        weight = shares[0] * shares[1] * shares[2] * found
         total.addcmul_(feats[rows].float(), weight[:, None])
         weights += weight
     return total / weights.clamp(min=_SMALLEST_WEIGHT)[:, None]

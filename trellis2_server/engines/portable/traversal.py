@@ -63,8 +63,8 @@ def crossings(corners: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor, Tens
     found: list[tuple[Tensor, ...]] = []
     for axis in range(3):
         order = [(axis + 1) % 3, (axis + 2) % 3, axis]
-        last = grid.count[order] - 1
-        turned = corners[:, :, order]
+        last = _turned(grid.count, order) - 1
+        turned = _turned(corners, order)
         by_row = turned[:, :, 1].argsort(dim=1, stable=True)
         turned = turned.gather(1, by_row[:, :, None].expand(-1, -1, 3))
         rows = turned[:, :, 1].long().clamp(min=0)
@@ -96,7 +96,8 @@ def crossings(corners: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor, Tens
             x = (column + 1).double()
             z = _interpolate(left[line, 0], right[line, 0], x, left[line, 1], right[line, 1])
             inside = (z >= 0) & (z < grid.count[axis])
-            line, column, x, z = line[inside], column[inside], x[inside], z[inside]
+            kept = inside.nonzero()[:, 0]
+            line, column, x, z = line[kept], column[kept], x[kept], z[kept]
             voxel = torch.empty(len(line), 3, dtype=torch.long, device=corners.device)
             voxel[:, order[0]], voxel[:, order[1]], voxel[:, axis] = column, row[line], z.long()
             where = torch.empty_like(voxel, dtype=torch.float64)
@@ -119,8 +120,8 @@ def touched(corners: Tensor, grid: Grid) -> Iterator[tuple[Tensor, Tensor]]:
     for axis in range(3):
         mine = ((faced == axis) & normals.any(dim=1)).nonzero()[:, 0]
         order = [(axis + 1) % 3, (axis + 2) % 3, axis]
-        last = grid.count[order] - 1
-        turned, normal = corners[mine][:, :, order], normals[mine][:, order]
+        last = _turned(grid.count, order) - 1
+        turned, normal = _turned(corners[mine], order), _turned(normals[mine], order)
         low, high = turned.amin(dim=1), turned.amax(dim=1)
         first, final = low.long().clamp(min=0), torch.minimum(high.long(), last)
         for part in _chunks((final[:, 1] - first[:, 1] + 1).clamp_(min=0)):
@@ -144,12 +145,16 @@ def touched(corners: Tensor, grid: Grid) -> Iterator[tuple[Tensor, Tensor]]:
             line, number = _repeat((end - begin + 1).clamp_(min=0))
             voxel = torch.stack([column[line], row[line], begin[line] + number], dim=1)
             owner = owner[line]
-            is_touched = _overlaps(turned[owner], n[line], voxel, (1, 2)) & _overlaps(
-                turned[owner], n[line], voxel, (2, 0)
+            triangle, n = turned[owner], n[line]
+            is_touched = _overlaps(triangle, n, voxel, (1, 2)) & _overlaps(
+                triangle, n, voxel, (2, 0)
             )
-            back = torch.empty_like(voxel[is_touched])
-            back[:, order] = voxel[is_touched]
-            yield back, mine[owner[is_touched]]
+            kept = is_touched.nonzero()[:, 0]
+            voxel = voxel[kept]
+            yield (
+                torch.stack([voxel[:, order.index(i)] for i in range(3)], dim=1),
+                mine[owner[kept]],
+            )
 
 
 def passed(lines: Tensor, grid: Grid) -> Iterator[tuple[Tensor, Tensor]]:
@@ -176,7 +181,13 @@ def passed(lines: Tensor, grid: Grid) -> Iterator[tuple[Tensor, Tensor]]:
         voxel = middle.floor().long()
         is_passed = (following > time) & (way[owner].abs().amax(dim=1) > _SHORTEST_EDGE)
         is_passed &= ((voxel >= 0) & (voxel < grid.count)).all(dim=1)
-        yield voxel[is_passed], owner[is_passed]
+        kept = is_passed.nonzero()[:, 0]
+        yield voxel[kept], owner[kept]
+
+
+def _turned(coordinates: Tensor, order: list[int]) -> Tensor:
+    """Reorder the last axis; a list as an index would be copied to the device."""
+    return torch.stack([coordinates[..., axis] for axis in order], dim=-1)
 
 
 def _repeat(count: Tensor) -> tuple[Tensor, Tensor]:
@@ -226,8 +237,8 @@ def _overlaps(triangles: Tensor, normals: Tensor, voxels: Tensor, plane: tuple[i
     inside = torch.ones(len(voxels), dtype=torch.bool, device=voxels.device)
     for k in range(3):
         start, edge = triangles[:, k], triangles[:, (k + 1) % 3] - triangles[:, k]
-        inward = torch.stack([-sign * edge[:, j], sign * edge[:, i]], dim=1)
-        from_start = voxels[:, [i, j]] - start[:, [i, j]]
-        furthest = (inward * from_start).sum(dim=1) + inward.clamp(min=0).sum(dim=1)
+        x, y = -sign * edge[:, j], sign * edge[:, i]
+        from_start = x * (voxels[:, i] - start[:, i]) + y * (voxels[:, j] - start[:, j])
+        furthest = from_start + (x.clamp(min=0) + y.clamp(min=0))
         inside &= furthest >= 0
     return inside

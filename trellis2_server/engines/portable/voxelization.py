@@ -4,11 +4,18 @@
 vertex minimises the squared distances to the planes of the triangles that cross it, to the
 mesh's open edges in it and, with a small weight, to the mean of the crossings, within the
 voxel. See "Native and Compact Structured Latents for 3D Generation", the O-Voxel section.
+
+TRELLIS.2 passes meshes on the CPU, as o_voxel needs them, and moves the voxels to its device.
+`compute_on` names a device where the work is done instead: mesh and voxels are moved once each.
+Sums are float64, so devices without it (Apple's, some of Intel's) are not used.
+
+Does not know: models, files.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from trellis2_server.engines.portable import traversal
@@ -20,6 +27,26 @@ if TYPE_CHECKING:
 
 torch: Any = importlib.import_module("torch")
 Tensor = Any
+logger = logging.getLogger(__name__)
+
+
+class _Place:
+    """Where meshes on the CPU are voxelised.
+
+    Attributes:
+        device: of type `torch.device`; None: on the CPU.
+    """
+
+    device: Any = None
+
+
+_place = _Place()
+
+
+def compute_on(device: str) -> None:
+    """Voxelise meshes on a device, for example "cuda:1", from now on."""
+    chosen = torch.device(device)
+    _place.device = chosen if _has_float64(chosen) else None
 
 
 def mesh_to_flexible_dual_grid(  # noqa: PLR0913, PLR0917 - o_voxel's signature
@@ -55,8 +82,39 @@ def mesh_to_flexible_dual_grid(  # noqa: PLR0913, PLR0917 - o_voxel's signature
         ValueError: both `voxel_size` and `grid_size` are None, or `aabb` is.
     """
     del timing
+    weights = (face_weight, boundary_weight, regularization_weight)
+    home, away = vertices.device, _place.device
+    if home.type == "cpu" and away is not None:
+        try:
+            found = _voxelize(
+                vertices.to(away), faces.to(away), _box(aabb, voxel_size, grid_size, away), *weights
+            )
+            return found[0].to(home), found[1].to(home), found[2].to(home)
+        except torch.cuda.OutOfMemoryError as error:
+            # Slower, but the mesh that the user sent needs no smaller one.
+            why = str(error).partition("\n")[0]
+        logger.warning("Mesh voxelised on the CPU: no device memory", extra={"why": why})
+    return _voxelize(vertices, faces, _box(aabb, voxel_size, grid_size, home), *weights)
+
+
+def _has_float64(device: Any) -> bool:
+    """Whether a device other than the CPU computes in float64."""
+    if device.type == "xpu":
+        return bool(torch.xpu.get_device_properties(device).has_fp64)
+    return device.type == "cuda"
+
+
+def _voxelize(  # noqa: PLR0913, PLR0917 - the weights of o_voxel's function
+    vertices: Tensor,
+    faces: Tensor,
+    box: tuple[Tensor, Tensor, Tensor],
+    face_weight: float,
+    boundary_weight: float,
+    regularization_weight: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `mesh_to_flexible_dual_grid`, on the device of the mesh and of the box (see `_box`)."""
     device = vertices.device
-    low, size, count = _box(aabb, voxel_size, grid_size, device)
+    low, size, count = box
     # Rounded to float32 as in o_voxel, so that the same edges are crossed.
     shifted = (vertices.float() - low.float()).double()
     grid = Grid(count)
@@ -73,34 +131,33 @@ def mesh_to_flexible_dual_grid(  # noqa: PLR0913, PLR0917 - o_voxel's signature
         return none.int(), none.float(), none.bool()
     around = grid.around(voxels, crossed)
     keys, place = torch.unique(around, return_inverse=True)
-    sums = torch.zeros(len(keys), SUMS, dtype=torch.float64, device=device)
-    mean = torch.zeros(len(keys), 4, dtype=torch.float64, device=device)
+    # The planes of the triangles, then the sum of the crossings and their number.
+    sums = torch.zeros(len(keys), SUMS + 4, dtype=torch.float64, device=device)
     hit = torch.cat([where * size, torch.ones_like(where[:, :1])], dim=1)
+    rows = traversal.CHUNK_ROWS
     for corner in place.view(4, -1):
-        for part in torch.arange(len(corner), device=device).split(traversal.CHUNK_ROWS):
-            sums.index_add_(0, corner[part], planes[triangle[part]])
-            mean.index_add_(0, corner[part], hit[part])
+        for at, of, point in zip(*(t.split(rows) for t in (corner, triangle, hit)), strict=True):
+            _accumulate(sums, at, torch.cat([planes[of], point], dim=1))
+    sums, mean = sums[:, :SUMS].contiguous(), sums[:, SUMS:].contiguous()
     flags = torch.zeros(len(keys), 3, dtype=torch.bool, device=device)
     flags[place.view(4, -1)[0], crossed] = True
 
     if face_weight > 0:
         for near, owner in touched(corners, grid):
-            _add(sums, keys, grid.key(near), planes[owner])
+            place, kept = _existing(keys, grid.key(near))
+            _accumulate(sums, place, planes[owner[kept]])
     if boundary_weight > 0:
-        edges = _open_edges(faces)
-        for near, owner in passed(shifted[edges] / size, grid):
-            ends = shifted[edges[owner]]
-            _add(sums, keys, grid.key(near), boundary_weight * line_sums(*ends.unbind(1)))
+        lines = shifted[_open_edges(faces, len(vertices))]
+        for near, owner in passed(lines / size, grid):
+            place, kept = _existing(keys, grid.key(near))
+            ends = lines[owner[kept]]
+            _accumulate(sums, place, boundary_weight * line_sums(*ends.unbind(1)))
 
     centre = mean[:, :3] / mean[:, 3:]
     weight = regularization_weight * mean[:, 3]
     indices = grid.voxels(keys)
-    dual = torch.cat(
-        [
-            lowest(sums[part], weight[part], centre[part], indices[part], size)
-            for part in torch.arange(len(keys), device=device).split(traversal.CHUNK_ROWS)
-        ]
-    )
+    split = [t.split(rows) for t in (sums, weight, centre, indices)]
+    dual = torch.cat([lowest(*part, size=size) for part in zip(*split, strict=True)])
     return indices.int(), dual.float(), flags
 
 
@@ -118,16 +175,30 @@ def _box(aabb: Any, voxel_size: Any, grid_size: Any, device: Any) -> tuple[Tenso
     return box[0], size, ((box[1] - box[0]) / size).round().long()
 
 
-def _add(sums: Tensor, keys: Tensor, near: Tensor, more: Tensor) -> None:
-    """Add to the sums of the voxels that exist."""
-    place = torch.searchsorted(keys, near).clamp_(max=len(keys) - 1)
-    found = keys[place] == near
-    sums.index_add_(0, place[found], more[found])
+def _existing(keys: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the indices in `keys` of those wanted keys that exist, and which these are."""
+    place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+    kept = (keys[place] == wanted).nonzero()[:, 0]
+    return place[kept], kept
 
 
-def _open_edges(faces: Tensor) -> Tensor:
-    """Return the edges that only one face has, int64 [E, 2]."""
+def _accumulate(sums: Tensor, place: Tensor, more: Tensor) -> None:
+    """Add rows to the sums, in an order that is the same each time.
+
+    On a GPU, `index_add_` adds in any order, and the rounding differs from run to run;
+    `index_put_` sorts the rows first. On a CPU it is the other way round.
+    """
+    if sums.device.type == "cpu":
+        sums.index_add_(0, place, more)
+    else:
+        sums.index_put_((place,), more, accumulate=True)
+
+
+def _open_edges(faces: Tensor, vertices: int) -> Tensor:
+    """Return the edges that only one face has, int64 [E, 2], in ascending order."""
     wide = faces.long()
-    edges = torch.cat([wide[:, [0, 1]], wide[:, [1, 2]], wide[:, [2, 0]]]).sort(dim=1).values
-    unique, count = torch.unique(edges, dim=0, return_counts=True)
-    return unique[count == 1]
+    following = wide.roll(-1, dims=1)
+    low, high = torch.minimum(wide, following), torch.maximum(wide, following)
+    unique, count = torch.unique(low * vertices + high, return_counts=True)
+    key = unique[(count == 1).nonzero()[:, 0]]
+    return torch.stack([key // vertices, key % vertices], dim=1)

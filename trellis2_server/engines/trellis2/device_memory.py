@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: Backends of PyTorch that cache freed memory.
 _CACHING: Final = ("cuda", "mps", "xpu")
+#: Backends of PyTorch with a current device.
+_NUMBERED: Final = ("cuda", "xpu")
 #: Backends of PyTorch that count memory.
 _COUNTING: Final = ("cuda", "xpu")
 
@@ -58,16 +60,39 @@ class DeviceMemory:
         for kind in _CACHING:
             backend = getattr(self._torch, kind, None)
             if backend is not None and backend.is_available():
-                backend.empty_cache()
+                # On another device than this one CUDA would make a context, of 0.5 GB.
+                with self.as_current_device():
+                    backend.empty_cache()
+
+    def free(self) -> int | None:
+        """Bytes that nothing uses, with PyTorch's cache returned; None if they are not counted."""
+        backend = self._counting_backend()
+        if backend is None or not hasattr(backend, "mem_get_info"):
+            return None
+        with self.as_current_device():
+            backend.empty_cache()
+            return int(backend.mem_get_info(self._device)[0])
 
     @contextlib.contextmanager
     def as_current_device(self) -> Generator[None, None, None]:
-        """Make this the device that "cuda" without a number means."""
-        if self._kind != "cuda":
+        """Make this the device that "cuda" or "xpu" without a number means, in this thread.
+
+        PyTorch's own operators follow their tensors. Kernels of Triton, FlexGEMM, CuMesh and
+        o_voxel start on the current device, whatever device their tensors are on.
+        """
+        if self._kind not in _NUMBERED:
             yield
             return
-        with self._torch.cuda.device(self._device):
+        current = getattr(self._torch, self._kind).device(self._device)
+        current.__enter__()
+        try:
             yield
+        except BaseException:
+            # On a broken device this raises too, and would hide the first error.
+            with contextlib.suppress(Exception):
+                current.__exit__(None, None, None)
+            raise
+        current.__exit__(None, None, None)
 
     def _counting_backend(self) -> Any:
         backend = getattr(self._torch, self._kind, None)

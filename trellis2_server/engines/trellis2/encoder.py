@@ -10,6 +10,7 @@ Does not know: pictures before the cut-out, pipelines.
 from __future__ import annotations
 
 import importlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,6 +20,9 @@ from trellis2_server.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Future
+
+    from numpy.typing import NDArray
 
 Tensor = Any
 
@@ -51,6 +55,9 @@ class ImageEncoder:
             raise EngineError(f"the image encoder lacks {min(info['missing_keys'])}")
         self.model.eval().requires_grad_(requires_grad=False)
         self.model.norm = torch.nn.Identity()
+        self._floats = _normalised(torch)
+        self._picture: Image.Image | None = None
+        self._prepared: dict[int, Future[NDArray[np.uint8]]] = {}
 
     def to(self, device: object) -> None:
         """Move the weights."""
@@ -64,24 +71,53 @@ class ImageEncoder:
         """Move the weights to the CPU."""
         self.model.cpu()
 
+    def prepare(self, picture: Image.Image, sizes: Sequence[int]) -> None:
+        """Begin to resize a picture, all sizes at once and in other threads.
+
+        The next call for a size waits for it. On a GPU the second size is ready when the first
+        is encoded, and with `low_vram` both while the encoder moves to the GPU.
+
+        Args:
+            picture: of the next calls, the same object.
+            sizes: of the next calls, pixels.
+        """
+        threads = ThreadPoolExecutor(len(sizes), thread_name_prefix="resize")
+        self._picture = picture
+        self._prepared = {size: threads.submit(_resize, picture, size) for size in sizes}
+        threads.shutdown(wait=False)
+
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
         """Return features, float32 [B, 1 + registers + patches, C], of pictures in mode RGB."""
         torch: Any = importlib.import_module("torch")
-        edge = (self.image_size, self.image_size)
-        pixels = np.stack(
-            [
-                np.asarray(picture.convert("RGB").resize(edge, Image.Resampling.LANCZOS))
-                for picture in images
-            ]
-        )
+        pixels = torch.from_numpy(np.stack([self._resized(picture) for picture in images]))
         device = next(self.model.parameters()).device
-        batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(255).to(device)
-        mean, std = (
-            torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (_MEAN, _STD)
-        )
+        # Bytes travel, a quarter of the floats. A table gives each its float: dividing on a GPU
+        # can differ from the CPU in the last bit.
+        channel = torch.arange(3, device=device)
+        batch = self._floats.to(device)[pixels.to(device).long(), channel].permute(0, 3, 1, 2)
         with torch.no_grad():
-            features = self.model((batch - mean) / std).last_hidden_state
+            features = self.model(batch).last_hidden_state
             return torch.nn.functional.layer_norm(features, features.shape[-1:])
+
+    def _resized(self, picture: Image.Image) -> NDArray[np.uint8]:
+        prepared = None
+        if picture is self._picture:
+            prepared = self._prepared.pop(self.image_size, None)
+        if prepared is None:
+            return _resize(picture, self.image_size)
+        return prepared.result()
+
+
+def _resize(picture: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Resize to a square: uint8 [size, size, 3]."""
+    resized = picture.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+    return np.asarray(resized)
+
+
+def _normalised(torch: Any) -> Tensor:
+    """Normalised value of each byte in each channel, float32 [256, 3]."""
+    values = torch.arange(256).float().div(255)[:, None]
+    return (values - torch.tensor(_MEAN)) / torch.tensor(_STD)
 
 
 class NoBackgroundRemover:

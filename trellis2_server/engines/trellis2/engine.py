@@ -9,13 +9,14 @@ from __future__ import annotations
 import gc
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from PIL import Image
 
 from trellis2_server.engines.trellis2 import checkpoint as checkpoints
-from trellis2_server.engines.trellis2 import loading, oom_policy, upstream_glb
+from trellis2_server.engines.trellis2 import loading, oom_policy, upstream_glb, warm_up
 from trellis2_server.engines.trellis2.compilation import compile_models
 from trellis2_server.engines.trellis2.device_memory import DeviceMemory
 from trellis2_server.engines.trellis2.oom_policy import Attempts, OomPolicy
@@ -72,7 +73,7 @@ class Trellis2Engine:
     def load(self, report: Report) -> None:
         """Import TRELLIS.2; find, download, check and load the weights.
 
-        Stages: "import", "download" (MiB), "check", "load".
+        Stages: "import", "download" (MiB), "check", "load", "warm up".
 
         Raises:
             MissingPackageError: names the package and how to install it.
@@ -86,12 +87,16 @@ class Trellis2Engine:
         device = self._use_device(upstream)
         report("import", 1, 1)
         if self._exports:
-            upstream_glb.check()
+            with device.memory.as_current_device():
+                upstream_glb.check()
         checkpoint = checkpoints.find(self._settings, MODEL_NAMES, report)
         report("check", 0, 1)
         loading.check(upstream, checkpoint)
         report("check", 1, 1)
-        self.use(loading.build_model(upstream, checkpoint, self._settings, device.memory, report))
+        with device.memory.as_current_device():
+            model = loading.build_model(upstream, checkpoint, self._settings, device.memory, report)
+            self.use(model)
+        _warm_up(*self._require(), report)
         # Garbage collections skip torch's and transformers' 400,000 objects: they take 0.25 s.
         gc.collect()
         gc.freeze()
@@ -118,11 +123,13 @@ class Trellis2Engine:
         return () if self._device is None else self._device.upstream.extensions
 
     def describe(self) -> dict[str, object]:
-        """Device, memory in MiB, extensions, low_vram, compilation, as JSON values."""
+        """Device, extensions, patches, memory in MiB, low_vram, compilation, as JSON values."""
         described: dict[str, object] = {
             "device": self._settings.device,
             "extensions": {e.name: e.kind for e in self.extensions},
         }
+        if self._device is not None:
+            described["patches"] = list(self._device.upstream.patches)
         if self._device is not None and self._device.runner.broken is None:
             memory = self._device.memory.read()
             described |= {f"vram_{name}_mb": size // 2**20 for name, size in memory.items()}
@@ -233,7 +240,6 @@ class Trellis2Engine:
         progress("background", 0, 1)
         with (
             device.runner.running(loaded.placement, progress),
-            device.memory.as_current_device(),
             loaded.placement.remover_on_device(),
         ):
             cut_out = loaded.model.remover(Image.fromarray(rgb))
@@ -251,10 +257,7 @@ class Trellis2Engine:
         device, loaded = self._require()
         progress = StageProgress(report)
         progress("export", 0, 1)
-        with (
-            device.runner.running(loaded.placement, progress, inference=False),
-            device.memory.as_current_device(),
-        ):
+        with device.runner.running(loaded.placement, progress, inference=False):
             glb = upstream_glb.write(
                 loaded.model.upstream.torch,
                 shape.mesh,
@@ -272,7 +275,7 @@ class Trellis2Engine:
         if self._device is None:
             torch = upstream.torch
             memory = DeviceMemory(torch, self._settings.device)
-            self._device = _Device(upstream, memory, StageRunner(torch, self._clean_up))
+            self._device = _Device(upstream, memory, StageRunner(torch, self._clean_up, memory))
         return self._device
 
     def _require(self) -> tuple[_Device, _Loaded]:
@@ -315,6 +318,13 @@ class _Loaded:
     stages: Stages
     policy: OomPolicy
     compiled: Compilation
+
+
+def _warm_up(device: _Device, loaded: _Loaded, report: Report) -> None:
+    """Let kernels that tune themselves do so before the first job."""
+    if warm_up.is_needed(loaded.model):
+        warm_up.run(loaded.model, partial(device.runner.running, loaded.placement), report)
+        device.memory.release()
 
 
 def _ignore(stage: str, step: int, steps: int) -> None:

@@ -126,13 +126,6 @@ def find_home(settings: ModelSettings) -> Path | None:
     return None
 
 
-def attention_packages() -> dict[str, str]:
-    """Return the packages that TRELLIS.2's variables choose instead of an extension."""
-    chosen = os.environ.get("SPARSE_ATTN_BACKEND") or os.environ.get("ATTN_BACKEND")
-    package = {"xformers": "xformers", "flash_attn_3": "flash_attn_interface"}.get(chosen or "")
-    return {"flash_attn": package} if package else {}
-
-
 def _count_cuda() -> int:
     """Number of NVIDIA's devices, from its driver's library."""
     name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from trellis2_server.engines import portable
+from trellis2_server.engines.trellis2 import backends, environment, hub, loading, upstream_glb
 from trellis2_server.engines.trellis2 import checkpoint as checkpoints
-from trellis2_server.engines.trellis2 import environment, hub, loading, upstream_glb
+from trellis2_server.engines.trellis2.device_memory import DeviceMemory
 from trellis2_server.engines.trellis2.pipeline_types import MODEL_NAMES, PIPELINE_TYPES
 from trellis2_server.engines.trellis2.safetensors_header import read_header
 from trellis2_server.engines.trellis2.upstream import import_remover, import_upstream
@@ -189,7 +190,15 @@ def _memory(settings: ModelSettings, gib: float, pipeline_type: str) -> Iterator
 
 
 def _extensions(settings: ModelSettings) -> Iterator[Finding]:
-    for extension in portable.inspect(settings.device, environment.attention_packages()):
+    with contextlib.ExitStack() as current:
+        if environment.missing_device(settings.device) is None:
+            torch: Any = importlib.import_module("torch")
+            current.enter_context(DeviceMemory(torch, settings.device).as_current_device())
+        found = portable.inspect(settings.device, backends.replaced_extensions())
+        problems = backends.problems(settings.device)
+    for problem in problems:
+        yield Finding("extensions", "error", problem)
+    for extension in found:
         if extension.kind == "real":
             yield Finding("extensions", "ok", f"{extension.name}: {extension.why or 'installed'}")
         else:

@@ -84,7 +84,7 @@ def build_model(
     progress = StageProgress(report)
 
     def build(low_vram: bool) -> Any:  # noqa: FBT001 - as `build_within_memory` calls it
-        with translated_device_errors(progress, "loading"):
+        with translated_device_errors(progress, "loading", free_memory=memory.free):
             return _build_pipeline(
                 upstream, checkpoint, device=settings.device, low_vram=low_vram, report=progress
             )

@@ -1,7 +1,7 @@
 """TRELLIS.2's samplers: built from `pipeline.json`, called with a request's parameters.
 
 TRELLIS.2's sampler calls its own `sample_once` once per step. A subclass reports each step
-there; the samples are bit-identical.
+there; the samples are bit-identical. Within its `sample`, patches are active.
 
 Does not know: models, stages.
 """
@@ -13,16 +13,19 @@ import math
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
+from trellis2_server.engines.trellis2 import patches
 from trellis2_server.errors import EngineError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from trellis2_server.engines.trellis2.upstream import Upstream
     from trellis2_server.parameters import SamplerOptions
 
 #: Attributes of the pipeline, and sections of `pipeline.json`.
 SAMPLERS: Final = ("sparse_structure_sampler", "shape_slat_sampler", "tex_slat_sampler")
+#: Arguments of TRELLIS.2's samplers that are features of the picture.
+_FEATURES: Final = ("cond", "neg_cond")
 #: Arguments of TRELLIS.2's samplers that a request may set.
 _REQUESTABLE: Final = frozenset(
     {"steps", "rescale_t", "guidance_strength", "guidance_rescale", "guidance_interval"}
@@ -43,7 +46,9 @@ def build_sampler(upstream: Upstream, section: Any) -> Any:
             f"the checkpoint asks for the sampler {section.get('name')!r}, which this version of "
             "TRELLIS.2 does not have"
         )
-    return reporting(base)(**section.get("args", {}))
+    made = reporting(base)(**section.get("args", {}))
+    made.patches = upstream.patches
+    return made
 
 
 def reporting(base: Any) -> Any:
@@ -53,13 +58,19 @@ def reporting(base: Any) -> Any:
         """TRELLIS.2's sampler; `on_step()` is called after each step and may raise."""
 
         on_step: Callable[[], None] | None = None
+        #: Names of the patches that its calls use.
+        patches: Collection[str] = ()
         #: `compilation.graphs.StageGraphs`, through which the model is called; None: directly.
         graphs: Any = None
 
         def sample(self, model: Any, *args: Any, **kwargs: Any) -> Any:
             kwargs["verbose"] = False
-            with self.graphs.stage(model) if self.graphs else nullcontext(model) as evaluate:
-                return super().sample(evaluate, *args, **kwargs)
+            features = {name: kwargs[name] for name in _FEATURES if name in kwargs}
+            with (
+                patches.sampling(self.patches, model, features) as shared,
+                self.graphs.stage(model) if self.graphs else nullcontext(model) as evaluate,
+            ):
+                return super().sample(evaluate, *args, **{**kwargs, **shared})
 
         def sample_once(self, *args: Any, **kwargs: Any) -> Any:
             out = super().sample_once(*args, **kwargs)

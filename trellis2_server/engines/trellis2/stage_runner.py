@@ -15,6 +15,7 @@ from trellis2_server.engines.trellis2.device_errors import (
     release_frames,
     translated_device_errors,
 )
+from trellis2_server.engines.trellis2.device_memory import DeviceMemory
 from trellis2_server.errors import EngineBrokenError
 
 if TYPE_CHECKING:
@@ -25,19 +26,23 @@ if TYPE_CHECKING:
 
 
 class StageRunner:
-    """Runs stages on the device.
+    """Runs stages on the device, which is the current device while one runs.
 
     Args:
         torch: PyTorch.
         clean_up: frees memory of the device that nothing uses.
+        memory: of the device; None for the CPU.
 
     Attributes:
         broken: error after which the device cannot be used by this process; None otherwise.
     """
 
-    def __init__(self, torch: Any, clean_up: Callable[[], None]) -> None:
+    def __init__(
+        self, torch: Any, clean_up: Callable[[], None], memory: DeviceMemory | None = None
+    ) -> None:
         self._torch = torch
         self._clean_up = clean_up
+        self._memory = memory or DeviceMemory(torch, "cpu")
         # A cut-out may come from another thread than the stages.
         self._lock = threading.Lock()
         self.broken: EngineBrokenError | None = None
@@ -70,26 +75,29 @@ class StageRunner:
             EngineBrokenError: the device cannot be used any more, also when cleaning up fails.
         """
         torch = self._torch
-        self.check()
-        try:
-            with (
-                self._lock,
-                translated_device_errors(progress),
-                torch.inference_mode() if inference else torch.no_grad(),
-                torch.random.fork_rng(devices=[]),
-            ):
-                yield
-        except EngineBrokenError as error:
-            # Any call on the device would only raise this error again.
-            self.broken = copy.copy(error)
-            raise
-        except BaseException as error:
-            # The error's frames hold tensors on the device, and a reference cycle keeps the
-            # error until the next garbage collection.
-            progress.raised = None
-            release_frames(error)
-            self._restore(placement, progress.stage)
-            raise
+        # The lock is held until the models are restored: the next stage must not find one of
+        # them half moved. The current device belongs to the thread, so it is set for each stage.
+        with self._lock:
+            self.check()
+            with self._memory.as_current_device():
+                try:
+                    with (
+                        translated_device_errors(progress, free_memory=self._memory.free),
+                        torch.inference_mode() if inference else torch.no_grad(),
+                        torch.random.fork_rng(devices=[]),
+                    ):
+                        yield
+                except EngineBrokenError as error:
+                    # Any call on the device would only raise this error again.
+                    self.broken = copy.copy(error)
+                    raise
+                except BaseException as error:
+                    # The error's frames hold tensors on the device, and a reference cycle keeps
+                    # the error until the next garbage collection.
+                    progress.raised = None
+                    release_frames(error)
+                    self._restore(placement, progress.stage)
+                    raise
 
     def _restore(self, placement: ModelPlacement, stage: str) -> None:
         try:

@@ -129,7 +129,7 @@ class Stages:
             )
         # TRELLIS.2 uses only the sign of a subdivision's logits.
         guides = [
-            sparse.VarLenTensor(torch.from_numpy(unpack_signs(level)).to(device))
+            sparse.VarLenTensor(unpack_signs(torch.from_numpy(level).to(device)))
             for level in state.subdivisions
         ]
         with progress.decoding(pipeline.models["tex_slat_decoder"]):
@@ -196,6 +196,8 @@ class Stages:
         """Image features for the first models, and for the last shape and texture models."""
         pipeline, picture = self._model.pipeline, Image.fromarray(cutout.rgb)
         progress("condition", 0, 1)
+        sizes = (512,) if pipeline_type == "512" else (512, 1024)
+        pipeline.image_cond_model.prepare(picture, sizes)
         condition = pipeline.get_cond([picture], 512)
         last = condition if pipeline_type == "512" else pipeline.get_cond([picture], 1024)
         progress("condition", 1, 1)

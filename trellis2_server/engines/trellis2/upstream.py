@@ -1,11 +1,13 @@
 """The `trellis2` package, imported with the changes that this server needs.
 
     extensions     stand-ins where a compiled extension is absent or not usable on the device
-    attention      PyTorch's own for dense attention where flash_attn is absent
+    attention      PyTorch's own for dense attention where flash_attn is absent; its kernel
+                   is chosen by `attention.install`
     encoder        the image encoder is replaced by `encoder.ImageEncoder`: TRELLIS.2's runs
                    on CUDA only and needs torchvision
     remover        the background remover is replaced by one that is never called: TRELLIS.2's
                    downloads code and gated weights
+    patches        slow functions are replaced, see `patches`
 
 Does not know: checkpoints, stages.
 """
@@ -23,7 +25,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.engines import portable
-from trellis2_server.engines.trellis2 import environment
+from trellis2_server.engines.trellis2 import (
+    attention,
+    backends,
+    environment,
+    kernel_caches,
+    patches,
+)
+from trellis2_server.engines.trellis2.device_memory import DeviceMemory
 from trellis2_server.errors import EngineError, MissingPackageError
 
 if TYPE_CHECKING:
@@ -45,6 +54,7 @@ class Upstream:
         models: module of the models.
         sparse: module of the sparse tensors.
         extensions: each extension, and whether it is compiled or a stand-in.
+        patches: names of the patches that samplers use.
     """
 
     torch: Any
@@ -53,6 +63,7 @@ class Upstream:
     models: Any
     sparse: Any
     extensions: tuple[portable.Extension, ...]
+    patches: tuple[str, ...] = ()
 
 
 def import_upstream(settings: ModelSettings) -> Upstream:
@@ -60,7 +71,8 @@ def import_upstream(settings: ModelSettings) -> Upstream:
 
     Raises:
         MissingPackageError: TRELLIS.2 or a package that it needs is not installed.
-        EngineError: the device does not exist, or the import fails.
+        EngineError: the device does not exist, a backend that an environment variable chooses
+            is not usable, or the import fails.
     """
     missing = environment.missing_package(settings)
     if missing:
@@ -72,12 +84,24 @@ def import_upstream(settings: ModelSettings) -> Upstream:
     if home is not None and str(home) not in sys.path:
         sys.path.insert(0, str(home))
     torch: Any = importlib.import_module("torch")
+    # FlexGEMM asks for the current device's name when it is imported.
+    with DeviceMemory(torch, settings.device).as_current_device():
+        return _import(torch, settings)
+
+
+def _import(torch: Any, settings: ModelSettings) -> Upstream:
+    if settings.device.partition(":")[0] == "cuda":
+        kernel_caches.keep()  # FlexGEMM reads its variable when it is imported
+    problems = backends.problems(settings.device)
+    if problems:
+        raise EngineError("; ".join(problems))
     _choose_attention(settings.device)
-    extensions = portable.install(settings.device, environment.attention_packages())
+    extensions = portable.install(settings.device, backends.replaced_extensions())
     _replace_modules()
     try:
         with contextlib.redirect_stdout(sys.stderr):  # it prints its choices
             pipelines: Any = importlib.import_module("trellis2.pipelines")
+            attention.install(settings.attention)
             return Upstream(
                 torch=torch,
                 pipeline=pipelines.Trellis2ImageTo3DPipeline,
@@ -85,6 +109,7 @@ def import_upstream(settings: ModelSettings) -> Upstream:
                 models=importlib.import_module("trellis2.models"),
                 sparse=importlib.import_module("trellis2.modules.sparse"),
                 extensions=extensions,
+                patches=patches.install(choice=settings.patches),
             )
     except ModuleNotFoundError as error:
         raise MissingPackageError(
@@ -161,10 +186,10 @@ def _choose_attention(device: str) -> None:
     TRELLIS.2 reads the variable once, when it is imported. Its sparse attention ignores this
     value and uses flash_attn, real or stand-in.
     """
-    if "ATTN_BACKEND" not in os.environ:
+    if not os.environ.get(backends.DENSE_ATTENTION):
         found = portable.inspect(device)[portable.EXTENSIONS.index("flash_attn")]
         if found.kind != "real":
-            os.environ["ATTN_BACKEND"] = "sdpa"
+            os.environ[backends.DENSE_ATTENTION] = "sdpa"
 
 
 def _replace_modules() -> None:

@@ -23,6 +23,19 @@ if TYPE_CHECKING:
 #: Most faces that nvdiffrast accepts; TRELLIS.2's own application decimates to as many first.
 _MAX_FACES: Final = 16_777_216
 _PACKAGES: Final = ("o_voxel", "cumesh", "flex_gemm", "nvdiffrast", "trimesh", "cv2")
+#: Package → its modules → names that the exporter uses.
+_USED: Final[dict[str, dict[str, tuple[str, ...]]]] = {
+    "nvdiffrast": {"nvdiffrast.torch": ("RasterizeCudaContext", "rasterize", "interpolate")},
+    "cumesh": {
+        "cumesh": (
+            "CuMesh.simplify",
+            "CuMesh.uv_unwrap",
+            "cuBVH",
+            "remeshing.remesh_narrow_band_dc",
+        )
+    },
+    "o_voxel": {"o_voxel.postprocess": ("to_glb",)},
+}
 _LAYOUT: Final = {
     "base_color": BASE_COLOR,
     "metallic": slice(METALLIC, METALLIC + 1),
@@ -53,10 +66,10 @@ def missing_part() -> str | None:
     absent = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if absent:
         return f"not installed: {', '.join(absent)}; or set export.backend to own"
-    try:
-        importlib.import_module("o_voxel.postprocess")
-    except Exception as error:  # noqa: BLE001 - a compiled package can raise anything
-        return f"the import of o_voxel.postprocess fails: {type(error).__name__}: {error}"
+    for name, used in _USED.items():
+        why = portable.why_unusable(name, used)
+        if why:
+            return f"{name} is {why}; or set export.backend to own"
     return None
 
 
