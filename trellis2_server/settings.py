@@ -223,8 +223,9 @@ class ModelSettings(_Section):
     compile: Literal["none", "blocks", "graphs"] = Field(
         default="none",
         repr=False,
-        description="Compilation of the sampling models. `blocks`: `torch.compile` of each "
-        "block, equal to rounding. `graphs`: CUDA graphs of whole models, the same bits.",
+        description="Compilation of the sampling models. `blocks`: `torch.compile` of the "
+        "parts of each block, equal to rounding. `graphs`: CUDA graphs of whole models, the same "
+        "bits.",
     )
 
 

@@ -21,6 +21,7 @@
         state               what is saved between shape and texture
         arrays              tensors → NumPy
         progress            steps reported by hooks
+        compilation         CUDA graphs and compiled blocks
     device
         stage_runner        one stage at a time; restores everything after an error
         oom_policy          what is changed after out of memory

@@ -19,6 +19,7 @@ from PIL import Image
 from trellis2_server.engines.trellis2 import loading, oom_policy, upstream_glb, warm_up
 from trellis2_server.engines.trellis2 import residency as residencies
 from trellis2_server.engines.trellis2.allocator import prefer_expandable_segments
+from trellis2_server.engines.trellis2.compilation import compile_models
 from trellis2_server.engines.trellis2.device_memory import DeviceMemory
 from trellis2_server.engines.trellis2.oom_policy import Attempts, OomPolicy
 from trellis2_server.engines.trellis2.pipeline_types import (
@@ -27,6 +28,7 @@ from trellis2_server.engines.trellis2.pipeline_types import (
 )
 from trellis2_server.engines.trellis2.placement import ModelPlacement
 from trellis2_server.engines.trellis2.progress import StageProgress
+from trellis2_server.engines.trellis2.samplers import SAMPLERS
 from trellis2_server.engines.trellis2.stage_runner import StageRunner
 from trellis2_server.engines.trellis2.stages import Stages
 from trellis2_server.engines.trellis2.upstream import import_upstream
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trellis2_server.engines.portable import Extension
+    from trellis2_server.engines.trellis2.compilation import Compilation
     from trellis2_server.engines.trellis2.loaded_model import LoadedModel
     from trellis2_server.engines.trellis2.residency import DeviceResidency
     from trellis2_server.engines.trellis2.state import Trellis2State
@@ -131,7 +134,7 @@ class Trellis2Engine:
         return () if self._device is None else self._device.upstream.extensions
 
     def describe(self) -> dict[str, object]:
-        """Device, extensions, patches, memory in MiB, low_vram, as JSON values for clients."""
+        """Device, extensions, patches, memory in MiB, low_vram, compilation, as JSON values."""
         described: dict[str, object] = {
             "device": self._settings.device,
             "extensions": {e.name: e.kind for e in self.extensions},
@@ -142,6 +145,7 @@ class Trellis2Engine:
             described |= _in_mib(self._device.memory)
         if self._loaded is not None:
             described["low_vram"] = self._loaded.placement.low_vram
+            described |= self._loaded.compiled.describe()
         return described
 
     def device_memory(self) -> dict[str, int]:
@@ -318,6 +322,7 @@ class _Loaded:
     placement: ModelPlacement
     stages: Stages
     policy: OomPolicy
+    compiled: Compilation
 
 
 def _warm_up(device: _Device, loaded: _Loaded, report: Report) -> None:
@@ -342,7 +347,8 @@ def _serve(
         partial(_finish_stage, memory),
         may_return=settings.low_vram is not True,
     )
-    return _Loaded(model, placement, Stages(model, placement), policy)
+    compiled = compile_models(model.upstream.torch, settings, model.pipeline, SAMPLERS)
+    return _Loaded(model, placement, Stages(model, placement), policy, compiled)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.engines.trellis2 import patches
@@ -59,12 +60,17 @@ def reporting(base: Any) -> Any:
         on_step: Callable[[], None] | None = None
         #: Names of the patches that its calls use.
         patches: Collection[str] = ()
+        #: `compilation.graphs.StageGraphs`, through which the model is called; None: directly.
+        graphs: Any = None
 
         def sample(self, model: Any, *args: Any, **kwargs: Any) -> Any:
             kwargs["verbose"] = False
             features = {name: kwargs[name] for name in _FEATURES if name in kwargs}
-            with patches.sampling(self.patches, model, features) as shared:
-                return super().sample(model, *args, **{**kwargs, **shared})
+            with (
+                patches.sampling(self.patches, model, features) as shared,
+                self.graphs.stage(model) if self.graphs else nullcontext(model) as evaluate,
+            ):
+                return super().sample(evaluate, *args, **{**kwargs, **shared})
 
         def sample_once(self, *args: Any, **kwargs: Any) -> Any:
             out = super().sample_once(*args, **kwargs)

@@ -1,0 +1,84 @@
+"""`Compilation`: what `model.compile` asks for, applied to a loaded pipeline.
+
+Does not know: how a graph or a block is made.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from trellis2_server.engines.trellis2.compilation.cuda_graphs import CudaGraphs
+from trellis2_server.engines.trellis2.compilation.graphs import StageGraphs
+
+if TYPE_CHECKING:
+    from trellis2_server.settings import ModelSettings
+
+logger = logging.getLogger(__name__)
+
+#: Part of the names of the models that samplers evaluate.
+_FLOW: Final = "flow_model"
+
+
+def compile_models(
+    torch: Any, settings: ModelSettings, pipeline: Any, samplers: tuple[str, ...]
+) -> Compilation:
+    """Apply `settings.compile` to a loaded pipeline; see `Compilation`."""
+    made = Compilation(torch, settings)
+    made.install(pipeline, samplers)
+    return made
+
+
+class Compilation:
+    """Compilation of one loaded pipeline's flow models.
+
+    Args:
+        torch: PyTorch.
+        settings: `compile` and `device`.
+    """
+
+    def __init__(self, torch: Any, settings: ModelSettings) -> None:
+        self._torch = torch
+        self._mode = settings.compile
+        self._device = settings.device
+        self._why_not: str | None = None
+        self._graphs: StageGraphs | None = None
+        self._blocks: Any = None
+
+    def install(self, pipeline: Any, samplers: tuple[str, ...]) -> None:
+        """Apply the setting to a pipeline; warn once if that is not possible.
+
+        Args:
+            pipeline: TRELLIS.2's, loaded.
+            samplers: attributes of the pipeline, built by `samplers.build_sampler`.
+        """
+        if self._mode == "graphs":
+            if not self._device.startswith("cuda"):
+                self._why_not = f"{self._device} has no CUDA graphs"
+                logger.warning("model.compile: graphs: not used: %s", self._why_not)
+                return
+            self._graphs = StageGraphs(self._torch, CudaGraphs(self._torch, self._device))
+        elif self._mode == "blocks":
+            models = [model for name, model in pipeline.models.items() if _FLOW in name]
+            self._blocks = _import("blocks").FusedBlocks()
+            self._blocks.install(models, self._device)
+        for name in samplers:
+            getattr(pipeline, name).graphs = self._graphs
+
+    def describe(self) -> dict[str, object]:
+        """`compile`: the mode in use; `compile_failed`: what is not compiled, and why."""
+        failed = self._why_not
+        if self._blocks is not None:
+            failed = self._blocks.failed
+        if self._graphs is not None:
+            failed = "; ".join(f"{name}: {why}" for name, why in self._graphs.failed.items())
+            return {"compile": "graphs", **({"compile_failed": failed} if failed else {})}
+        if failed is not None:
+            return {"compile": "none", "compile_failed": failed}
+        return {"compile": self._mode}
+
+
+def _import(name: str) -> Any:
+    """Import a module of this package that imports torch."""
+    return importlib.import_module(f"trellis2_server.engines.trellis2.compilation.{name}")
