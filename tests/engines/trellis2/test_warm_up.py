@@ -64,7 +64,8 @@ def run(loaded: Trellis2Engine, report: Report = silent, **more: Any) -> None:
     assert loaded._loaded is not None
     assert loaded._device is not None
     runner, placement = loaded._device.runner, loaded._loaded.placement
-    warm_up.run(model_of(loaded), lambda p: runner.running(placement, p), report, **more)
+    sizes = warm_up.TOKENS
+    warm_up.run(model_of(loaded), sizes, lambda p: runner.running(placement, p), report, **more)
 
 
 def test_each_size_is_decoded_with_four_times_as_many_voxels_a_level(
@@ -159,7 +160,7 @@ def test_a_report_that_raises_ends_the_load(loaded: Trellis2Engine) -> None:
 def test_only_a_real_flexgemm_is_warmed_up(
     loaded: Trellis2Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran: list[object] = []
+    ran: list[tuple[Any, ...]] = []
     monkeypatch.setattr(engine.warm_up, "run", lambda *args: ran.append(args))
     assert loaded._loaded is not None
     assert loaded._device is not None
@@ -168,13 +169,23 @@ def test_only_a_real_flexgemm_is_warmed_up(
     model = model_of(loaded)
     real = replace(model, upstream=replace(model.upstream, extensions=REAL))
     engine._warm_up(loaded._device, replace(loaded._loaded, model=real), silent)
-    assert len(ran) == 1
+    assert [arguments[1] for arguments in ran] == [TOKENS]
+
+
+def test_one_size_is_enough_for_a_kernel_that_is_compiled_but_not_tuned(
+    loaded: Trellis2Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convolution = importlib.import_module("trellis2_server.engines.portable.convolution")
+    model = model_of(loaded)
+    assert warm_up.sizes_of(model) == ()
+    monkeypatch.setattr(convolution, "is_kernel_used_on", lambda device: device.type == "cpu")
+    assert warm_up.sizes_of(model) == TOKENS[:1]
 
 
 def test_the_engine_warms_up_when_it_loads(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warm_up, "is_needed", lambda _: True)
+    monkeypatch.setattr(warm_up, "sizes_of", lambda _: TOKENS)
     stages: list[str] = []
     made = Trellis2Engine(settings(checkpoint))
     made.load(lambda stage, *_: stages.append(stage))

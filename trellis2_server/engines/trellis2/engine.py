@@ -326,9 +326,11 @@ class _Loaded:
 
 
 def _warm_up(device: _Device, loaded: _Loaded, report: Report) -> None:
-    """Let kernels that tune themselves do so before the first job."""
-    if warm_up.is_needed(loaded.model):
-        warm_up.run(loaded.model, partial(device.runner.running, loaded.placement), report)
+    """Tune and compile kernels before the first job."""
+    sizes = warm_up.sizes_of(loaded.model)
+    if sizes:
+        running = partial(device.runner.running, loaded.placement)
+        warm_up.run(loaded.model, sizes, running, report)
         device.memory.release()
 
 

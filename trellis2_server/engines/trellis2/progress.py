@@ -46,6 +46,10 @@ class StageProgress:
             self.raised = error
             raise
 
+    def repeat(self) -> None:
+        """Repeat the last report, so that it can raise."""
+        self(*self._last)
+
     def counter(self, stage: str, steps: int) -> Callable[[], None]:
         """Report the beginning of a stage; return a function that reports the next step."""
         done = 0
@@ -85,15 +89,12 @@ class StageProgress:
             second_model: first argument is the sparse tensor whose tokens are counted.
         """
 
-        def repeat() -> None:
-            self(*self._last)
-
         def count(_: object, args: tuple[Any, ...]) -> None:
             self.tokens = len(args[0].coords)
 
         hook = second_model.register_forward_pre_hook(count, prepend=True)
         try:
-            with self.block_hooks(decoder, repeat):
+            with self.block_hooks(decoder, self.repeat):
                 yield
         finally:
             hook.remove()

@@ -1,7 +1,8 @@
-"""Runs the texture decoder at typical sizes, so that kernels are tuned before the first job.
+"""Runs the texture decoder at typical sizes, so that kernels are ready before the first job.
 
 FlexGEMM tunes its convolution for each power of two of voxels and each pair of channels, which
-takes minutes the first time; `kernel_caches` keeps the result. The shape decoder has the same
+takes minutes the first time; `kernel_caches` keeps the result. The stand-in's Triton kernel is
+compiled for each pair of channels, at any size, which takes seconds. The shape decoder has the same
 channels, but chooses its voxels itself; those of the texture decoder are given, so that each
 level has a known number: four times that of the level before, as for a surface.
 
@@ -12,6 +13,7 @@ Does not know: FlexGEMM's sizes, files.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +22,7 @@ from trellis2_server.engines.trellis2.progress import StageProgress
 from trellis2_server.errors import EngineBrokenError, EngineError, OutOfMemoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from trellis2_server.engines.trellis2.loaded_model import LoadedModel
@@ -47,14 +49,22 @@ class _OutOfTimeError(Exception):
     """The budget is spent."""
 
 
-def is_needed(model: LoadedModel) -> bool:
-    """Whether the model has kernels that tune themselves: FlexGEMM's, not a stand-in's."""
-    is_real = any(e.name == "flex_gemm" and e.kind == "real" for e in model.upstream.extensions)
-    return is_real and _DECODER in model.pipeline.models
+def sizes_of(model: LoadedModel) -> tuple[int, ...]:
+    """Numbers of tokens to decode: one is enough where kernels are only compiled.
+
+    None where there is nothing to prepare: PyTorch's operators are compiled already.
+    """
+    if _DECODER not in model.pipeline.models:
+        return ()
+    if any(e.name == "flex_gemm" and e.kind == "real" for e in model.upstream.extensions):
+        return TOKENS
+    standin = importlib.import_module("trellis2_server.engines.portable.convolution")
+    return TOKENS[:1] if standin.is_kernel_used_on(model.pipeline.device) else ()
 
 
 def run(
     model: LoadedModel,
+    sizes: Sequence[int],
     running: Callable[[StageProgress], AbstractContextManager[None]],
     report: Report,
     *,
@@ -64,6 +74,7 @@ def run(
 
     Args:
         model: loaded.
+        sizes: numbers of tokens, from `sizes_of`.
         running: makes the context of a stage, see `StageRunner.running`.
         report: stage "warm up", one step for each size.
         clock: time, seconds.
@@ -80,8 +91,8 @@ def run(
 
     progress = StageProgress(bounded)
     try:
-        for step, tokens in enumerate(TOKENS):
-            progress(STAGE, step, len(TOKENS))
+        for step, tokens in enumerate(sizes):
+            progress(STAGE, step, len(sizes))
             if tokens >= too_large:
                 continue
             try:
@@ -96,7 +107,7 @@ def run(
         raise
     except EngineError as error:
         logger.warning("The warm-up failed, which may slow the first jobs: %s", error)
-    report(STAGE, len(TOKENS), len(TOKENS))
+    report(STAGE, len(sizes), len(sizes))
     logger.info("Warm-up", extra={"sizes": done, "seconds": round(clock() - start, 1)})
 
 
@@ -112,11 +123,7 @@ def _decode(model: LoadedModel, tokens: int, progress: StageProgress) -> None:
         sparse.VarLenTensor(is_child.expand(tokens * (_CHILDREN // 2) ** level, -1).contiguous())
         for level in range(len(decoder.blocks) - 1)
     ]
-
-    def repeat() -> None:
-        progress(STAGE, TOKENS.index(tokens), len(TOKENS))
-
-    with progress.block_hooks(decoder, repeat):
+    with progress.block_hooks(decoder, progress.repeat):
         pipeline.decode_tex_slat(latent, guides)
 
 
