@@ -1,7 +1,8 @@
 """Record what runs on which thread, and write it in Chrome's trace format.
 
 Open the file at https://ui.perfetto.dev or chrome://tracing. A row is a thread: the device
-thread, the CPU pool, and `transfers`, the moves of models between the CPU and the device.
+thread, the CPU pool; and `transfers`, the weights that are copied with `low_vram`: from the call
+that starts a copy to its return. On CUDA the copy itself may end later.
 
 Format: "Trace Event Format", Google, https://chromium.googlesource.com/catapult.
 """
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from trellis2_server.engines.trellis2.weight_copies import WeightCopies
 from trellis2_server.jobs.executor import LocalExecutor
 
 if TYPE_CHECKING:
@@ -119,6 +121,27 @@ class TracedExecutor(LocalExecutor):
                         stages.end()
 
         return traced
+
+
+@contextmanager
+def transfers_recorded(executor: TracedExecutor) -> Generator[None]:
+    """Within the block, record the copies of weights in the executor's present trace."""
+    methods = {"upload": WeightCopies.upload, "store": WeightCopies.store}
+
+    def recorded(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def copy(copies: WeightCopies, *arguments: Any, **named: Any) -> Any:
+            with executor.trace.span(name, "transfers"):
+                return method(copies, *arguments, **named)
+
+        return copy
+
+    for name, method in methods.items():
+        setattr(WeightCopies, name, recorded(name, method))
+    try:
+        yield
+    finally:
+        for name, method in methods.items():
+            setattr(WeightCopies, name, method)
 
 
 class _Stages:
