@@ -97,6 +97,19 @@ async def test_memory_that_grows_outside_of_the_engines_allocator_counts_too(
 
 
 @in_a_loop
+async def test_weights_that_return_to_the_device_are_no_growth(engine: GatedEngine) -> None:
+    engine.memory = {"used": 10**8, "weights": 0}
+    async with working(engine, max_vram_growth_mb=50, recycle_after_jobs=2) as service:
+        await service.wait_for_texture(await submit(service, 1))
+        engine.memory = {"used": 17 * 10**9, "weights": 169 * 10**8}
+        await service.wait_for_texture(await submit(service, 2))
+        assert loads(engine) == ["load"]
+        await service.wait_for_texture(await submit(service, 3))
+        assert loads(engine) == ["load", "unload", "load"]  # after two jobs
+        assert service.manager.availability.fatal_error is None
+
+
+@in_a_loop
 async def test_memory_that_is_not_freed_ends_the_server(engine: GatedEngine) -> None:
     engine.memory = {"used": 100_000_000}
     async with working(engine, max_vram_growth_mb=50) as service:

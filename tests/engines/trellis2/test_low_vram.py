@@ -23,6 +23,7 @@ from tests.support.trellis2_engine import (
     silent,
     texturing_of,
 )
+from trellis2_server.engines.trellis2.device_memory import DeviceMemory
 from trellis2_server.engines.trellis2.pipeline_types import (
     IMAGE_ENCODER,
     MESH_ENCODER,
@@ -161,6 +162,19 @@ def test_after_out_of_memory_all_models_return_to_the_device_when_memory_allows(
     assert same(expected, make(made, picture(), options()))
     assert (copies.to_device, copies.to_host) == ([], 0)
     made.unload()
+
+
+@pytest.mark.parametrize("low_vram", [True, False])
+def test_the_device_memory_names_the_part_of_the_weights(
+    checkpoint: Path, torch: Any, monkeypatch: pytest.MonkeyPatch, *, low_vram: bool
+) -> None:
+    _, memory = use_fake_device(monkeypatch, torch)
+    made = load(checkpoint, low_vram=low_vram)
+    monkeypatch.setattr(DeviceMemory, "read", lambda _: {"used": 10**9})
+    assert made.device_memory() == {"used": 10**9, "weights": memory.residency.device_bytes}
+    assert (memory.residency.device_bytes == 0) is low_vram
+    made.unload()
+    assert "weights" not in made.device_memory()
 
 
 def test_unloading_frees_the_weights_on_both_sides(

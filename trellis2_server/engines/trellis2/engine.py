@@ -151,12 +151,15 @@ class Trellis2Engine:
     def device_memory(self) -> dict[str, int]:
         """Bytes of the GPU: `used`, `reserved`, `peak` since the last call, `total`, `outside`.
 
-        Empty without a GPU. See `DeviceMemory.read`.
+        See `DeviceMemory.read`. Also `weights`, the part of `used` that is the models'. Empty
+        without a GPU.
         """
         if self._device is None or self._device.runner.broken is not None:
             return {}
         memory = self._device.memory.read()
         self._device.memory.reset_peak()
+        if memory and self._loaded is not None:
+            memory["weights"] = self._loaded.placement.device_bytes
         return memory
 
     # ---- stages ------------------------------------------------------------------------
