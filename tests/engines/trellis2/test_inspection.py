@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.trellis2_engine import ROOT, edit_weights, settings
 from trellis2_server.engines.trellis2 import Finding, Trellis2Engine, inspect_trellis2
-from trellis2_server.engines.trellis2.inspection import has_kernels
+from trellis2_server.engines.trellis2.inspection import has_kernels, memory_advice
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,11 +100,30 @@ def test_the_check_ends_with_a_verdict(copy: Path, tmp_path: Path) -> None:
         return run.returncode, run.stdout.splitlines(), run.stderr
 
     code, lines, errors = check("cpu")
-    assert (code, lines[-1].split(None, 1)[1]) == (0, "it can be started")
+    assert (code, lines[-1].split(None, 1)[1]) == (0, "TRELLIS.2 can be started")
     assert "stand-in" not in errors
     assert not any(line.startswith("[") for line in lines)
     code, lines, _ = check("cuda:99")
-    assert (code, lines[-1].split(None, 1)[1]) == (1, "it will not start: 1 error(s) above")
+    assert (code, lines[-1].split(None, 1)[1]) == (1, "TRELLIS.2 will not start: 1 error(s) above")
+
+
+@pytest.mark.parametrize(
+    ("low_vram", "pipeline_type", "advice"),
+    [
+        (None, "1024_cascade", "set generation.pipeline_type to 512"),
+        (True, "1024_cascade", "set generation.pipeline_type to 512"),
+        (False, "512", "set model.low_vram to null"),
+        (False, "1024", "set model.low_vram to null and generation.pipeline_type to 512"),
+        (None, "512", "expect jobs to run out of memory"),
+    ],
+)
+def test_the_advice_for_a_small_gpu_names_what_can_be_changed(
+    checkpoint: Path, pipeline_type: str, advice: str, *, low_vram: bool | None
+) -> None:
+    model = settings(checkpoint).model_copy(update={"low_vram": low_vram})
+    text = memory_advice(model, 15.6, pipeline_type)
+    assert text == f"TRELLIS.2's authors require 24 GB of GPU memory: {advice}"
+    assert memory_advice(model, 23.6, pipeline_type) is None
 
 
 @pytest.mark.parametrize(
