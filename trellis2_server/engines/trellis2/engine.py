@@ -156,11 +156,8 @@ class Trellis2Engine:
         """
         if self._device is None or self._device.runner.broken is not None:
             return {}
-        memory = self._device.memory.read()
-        self._device.memory.reset_peak()
-        if memory and self._loaded is not None:
-            memory["weights"] = self._loaded.placement.device_bytes
-        return memory
+        weights = None if self._loaded is None else self._loaded.placement.device_bytes
+        return self._device.memory.take(weights)
 
     # ---- stages ------------------------------------------------------------------------
 
