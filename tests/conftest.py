@@ -25,9 +25,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Two processes of pytest-xdist compile half of the loops each, instead of all of them both."""
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     halves = {"gw0": _compile_the_exporter, "gw1": _compile_the_rest}
-    if worker not in halves or os.environ["PYTEST_XDIST_WORKER_COUNT"] == "1":
-        return
     config: Any = session.config
+    # A test may start another pytest, which inherits the variables.
+    is_worker = hasattr(config, "workerinput")
+    if not is_worker or worker not in halves or os.environ["PYTEST_XDIST_WORKER_COUNT"] == "1":
+        return
     folder = config._tmp_path_factory.getbasetemp().parent  # theirs in common
     halves[worker]()
     (folder / f"compiled-{worker}").touch()

@@ -75,6 +75,8 @@ class FakeMemory:
     def available(self) -> int | None:
         return self.size
 
+    free = available
+
     def lap(self) -> int | None:
         weights = 0 if self.residency is None else self.residency.device_bytes
         return weights + self.peak

@@ -38,12 +38,14 @@ class Backend:
         current: current device.
         emptied: current device of each call that emptied the cache.
         fails: whether the device is lost: it cannot be left any more.
+        reserved: bytes that PyTorch holds, of which none is in use.
     """
 
     def __init__(self, kind: str) -> None:
         self._first = self.current = f"{kind}:0"
         self.emptied: list[str] = []
         self.fails = False
+        self.reserved = 0
 
     def is_available(self) -> bool:
         return True
@@ -55,7 +57,11 @@ class Backend:
         del device
         return 0
 
-    memory_reserved = max_memory_allocated = memory_allocated
+    max_memory_allocated = memory_allocated
+
+    def memory_reserved(self, device: str) -> int:
+        del device
+        return self.reserved
 
     def mem_get_info(self, device: str) -> tuple[int, int]:
         del device
@@ -86,6 +92,7 @@ class Torch:
         self._torch = torch
         self.cuda = self.xpu = self.mps = SimpleNamespace(is_available=lambda: False)
         setattr(self, kind, backend)
+        self.accelerator = SimpleNamespace()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._torch, name)
@@ -106,7 +113,7 @@ class Stages:
 
     def shape(self, *_: object) -> Shape:
         self._note("shape")
-        return Shape(cone(), 512, None)
+        return Shape(cone(), 512, SimpleNamespace(pipeline_type="512"))
 
     def texture(self, *_: object) -> VoxelField:
         self._note("texture")
@@ -156,15 +163,11 @@ class Machine:
             shape_slat_sampler=SimpleNamespace(),
             tex_slat_sampler=SimpleNamespace(),
         )
-        imported = SimpleNamespace(torch=self._torch, extensions=())
-        texturing = SimpleNamespace(
-            models={"shape_slat_encoder": SimpleNamespace(cpu=lambda: None)}
-        )
+        imported = SimpleNamespace(torch=self._torch, extensions=(), patches=())
+        texturing = SimpleNamespace(models={"shape_slat_encoder": torch.nn.Linear(1, 1)})
         model = LoadedModel(imported, pipeline, texturing, "", remove)  # type: ignore[arg-type]
         monkeypatch.setattr(engine_module, "import_upstream", lambda _: imported)
-        monkeypatch.setattr(engine_module.checkpoints, "find", note("find"))
-        monkeypatch.setattr(engine_module.loading, "check", note("check"))
-        monkeypatch.setattr(engine_module.loading, "build_model", note("build", model))
+        monkeypatch.setattr(engine_module.loading, "load_model", note("load", model))
         monkeypatch.setattr(upstream_glb, "check", note("exporter"))
         monkeypatch.setattr(upstream_glb, "write", note("export", b"glb"))
         monkeypatch.setattr(engine_module.gc, "freeze", lambda: None)
@@ -185,7 +188,7 @@ def test_the_configured_gpu_is_current_in_each_stage_and_in_nothing_else(
     engine.texture_mesh(cone(), picture(), options(), silent)
     engine.remove_background(np.zeros((8, 8, 3), np.uint8))
     engine.export(shape, field, options(), silent)
-    ran = ("exporter", "build", "shape", "texture", "mesh_texture", "remover", "export")
+    ran = ("exporter", "load", "shape", "texture", "mesh_texture", "remover", "export")
     assert {name: machine.notes.get(name) for name in ran} == dict.fromkeys(ran, device)
     assert machine.backend.current == machine.backend._first
 
@@ -195,7 +198,9 @@ def test_memory_is_released_on_the_configured_gpu(
     torch: Any, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = Machine(torch, device, monkeypatch)
+    machine.backend.reserved = 2**43  # more than the others may lack
     machine.engine.shape(picture(), options(), silent)
+    assert machine.backend.emptied
     machine.stages.error = RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")
     with pytest.raises(EngineError, match="CUDNN_STATUS_EXECUTION_FAILED"):
         machine.engine.shape(picture(), options(), silent)

@@ -67,7 +67,9 @@ def test_the_device_decides_about_low_vram_unless_it_is_configured(
     _, weights = total_of(copy)
     edit_pipeline(copy, lambda args: args.update(low_vram=True))  # what it says does not count
     for total, expected in ((weights, True), (weights + 2**40, False), (None, True)):
-        memory: Any = SimpleNamespace(total=lambda total=total: total, release=lambda: None)
+        memory: Any = SimpleNamespace(
+            total=lambda total=total: total, release=lambda: None, free=lambda: None
+        )
         target = loading.Target(memory, None, 1024)
         chosen = settings(copy, low_vram=low_vram)
         assert target.needs_low_vram(chosen, weights) is False  # the CPU
