@@ -149,14 +149,16 @@ class Trellis2Engine:
         return described
 
     def device_memory(self) -> dict[str, int]:
-        """Bytes of the GPU: `used`, `reserved`, `peak` since the last call, `total`, `outside`.
+        """Bytes of the GPU as `DeviceMemory.read`, and of the `weights` that are on it.
 
-        Empty without a GPU. See `DeviceMemory.read`.
+        `peak` is that since the last call. Empty without a GPU.
         """
         if self._device is None or self._device.runner.broken is not None:
             return {}
         memory = self._device.memory.read()
         self._device.memory.reset_peak()
+        if memory and self._loaded is not None:
+            memory["weights"] = self._loaded.placement.weights
         return memory
 
     # ---- stages ------------------------------------------------------------------------
