@@ -143,9 +143,10 @@ class Trellis2Engine:
             described["patches"] = list(self._device.upstream.patches)
         if self._device is not None and self._device.runner.broken is None:
             described |= _in_mib(self._device.memory)
-        if self._loaded is not None:
-            described["low_vram"] = self._loaded.placement.low_vram
-            described |= self._loaded.compiled.describe()
+        loaded = self._loaded  # another thread may unload the model
+        if loaded is not None:
+            described["low_vram"] = loaded.placement.low_vram
+            described |= loaded.compiled.describe()
         return described
 
     def device_memory(self) -> dict[str, int]:
@@ -273,6 +274,7 @@ class Trellis2Engine:
         progress = StageProgress(report)
         progress("export", 0, 1)
         with device.runner.running(loaded.placement, progress, inference=False):
+            device.memory.release()  # CuMesh and nvdiffrast allocate beside PyTorch's cache
             glb = upstream_glb.write(
                 loaded.model.upstream.torch,
                 shape.mesh,
