@@ -271,16 +271,12 @@ class Trellis2Engine:
             EngineError: it failed.
         """
         device, loaded = self._require()
-        progress = StageProgress(report)
+        model, progress = loaded.model, StageProgress(report)
         progress("export", 0, 1)
         with device.runner.running(loaded.placement, progress, inference=False):
             device.memory.release()  # CuMesh and nvdiffrast allocate beside PyTorch's cache
             glb = upstream_glb.write(
-                loaded.model.upstream.torch,
-                shape.mesh,
-                field,
-                options,
-                device=loaded.model.pipeline.device,
+                model.upstream.torch, shape.mesh, field, options, device=model.pipeline.device
             )
         progress("export", 1, 1)
         _finish_stage(device.memory)
