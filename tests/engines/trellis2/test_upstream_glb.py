@@ -78,6 +78,7 @@ def test_an_exporter_is_found_if_all_its_packages_can_be_imported(tmp_path: Path
     postprocess.write_text("import nvdiffrast.torch\n")
     code = f"""
 import sys; sys.path.insert(0, {str(tmp_path)!r})
+from trellis2_server.engines.trellis2 import upstream_glb
 print(upstream_glb.missing_part())
 """
 
