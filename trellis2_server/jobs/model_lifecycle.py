@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 _MB: Final = 1_000_000
 #: Kinds of device memory that may grow, and where that memory is.
-_WATCHED: Final = {"used": "", "outside": " outside of the engine's allocator"}
+_WATCHED: Final = {"used": " besides weights", "outside": " outside of the engine's allocator"}
 
 
 class ModelLifecycle:
@@ -137,9 +137,9 @@ class ModelLifecycle:
             await self._on_device("load", partial(self._reload, was_resident))
         finally:
             self.is_reloading = False
-        levels = self._loaded_levels or {}
-        for kind, used in _watched(self.memory).items():
-            where, level = _WATCHED[kind], levels.get(kind, 0)
+        memory = _watched(self.memory)
+        for kind, where in _WATCHED.items():
+            used, level = memory.get(kind, 0), (self._loaded_levels or {}).get(kind, 0)
             if self._max_growth is not None and used > level + self._max_growth:
                 raise EngineBrokenError(
                     f"the device's memory is not freed: {used // _MB} MB are in use{where} after "
@@ -218,9 +218,9 @@ class ModelLifecycle:
 
     def _note(self, step: str, memory: Mapping[str, int]) -> None:
         self.memory = memory
-        for kind, used in _watched(memory).items():
+        for kind, size in _watched(memory).items():
             # Each step leaves a different amount on the device.
-            growth = used - self._levels.setdefault((step, kind), used)
+            growth = size - self._levels.setdefault((step, kind), size)
             if self._max_growth is not None and growth > self._max_growth:
                 logger.warning(
                     "The device memory has grown",
@@ -230,7 +230,10 @@ class ModelLifecycle:
 
 
 def _watched(memory: Mapping[str, int]) -> dict[str, int]:
-    """Return the memory that may grow, by kind: weights come and go, and are not counted."""
+    """Bytes of each kind that may not grow.
+
+    Weights do not count: an engine may move them, and return them when memory allows.
+    """
     watched = {kind: memory[kind] for kind in _WATCHED if kind in memory}
     if "used" in watched:
         watched["used"] -= memory.get("weights", 0)

@@ -158,23 +158,12 @@ def test_after_out_of_memory_all_models_return_to_the_device_when_memory_allows(
     assert same(expected, make(made, picture(), options()))
     assert not placement.low_vram
     assert memory.residency.device_bytes == weights
+    monkeypatch.setattr(DeviceMemory, "read", lambda _: {"used": weights + 1})
+    assert made.device_memory() == {"used": weights + 1, "weights": weights}
     copies.to_device.clear()
     assert same(expected, make(made, picture(), options()))
     assert (copies.to_device, copies.to_host) == ([], 0)
     made.unload()
-
-
-@pytest.mark.parametrize("low_vram", [True, False])
-def test_the_device_memory_names_the_part_of_the_weights(
-    checkpoint: Path, torch: Any, monkeypatch: pytest.MonkeyPatch, *, low_vram: bool
-) -> None:
-    _, memory = use_fake_device(monkeypatch, torch)
-    made = load(checkpoint, low_vram=low_vram)
-    monkeypatch.setattr(DeviceMemory, "read", lambda _: {"used": 10**9})
-    assert made.device_memory() == {"used": 10**9, "weights": memory.residency.device_bytes}
-    assert (memory.residency.device_bytes == 0) is low_vram
-    made.unload()
-    assert "weights" not in made.device_memory()
 
 
 def test_unloading_frees_the_weights_on_both_sides(

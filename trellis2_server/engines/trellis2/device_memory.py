@@ -68,16 +68,6 @@ class DeviceMemory:
             memory["outside"] = max(0, outside - self._outside_at_first)
         return memory
 
-    def take(self, weights: int | None) -> dict[str, int]:
-        """Return what `read` does, and count `peak` from now on.
-
-        Args:
-            weights: part of `used` that is weights, bytes; None: unknown.
-        """
-        memory = self.read()
-        self.reset_peak()
-        return memory | ({"weights": weights} if memory and weights is not None else {})
-
     def reset_peak(self) -> None:
         """Count `peak` from now on."""
         self._earlier_peak = 0

@@ -172,28 +172,24 @@ def _device(settings: ModelSettings, pipeline_type: str) -> Iterator[Finding]:
             f"this build of PyTorch has no kernels for the GPU's {kernel}, only for "
             f"{' '.join(architectures)}: install a newer PyTorch",
         )
-    advice = memory_advice(settings, gib, pipeline_type)
-    if advice:
-        yield Finding("device", "warning", advice)
+    yield from _memory(settings, gib, pipeline_type)
 
 
-def memory_advice(settings: ModelSettings, gib: float, pipeline_type: str) -> str | None:
-    """Return what to do about a small GPU; None: it is large enough.
-
-    Args:
-        settings: of the server.
-        gib: memory of the GPU, GiB.
-        pipeline_type: default of requests.
-    """
+def _memory(settings: ModelSettings, gib: float, pipeline_type: str) -> Iterator[Finding]:
     # A 24 GB card has a little less than 24 GiB.
     if gib >= _REQUIRED_VRAM_GIB - 1:
-        return None
+        return
+    # Null decides by the device's memory.
+    advice = "set model.low_vram to null, and " if settings.low_vram is False else ""
     lower = PIPELINE_TYPES[pipeline_type].lower
-    changes = [f"generation.pipeline_type to {lower}"] if lower else []
-    if settings.low_vram is False:
-        changes.insert(0, "model.low_vram to null")
-    advice = f"set {' and '.join(changes)}" if changes else "expect jobs to run out of memory"
-    return f"TRELLIS.2's authors require {_REQUIRED_VRAM_GIB} GB of GPU memory: {advice}"
+    less = (
+        f"set generation.pipeline_type to {lower}" if lower else "expect jobs to run out of memory"
+    )
+    yield Finding(
+        "device",
+        "warning",
+        f"TRELLIS.2's authors require {_REQUIRED_VRAM_GIB} GB of GPU memory: {advice}{less}",
+    )
 
 
 def _extensions(settings: ModelSettings) -> Iterator[Finding]:

@@ -69,8 +69,8 @@ class ModelPlacement:
         return bool(self._model.pipeline.low_vram)
 
     @property
-    def device_bytes(self) -> int:
-        """Bytes of the weights that are on the device now."""
+    def weights(self) -> int:
+        """Bytes of the weights that are on the device now, if `residency` moves them."""
         return 0 if self._residency is None else self._residency.device_bytes
 
     @property
