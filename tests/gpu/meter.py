@@ -19,7 +19,7 @@ class Meter:
     """Seconds and memory of work on a device."""
 
     def __init__(self, torch: Any, device: str) -> None:
-        self._cuda = torch.cuda if device.startswith("cuda") else None
+        self._cuda: Any = torch.cuda if device.startswith("cuda") else None
         self._mps = torch.mps if device == "mps" else None
         self._earlier_peak = 0
         if self._cuda is not None:
