@@ -77,7 +77,8 @@ class Engine(Protocol):
     def device_memory(self) -> Mapping[str, int]:
         """Return bytes `used`, `peak` since the last call, and `total`; empty without a device.
 
-        Also `outside`, if memory of other libraries can be counted.
+        Also `outside`, if memory of other libraries can be counted, and `weights`, the part of
+        `used` that an engine moves to the device and away.
         """
         ...
 

@@ -329,9 +329,9 @@ class WorkerSettings(_Section):
         default=None,
         ge=1,
         le=1_000_000,
-        description="Growth of the device memory in use, compared with that after the first job, "
-        "past which the model is loaded again, megabytes; also of memory outside of PyTorch's "
-        "allocator, where other processes on the same device count too. Null: unlimited.",
+        description="Growth of the device memory in use besides weights, compared with that after "
+        "the first job, past which the model is loaded again, megabytes; also of memory outside of "
+        "PyTorch's allocator, where other processes on the same device count too. Null: unlimited.",
     )
     oom_fallback: OomFallback = Field(
         default="resolution",

@@ -76,6 +76,24 @@ async def test_the_model_is_loaded_again_when_memory_grows(engine: GatedEngine) 
 
 
 @in_a_loop
+async def test_weights_that_return_to_the_device_are_no_growth(engine: GatedEngine) -> None:
+    weights = 0
+
+    def memory() -> dict[str, int]:
+        return {"used": weights + 10**8, "weights": weights, "total": 10**11}
+
+    engine.device_memory = memory
+    async with working(engine, max_vram_growth_mb=50) as service:
+        await service.wait_for_texture(await submit(service, 1))
+        weights = 16 * 10**9
+        await service.wait_for_texture(await submit(service, 2))
+        await service.wait_for_texture(await submit(service, 3))
+        assert loads(engine) == ["load"]
+        await service.manager.lifecycle.reload()
+        assert service.manager.availability.fatal_error is None
+
+
+@in_a_loop
 async def test_memory_that_grows_outside_of_the_engines_allocator_counts_too(
     engine: GatedEngine,
 ) -> None:
@@ -107,7 +125,7 @@ async def test_memory_that_is_not_freed_ends_the_server(engine: GatedEngine) -> 
         assert loads(engine) == ["load", "unload", "load"]
         assert service.manager.availability.fatal_error
         assert (
-            "151 MB are in use after loading again, 100 MB were"
+            "151 MB are in use besides weights after loading again, 100 MB were"
             in service.manager.availability.fatal_error
         )
         with pytest.raises(UnhealthyError, match="not freed"):

@@ -79,8 +79,8 @@ class Metrics:
         )
         self._memory = Gauge(
             "trellis2_device_memory_bytes",
-            "Memory of the engine's device: used, peak since the last reading, outside of "
-            "PyTorch's allocator, and total, bytes.",
+            "Memory of the engine's device: used, weights in it, peak since the last reading, "
+            "outside of PyTorch's allocator, and total, bytes.",
             ("kind",),
             registry=registry,
         )

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 _MB: Final = 1_000_000
 #: Kinds of device memory that may grow, and where that memory is.
-_WATCHED: Final = {"used": "", "outside": " outside of the engine's allocator"}
+_WATCHED: Final = {"used": " besides weights", "outside": " outside of the engine's allocator"}
 
 
 class ModelLifecycle:
@@ -137,8 +137,9 @@ class ModelLifecycle:
             await self._on_device("load", partial(self._reload, was_resident))
         finally:
             self.is_reloading = False
+        memory = _watched(self.memory)
         for kind, where in _WATCHED.items():
-            used, level = self.memory.get(kind, 0), (self._loaded_levels or {}).get(kind, 0)
+            used, level = memory.get(kind, 0), (self._loaded_levels or {}).get(kind, 0)
             if self._max_growth is not None and used > level + self._max_growth:
                 raise EngineBrokenError(
                     f"the device's memory is not freed: {used // _MB} MB are in use{where} after "
@@ -167,7 +168,7 @@ class ModelLifecycle:
         self._jobs, self._has_grown = 0, False
         self._levels.clear()
         if self._loaded_levels is None:
-            self._loaded_levels = {k: memory[k] for k in _WATCHED if k in memory}
+            self._loaded_levels = _watched(memory)
         logger.info(
             "Ready", extra={"engine": self._executor.name, "seconds": round(self.seconds, 2)}
         )
@@ -217,12 +218,23 @@ class ModelLifecycle:
 
     def _note(self, step: str, memory: Mapping[str, int]) -> None:
         self.memory = memory
-        for kind in _WATCHED.keys() & memory.keys():
+        for kind, size in _watched(memory).items():
             # Each step leaves a different amount on the device.
-            growth = memory[kind] - self._levels.setdefault((step, kind), memory[kind])
+            growth = size - self._levels.setdefault((step, kind), size)
             if self._max_growth is not None and growth > self._max_growth:
                 logger.warning(
                     "The device memory has grown",
                     extra={"step": step, "kind": kind, "growth_mb": growth // _MB},
                 )
                 self._has_grown = True
+
+
+def _watched(memory: Mapping[str, int]) -> dict[str, int]:
+    """Bytes of each kind that may not grow.
+
+    Weights do not count: an engine may move them, and return them when memory allows.
+    """
+    watched = {kind: memory[kind] for kind in _WATCHED if kind in memory}
+    if "used" in watched:
+        watched["used"] -= memory.get("weights", 0)
+    return watched

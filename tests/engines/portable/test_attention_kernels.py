@@ -213,6 +213,17 @@ def test_a_device_is_described_once() -> None:
     assert described == [torch.device("cpu")]
 
 
+def test_lengths_that_are_known_stay_known_when_no_more_are_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A CUDA graph is rehearsed with known lengths, and a comparison would wait for the device.
+    monkeypatch.setattr(kernels, "_MOST_LENGTHS", 2)
+    selector = kernels.Selector()
+    assert [selector.is_first("cuda", (n, 1)) for n in (1, 2, 1, 2)] == [True, True, False, False]
+    assert selector.is_first("cuda", (3, 1))
+    assert not selector.is_first("cuda", (3, 1))
+
+
 def test_this_machine_is_described() -> None:
     device = kernels.describe(torch.device("cpu"))
     assert device.kind == "cpu"

@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.trellis2_engine import ROOT, edit_weights, settings
-from trellis2_server.engines.trellis2 import Finding, Trellis2Engine, inspect_trellis2
+from trellis2_server.engines.trellis2 import (
+    Finding,
+    Trellis2Engine,
+    inspect_trellis2,
+    inspection,
+)
 from trellis2_server.engines.trellis2.inspection import has_kernels
+from trellis2_server.settings import ModelSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +59,16 @@ def test_an_inspection_of_a_complete_checkpoint_finds_no_error(checkpoint: Path)
     }
     assert "8 models" in found[-1].text
     assert "every tensor is present" in found[-1].text
+
+
+def test_low_vram_is_advised_only_where_it_is_off() -> None:
+    small, large = 16.0, 24.0
+    model = ModelSettings(device="cuda")
+    for low_vram, advice in ((None, ""), (True, ""), (False, "set model.low_vram to null, and ")):
+        chosen = model.model_copy(update={"low_vram": low_vram})
+        (finding,) = inspection._memory(chosen, small, "1024_cascade")
+        assert finding.text.endswith(f"memory: {advice}set generation.pipeline_type to 512")
+        assert not list(inspection._memory(chosen, large, "1024_cascade"))
 
 
 def test_an_inspection_continues_after_the_first_error(copy: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tests.support.trellis2_engine import (
     silent,
     texturing_of,
 )
+from trellis2_server.engines.trellis2.device_memory import DeviceMemory
 from trellis2_server.engines.trellis2.pipeline_types import (
     IMAGE_ENCODER,
     MESH_ENCODER,
@@ -157,6 +158,8 @@ def test_after_out_of_memory_all_models_return_to_the_device_when_memory_allows(
     assert same(expected, make(made, picture(), options()))
     assert not placement.low_vram
     assert memory.residency.device_bytes == weights
+    monkeypatch.setattr(DeviceMemory, "read", lambda _: {"used": weights + 1})
+    assert made.device_memory() == {"used": weights + 1, "weights": weights}
     copies.to_device.clear()
     assert same(expected, make(made, picture(), options()))
     assert (copies.to_device, copies.to_host) == ([], 0)

@@ -27,7 +27,7 @@ from trellis2_server.engines.trellis2.placement import ModelPlacement
 from trellis2_server.engines.trellis2.progress import StageProgress
 from trellis2_server.engines.trellis2.state import Trellis2State
 from trellis2_server.engines.trellis2.working_memory import WorkingMemory
-from trellis2_server.errors import OutOfMemoryError
+from trellis2_server.errors import EngineBrokenError, OutOfMemoryError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -280,6 +280,29 @@ def test_memory_is_freed_after_an_error_and_only_trimmed_after_a_success() -> No
     calls.clear()
     made.run(stage, Attempts(("x",)), StageProgress(silent))
     assert calls == ["finish"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("CUDA error: an illegal memory access was encountered", EngineBrokenError),
+        ("DefaultCPUAllocator: can't allocate memory", OutOfMemoryError),
+    ],
+)
+def test_an_error_while_memory_is_saved_is_the_servers_own(
+    text: str, expected: type[Exception]
+) -> None:
+    placement = Placement(savings=1)
+
+    def save_memory() -> str:
+        raise RuntimeError(text)
+
+    def stage(step: str) -> str:
+        raise OutOfMemoryError(step)
+
+    placement.save_memory = save_memory
+    with pytest.raises(expected, match="in freeing memory"):
+        policy(placement, []).run(stage, Attempts(("x",)), StageProgress(silent))
 
 
 def test_low_vram_ends_when_all_weights_fit_beside_the_last_stages() -> None:

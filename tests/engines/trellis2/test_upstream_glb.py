@@ -5,14 +5,16 @@ import json
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from tests.support.trellis2_engine import STANDIN, make, options, picture, settings, silent
 from trellis2_server import pipeline
-from trellis2_server.engines.trellis2 import Trellis2Engine, inspect_trellis2
+from trellis2_server.engines.trellis2 import Trellis2Engine, inspect_trellis2, upstream_glb
+from trellis2_server.engines.trellis2.device_memory import DeviceMemory
 from trellis2_server.errors import MissingPackageError
 from trellis2_server.inputs.meshes import read_scene
 from trellis2_server.settings import ExportSettings
@@ -47,6 +49,17 @@ def test_trellis2s_exporter_writes_the_same_frame_and_is_named_in_the_file(
     assert loaded.texture(shape, picture(), requested, silent).attributes.tobytes() == (
         field.attributes.tobytes()
     )
+
+
+def test_the_exporter_gets_the_memory_that_pytorch_keeps(
+    loaded: Trellis2Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    geometry: Any = SimpleNamespace(mesh=None)
+    monkeypatch.setattr(DeviceMemory, "release", lambda _: calls.append("release"))
+    monkeypatch.setattr(upstream_glb, "write", lambda *_, **__: calls.append("write"))
+    loaded.export(geometry, geometry, options(), silent)
+    assert calls[:2] == ["release", "write"]
 
 
 def test_a_missing_exporter_is_an_error_of_the_load(checkpoint: Path) -> None:

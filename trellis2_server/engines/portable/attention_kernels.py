@@ -273,11 +273,12 @@ class Selector:
 
     def is_first(self, device: Any, lengths: tuple[int, int]) -> bool:
         """Whether these exact numbers of queries and keys are new; notes them."""
+        if (device, lengths) in self._lengths:
+            return False
         if len(self._lengths) >= _MOST_LENGTHS:
             self._lengths.clear()
-        is_new = (device, lengths) not in self._lengths
         self._lengths.add((device, lengths))
-        return is_new
+        return True
 
     def _choose(self, device: Any, call: Call) -> Kernel:
         kernel, unmet = choose(self._setting, self.device(device), call, self._refused)

@@ -143,20 +143,23 @@ class Trellis2Engine:
             described["patches"] = list(self._device.upstream.patches)
         if self._device is not None and self._device.runner.broken is None:
             described |= _in_mib(self._device.memory)
-        if self._loaded is not None:
-            described["low_vram"] = self._loaded.placement.low_vram
-            described |= self._loaded.compiled.describe()
+        loaded = self._loaded  # another thread may unload the model
+        if loaded is not None:
+            described["low_vram"] = loaded.placement.low_vram
+            described |= loaded.compiled.describe()
         return described
 
     def device_memory(self) -> dict[str, int]:
-        """Bytes of the GPU: `used`, `reserved`, `peak` since the last call, `total`, `outside`.
+        """Bytes of the GPU as `DeviceMemory.read`, and of the `weights` that are on it.
 
-        Empty without a GPU. See `DeviceMemory.read`.
+        `peak` is that since the last call. Empty without a GPU.
         """
         if self._device is None or self._device.runner.broken is not None:
             return {}
         memory = self._device.memory.read()
         self._device.memory.reset_peak()
+        if memory and self._loaded is not None:
+            memory["weights"] = self._loaded.placement.weights
         return memory
 
     # ---- stages ------------------------------------------------------------------------
@@ -268,15 +271,12 @@ class Trellis2Engine:
             EngineError: it failed.
         """
         device, loaded = self._require()
-        progress = StageProgress(report)
+        model, progress = loaded.model, StageProgress(report)
         progress("export", 0, 1)
         with device.runner.running(loaded.placement, progress, inference=False):
+            device.memory.release()  # CuMesh and nvdiffrast allocate beside PyTorch's cache
             glb = upstream_glb.write(
-                loaded.model.upstream.torch,
-                shape.mesh,
-                field,
-                options,
-                device=loaded.model.pipeline.device,
+                model.upstream.torch, shape.mesh, field, options, device=model.pipeline.device
             )
         progress("export", 1, 1)
         _finish_stage(device.memory)

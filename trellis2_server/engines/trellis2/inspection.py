@@ -179,9 +179,12 @@ def _memory(settings: ModelSettings, gib: float, pipeline_type: str) -> Iterator
     # A 24 GB card has a little less than 24 GiB.
     if gib >= _REQUIRED_VRAM_GIB - 1:
         return
-    advice = "" if settings.low_vram else "set model.low_vram to true, and "
+    # Null decides by the device's memory.
+    advice = "set model.low_vram to null, and " if settings.low_vram is False else ""
     lower = PIPELINE_TYPES[pipeline_type].lower
-    less = f"generation.pipeline_type to {lower}" if lower else "expect jobs to run out of memory"
+    less = (
+        f"set generation.pipeline_type to {lower}" if lower else "expect jobs to run out of memory"
+    )
     yield Finding(
         "device",
         "warning",

@@ -126,6 +126,7 @@ class OomPolicy:
 
         Raises:
             OutOfMemoryError: memory ran out in the last attempt.
+            EngineBrokenError: the device failed while weights moved.
         """
         self._placement.allow_copies_ahead()
         self._return_if_it_fits(progress)
@@ -144,16 +145,18 @@ class OomPolicy:
                 self._finish_stage()
                 return result, tuple(warnings)
             # Here, outside of `except`, the error no longer holds tensors on the device.
-            if self._placement.can_save_memory:
-                changed = self._placement.save_memory()
-                logger.warning("Out of device memory: %s", changed)
-            else:
-                failed, steps = attempts.describe(steps[0]), lower
-                warnings.append(
-                    f"out of memory with {failed}; tried again with {attempts.describe(steps[0])}"
-                )
-                logger.warning("Retry with less memory", extra={"why": warnings[-1]})
-            self._clean_up()
+            with translated_device_errors(progress, "freeing memory"):
+                if self._placement.can_save_memory:
+                    changed = self._placement.save_memory()
+                    logger.warning("Out of device memory: %s", changed)
+                else:
+                    failed, steps = attempts.describe(steps[0]), lower
+                    warnings.append(
+                        f"out of memory with {failed}; tried again with "
+                        f"{attempts.describe(steps[0])}"
+                    )
+                    logger.warning("Retry with less memory", extra={"why": warnings[-1]})
+                self._clean_up()
             retries += 1
             progress("retry", retries, retries + len(steps) - 1)
 

@@ -69,6 +69,11 @@ class ModelPlacement:
         return bool(self._model.pipeline.low_vram)
 
     @property
+    def weights(self) -> int:
+        """Bytes of the weights that are on the device now, if `residency` moves them."""
+        return 0 if self._residency is None else self._residency.device_bytes
+
+    @property
     def can_save_memory(self) -> bool:
         """Whether `save_memory` would free memory of the device."""
         if self._device == "cpu":

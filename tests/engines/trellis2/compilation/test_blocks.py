@@ -120,6 +120,21 @@ def test_no_number_of_tokens_compiles_anything_after_loading(
     assert compiled_graphs() == before
 
 
+def test_one_row_for_all_tokens_compiles_nothing_after_loading(
+    torch: Any, blocks: Any, small: Any
+) -> None:
+    fused, model = blocks.FusedBlocks("eager"), small.FlowModel()
+    fused.install([model], "cpu")
+    row = torch.randn(1, model.blocks[0].cross_attn.to_out.out_features)
+    for block in model.blocks:
+        block.cross_attn.forward = lambda x, _: x.replace(row.expand(len(x.feats), -1))
+    before = compiled_graphs()
+    with torch.inference_mode():
+        model(*small.inputs(model, 20))
+    assert fused.failed is None
+    assert compiled_graphs() == before
+
+
 def test_weights_may_move_between_calls(torch: Any, blocks: Any, small: Any) -> None:
     model, other = small.FlowModel(), small.FlowModel()
     blocks.FusedBlocks("aot_eager").install([model], "cpu")

@@ -183,7 +183,9 @@ class _FusedBlock:
         h = functions.norm_and_modulate(rows, shift, scale, block.norm1.eps)
         h = self._attend(x, h, phases)
         rows, h = functions.gate_add_and_norm(rows, h, gate, norm2.weight, norm2.bias, norm2.eps)
-        h = _rows(block.cross_attn(_with_rows(x, h), context))
+        # The patch `negative` gives one row for all tokens: with other strides, the function would
+        # be compiled once more, within a job.
+        h = _rows(block.cross_attn(_with_rows(x, h), context)).contiguous()
         rows, h = functions.add_norm_and_modulate(rows, h, last_shift, last_scale, block.norm3.eps)
         h = _rows(block.mlp(_with_rows(x, h)))
         return _with_rows(x, functions.gate_and_add(rows, h, last_gate))
