@@ -136,12 +136,13 @@ class SimulatedExecutor(LocalExecutor):
         self._wait(self._model.texture_export)
         return b"glb"
 
-    def shape_snapshotter(self, geometry: object) -> None:
-        """Store nothing."""
-        del geometry
+    def shape_snapshotter(self, shape: object) -> Any:
+        """Store an empty file."""
+        del shape
+        return bytes
 
     def field_snapshotter(self, field: object) -> Any:
-        """Store nothing."""
+        """Store an empty file."""
         del field
         return bytes
 

@@ -4,7 +4,7 @@
 
 Models with the real widths and fewer blocks run on the CPU, in the real dtypes, with random
 weights and this server's stand-ins. Counted are the bytes of all live tensors, without
-workspaces inside of operations. `engines/trellis2/memory_model.py` has the results.
+workspaces inside of operations. `engines/trellis2/working_memory.py` has the results.
 """
 
 from __future__ import annotations

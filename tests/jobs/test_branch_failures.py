@@ -199,6 +199,22 @@ async def test_a_failed_texture_does_not_lose_the_untextured_model(
         opened(await service.read_file(failed.shape_glb))
 
 
+@in_a_loop
+async def test_a_request_after_a_failed_texture_gets_a_new_job_if_it_wants_a_texture(
+    gated: GatedEngine,
+) -> None:
+    async with working(gated) as service:
+        job = await both_run(service, gated)
+        await fail(gated, "texture", EngineError("no"))
+        await until(lambda: service.manager.threads.steps_running == 1)
+        assert (await submit(service, 1, texture=False)).uid == job.uid
+        again = await submit(service, 1)
+        assert again.uid != job.uid
+        gated.open_all()
+        assert (await service.wait_for_texture(again)).textured_glb
+        assert service.job(job.uid).status is Status.ERROR
+
+
 @pytest.mark.parametrize("first", ["shape_export", "texture"])
 @in_a_loop
 async def test_when_both_fail_each_request_gets_its_own_reason(

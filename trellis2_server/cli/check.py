@@ -63,8 +63,8 @@ def _check_trellis2(settings: Settings) -> int:
     for finding in findings:
         print(f"  {finding.level:8} {finding.what:12} {finding.text}")  # noqa: T201
     errors = sum(finding.level == "error" for finding in findings)
-    verdict = f"it will not start: {errors} error(s) above" if errors else "it can be started"
-    print(f"  {'=':8} {verdict}")  # noqa: T201
+    verdict = f"will not start: {errors} error(s) above" if errors else "can be started"
+    print(f"  {'=':8} TRELLIS.2 {verdict}")  # noqa: T201
     return int(settings.model.engine == "trellis2" and errors > 0)
 
 

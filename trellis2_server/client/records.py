@@ -99,7 +99,7 @@ class Result:
     Attributes:
         uid: identifier of the job on the server.
         type: file type of the models.
-        shape: untextured model; None if it was not requested.
+        shape: untextured model; None if it was not requested, or could not be exported.
         textured: textured model; None if it was not requested.
         image_hash: MD5 of the image that the model received.
         seed: seed that was used.

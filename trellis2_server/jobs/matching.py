@@ -93,8 +93,10 @@ class JobMatcher:
         if job.shape_error is not None:
             return False
         # A job that is not active has only what was made: nothing more is made for it.
-        has_files = job.shape_glb is not None and (job.textured_glb is not None or not texture)
-        return has_files or job.uid in self._active_jobs
+        if job.shape_glb is not None and (job.textured_glb is not None or not texture):
+            return True
+        active = self._active_jobs.get(job.uid)
+        return active is not None and not (texture and active.texture_error)
 
     def _find_by_own_mesh(self, options: Options, image_hash: str | None, owner: str) -> Job | None:
         """Return the job of that picture whose untextured GLB is the mesh to be textured."""

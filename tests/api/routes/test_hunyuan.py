@@ -19,7 +19,8 @@ from tests.support.engines import GatedEngine
 from tests.support.hunyuan import finished, send, status_text
 from tests.support.meshes import load_scene
 from tests.support.server import encoded, fields, serving, settings, until
-from trellis2_server.errors import EngineError
+from trellis2_server import pipeline
+from trellis2_server.errors import EngineError, ExportError
 
 if TYPE_CHECKING:
     from tests.support.server import Server
@@ -73,6 +74,25 @@ def test_a_failed_job_reports_only_the_cause(server: Server, engine: GatedEngine
     assert text == json.dumps(
         {"status": "error", "message": 'the "shape" stage failed'}, separators=(",", ":")
     )
+
+
+def test_a_sent_job_without_its_untextured_model_reports_the_cause_and_others_the_textured_one(
+    server: Server, engine: GatedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ExportError("no faces are left")
+
+    engine.gates["shape"].clear()
+    textured, plain = send(server, fields(texture=True)), send(server, fields())
+    monkeypatch.setattr(pipeline, "export_shape", fail)
+    engine.gates["texture"].clear()
+    engine.gates["shape"].set()
+    error = '{"status":"error","message":"no faces are left"}'
+    until(lambda: status_text(server, plain) == error, "the cause")
+    assert status_text(server, textured) == '{"status":"processing"}'
+    engine.gates["texture"].set()
+    finished(server, textured)
+    assert status_text(server, plain) == error
 
 
 def test_a_sent_invalid_picture_makes_its_job_fail(server: Server) -> None:

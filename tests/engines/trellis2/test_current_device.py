@@ -76,11 +76,11 @@ class Backend:
 
     @contextlib.contextmanager
     def device(self, device: str) -> Iterator[None]:
-        self.current = device
+        before, self.current = self.current, device
         try:
             yield
         finally:
-            self.current = self._first
+            self.current = before
             if self.fails:
                 raise RuntimeError("CUDA error: unspecified launch failure")
 

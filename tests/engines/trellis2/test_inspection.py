@@ -116,11 +116,11 @@ def test_the_check_ends_with_a_verdict(copy: Path, tmp_path: Path) -> None:
         return run.returncode, run.stdout.splitlines(), run.stderr
 
     code, lines, errors = check("cpu")
-    assert (code, lines[-1].split(None, 1)[1]) == (0, "it can be started")
+    assert (code, lines[-1].split(None, 1)[1]) == (0, "TRELLIS.2 can be started")
     assert "stand-in" not in errors
     assert not any(line.startswith("[") for line in lines)
     code, lines, _ = check("cuda:99")
-    assert (code, lines[-1].split(None, 1)[1]) == (1, "it will not start: 1 error(s) above")
+    assert (code, lines[-1].split(None, 1)[1]) == (1, "TRELLIS.2 will not start: 1 error(s) above")
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ async def status(
     view = await service.get_view(uid, caller)
     artifact = _result(view.job, view.delivery)
     if artifact is None:
-        return _compact(_unfinished(view.job))
+        return _compact(_without_model(view.job, view.delivery))
     glb = await service.read_file(artifact)
     return _completed(await convert(glb, view.delivery.type if view.delivery else "glb"))
 
@@ -125,9 +125,14 @@ def _result(job: Job, delivery: Delivery | None) -> Artifact | None:
     return None
 
 
-def _unfinished(job: Job) -> dict[str, str]:
-    if job.error is not None:
-        return {"status": "error", "message": str(job.error)}
+def _without_model(job: Job, delivery: Delivery | None) -> dict[str, str]:
+    """Return the status of a job that does not have the model for the client."""
+    needs_shape = delivery is not None and not delivery.texture
+    error = (needs_shape and job.shape_error) or job.error
+    if error:
+        return {"status": "error", "message": str(error)}
+    if job.status.is_finished:  # nothing more is made; the reason may be lost with a restart
+        return {"status": "error", "message": "this job has no such model; send the picture again"}
     return {"status": "texturing" if job.shape_glb is not None else "processing"}
 
 

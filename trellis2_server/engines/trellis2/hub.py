@@ -269,6 +269,6 @@ def _cause(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in _NO_SPACE_OR_ACCESS:
         return f"{error.strerror} (the cache is in {cache_folder()}; set HF_HOME to move it)"
     return (
-        f"{type(error).__name__}; is the Hub reachable from here? model.model_path may name a "
-        "folder that has the files"
+        f"{type(error).__name__}; is the Hub reachable from here? model.model_path and "
+        "model.image_encoder may name folders that have the files"
     )
