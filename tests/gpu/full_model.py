@@ -24,7 +24,7 @@ from trellis2_server.engines.trellis2.pipeline_types import PIPELINE_TYPES
 from trellis2_server.engines.trellis2.upstream import Upstream, import_upstream
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from tests.gpu.meter import Meter
     from tests.gpu.session import Session
@@ -82,12 +82,14 @@ class FullModel:
     def measure(self, meter: Meter, requested: Options) -> MeasuredJob:
         """Run both stages of a job and measure them."""
         first, second = StageTimes(meter), StageTimes(meter)
-        shape, shape_s, _ = meter.run(partial(self.engine.shape, picture(), requested, first))
-        first.end()
-        field, texture_s, _ = meter.run(
-            partial(self.engine.texture, shape, picture(), requested, second)
-        )
-        second.end()
+
+        def run(stage: Callable[..., Any], times: StageTimes, *inputs: Any) -> Any:
+            made = stage(*inputs, picture(), requested, times)
+            times.end()  # before the meter takes the peak
+            return made
+
+        shape, shape_s, _ = meter.run(partial(run, self.engine.shape, first))
+        field, texture_s, _ = meter.run(partial(run, self.engine.texture, second, shape))
         times = {"shape": first, "texture": second}
         return MeasuredJob(shape, field, times, shape_s + texture_s)
 

@@ -19,8 +19,12 @@ class Meter:
     """Seconds and memory of work on a device."""
 
     def __init__(self, torch: Any, device: str) -> None:
-        self._cuda = torch.cuda if device.startswith("cuda") else None
+        self._cuda: Any = torch.cuda if device.startswith("cuda") else None
         self._mps = torch.mps if device == "mps" else None
+        self._earlier_peak = 0
+        if self._cuda is not None:
+            self._reset_peak = self._cuda.reset_peak_memory_stats
+            self._cuda.reset_peak_memory_stats = self._keep_and_reset_peak
 
     def allocated(self) -> int:
         """Bytes in use."""
@@ -50,9 +54,14 @@ class Meter:
         """Peak since the last call, GiB."""
         if self._cuda is None:
             return 0.0
-        peak = self._cuda.max_memory_allocated() / GIB
-        self._cuda.reset_peak_memory_stats()
-        return peak
+        self._keep_and_reset_peak()
+        peak, self._earlier_peak = self._earlier_peak, 0
+        return peak / GIB
+
+    def _keep_and_reset_peak(self, *device: Any) -> None:
+        """Reset PyTorch's peak, which the engine does too, within its stages."""
+        self._earlier_peak = max(self._earlier_peak, self._cuda.max_memory_allocated(*device))
+        self._reset_peak(*device)
 
     def run(self, work: Callable[[], Any]) -> tuple[Any, float, float]:
         """Run work; return its result, its seconds and its peak, GiB."""
