@@ -11,6 +11,7 @@ from trellis2_server.engines.trellis2.weight_copies import WeightCopies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 class Cuda:
@@ -147,3 +148,15 @@ def test_devices_other_than_cuda_have_ordinary_copies(torch: Any) -> None:
     assert not copies.can_copy_ahead
     assert not copies.host_slab(10).is_pinned()
     assert 10**6 < weight_copies._machine_memory() <= float("inf")
+
+
+def test_a_container_with_less_memory_than_the_machine_has_less_to_pin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = weight_copies._machine_memory()
+    files = tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes"
+    monkeypatch.setattr(weight_copies, "_CONTAINER_LIMITS", files)
+    files[0].write_text("max\n")
+    assert weight_copies._machine_memory() >= machine
+    files[1].write_text("1000000\n")
+    assert weight_copies._machine_memory() == 1_000_000

@@ -17,6 +17,7 @@ import contextlib
 import logging
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ Tensor = Any
 
 #: Share of the machine's memory that may be pinned: the system cannot swap it out.
 _PINNED_SHARE: Final = 0.75
+#: Limits of a container: control groups, versions 2 and 1.
+_CONTAINER_LIMITS: Final = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -140,8 +146,17 @@ class WeightCopies:
 
 
 def _machine_memory() -> float:
-    """Bytes of the machine's memory; infinite where the system does not say."""
+    """Bytes of the machine's or the container's memory; infinite where nothing says it."""
     try:
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        machine = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError, OSError):
+        machine = float("inf")
+    return min(machine, *map(_limit_in, _CONTAINER_LIMITS))
+
+
+def _limit_in(file: Path) -> float:
+    """Bytes in a file of Linux' control groups; infinite without a limit."""
+    try:
+        return float(file.read_text())
+    except (OSError, ValueError):  # no such file; "max"
         return float("inf")

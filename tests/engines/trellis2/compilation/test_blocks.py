@@ -244,6 +244,28 @@ def test_out_of_memory_is_passed_on(torch: Any, blocks: Any, small: Any) -> None
     assert fused.failed is None
 
 
+def test_a_comparison_that_ran_out_of_memory_is_made_again(
+    torch: Any, blocks: Any, small: Any
+) -> None:
+    model = small.FlowModel()
+    fused = blocks.FusedBlocks("eager")
+    calls: list[object] = []
+
+    def fail_once(module: object, _: object) -> None:
+        calls.append(module)
+        if len(calls) == 2:  # the usual block's, after the fused one's
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.blocks[0].mlp.register_forward_pre_hook(fail_once)
+    fused.install([model], "cpu")
+    with torch.inference_mode():
+        with pytest.raises(torch.OutOfMemoryError):
+            model(*small.inputs(model, 20))
+        for _ in range(2):
+            model(*small.inputs(model, 20))
+    assert len(calls) == 2 + 2 + 1
+
+
 def test_a_block_with_other_attributes_is_left_alone(
     blocks: Any, small: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -102,11 +102,12 @@ class FusedBlocks:
                         self._replace(norm, _FusedNorm(self, norm))
 
     def must_check(self, block: Any) -> bool:
-        """Whether this is the first call of this class of block."""
-        if type(block) in self._checked:
-            return False
+        """Whether no result of this class of block has been compared."""
+        return type(block) not in self._checked
+
+    def note_checked(self, block: Any) -> None:
+        """Note that a result of this class of block was right."""
         self._checked.add(type(block))
-        return True
 
     def give_up(self, error: Exception) -> None:
         """Use the blocks as TRELLIS.2 has them from now on.
@@ -164,6 +165,7 @@ class _FusedBlock:
                 return result
             expected = self._forward(x, mod, context, *rest)
             _require_close(_rows(result), _rows(expected), type(self._block).__name__)
+            self._blocks.note_checked(self._block)
         except Exception as error:  # noqa: BLE001 - whatever it is, the job goes on
             self._blocks.give_up(error)
         else:
