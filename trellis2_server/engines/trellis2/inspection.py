@@ -147,10 +147,11 @@ def _checkout(settings: ModelSettings) -> Iterator[Finding]:
 
 def _device(settings: ModelSettings, pipeline_type: str) -> Iterator[Finding]:
     torch: Any = importlib.import_module("torch")
-    built = torch.version.cuda or getattr(torch.version, "hip", None) or "none"
+    versions = {"CUDA": torch.version.cuda, "ROCm": getattr(torch.version, "hip", None)}
+    built = next((f"for {name} {v}" for name, v in versions.items() if v), "without CUDA and ROCm")
     missing = environment.missing_device(settings.device)
     if missing:
-        yield Finding("device", "error", f"{missing} (PyTorch is built for CUDA or ROCm: {built})")
+        yield Finding("device", "error", f"{missing} (PyTorch is built {built})")
         return
     if settings.device == "cpu":
         yield Finding(
@@ -162,7 +163,7 @@ def _device(settings: ModelSettings, pipeline_type: str) -> Iterator[Finding]:
         return
     properties = torch.cuda.get_device_properties(settings.device)
     gib = properties.total_memory / _GIB
-    yield Finding("device", "ok", f"{properties.name}, {gib:.0f} GiB, PyTorch for {built}")
+    yield Finding("device", "ok", f"{properties.name}, {gib:.0f} GiB, PyTorch {built}")
     kernel = f"sm_{properties.major}{properties.minor}"
     architectures = torch.cuda.get_arch_list()
     if torch.version.cuda and not has_kernels(properties.major, properties.minor, architectures):
