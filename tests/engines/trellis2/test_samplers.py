@@ -1,24 +1,24 @@
 from __future__ import annotations
 
-import importlib
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.support.trellis2_engine import options
+from tests.support.trellis2_engine import options, settings
 from trellis2_server.engines.trellis2.samplers import (
     build_sampler,
     reporting,
     sampler_arguments,
     supported_parameters,
 )
+from trellis2_server.engines.trellis2.upstream import import_upstream
 from trellis2_server.errors import EngineError, InputError
 
 
 def test_a_parameter_that_the_sampler_lacks_is_an_error(torch: Any) -> None:
     del torch
-    samplers = importlib.import_module("trellis2.pipelines").samplers
+    samplers = import_upstream(settings("x")).samplers
     plain = reporting(samplers.FlowEulerSampler)(sigma_min=1e-5)
     assert supported_parameters(plain) == {"steps", "rescale_t"}
     requested = options(tex_guidance_interval=[0.2, 0.8]).tex
@@ -56,7 +56,8 @@ def test_a_sampler_reports_each_step_and_its_samples_stay_the_same() -> None:
     assert type(made).__name__ == "Sampler"
 
 
-def test_an_unknown_sampler_is_an_error() -> None:
+def test_an_unknown_sampler_is_an_error(torch: Any) -> None:
+    del torch
     upstream: Any = SimpleNamespace(samplers=SimpleNamespace(Sampler=Sampler), patches=("a",))
     assert build_sampler(upstream, {"name": "Sampler"}).sample(3) == 3
     with pytest.raises(EngineError, match="'Heun'"):

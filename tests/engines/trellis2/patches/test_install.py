@@ -55,8 +55,9 @@ STATIC = "trellis2.fake:Counter.start"
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
+def fake(monkeypatch: pytest.MonkeyPatch, packages: None) -> Any:
     """A module of the package, and another that imported its function."""
+    del packages
     module: Any = ModuleType("trellis2.fake")
     module.double, module.Counter = double, Counter
     other: Any = ModuleType("trellis2.fake_user")
