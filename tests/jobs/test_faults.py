@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from tests.support.engines import GatedEngine
+from tests.support.exports import has_ended
 from tests.support.managers import HeldCutter, Leap, begin, in_a_loop, submit, until, working
 from tests.support.server import fields, picture, serving, settings
 from trellis2_server.errors import EngineBrokenError, UnhealthyError
@@ -33,6 +34,8 @@ async def test_a_step_that_hangs_or_breaks_the_engine_ends_its_job_and_the_serve
         await begin(engine, stage)
         waiting = await submit(service, 2)
         await until(lambda: service.job(waiting.uid).image_hash is not None)
+        if stage == "texture":  # the export of the shape must not exceed the time limit, too
+            await has_ended(service, broken, "shape_export")
         asking = [asyncio.ensure_future(service.wait_for_texture(job)) for job in (broken, waiting)]
         await asyncio.sleep(0)
         if fault == "hangs":

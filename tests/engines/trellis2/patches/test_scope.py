@@ -74,7 +74,7 @@ def test_nothing_is_kept_after_an_error(error: type[BaseException]) -> None:
 def test_code_that_is_compiled_does_not_keep_the_scope_of_one_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    torch: Any = pytest.importorskip("torch")
+    torch: Any = pytest.importorskip("torch", reason="needs torch")
     monkeypatch.setattr(scope_module, "_COMPILER", scope_module._Compiler())
     scope_module.use_compiler(torch.compiler.is_compiling)
 
