@@ -18,7 +18,7 @@ from PIL import Image
 from tests.support.engines import GatedEngine
 from tests.support.hunyuan import finished, send, status_text
 from tests.support.meshes import load_scene
-from tests.support.server import encoded, fields, serving, settings, until
+from tests.support.server import ON_RAY, encoded, fields, serving, settings, until
 from trellis2_server import pipeline
 from trellis2_server.errors import EngineError, ExportError
 
@@ -76,6 +76,7 @@ def test_a_failed_job_reports_only_the_cause(server: Server, engine: GatedEngine
     )
 
 
+@pytest.mark.skipif(ON_RAY, reason="needs the single process")
 def test_a_sent_job_without_its_untextured_model_reports_the_cause_and_others_the_textured_one(
     server: Server, engine: GatedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
