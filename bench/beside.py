@@ -102,7 +102,7 @@ def measure(rounds: int, exports: int) -> dict[str, float]:
     """Return the median milliseconds of an evaluation, alone and beside exports."""
     modes = {
         "alone": (0, 0, 0),
-        "served": (exports, device_niceness("cuda"), EXPORT_NICENESS),
+        "served": (exports, device_niceness({"device": "cuda"}), EXPORT_NICENESS),
         "equal": (exports, WORKER_NICENESS, WORKER_NICENESS),
     }
     calls = layers()

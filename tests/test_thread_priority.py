@@ -74,4 +74,4 @@ def test_a_priority_that_the_system_refuses_is_no_error(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "setpriority", refuse)
     lower_priority()
-    assert device_niceness("mps") == 0
+    assert device_niceness({"device": "mps"}) == 0

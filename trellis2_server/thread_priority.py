@@ -12,7 +12,10 @@ import os
 import sys
 import threading
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 #: Niceness of threads that work while a client waits for their result, for example file reads,
 #: and of the device thread where the device is the CPU; the event loop's thread has 0.
@@ -21,13 +24,13 @@ WORKER_NICENESS: Final = 5
 EXPORT_NICENESS: Final = 10
 
 
-def device_niceness(device: str) -> int:
+def device_niceness(engine: Mapping[str, object]) -> int:
     """Return the niceness of the device thread.
 
     Args:
-        device: PyTorch's name of the engine's device, for example "cuda:1".
+        engine: its details, see `pipeline.Engine.describe`; without a `device`, it is the CPU.
     """
-    return WORKER_NICENESS if device == "cpu" else 0
+    return WORKER_NICENESS if engine.get("device", "cpu") == "cpu" else 0
 
 
 def lower_priority(niceness: int = WORKER_NICENESS) -> None:

@@ -127,7 +127,7 @@ class JobManager:
             self._limits.limit_model_concurrency * executor.device_slots,
             self._limits.stage_timeout_seconds,
             device_slots=executor.device_slots,
-            device_niceness=device_niceness(str(executor.describe().get("device", "cpu"))),
+            device_niceness=device_niceness(executor.describe()),
         )
         self.lifecycle = ModelLifecycle(executor, self.threads, settings, self._clock)
         self.endings = JobEndings(

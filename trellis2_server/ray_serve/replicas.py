@@ -76,7 +76,7 @@ class EngineReplica:
                 device_steps(settings),
                 1,
                 settings.worker.stage_timeout_seconds,
-                device_niceness=device_niceness(str(executor.describe().get("device", "cpu"))),
+                device_niceness=device_niceness(executor.describe()),
             )
             self._lifecycle = ModelLifecycle(executor, self._threads, settings, time.monotonic)
             await self._lifecycle.load()

@@ -58,7 +58,7 @@ class DeviceMemory:
             "used": int(backend.memory_allocated(self._device)),
             "reserved": int(backend.memory_reserved(self._device)),
             "peak": max(int(backend.max_memory_allocated(self._device)), self._earlier_peak),
-            "total": int(backend.get_device_properties(self._device).total_memory),
+            "total": _total(backend, self._device),
         }
         free = self._free()
         if free is not None:
@@ -91,9 +91,7 @@ class DeviceMemory:
     def total(self) -> int | None:
         """Bytes of the device; None without a GPU."""
         backend = self._counting_backend()
-        if backend is None:
-            return None
-        return int(backend.get_device_properties(self._device).total_memory)
+        return None if backend is None else _total(backend, self._device)
 
     def allocatable(self) -> int | None:
         """Bytes that tensors may still take; None if the driver does not say.
@@ -101,11 +99,10 @@ class DeviceMemory:
         Free on the device, or reserved by PyTorch and unused. Memory that is reserved in too
         small pieces is counted, too.
         """
-        backend, free = self._counting_backend(), self._free()
-        if backend is None or free is None:
+        available = self.available()
+        if available is None:
             return None
-        reserved = int(backend.memory_reserved(self._device))
-        return free + reserved - int(backend.memory_allocated(self._device))
+        return available - int(self._counting_backend().memory_allocated(self._device))
 
     def available(self) -> int | None:
         """Bytes that all of this process's tensors together may take; None if unknown."""
@@ -130,12 +127,11 @@ class DeviceMemory:
 
     def free(self) -> int | None:
         """Bytes that nothing uses, with PyTorch's cache returned; None if they are not counted."""
-        backend = self._counting_backend()
-        if backend is None or not hasattr(backend, "mem_get_info"):
+        if self._free() is None:
             return None
         with self.as_current_device():
-            backend.empty_cache()
-            return int(backend.mem_get_info(self._device)[0])
+            self._counting_backend().empty_cache()
+            return self._free()
 
     def release_pinned(self) -> None:
         """Return pinned memory of the CPU, which PyTorch caches, to the system.
@@ -194,3 +190,7 @@ class DeviceMemory:
         if self._kind not in _COUNTING or backend is None or not backend.is_available():
             return None
         return backend
+
+
+def _total(backend: Any, device: str) -> int:
+    return int(backend.get_device_properties(device).total_memory)

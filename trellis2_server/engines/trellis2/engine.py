@@ -141,8 +141,8 @@ class Trellis2Engine:
         }
         if self._device is not None:
             described["patches"] = list(self._device.upstream.patches)
-        if self._device is not None and self._device.runner.broken is None:
-            described |= _in_mib(self._device.memory)
+            if self._device.runner.broken is None:
+                described |= _in_mib(self._device.memory)
         loaded = self._loaded  # another thread may unload the model
         if loaded is not None:
             described["low_vram"] = loaded.placement.low_vram
