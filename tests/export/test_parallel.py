@@ -65,14 +65,15 @@ def test_no_call_runs_any_more_when_an_exception_is_raised(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(parallel, "_THREADS", 2)
-    has_failed, running = threading.Event(), set[int]()
+    works, never, running = threading.Event(), threading.Event(), set[int]()
 
     def fail_or_work(start: int, _stop: int) -> None:
         if start == 0:
-            has_failed.set()
+            works.wait(timeout=10)
             raise ArithmeticError
         running.add(start)
-        has_failed.wait(timeout=10)
+        works.set()
+        never.wait(timeout=0.2)  # works on after the other call has failed
         running.remove(start)
 
     with pytest.raises(ArithmeticError):
