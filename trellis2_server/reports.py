@@ -12,6 +12,11 @@ from collections.abc import Callable
 Report = Callable[[str, int, int], None]
 
 
+def no_report(stage: str, step: int, steps: int) -> None:
+    """Do nothing: the report of a call whose progress nobody sees."""
+    del stage, step, steps
+
+
 def stage_report(report: Report | None, stage: str, steps: int) -> Callable[[int], None]:
     """Return a function that reports the number of finished steps of one stage.
 

@@ -106,7 +106,9 @@ class Executor(Protocol):
         """Return the device memory; see `Engine.device_memory`."""
         ...
 
-    def cut_out(self, picture: bytes, *, remove_background: bool) -> Cutout | Awaitable[Cutout]:
+    def cut_out(
+        self, picture: bytes, *, remove_background: bool, report: Report
+    ) -> Cutout | Awaitable[Cutout]:
         """Do the step `cutout`: return what the model sees of a picture.
 
         Raises:
@@ -205,8 +207,9 @@ class LocalExecutor:
         """Return the memory of the engine's device, bytes by kind."""
         return self._engine.device_memory()
 
-    def cut_out(self, picture: bytes, *, remove_background: bool) -> Cutout:
+    def cut_out(self, picture: bytes, *, remove_background: bool, report: Report) -> Cutout:
         """Cut the picture out; do not wait for the background model."""
+        del report
         return self._cutter.cut_out(picture, remove_background=remove_background, wait=False)
 
     def make_shape(self, cutout: Cutout, options: Options, report: Report) -> Shape:

@@ -37,8 +37,12 @@ class StepCalls:
 
     def cut_out(self, active: ActiveJob, picture: bytes) -> Callable[[], Any]:
         """Return the call of the step `cutout`."""
-        remove_background = active.upload.remove_background
-        return partial(self._executor.cut_out, picture, remove_background=remove_background)
+        return partial(
+            self._executor.cut_out,
+            picture,
+            remove_background=active.upload.remove_background,
+            report=self._progress.for_step(active, "cutout"),
+        )
 
     def make_shape(self, active: ActiveJob, cutout: Cutout) -> Callable[[], Any]:
         """Return the call of the step `shape`."""

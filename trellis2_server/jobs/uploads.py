@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trellis2_server.inputs.background import ModelPending
+from trellis2_server.reports import no_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +78,10 @@ class Uploads:
             InputError: the file is no picture, or there is no object in it.
         """
         cut_out = partial(
-            self._executor.cut_out, picture, remove_background=upload.remove_background
+            self._executor.cut_out,
+            picture,
+            remove_background=upload.remove_background,
+            report=no_report,
         )
         while True:
             async with self._one_lookup:

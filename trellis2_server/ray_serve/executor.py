@@ -124,13 +124,11 @@ class ClusterExecutor:
     # ---- steps ---------------------------------------------------------------------------
 
     @_translate_ray_errors
-    async def cut_out(self, picture: bytes, *, remove_background: bool) -> Cutout:
+    async def cut_out(self, picture: bytes, *, remove_background: bool, report: Report) -> Cutout:
         """Cut the picture out, on a cutter or with the engine's own remover."""
         if not self._engine_cuts_out:
             return await self._calls.on_cutter(picture, remove_background=remove_background)
-        outcome = await self._calls.on_engine(
-            "cut_out", picture, remove_background, report=_ignore_progress
-        )
+        outcome = await self._calls.on_engine("cut_out", picture, remove_background, report=report)
         return outcome.value
 
     @_translate_ray_errors
@@ -269,7 +267,3 @@ class ClusterExecutor:
         )  # fmt: skip
         (glb,) = outcome.large
         return await glb
-
-
-def _ignore_progress(stage: str, step: int, steps: int) -> None:
-    del stage, step, steps

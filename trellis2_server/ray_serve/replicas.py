@@ -98,8 +98,10 @@ class EngineReplica:
     async def cut_out(self, picture: bytes, remove_background: bool) -> AsyncGenerator[Any]:  # noqa: FBT001 - called by Serve
         """Cut a picture out with the engine's own remover; the value is the cut-out."""
 
-        def call(_: Report) -> Outcome:
-            return Outcome(self._executor.cut_out(picture, remove_background=remove_background))
+        def call(report: Report) -> Outcome:
+            return Outcome(
+                self._executor.cut_out(picture, remove_background=remove_background, report=report)
+            )
 
         async for item in self._step("cutout", call):
             yield item
