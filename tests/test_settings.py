@@ -155,6 +155,8 @@ def test_each_setting_of_generation_is_the_default_of_a_field() -> None:
     assert {f"generation.{key}" for key in GenerationSettings.model_fields} <= keys
     assert {f"export.{key}" for key in ExportSettings.model_fields} - keys == {
         "export.backend",
+        "export.max_decimation_target",
+        "export.max_texture_size",
         "export.unwrap",
     }
     assert BY_NAME["decimation_target"].setting == "export.glb_decimation_target"

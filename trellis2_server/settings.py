@@ -70,8 +70,9 @@ class ServerSettings(_Section):
         default="", description="Path prefix under which a reverse proxy serves this server."
     )
     trusted_proxies: tuple[str, ...] = Field(
-        default=("127.0.0.1",),
-        description="Addresses or networks of proxies whose `X-Forwarded-For` header is trusted.",
+        default=(),
+        description="Addresses or networks of proxies whose `X-Forwarded-For` header is trusted. "
+        "Their connections count in no client's limit.",
     )
     rate_per_minute: float | None = Field(
         default=None,
@@ -86,6 +87,13 @@ class ServerSettings(_Section):
         le=2**31,
         description="Maximum size of a request body, bytes.",
     )
+    max_inflight_bytes: int = Field(
+        default=2**29,
+        ge=65_536,
+        le=2**40,
+        description="Maximum size of all request bodies that are being received or parsed, bytes; "
+        "more requests get 503. One client may use half of it, but always one body.",
+    )
     max_image_pixels: int = Field(
         default=64_000_000,
         ge=65_536,
@@ -98,6 +106,20 @@ class ServerSettings(_Section):
         le=100_000,
         description="Maximum number of open connections. A new one beyond it replaces an idle "
         "connection, or gets 503.",
+    )
+    max_connections_per_client: int | None = Field(
+        default=200,
+        ge=1,
+        le=100_000,
+        description="Maximum number of open connections from one address (IPv6: one /64 network); "
+        "more get 503. Null: unlimited.",
+    )
+    max_event_streams_per_client: int | None = Field(
+        default=50,
+        ge=1,
+        le=100_000,
+        description="Maximum number of open event streams per client (API key, otherwise "
+        "address); more get 429. Null: unlimited.",
     )
     transfer_timeout_seconds: float = Field(
         default=30,
@@ -267,6 +289,18 @@ class ExportSettings(_Section):
         default="own",
         description="UV unwrapping: this server's, or xatlas in a subprocess, which is slower.",
     )
+    max_texture_size: TextureSize | None = Field(
+        default=None,
+        description="Maximum `texture_size` of a request; larger ones are lowered to it. Null: "
+        "the field's own maximum.",
+    )
+    max_decimation_target: int | None = Field(
+        default=None,
+        ge=1_000,
+        le=16_777_216,
+        description="Maximum `decimation_target` of a request; larger ones are lowered to it. "
+        "Null: the field's own maximum.",
+    )
     alpha_mode: AlphaMode = _default_of("alpha_mode")
     texture_format: TextureFormat = _default_of("texture_format")
     compress: Compression | None = _default_of("compress")
@@ -305,6 +339,27 @@ class WorkerSettings(_Section):
         le=10_000,
         description="Maximum number of unfinished jobs per client (API key, otherwise address); "
         "more requests get 429. Null: unlimited.",
+    )
+    max_exports_per_client: int | None = Field(
+        default=8,
+        ge=1,
+        le=10_000,
+        description="Maximum number of unfinished exports and conversions of finished models per "
+        "client (API key, otherwise address); more requests get 429. Null: unlimited.",
+    )
+    decode_timeout_seconds: float = Field(
+        default=30,
+        gt=0,
+        le=3600,
+        description="Time limit for decoding one picture or mesh, seconds; past it the file is "
+        "refused with 400.",
+    )
+    decode_memory_bytes: int = Field(
+        default=2**31,
+        ge=2**28,
+        le=2**40,
+        description="Memory limit of a process that decodes uploads, bytes, besides what the "
+        "limits on pixels and faces warrant; past it the file is refused with 413.",
     )
     texture_timeout_seconds: float = Field(
         default=300,

@@ -34,7 +34,7 @@ def test_each_setting_and_each_field_has_one_row() -> None:
         "| `server.api_keys` | none |  |",
         "| `server.rate_per_minute` | null | null, over 0 … 1,000,000 |",
         "| `server.root_path` | empty |  |",
-        "| `server.trusted_proxies` | 127.0.0.1 |  |",
+        "| `server.trusted_proxies` | none |  |",
         "| `export.compress` | null | meshopt, draco, null |",
         "| `export.remesh` | false | true, false |",
     ],
