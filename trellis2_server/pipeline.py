@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from trellis2_server import __version__, export
@@ -26,7 +27,7 @@ from trellis2_server.engines.preview import PreviewEngine
 from trellis2_server.engines.trellis2 import Trellis2Engine, reason_unavailable
 from trellis2_server.errors import ConfigError
 from trellis2_server.export.gltf import set_asset
-from trellis2_server.inputs.background import BackgroundModel
+from trellis2_server.inputs.background.model import BackgroundModel, open_here
 from trellis2_server.inputs.images import Cutter
 from trellis2_server.inputs.meshes import read_scene, to_model_frame
 
@@ -174,7 +175,10 @@ def make_cutter(engine: Engine, settings: Settings) -> Cutter:
             background = "auto"
     return Cutter(
         background=background,
-        model=BackgroundModel(settings.model.background_model, offline=settings.model.offline),
+        model=BackgroundModel(
+            settings.model.background_model,
+            open_session=partial(open_here, offline=settings.model.offline),
+        ),
         remover=remover,
         max_image_pixels=settings.server.max_image_pixels,
     )
