@@ -9,7 +9,7 @@ Does not know: HTTP, jobs, engines.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
@@ -29,8 +29,26 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from trellis2_server.inputs.images.cutout import Background
+    from trellis2_server.inputs.images.decoding import DecodedImage
 
 logger = logging.getLogger(__name__)
+
+
+class Decode(Protocol):
+    """Decodes picture files; see `decoding.decode_image`."""
+
+    def __call__(self, data: bytes, *, max_pixels: int, check: Callable[[], None]) -> DecodedImage:
+        """Decode a file; `check` is called now and then, and what it raises ends the call."""
+        ...
+
+
+def _decode_here(data: bytes, *, max_pixels: int, check: Callable[[], None]) -> DecodedImage:
+    check()
+    return decode_image(data, max_pixels=max_pixels)
+
+
+def _no_check() -> None:
+    pass
 
 
 class Cutter:
@@ -44,6 +62,7 @@ class Cutter:
         remover: background removal of "upstream": RGB uint8 [H, W, 3] → alpha uint8 [H, W].
         max_image_pixels: limit for width times height in the file's header. Pillow's own limit
             is about 179 million.
+        decode: decodes pictures, see `Decode`; None: in this process.
     """
 
     def __init__(
@@ -53,13 +72,22 @@ class Cutter:
         model: BackgroundModel | None = None,
         remover: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
         max_image_pixels: int = 64_000_000,
+        decode: Decode | None = None,
     ) -> None:
         self._background = background
         self._model = model or BackgroundModel()
         self._remover = remover
         self._max_pixels = max_image_pixels
+        self._decode = decode or _decode_here
 
-    def cut_out(self, data: bytes, *, remove_background: bool = True, wait: bool = True) -> Cutout:
+    def cut_out(
+        self,
+        data: bytes,
+        *,
+        remove_background: bool = True,
+        wait: bool = True,
+        check: Callable[[], None] = _no_check,
+    ) -> Cutout:
         """Cut out the object of a picture file.
 
         If a pixel has alpha under 255, the picture's alpha is the object, regardless of
@@ -74,6 +102,7 @@ class Cutter:
             remove_background: whether to find the object in a picture without transparency.
             wait: whether to wait for a background model that is loading. A download can take
                 minutes.
+            check: called now and then; what it raises ends the call.
 
         Raises:
             ModelPending: the picture needs a model that is loading, and `wait` is false. Call
@@ -84,7 +113,7 @@ class Cutter:
                 OpenCV is.
             EngineError: `rembg` is required, and its model is not available or failed.
         """
-        decoded = decode_image(data, max_pixels=self._max_pixels)
+        decoded = self._decode(data, max_pixels=self._max_pixels, check=check)
         warnings = [*decoded.warnings]
         rgba = np.array(decoded.image)  # a copy: Pillow's buffer is read-only
         if decoded.has_alpha:
