@@ -15,7 +15,7 @@ The server does not trust a decoder, which may have been taken over by a file: i
 bounded size and arrays of known types, and nothing that could run code.
 """
 
-from trellis2_server.decoders.limits import DecoderLimits
+from trellis2_server.decoders.limits import DecoderLimits, decoder_limits
 from trellis2_server.decoders.pool import DecoderPool
 
-__all__ = ["DecoderLimits", "DecoderPool"]
+__all__ = ["DecoderLimits", "DecoderPool", "decoder_limits"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from trellis2_server.decoders.messages import ProtocolError
+from trellis2_server.decoders.messages import ProtocolError, check_array
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +72,7 @@ def read_arrays(descriptor: int, specs: Sequence[ArraySpec]) -> dict[str, NDArra
     """Return copies of the arrays that lie in memory one after the other.
 
     Raises:
-        ProtocolError: the memory was cut short.
+        ProtocolError: the memory was cut short, or an array has invalid values.
     """
     arrays: dict[str, NDArray[Any]] = {}
     with open(descriptor, "rb", buffering=0, closefd=False) as file:
@@ -85,5 +85,6 @@ def read_arrays(descriptor: int, specs: Sequence[ArraySpec]) -> dict[str, NDArra
                 if not count:
                     raise ProtocolError("a result is cut short")
                 view = view[count:]
+            check_array(array)
             arrays[spec.name] = array
     return arrays

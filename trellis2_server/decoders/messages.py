@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-#: Maximum length of the JSON. Parsing 4 MB takes about 50 ms, which hold the interpreter lock.
-MAX_MESSAGE_BYTES: Final = 4 * 2**20
-#: Maximum number of arrays of one result; a scene has up to five for each of its parts.
-MAX_ARRAYS: Final = 100_000
+#: Maximum length of the JSON. Parsing it holds the interpreter lock for some milliseconds; long
+#: texts are sent as arrays.
+MAX_MESSAGE_BYTES: Final = 2**18
+#: Maximum number of arrays of one result.
+MAX_ARRAYS: Final = 64
 HEADER: Final = struct.Struct("<I")
 
-#: Types whose bytes are values, whatever they are.
-_DTYPES: Final = frozenset({"uint8", "int32", "uint32", "int64", "float32", "float64"})
+#: Types whose bytes are values, whatever they are; but see `check_array`.
+_DTYPES: Final = frozenset({"bool", "uint8", "int32", "uint32", "int64", "float32", "float64"})
 _MAX_DIMENSIONS: Final = 4
 
 
@@ -109,6 +110,16 @@ def read_specs(value: object, max_bytes: int) -> list[ArraySpec]:
     if sum(spec.nbytes for spec in specs) > max_bytes:
         raise ProtocolError("the arrays are too large")
     return specs
+
+
+def check_array(array: NDArray[Any]) -> None:
+    """Check the bytes of an array of the other side.
+
+    Raises:
+        ProtocolError: it is of type bool, and has values that are neither true nor false.
+    """
+    if array.dtype == np.bool_ and array.size and array.view(np.uint8).max() > 1:
+        raise ProtocolError("an array has values that are not allowed")
 
 
 def _read_spec(entry: object) -> ArraySpec:

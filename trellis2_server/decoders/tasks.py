@@ -14,6 +14,8 @@ import numpy as np
 
 from trellis2_server.inputs.images.decoding import decode_image
 from trellis2_server.inputs.images.formats import available_formats
+from trellis2_server.inputs.meshes import read_scene, to_model_frame
+from trellis2_server.inputs.meshes.transfer import pack_scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,6 +45,18 @@ def decode_picture(content: memoryview, arguments: Mapping[str, Any]) -> Result:
     return meta, {"rgba": np.asarray(decoded.image)}
 
 
+def read_mesh(content: memoryview, arguments: Mapping[str, Any]) -> Result:
+    """Read a mesh file, and bring it into the model frame; see `transfer.pack_scene`.
+
+    Args:
+        content: the file.
+        arguments: `rotation_deg`.
+    """
+    scene = read_scene(bytes(content))
+    return pack_scene(scene, to_model_frame(scene, arguments["rotation_deg"]))
+
+
 TASKS: Final[dict[str, Callable[[memoryview, Mapping[str, Any]], Result]]] = {
     "decode_image": decode_picture,
+    "read_mesh": read_mesh,
 }

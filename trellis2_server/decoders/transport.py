@@ -34,6 +34,7 @@ from trellis2_server.decoders.memory import create_memory, fill_memory, read_arr
 from trellis2_server.decoders.messages import (
     HEADER,
     ProtocolError,
+    check_array,
     decode_message,
     encode_message,
     message_length,
@@ -284,6 +285,7 @@ class InlineLink:
             for spec in specs:
                 array = np.empty(spec.shape, spec.dtype)
                 self._read_into(array.reshape(-1).view(np.uint8).data)
+                check_array(array)
                 arrays[spec.name] = array
             return Reply(message, arrays)
 
