@@ -24,12 +24,14 @@ class DecoderLimits:
         timeout_s: time for one call, seconds.
         result_bytes: maximum size of the arrays of one result, bytes.
         threads: threads of its numerical libraries.
+        is_kept: whether the process is kept, however much its memory grows: it holds a model.
     """
 
     memory_bytes: int
     timeout_s: float
     result_bytes: int = 2**30
     threads: int = 1
+    is_kept: bool = False
 
 
 def decoder_limits(settings: Settings) -> DecoderLimits:

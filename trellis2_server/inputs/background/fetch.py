@@ -164,11 +164,7 @@ def _main(arguments: Sequence[str]) -> int:
     try:
         if "--inspect" in flags:
             problem = _inspect(name)
-            result["problem"] = problem and {
-                "file_name": problem.file_name,
-                "state": problem.state,
-                "can_be_fetched": problem.can_be_fetched,
-            }
+            result["problem"] = problem and problem.to_json()
         else:
             _fetch(name, reload="--reload" in flags)
     except ServerError as error:

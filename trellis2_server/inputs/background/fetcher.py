@@ -65,7 +65,7 @@ class ModelFetcher:
             EngineError: rembg has no such model.
         """
         problem = self._run(name, ["--inspect"]).get("problem")
-        return FileProblem(**problem) if problem else None
+        return FileProblem.from_json(problem) if problem else None
 
     def close(self) -> None:
         """Kill what runs; every later call fails."""
