@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 from contextlib import suppress
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
@@ -140,6 +141,8 @@ class DecoderProcess:
             raise
         self._process: subprocess.Popen[bytes] = process
         self._link.connect(process)
+        # Also when this object is collected, or the interpreter ends.
+        self._end = weakref.finalize(self, _end, process, self._link)
 
     @property
     def pid(self) -> int:
@@ -256,10 +259,15 @@ class DecoderProcess:
 
     def kill(self) -> None:
         """End the process, and free all that belongs to it. Only while no other thread calls."""
-        self.stop()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_KILL_TIMEOUT_S)
-        self._link.close()
+        self.is_spent = True
+        self._end()
+
+
+def _end(process: subprocess.Popen[bytes], link: Link) -> None:
+    process.kill()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_KILL_TIMEOUT_S)
+    link.close()
 
 
 def invalid_result(field: str) -> errors.InputError:
