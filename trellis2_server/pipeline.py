@@ -29,7 +29,7 @@ from trellis2_server.engines.preview import PreviewEngine
 from trellis2_server.engines.trellis2 import Trellis2Engine, reason_unavailable
 from trellis2_server.errors import ConfigError
 from trellis2_server.export.gltf import set_asset
-from trellis2_server.inputs.background import BackgroundModel
+from trellis2_server.inputs.background.model import BackgroundModel, open_here
 from trellis2_server.inputs.images import Cutter
 
 if TYPE_CHECKING:
@@ -198,7 +198,10 @@ def make_cutter(engine: Engine, settings: Settings, decoders: DecoderPool | None
             background = "auto"
     return Cutter(
         background=background,
-        model=BackgroundModel(settings.model.background_model, offline=settings.model.offline),
+        model=BackgroundModel(
+            settings.model.background_model,
+            open_session=partial(open_here, offline=settings.model.offline),
+        ),
         remover=remover,
         max_image_pixels=settings.server.max_image_pixels,
         decode=partial(pictures.decode_image, decoders or make_decoders(settings)),
