@@ -24,12 +24,17 @@ class DecoderLimits:
         timeout_s: time for one call, seconds.
         result_bytes: maximum size of the arrays of one result, bytes.
         threads: threads of its numerical libraries.
+        memory_is_watched: whether the server watches the memory, as on systems that do not limit
+            it.
+        folders: files and folders that it may read, besides libraries.
     """
 
     memory_bytes: int
     timeout_s: float
     result_bytes: int = 2**30
     threads: int = 1
+    memory_is_watched: bool = False
+    folders: tuple[str, ...] = ()
 
 
 def decoder_limits(settings: Settings) -> DecoderLimits:

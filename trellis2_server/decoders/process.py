@@ -17,7 +17,9 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from trellis2_server import errors
+from trellis2_server.decoders.confinement import MEMORY
 from trellis2_server.decoders.messages import ProtocolError
+from trellis2_server.decoders.process_memory import resident_bytes
 from trellis2_server.decoders.transport import (
     CAN_SEND_DESCRIPTORS,
     InlineLink,
@@ -91,6 +93,10 @@ class DecoderEndedError(Exception):
     def __init__(self, reason: Reason, text: str) -> None:
         super().__init__(text)
         self.reason: Reason = reason
+
+
+class _MemoryIsUpError(Exception):
+    """A process uses more memory than it may."""
 
 
 class DecoderProcess:
@@ -213,16 +219,32 @@ class DecoderProcess:
         }
         try:
             reply = self._link.exchange(
-                request, content, self._limits.result_bytes, Patience(timeout_s, check)
+                request,
+                content,
+                self._limits.result_bytes,
+                Patience(timeout_s, self._watched(check)),
             )
             if reply.message.get("is_last"):
                 self.is_spent = True
-        except (EOFError, ProtocolError, TimeIsUpError) as error:
+        except (EOFError, ProtocolError, TimeIsUpError, _MemoryIsUpError) as error:
             raise self._ended(error, f" than {timeout_s:g} seconds") from error
         except BaseException:
             self.kill()
             raise
         return self._result(reply)
+
+    def _watched(self, check: Callable[[], None]) -> Callable[[], None]:
+        """Return the check; where the system does not limit the memory, with a look at it."""
+        if MEMORY in self.confinement:
+            return check
+
+        def check_memory() -> None:
+            check()
+            resident = resident_bytes(self.pid)
+            if resident is not None and resident > self._limits.memory_bytes:
+                raise _MemoryIsUpError
+
+        return check_memory
 
     def _result(self, reply: Reply) -> Decoded:
         message = reply.message
@@ -241,6 +263,9 @@ class DecoderProcess:
         if isinstance(error, TimeIsUpError):
             self.kill()
             return DecoderEndedError("timeout", f"took longer{than}")
+        if isinstance(error, _MemoryIsUpError):
+            self.kill()
+            return DecoderEndedError("memory", "took too much memory")
         if isinstance(error, EOFError):
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_KILL_TIMEOUT_S)
