@@ -72,12 +72,13 @@ _DESCRIPTION: Final = (
 )
 
 
-def create_app(
+def create_app(  # noqa: PLR0913 - the parts of a server
     settings: Settings,
     engine: Engine,
     cutter: Cutter,
     notes: Sequence[str] = (),
     store: Store | None = None,
+    *,
     decoders: DecoderPool | None = None,
 ) -> FastAPI:
     """Create the server as an ASGI application, which loads the engine when it starts.

@@ -62,7 +62,7 @@ def serve(
         store.claim()
     decoders = pipeline.make_decoders(settings)
     cutter = pipeline.make_cutter(engine, settings, decoders)
-    app = create_app(settings, engine, cutter, warnings, store, decoders)
+    app = create_app(settings, engine, cutter, warnings, store, decoders=decoders)
     allow_descriptors(server.max_connections)
     http_server = _Server(uvicorn_config(app, server), app)
     _handle_hangup(http_server, lambda: _reload(read_settings, app.state.keys))

@@ -22,7 +22,7 @@ from trellis2_server.decoders.transport import CHECK_INTERVAL_S
 from trellis2_server.errors import EngineError
 from trellis2_server.inputs.background.fetcher import ModelFetcher
 from trellis2_server.inputs.background.model import BackgroundModel, SessionLostError
-from trellis2_server.inputs.background.model_files import FileProblem
+from trellis2_server.inputs.background.model_files import FileProblem, model_folders
 from trellis2_server.inputs.background.opening import open_model, problem_error
 from trellis2_server.inputs.background.rembg_session import configured_threads
 from trellis2_server.reports import no_check
@@ -74,7 +74,13 @@ def start_model_process() -> DecoderProcess:
         OSError: it cannot be started.
     """
     cores = os.cpu_count() or 1
-    limits = DecoderLimits(_MEMORY_BYTES, PREDICTION_TIMEOUT_S, threads=cores, is_kept=True)
+    limits = DecoderLimits(
+        _MEMORY_BYTES,
+        PREDICTION_TIMEOUT_S,
+        threads=cores,
+        folders=tuple(model_folders()),
+        is_kept=True,
+    )
     return DecoderProcess(limits, tasks=TASKS)
 
 

@@ -11,12 +11,15 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 from contextlib import suppress
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from trellis2_server import errors
+from trellis2_server.decoders.confinement import MEMORY
 from trellis2_server.decoders.messages import ProtocolError
+from trellis2_server.decoders.process_memory import resident_bytes
 from trellis2_server.decoders.transport import (
     CAN_SEND_DESCRIPTORS,
     InlineLink,
@@ -92,6 +95,10 @@ class DecoderEndedError(Exception):
         self.reason: Reason = reason
 
 
+class _MemoryIsUpError(Exception):
+    """A process uses more memory than it may."""
+
+
 class DecoderProcess:
     """A decoder process; it starts at once, and does one call at a time.
 
@@ -132,7 +139,7 @@ class DecoderProcess:
                     tasks, json.dumps(astuple(limits)), *self._link.arguments,
                 ],
                 stderr=subprocess.DEVNULL,
-                env=environment(limits.threads),
+                env=environment(),
                 **self._link.options,
             )  # fmt: skip
         except BaseException:
@@ -140,6 +147,8 @@ class DecoderProcess:
             raise
         self._process: subprocess.Popen[bytes] = process
         self._link.connect(process)
+        # Also when this object is collected, or the interpreter ends.
+        self._end = weakref.finalize(self, _end, process, self._link)
 
     @property
     def pid(self) -> int:
@@ -210,16 +219,32 @@ class DecoderProcess:
         }
         try:
             reply = self._link.exchange(
-                request, content, self._limits.result_bytes, Patience(timeout_s, check)
+                request,
+                content,
+                self._limits.result_bytes,
+                Patience(timeout_s, self._watched(check)),
             )
             if reply.message.get("is_last"):
                 self.is_spent = True
-        except (EOFError, ProtocolError, TimeIsUpError) as error:
+        except (EOFError, ProtocolError, TimeIsUpError, _MemoryIsUpError) as error:
             raise self._ended(error, f" than {timeout_s:g} seconds") from error
         except BaseException:
             self.kill()
             raise
         return self._result(reply)
+
+    def _watched(self, check: Callable[[], None]) -> Callable[[], None]:
+        """Return the check; where the system does not limit the memory, with a look at it."""
+        if MEMORY in self.confinement:
+            return check
+
+        def check_memory() -> None:
+            check()
+            resident = resident_bytes(self.pid)
+            if resident is not None and resident > self._limits.memory_bytes:
+                raise _MemoryIsUpError
+
+        return check_memory
 
     def _result(self, reply: Reply) -> Decoded:
         message = reply.message
@@ -238,6 +263,9 @@ class DecoderProcess:
         if isinstance(error, TimeIsUpError):
             self.kill()
             return DecoderEndedError("timeout", f"took longer{than}")
+        if isinstance(error, _MemoryIsUpError):
+            self.kill()
+            return DecoderEndedError("memory", "took too much memory")
         if isinstance(error, EOFError):
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_KILL_TIMEOUT_S)
@@ -256,10 +284,15 @@ class DecoderProcess:
 
     def kill(self) -> None:
         """End the process, and free all that belongs to it. Only while no other thread calls."""
-        self.stop()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_KILL_TIMEOUT_S)
-        self._link.close()
+        self.is_spent = True
+        self._end()
+
+
+def _end(process: subprocess.Popen[bytes], link: Link) -> None:
+    process.kill()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_KILL_TIMEOUT_S)
+    link.close()
 
 
 def invalid_result(field: str) -> errors.InputError:
@@ -267,7 +300,7 @@ def invalid_result(field: str) -> errors.InputError:
     return errors.InputError(f"{field}: decoding it gave an invalid result")
 
 
-def environment(threads: int = 1) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return the environment variables of a decoder: it imports the same packages."""
     variables = {
         name: value
@@ -275,8 +308,8 @@ def environment(threads: int = 1) -> dict[str, str]:
         if name.upper() in _VARIABLES or name.startswith("LC_")
     }
     # Each thread and each arena reserves address space, which is limited.
-    variables |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
-    variables.setdefault("OMP_NUM_THREADS", str(threads))
+    variables |= dict.fromkeys(_THREAD_VARIABLES, "1")
+    variables.setdefault("OMP_NUM_THREADS", "1")
     variables |= {
         "MALLOC_ARENA_MAX": "2",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),

@@ -116,6 +116,25 @@ def new_hash(known_hash: str | None) -> Any:
     return hashlib.new(algorithm, usedforsecurity=False)
 
 
+def model_folders() -> list[str]:
+    """Return the folders where rembg's models may lie, and the targets of links in them.
+
+    Does not import rembg. A folder need not exist.
+    """
+    given = os.environ.get
+    data = given("XDG_DATA_HOME")
+    folders = [
+        Path(folder).expanduser()
+        for folder in (
+            given("U2NET_HOME") or Path(data or "~", ".u2net"),
+            given("REMBG_HOME") or (Path(data, "rembg") if data else Path("~", ".rembg")),
+        )
+    ]
+    paths = [file for folder in folders for file in folder.rglob("*")]
+    targets = [path.resolve() for path in (*folders, *paths) if path.is_symlink()]
+    return [str(path) for path in (*folders, *targets)]
+
+
 def import_rembg() -> Any:
     """Import `rembg.sessions`.
 
