@@ -1,20 +1,20 @@
 """Tasks of the process that holds a background model.
 
 The process sees the pixels of pictures, never a client's file. It has no network: the files of
-the model are fetched by another process.
+the model are fetched by another process. It imports rembg after it has confined itself, because
+onnxruntime starts a thread when it is imported, and Landlock holds for later threads only.
 
 Does not know: who calls, when a model is fetched.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.decoders.confinement import limit_memory
 from trellis2_server.decoders.object_tasks import read_pixels
 from trellis2_server.errors import EngineError
-from trellis2_server.inputs.background.model_files import FileProblem, import_rembg
+from trellis2_server.inputs.background.model_files import FileProblem
 from trellis2_server.inputs.background.rembg_session import RembgSession, load_rembg
 from trellis2_server.reports import no_check
 
@@ -68,12 +68,6 @@ class ModelTasks:
         if self._session is None:
             raise EngineError("no background model is loaded")
         return {}, {"mask": self._session.mask(read_pixels(content, arguments), no_check)}
-
-
-def prepare() -> None:
-    """Import what a model needs, before this process is confined; `load_model` reports errors."""
-    with suppress(Exception):
-        import_rembg()
 
 
 _tasks: Final = ModelTasks()
