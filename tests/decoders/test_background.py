@@ -25,6 +25,7 @@ from tests.support.background_packages import (
 from tests.support.pictures import encode, photograph
 from trellis2_server.decoders import background
 from trellis2_server.decoders.background import ModelProcess
+from trellis2_server.decoders.confinement import READS_LIBRARIES
 from trellis2_server.decoders.limits import DecoderLimits
 from trellis2_server.decoders.process import DecoderProcess
 from trellis2_server.errors import EngineError, MissingPackageError
@@ -163,6 +164,52 @@ def test_a_process_that_cannot_be_started_is_an_engine_error() -> None:
 
     with pytest.raises(EngineError, match="no process could be started"):
         ModelProcess(offline=True, start=fail).open("counts")
+
+
+def test_the_process_is_confined_as_a_decoder_is_and_reads_the_models_besides(
+    process: ModelProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = DecoderProcess(DecoderLimits(2**30, 60))
+    usual.wait_until_ready(no_check)
+    usual.kill()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "model.onnx").write_text("a model")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "link.onnx").symlink_to(tmp_path / "elsewhere" / "model.onnx")
+    (tmp_path / "secret").write_text("a key")
+    monkeypatch.setenv("U2NET_HOME", str(tmp_path / "home"))
+
+    started: list[DecoderProcess] = []
+
+    def start() -> DecoderProcess:
+        started.append(background.start_model_process(TASKS))
+        return started[-1]
+
+    process = ModelProcess(offline=True, start=start)
+    process.open("counts")
+    assert started[0].confinement == usual.confinement
+    for path, can_be_read in (
+        ("home/link.onnx", True),
+        ("secret", READS_LIBRARIES not in usual.confinement),
+    ):
+        answer = started[0].call("read", str(tmp_path / path).encode(), {})
+        assert answer.meta == {"can_be_read": can_be_read}, path
+    process.close()
+
+
+@needs_pooch
+def test_a_loaded_model_limits_the_memory_of_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if sys.platform != "linux":
+        pytest.skip("the limit is read from /proc")
+    with stand_in_packages(tmp_path, monkeypatch):
+        process = ModelProcess(offline=False)
+        process.open(NAME)
+        text = Path(f"/proc/{process.pid}/limits").read_text()
+        line = next(line for line in text.splitlines() if line.startswith("Max address space"))
+        process.close()
+    assert 2**32 < int(line.split()[3]) < 2**33
 
 
 # ---- with stand-ins for rembg and onnxruntime ----------------------------------------

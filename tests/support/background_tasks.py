@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,4 +36,14 @@ def find_object(content: memoryview, arguments: Mapping[str, Any]) -> Any:
     return {}, {"mask": np.zeros(shape[:: -1 if content[0] == 3 else 1], np.uint8)}
 
 
-TASKS = {"load_model": load_model, "find_object": find_object}
+def read(content: memoryview, arguments: Mapping[str, Any]) -> Any:
+    """Return whether a file can be read."""
+    del arguments
+    try:
+        Path(bytes(content).decode()).read_bytes()
+    except OSError:
+        return {"can_be_read": False}, {}
+    return {"can_be_read": True}, {}
+
+
+TASKS = {"read": read, "load_model": load_model, "find_object": find_object}

@@ -47,8 +47,10 @@ def make_models(settings: Settings, image: Path, output: Path) -> int:
     bar = Bar()
     pipeline.load(engine, bar.report, remesh=options.remesh)
     bar.report("cut out", 0, 1)
-    with closing(pipeline.make_decoders(settings)) as decoders:
-        cutter = pipeline.make_cutter(engine, settings, decoders)
+    with (
+        closing(pipeline.make_decoders(settings)) as decoders,
+        closing(pipeline.make_cutter(engine, settings, decoders)) as cutter,
+    ):
         cutout = cutter.cut_out(picture, remove_background=options.remove_background)
     glbs = pipeline.make_model(engine, cutout, options, settings.export, bar.report)
     files: list[Path] = []

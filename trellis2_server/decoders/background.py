@@ -67,8 +67,11 @@ def background_model(settings: ModelSettings, decoders: DecoderPool) -> Backgrou
     )
 
 
-def start_model_process() -> DecoderProcess:
+def start_model_process(tasks: str = TASKS) -> DecoderProcess:
     """Start a process that can hold a model.
+
+    Args:
+        tasks: table of its tasks.
 
     Raises:
         OSError: it cannot be started.
@@ -81,7 +84,7 @@ def start_model_process() -> DecoderProcess:
         folders=tuple(model_folders()),
         is_kept=True,
     )
-    return DecoderProcess(limits, tasks=TASKS)
+    return DecoderProcess(limits, tasks=tasks)
 
 
 def _ignore_end(reason: Reason, task: str, text: str) -> None:
