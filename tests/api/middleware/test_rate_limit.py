@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from trellis2_server.api.api_keys import KeyRing
 from trellis2_server.api import rate_limits
+from trellis2_server.api.api_keys import KeyRing
 from trellis2_server.api.middleware import ApiKeyMiddleware, RateLimitMiddleware
 from trellis2_server.api.rate_limits import RateLimit
 from trellis2_server.errors import TooManyRequestsError

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 
 from trellis2_server.api.api_keys import NO_OWNER
+from trellis2_server.api.client_addresses import client_address
 from trellis2_server.api.error_handlers import error_response
 from trellis2_server.errors import UnauthorizedError
 
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from trellis2_server.api.api_keys import KeyRing
-
-#: Prefix length of the IPv6 network that a provider assigns to one customer.
-_IPV6_CUSTOMER_BITS: Final = 64
 
 
 class ApiKeyMiddleware:
@@ -78,13 +75,4 @@ def _key_of(request: Request) -> bytes:
 def _client_address(scope: Scope) -> str:
     """Return the client's IPv4 address or IPv6 network; its raw address if it is neither."""
     client: Any = scope.get("client")
-    address: str = client[0] if client else ""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(ip, ipaddress.IPv4Address):
-        return address
-    if ip.ipv4_mapped is not None:
-        return str(ip.ipv4_mapped)
-    return str(ipaddress.ip_network((ip, _IPV6_CUSTOMER_BITS), strict=False))
+    return client_address(client[0]) if client else ""
