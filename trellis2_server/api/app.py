@@ -19,11 +19,13 @@ from trellis2_server import __version__
 from trellis2_server.api import file_responses, model_responses
 from trellis2_server.api.api_keys import KeyRing
 from trellis2_server.api.error_handlers import add_error_handlers
+from trellis2_server.api.inflight_bodies import InflightBodies
 from trellis2_server.api.metrics import Metrics
 from trellis2_server.api.middleware import (
     ApiKeyMiddleware,
     RateLimitMiddleware,
     RequestContextMiddleware,
+    RequestLimitsMiddleware,
     UnhandledErrorMiddleware,
 )
 from trellis2_server.api.rate_limits import RateLimit
@@ -125,6 +127,7 @@ def create_api(settings: Settings, open_service: OpenService, observe: Observe) 
     app.root_path = settings.server.root_path
     app.state.settings = settings
     app.state.keys = KeyRing(key.get_secret_value() for key in settings.server.api_keys)
+    app.state.bodies = InflightBodies(settings.server.max_inflight_bytes)
     app.state.rate_limit = RateLimit(settings.server.rate_per_minute)
     app.state.worker_id = secrets.token_hex(3)
     for router in ROUTERS:
@@ -140,6 +143,7 @@ def _add_middleware(app: FastAPI, server: ServerSettings, observe: Observe) -> N
     # From the inside out: the middleware that is added last sees a request first.
     keys: KeyRing = app.state.keys
     app.add_middleware(RateLimitMiddleware, rate_limit=app.state.rate_limit)
+    app.add_middleware(RequestLimitsMiddleware, bodies=app.state.bodies)
     app.add_middleware(ApiKeyMiddleware, keys=keys, open_paths=OPEN_PATHS, open_folder=OPEN_FOLDER)
     app.add_middleware(UnhandledErrorMiddleware)
     origins = server.cors_origins
