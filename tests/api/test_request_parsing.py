@@ -15,7 +15,7 @@ from trellis2_server.api.request_parsing import MAX_INLINE_BYTES, ParsedRequest,
 from trellis2_server.errors import InputError, TooLargeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 LIMIT = 1_000_000
 
@@ -28,11 +28,14 @@ def parse(
     account: BodyAccount | None = None,
 ) -> ParsedRequest:
     """Parse content that arrives in these parts; then the client disconnects."""
-    messages: list[dict[str, Any]] = [
-        {"type": "http.request", "body": part, "more_body": True} for part in parts
-    ]
-    messages += [{"type": "http.request", "body": b"", "more_body": False}]
-    remaining = iter([*messages, {"type": "http.disconnect"}])
+
+    def messages() -> Iterator[dict[str, Any]]:
+        for part in parts:
+            yield {"type": "http.request", "body": part, "more_body": True}
+        yield {"type": "http.request", "body": b"", "more_body": False}
+        yield {"type": "http.disconnect"}
+
+    remaining = messages()
 
     async def receive() -> dict[str, Any]:
         return next(remaining)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: Limit of fields besides files; about forty are known.
 MAX_FIELDS: Final = 200
 #: Limit of the headers of one part, and of their size together, bytes.
-MAX_HEADERS: Final = 16
+MAX_HEADERS: Final = 8
 MAX_HEADER_BYTES: Final = 8_192
 #: Limit of what may be before the first part and after the last, bytes.
 MAX_MARGIN_BYTES: Final = 4_096

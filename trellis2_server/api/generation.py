@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trellis2_server.settings import Settings
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class GenerationRequest:
     """A parsed and validated generation request.
 

@@ -31,7 +31,8 @@ MAX_INLINE_BYTES: Final = 65_536
 FILES: Final = ("image", "mesh")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+# Without `repr`: asyncio puts that of results into messages; of a file it is four times as large.
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ParsedRequest:
     """The content of a request.
 
