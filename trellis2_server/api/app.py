@@ -19,6 +19,7 @@ from trellis2_server import __version__
 from trellis2_server.api import file_responses, model_responses
 from trellis2_server.api.api_keys import KeyRing
 from trellis2_server.api.error_handlers import add_error_handlers
+from trellis2_server.api.event_streams import EventStreams
 from trellis2_server.api.inflight_bodies import InflightBodies
 from trellis2_server.api.metrics import Metrics
 from trellis2_server.api.middleware import (
@@ -128,6 +129,7 @@ def create_api(settings: Settings, open_service: OpenService, observe: Observe) 
     app.state.settings = settings
     app.state.keys = KeyRing(key.get_secret_value() for key in settings.server.api_keys)
     app.state.bodies = InflightBodies(settings.server.max_inflight_bytes)
+    app.state.event_streams = EventStreams(settings.server.max_event_streams_per_client)
     app.state.rate_limit = RateLimit(settings.server.rate_per_minute)
     app.state.worker_id = secrets.token_hex(3)
     for router in ROUTERS:
