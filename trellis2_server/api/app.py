@@ -30,7 +30,7 @@ from trellis2_server.api.middleware import (
     UnhandledErrorMiddleware,
 )
 from trellis2_server.api.rate_limits import RateLimit
-from trellis2_server.api.routes import ROUTERS, page
+from trellis2_server.api.routes import ROUTERS, documentation, page
 from trellis2_server.jobs.executor import LocalExecutor
 from trellis2_server.jobs.local_service import LocalJobService
 from trellis2_server.jobs.manager import JobManager
@@ -122,6 +122,8 @@ def create_api(settings: Settings, open_service: OpenService, observe: Observe) 
         version=__version__,
         description=_DESCRIPTION,
         lifespan=partial(_lifespan, open_service),
+        docs_url=None,  # `documentation`'s instead
+        redoc_url=None,
     )
     # Not as an argument, which newer versions of FastAPI deprecate. Like this, requests are
     # served whether the proxy strips the prefix or not.
@@ -135,6 +137,7 @@ def create_api(settings: Settings, open_service: OpenService, observe: Observe) 
     for router in ROUTERS:
         app.include_router(router)
         app.include_router(router, prefix=HUNYUAN_PREFIX, include_in_schema=False)
+    app.include_router(documentation.router)
     app.include_router(page.router)
     add_error_handlers(app)
     _add_middleware(app, settings.server, observe)
@@ -155,7 +158,7 @@ def _add_middleware(app: FastAPI, server: ServerSettings, observe: Observe) -> N
         app.add_middleware(
             CORSMiddleware,
             allow_origins=origins,
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=sorted(_methods()),
             allow_headers=ALLOWED_HEADERS,
             expose_headers=[
                 *model_responses.MODEL_HEADERS,
@@ -164,6 +167,16 @@ def _add_middleware(app: FastAPI, server: ServerSettings, observe: Observe) -> N
             ],
         )
     app.add_middleware(RequestContextMiddleware, observe=observe)
+
+
+def _methods() -> set[str]:
+    """Return the methods of all routes of the API."""
+    return {
+        method
+        for router in ROUTERS
+        for route in router.routes
+        for method in getattr(route, "methods", None) or ()
+    }
 
 
 @asynccontextmanager
