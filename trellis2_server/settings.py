@@ -12,7 +12,15 @@ import json
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from trellis2_server.errors import ConfigError
 from trellis2_server.request_fields import (
@@ -157,6 +165,14 @@ class ServerSettings(_Section):
                 f"{wrong!r:.60} is neither an IP address nor a network such as 10.0.0.0/8"
             )
         return proxies
+
+    @field_validator("max_inflight_bytes", mode="after")
+    @classmethod
+    def _holds_a_body(cls, budget: int, info: ValidationInfo) -> int:
+        body = info.data.get("max_body_bytes", 0)  # absent if it is invalid itself
+        if budget < body:
+            raise ValueError(f"should be at least server.max_body_bytes, which is {body}")
+        return budget
 
 
 def _is_network(text: str) -> bool:

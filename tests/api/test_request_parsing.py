@@ -10,24 +10,32 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from tests.support.server import encoded, picture
+from trellis2_server.api.inflight_bodies import BodyAccount, InflightBodies
 from trellis2_server.api.request_parsing import MAX_INLINE_BYTES, ParsedRequest, parse_request
 from trellis2_server.errors import InputError, TooLargeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 LIMIT = 1_000_000
 
 
 def parse(
-    parts: Iterable[bytes], content_type: str = "", query: str = "", limit: int = LIMIT
+    parts: Iterable[bytes],
+    content_type: str = "",
+    query: str = "",
+    limit: int = LIMIT,
+    account: BodyAccount | None = None,
 ) -> ParsedRequest:
     """Parse content that arrives in these parts; then the client disconnects."""
-    messages: list[dict[str, Any]] = [
-        {"type": "http.request", "body": part, "more_body": True} for part in parts
-    ]
-    messages += [{"type": "http.request", "body": b"", "more_body": False}]
-    remaining = iter([*messages, {"type": "http.disconnect"}])
+
+    def messages() -> Iterator[dict[str, Any]]:
+        for part in parts:
+            yield {"type": "http.request", "body": part, "more_body": True}
+        yield {"type": "http.request", "body": b"", "more_body": False}
+        yield {"type": "http.disconnect"}
+
+    remaining = messages()
 
     async def receive() -> dict[str, Any]:
         return next(remaining)
@@ -35,7 +43,7 @@ def parse(
     headers = [(b"content-type", content_type.encode())] if content_type else []
     scope = {
         "type": "http", "method": "POST", "headers": headers, "query_string": query.encode(),
-        "app": None,
+        "state": {"body": account or InflightBodies(2**30).open("client")},
     }  # fmt: skip
     return asyncio.run(parse_request(Request(scope, receive), max_bytes=limit))
 
@@ -108,7 +116,6 @@ def test_any_bytes_are_parsed_or_rejected(content: bytes, content_type: str) -> 
     b' name="seed"', b'; filename="a"', b"Content-Type: text/plain; charset=undefined", b"\xff",
     b"Content-Transfer-Encoding: base64", b"1", b"",
 ]), max_size=30))  # fmt: skip
-@pytest.mark.filterwarnings("ignore:Unclosed file <tempfile:ResourceWarning")
 def test_any_form_is_parsed_or_rejected(parts: list[bytes]) -> None:
     try:
         parse([b"".join(parts)], FORM + "; charset=undefined")

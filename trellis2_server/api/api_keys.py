@@ -53,6 +53,11 @@ class KeyRing:
         matches = [hmac.compare_digest(digest, known) for known in self._owners]
         return self._owners[digest] if any(matches) else None
 
+    def accepts(self, owner: str) -> bool:
+        """Return whether a key of this owner is still accepted; True if there are no keys."""
+        owners = self._owners
+        return not owners or owner in owners.values()
+
 
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()

@@ -19,14 +19,18 @@ from trellis2_server import __version__
 from trellis2_server.api import file_responses, model_responses
 from trellis2_server.api.api_keys import KeyRing
 from trellis2_server.api.error_handlers import add_error_handlers
+from trellis2_server.api.event_streams import EventStreams
+from trellis2_server.api.inflight_bodies import InflightBodies
 from trellis2_server.api.metrics import Metrics
 from trellis2_server.api.middleware import (
     ApiKeyMiddleware,
     RateLimitMiddleware,
     RequestContextMiddleware,
+    RequestLimitsMiddleware,
     UnhandledErrorMiddleware,
 )
-from trellis2_server.api.routes import ROUTERS, page
+from trellis2_server.api.rate_limits import RateLimit
+from trellis2_server.api.routes import ROUTERS, documentation, page
 from trellis2_server.jobs.executor import LocalExecutor
 from trellis2_server.jobs.local_service import LocalJobService
 from trellis2_server.jobs.manager import JobManager
@@ -123,16 +127,22 @@ def create_api(settings: Settings, open_service: OpenService, observe: Observe) 
         version=__version__,
         description=_DESCRIPTION,
         lifespan=partial(_lifespan, open_service),
+        docs_url=None,  # `documentation`'s instead
+        redoc_url=None,
     )
     # Not as an argument, which newer versions of FastAPI deprecate. Like this, requests are
     # served whether the proxy strips the prefix or not.
     app.root_path = settings.server.root_path
     app.state.settings = settings
     app.state.keys = KeyRing(key.get_secret_value() for key in settings.server.api_keys)
+    app.state.bodies = InflightBodies(settings.server.max_inflight_bytes)
+    app.state.event_streams = EventStreams(settings.server.max_event_streams_per_client)
+    app.state.rate_limit = RateLimit(settings.server.rate_per_minute)
     app.state.worker_id = secrets.token_hex(3)
     for router in ROUTERS:
         app.include_router(router)
         app.include_router(router, prefix=HUNYUAN_PREFIX, include_in_schema=False)
+    app.include_router(documentation.router)
     app.include_router(page.router)
     add_error_handlers(app)
     _add_middleware(app, settings.server, observe)
@@ -142,8 +152,8 @@ def create_api(settings: Settings, open_service: OpenService, observe: Observe) 
 def _add_middleware(app: FastAPI, server: ServerSettings, observe: Observe) -> None:
     # From the inside out: the middleware that is added last sees a request first.
     keys: KeyRing = app.state.keys
-    if server.rate_per_minute is not None:
-        app.add_middleware(RateLimitMiddleware, per_minute=server.rate_per_minute)
+    app.add_middleware(RateLimitMiddleware, rate_limit=app.state.rate_limit)
+    app.add_middleware(RequestLimitsMiddleware, bodies=app.state.bodies)
     app.add_middleware(ApiKeyMiddleware, keys=keys, open_paths=OPEN_PATHS, open_folder=OPEN_FOLDER)
     app.add_middleware(UnhandledErrorMiddleware)
     origins = server.cors_origins
@@ -153,7 +163,7 @@ def _add_middleware(app: FastAPI, server: ServerSettings, observe: Observe) -> N
         app.add_middleware(
             CORSMiddleware,
             allow_origins=origins,
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=sorted(_methods()),
             allow_headers=ALLOWED_HEADERS,
             expose_headers=[
                 *model_responses.MODEL_HEADERS,
@@ -162,6 +172,16 @@ def _add_middleware(app: FastAPI, server: ServerSettings, observe: Observe) -> N
             ],
         )
     app.add_middleware(RequestContextMiddleware, observe=observe)
+
+
+def _methods() -> set[str]:
+    """Return the methods of all routes of the API."""
+    return {
+        method
+        for router in ROUTERS
+        for route in router.routes
+        for method in getattr(route, "methods", None) or ()
+    }
 
 
 @asynccontextmanager

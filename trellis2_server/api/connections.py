@@ -1,9 +1,10 @@
 """Limits per connection, on top of uvicorn's HTTP/1.1.
 
 The request head must arrive within a time limit, bodies must be transferred at a minimum rate,
-and the number of connections is limited; when it is exceeded, the connection that has waited
-the longest for a request is closed. Slow clients, and clients with many connections, thus do
-not block others. Error responses have the body `{text, error_code}`, like those of the routes.
+and the number of connections is limited, also that of one client; when it is exceeded, the
+connection that has waited the longest for a request is closed. Slow clients, and clients with many
+connections, thus do not block others. A request whose body is not read to its end closes its
+connection. Error responses have the body `{text, error_code}`, like those of the routes.
 
 Does not know: routes, API keys.
 """
@@ -23,9 +24,13 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from trellis2_server import request_ids
+from trellis2_server.api.client_connections import ClientConnections
+from trellis2_server.api.staged_close import StagedTransport
+from trellis2_server.api.transfer_allowance import TransferAllowance
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Iterable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from uvicorn.protocols.http.h11_impl import RequestResponseCycle
@@ -34,19 +39,24 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Minimum transfer rate: each time this number of bytes is transferred, the time limit grows by
-#: one second.
-MIN_BYTES_PER_S: Final = 16_384
 #: Interval of the time-limit checks, seconds; shorter if the limit itself is short.
 CHECK_INTERVAL_S: Final = 1.0
 #: Limit of the request line and headers, bytes.
 MAX_HEAD_BYTES: Final = 32_768
+#: Bytes of a head that are parsed at once. h11 limits incomplete heads only: one of 256 KiB, the
+#: most that is received at once, would pass.
+_HEAD_SLICE_BYTES: Final = 8_192
 #: Seconds after which a connection without a request is closed.
 KEEP_ALIVE_S: Final = 30
 CONNECTIONS_FULL_RETRY_AFTER_S: Final = 5
 
-_HEADERS_TOO_LARGE: Final = 431
+_CLOSE: Final = (b"connection", b"close")
 _NOT_NOW_CODE: Final = 3
+#: Texts for the statuses that h11 hints at; 400 for all other invalid requests.
+_INVALID: Final = {
+    431: f"the request's head is over the limit of {MAX_HEAD_BYTES} bytes",
+    501: "of the transfer codings, only chunked is supported",
+}
 
 
 def uvicorn_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
@@ -55,6 +65,7 @@ def uvicorn_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
         Connection,
         timeout_s=settings.transfer_timeout_seconds,
         max_connections=settings.max_connections,
+        clients=ClientConnections(settings.max_connections_per_client, settings.trusted_proxies),
     )
     return uvicorn.Config(
         app,
@@ -63,6 +74,9 @@ def uvicorn_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        # Without a proxy the header is not read at all. Given `None`, uvicorn would trust this
+        # machine, or what the environment variable FORWARDED_ALLOW_IPS says.
+        proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_graceful_shutdown=round(settings.shutdown_grace_seconds) + 1,
         timeout_keep_alive=KEEP_ALIVE_S,
@@ -77,52 +91,85 @@ class Connection(H11Protocol):
 
     A connection can be in three limited phases: *waiting* for the head of a request,
     *receiving* a body, or *sending* a response that the client does not read fast enough. Each
-    phase may last `timeout_s`, plus one second per `MIN_BYTES_PER_S` transferred. All other
-    phases have no limit.
+    phase may last as long as its `TransferAllowance` of `timeout_s` allows. All other phases have
+    no limit.
 
     Args:
-        timeout_s: time limit of a phase, seconds.
+        timeout_s: time limit of a phase in which nothing is transferred, seconds.
         max_connections: limit of the connections of all clients together.
+        clients: the connections by client.
         uvicorn_arguments: arguments of uvicorn's protocol.
 
     Attributes:
         phase_begin_s: when the current phase began, monotonic seconds.
     """
 
-    def __init__(self, *, timeout_s: float, max_connections: int, **uvicorn_arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        timeout_s: float,
+        max_connections: int,
+        clients: ClientConnections[Connection],
+        **uvicorn_arguments: Any,
+    ) -> None:
         super().__init__(**uvicorn_arguments)
         self.access_log = False  # `RequestContextMiddleware` logs requests, without their query
         self._timeout_s = timeout_s
         self._max_connections = max_connections
+        self._clients = clients
         self._phase = ""
         self.phase_begin_s = 0.0
-        self._moved_before = 0
+        self._allowance = TransferAllowance(timeout_s)
         self._received = 0
         self._written = 0
-        self.app = self._count_sent(self.app)
+        self.app = self._watch_sent(self.app)
         self._next_check: asyncio.TimerHandle | None = None
 
-    def _count_sent(self, app: ASGIApp) -> ASGIApp:
-        """Wrap the application to count the bytes that it sends."""
+    def _watch_sent(self, app: ASGIApp) -> ASGIApp:
+        """Wrap the application to count what it sends, and to close after certain requests."""
 
-        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        async def watched(scope: Scope, receive: Receive, send: Send) -> None:
             async def send_and_count(message: Message) -> None:
+                if message["type"] == "http.response.start" and self._must_close(scope):
+                    headers = [each for each in message["headers"] if each[0] != b"connection"]
+                    message = {**message, "headers": [*headers, _CLOSE]}
                 await send(message)
                 self._written += len(message.get("body", b""))
 
             await app(scope, receive, send_and_count)
 
-        return counted
+        return watched
+
+    def _must_close(self, scope: Scope) -> bool:
+        """Return whether the connection must not be used for another request.
+
+        That is so if the body has not arrived completely: nobody wants the rest of it. And if the
+        head has two lengths: another server before this one may have believed the other one, and
+        take the end of this request for the next one (RFC 9112, section 6.1).
+        """
+        names = {name for name, _ in scope["headers"]}
+        has_two_lengths = {b"content-length", b"transfer-encoding"} <= names
+        return has_two_lengths or self.conn.their_state is h11.SEND_BODY
 
     # ---- called by uvicorn -------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept a connection; if there are too many, close a waiting one, or refuse this one."""
         super().connection_made(transport)
+        self._staged = StagedTransport(transport, self._is_client_sending, self.loop)
+        self.transport = cast("asyncio.Transport", self._staged)
         self.phase_begin_s = time.monotonic()
-        if len(self.connections) > self._max_connections and not self._close_a_waiting_one():
-            logger.warning("Too many connections", extra={"client": self._address})
-            self._refuse(503, "too many connections", code=_NOT_NOW_CODE)
+        too_many: Iterable[object] = self._clients.add(self._address, self)
+        if not too_many and len(self.connections) > self._max_connections:
+            too_many = self.connections
+        if too_many and not self._close_a_waiting_one(too_many):
+            is_one_client = too_many is not self.connections
+            logger.warning(
+                "Too many connections",
+                extra={"client": self._address, "of": "one client" if is_one_client else "all"},
+            )
+            whose = " from your address" if is_one_client else ""
+            self._refuse(503, f"too many connections{whose}", code=_NOT_NOW_CODE)
             return
         self._schedule_check()
 
@@ -130,22 +177,35 @@ class Connection(H11Protocol):
         """Stop the time-limit checks."""
         if self._next_check is not None:
             self._next_check.cancel()
+        self._staged.closed()
+        self._clients.discard(self._address, self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count the received bytes and pass them on."""
+        """Count the received bytes and pass them on, unless they are of a refused request."""
         self._received += len(data)
-        super().data_received(data)
+        at = 0
+        while (
+            at < len(data) and self.conn.their_state is h11.IDLE and not self._staged.is_closing()
+        ):
+            super().data_received(data[at : at + _HEAD_SLICE_BYTES])
+            at += _HEAD_SLICE_BYTES
+        if at < len(data) and not self._staged.is_closing():
+            super().data_received(data[at:])
+
+    def shutdown(self) -> None:
+        """Close the connection when the server shuts down, after a response in progress."""
+        if self._staged.is_lingering:
+            self.drop("shutting down")
+        else:
+            super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse invalid HTTP; called while the parser's error is handled."""
         del msg
-        error = sys.exc_info()[1]
-        if getattr(error, "error_status_hint", 400) == _HEADERS_TOO_LARGE:
-            self._refuse(
-                _HEADERS_TOO_LARGE,
-                f"the request's head is over the limit of {MAX_HEAD_BYTES} bytes",
-            )
+        status: int = getattr(sys.exc_info()[1], "error_status_hint", 400)
+        if status in _INVALID:
+            self._refuse(status, _INVALID[status])
         else:
             self._refuse(400, "this is not a valid HTTP request")
 
@@ -160,14 +220,17 @@ class Connection(H11Protocol):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the connection waits for the head of its next request."""
-        return self.conn.our_state is h11.IDLE
+        """Whether the connection waits for the head of its next request, or only for its end."""
+        return self.conn.our_state is h11.IDLE or self._staged.is_lingering
 
-    def _close_a_waiting_one(self) -> bool:
-        """Close the connection that has waited the longest; return whether there was one."""
+    def _is_client_sending(self) -> bool:
+        return self.conn.their_state in {h11.SEND_BODY, h11.ERROR}
+
+    def _close_a_waiting_one(self, connections: Iterable[object]) -> bool:
+        """Close the one that has waited the longest; return whether there was one."""
         waiting = [
             other
-            for other in self.connections
+            for other in connections
             if isinstance(other, Connection) and other is not self and other.is_waiting
         ]
         if not waiting:
@@ -193,9 +256,9 @@ class Connection(H11Protocol):
         now, phase = time.monotonic(), self._current_phase()
         moved = self._received + self._written - self.transport.get_write_buffer_size()
         if phase != self._phase:
-            self._phase, self.phase_begin_s, self._moved_before = phase, now, moved
-        extra_s = max(0, moved - self._moved_before) / MIN_BYTES_PER_S
-        if phase and now - self.phase_begin_s > self._timeout_s + extra_s:
+            self._phase, self.phase_begin_s = phase, now
+            self._allowance.restart(now, moved)
+        elif not self._allowance.go_on(now, moved) and phase:
             self._time_out(phase)
 
     def _time_out(self, phase: str) -> None:
@@ -208,6 +271,9 @@ class Connection(H11Protocol):
     def drop(self, why: str) -> None:
         """Close the connection at once, without a response."""
         logger.debug("Connection dropped", extra={"client": self._address, "why": why})
+        # At once, not when it is lost: the next one must not take it for one that still waits.
+        self.connections.discard(self)
+        self._clients.discard(self._address, self)
         self.transport.abort()
 
     def _refuse(self, status: int, text: str, *, code: int = 1) -> None:
@@ -228,7 +294,7 @@ class Connection(H11Protocol):
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
+            _CLOSE,
             (b"cache-control", b"no-store"),
             (b"x-content-type-options", b"nosniff"),
             (b"x-request-id", request_id.encode()),

@@ -5,12 +5,14 @@ Does not know: routes, jobs.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from trellis2_server.errors import (
     ConfigError,
@@ -50,6 +52,10 @@ HTTP_ERRORS: Final[dict[type[ServerError], tuple[int, int]]] = {
 }
 
 
+#: The methods that a route may accept.
+METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+
+
 def error_response(error: ServerError) -> JSONResponse:
     """Return the response to a request that failed with this error."""
     status, code = next(HTTP_ERRORS[cls] for cls in type(error).__mro__ if cls in HTTP_ERRORS)
@@ -80,8 +86,27 @@ async def _handle_server_error(_: Request, error: Any) -> JSONResponse:
     return error_response(error)
 
 
-async def _handle_http_error(_: Request, error: Any) -> JSONResponse:
-    return text_response(str(error.detail), error.status_code, headers=error.headers)
+async def _handle_http_error(request: Request, error: Any) -> Response:
+    if error.status_code != HTTPStatus.METHOD_NOT_ALLOWED:
+        return text_response(str(error.detail), error.status_code, headers=error.headers)
+    # Starlette names the methods of the first route with that path; there may be others.
+    allow = {"Allow": ", ".join(allowed_methods(request))}
+    if request.method == "OPTIONS":
+        return Response(status_code=HTTPStatus.NO_CONTENT, headers=allow)
+    return text_response(str(error.detail), error.status_code, headers=allow)
+
+
+def allowed_methods(request: Request) -> list[str]:
+    """Return the methods that the routes accept for the path of a request, and OPTIONS."""
+    routes = request.app.router.routes
+    accepted = {
+        method
+        for method in METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes
+        )
+    }
+    return sorted({*accepted, "OPTIONS"})
 
 
 async def _handle_validation_error(_: Request, error: Any) -> JSONResponse:

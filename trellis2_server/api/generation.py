@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from trellis2_server.api.request_parsing import parse_request
 from trellis2_server.digests import md5
-from trellis2_server.errors import InputError, JobNotFoundError
+from trellis2_server.errors import InputError, JobNotFoundError, UnavailableError
 from trellis2_server.parameters import Delivery, Options, read_delivery, read_options
 
 if TYPE_CHECKING:
@@ -19,21 +19,24 @@ if TYPE_CHECKING:
 
     from fastapi import Request
 
+    from trellis2_server.api.inflight_bodies import BodyAccount
     from trellis2_server.jobs.job import Caller, Job
     from trellis2_server.jobs.service import JobService
     from trellis2_server.settings import Settings
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class GenerationRequest:
     """A parsed and validated generation request.
 
     Attributes:
         fields: the fields as sent, without the files.
-        picture: content of the picture file; None if there is none.
-        mesh: content of the mesh file; None if there is none.
+        picture: content of the picture file; None if there is none, or not any more.
+        mesh: content of the mesh file; None if there is none, or not any more.
         options: parameters of the job.
         delivery: which model to return, and its file type.
+        account: the bytes of the files.
+        has_released_files: whether `picture` and `mesh` are not there any more.
     """
 
     fields: Mapping[str, object]
@@ -41,6 +44,14 @@ class GenerationRequest:
     mesh: bytes | None
     options: Options
     delivery: Delivery
+    account: BodyAccount
+    has_released_files: bool = False
+
+    def release_files(self) -> None:
+        """Forget the files: the job has them, and the request only waits."""
+        self.picture = self.mesh = None
+        self.has_released_files = True
+        self.account.close()
 
 
 async def read_generation_request(request: Request, settings: Settings) -> GenerationRequest:
@@ -58,6 +69,7 @@ async def read_generation_request(request: Request, settings: Settings) -> Gener
         parsed.mesh,
         read_options(parsed.fields, settings, mesh_md5),
         read_delivery(parsed.fields),
+        request.state.body,
     )
 
 
@@ -99,14 +111,18 @@ async def generate_model(
 ) -> tuple[Job, bytes]:
     """Run a request; return its job and its model, a GLB.
 
-    If the stored model of a matching job is lost, it is generated again.
+    If the stored model of a matching job is lost, it is generated again. The request's files are
+    released while its job is waited for.
 
     Raises:
+        UnavailableError: the stored model of a job that matched after the cut-out is lost.
         ServerError: the model could not be made.
     """
     try:
         return await _generate_model(generation, service, caller)
     except JobNotFoundError:
+        if generation.has_released_files:
+            raise
         return await _generate_model(generation, service, caller)
 
 
@@ -115,9 +131,18 @@ async def _generate_model(
 ) -> tuple[Job, bytes]:
     texture = generation.delivery.texture
     job = await submit(generation, service, caller, texture=texture)
+    if (job.textured_glb if texture else job.shape_glb) is None:
+        generation.release_files()
     job = await (service.wait_for_texture(job) if texture else service.wait_for_shape(job))
     artifact = job.textured_glb if texture else job.shape_glb
-    return job, await service.read_file(artifact)
+    try:
+        return job, await service.read_file(artifact)
+    except JobNotFoundError as error:
+        if not generation.has_released_files:
+            raise
+        raise UnavailableError(
+            "the stored model is lost; send the request again", retry_after_s=1
+        ) from error
 
 
 async def find_job(generation: GenerationRequest, service: JobService, caller: Caller) -> Job:

@@ -8,32 +8,31 @@ Does not know: what the fields mean, jobs, routes.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 
 from trellis2_server.api import large_json
+from trellis2_server.api.forms import parse_form
 from trellis2_server.errors import InputError, TooLargeError
 from trellis2_server.inputs.base64_text import decode_base64
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from starlette.requests import Request
 
-    Message = MutableMapping[str, Any]
+    from trellis2_server.api.inflight_bodies import BodyAccount
 
 #: JSON bodies up to this size, in bytes, are parsed on the event loop.
 MAX_INLINE_BYTES: Final = 65_536
-#: Limit of fields in a multipart body; about forty are known.
-MAX_FORM_FIELDS: Final = 200
 #: Fields that contain files, as they are or in base64.
 FILES: Final = ("image", "mesh")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+# Without `repr`: asyncio puts that of results into messages; of a file it is four times as large.
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ParsedRequest:
     """The content of a request.
 
@@ -62,64 +61,96 @@ async def parse_request(
         max_bytes: limit of the body's size.
         may_be_empty: whether an empty body is valid; the query then has the fields.
 
+    The request's account (`request.state.body`) holds the bytes of the body while it is received
+    and parsed, then those of its files.
+
     Raises:
         InputError: the body is malformed.
         TooLargeError: the body exceeds `max_bytes`; the rest of it is not read.
+        UnavailableError: too many bytes are in flight; the rest of the body is not read.
     """
-    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    declared_size = request.headers.get("content-length", "")
-    if declared_size.isdecimal() and int(declared_size[:20]) > max_bytes:
-        raise _too_large(max_bytes)
+    account: BodyAccount = request.state.body
+    content_type = request.headers.get("content-type", "")
+    media_type = content_type.split(";")[0].strip().lower()
+    body = await _receive(request, account, max_bytes)
     if media_type == "multipart/form-data":
-        return await _read_form(request, max_bytes)
-    content = await _read_bytes(request, max_bytes)
-    if media_type.startswith("image/") or media_type == "application/octet-stream":
-        return ParsedRequest(dict(request.query_params), content or None)
-    if may_be_empty and not content.strip():
-        return ParsedRequest(dict(request.query_params), None)
-    return await _read_json(content, max_bytes)
+        parsed = await asyncio.to_thread(_parse_form, body, content_type, max_bytes)
+    elif media_type.startswith("image/") or media_type == "application/octet-stream":
+        parsed = ParsedRequest(dict(request.query_params), body.take() or None)
+    elif may_be_empty and body.is_blank():
+        parsed = ParsedRequest(dict(request.query_params), None)
+    elif body.size <= MAX_INLINE_BYTES:
+        parsed = _parse_json(body, max_bytes)
+    else:
+        parsed = await asyncio.to_thread(_parse_json, body, max_bytes)
+    account.shrink(len(parsed.picture or b"") + len(parsed.mesh or b""))
+    return parsed
+
+
+async def parse_fields(request: Request, *, max_bytes: int) -> dict[str, object]:
+    """Parse a request of which only the fields are used, see `parse_request`; it may be empty."""
+    parsed = await parse_request(request, max_bytes=max_bytes, may_be_empty=True)
+    request.state.body.close()
+    return parsed.fields
+
+
+class _Body:
+    """A received body.
+
+    The buffer grows with the bytes that have come, whatever `Content-Length` says, and becomes
+    `bytes` without a copy.
+
+    Attributes:
+        size: its size, bytes.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = io.BytesIO()
+        self.size = 0
+
+    def append(self, chunk: bytes) -> None:
+        self._buffer.write(chunk)
+        self.size += len(chunk)
+
+    def is_blank(self) -> bool:
+        """Return whether it is empty, or a little white space."""
+        return self.size <= MAX_INLINE_BYTES and not self._buffer.getvalue().strip()
+
+    def take(self) -> bytes:
+        """Return the content and forget it, so that it is freed with the caller's reference."""
+        content = self._buffer.getvalue()
+        self._buffer = io.BytesIO()
+        return content
+
+
+async def _receive(request: Request, account: BodyAccount, max_bytes: int) -> _Body:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal():
+        size = int(declared[:20])
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        account.reserve(size)
+    body = _Body()
+    try:
+        async for chunk in request.stream():
+            if body.size + len(chunk) > max_bytes:
+                raise _too_large(max_bytes)
+            account.reserve(body.size + len(chunk))
+            body.append(chunk)
+    except ClientDisconnect as error:
+        raise InputError("the connection was closed before the body was complete") from error
+    return body
 
 
 def _too_large(max_bytes: int) -> TooLargeError:
     return TooLargeError(f"the body is over the limit of {max_bytes} bytes")
 
 
-def _bounded_receive(request: Request, max_bytes: int) -> Callable[[], Awaitable[Message]]:
-    received = 0
-
-    async def receive() -> Message:
-        nonlocal received
-        message = await request.receive()
-        received += len(message.get("body", b""))
-        if received > max_bytes:
-            raise _too_large(max_bytes)
-        return message
-
-    return receive
-
-
-async def _read_bytes(request: Request, max_bytes: int) -> bytes:
-    bounded = Request(request.scope, _bounded_receive(request, max_bytes))
-    try:
-        chunks = [chunk async for chunk in bounded.stream()]
-    except ClientDisconnect as error:
-        raise InputError("the connection was closed before the body was complete") from error
-    if sum(map(len, chunks)) <= MAX_INLINE_BYTES:
-        return b"".join(chunks)
-    return await asyncio.to_thread(b"".join, chunks)
-
-
-async def _read_json(content: bytes, max_bytes: int) -> ParsedRequest:
-    if len(content) <= MAX_INLINE_BYTES:
-        return _parse_json(content, max_bytes)
-    return await asyncio.to_thread(_parse_json, content, max_bytes)
-
-
-def _parse_json(content: bytes, max_bytes: int) -> ParsedRequest:
-    if len(content) <= MAX_INLINE_BYTES and not content.strip():
+def _parse_json(body: _Body, max_bytes: int) -> ParsedRequest:
+    if body.is_blank():
         raise InputError("the body is empty: send JSON, multipart/form-data or an image")
     try:
-        fields, long = large_json.parse(content)
+        fields, long = large_json.parse(body.take())
     except RecursionError as error:
         raise InputError("the body is not valid JSON: nested too deeply") from error
     except UnicodeDecodeError as error:
@@ -141,40 +172,20 @@ def _take_file(fields: dict[str, Any], name: str, max_bytes: int) -> bytes | Non
     text: object = fields.pop(name, None)
     if text is None:
         return None
-    if not isinstance(text, str | memoryview):
+    if not isinstance(text, str | bytes | memoryview):
         raise InputError(f"{name}: must be a base64 string")
     return decode_base64(text, max_bytes=max_bytes, name=name)
 
 
-async def _read_form(request: Request, max_bytes: int) -> ParsedRequest:
-    bounded = Request(request.scope, _bounded_receive(request, max_bytes))
-    try:
-        form = await bounded.form(
-            max_files=len(FILES), max_fields=MAX_FORM_FIELDS, max_part_size=max_bytes
-        )
-    except HTTPException as error:
-        raise InputError(f"the multipart body is broken: {error.detail}") from error
-    except ValueError as error:  # an unknown charset
-        raise InputError("the multipart body is broken: its text cannot be decoded") from error
-    except ClientDisconnect as error:
-        raise InputError("the connection was closed before the body was complete") from error
-    try:
-        fields: dict[str, Any] = dict(form.multi_items())
-        files = {name: await _take_form_file(fields, name, max_bytes) for name in FILES}
-    finally:
-        await form.close()
-    for name, value in fields.items():
-        if isinstance(value, UploadFile):
-            raise InputError(f"{name}: is a file; only image and mesh may be files")
-    return ParsedRequest(fields, files["image"], files["mesh"])
-
-
-async def _take_form_file(fields: dict[str, Any], name: str, max_bytes: int) -> bytes | None:
-    upload = fields.get(name)
-    if not isinstance(upload, UploadFile):
-        return await asyncio.to_thread(_take_file, fields, name, max_bytes)
-    del fields[name]
-    content = await upload.read()
-    if not content:
-        raise InputError(f"{name}: empty")
-    return content
+def _parse_form(body: _Body, content_type: str, max_bytes: int) -> ParsedRequest:
+    form = parse_form(body.take, content_type, max_files=len(FILES), keep_raw=FILES)
+    files: dict[str, bytes | None] = {}
+    for name in FILES:
+        files[name] = form.files.pop(name, None)
+        if files[name] == b"":
+            raise InputError(f"{name}: empty")
+        if name in form.raw_texts:
+            files[name] = decode_base64(form.raw_texts.pop(name), max_bytes=max_bytes, name=name)
+    for name in form.files:
+        raise InputError(f"{name:.60}: is a file; only image and mesh may be files")
+    return ParsedRequest(dict(form.texts), files["image"], files["mesh"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import json
 from typing import TYPE_CHECKING, Final
 
@@ -23,14 +24,16 @@ _CHUNK_CHARS: Final = 262_144
 _ESCAPE_CHARS: Final = 6
 
 
-def decode_base64(text: str | memoryview, *, max_bytes: int, name: str = "image") -> bytes:
+def decode_base64(text: str | bytes | memoryview, *, max_bytes: int, name: str = "image") -> bytes:
     """Decode the base64 text of a request field.
 
     Accepts a `data:…;base64,` prefix, white space, the URL-safe alphabet and missing padding.
-    Decodes in chunks, so that other threads can run in between.
+    Decodes in chunks, so that other threads can run in between, and holds no second copy of the
+    content.
 
     Args:
-        text: a string, or the UTF-8 bytes between the quotes of a JSON string, escapes included.
+        text: a string, its bytes, or a view of the UTF-8 bytes between the quotes of a JSON
+            string, escapes included.
         max_bytes: limit for the decoded content.
         name: field name for error messages.
 
@@ -38,7 +41,7 @@ def decode_base64(text: str | memoryview, *, max_bytes: int, name: str = "image"
         InputError: the text is empty or not base64.
         TooLargeError: the content exceeds `max_bytes`; decoding stops there.
     """
-    parts: list[bytes] = []
+    content = io.BytesIO()
     size, digits, is_padded = 0, b"", False
     try:
         for chunk in _chunks(text, name):
@@ -51,9 +54,9 @@ def decode_base64(text: str | memoryview, *, max_bytes: int, name: str = "image"
             size += len(stripped[:whole])
             if size * 3 // 4 > max_bytes:
                 raise TooLargeError(f"{name}: over the limit of {max_bytes} bytes")
-            parts.append(_decode_digits(stripped[:whole]))
+            content.write(_decode_digits(stripped[:whole]))
             digits = stripped[whole:]
-        parts.append(_decode_digits(digits))
+        content.write(_decode_digits(digits))
     except UnicodeEncodeError as error:
         raise InputError(f"{name}: not base64, it has characters outside ASCII") from error
     except binascii.Error as error:
@@ -62,14 +65,14 @@ def decode_base64(text: str | memoryview, *, max_bytes: int, name: str = "image"
         raise TooLargeError(f"{name}: over the limit of {max_bytes} bytes")
     if not size and not digits:
         raise InputError(f"{name}: empty")
-    return b"".join(parts)
+    return content.getvalue()
 
 
 def _decode_digits(digits: bytes) -> bytes:
     return base64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True)
 
 
-def _chunks(text: str | memoryview, name: str) -> Iterator[bytes]:
+def _chunks(text: str | bytes | memoryview, name: str) -> Iterator[bytes]:
     """Yield the characters after the prefix, without JSON escapes, chunk by chunk."""
     at = 0
     while at < len(text):

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import ipaddress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 
 from trellis2_server.api.api_keys import NO_OWNER
+from trellis2_server.api.client_addresses import client_address
 from trellis2_server.api.error_handlers import error_response
 from trellis2_server.errors import UnauthorizedError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from trellis2_server.api.api_keys import KeyRing
-
-#: Prefix length of the IPv6 network that a provider assigns to one customer.
-_IPV6_CUSTOMER_BITS: Final = 64
 
 
 class ApiKeyMiddleware:
@@ -28,7 +25,7 @@ class ApiKeyMiddleware:
     Sets on the request's state: `is_trusted`, whether the key is valid (always, without
     configured keys); `owner`, whose jobs the request may access, empty without keys; and
     `client`, the identity for limits: the owner if there is one, otherwise the IP address
-    (the /64 network for IPv6).
+    (the /64 network for IPv6). A request whose key is withdrawn while it waits gets 401.
 
     Args:
         app: the wrapped application.
@@ -55,13 +52,33 @@ class ApiKeyMiddleware:
         request.state.is_trusted = owner is not None
         request.state.owner = owner or NO_OWNER
         request.state.client = owner or _client_address(scope)
-        if owner is not None or self._is_open(scope):
+        if owner:
+            await self._app(scope, receive, self._while_accepted(owner, scope, receive, send))
+        elif owner is not None or self._is_open(scope):
             await self._app(scope, receive, send)
-            return
-        error = UnauthorizedError(
-            "an API key is needed: send it as Authorization: Bearer … or X-API-Key"
-        )
-        await error_response(error)(scope, receive, send)
+        else:
+            error = UnauthorizedError(
+                "an API key is needed: send it as Authorization: Bearer … or X-API-Key"
+            )
+            await error_response(error)(scope, receive, send)
+
+    def _while_accepted(self, owner: str, scope: Scope, receive: Receive, send: Send) -> Send:
+        """Return a `send` that starts no response after the request's key was withdrawn.
+
+        A request may have waited for minutes since its key was checked.
+        """
+        is_refused = False
+
+        async def send_while_accepted(message: Message) -> None:
+            nonlocal is_refused
+            if message["type"] == "http.response.start" and not self._keys.accepts(owner):
+                is_refused = True
+                error = UnauthorizedError("the API key of this request was withdrawn")
+                await error_response(error)(scope, receive, send)
+            if not is_refused:
+                await send(message)
+
+        return send_while_accepted
 
     def _is_open(self, scope: Scope) -> bool:
         path: str = scope["path"].removeprefix(scope.get("root_path", ""))
@@ -78,13 +95,4 @@ def _key_of(request: Request) -> bytes:
 def _client_address(scope: Scope) -> str:
     """Return the client's IPv4 address or IPv6 network; its raw address if it is neither."""
     client: Any = scope.get("client")
-    address: str = client[0] if client else ""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(ip, ipaddress.IPv4Address):
-        return address
-    if ip.ipv4_mapped is not None:
-        return str(ip.ipv4_mapped)
-    return str(ipaddress.ip_network((ip, _IPV6_CUSTOMER_BITS), strict=False))
+    return client_address(client[0]) if client else ""

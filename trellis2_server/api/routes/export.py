@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from trellis2_server.api.dependencies import CallerDep, ServiceDep, SettingsDep, UidOrHash
 from trellis2_server.api.disconnects import while_connected
 from trellis2_server.api.model_responses import MODEL_RESPONSE, model_response
-from trellis2_server.api.request_parsing import parse_request
+from trellis2_server.api.request_parsing import parse_fields
 from trellis2_server.api.responses import INVALID_REQUEST
 from trellis2_server.api.schemas import errors, export_body
 from trellis2_server.parameters import read_delivery, read_export
@@ -42,8 +42,7 @@ async def export(
     job has a texture, unless `texture` is `false`.
     """
     job = await service.get_job(name, caller)
-    max_bytes = settings.server.max_body_bytes
-    fields = (await parse_request(request, max_bytes=max_bytes, may_be_empty=True)).fields
+    fields = await parse_fields(request, max_bytes=settings.server.max_body_bytes)
     options, delivery = read_export(fields, job.options), read_delivery(fields)
     call = service.export(job, options, texture=delivery.texture)
     glb = await while_connected(request, call)

@@ -6,19 +6,23 @@ Does not know: how jobs are created, threads, engines.
 from __future__ import annotations
 
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from trellis2_server.api.dependencies import CallerDep, ServiceDep, UidOrHash
+from trellis2_server.api.error_handlers import error_response
 from trellis2_server.api.responses import INVALID_REQUEST, JobReply, JobsReply, job_reply
 from trellis2_server.api.schemas import errors
+from trellis2_server.errors import TooManyRequestsError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
+    from contextlib import AbstractContextManager
 
-    from starlette.types import Send
+    from starlette.types import Receive, Scope, Send
 
     from trellis2_server.jobs.job import Job
     from trellis2_server.jobs.service import JobService
@@ -87,24 +91,33 @@ async def delete(name: UidOrHash, service: ServiceDep, caller: CallerDep) -> Non
             "last one. Their data is that of `/jobs/{name}`.",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
-        **errors(401, 404),
+        **errors(401, 404, 429),
         **INVALID_REQUEST,
     },
 )
-async def events(name: UidOrHash, service: ServiceDep, caller: CallerDep) -> Response:
+async def events(
+    request: Request, name: UidOrHash, service: ServiceDep, caller: CallerDep
+) -> Response:
     """Send the job's state at once and after each change, at most ten times per second.
 
-    The stream ends with the job. A comment every 15 s keeps the connection alive.
+    The stream ends with the job. A comment every 15 s keeps the connection alive. If the API key
+    is withdrawn, the stream ends within that time.
     """
     job = await service.get_job(name, caller)
+    is_accepted = partial(request.app.state.keys.accepts, caller.owner)
     return _EventStream(
-        _events(service, job), media_type="text/event-stream", headers=_STREAM_HEADERS
+        _events(service, job, is_accepted),
+        hold=partial(request.app.state.event_streams.hold, caller.client),
     )
 
 
-async def _events(service: JobService, job: Job) -> AsyncGenerator[str]:
+async def _events(
+    service: JobService, job: Job, is_accepted: Callable[[], bool]
+) -> AsyncGenerator[str]:
     async with aclosing(service.watch(job, heartbeat_s=HEARTBEAT_S)) as views:
         async for view in views:
+            if not is_accepted():
+                return
             if view is None:
                 yield ": heartbeat\n\n"
                 continue
@@ -114,7 +127,25 @@ async def _events(service: JobService, job: Job) -> AsyncGenerator[str]:
 
 
 class _EventStream(StreamingResponse):
-    """A stream that ends its subscription as soon as the client disconnects."""
+    """A stream that ends its subscription as soon as the client disconnects.
+
+    Args:
+        content: the events.
+        hold: counts the stream while it is open; raises if the client has too many.
+    """
+
+    def __init__(
+        self, content: AsyncGenerator[str], hold: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        super().__init__(content, media_type="text/event-stream", headers=_STREAM_HEADERS)
+        self._hold = hold
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            with self._hold():
+                await super().__call__(scope, receive, send)
+        except TooManyRequestsError as error:
+            await error_response(error)(scope, receive, send)
 
     async def stream_response(self, send: Send) -> None:
         async with aclosing(self.body_iterator):  # pyright: ignore[reportArgumentType]

@@ -78,6 +78,7 @@ async def generate_texture(
         job = await find_job(generation, service, caller)
     else:
         job = await submit(generation, service, caller, texture=True)
+    generation.release_files()
     timeout_s = settings.worker.texture_timeout_seconds
     job = await while_connected(request, service.wait_for_texture(job, timeout_s))
     glb = await service.read_file(job.textured_glb)

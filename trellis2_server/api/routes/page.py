@@ -9,9 +9,7 @@ Does not know: jobs, threads, engines, what the page does.
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
 import html
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 
 from trellis2_server.api.schemas import field_schema
+from trellis2_server.api.vendored_files import has_integrity
 from trellis2_server.digests import md5
 from trellis2_server.parameters import read_delivery, read_options
 from trellis2_server.request_fields import FIELDS, STAGES
@@ -152,14 +151,9 @@ def _policy(*, has_viewer: bool) -> str:
     )
 
 
-@functools.cache
 def _has_viewer(file: Path) -> bool:
     """Return whether the viewer is installed, with the expected hash."""
-    try:
-        digest = hashlib.sha384(file.read_bytes()).digest()
-    except OSError:
-        return False
-    return "sha384-" + base64.b64encode(digest).decode() == VIEWER_INTEGRITY
+    return has_integrity(file, VIEWER_INTEGRITY)
 
 
 @functools.cache

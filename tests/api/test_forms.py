@@ -1,0 +1,292 @@
+"""Forms as clients send them, compared with Starlette's parser, and forms that cost too much."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import tempfile
+import threading
+import tracemalloc
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+
+from tests.api.test_request_parsing import parse as parse_request
+from trellis2_server.api import forms
+from trellis2_server.api.forms import FormContent, parse_form
+from trellis2_server.errors import InputError, TooLargeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TYPE = "multipart/form-data; boundary=x"
+
+
+def parse(content: bytes, content_type: str = TYPE, max_files: int = 2) -> FormContent:
+    return parse_form(
+        lambda: content, content_type, max_files=max_files, keep_raw=("image", "mesh")
+    )
+
+
+def part(headers: str, content: bytes = b"7") -> bytes:
+    return b"--x\r\n%b\r\n\r\n%b\r\n" % (headers.encode(), content)
+
+
+def form(*parts: bytes) -> bytes:
+    return b"".join(parts) + b"--x--\r\n"
+
+
+def text(name: str, content: bytes = b"7") -> bytes:
+    return part(f'Content-Disposition: form-data; name="{name}"', content)
+
+
+# ---- honest forms --------------------------------------------------------------------------------
+
+
+async def starlette_form(content: bytes, content_type: str) -> dict[str, Any]:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": content, "more_body": False}
+
+    headers = [(b"content-type", content_type.encode())]
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    async with request.form(max_part_size=2**30) as parsed:
+        return {
+            name: await value.read() if isinstance(value, UploadFile) else value
+            for name, value in parsed.multi_items()
+        }
+
+
+NAMES = st.text(
+    st.characters(exclude_categories=("Cs", "Cc"), exclude_characters='"\\'), min_size=1, max_size=9
+)
+TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=200)
+CONTENT = st.binary(max_size=200) | st.sampled_from([b"\r\n--", b"\r\n" * 9, b"-" * 90, b"\r"])
+
+
+@given(
+    st.dictionaries(NAMES, TEXTS, max_size=5),
+    st.lists(st.tuples(NAMES, st.text("ab. é", max_size=5), CONTENT), max_size=2),
+)
+def test_forms_of_httpx_have_the_fields_that_starlette_finds(
+    fields: dict[str, str], files: Sequence[tuple[str, str, bytes]]
+) -> None:
+    parts = [(name, (None, value)) for name, value in fields.items()]
+    parts += [(name, (file_name or "x", content)) for name, file_name, content in files]  # type: ignore[misc]
+    if not parts:
+        return
+    request = httpx.Request("POST", "http://x", files=parts)
+    content, kind = request.read(), request.headers["content-type"]
+    ours = parse(content, kind)
+    raw = {name: value.decode() for name, value in ours.raw_texts.items()}
+    assert {**ours.texts, **raw, **ours.files} == asyncio.run(starlette_form(content, kind))
+
+
+@pytest.mark.parametrize("stride", [1, 7, 64, 262_144])
+def test_forms_of_curl_and_of_browsers_are_parsed_in_any_strides(
+    stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forms, "STRIDE_BYTES", stride)
+    curl = (
+        b"--------------------------d74496d66958873e\r\n"
+        b'Content-Disposition: form-data; name="image"; filename="a b.png"\r\n'
+        b"Content-Type: image/png\r\n\r\n\x89PNG\r\n\r\n--\r\n"
+        b"--------------------------d74496d66958873e\r\n"
+        b'Content-Disposition: form-data; name="seed"\r\n\r\n7\r\n'
+        b"--------------------------d74496d66958873e--\r\n"
+    )
+    kind = "multipart/form-data; boundary=------------------------d74496d66958873e"
+    parsed = parse(curl, kind)
+    assert (parsed.texts, parsed.files) == ({"seed": "7"}, {"image": b"\x89PNG\r\n\r\n--"})
+    boundary = b"----WebKitFormBoundary7MA4YWxkTrZu0gW"
+    browser = (
+        b"--%b\r\n"
+        b'Content-Disposition: form-data; name="name"\r\n\r\n\xc3\xa9\xe2\x82\xac\r\n'
+        b'--%b\r\nContent-Disposition: form-data; name="image"; filename="\xc3\xa9%%22.png"\r\n'
+        b"Content-Type: image/png\r\n\r\n\r\n--%b--\r\n" % (boundary, boundary, boundary)
+    )
+    parsed = parse(browser, f'Multipart/Form-Data; Boundary="{boundary.decode()}"')
+    assert (parsed.texts, parsed.files) == ({"name": "é€"}, {"image": b""})
+
+
+def test_the_last_part_of_a_name_counts() -> None:
+    file = part('Content-Disposition: form-data; name="image"; filename="a"', b"file")
+    assert parse(form(text("seed"), text("seed", b"8"))).texts == {"seed": "8"}
+    parsed = parse(form(file, text("image", b"text")))
+    assert (parsed.files, parsed.raw_texts) == ({}, {"image": b"text"})
+    parsed = parse(form(text("image", b"text"), file))
+    assert (parsed.files, parsed.raw_texts) == ({"image": b"file"}, {})
+    assert parse(b"") == FormContent()
+    assert parse(b"--x--") == FormContent()
+
+
+# ---- text ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "UTF8", '"utf-8"', "us-ascii", ""])
+def test_text_may_be_declared_as_utf_8(charset: str) -> None:
+    headers = (
+        f'Content-Disposition: form-data; name="a"\r\nContent-Type: text/plain; charset={charset}'
+    )
+    parsed = parse(form(part(headers, "é".encode())), f"{TYPE}; charset={charset}")
+    assert parsed.texts == {"a": "é"}
+
+
+@pytest.mark.parametrize(
+    "charset", ["punycode", "iso-8859-1", "utf-7", "idna", "rot13", "é", "x" * 999]
+)
+def test_other_charsets_are_refused_with_the_name_of_the_field(charset: str) -> None:
+    headers = (
+        f'Content-Disposition: form-data; name="a"\r\nContent-Type: text/plain;charset={charset}'
+    )
+    with pytest.raises(InputError, match=r"^a: its text must be UTF-8") as error:
+        parse(form(part(headers)))
+    assert len(str(error.value)) < 200
+    with pytest.raises(InputError, match=r"^the multipart body: its text must be UTF-8"):
+        parse(form(text("a")), f"{TYPE}; charset={charset}")
+    with pytest.raises(InputError, match=r"^_charset_: its text must be UTF-8"):
+        parse(form(text("_charset_", charset.encode())))
+
+
+def test_bytes_that_are_not_utf_8_are_refused_with_the_name_of_the_field() -> None:
+    for content in (b"\xff", b"\xc3", b"\xed\xa0\x80", b" " * 300_000 + b"\xff"):
+        with pytest.raises(InputError, match=r"^a: its text is not UTF-8"):
+            parse(form(text("a", content)))
+    with pytest.raises(InputError, match="a name is not UTF-8"):
+        parse(form(text("a")).replace(b'"a"', b'"\xff"'))
+
+
+def test_the_charset_of_a_file_means_nothing() -> None:
+    headers = 'Content-Disposition: form-data; name="image"; filename="a"\r\n'
+    headers += "Content-Type: image/png; charset=punycode"
+    assert parse(form(part(headers, b"\xff"))).files == {"image": b"\xff"}
+
+
+def test_long_texts_are_cut_as_in_json_and_files_in_base64_are_not() -> None:
+    content = "é".encode() * 200_000
+    assert parse(form(text("a", content))).texts == {"a": "é" * 80 + "…"}
+    assert parse(form(text("a", content[:16_382]))).texts == {"a": "é" * 8_191}
+    encoded = base64.b64encode(bytes(400_000))
+    assert parse_request([form(text("image", encoded))], TYPE).picture == bytes(400_000)
+    with pytest.raises(TooLargeError, match="without its files is over the limit of 131072 bytes"):
+        parse(form(*(text(f"a{k}", b" " * 16_000) for k in range(9))))
+
+
+# ---- what would cost too much -------------------------------------------------------------------
+
+DISPOSITION = 'Content-Disposition: form-data; name="a"'
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (form(*(text(f"a{k}") for k in range(201))), "more than 200 fields"),
+        (form(*(text("a") for _ in range(300))), "more than 202 parts"),
+        (form(text("a", b"\r\n--xy" * 300)), "more than 202 parts"),
+        (b"--x\r\n" * 1000, "more than 202 parts"),
+        (form(*(part(f'{DISPOSITION}; filename="a"') for _ in range(3))), "more than 2 files"),
+        (form(part(f"{DISPOSITION}" + "\r\nA: b" * 8)), "more than 8 headers|is broken"),
+        (form(part(f"{DISPOSITION}\r\nA: " + "b" * 9_000)), "part with headers over|is broken"),
+        (form(part(f"{DISPOSITION}\r\n" + "b" * 9_000 + ": a")), "headers over|is broken"),
+        (form(part(f"{DISPOSITION}" + ("\r\nA: " + "b" * 3_000) * 3)), "part with headers over"),
+        (b"\r\n" * 3_000 + form(text("a")), "too much around its parts"),
+        (form(text("a")) + b" " * 5_000, "too much around its parts"),
+        (form(text("a"))[:-6], "its end is missing"),
+        (b"--x\r\n" + b"a" * 9_000_000, "part with headers over|is broken"),
+        (b"a" * 5_000, "too much around its parts"),
+        (b"a" * 50, "is broken"),
+        (form(part("A: b")), "a part has no name"),
+    ],
+)  # fmt: skip
+def test_malformed_and_costly_forms_are_refused(content: bytes, cause: str) -> None:
+    with pytest.raises(InputError, match=cause):
+        parse(content)
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data", f"{TYPE[:-1]}{'x' * 201}", f"{TYPE[:-1]}"])
+def test_a_form_needs_a_boundary_of_a_moderate_length(kind: str) -> None:
+    with pytest.raises(InputError, match="boundary is missing or too long"):
+        parse(form(text("a")), kind)
+
+
+@given(
+    st.lists(
+        st.sampled_from([
+            b"--x", b"--", b"\r\n", b"\r\n\r\n", b"\r", b"x", b" ", b"\t",
+            b"Content-Disposition: form-data;", b' name="image"', b' name="seed"',
+            b'; filename="a"', b"Content-Type: text/plain; charset=undefined", b"\xff", b":", b"",
+        ]),
+        max_size=40,
+    ),
+    st.sampled_from([1, 3, 262_144]),
+)  # fmt: skip
+def test_any_parts_of_forms_in_any_order_are_parsed_or_refused(
+    pieces: list[bytes], stride: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forms, "STRIDE_BYTES", stride)
+        try:
+            parse(b"".join(pieces))
+        except InputError as error:
+            str(error).encode()
+
+
+# ---- where and in how much memory ----------------------------------------------------------------
+
+
+def test_forms_are_parsed_off_the_event_loop_without_files_on_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads: list[threading.Thread] = []
+
+    class Parser(forms.MultipartParser):
+        def write(self, data: bytes) -> int:
+            threads.append(threading.current_thread())
+            return super().write(data)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a file on disk")
+
+    monkeypatch.setattr(forms, "MultipartParser", Parser)
+    for name in ("SpooledTemporaryFile", "TemporaryFile", "NamedTemporaryFile", "mkstemp"):
+        monkeypatch.setattr(tempfile, name, refuse)
+    file = part('Content-Disposition: form-data; name="image"; filename="a"', b"y" * 3_000_000)
+    assert parse_request([form(file)], TYPE, limit=2**24).picture == b"y" * 3_000_000
+    assert parse_request([form(text("seed"))], TYPE).fields == {"seed": "7"}
+    assert threading.current_thread() not in threads
+    assert threads
+
+
+@pytest.mark.parametrize("kind", ["file", "base64", "json", "picture"])
+def test_a_body_is_held_once_beside_its_file(kind: str) -> None:
+    size = 8_000_000
+    chunk = bytes(65_535)
+    if kind in {"base64", "json"}:
+        chunk = base64.b64encode(chunk)
+    name, end = b'--x\r\nContent-Disposition: form-data; name="image"', b"\r\n--x--"
+    head, tail, content_type = {
+        "file": (name + b'; filename="a"\r\n\r\n', end, TYPE),
+        "base64": (name + b"\r\n\r\n", end, TYPE),
+        "json": (b'{"image": "', b'"}', ""),
+        "picture": (b"", b"", "image/png"),
+    }[kind]  # fmt: skip
+
+    def chunks() -> Any:
+        yield head
+        yield from (bytes(bytearray(chunk)) for _ in range(size // len(chunk)))
+        yield tail
+
+    tracemalloc.start()
+    try:
+        picture = parse_request(chunks(), content_type, limit=2**30).picture
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert picture is not None
+    assert len(picture) > size * 0.7
+    copies = 1 if kind == "picture" else 2
+    assert peak < size * (copies + 0.3)

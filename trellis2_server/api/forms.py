@@ -1,0 +1,296 @@
+"""Parsing of `multipart/form-data` (RFC 7578), whole, in memory, on any thread.
+
+The grammar is python-multipart's. This module bounds what costs time or memory in it, and has
+stricter text: fields are UTF-8, whatever a client declares. Decoding as declared would let a client
+choose among a hundred codecs, of which some take quadratic time.
+
+Does not know: which fields there are, HTTP.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING, Final, cast
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from trellis2_server.errors import InputError, TooLargeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    from python_multipart.multipart import MultipartCallbacks
+
+#: Limit of fields besides files; about forty are known.
+MAX_FIELDS: Final = 200
+#: Limit of the headers of one part, and of their size together, bytes.
+MAX_HEADERS: Final = 8
+MAX_HEADER_BYTES: Final = 8_192
+#: Limit of what may be before the first part and after the last, bytes.
+MAX_MARGIN_BYTES: Final = 4_096
+#: Limit of a boundary, bytes; RFC 2046 has 70.
+MAX_BOUNDARY_BYTES: Final = 200
+#: Text fields from this size are truncated, as in JSON: no field needs them, bytes.
+LONG_BYTES: Final = 16_384
+#: Limit of all text fields together, without what was truncated, bytes.
+MAX_TEXT_BYTES: Final = 131_072
+#: Bytes that are searched or parsed at once, without releasing the GIL; about a millisecond.
+STRIDE_BYTES: Final = 262_144
+#: Beginning of a long text that is left, for error messages, characters.
+_PREVIEW_CHARS: Final = 80
+#: Names of UTF-8, or of a part of it.
+_UTF_8: Final = ("utf-8", "utf8", "us-ascii", "ascii")
+
+
+@dataclass(slots=True)
+class FormContent:
+    """The parts of a form. A later part replaces an earlier one of the same name.
+
+    Attributes:
+        texts: the text fields.
+        raw_texts: the text fields that `keep_raw` names, which are not decoded.
+        files: the parts with a file name.
+    """
+
+    texts: dict[str, str] = field(default_factory=dict[str, str])
+    raw_texts: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    files: dict[str, bytes] = field(default_factory=dict[str, bytes])
+
+
+def parse_form(
+    take_body: Callable[[], bytes],
+    content_type: str,
+    *,
+    max_files: int,
+    keep_raw: Collection[str] = (),
+) -> FormContent:
+    """Parse the body of a form.
+
+    Args:
+        take_body: returns the body and forgets it, so that it is freed before this returns.
+        content_type: the request's header.
+        max_files: limit of the parts with a file name.
+        keep_raw: names of text fields that may be long and are not decoded.
+
+    Raises:
+        InputError: the form is malformed, or a text is not UTF-8; the message names the field.
+        TooLargeError: the text fields are too large.
+    """
+    _, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary", b"")
+    if not boundary or len(boundary) > MAX_BOUNDARY_BYTES:
+        raise InputError("the multipart body is broken: its boundary is missing or too long")
+    _check_charset(options.get(b"charset", b""), "the multipart body")
+    parts = _Parts(max_files, keep_raw)
+    body = take_body()
+    _check_delimiters(body, b"\r\n--" + boundary, max_files + MAX_FIELDS)
+    callbacks = {
+        "on_part_begin": parts.begin,
+        "on_header_begin": parts.begin_header,
+        "on_header_field": parts.take_header_name,
+        "on_header_value": parts.take_header_value,
+        "on_header_end": parts.end_header,
+        "on_headers_finished": parts.end_headers,
+        "on_part_data": parts.take_data,
+        "on_part_end": parts.end,
+        "on_end": parts.end_all,
+    }
+    try:
+        parser = MultipartParser(boundary, cast("MultipartCallbacks", callbacks))
+        for at in range(0, len(body), STRIDE_BYTES):
+            parser.write(body[at : at + STRIDE_BYTES])
+    except FormParserError as error:
+        raise InputError("the multipart body is broken") from error
+    if body and not parts.is_complete:
+        raise InputError("the multipart body is broken: its end is missing")
+    return parts.content
+
+
+def _check_delimiters(body: bytes, delimiter: bytes, max_parts: int) -> None:
+    """Check how many delimiters there are, what is before the first, and what after the last.
+
+    Args:
+        body: the body.
+        delimiter: begins with a line break, which the first one needs not have.
+        max_parts: limit of the parts.
+
+    Raises:
+        InputError: there are too many parts, or there is too much around them. Text that looks
+            like a delimiter counts as one: RFC 2046 forbids it in a part, and the parser looks
+            at each one character by character.
+    """
+    positions = _occurrences(body, delimiter)
+    if body.startswith(delimiter[2:]):
+        positions = chain((-2,), positions)
+    first, after = len(body), 0
+    for count, at in enumerate(positions):
+        if count > max_parts:
+            raise InputError(f"the multipart body has more than {max_parts} parts")
+        first = min(first, at)
+        end = at + len(delimiter)
+        if body.startswith(b"--", end):
+            after = len(body) - end
+            break
+    if max(first, after) > MAX_MARGIN_BYTES:
+        raise InputError("the multipart body is broken: there is too much around its parts")
+
+
+def _occurrences(body: bytes, text: bytes) -> Iterator[int]:
+    at = 0
+    while at < len(body):
+        found = body.find(text, at, at + STRIDE_BYTES + len(text) - 1)
+        if found >= 0:
+            yield found
+        at = found + len(text) if found >= 0 else at + STRIDE_BYTES
+
+
+def _check_charset(charset: bytes, where: str) -> None:
+    name = charset.decode("latin-1").strip().lower()
+    if name and name not in _UTF_8:
+        raise InputError(f"{where}: its text must be UTF-8, not charset={name:.40}")
+
+
+class _Parts:
+    """Callbacks of the parser: collects the parts, within the limits.
+
+    Attributes:
+        content: the finished parts.
+        is_complete: whether the last delimiter has come.
+    """
+
+    def __init__(self, max_files: int, keep_raw: Collection[str]) -> None:
+        self.content = FormContent()
+        self.is_complete = False
+        self._max_files = max_files
+        self._keep_raw = keep_raw
+        self._files = self._fields = self._text_bytes = 0
+        self._headers: dict[bytes, bytes] = {}
+        self._header_name = self._header_value = b""
+        self._header_count = self._header_bytes = 0
+        self._name = ""
+        self._is_file = False
+        self._part: _Bytes | _Text = _Bytes()
+
+    # ---- headers -----------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        self._headers = {}
+        self._header_count = self._header_bytes = 0
+
+    def begin_header(self) -> None:
+        self._header_name = self._header_value = b""
+        self._header_count += 1
+        if self._header_count > MAX_HEADERS:
+            raise InputError(f"the multipart body has a part with more than {MAX_HEADERS} headers")
+
+    def take_header_name(self, data: bytes, start: int, end: int) -> None:
+        self._count_header(end - start)
+        self._header_name += data[start:end]
+
+    def take_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._count_header(end - start)
+        self._header_value += data[start:end]
+
+    def _count_header(self, size: int) -> None:
+        self._header_bytes += size
+        if self._header_bytes > MAX_HEADER_BYTES:
+            raise InputError(
+                f"the multipart body has a part with headers over {MAX_HEADER_BYTES} bytes"
+            )
+
+    def end_header(self) -> None:
+        self._headers[self._header_name.lower()] = self._header_value
+
+    def end_headers(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition"))
+        if b"name" not in options:
+            raise InputError("the multipart body is broken: a part has no name")
+        try:
+            self._name = options[b"name"].decode()
+        except UnicodeDecodeError as error:
+            raise InputError("the multipart body is broken: a name is not UTF-8") from error
+        self._is_file = b"filename" in options
+        if self._is_file:
+            self._files += 1
+            if self._files > self._max_files:
+                raise InputError(f"the multipart body has more than {self._max_files} files")
+            self._part = _Bytes()
+            return
+        self._fields += 1
+        if self._fields > MAX_FIELDS:
+            raise InputError(f"the multipart body has more than {MAX_FIELDS} fields")
+        _, of_type = parse_options_header(self._headers.get(b"content-type"))
+        _check_charset(of_type.get(b"charset", b""), f"{self._name:.60}")
+        self._part = _Bytes() if self._name in self._keep_raw else _Text(self._name)
+
+    # ---- content -----------------------------------------------------------------------------
+
+    def take_data(self, data: bytes, start: int, end: int) -> None:
+        self._part.write(memoryview(data)[start:end])
+
+    def end(self) -> None:
+        name, part = self._name, self._part
+        for kind in (self.content.texts, self.content.raw_texts, self.content.files):
+            kind.pop(name, None)
+        if isinstance(part, _Text):
+            self.content.texts[name] = self._count_text(part.text())
+        else:
+            kind = self.content.files if self._is_file else self.content.raw_texts
+            kind[name] = part.content()
+
+    def _count_text(self, text: str) -> str:
+        self._text_bytes += len(text)
+        if self._text_bytes > MAX_TEXT_BYTES:
+            raise TooLargeError(
+                f"the body without its files is over the limit of {MAX_TEXT_BYTES} bytes"
+            )
+        if self._name == "_charset_":  # HTML's field for the charset of the other fields
+            _check_charset(text.encode(), self._name)
+        return text
+
+    def end_all(self) -> None:
+        self.is_complete = True
+
+
+class _Bytes:
+    """Bytes that are collected without a second copy of them."""
+
+    def __init__(self) -> None:
+        self._buffer = io.BytesIO()
+
+    def write(self, data: memoryview) -> None:
+        self._buffer.write(data)
+
+    def content(self) -> bytes:
+        return self._buffer.getvalue()
+
+
+class _Text:
+    """UTF-8 that is checked as it comes; only the beginning of a long one is stored."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._parts: list[str] = []
+        self._size = 0
+
+    def write(self, data: memoryview) -> None:
+        text = self._decode(data)
+        if self._size < LONG_BYTES:
+            self._parts.append(text)
+        self._size += len(data)
+
+    def text(self) -> str:
+        self._decode(b"", is_last=True)
+        text = "".join(self._parts)
+        return text if self._size < LONG_BYTES else f"{text[:_PREVIEW_CHARS]}…"
+
+    def _decode(self, data: memoryview | bytes, *, is_last: bool = False) -> str:
+        try:
+            return self._decoder.decode(data, is_last)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self._name:.60}: its text is not UTF-8") from error
