@@ -59,6 +59,7 @@ class Conversions:
         self._archive = archive
         self._export_calls = export_calls
         self._executor = executor
+        self._max_result_bytes = limits.max_result_bytes
         self._max_memory_bytes = int(limits.max_kept_bytes * _PART_OF_MEMORY)
         self._max_disk_bytes = int(limits.max_result_bytes * _PART_OF_DISK)
         #: Least recently used first. Some may be deleted, with their job.
@@ -138,11 +139,19 @@ class Conversions:
         self._shrink(self._size - missing_bytes)
 
     def _store(self, model: Artifact, file_type: FileType, made: bytes) -> Content:
-        is_stored = self._archive.find(model.uid, model.name) == model
-        if is_stored and len(made) <= self.max_bytes:
+        if self._archive.find(model.uid, model.name) == model and self._has_room(len(made)):
             self._touch(self._archive.store_file(model.uid, _name(model, file_type), made))
-            self._shrink(self.max_bytes)
         return BytesContent(made)
+
+    def _has_room(self, size: int) -> bool:
+        """Return whether a conversion fits, beside all jobs too; delete others for it."""
+        if size > self.max_bytes:
+            return False
+        self._shrink(self.max_bytes - size)
+        excess = self._archive.size + size - self._max_result_bytes
+        if excess > 0:
+            self.make_room(excess)
+        return self._archive.size + size <= self._max_result_bytes
 
     def _touch(self, artifact: Artifact) -> None:
         self._known[artifact] = None
