@@ -105,13 +105,16 @@ class JobResults:
         excess = self._archive.size - self._max_bytes
         jobs: list[Job] = []
         for job in self._registry.oldest_finished(JOBS_PER_TURN):
-            if excess <= 0 or job.uid == self._latest_uid:
+            if excess <= 0:
                 break
+            if job.uid == self._latest_uid:
+                continue
             excess -= sum(artifact.size for artifact in self._archive.files(job.uid))
             logger.info("Job removed: worker.max_result_bytes", extra={"uid": job.uid})
             jobs.append(job)
-        self.delete(*jobs)
-        if len(jobs) == JOBS_PER_TURN and excess > 0:
+        if jobs:
+            self.delete(*jobs)
+        if jobs and excess > 0:
             self._next_turn = asyncio.get_running_loop().call_soon(self._make_room)
 
     def delete(self, *jobs: Job) -> None:
