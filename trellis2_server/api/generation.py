@@ -1,6 +1,6 @@
 """Generation requests: reading one, submitting its job, and waiting for its model.
 
-Does not know: routes, file types, threads, engines.
+Does not know: routes, threads, engines.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.job import Caller, Job
     from trellis2_server.jobs.service import JobService
     from trellis2_server.settings import Settings
+    from trellis2_server.storage.content import Content
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -108,8 +109,8 @@ async def submit(
 
 async def generate_model(
     generation: GenerationRequest, service: JobService, caller: Caller
-) -> tuple[Job, bytes]:
-    """Run a request; return its job and its model, a GLB.
+) -> tuple[Job, Content]:
+    """Run a request; return its job and its model in the requested file type.
 
     If the stored model of a matching job is lost, it is generated again. The request's files are
     released while its job is waited for.
@@ -128,15 +129,16 @@ async def generate_model(
 
 async def _generate_model(
     generation: GenerationRequest, service: JobService, caller: Caller
-) -> tuple[Job, bytes]:
+) -> tuple[Job, Content]:
     texture = generation.delivery.texture
     job = await submit(generation, service, caller, texture=texture)
     if (job.textured_glb if texture else job.shape_glb) is None:
         generation.release_files()
     job = await (service.wait_for_texture(job) if texture else service.wait_for_shape(job))
-    artifact = job.textured_glb if texture else job.shape_glb
+    model = job.textured_glb if texture else job.shape_glb
+    file_type = generation.delivery.type
     try:
-        return job, await service.read_file(artifact)
+        return job, await service.convert(model, file_type, caller, is_delivery=True)
     except JobNotFoundError as error:
         if not generation.has_released_files:
             raise

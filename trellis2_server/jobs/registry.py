@@ -10,6 +10,7 @@ Does not know: threads, queues, HTTP, how a job is worked on.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import itertools
 import re
 import time
@@ -209,15 +210,16 @@ class JobRegistry:
         self._sort_by_request(job)
         return job
 
-    def remove(self, uid: str) -> None:
-        """Remove a job and all of its names."""
-        self._remove(uid)
+    def remove(self, *uids: str) -> None:
+        """Remove jobs and all of their names."""
+        for uid in uids:
+            self._remove(uid)
         self._remove_stale_names()
 
-    def oldest_finished(self) -> Job | None:
-        """Return the job that finished first; None: no job is finished."""
-        finished = [job for job in self._jobs.values() if job.finished_at is not None]
-        return min(finished, key=lambda job: job.finished_at or 0.0, default=None)
+    def oldest_finished(self, count: int) -> list[Job]:
+        """Return the jobs that finished first, at most that many, oldest first."""
+        finished = (job for job in self._jobs.values() if job.finished_at is not None)
+        return heapq.nsmallest(count, finished, key=lambda job: job.finished_at or 0.0)
 
     def remove_aged(self, finished_before: float) -> list[Job]:
         """Remove the jobs that finished before a time of the clock; return them."""

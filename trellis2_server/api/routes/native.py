@@ -50,8 +50,8 @@ async def generate(
     same picture with the same parameters is computed once; further requests get the same bytes.
     """
     generation = await read_generation_request(request, settings)
-    job, glb = await while_connected(request, generate_model(generation, service, caller))
-    return await model_response(job, glb, generation.delivery.type)
+    job, model = await while_connected(request, generate_model(generation, service, caller))
+    return model_response(job, model, generation.delivery.type)
 
 
 @router.post(
@@ -81,8 +81,9 @@ async def generate_texture(
     generation.release_files()
     timeout_s = settings.worker.texture_timeout_seconds
     job = await while_connected(request, service.wait_for_texture(job, timeout_s))
-    glb = await service.read_file(job.textured_glb)
-    return await model_response(job, glb, generation.delivery.type)
+    file_type = generation.delivery.type
+    conversion = service.convert(job.textured_glb, file_type, caller, is_delivery=True)
+    return model_response(job, await while_connected(request, conversion), file_type)
 
 
 @router.get(
