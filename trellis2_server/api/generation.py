@@ -120,6 +120,28 @@ async def _generate_model(
     return job, await service.read_file(artifact)
 
 
+async def find_texture(
+    generation: GenerationRequest, service: JobService, caller: Caller, timeout_s: float
+) -> Job:
+    """Return the job that a request identifies, or starts with a mesh, with its textured GLB.
+
+    Args:
+        generation: the request.
+        service: the job service.
+        caller: the client.
+        timeout_s: maximum time to wait for the texture, seconds.
+
+    Raises:
+        TextureTimeoutError: the texture was not ready in time.
+        ServerError: there is no such job, or the texture could not be made.
+    """
+    if generation.mesh is None:
+        job = await find_job(generation, service, caller)
+    else:
+        job = await submit(generation, service, caller, texture=True)
+    return await service.wait_for_texture(job, timeout_s)
+
+
 async def find_job(generation: GenerationRequest, service: JobService, caller: Caller) -> Job:
     """Return the job that a request identifies by `image_hash`, `uid` or `image`.
 
