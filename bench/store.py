@@ -57,7 +57,7 @@ async def run_jobs(jobs: int, folder: str | None) -> dict[str, Any]:
         until_written.append(time.perf_counter() - begin)
         del contents
         begin = time.perf_counter()
-        await archive.read(stored[-1])
+        await (await archive.open_file(stored[-1])).read()
         until_read.append(time.perf_counter() - begin)
     out = {
         "jobs": jobs,

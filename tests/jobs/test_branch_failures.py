@@ -69,11 +69,11 @@ async def test_a_failed_export_of_the_shape_does_not_lose_the_texture(
         gated.open_all()
         done = await asking.texture
         assert (done.status, done.shape_glb, done.error) == (Status.COMPLETED, None, None)
-        opened(await service.read_file(done.textured_glb))
+        opened((await service.read_file(done.textured_glb)).load())
         with pytest.raises(ExportError, match="no faces are left"):
             await service.wait_for_shape(done)
         for is_textured in (False, True):
-            opened(await service.export(done, done.options, texture=is_textured))
+            opened((await service.export(done, done.options, texture=is_textured)).load())
 
 
 @in_a_loop
@@ -115,7 +115,7 @@ async def test_a_shape_that_cannot_be_exported_twice_ends_its_job_and_can_be_exp
         assert (failed.status, failed.textured_glb) == (Status.ERROR, None)
         assert str(failed.error) == "no faces are left, again"
         for is_textured in (False, True):
-            opened(await service.export(failed, failed.options, texture=is_textured))
+            opened((await service.export(failed, failed.options, texture=is_textured)).load())
 
 
 @in_a_loop
@@ -129,7 +129,7 @@ async def test_the_field_of_a_texture_that_cannot_be_exported_is_stored(
             await service.wait_for_texture(job)
         failed = service.job(job.uid)
         assert failed.shape_glb
-        opened(await service.export(failed, failed.options, texture=True))
+        opened((await service.export(failed, failed.options, texture=True)).load())
 
 
 @in_a_loop
@@ -230,7 +230,7 @@ async def test_a_failed_texture_does_not_lose_the_untextured_model(
         assert failed.shape_glb
         assert isinstance(failed.error, kind)
         assert "texture" not in failed.timings
-        opened(await service.read_file(failed.shape_glb))
+        opened((await service.read_file(failed.shape_glb)).load())
 
 
 @in_a_loop

@@ -140,7 +140,7 @@ async def test_a_key_neither_sees_nor_shares_the_jobs_of_another(engine: GatedEn
 async def test_the_mesh_of_another_keys_job_is_an_ordinary_mesh(engine: GatedEngine) -> None:
     async with working(engine) as service:
         hers = await service.wait_for_shape(await submit_as(ALICE, service, 1))
-        mesh = await service.manager.results.read(hers.shape_glb)
+        mesh = (await service.read_file(hers.shape_glb)).load()
         wanted = replace(options(2), mesh=hers.shape_md5)
         same = await service.submit(picture(), wanted, ALICE, texture=None, mesh=mesh)
         assert same.uid == hers.uid
@@ -189,5 +189,5 @@ async def test_a_job_can_be_exported_from_its_last_event_on(
         await asyncio.sleep(0.01)
         assert not asking.done()
         gate.set()
-        exported, _ = opened(await asking)
+        exported, _ = opened((await asking).load())
         assert bool(exported.get("images")) is (texture is None)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 async def content(service: JobsUnderTest, artifact: Artifact | None) -> bytes:
-    return await service.manager.results.read(artifact)
+    return (await service.read_file(artifact)).load()
 
 
 @in_a_loop

@@ -41,10 +41,14 @@ class SteeredFileSystem(FileSystem):
             raise self.failure
         super().write(path, content)
 
-    def read(self, path: Path) -> bytes:
+    def open(self, path: Path) -> int:
         if self.failure is not None and self.failure.errno == 24:
             raise self.failure
-        return super().read(path)
+        return super().open(path)
+
+
+async def read(archive: Archive, artifact: Artifact) -> bytes:
+    return await (await archive.open_file(artifact)).read()
 
 
 def opened(store: Store, **more: Any) -> Archive:
@@ -60,19 +64,19 @@ async def test_a_file_is_read_from_memory_until_it_is_on_the_disk(tmp_path: Path
     files.gate.clear()
     archive.save_record(UIDS[0], "made")
     artifact = archive.store_file(UIDS[0], "shape.glb", b"x" * 1000)
-    assert await archive.read(artifact) == b"x" * 1000
+    assert await read(archive, artifact) == b"x" * 1000
     assert archive.unwritten_bytes == archive.size == 1000
     files.gate.set()
     await archive.flush()
     assert archive.unwritten_bytes == 0
-    assert await archive.read(artifact) == b"x" * 1000
+    assert await read(archive, artifact) == b"x" * 1000
     await archive.close()
     again = Archive(DiskStore(tmp_path), max_evictable_bytes=0)
     found = again.open()
     assert [(job.uid, job.record) for job in found.jobs] == [(UIDS[0], "made")]
     assert again.find(UIDS[0], "shape.glb") == artifact
     assert again.size == 1000
-    assert await again.read(artifact) == b"x" * 1000
+    assert await read(again, artifact) == b"x" * 1000
     await again.close()
 
 
@@ -90,7 +94,7 @@ async def test_a_full_disk_costs_only_memory_and_is_reported(
             archive.save_name(JobName("ticket", uid, uid))
             made.append(archive.store_file(uid, "shape.glb", uid.encode()))
             await archive.flush()
-    assert [await archive.read(artifact) for artifact in made] == [u.encode() for u in UIDS[:3]]
+    assert [await read(archive, artifact) for artifact in made] == [u.encode() for u in UIDS[:3]]
     assert len(archive.notes) == 1
     assert "No space left on device" in archive.notes[0]
     assert len([r for r in caplog.records if "worker.result_dir fails" in r.message]) == 1
@@ -106,7 +110,7 @@ async def test_a_full_disk_costs_only_memory_and_is_reported(
     found = store.open()
     assert [job.uid for job in found.jobs] == UIDS[1:3]
     assert [name.uid for name in found.names] == UIDS[1:3]
-    assert store.read(made[1]) == UIDS[1].encode()
+    assert store.open_file(made[1]).read() == UIDS[1].encode()
     store.close()
 
 
@@ -121,9 +125,9 @@ async def test_a_folder_that_vanished_is_made_again_with_the_known_records(tmp_p
     new = archive.store_file(UIDS[1], "shape.glb", b"new")
     await archive.flush()
     assert "gone" in archive.notes[0]
-    assert await archive.read(new) == b"new"
+    assert await read(archive, new) == b"new"
     with pytest.raises(StoreError) as caught:
-        await archive.read(old)
+        await read(archive, old)
     assert caught.value.is_lost
     assert archive.find(UIDS[0], "shape.glb") is None
     archive.retry_failed_writes()
@@ -148,7 +152,7 @@ async def test_a_folder_that_cannot_be_used_at_the_start_is_used_later(
     archive.save_record(UIDS[0], "made")
     artifact = archive.store_file(UIDS[0], "shape.glb", b"abc")
     await archive.flush()
-    assert await archive.read(artifact) == b"abc"
+    assert await read(archive, artifact) == b"abc"
     archive.retry_failed_writes()
     await archive.flush()
     assert archive.notes
@@ -157,7 +161,7 @@ async def test_a_folder_that_cannot_be_used_at_the_start_is_used_later(
     await archive.flush()
     assert not archive.notes
     assert archive.unwritten_bytes == 0
-    assert await archive.read(artifact) == b"abc"
+    assert await read(archive, artifact) == b"abc"
     await archive.close()
 
 
@@ -170,14 +174,14 @@ async def test_a_failed_read_is_repeated_and_a_damaged_file_discarded(tmp_path: 
     await archive.flush()
     files.failure = OSError(24, "Too many open files")
     with pytest.raises(StoreError, match="Too many open files"):
-        await archive.read(artifact)
+        await read(archive, artifact)
     files.failure = None
-    assert await archive.read(artifact) == b"abc"
+    assert await read(archive, artifact) == b"abc"
     (tmp_path / "files" / f"{UIDS[0]}-shape.glb").write_bytes(b"abd")
     with pytest.raises(StoreError, match="damaged"):
-        await archive.read(artifact)
+        await read(archive, artifact)
     with pytest.raises(StoreError, match="no longer stored"):
-        await archive.read(artifact)
+        await read(archive, artifact)
     assert archive.size == 0
     await archive.close()
 
@@ -192,7 +196,7 @@ async def test_the_least_recently_used_evictable_file_is_evicted_first() -> None
         await archive.flush()
         first = archive.find(UIDS[0], "geometry")
         assert first is not None
-        assert await archive.read(first) == b"g" * 100
+        assert await read(archive, first) == b"g" * 100
     assert [bool(archive.find(uid, "geometry")) for uid in UIDS[:3]] == [True, False, True]
     assert archive.size == 3200
     archive.remove(UIDS[:3])
@@ -241,16 +245,17 @@ async def test_deferred_files_that_fail_or_are_too_many_are_not_stored() -> None
 
 
 @in_a_loop
-async def test_concurrent_reads_of_a_file_share_its_bytes(tmp_path: Path) -> None:
+async def test_all_contents_of_a_file_share_its_descriptor(tmp_path: Path) -> None:
     archive = opened(DiskStore(tmp_path))
     archive.save_record(UIDS[0], "made")
     artifact = archive.store_file(UIDS[0], "shape.glb", b"x" * 1_000_000)
     await archive.flush()
-    impatient = asyncio.ensure_future(archive.read(artifact))
-    several = [asyncio.ensure_future(archive.read(artifact)) for _ in range(5)]
+    impatient = asyncio.ensure_future(archive.open_file(artifact))
+    several = [asyncio.ensure_future(archive.open_file(artifact)) for _ in range(5)]
     await asyncio.sleep(0)
     impatient.cancel()
-    assert len({id(content) for content in await asyncio.gather(*several)}) == 1
+    contents: list[Any] = [*await asyncio.gather(*several), await archive.open_file(artifact)]
+    assert len({id(content._file) for content in contents}) == 1
     await archive.close()
 
 
@@ -263,4 +268,4 @@ async def test_reading_from_a_closed_archive_is_a_shutting_down_error(
     artifact = archive.store_file(UIDS[0], "shape.glb", b"x")
     await archive.close()
     with pytest.raises(ShuttingDownError):
-        await archive.read(artifact)
+        await read(archive, artifact)

@@ -54,7 +54,7 @@ def test_everything_is_available_after_a_restart(store: DiskStore) -> None:
     ]
     assert list(opened.names) == [JobName("ticket", "t", UID, "textured")]
     assert not opened.warnings
-    assert store.read(opened.jobs[0].files["shape.glb"]) == CONTENT
+    assert store.open_file(opened.jobs[0].files["shape.glb"]).read() == CONTENT
 
 
 def test_unlisted_files_are_removed_when_the_folder_is_opened(
@@ -92,7 +92,7 @@ def test_a_damaged_file_is_never_served(store: DiskStore, tmp_path: Path, damage
         if damage == "folder":
             path.mkdir()
     with pytest.raises(StoreError) as caught:
-        store.read(SHAPE)
+        store.open_file(SHAPE).read()
     assert caught.value.is_lost == (damage != "folder")
     assert str(tmp_path) not in str(caught.value)
     if damage != "folder":
@@ -157,7 +157,7 @@ def test_a_damaged_database_is_set_aside_and_replaced(
     assert "set aside as results.sqlite.broken" in opened.warnings[0]
     assert (tmp_path / "results" / "files.broken" / f"{UID}-shape.glb").read_bytes() == CONTENT
     fill(store)
-    assert store.read(SHAPE) == CONTENT
+    assert store.open_file(SHAPE).read() == CONTENT
     assert again(store).jobs
 
 
@@ -168,10 +168,10 @@ def test_a_database_that_is_damaged_while_in_use_costs_no_file(
     store.close()
     (tmp_path / "results" / "results.sqlite").write_bytes(b"no database any more" * 1000)
     store.reopen()
-    assert store.read(SHAPE) == CONTENT
+    assert store.open_file(SHAPE).read() == CONTENT
     store.save({UID: "done"}, [])
     assert list(again(store).jobs[0].files) == ["shape.glb"]
-    assert store.read(SHAPE) == CONTENT
+    assert store.open_file(SHAPE).read() == CONTENT
 
 
 def test_a_folder_that_was_replaced_is_noticed_and_made_again(
@@ -182,11 +182,11 @@ def test_a_folder_that_was_replaced_is_noticed_and_made_again(
     with pytest.raises(StoreError, match="gone"):
         fill(store)
     with pytest.raises(StoreError):
-        store.read(SHAPE)
+        store.open_file(SHAPE).read()
     store.reopen()
     fill(store)
     assert again(store).jobs
-    assert store.read(SHAPE) == CONTENT
+    assert store.open_file(SHAPE).read() == CONTENT
 
 
 def test_a_file_in_place_of_the_folder_is_a_store_error(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_failed_write_leaves_no_file(tmp_path: Path, call: str) -> None:
     assert str(tmp_path) not in str(caught.value)
     assert not list((tmp_path / "files").iterdir())
     with pytest.raises(StoreError):
-        store.read(SHAPE)
+        store.open_file(SHAPE).read()
     store.save({UID: "done"}, [])
     assert not again(store).jobs[0].files
     store.close()
@@ -258,7 +258,7 @@ for attempt in (
         attempt()
     except StoreError as error:
         print(error)
-assert store.read(small) == b"0123456789"
+assert store.open_file(small).read() == b"0123456789"
 """
     command = [sys.executable, "-c", script, str(tmp_path)]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout

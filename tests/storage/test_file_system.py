@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from trellis2_server.errors import ConfigError
+from trellis2_server.storage.content import OpenFile
 from trellis2_server.storage.file_system import FileSystem, FolderLock, make_private_folder
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ def test_a_written_file_can_be_renamed_read_and_removed(tmp_path: Path) -> None:
     system.write(tmp_path / "draft", b"longer content")
     system.write(tmp_path / "draft", b"content")
     system.replace(tmp_path / "draft", tmp_path / "file")
-    assert system.read(tmp_path / "file") == b"content"
+    assert OpenFile(system.open(tmp_path / "file"), "file").read() == b"content"
     for _ in range(2):
         system.remove(tmp_path / "file")
     assert not list(tmp_path.iterdir())

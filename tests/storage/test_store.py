@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.stores import content_of
 from trellis2_server.errors import StoreError
 from trellis2_server.storage import make_store
 from trellis2_server.storage.disk_store import DiskStore
@@ -31,15 +32,15 @@ def test_a_file_is_read_as_it_was_written_until_its_job_is_removed(
     assert not store.open().jobs
     store.write(SHAPE, CONTENT)
     store.save({UID: "done"}, [JobName("ticket", "t", UID, "textured")])
-    assert store.read(SHAPE) == CONTENT
+    assert content_of(store, SHAPE) == CONTENT
     store.delete_jobs([UID])
     with pytest.raises(StoreError) as caught:
-        store.read(SHAPE)
+        content_of(store, SHAPE)
     assert caught.value.is_lost
     store.write(SHAPE, CONTENT)
     store.delete_file(SHAPE)
     with pytest.raises(StoreError, match=r"^shape\.glb is no longer stored$"):
-        store.read(SHAPE)
+        content_of(store, SHAPE)
     store.close()
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.managers import in_a_loop
+from tests.support.stores import content_of
 from trellis2_server.errors import StoreError
 from trellis2_server.storage.index import ArchiveIndex
 from trellis2_server.storage.memory_store import MemoryStore
@@ -66,7 +67,7 @@ async def test_a_file_is_written_with_the_record_of_its_job() -> None:
     await queue.writes.wait()
     assert queue.writes.is_idle
     assert queue.writes.unwritten(SHAPE) is None
-    assert queue.store.read(SHAPE) == b"abc"
+    assert content_of(queue.store, SHAPE) == b"abc"
     assert queue.store.records == {"a": "record of a"}
     assert queue.written == [SHAPE]
     await queue.writes.close()

@@ -26,6 +26,7 @@ from trellis2_server.api.middleware import (
     RequestContextMiddleware,
     UnhandledErrorMiddleware,
 )
+from trellis2_server.api.rate_limits import RateLimit
 from trellis2_server.api.routes import ROUTERS, page
 from trellis2_server.jobs.executor import LocalExecutor
 from trellis2_server.jobs.local_service import LocalJobService
@@ -124,6 +125,7 @@ def create_api(settings: Settings, open_service: OpenService, observe: Observe) 
     app.root_path = settings.server.root_path
     app.state.settings = settings
     app.state.keys = KeyRing(key.get_secret_value() for key in settings.server.api_keys)
+    app.state.rate_limit = RateLimit(settings.server.rate_per_minute)
     app.state.worker_id = secrets.token_hex(3)
     for router in ROUTERS:
         app.include_router(router)
@@ -137,8 +139,7 @@ def create_api(settings: Settings, open_service: OpenService, observe: Observe) 
 def _add_middleware(app: FastAPI, server: ServerSettings, observe: Observe) -> None:
     # From the inside out: the middleware that is added last sees a request first.
     keys: KeyRing = app.state.keys
-    if server.rate_per_minute is not None:
-        app.add_middleware(RateLimitMiddleware, per_minute=server.rate_per_minute)
+    app.add_middleware(RateLimitMiddleware, rate_limit=app.state.rate_limit)
     app.add_middleware(ApiKeyMiddleware, keys=keys, open_paths=OPEN_PATHS, open_folder=OPEN_FOLDER)
     app.add_middleware(UnhandledErrorMiddleware)
     origins = server.cors_origins

@@ -1,8 +1,8 @@
 """Files as HTTP responses, with `ETag`, `Range`, `If-Range` and `If-None-Match`.
 
 Only single ranges are supported; a request for several gets the whole file, as RFC 9110
-(section 14.2) allows. Unlike Starlette's `FileResponse`, which reads from a path while it
-sends, these responses send content that was read and verified before.
+(section 14.2) allows. Unlike Starlette's `FileResponse`, which opens a path when it sends, these
+responses send content that was opened and verified before.
 
 Does not know: which files exist.
 """
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
     from fastapi import Request
 
+    from trellis2_server.storage.content import Content
+
 #: Headers of these responses that pages of other origins may read.
 EXPOSED_HEADERS: Final = ("ETag", "Accept-Ranges", "Content-Range", "Content-Disposition")
-#: Bytes per chunk, so that a slow client does not cause a second copy of the file.
-CHUNK_BYTES: Final = 262_144
 _RANGE: Final = re.compile(r"bytes\s*=\s*(\d{0,18})-(\d{0,18})\s*", re.IGNORECASE)
 
 
 async def file_response(  # noqa: PLR0913 - one argument per header
     request: Request,
-    read: Callable[[], Awaitable[bytes]],
+    open_content: Callable[[], Awaitable[Content]],
     *,
     etag: str,
     size: int | None,
@@ -40,22 +40,25 @@ async def file_response(  # noqa: PLR0913 - one argument per header
 
     Args:
         request: a GET or HEAD request.
-        read: returns the content; called only if the content is needed.
+        open_content: returns the content; called only if bytes of it are sent.
         etag: strong entity tag, with its quotation marks.
-        size: size of the content, bytes; None if it is known only after reading.
+        size: size of the content, bytes; None if it is known only from the content. The response
+            to HEAD then has no `Content-Length`, as RFC 9110 (section 9.3.2) allows.
         media_type: media type of the content.
         headers: further headers of the response, whatever its status.
     """
     all_headers = {**headers, "ETag": etag, "Accept-Ranges": "bytes"}
     if _matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=all_headers)
-    content = None
-    if size is None or request.method != "HEAD":
-        content = await read()
-        size = len(content)
+    if request.method == "HEAD":
+        if size is not None:
+            all_headers["Content-Length"] = str(size)
+        return StreamingResponse(_nothing(), 200, all_headers, media_type=media_type)
+    content = await open_content()
+    size = content.size
     first, last = 0, size - 1
     status = 200
-    range_header = request.headers.get("range") if request.method == "GET" else None
+    range_header = request.headers.get("range")
     if range_header is not None and request.headers.get("if-range", etag) == etag:
         byte_range = _parse_range(range_header, size)
         if byte_range is not None:
@@ -66,9 +69,7 @@ async def file_response(  # noqa: PLR0913 - one argument per header
             status = 206
             all_headers["Content-Range"] = f"bytes {first}-{last}/{size}"
     all_headers["Content-Length"] = str(last - first + 1)
-    if content is None:
-        return Response(status_code=200, headers=all_headers, media_type=media_type)
-    chunks = _chunks(content, first, last)
+    chunks = content.chunks(first, last)
     return StreamingResponse(chunks, status, all_headers, media_type=media_type)
 
 
@@ -100,6 +101,7 @@ def _parse_range(header: str, size: int) -> tuple[int, int] | None:
     return (int(begin), min(int(end), size - 1) if end else size - 1)
 
 
-async def _chunks(content: bytes, first: int, last: int) -> AsyncGenerator[bytes]:
-    for start in range(first, last + 1, CHUNK_BYTES):
-        yield content[start : min(start + CHUNK_BYTES, last + 1)]
+async def _nothing() -> AsyncGenerator[bytes]:
+    """Yield no body. A plain `Response` would add `Content-Length: 0`."""
+    return
+    yield b""

@@ -1,6 +1,6 @@
 """Generation requests: reading one, submitting its job, and waiting for its model.
 
-Does not know: routes, file types, threads, engines.
+Does not know: routes, threads, engines.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.job import Caller, Job
     from trellis2_server.jobs.service import JobService
     from trellis2_server.settings import Settings
+    from trellis2_server.storage.content import Content
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,8 +97,8 @@ async def submit(
 
 async def generate_model(
     generation: GenerationRequest, service: JobService, caller: Caller
-) -> tuple[Job, bytes]:
-    """Run a request; return its job and its model, a GLB.
+) -> tuple[Job, Content]:
+    """Run a request; return its job and its model in the requested file type.
 
     If the stored model of a matching job is lost, it is generated again.
 
@@ -112,12 +113,13 @@ async def generate_model(
 
 async def _generate_model(
     generation: GenerationRequest, service: JobService, caller: Caller
-) -> tuple[Job, bytes]:
+) -> tuple[Job, Content]:
     texture = generation.delivery.texture
     job = await submit(generation, service, caller, texture=texture)
     job = await (service.wait_for_texture(job) if texture else service.wait_for_shape(job))
-    artifact = job.textured_glb if texture else job.shape_glb
-    return job, await service.read_file(artifact)
+    model = job.textured_glb if texture else job.shape_glb
+    file_type = generation.delivery.type
+    return job, await service.convert(model, file_type, caller, is_delivery=True)
 
 
 async def find_texture(

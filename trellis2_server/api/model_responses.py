@@ -1,20 +1,24 @@
-"""A job's model as an HTTP response: file types, headers and conversion.
+"""A job's model as an HTTP response: file types and headers.
 
 Does not know: which route it is for, how models are made.
 """
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from fastapi import Response
+from fastapi.responses import StreamingResponse
 
-from trellis2_server.export import formats
+from trellis2_server.api.disconnects import while_connected
 
 if TYPE_CHECKING:
-    from trellis2_server.jobs.job import Job
+    from fastapi import Request, Response
+
+    from trellis2_server.jobs.job import Caller, Job
+    from trellis2_server.jobs.service import JobService
     from trellis2_server.parameters import FileType
+    from trellis2_server.storage.content import Content
+    from trellis2_server.storage.store import Artifact
 
 MEDIA_TYPES: Final[dict[FileType, str]] = {
     "glb": "model/gltf-binary",
@@ -34,25 +38,39 @@ MODEL_RESPONSE: Final[dict[str, Any]] = {
 }
 
 
-async def model_response(job: Job, glb: bytes, file_type: FileType) -> Response:
-    """Return a job's model in a response, converted to the file type.
+def model_response(job: Job, content: Content, file_type: FileType) -> Response:
+    """Return a job's model, which has that file type, in a response."""
+    headers = {**_headers(job), "Content-Length": str(content.size)}
+    return StreamingResponse(content.chunks(), media_type=MEDIA_TYPES[file_type], headers=headers)
+
+
+async def convert_on_get(  # noqa: PLR0913 - the service's arguments, and the request
+    request: Request,
+    service: JobService,
+    model: Artifact,
+    file_type: FileType,
+    caller: Caller,
+    *,
+    is_delivery: bool = False,
+) -> Content:
+    """Return a stored GLB in the file type for a GET, which counts if the file is made for it.
+
+    Args:
+        request: the GET; when its client disconnects, it waits no longer.
+        service: the job service.
+        model: the stored GLB.
+        file_type: the type.
+        caller: the client.
+        is_delivery: see `JobService.convert`.
 
     Raises:
-        ExportError: the conversion failed.
+        TooManyRequestsError: the client exceeds a limit.
+        ServerError: the conversion failed.
     """
-    content = await convert(glb, file_type)
-    return Response(content, media_type=MEDIA_TYPES[file_type], headers=_headers(job))
-
-
-async def convert(glb: bytes, file_type: FileType) -> bytes:
-    """Convert a GLB to another file type, off the event loop.
-
-    Raises:
-        ExportError: the conversion failed.
-    """
-    if file_type == "glb":
-        return glb
-    return await asyncio.to_thread(formats.convert, glb, file_type)
+    if file_type != "glb" and await service.find_conversion(model, file_type) is None:
+        request.app.state.rate_limit.take(caller.client)
+    conversion = service.convert(model, file_type, caller, is_delivery=is_delivery)
+    return await while_connected(request, conversion)
 
 
 def _headers(job: Job) -> dict[str, str]:

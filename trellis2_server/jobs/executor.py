@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from trellis2_server import pipeline
 from trellis2_server.digests import md5
+from trellis2_server.export.formats import convert
 from trellis2_server.mesh import Shape
 from trellis2_server.storage.snapshots import (
     EngineName,
@@ -27,6 +28,7 @@ from trellis2_server.storage.snapshots import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from trellis2_server.export.formats import FileType
     from trellis2_server.inputs.images import Cutout, Cutter
     from trellis2_server.mesh import VoxelField
     from trellis2_server.parameters import Options
@@ -167,6 +169,10 @@ class Executor(Protocol):
         """Export stored snapshots; see `snapshots.export_again`."""
         ...
 
+    def convert(self, glb: bytes, file_type: FileType, report: Report) -> bytes | Awaitable[bytes]:
+        """Return a model in another file type than "glb"; see `formats.convert`."""
+        ...
+
 
 class LocalExecutor:
     """Does the steps in this process, with one engine.
@@ -255,6 +261,10 @@ class LocalExecutor:
     ) -> bytes:
         """Export stored snapshots as a GLB."""
         return export_again(EngineName(made_by), shape, field, options, self._export, report)
+
+    def convert(self, glb: bytes, file_type: FileType, report: Report) -> bytes:
+        """Return a model in another file type."""
+        return convert(glb, file_type, report)
 
 
 def exported_shape(geometry: Geometry | UploadedMesh, glb: bytes) -> ExportedShape:

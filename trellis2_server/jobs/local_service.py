@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.job import Caller, Job
     from trellis2_server.jobs.manager import JobManager
     from trellis2_server.jobs.service import MetricsRenderer
-    from trellis2_server.parameters import Options
+    from trellis2_server.parameters import FileType, Options
+    from trellis2_server.storage.content import Content
     from trellis2_server.storage.store import Artifact
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class LocalJobService:
         self.identify = manager.submissions.identify
         self.wait_for_shape = manager.waiter.wait_for_shape
         self.wait_for_texture = manager.waiter.wait_for_texture
-        self.read_file = manager.results.read
+        self.read_file = manager.results.open_file
 
     @property
     def is_closing(self) -> bool:
@@ -174,8 +175,40 @@ class LocalJobService:
         job = self._find(name, caller)
         return job, self._results.file(job, file_name)
 
-    async def export(self, job: Job, options: Options, *, texture: bool | None) -> bytes:
-        """Return the job's model as a GLB with other options."""
+    async def find_conversion(self, model: Artifact, file_type: FileType) -> Artifact | None:
+        """Return the stored conversion of a model; None: it has to be made."""
+        return self._results.find_conversion(model, file_type)
+
+    async def convert(
+        self,
+        model: Artifact | None,
+        file_type: FileType,
+        caller: Caller = ANONYMOUS,
+        *,
+        is_delivery: bool = False,
+    ) -> Content:
+        """Return a stored model in that file type."""
+        is_made = (
+            model is None or file_type == "glb" or await self.find_conversion(model, file_type)
+        )
+        if not (is_made or is_delivery):
+            self.manager.admission.check_queue()
+        return await self._results.convert(
+            model, file_type, caller.client, may_refuse=not is_delivery
+        )
+
+    async def export(
+        self,
+        job: Job,
+        options: Options,
+        caller: Caller = ANONYMOUS,
+        *,
+        texture: bool | None,
+        file_type: FileType = "glb",
+    ) -> Content:
+        """Return the job's model with other options."""
         self.manager.admission.check_open()
         self.manager.admission.check_queue()
-        return await self._results.export(job, options, texture=texture)
+        return await self._results.export(
+            job, options, caller.client, texture=texture, file_type=file_type
+        )

@@ -147,7 +147,9 @@ class JobManager:
             self.endings,
             settings.model.idle_unload_seconds,
         )
-        self.export_calls = ExportCalls(self.threads, self.availability, self.endings, self._clock)
+        self.export_calls = ExportCalls(
+            self.threads, self.availability, self.endings, self._clock, self._limits
+        )
 
     def _build_steps(self, observer: JobObserver) -> None:
         """Parts that run steps."""
@@ -203,11 +205,7 @@ class JobManager:
         )
         self.waiter = ResultWaiter(self.active_jobs, self.step_results, self.availability)
         self.results = JobResults(
-            self.active_jobs,
-            self.archive,
-            self.export_calls,
-            self.executor,
-            self._limits.max_result_bytes,
+            self.active_jobs, self.archive, self.export_calls, self.executor, self._limits
         )
         self._cleanup = Cleanup(
             self._limits,
@@ -243,6 +241,7 @@ class JobManager:
         """Read stored jobs, start to load the engine, and start the cleanup."""
         self._loop = asyncio.get_running_loop()
         self._records.restore(self.archive.open(), self.registry)
+        self.results.restore()
         self.clean_up()
         for coroutine in (self._load(), self._cleanup.run_regularly(), self._drain()):
             task = self._loop.create_task(coroutine)
@@ -291,6 +290,7 @@ class JobManager:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         self.threads.close()
+        self.results.close()
         with suppress(asyncio.TimeoutError):  # a disk that does not answer
             await asyncio.wait_for(self.archive.close(), ARCHIVE_GRACE_S)
         self._is_closed.set()

@@ -77,6 +77,7 @@ class JobRegistry:
         self._clients: dict[str, set[str]] = {}
         #: When each finished job has finished or was last asked for, the earliest first.
         self._uses: OrderedDict[str, float] = OrderedDict()
+        self._are_uses_sorted = True
         self._recorded_uses: dict[str, float] = {}
         self._aliases: dict[str, tuple[str, Hashable]] = {}
         self._alias_of: dict[tuple[str, Hashable], str] = {}
@@ -221,9 +222,10 @@ class JobRegistry:
         self._sort_by_request(job)
         return job
 
-    def remove(self, uid: str) -> None:
-        """Remove a job and all of its names."""
-        self._remove(uid)
+    def remove(self, *uids: str) -> None:
+        """Remove jobs and all of their names."""
+        for uid in uids:
+            self._remove(uid)
         self._remove_stale_names()
 
     # ---- age -----------------------------------------------------------------------------
@@ -253,28 +255,30 @@ class JobRegistry:
         for uid, at in uses.items():
             if uid in self._uses:
                 self._uses[uid] = max(at, self._uses[uid])
-        self._sort_uses()
+        self._are_uses_sorted = False
 
     def _note_use(self, uid: str, at: float) -> None:
         if uid not in self._uses:
             self._recorded_uses[uid] = at
         newest = next(reversed(self._uses.values()), at)
+        self._are_uses_sorted = self._are_uses_sorted and at >= newest
         self._uses[uid] = at
         self._uses.move_to_end(uid)
-        if at < newest:
-            self._sort_uses()
 
-    def _sort_uses(self) -> None:
-        self._uses = OrderedDict(sorted(self._uses.items(), key=lambda use: use[1]))
+    def _least_recently_used(self) -> Iterator[tuple[str, float]]:
+        if not self._are_uses_sorted:  # after jobs of an earlier process were restored
+            self._uses = OrderedDict(sorted(self._uses.items(), key=lambda use: use[1]))
+            self._are_uses_sorted = True
+        return iter(self._uses.items())
 
-    def oldest_finished(self) -> Job | None:
-        """Return the finished job that was not asked for longest; None: no job is finished."""
-        return next((self._jobs[uid] for uid in self._uses), None)
+    def oldest_finished(self, count: int) -> list[Job]:
+        """Return the finished jobs that were asked for least recently, at most that many."""
+        return [self._jobs[uid] for uid, _ in itertools.islice(self._least_recently_used(), count)]
 
     def remove_aged(self, used_before: float) -> list[Job]:
         """Remove the jobs that finished, and were last asked for, before a time; return them."""
         aged: list[Job] = []
-        for uid, at in self._uses.items():
+        for uid, at in self._least_recently_used():
             if at >= used_before:
                 break
             aged.append(self._jobs[uid])

@@ -5,12 +5,15 @@ Does not know: HTTP, which client asks, where the archive stores files.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.errors import JobNotFoundError, StoreError
+from trellis2_server.jobs.conversions import Conversions
+from trellis2_server.jobs.export_calls import ExportWork, with_contents
 from trellis2_server.jobs.job import INPUT_FILE, SHAPE_FILE, TEXTURED_FILE, Status
 from trellis2_server.storage.snapshots import FIELD_SNAPSHOT, SHAPE_SNAPSHOT
 
@@ -19,8 +22,10 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.executor import Executor
     from trellis2_server.jobs.export_calls import ExportCalls
     from trellis2_server.jobs.job import Job
-    from trellis2_server.parameters import Options
+    from trellis2_server.parameters import FileType, Options
+    from trellis2_server.settings import WorkerSettings
     from trellis2_server.storage.archive import Archive
+    from trellis2_server.storage.content import Content
     from trellis2_server.storage.store import Artifact
 
 logger = logging.getLogger(__name__)
@@ -29,6 +34,8 @@ logger = logging.getLogger(__name__)
 FILES: Final = (INPUT_FILE, SHAPE_FILE, TEXTURED_FILE)
 #: The field of `Job` that refers to each GLB.
 _FIELDS: Final = {SHAPE_FILE: "shape_glb", TEXTURED_FILE: "textured_glb"}
+#: Jobs that are deleted at a time to make room; the event loop runs in between.
+JOBS_PER_TURN: Final = 32
 _GEOMETRY_GONE: Final = "the geometry of this job is no longer stored; send the picture again"
 
 
@@ -40,7 +47,7 @@ class JobResults:
         archive: stores the files.
         export_calls: where exports run.
         executor: does them.
-        max_bytes: size of all files above which the oldest finished jobs are deleted, bytes.
+        limits: size of all files above which the oldest finished jobs are deleted.
     """
 
     def __init__(
@@ -49,34 +56,72 @@ class JobResults:
         archive: Archive,
         export_calls: ExportCalls,
         executor: Executor,
-        max_bytes: int,
+        limits: WorkerSettings,
     ) -> None:
         self._active_jobs = active_jobs
         self._registry = active_jobs.registry
         self._archive = archive
         self._export_calls = export_calls
         self._executor = executor
-        self._max_bytes = max_bytes
+        self._conversions = Conversions(archive, export_calls, executor, limits)
+        self._max_bytes = limits.max_result_bytes
+        self._latest_uid = ""
+        self._next_turn: asyncio.Handle | None = None
 
     @property
     def notes(self) -> list[str]:
         """Notes for the operator."""
         return self._archive.notes
 
+    # ---- room ------------------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Take over what was stored before, and make room if the limit is lower now."""
+        self._conversions.restore(job.uid for job in self._registry)
+        self._make_room()
+
+    def close(self) -> None:
+        """Delete nothing more to make room."""
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+
     def note_stored(self, artifact: Artifact) -> None:
         """Make room for a file that has been stored, and notify the subscriptions of its job."""
-        while self._archive.size > self._max_bytes:
-            job = self._registry.oldest_finished()
-            if job is None or job.uid == artifact.uid:
-                break
-            logger.info("Job removed: worker.max_result_bytes", extra={"uid": job.uid})
-            self.delete(job)
+        self._latest_uid = artifact.uid
+        if self._next_turn is None:
+            self._make_room()
         self._active_jobs.subscriptions.touch(artifact.uid)
 
-    def delete(self, job: Job) -> None:
-        """Delete a finished job and its files."""
-        self._active_jobs.discard(job.uid)
-        self._registry.remove(job.uid)
+    def _make_room(self) -> None:
+        """Delete conversions, then the oldest finished jobs: some now, the others in later turns.
+
+        The job of the latest file stays, even if it alone exceeds the limit.
+        """
+        self._next_turn = None
+        excess = self._archive.size - self._max_bytes
+        if excess <= 0:
+            return
+        self._conversions.make_room(excess)
+        excess = self._archive.size - self._max_bytes
+        jobs: list[Job] = []
+        for job in self._registry.oldest_finished(JOBS_PER_TURN):
+            if excess <= 0:
+                break
+            if job.uid == self._latest_uid:
+                continue
+            excess -= sum(artifact.size for artifact in self._archive.files(job.uid))
+            logger.info("Job removed: worker.max_result_bytes", extra={"uid": job.uid})
+            jobs.append(job)
+        if jobs:
+            self.delete(*jobs)
+        if jobs and excess > 0:
+            self._next_turn = asyncio.get_running_loop().call_soon(self._make_room)
+
+    def delete(self, *jobs: Job) -> None:
+        """Delete finished jobs and their files."""
+        for job in jobs:
+            self._active_jobs.discard(job.uid)
+        self._registry.remove(*(job.uid for job in jobs))
 
     # ---- files -----------------------------------------------------------------------
 
@@ -99,7 +144,7 @@ class JobResults:
             )
         return artifact
 
-    async def read(self, artifact: Artifact | None) -> bytes:
+    async def open_file(self, artifact: Artifact | None) -> Content:
         """Return the content of a file, exactly as it was made.
 
         Raises:
@@ -109,7 +154,7 @@ class JobResults:
         if artifact is None:
             raise JobNotFoundError("there is no such file")
         try:
-            return await self._archive.read(artifact)
+            return await self._archive.open_file(artifact)
         except StoreError as error:
             if not error.is_lost:
                 raise
@@ -129,6 +174,34 @@ class JobResults:
         job = self._registry.put(job.changed(self._active_jobs.clock(), **changes))
         self._active_jobs.subscriptions.publish(job)
 
+    # ---- other file types --------------------------------------------------------------
+
+    def find_conversion(self, model: Artifact, file_type: FileType) -> Artifact | None:
+        """Return the stored conversion of a model; None: it has to be made."""
+        return self._conversions.find(model, file_type)
+
+    async def convert(
+        self, model: Artifact | None, file_type: FileType, client: str, *, may_refuse: bool
+    ) -> Content:
+        """Return a stored GLB in a file type; made once, see `Conversions`.
+
+        Args:
+            model: the GLB.
+            file_type: the type, "glb" too.
+            client: see `ExportCalls.run`.
+            may_refuse: see `ExportCalls.run`.
+
+        Raises:
+            JobNotFoundError: as in `open_file`.
+            ServerError: the conversion failed, or was refused.
+        """
+        content = await self.open_file(model)
+        if file_type == "glb" or model is None:
+            return content
+        return await self._conversions.convert(
+            model, content, file_type, client, may_refuse=may_refuse
+        )
+
     # ---- further exports ---------------------------------------------------------------
 
     def can_export(self, job: Job) -> bool:
@@ -136,8 +209,16 @@ class JobResults:
         is_stored = self._archive.find(job.uid, SHAPE_SNAPSHOT) is not None
         return is_stored or self._archive.is_coming(job.uid, SHAPE_SNAPSHOT)
 
-    async def export(self, job: Job, options: Options, *, texture: bool | None) -> bytes:
-        """Return the job's model as a GLB, exported with other options.
+    async def export(
+        self,
+        job: Job,
+        options: Options,
+        client: str,
+        *,
+        texture: bool | None,
+        file_type: FileType,
+    ) -> Content:
+        """Return the job's model, exported with other options.
 
         Snapshots that are being stored are waited for: right after the job has ended, the model
         would otherwise lack its texture.
@@ -145,10 +226,13 @@ class JobResults:
         Args:
             job: the job.
             options: those of the job, with other export options.
+            client: see `ExportCalls.run`.
             texture: whether it is textured; None: if there is a texture.
+            file_type: the type of the file.
 
         Raises:
             JobNotFoundError: its geometry, or its texture, is not stored.
+            TooManyRequestsError: see `ExportCalls.run`.
             ServerError: the export failed.
         """
         shape = await self._archive.find_soon(job.uid, SHAPE_SNAPSHOT)
@@ -159,19 +243,19 @@ class JobResults:
             raise JobNotFoundError("the texture of this job is not stored; send the picture again")
         if texture is False:
             field = None
-        return await self._export_calls.run(
-            partial(
-                self._executor.export_again,
-                job.engine,
-                await self._snapshot(shape),
-                await self._snapshot(field) if field else None,
-                options,
-            )
+        call = with_contents(
+            partial(self._executor.export_again, job.engine, options=options),
+            await self._snapshot(shape),
+            await self._snapshot(field) if field else None,
         )
+        glb = await self._export_calls.run(ExportWork(call), client)
+        if file_type == "glb":
+            return glb
+        return await self._conversions.convert_bytes(glb, file_type, client)
 
-    async def _snapshot(self, artifact: Artifact) -> bytes:
+    async def _snapshot(self, artifact: Artifact) -> Content:
         try:
-            return await self._archive.read(artifact)
+            return await self._archive.open_file(artifact)
         except StoreError as error:
             if not error.is_lost:
                 raise

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from trellis2_server.jobs.job import Caller, Job
-    from trellis2_server.parameters import Delivery, Options
+    from trellis2_server.parameters import Delivery, FileType, Options
+    from trellis2_server.storage.content import Content
     from trellis2_server.storage.store import Artifact
 
 
@@ -196,14 +197,50 @@ class JobService(Protocol):
         """
         ...
 
-    async def read_file(self, artifact: Artifact | None) -> bytes:
-        """Return the content of a file; see `JobResults.read`."""
+    async def read_file(self, artifact: Artifact | None) -> Content:
+        """Return the content of a file; see `JobResults.open_file`."""
         ...
 
-    async def export(self, job: Job, options: Options, *, texture: bool | None) -> bytes:
-        """Return the job's model as a GLB with other options; see `JobResults.export`.
+    async def find_conversion(self, model: Artifact, file_type: FileType) -> Artifact | None:
+        """Return the stored conversion of a model; None: `convert` would have to make it."""
+        ...
+
+    async def convert(
+        self,
+        model: Artifact | None,
+        file_type: FileType,
+        caller: Caller = ANONYMOUS,
+        *,
+        is_delivery: bool = False,
+    ) -> Content:
+        """Return a stored GLB in that file type; see `JobResults.convert`.
+
+        Args:
+            model: the GLB.
+            file_type: the type; "glb": as `read_file`.
+            caller: the client.
+            is_delivery: whether the request has got its job before: it then waits for its turn,
+                whatever the limits of the queue and of the client.
 
         Raises:
-            UnavailableError: shutting down, or the queue is full.
+            UnavailableError: shutting down, the queue is full, or the client has
+                `worker.max_exports_per_client` unfinished exports and conversions.
+        """
+        ...
+
+    async def export(
+        self,
+        job: Job,
+        options: Options,
+        caller: Caller = ANONYMOUS,
+        *,
+        texture: bool | None,
+        file_type: FileType = "glb",
+    ) -> Content:
+        """Return the job's model with other options; see `JobResults.export`.
+
+        Raises:
+            UnavailableError: shutting down, the queue is full, or the client has
+                `worker.max_exports_per_client` unfinished exports and conversions.
         """
         ...

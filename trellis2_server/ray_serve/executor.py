@@ -28,6 +28,7 @@ from trellis2_server.storage.snapshots import EngineName
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
+    from trellis2_server.export.formats import FileType
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.parameters import Options
     from trellis2_server.ray_serve.engine_monitor import EngineMonitor
@@ -267,3 +268,12 @@ class ClusterExecutor:
         )  # fmt: skip
         (glb,) = outcome.large
         return await glb
+
+    @_translate_ray_errors
+    async def convert(self, glb: bytes, file_type: FileType, report: Report) -> bytes:
+        """Return a model in another file type."""
+        outcome = await self._calls.as_task(
+            tasks.convert_model, ray.put(glb), file_type, node=None, report=report
+        )
+        (converted,) = outcome.large
+        return await converted

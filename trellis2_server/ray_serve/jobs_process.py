@@ -24,6 +24,7 @@ from trellis2_server.ray_serve.engine_monitor import EngineMonitor
 from trellis2_server.ray_serve.executor import ClusterExecutor
 from trellis2_server.ray_serve.remote_calls import RemoteCalls
 from trellis2_server.ray_serve.stream import portable
+from trellis2_server.storage.content import Content
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -97,9 +98,13 @@ class JobsProcess:
         self._service = ClusterJobService(self._manager, self._metrics, self._monitor, self._notes)
 
     async def call(self, method: str, /, *args: Any, **named: Any) -> Any:
-        """Call a method of the service; return its result, or the error that it raised."""
+        """Call a method of the service; return its result, or the error that it raised.
+
+        Of a `Content`, the result is its bytes.
+        """
         try:
-            return await getattr(self._service, method)(*args, **named)
+            result = await getattr(self._service, method)(*args, **named)
+            return await result.read() if isinstance(result, Content) else result
         except ServerError as error:
             return portable(error)
 

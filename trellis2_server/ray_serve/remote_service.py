@@ -10,20 +10,26 @@ import functools
 import logging
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from weakref import WeakValueDictionary
 
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
 from trellis2_server.errors import ServerError, UnavailableError
+from trellis2_server.jobs.job import ANONYMOUS
 from trellis2_server.jobs.service import Health, JobService
 from trellis2_server.ray_serve.deployments import JOBS
+from trellis2_server.storage.content import BytesContent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
 
-    from trellis2_server.jobs.job import Job
+    from trellis2_server.jobs.job import Caller, Job
     from trellis2_server.jobs.service import JobView
+    from trellis2_server.parameters import FileType, Options
+    from trellis2_server.storage.content import Content
+    from trellis2_server.storage.store import Artifact
 
 M = TypeVar("M", bound="Callable[..., Coroutine[Any, Any, Any]]")
 
@@ -60,6 +66,9 @@ class RemoteJobService(JobService):
     def __init__(self) -> None:
         self._is_closing = False
         self._answered: list[tuple[str, str, int, float, int, int]] = []
+        self._contents: WeakValueDictionary[tuple[Artifact, FileType], BytesContent] = (
+            WeakValueDictionary()
+        )
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[RemoteJobService]:
@@ -159,5 +168,52 @@ class RemoteJobService(JobService):
     create_alias = _remote(JobService.create_alias, ANSWER_TIMEOUT_S)
     delete = _remote(JobService.delete, ANSWER_TIMEOUT_S)
     get_file = _remote(JobService.get_file, ANSWER_TIMEOUT_S)
-    read_file = _remote(JobService.read_file, ANSWER_TIMEOUT_S)
-    export = _remote(JobService.export, None)
+    find_conversion = _remote(JobService.find_conversion, ANSWER_TIMEOUT_S)
+
+    # ---- files: the jobs process sends their bytes ---------------------------------------
+
+    async def read_file(self, artifact: Artifact | None) -> Content:
+        """See `JobService.read_file`."""
+        return self._known(artifact, "glb") or self._share(
+            artifact, "glb", await self.call("read_file", ANSWER_TIMEOUT_S, artifact)
+        )
+
+    async def convert(
+        self,
+        model: Artifact | None,
+        file_type: FileType,
+        caller: Caller = ANONYMOUS,
+        *,
+        is_delivery: bool = False,
+    ) -> Content:
+        """See `JobService.convert`."""
+        if file_type == "glb":
+            return await self.read_file(model)
+        return self._known(model, file_type) or self._share(
+            model,
+            file_type,
+            await self.call("convert", None, model, file_type, caller, is_delivery=is_delivery),
+        )
+
+    async def export(
+        self,
+        job: Job,
+        options: Options,
+        caller: Caller = ANONYMOUS,
+        *,
+        texture: bool | None,
+        file_type: FileType = "glb",
+    ) -> Content:
+        """See `JobService.export`."""
+        named = {"texture": texture, "file_type": file_type}
+        return BytesContent(await self.call("export", None, job, options, caller, **named))
+
+    def _known(self, model: Artifact | None, file_type: FileType) -> Content | None:
+        """Return the content that responses of this ingress still send; None: there is none."""
+        return None if model is None else self._contents.get((model, file_type))
+
+    def _share(self, model: Artifact | None, file_type: FileType, content: bytes) -> Content:
+        """Return one content for all responses that send the same file."""
+        if model is None:
+            return BytesContent(content)
+        return self._contents.setdefault((model, file_type), BytesContent(content))

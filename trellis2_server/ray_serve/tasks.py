@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trellis2_server import pipeline
 from trellis2_server.digests import md5
+from trellis2_server.export import formats
 from trellis2_server.mesh import Shape
 from trellis2_server.pipeline import Geometry
 from trellis2_server.ray_serve.references import writable
@@ -22,6 +23,7 @@ from trellis2_server.storage.snapshots import EngineName
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from trellis2_server.export.formats import FileType
     from trellis2_server.mesh import Mesh, VoxelField
     from trellis2_server.parameters import Options
     from trellis2_server.pipeline import UploadedMesh
@@ -106,6 +108,11 @@ def export_snapshots(  # noqa: PLR0913, PLR0917 - see `snapshots.export_again`
     """Export stored snapshots as a GLB, which is large; see `snapshots.export_again`."""
     glb = snapshots.export_again(EngineName(engine), shape, field, options, settings, report)
     return Outcome(None, (glb,))
+
+
+def convert_model(glb: bytes, file_type: FileType, report: Report) -> Outcome:
+    """Convert a GLB, the result is large; see `formats.convert`."""
+    return Outcome(None, (formats.convert(glb, file_type, report),))
 
 
 def snapshot_shape(mesh: Mesh, resolution: int) -> bytes:

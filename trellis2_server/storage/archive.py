@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from trellis2_server.errors import StoreError
+from trellis2_server.storage.content import BytesContent
 from trellis2_server.storage.evictable import EvictableFiles
 from trellis2_server.storage.index import ArchiveIndex
 from trellis2_server.storage.shared_reads import SharedReads
@@ -24,6 +25,7 @@ from trellis2_server.thread_priority import lower_priority
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from trellis2_server.storage.content import Content
     from trellis2_server.storage.store import Store
 
 logger = logging.getLogger(__name__)
@@ -114,7 +116,7 @@ class Archive:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is being made, written or read."""
+        """Whether nothing is being made, written or opened."""
         return not self._deferred and self._writes.is_idle and self._reads.is_idle
 
     @property
@@ -126,6 +128,11 @@ class Archive:
     def size(self) -> int:
         """Total size of all stored files, in bytes."""
         return self._index.size
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether new files stay in memory: there is no folder, or it fails."""
+        return not self.is_persistent or self._writes.failure is not None
 
     @property
     def unwritten_bytes(self) -> int:
@@ -252,8 +259,8 @@ class Archive:
 
     # ---- reading ---------------------------------------------------------------------
 
-    async def read(self, artifact: Artifact) -> bytes:
-        """Read a file, exactly as it was stored.
+    async def open_file(self, artifact: Artifact) -> Content:
+        """Return the content of a file, exactly as it was stored.
 
         Raises:
             StoreError: the file is no longer stored, is damaged on the disk (then it is
@@ -263,10 +270,10 @@ class Archive:
         self._evictable.touch(artifact)
         unwritten = self._writes.unwritten(artifact)
         if unwritten is not None:
-            return unwritten
+            return BytesContent(unwritten)
         if not self._index.has(artifact):
             raise StoreError(f"{artifact.name} is no longer stored", is_lost=True)
-        return await self._reads.read(artifact)
+        return await self._reads.open_file(artifact)
 
     def _note_lost(self, artifact: Artifact, error: StoreError) -> None:
         if self._index.has(artifact):

@@ -6,7 +6,8 @@
 
 Records are written after the files that they list, and deleted before them. At any moment, a
 file is therefore complete or unlisted; unlisted files are removed when the folder is opened.
-A file is served only if it has the size and SHA-256 of its record.
+A file is served only if it has the size and SHA-256 of its record, which is verified when the file
+is opened for the first time, and again whenever it was replaced or written to.
 
 A damaged database is set aside as `results.sqlite.broken`, with its files as `files.broken`,
 and replaced by an empty one.
@@ -24,8 +25,10 @@ import re
 import shutil
 import sqlite3
 from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
 from trellis2_server.errors import ConfigError, StoreError
+from trellis2_server.storage.content import OpenFile
 from trellis2_server.storage.database import ResultDatabase, error_reason
 from trellis2_server.storage.file_system import FileSystem, FolderLock, make_private_folder
 from trellis2_server.storage.store import UID, Artifact, JobName, SavedJob, StoreContents
@@ -34,9 +37,12 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
     from pathlib import Path
 
+    from trellis2_server.storage.content import FileIdentity
+
 logger = logging.getLogger(__name__)
 
-_FILE_NAME: Final = re.compile(r"[a-z_]+(\.[a-z]+)?")
+#: Versions that know no conversions remove files with a hyphen at their start.
+_FILE_NAME: Final = re.compile(r"[a-z_]+(\.[a-z]+|\.[a-z_]+-[a-z0-9_]+)?")
 
 
 class DiskStore:
@@ -56,6 +62,8 @@ class DiskStore:
         self._database = ResultDatabase(folder / "results.sqlite")
         self._file_system = file_system or FileSystem()
         self._sums: dict[Artifact, bytes] = {}
+        self._verified: dict[Artifact, FileIdentity] = {}
+        self._open_files: WeakValueDictionary[Artifact, OpenFile] = WeakValueDictionary()
 
     # ---- opening and closing ---------------------------------------------------------
 
@@ -175,8 +183,10 @@ class DiskStore:
             raise StoreError(f"a result could not be written: {error_reason(error)}") from error
         self._sums[artifact] = hashlib.sha256(content).digest()
 
-    def read(self, artifact: Artifact) -> bytes:
-        """Read a file, exactly as it was written. Thread-safe.
+    def open_file(self, artifact: Artifact) -> OpenFile:
+        """Open a file that is exactly as it was written; the same one while it is open.
+
+        Thread-safe, except that one thread at a time may open the same file.
 
         Raises:
             StoreError: the file is missing, damaged, or cannot be read.
@@ -185,15 +195,21 @@ class DiskStore:
         if digest is None:
             raise StoreError(f"{artifact.name} is no longer stored", is_lost=True)
         try:
-            content = self._file_system.read(self._path(artifact))
+            file = OpenFile(self._file_system.open(self._path(artifact)), artifact.name)
         except OSError as error:
             raise StoreError(
                 f"{artifact.name} cannot be read: {error_reason(error)}",
                 is_lost=isinstance(error, FileNotFoundError | NotADirectoryError),
             ) from error
-        if len(content) != artifact.size or hashlib.sha256(content).digest() != digest:
-            raise StoreError(f"{artifact.name} was damaged on the disk", is_lost=True)
-        return content
+        known = self._open_files.get(artifact)
+        if known is not None and known.identity == file.identity:
+            return known
+        if self._verified.get(artifact) != file.identity:
+            if file.size != artifact.size or file.sha256() != digest:
+                raise StoreError(f"{artifact.name} was damaged on the disk", is_lost=True)
+            self._verified[artifact] = file.identity
+        self._open_files[artifact] = file
+        return file
 
     def delete_file(self, artifact: Artifact) -> None:
         """Delete one file.
@@ -207,6 +223,7 @@ class DiskStore:
     def _remove_files(self, artifacts: Iterable[Artifact]) -> None:
         for artifact in artifacts:
             self._sums.pop(artifact, None)
+            self._verified.pop(artifact, None)
             # Files that cannot be removed now are removed at the next start.
             with contextlib.suppress(OSError):
                 self._file_system.remove(self._path(artifact))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
 from typing import IO, TYPE_CHECKING
 
@@ -36,9 +38,13 @@ class FileSystem:
             finally:
                 os.close(folder)
 
-    def read(self, path: Path) -> bytes:
-        """Read a whole file."""
-        return path.read_bytes()
+    def open(self, path: Path) -> int:
+        """Open a file for reading; return its descriptor."""
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a folder can be opened, too
+            os.close(descriptor)
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        return descriptor
 
     def remove(self, path: Path) -> None:
         """Remove a file, if it exists."""

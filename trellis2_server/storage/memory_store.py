@@ -39,8 +39,8 @@ class MemoryStore:
         """Store a file."""
         self._files[artifact] = content
 
-    def read(self, artifact: Artifact) -> bytes:
-        """Return a file.
+    def open_file(self, artifact: Artifact) -> bytes:
+        """Return the bytes of a file.
 
         Raises:
             StoreError: the file is not stored.

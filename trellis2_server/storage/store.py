@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from trellis2_server.storage.content import OpenFile
+
 
 #: A uid of a job, in lower case.
 UID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -23,7 +25,7 @@ class Artifact:
 
     Attributes:
         uid: the job's.
-        name: file name: letters, at most one dot.
+        name: file name: letters, at most one dot; conversions end with a hyphen and a version.
         size: bytes.
     """
 
@@ -87,7 +89,7 @@ class StoreContents:
 class Store(Protocol):
     """A place for results.
 
-    One thread at a time calls the methods; only `read` may be called from any thread.
+    One thread at a time calls the methods; only `open_file` may be called from any thread.
     """
 
     #: Whether results remain after a restart.
@@ -134,8 +136,8 @@ class Store(Protocol):
         """
         ...
 
-    def read(self, artifact: Artifact) -> bytes:
-        """Read a file, exactly as it was written.
+    def open_file(self, artifact: Artifact) -> bytes | OpenFile:
+        """Return the bytes of a file that is in memory, or a file that is as it was written.
 
         Raises:
             StoreError: the file is missing, damaged, or cannot be read.

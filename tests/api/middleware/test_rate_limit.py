@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pytest
 
 from trellis2_server.api.api_keys import KeyRing
-from trellis2_server.api.middleware import ApiKeyMiddleware, RateLimitMiddleware, rate_limit
-
-if TYPE_CHECKING:
-    import pytest
+from trellis2_server.api import rate_limits
+from trellis2_server.api.middleware import ApiKeyMiddleware, RateLimitMiddleware
+from trellis2_server.api.rate_limits import RateLimit
+from trellis2_server.errors import TooManyRequestsError
 
 
 class Clients:
@@ -16,8 +18,9 @@ class Clients:
 
     def __init__(self, per_minute: float, *keys: str) -> None:
         self.now = 0.0
-        self.rate = RateLimitMiddleware(self._pass, per_minute, clock=lambda: self.now)
-        self._keys = ApiKeyMiddleware(self.rate, KeyRing(keys), (), "/open/")
+        self.limit = RateLimit(per_minute, clock=lambda: self.now)
+        rate = RateLimitMiddleware(self._pass, self.limit)
+        self._keys = ApiKeyMiddleware(rate, KeyRing(keys), (), "/open/")
         self._has_passed = False
 
     async def _pass(self, *_: Any) -> None:
@@ -98,13 +101,32 @@ def test_clients_without_a_key_are_identified_by_ipv4_address_or_ipv6_network() 
 
 
 def test_the_number_of_stored_clients_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_limit, "MAX_CLIENTS", 10)
+    monkeypatch.setattr(rate_limits, "MAX_CLIENTS", 10)
 
     async def scenario() -> None:
         clients = Clients(1)
         for host in range(200):
             assert await clients.send(f"192.0.2.{host}") is None
-        assert len(clients.rate._buckets) == 10
+        assert len(clients.limit._buckets) == 10
         assert await clients.send("192.0.2.199") == 60
 
     asyncio.run(scenario())
+
+
+def test_a_route_may_count_a_request_that_the_middleware_does_not() -> None:
+    async def scenario() -> None:
+        clients = Clients(2)
+        clients.limit.take("192.0.2.1")
+        assert await clients.send() is None
+        assert await clients.send() == 30
+        with pytest.raises(TooManyRequestsError, match="at most 2 a minute"):
+            clients.limit.take("192.0.2.1")
+        clients.limit.take("192.0.2.2")
+
+    asyncio.run(scenario())
+
+
+def test_without_a_limit_every_request_passes() -> None:
+    limit = RateLimit(None)
+    for _ in range(100):
+        limit.take("192.0.2.1")

@@ -134,7 +134,7 @@ def test_a_download_is_resumed_only_if_the_file_has_not_changed(
 def test_head_returns_the_headers_of_get(server: Server, job: dict[str, Any]) -> None:
     for name in ("input.png", "shape.glb", "textured.glb", "textured.ply"):
         url = f"/jobs/{job['uid']}/{name}"
-        head, whole = server.client.head(url), server.client.get(url)
+        whole, head = server.client.get(url), server.client.head(url)
         assert (head.status_code, head.content) == (200, b"")
         for header in ("Content-Length", "Content-Type", "ETag", "Accept-Ranges"):
             assert head.headers[header] == whole.headers[header]

@@ -45,6 +45,6 @@ async def export(
     max_bytes = settings.server.max_body_bytes
     fields = (await parse_request(request, max_bytes=max_bytes, may_be_empty=True)).fields
     options, delivery = read_export(fields, job.options), read_delivery(fields)
-    call = service.export(job, options, texture=delivery.texture)
-    glb = await while_connected(request, call)
-    return await model_response(job, glb, delivery.type)
+    texture, file_type = delivery.texture, delivery.type
+    call = service.export(job, options, caller, texture=texture, file_type=file_type)
+    return model_response(job, await while_connected(request, call), file_type)

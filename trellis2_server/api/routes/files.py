@@ -14,7 +14,7 @@ from fastapi import APIRouter, Path, Request, Response
 from trellis2_server import __version__
 from trellis2_server.api.dependencies import CallerDep, ServiceDep, UidOrHash
 from trellis2_server.api.file_responses import file_response
-from trellis2_server.api.model_responses import BINARY, MEDIA_TYPES, convert
+from trellis2_server.api.model_responses import BINARY, MEDIA_TYPES, convert_on_get
 from trellis2_server.api.responses import INVALID_REQUEST
 from trellis2_server.api.schemas import errors
 from trellis2_server.errors import InputError, JobNotFoundError
@@ -22,7 +22,6 @@ from trellis2_server.parameters import FileType
 
 if TYPE_CHECKING:
     from trellis2_server.jobs.job import Job
-    from trellis2_server.jobs.service import JobService
     from trellis2_server.storage.store import Artifact
 
 _PERMANENT: Final = "private, max-age=31536000, immutable"
@@ -105,17 +104,24 @@ async def file(
     service: ServiceDep,
     caller: CallerDep,
 ) -> Response:
-    """Return a file with an ETag, as soon as it is available. Ranges are supported."""
+    """Return a file with an ETag, as soon as it is available. Ranges are supported.
+
+    HEAD makes no file: without `Content-Length`, the file would have to be converted first.
+    """
     requested = _find(file_name)
     job, artifact = await service.get_file(name, requested.source, caller)
     _check_is_convertible(requested, job)
     # A uid always refers to the same job, whereas an image hash can later refer to a newer one.
     is_hash = name.strip().lower() == job.image_hash
+    file_type = requested.convert_to or "glb"
+    stored = (
+        await service.find_conversion(artifact, file_type) if requested.convert_to else artifact
+    )
     return await file_response(
         request,
-        partial(_read, service, artifact, requested),
+        partial(convert_on_get, request, service, artifact, file_type, caller),
         etag=requested.etag(job, artifact),
-        size=artifact.size if requested.convert_to is None else None,
+        size=stored.size if stored else None,
         media_type=requested.media_type,
         headers={
             "Cache-Control": _REVALIDATE if is_hash else _PERMANENT,
@@ -137,11 +143,6 @@ def _check_is_convertible(file: JobFile, job: Job) -> None:
             f"{file.name}: this job's geometry is compressed; "
             f"POST /jobs/{job.uid}/export with that type"
         )
-
-
-async def _read(service: JobService, artifact: Artifact, file: JobFile) -> bytes:
-    content = await service.read_file(artifact)
-    return content if file.convert_to is None else await convert(content, file.convert_to)
 
 
 router.add_api_route(

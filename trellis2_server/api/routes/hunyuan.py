@@ -21,7 +21,7 @@ from starlette.routing import Match
 
 from trellis2_server.api.dependencies import CallerDep, ServiceDep, SettingsDep
 from trellis2_server.api.generation import read_generation_request, submit
-from trellis2_server.api.model_responses import convert
+from trellis2_server.api.model_responses import convert_on_get
 from trellis2_server.api.schemas import EXAMPLE_PICTURE, errors, request_body, schema
 from trellis2_server.jobs.job import Job, Status
 from trellis2_server.parameters import Delivery
@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 
     from starlette.types import Scope
 
+    from trellis2_server.storage.content import Content
     from trellis2_server.storage.store import Artifact
 
 #: Bytes of a model that are encoded as base64 at a time; a multiple of three.
-CHUNK_BYTES: Final = 3 * 65_536
+CHUNK_BYTES: Final = 3 * 32_768
 
 router = APIRouter()
 
@@ -93,15 +94,20 @@ async def ping() -> dict[str, str]:
 
 
 async def status(
-    uid: Annotated[str, Path(description="A uid.")], service: ServiceDep, caller: CallerDep
+    request: Request,
+    uid: Annotated[str, Path(description="A uid.")],
+    service: ServiceDep,
+    caller: CallerDep,
 ) -> Response:
     """Return the status of a job; if it is completed, with its model."""
     view = await service.get_view(uid, caller)
-    artifact = _result(view.job, view.delivery)
-    if artifact is None:
+    model = _result(view.job, view.delivery)
+    if model is None:
         return _compact(_without_model(view.job, view.delivery))
-    glb = await service.read_file(artifact)
-    return _completed(await convert(glb, view.delivery.type if view.delivery else "glb"))
+    file_type = view.delivery.type if view.delivery else "glb"
+    return _completed(
+        await convert_on_get(request, service, model, file_type, caller, is_delivery=True)
+    )
 
 
 router.add_api_route(
@@ -136,9 +142,9 @@ def _without_model(job: Job, delivery: Delivery | None) -> dict[str, str]:
     return {"status": "texturing" if job.shape_glb is not None else "processing"}
 
 
-def _completed(model: bytes) -> Response:
+def _completed(model: Content) -> Response:
     head, tail = b'{"status":"completed","model_base64":"', b'"}'
-    size = len(head) + (len(model) + 2) // 3 * 4 + len(tail)
+    size = len(head) + (model.size + 2) // 3 * 4 + len(tail)
     return StreamingResponse(
         _base64(head, model, tail),
         media_type="application/json",
@@ -146,11 +152,11 @@ def _completed(model: bytes) -> Response:
     )
 
 
-async def _base64(head: bytes, content: bytes, tail: bytes) -> AsyncGenerator[bytes]:
+async def _base64(head: bytes, content: Content, tail: bytes) -> AsyncGenerator[bytes]:
     """Yield the parts of a body, and let other requests run between them."""
     yield head
-    for start in range(0, len(content), CHUNK_BYTES):
-        yield base64.b64encode(content[start : start + CHUNK_BYTES])
+    async for chunk in content.chunks(chunk_bytes=CHUNK_BYTES):
+        yield base64.b64encode(chunk)
         await asyncio.sleep(0)
     yield tail
 

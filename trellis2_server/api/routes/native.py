@@ -49,8 +49,8 @@ async def generate(
     same picture with the same parameters is computed once; further requests get the same bytes.
     """
     generation = await read_generation_request(request, settings)
-    job, glb = await while_connected(request, generate_model(generation, service, caller))
-    return await model_response(job, glb, generation.delivery.type)
+    job, model = await while_connected(request, generate_model(generation, service, caller))
+    return model_response(job, model, generation.delivery.type)
 
 
 @router.post(
@@ -76,8 +76,9 @@ async def generate_texture(
     timeout_s = settings.worker.texture_timeout_seconds
     call = find_texture(generation, service, caller, timeout_s)
     job = await while_connected(request, call)
-    glb = await service.read_file(job.textured_glb)
-    return await model_response(job, glb, generation.delivery.type)
+    file_type = generation.delivery.type
+    conversion = service.convert(job.textured_glb, file_type, caller, is_delivery=True)
+    return model_response(job, await while_connected(request, conversion), file_type)
 
 
 @router.get(

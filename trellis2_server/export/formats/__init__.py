@@ -16,11 +16,13 @@ from trellis2_server.export.formats.model import read_model
 from trellis2_server.export.formats.obj import write_obj, write_obj_zip
 from trellis2_server.export.formats.ply import write_ply
 from trellis2_server.export.formats.stl import write_stl
+from trellis2_server.reports import stage_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trellis2_server.export.formats.model import Model
+    from trellis2_server.reports import Report
 
     Writer = Callable[[Model], bytes]
 
@@ -34,19 +36,23 @@ _WRITERS: Final[dict[FileType, Writer]] = {
 }
 
 
-def convert(glb: bytes, file_type: FileType) -> bytes:
+def convert(glb: bytes, file_type: FileType, report: Report | None = None) -> bytes:
     """Convert a GLB to another file type.
 
     Args:
         glb: uncompressed, with one material.
         file_type: "obj" and "ply" have the base colour at their vertices; "obj_zip" has
             `model.obj`, `model.mtl` and the textures; "stl" has triangles only.
+        report: called with the progress.
 
     Raises:
         ExportError: the GLB cannot be read.
     """
+    finished = stage_report(report, "convert", 2)
+    finished(0)
     try:
         model = read_model(glb)
     except InputError as error:
         raise ExportError(f"The model cannot be written as {file_type}.") from error
+    finished(1)
     return _WRITERS[file_type](model)
