@@ -10,6 +10,7 @@
     ├── TextureTimeoutError        the texture was not ready in time; the job continues
     ├── EngineError                the engine failed on this job
     │   ├── EngineBrokenError      … and cannot recover in this process
+    │   ├── StepTimeoutError       … because a step on the CPU took too long
     │   ├── OutOfMemoryError       … because the device ran out of memory
     │   ├── ExportError            … or the mesh could not be written to a file
     │   └── MissingPackageError    … or a package that it needs is not installed
@@ -68,6 +69,10 @@ class EngineError(ServerError):
 
 class EngineBrokenError(EngineError):
     """The engine failed and cannot recover in this process."""
+
+
+class StepTimeoutError(EngineError):
+    """A step that does not use the device exceeded `worker.stage_timeout_seconds`."""
 
 
 class OutOfMemoryError(EngineError):

@@ -37,6 +37,7 @@ def test_the_table_matches_the_http_contract() -> None:
         "TextureTimeoutError": (408, 2),
         "EngineError": (500, 1),
         "EngineBrokenError": (500, 1),
+        "StepTimeoutError": (500, 1),
         "OutOfMemoryError": (507, 7),
         "ExportError": (500, 1),
         "MissingPackageError": (500, 1),

@@ -18,6 +18,7 @@ from trellis2_server.errors import (
     OutOfMemoryError,
     ServerError,
     ShuttingDownError,
+    StepTimeoutError,
     UnhealthyError,
 )
 from trellis2_server.jobs.job import Status
@@ -148,18 +149,51 @@ async def test_a_request_after_a_failed_export_of_the_shape_gets_a_new_job(
 
 
 @in_a_loop
-async def test_an_export_that_hangs_ends_its_job_and_the_server(gated: GatedEngine) -> None:
+async def test_an_export_of_the_shape_that_takes_too_long_does_not_lose_the_texture(
+    gated: GatedEngine,
+) -> None:
     leap = Leap()
-    async with working(gated, stage_timeout_seconds=10.0) as service:
+    async with working(gated, stage_timeout_seconds=15.0) as service:
         job = await both_run(service, gated)
+        leap(5.0)
+        gated.hold("texture", 1).set()
+        await has_ended(service, job, "texture")  # within the limit
         asking = Asking(service, job)
         await asyncio.sleep(0)
-        gated.failures["texture"] = EngineError("must not be reached")
         leap(10.0)
-        for request in (asking.shape, asking.texture):
-            with pytest.raises(EngineBrokenError, match="did not end within 10 s"):
-                await request
-        await service.manager.is_drained.wait()
+        with pytest.raises(StepTimeoutError, match=r"^shape_export: did not end within 15 s$"):
+            await asking.shape
+        done = await asking.texture
+        assert (done.status, done.shape_glb, done.error) == (Status.COMPLETED, None, None)
+        assert service.manager.availability.fatal_error is None
+        assert service.manager.threads.hung == service.manager.threads.cpu_running == 1
+        gated.hold("shape_export", 1).set()  # it stops at its next report
+        await until(lambda: service.manager.is_idle)
+        assert service.job(job.uid).shape_glb is None
+        assert (await service.wait_for_texture(await submit(service, 2))).textured_glb
+
+
+@in_a_loop
+async def test_an_export_of_the_texture_that_takes_too_long_ends_only_its_job(
+    gated: GatedEngine,
+) -> None:
+    leap = Leap()
+    async with working(gated, stage_timeout_seconds=15.0) as service:
+        held = gated.hold("texture_export", 1)
+        job = await submit(service, 1)
+        await until(lambda: ("texture_export", 1) in gated.calls)
+        asking = asyncio.ensure_future(service.wait_for_texture(job))
+        await asyncio.sleep(0)
+        leap(15.0)
+        with pytest.raises(StepTimeoutError, match=r"^texture_export: did not end within 15 s$"):
+            await asking
+        failed = service.job(job.uid)
+        assert (failed.status, failed.shape_glb is None) == (Status.ERROR, False)
+        assert (await service.wait_for_texture(await submit(service, 2))).textured_glb
+        held.set()
+        await until(lambda: service.manager.is_idle)
+        opened(await service.export(failed, failed.options, texture=True))
+        assert service.manager.availability.fatal_error is None
 
 
 # ---- the texture fails -----------------------------------------------------------------------

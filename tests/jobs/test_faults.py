@@ -11,7 +11,8 @@ from tests.support.engines import GatedEngine
 from tests.support.exports import has_ended
 from tests.support.managers import HeldCutter, Leap, begin, in_a_loop, submit, until, working
 from tests.support.server import fields, picture, serving, settings
-from trellis2_server.errors import EngineBrokenError, UnhealthyError
+from trellis2_server.errors import EngineBrokenError, StepTimeoutError, UnhealthyError
+from trellis2_server.jobs.cleanup import ALL_THREADS_HANG
 from trellis2_server.jobs.job import Status
 
 #: Longer than any step here takes that is not held.
@@ -70,56 +71,138 @@ async def test_a_step_that_hangs_or_breaks_the_engine_ends_its_job_and_the_serve
 
 
 @in_a_loop
-async def test_when_a_cutout_hangs_running_steps_end_and_no_more_start(
-    engine: GatedEngine,
-) -> None:
+async def test_a_cutout_that_takes_too_long_ends_only_its_job(engine: GatedEngine) -> None:
     leap, cutter = Leap(), HeldCutter()
-    held = {seed: engine.hold("shape", seed) for seed in (1, 3)}
     async with working(engine, cutter=cutter, stage_timeout_seconds=TIMEOUT_S) as service:
         cutter.gate.clear()
         hanging = await submit(service, 2)
         await until(lambda: len(cutter.calls) == 1)
         stuck, cutter.gate = cutter.gate, threading.Event()
         cutter.gate.set()
-        leap(TIMEOUT_S / 2)
-        running, textured = await submit(service, 1, texture=False), await submit(service, 3)
-        await begin(engine, "shape")
-        asking = [
-            asyncio.ensure_future(service.wait_for_shape(job))
-            for job in (hanging, running, textured)
-        ]
+        asking = asyncio.ensure_future(service.wait_for_shape(hanging))
         await asyncio.sleep(0)
-        leap(TIMEOUT_S / 2)
-        with pytest.raises(EngineBrokenError, match="cutout: did not end"):
-            await asking[0]
-        held[1].set()
-        assert (await asking[1]).shape_glb
-        with pytest.raises(UnhealthyError, match="cutout: did not end"):
-            await asking[2]
-        with pytest.raises(UnhealthyError):
-            await service.wait_for_texture(running)
-        await service.manager.is_drained.wait()
+        leap(TIMEOUT_S)
+        with pytest.raises(StepTimeoutError, match="cutout: did not end within 10 s"):
+            await asking
+        threads = service.manager.threads
+        assert (threads.hung, threads.cpu_running, threads.steps_running) == (1, 1, 0)
+        assert (await service.wait_for_texture(await submit(service, 1))).textured_glb
+        assert service.manager.availability.fatal_error is None
         assert not service.manager.is_idle
         stuck.set()
+        await until(lambda: service.manager.is_idle)
+        assert (threads.hung, threads.cpu_running) == (0, 0)
 
 
 @in_a_loop
-async def test_a_lookup_that_hangs_ends_the_server_too(engine: GatedEngine) -> None:
+async def test_a_thread_that_returns_late_serves_the_steps_that_wait_for_it(
+    engine: GatedEngine,
+) -> None:
+    leap, cutter = Leap(), HeldCutter()
+    limits = {"limit_model_concurrency": 1, "stage_timeout_seconds": TIMEOUT_S}
+    async with working(engine, cutter=cutter, **limits) as service:
+        held = engine.hold("shape", 1)
+        job = await submit(service, 1)
+        await begin(engine, "shape")
+        cutter.gate.clear()
+        waiting = await submit(service, 2)
+        held.set()
+        await until(lambda: len(cutter.calls) == 2)
+        leap(TIMEOUT_S)
+        with pytest.raises(StepTimeoutError):
+            await service.wait_for_shape(waiting)
+        # The pool has one thread, so the job's exports wait until it returns.
+        cutter.gate.set()
+        assert (await service.wait_for_texture(job)).textured_glb
+
+
+@in_a_loop
+async def test_when_every_thread_of_the_pool_hangs_for_long_and_work_waits_the_server_ends(
+    engine: GatedEngine,
+) -> None:
+    leap, cutter = Leap(), HeldCutter()
+    limits = {"limit_model_concurrency": 1, "stage_timeout_seconds": TIMEOUT_S}
+    async with working(engine, cutter=cutter, **limits) as service:
+        manager = service.manager
+        cutter.gate.clear()
+        hanging = await submit(service, 1)
+        await until(lambda: len(cutter.calls) == 1)
+        leap(TIMEOUT_S)
+        with pytest.raises(StepTimeoutError):
+            await service.wait_for_shape(hanging)
+        leap(1.1 * TIMEOUT_S)
+        manager.clean_up()
+        assert manager.availability.fatal_error is None  # nothing waits
+        waiting = asyncio.ensure_future(service.wait_for_shape(await submit(service, 2)))
+        await asyncio.sleep(0)
+        manager.clean_up()
+        assert manager.availability.fatal_error == ALL_THREADS_HANG
+        with pytest.raises(UnhealthyError, match="every thread for cut-outs and exports"):
+            await waiting
+        await manager.is_drained.wait()
+        cutter.gate.set()
+
+
+@in_a_loop
+async def test_a_thread_that_returns_in_time_does_not_end_the_server(engine: GatedEngine) -> None:
+    leap, cutter = Leap(), HeldCutter()
+    limits = {"limit_model_concurrency": 1, "stage_timeout_seconds": TIMEOUT_S}
+    async with working(engine, cutter=cutter, **limits) as service:
+        cutter.gate.clear()
+        hanging = await submit(service, 1)
+        await until(lambda: len(cutter.calls) == 1)
+        leap(TIMEOUT_S)
+        with pytest.raises(StepTimeoutError):
+            await service.wait_for_shape(hanging)
+        waiting = await submit(service, 2)
+        leap(TIMEOUT_S - 1)
+        service.manager.clean_up()
+        cutter.gate.set()
+        assert (await service.wait_for_texture(waiting)).textured_glb
+        leap(TIMEOUT_S)
+        service.manager.clean_up()
+        assert service.manager.availability.fatal_error is None
+
+
+@in_a_loop
+async def test_a_lookup_that_takes_too_long_ends_only_its_requests(engine: GatedEngine) -> None:
     leap, cutter = Leap(), HeldCutter()
     async with working(engine, cutter=cutter, stage_timeout_seconds=TIMEOUT_S) as service:
         cutter.gate.clear()
         names = [
-            asyncio.ensure_future(service.identify(picture(shade), remove_background=True))
-            for shade in (1, 2)
+            asyncio.ensure_future(service.identify(picture(), remove_background=True))
+            for _ in range(2)
         ]
         await until(lambda: len(cutter.calls) == 1)
-        leap(TIMEOUT_S)
-        with pytest.raises(EngineBrokenError, match="cutout: did not end"):
-            await names[0]
-        with pytest.raises(UnhealthyError, match="cutout: did not end"):
-            await names[1]
-        await service.manager.is_drained.wait()
+        stuck, cutter.gate = cutter.gate, threading.Event()
         cutter.gate.set()
+        leap(TIMEOUT_S)
+        for name in names:
+            with pytest.raises(StepTimeoutError, match="cutout: did not end"):
+                await name
+        # The thread for lookups is lost for now; others use the CPU pool.
+        assert await service.identify(picture(1), remove_background=True)
+        assert service.manager.availability.fatal_error is None
+        stuck.set()
+        await until(lambda: service.manager.is_idle)
+
+
+@in_a_loop
+async def test_after_a_fatal_error_lookups_that_wait_are_refused(engine: GatedEngine) -> None:
+    cutter = HeldCutter()
+    async with working(engine, cutter=cutter) as service:
+        cutter.gate.clear()
+        count = service.manager.threads.cpu_workers + 1
+        names = [
+            asyncio.ensure_future(service.identify(picture(shade), remove_background=True))
+            for shade in range(count)
+        ]
+        await until(lambda: len(cutter.calls) == count - 1)
+        service.manager.endings.fail_permanently("broken")
+        with pytest.raises(UnhealthyError, match="broken"):
+            await names[-1]
+        cutter.gate.set()
+        assert all([await name for name in names[:-1]])
 
 
 @in_a_loop

@@ -30,6 +30,7 @@ from trellis2_server.errors import (
     ServerError,
     UnavailableError,
 )
+from trellis2_server.jobs.cleanup import ALL_THREADS_HANG
 from trellis2_server.jobs.executor import LocalExecutor
 from trellis2_server.jobs.job import Job, Status
 from trellis2_server.jobs.local_service import LocalJobService
@@ -39,7 +40,9 @@ from trellis2_server.pipeline import Geometry
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from trellis2_server.jobs.executor import Executor
     from trellis2_server.mesh import Shape
+    from trellis2_server.settings import Settings
 
 #: What may wait or run at the same time for one job.
 ALLOWED_STEPS: list[set[str]] = [
@@ -47,6 +50,7 @@ ALLOWED_STEPS: list[set[str]] = [
     {"shape_export", "texture"},
 ]  # fmt: skip
 
+DEVICE_STEPS = frozenset({"shape", "texture"})
 TIMEOUT_S, GRACE_S, IDLE_S = 1000.0, 10.0, 100.0
 JOBS = 5
 
@@ -149,7 +153,7 @@ class StoppingJobs(RuleBasedStateMachine):
         """Whether every thread that works stands at a gate."""
         threads, maintenance = self.manager.threads, self.manager.maintenance
         return (
-            threads.steps_running + threads.lookups == len(self.gates.at)
+            threads.steps_running + threads.lookups + threads.hung == len(self.gates.at)
             and not maintenance.is_running
         )
 
@@ -170,11 +174,7 @@ class StoppingJobs(RuleBasedStateMachine):
             self.gates.let_go(key, None)
         await self.manager.close()
         await self.until(lambda: self.manager.is_idle)
-        for asked in self.asked:
-            for waiter in asked.waiters:
-                assert waiter.done(), f"{asked.seed} was not answered"
-                error = waiter.exception()
-                assert error is None or isinstance(error, ServerError), error
+        self.check_answers()
         for job in self.manager.registry:
             assert job.status.is_finished
             assert self.ends[job.uid] == 1
@@ -184,9 +184,20 @@ class StoppingJobs(RuleBasedStateMachine):
         assert not self.manager.subscriptions._by_uid
         self.manager.threads.close()
 
+    def check_answers(self) -> None:
+        for asked in self.asked:
+            for waiter in asked.waiters:
+                assert waiter.done(), f"{asked.seed} was not answered"
+                error = waiter.exception()
+                assert error is None or isinstance(error, ServerError), error
+
 
 class Faults(StoppingJobs):
     """All that can happen to jobs."""
+
+    def executor(self, configured: Settings) -> Executor:
+        engine = cast("pipeline.Engine", self.engine)
+        return LocalExecutor(engine, GatedCutter(self.gates, JOBS), configured)
 
     @initialize(limit=st.sampled_from([1, 2, 4]))
     def start(self, limit: int) -> None:
@@ -203,8 +214,7 @@ class Faults(StoppingJobs):
 
         async def begin() -> None:
             self.leap = Leap()
-            engine = cast("pipeline.Engine", self.engine)
-            executor = LocalExecutor(engine, GatedCutter(self.gates, JOBS), configured)
+            executor = self.executor(configured)
             self.manager = JobManager(executor, configured, clock=self.loop.time)
             self.service = LocalJobService(self.manager, NoMetrics())
             self.check_changes()
@@ -295,15 +305,22 @@ class Faults(StoppingJobs):
     @precondition(lambda self: self.gates.at)
     @rule(is_rare=st.sampled_from([True, False, False, False]))
     def hang(self, *, is_rare: bool) -> None:
-        if not is_rare:  # it ends the server
+        """Whatever runs exceeds its time limit; a step on the device ends the server."""
+        is_on_device = any(step in DEVICE_STEPS for step, _, _ in self.gates.at)
+        if is_on_device and not is_rare:
             return
 
         async def leap() -> None:
             self.leap(TIMEOUT_S + 1)
             await asyncio.sleep(0)
 
+        fatal_error = self.manager.availability.fatal_error
         # A step that hangs still stands at its gate.
         self.run(leap())
+        if is_on_device:
+            assert self.manager.availability.fatal_error is not None
+        else:  # the last resort comes a time limit later
+            assert self.manager.availability.fatal_error in {fatal_error, ALL_THREADS_HANG}
 
     @precondition(lambda self: self.closing is None)
     @rule(is_rare=st.sampled_from([True, False, False, False]))
@@ -364,7 +381,7 @@ class Faults(StoppingJobs):
         assert scheduler._next_step(kinds) is None
         waiting = {step.name for step in manager.queue}
         assert not has_room or not (kinds & waiting)
-        wants_device = bool(waiting & {"shape", "texture"})
+        wants_device = bool(waiting & DEVICE_STEPS)
         if wants_device and has_room and not manager.threads.device_is_busy:
             assert manager.lifecycle.is_resident
 

@@ -167,3 +167,17 @@ async def test_the_report_of_a_step_that_has_ended_changes_nothing() -> None:
     parts = Parts()
     active = parts.add(running="shape_export")
     assert (await recorded(parts, active, ("shape", 6, 12))).progress is None
+
+
+@in_a_loop
+async def test_a_step_that_took_too_long_stops_at_its_next_report_and_the_other_one_goes_on() -> (
+    None
+):
+    parts = Parts()
+    active = parts.add(running=("shape_export", "texture"))
+    reporter = ProgressReporter(parts.active_jobs, NullObserver())
+    reports = {step: reporter.for_step(active, step) for step in ("shape_export", "texture")}
+    active.timed_out.add("shape_export")
+    with pytest.raises(StepCancelled):
+        reports["shape_export"]("clean", 0, 1)
+    reports["texture"]("texture", 0, 1)

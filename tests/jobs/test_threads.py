@@ -1,11 +1,22 @@
-"""Which thread runs a step."""
+"""Which thread runs a step, and what a time limit does."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from typing import TYPE_CHECKING
 
+import pytest
+
+from tests.support.engines import PATIENCE_S
+from tests.support.managers import Leap, in_a_loop, until
+from trellis2_server.errors import EngineBrokenError, ServerError, StepTimeoutError
 from trellis2_server.jobs.threads import ThreadPools
+
+if TYPE_CHECKING:
+    from trellis2_server.jobs.steps import Step
+
+TIMEOUT_S = 10.0
 
 
 async def names(threads: ThreadPools) -> list[str]:
@@ -23,3 +34,87 @@ def test_a_step_runs_where_it_is_told_to() -> None:
         threads.close()
     assert device.startswith("device")
     assert cpu.startswith("cpu")
+
+
+@pytest.mark.parametrize(
+    ("step", "kind"), [("shape", EngineBrokenError), ("shape_export", StepTimeoutError)]
+)
+@in_a_loop
+async def test_only_a_step_on_the_device_that_takes_too_long_breaks_the_engine(
+    step: Step, kind: type[ServerError]
+) -> None:
+    leap, gate, freed = Leap(), threading.Event(), asyncio.Event()
+    threads = ThreadPools(1, frozenset({"shape"}), 2, TIMEOUT_S)
+    threads.on_free = freed.set
+    threads.device_is_reserved = False
+
+    def hang() -> None:
+        assert gate.wait(PATIENCE_S)
+        raise ValueError("late")  # nobody hears of it
+
+    future = threads.start_step(step, hang)
+    await asyncio.sleep(0)
+    leap(TIMEOUT_S)
+    with pytest.raises(ServerError, match=f"^{step}: did not end within 10 s$") as caught:
+        await future
+    assert type(caught.value) is kind
+    assert (threads.steps_running, threads.hung) == (0, 1)
+    assert threads.device_has_room == (step != "shape")
+    assert threads.cpu_has_room == (step == "shape")
+    gate.set()
+    await freed.wait()
+    assert threads.device_has_room
+    assert threads.cpu_has_room
+    assert threads.hung == 0
+    threads.close()
+
+
+@in_a_loop
+async def test_a_call_that_ends_at_the_moment_of_its_time_limit_is_counted_once() -> None:
+    leap, gate = Leap(), asyncio.get_running_loop().create_future()
+    threads = ThreadPools(2, frozenset(), 2, TIMEOUT_S)
+
+    async def call() -> None:
+        await gate
+
+    future = threads.start_step("shape_export", call)
+    await asyncio.sleep(0)
+    gate.set_result(None)  # the call ends when the loop runs next, and so does its timer
+    leap(TIMEOUT_S)
+    with pytest.raises(StepTimeoutError):
+        await future
+    await asyncio.sleep(0)
+    assert (threads.cpu_running, threads.steps_running, threads.hung) == (0, 0, 0)
+    threads.close()
+
+
+@in_a_loop
+async def test_lookups_leave_room_for_steps_until_their_own_thread_hangs() -> None:
+    leap, gates = Leap(), [threading.Event() for _ in range(4)]
+    threads = ThreadPools(2, frozenset(), 2, TIMEOUT_S)
+    started: list[str] = []
+
+    def look_up(gate: threading.Event) -> None:
+        started.append(threading.current_thread().name)
+        assert gate.wait(PATIENCE_S)
+
+    first, second = (threads.look_up(lambda gate=gate: look_up(gate)) for gate in gates[:2])
+    await until(lambda: len(started) == 2)
+    assert sorted(name[:3] for name in started) == ["cpu", "loo"]
+    assert (threads.cpu_running, threads.lookups) == (1, 2)
+    assert threads.cpu_has_room
+    assert not threads.lookup_has_room
+    gates[1].set()
+    await second
+    leap(TIMEOUT_S)
+    with pytest.raises(StepTimeoutError):
+        await first
+    threads.look_up(lambda: look_up(gates[2]))
+    assert threads.lookup_has_room  # the last thread of the pool, as for any step
+    third = threads.look_up(lambda: look_up(gates[3]))
+    assert not threads.lookup_has_room
+    for gate in gates:
+        gate.set()
+    await third
+    await until(lambda: threads.lookups == threads.hung == 0)
+    threads.close()

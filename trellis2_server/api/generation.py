@@ -147,6 +147,31 @@ async def _generate_model(
         ) from error
 
 
+async def find_texture(
+    generation: GenerationRequest, service: JobService, caller: Caller, timeout_s: float
+) -> Job:
+    """Return the job that a request identifies, or starts with a mesh, with its textured GLB.
+
+    The request's files are released while the texture is waited for.
+
+    Args:
+        generation: the request.
+        service: the job service.
+        caller: the client.
+        timeout_s: maximum time to wait for the texture, seconds.
+
+    Raises:
+        TextureTimeoutError: the texture was not ready in time.
+        ServerError: there is no such job, or the texture could not be made.
+    """
+    if generation.mesh is None:
+        job = await find_job(generation, service, caller)
+    else:
+        job = await submit(generation, service, caller, texture=True)
+    generation.release_files()
+    return await service.wait_for_texture(job, timeout_s)
+
+
 async def find_job(generation: GenerationRequest, service: JobService, caller: Caller) -> Job:
     """Return the job that a request identifies by `image_hash`, `uid` or `image`.
 

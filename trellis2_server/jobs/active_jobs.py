@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.registry import JobRegistry
     from trellis2_server.jobs.steps import Step
     from trellis2_server.jobs.subscriptions import Subscriptions
+    from trellis2_server.jobs.uploads import Upload
 
 
 class ActiveJobs:
@@ -52,6 +53,11 @@ class ActiveJobs:
     def get(self, uid: str) -> ActiveJob | None:
         """Return the working state of a job; None: it is not active."""
         return self._by_uid.get(uid)
+
+    def find_by_upload(self, upload: Upload) -> str | None:
+        """Return the uid of the newest active job of that upload; None: there is none."""
+        newest_first = reversed(self._by_uid.values())
+        return next((active.uid for active in newest_first if active.upload == upload), None)
 
     def add(self, active: ActiveJob) -> None:
         """Add a job, whose record is in the registry."""

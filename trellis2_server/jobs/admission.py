@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.active_jobs import ActiveJobs
     from trellis2_server.jobs.availability import Availability
     from trellis2_server.jobs.job import Caller
+    from trellis2_server.jobs.lookups import Lookups
     from trellis2_server.jobs.model_lifecycle import ModelLifecycle
     from trellis2_server.jobs.scheduler import Scheduler
     from trellis2_server.settings import WorkerSettings
@@ -30,21 +31,24 @@ class Admission:
         lifecycle: whether the engine is loaded.
         scheduler: how much waits.
         active_jobs: the jobs in progress.
+        lookups: the lookups that wait and run.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - six collaborators
         self,
         limits: WorkerSettings,
         availability: Availability,
         lifecycle: ModelLifecycle,
         scheduler: Scheduler,
         active_jobs: ActiveJobs,
+        lookups: Lookups,
     ) -> None:
         self._limits = limits
         self._availability = availability
         self._lifecycle = lifecycle
         self._scheduler = scheduler
         self._active_jobs = active_jobs
+        self._lookups = lookups
 
     def check_open(self) -> None:
         """Return if requests are served.
@@ -56,12 +60,12 @@ class Admission:
         self._lifecycle.check()
 
     def check_queue(self) -> None:
-        """Return if another job or export call may wait.
+        """Return if another job, lookup or export call may wait.
 
         Raises:
             QueueFullError: `worker.max_queue_length` of them wait.
         """
-        waiting = self._scheduler.waiting
+        waiting = self._scheduler.waiting + self._lookups.waiting
         if waiting >= self._limits.max_queue_length:
             raise QueueFullError(
                 f"the queue is full: {waiting} jobs wait", retry_after_s=QUEUE_FULL_RETRY_AFTER_S
@@ -76,10 +80,24 @@ class Admission:
 
         Raises:
             QueueFullError: too many jobs, or bytes of uploads, wait.
-            TooManyRequestsError: the client has `worker.max_jobs_per_client` unfinished jobs.
+            TooManyRequestsError: the client has too many unfinished jobs.
         """
         self.check_queue()
-        held = self._active_jobs.upload_bytes
+        self.check_upload(upload_bytes, caller)
+
+    def check_upload(self, upload_bytes: int, caller: Caller) -> None:
+        """Return if the caller's files may be held until they are read.
+
+        Args:
+            upload_bytes: size of the files, bytes.
+            caller: the client.
+
+        Raises:
+            QueueFullError: too many bytes of uploads wait.
+            TooManyRequestsError: the client has `worker.max_jobs_per_client` unfinished jobs and
+                lookups.
+        """
+        held = self._active_jobs.upload_bytes + self._lookups.held_bytes
         if held and held + upload_bytes > self._limits.max_waiting_bytes:
             raise QueueFullError(
                 f"the queue is full: {held} bytes of uploads wait",
@@ -88,7 +106,7 @@ class Admission:
         limit = self._limits.max_jobs_per_client
         if limit is None:
             return
-        own = sum(
+        own = self._lookups.requests_of(caller.client) + sum(
             1
             for active in self._active_jobs
             if caller.client in self._active_jobs.registry.clients(active.uid)

@@ -21,10 +21,12 @@ from trellis2_server import __version__
 from trellis2_server.errors import SHUTTING_DOWN, EngineBrokenError, UnhealthyError, shutting_down
 from trellis2_server.jobs.active_jobs import ActiveJobs
 from trellis2_server.jobs.admission import Admission
-from trellis2_server.jobs.availability import Availability
+from trellis2_server.jobs.availability import Availability, unhealthy
+from trellis2_server.jobs.cleanup import Cleanup
 from trellis2_server.jobs.endings import JobEndings
 from trellis2_server.jobs.estimates import Estimator
 from trellis2_server.jobs.export_calls import ExportCalls
+from trellis2_server.jobs.lookups import Lookups
 from trellis2_server.jobs.maintenance import EngineMaintenance
 from trellis2_server.jobs.matching import JobMatcher
 from trellis2_server.jobs.model_lifecycle import ModelLifecycle
@@ -151,7 +153,10 @@ class JobManager:
 
     def _build_steps(self, observer: JobObserver) -> None:
         """Parts that run steps."""
-        self.uploads = Uploads(self.executor, self.threads)
+        self.uploads = Uploads()
+        self.lookups = Lookups(
+            self.executor, self.threads, self.uploads, self.active_jobs, self.endings
+        )
         self.matcher = JobMatcher(self.active_jobs, self.uploads, observer)
         self.estimator = Estimator(self.active_jobs, self.threads, self.lifecycle)
         self.step_results = StepResults(
@@ -184,20 +189,33 @@ class JobManager:
     def _build_requests(self) -> None:
         """What requests call."""
         self.admission = Admission(
-            self._limits, self.availability, self.lifecycle, self.scheduler, self.active_jobs
+            self._limits,
+            self.availability,
+            self.lifecycle,
+            self.scheduler,
+            self.active_jobs,
+            self.lookups,
         )
         self.submissions = Submissions(
             self.active_jobs,
             self.admission,
             self.matcher,
-            self.uploads,
+            self.lookups,
             self.step_results,
-            self.endings,
         )
         self.waiter = ResultWaiter(self.active_jobs, self.step_results, self.availability)
         self.results = JobResults(
             self.active_jobs, self.archive, self.export_calls, self.executor, self._limits
         )
+        self._cleanup = Cleanup(
+            self._limits,
+            self.active_jobs,
+            self.archive,
+            self.endings,
+            self.scheduler,
+            self.lookups,
+        )
+        self.clean_up = self._cleanup.run
 
     def _connect(self) -> None:
         """Connect the callbacks: the end of a step may start another one."""
@@ -205,11 +223,17 @@ class JobManager:
         self.archive.on_stored = self.results.note_stored
         self.runner.results = self.step_results
         self.step_results.enqueue = self.scheduler.enqueue
-        self.runner.on_end = self.scheduler.wake
-        self.export_calls.on_change = self.scheduler.wake
-        self.maintenance.on_change = self.scheduler.wake
+        self.runner.on_end = self._wake
+        self.export_calls.on_change = self._wake
+        self.maintenance.on_change = self._wake
+        self.lookups.on_end = self._wake
+        self.threads.on_free = self._wake
         self.endings.on_failure = self.scheduler.update_idle
-        self.threads.on_free = self.scheduler.update_idle
+
+    def _wake(self) -> None:
+        """Start what can start: steps first, lookups with the room that they leave."""
+        self.scheduler.wake()
+        self.lookups.wake()
 
     # ---- life ----------------------------------------------------------------------------
 
@@ -219,7 +243,7 @@ class JobManager:
         self._records.restore(self.archive.open(), self.registry)
         self.results.restore()
         self.clean_up()
-        for coroutine in (self._load(), self._clean_up_regularly(), self._drain()):
+        for coroutine in (self._load(), self._cleanup.run_regularly(), self._drain()):
             task = self._loop.create_task(coroutine)
             self._background.add(task)
             task.add_done_callback(self._background.discard)
@@ -230,11 +254,12 @@ class JobManager:
         except EngineBrokenError as error:
             self.endings.fail_permanently(str(error))
         self.maintenance.schedule_idle_unload()
-        self.scheduler.wake()
+        self._wake()
 
     async def _drain(self) -> None:
         """After a fatal error, let the jobs end that can, within the grace."""
         await self.availability.has_failed.wait()
+        self.lookups.fail_all(unhealthy(str(self.availability.fatal_error)), running=False)
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(
                 self.availability.is_settled.wait(), self._settings.server.shutdown_grace_seconds
@@ -244,21 +269,6 @@ class JobManager:
         )
         self.is_drained.set()
 
-    async def _clean_up_regularly(self) -> None:
-        while True:
-            await asyncio.sleep(
-                min(self._limits.job_cleanup_interval_seconds, self._limits.abandoned_job_seconds)
-            )
-            self.clean_up()
-
-    def clean_up(self) -> None:
-        """Delete finished jobs that have aged out, and cancel abandoned ones."""
-        for job in self.registry.remove_aged(self._clock() - self._limits.job_max_age_seconds):
-            self.active_jobs.discard(job.uid)
-        for active in self.active_jobs:
-            self.endings.cancel_if_abandoned(active)
-        self.archive.retry_failed_writes()
-
     async def close(self) -> None:
         """Accept no more work, let running steps end within the grace, answer all requests."""
         if self.availability.is_closing:
@@ -267,6 +277,7 @@ class JobManager:
         self.availability.is_closing = self.lifecycle.is_stopped = True
         self.endings.fail_all(shutting_down(), running=False)
         self.export_calls.fail_all(shutting_down(), running=False)
+        self.lookups.fail_all(shutting_down(), running=False)
         if not self.is_drained.is_set():
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(
@@ -274,6 +285,7 @@ class JobManager:
                 )
         self.endings.fail_all(shutting_down())
         self.export_calls.fail_all(shutting_down(), running=True)
+        self.lookups.fail_all(shutting_down(), running=True)
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -308,6 +320,7 @@ class JobManager:
         return (
             self.scheduler.is_idle.is_set()
             and not self.threads.lookups
+            and not self.threads.hung
             and self.lifecycle.status != "loading"
             and self.archive.is_idle
         )

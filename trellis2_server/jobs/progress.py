@@ -95,14 +95,14 @@ class ProgressReporter:
     def for_step(self, active: ActiveJob, step: Step) -> Report:
         """Return the `report` function for one step; it may be called on any thread.
 
-        It raises `StepCancelled` once the job has ended.
+        It raises `StepCancelled` once the job has ended, or the step has exceeded its time limit.
         """
         loop = asyncio.get_running_loop()
         last = -1.0
 
         def report(stage: str, done: int, of: int) -> None:
             nonlocal last
-            if active.is_stopped:
+            if active.is_stopped or step in active.timed_out:
                 raise StepCancelled
             if stage == "retry":
                 self._observer.note_retry()

@@ -93,6 +93,7 @@ class ActiveJob:
         steps: the steps that wait or run; two at most, of which one is the texture's.
         data: results of steps that other steps need.
         is_stopped: set when the job has ended; running steps stop at their next report.
+        timed_out: the steps that exceeded the time limit; they stop at their next report.
         waiters: number of requests that await one of the futures.
         context: of the request that created the job; its steps run in copies of it.
         has_used_engine: whether the engine has worked for the job.
@@ -114,6 +115,7 @@ class ActiveJob:
     steps: dict[Step, JobStep] = dataclass_field(default_factory=dict["Step", JobStep])
     data: Intermediates = dataclass_field(default_factory=Intermediates)
     is_stopped: bool = False
+    timed_out: set[Step] = dataclass_field(default_factory=set["Step"])
     waiters: int = 0
     context: Context = dataclass_field(default_factory=copy_context)
     has_used_engine: bool = False

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RESTARTED: Final = "the server was restarted"
+#: Kinds of names that stand for a time; see `JobJournal.name`.
+_TIMES: Final = frozenset({"asked", "used"})
 
 
 class JobRecords:
@@ -89,8 +91,17 @@ class JobRecords:
         for job in sorted(jobs, key=lambda job: asked.get(job.uid) or job.created_unix_s):
             registry.put(job)
         for name in names:
-            if name.uid in known and name.kind != "asked":
+            if name.uid in known and name.kind not in _TIMES:
                 registry.restore_name(name.kind, name.name, name.uid, _meaning(name))
+        now_unix_s, now = time.time(), self._clock()
+        registry.restore_uses(
+            {
+                # The system's clock may have been set back since.
+                name.uid: now - max(now_unix_s - _meaning(name), 0.0)
+                for name in names
+                if name.uid in known and name.kind in _TIMES
+            }
+        )
         if jobs:
             logger.info("Stored jobs are served", extra={"jobs": len(jobs)})
 
@@ -172,7 +183,7 @@ def _meaning(name: JobName) -> Any:
     payload = json.loads(name.payload)
     if name.kind == "ticket":
         return _adapter(Delivery).validate_python(payload)
-    return float(payload) if name.kind == "asked" else None
+    return float(payload) if name.kind in _TIMES else None
 
 
 def _is_valid(name: JobName) -> bool:

@@ -76,6 +76,12 @@ class Scheduler:
         """Number of jobs and export calls that wait."""
         return self._active_jobs.waiting + self._export_calls.waiting
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether work for the CPU pool waits, and every thread of it has hung for long."""
+        steps = any(step.name not in self._threads.device_steps for step in self._queue)
+        return bool(steps or self._export_calls.waiting) and self._threads.is_cpu_stuck()
+
     def position(self, active: ActiveJob) -> int | None:
         """Return the position of the step that the job's status waits for, from 1.
 

@@ -15,8 +15,9 @@ What becomes of a job when one of two steps that run side by side fails:
     both            The job ends with the error of the texture.
 
 The snapshots of shape and field are stored in any case, so that the job can be exported again. A
-job that is cancelled ends at once, whichever of its steps run. A step of the CPU that hangs ends
-its job at once, too: the process ends soon after.
+job that is cancelled ends at once, whichever of its steps run. A step that exceeds its time limit
+(`StepTimeoutError`) counts as one that failed. A fatal error (`EngineBrokenError`) in the export of
+a shape ends the job at once: the process ends soon after.
 
 Does not know: threads, when the next step starts, how a step is done.
 """

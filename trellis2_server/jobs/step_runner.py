@@ -9,7 +9,13 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from trellis2_server.errors import EngineBrokenError, EngineError, JobCancelledError, ServerError
+from trellis2_server.errors import (
+    EngineBrokenError,
+    EngineError,
+    JobCancelledError,
+    ServerError,
+    StepTimeoutError,
+)
 from trellis2_server.inputs.background import ModelPending
 from trellis2_server.jobs.threads import describe_error
 
@@ -99,6 +105,8 @@ class StepRunner:
         active = step.active
         active.steps.pop(step.name, None)
         error = None if future.cancelled() else future.exception()
+        if isinstance(error, StepTimeoutError):
+            active.timed_out.add(step.name)  # its thread still works
         if not active.is_stopped and not future.cancelled():
             seconds = self._active_jobs.clock() - (step.started_at or 0.0)
             logger.debug(

@@ -12,7 +12,6 @@ import uuid
 from typing import TYPE_CHECKING
 
 from trellis2_server.digests import md5
-from trellis2_server.errors import EngineBrokenError
 from trellis2_server.jobs.job import ANONYMOUS, Job
 from trellis2_server.jobs.matching import upload_key
 from trellis2_server.jobs.queue import ActiveJob, job_future
@@ -21,11 +20,10 @@ from trellis2_server.jobs.uploads import Upload
 if TYPE_CHECKING:
     from trellis2_server.jobs.active_jobs import ActiveJobs
     from trellis2_server.jobs.admission import Admission
-    from trellis2_server.jobs.endings import JobEndings
     from trellis2_server.jobs.job import Caller
+    from trellis2_server.jobs.lookups import Lookups
     from trellis2_server.jobs.matching import JobMatcher
     from trellis2_server.jobs.step_results import StepResults
-    from trellis2_server.jobs.uploads import Uploads
     from trellis2_server.parameters import Options
 
 logger = logging.getLogger(__name__)
@@ -38,9 +36,8 @@ class Submissions:
         active_jobs: the jobs in progress.
         admission: limits on new jobs.
         matcher: finds known jobs.
-        uploads: finds the image hash of a picture.
+        lookups: finds the image hash of a picture.
         results: starts new jobs, and textures of known ones.
-        endings: for fatal errors.
 
     Attributes:
         engine: name of the engine, recorded with each job.
@@ -48,22 +45,20 @@ class Submissions:
 
     engine: str
 
-    def __init__(  # noqa: PLR0913, PLR0917 - six collaborators
+    def __init__(
         self,
         active_jobs: ActiveJobs,
         admission: Admission,
         matcher: JobMatcher,
-        uploads: Uploads,
+        lookups: Lookups,
         results: StepResults,
-        endings: JobEndings,
     ) -> None:
         self._active_jobs = active_jobs
         self._registry = active_jobs.registry
         self._admission = admission
         self._matcher = matcher
-        self._uploads = uploads
+        self._lookups = lookups
         self._results = results
-        self._endings = endings
 
     async def submit(
         self,
@@ -144,23 +139,22 @@ class Submissions:
     ) -> str:
         """Return the image hash of a picture, or the uid of its job while that has no hash.
 
-        The hash is remembered from the last cut-out, or found by another one.
+        The hash is remembered from the last cut-out, or found by another one, which counts in the
+        limits on jobs.
 
         Raises:
             InputError: the file is no picture, or there is no object in it.
-            UnavailableError: loading, shutting down, or unhealthy.
+            UnavailableError: loading, shutting down, unhealthy, or the queue is full.
+            TooManyRequestsError: the client has too many unfinished jobs and lookups.
         """
         self._admission.check_open()
         digest = await asyncio.to_thread(md5, picture)
         upload = Upload(caller.owner, digest, remove_background)
-
-        def find_active() -> str | None:
-            self._admission.check_open()
-            newest_first = reversed(list(self._active_jobs))
-            return next((active.uid for active in newest_first if active.upload == upload), None)
-
-        try:
-            return await self._uploads.identify(upload, picture, find_active)
-        except EngineBrokenError as error:
-            self._endings.fail_permanently(str(error))
-            raise
+        name = self._lookups.known_name(upload)
+        if name is not None:
+            return name
+        self._admission.check_open()
+        if not self._lookups.is_active(upload):
+            self._admission.check_queue()
+        self._admission.check_upload(len(picture), caller)
+        return await self._lookups.find(upload, picture, caller.client)

@@ -1,9 +1,11 @@
 """`ThreadPools`: the device thread, the CPU pool, and a thread for lookups.
 
 A coroutine function is awaited on the event loop and takes no thread, but counts as a running
-step. All exceptions of a call are translated into the project's own errors. A call that exceeds
-its time limit fails with `EngineBrokenError`, because a thread cannot be ended; its thread
-counts as busy until the call returns.
+step. All exceptions of a call are translated into the project's own errors.
+
+A thread cannot be ended. So a call that exceeds its time limit fails, but its thread counts as
+busy until the call returns. On the device thread, the error is `EngineBrokenError`: no other
+thread can use the device. Elsewhere it is `StepTimeoutError`, which concerns that call only.
 
 Does not know: jobs, which step starts next, what a call does.
 """
@@ -17,6 +19,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +28,7 @@ from trellis2_server.errors import (
     EngineError,
     OutOfMemoryError,
     ServerError,
+    StepTimeoutError,
 )
 from trellis2_server.inputs.background import ModelPending
 from trellis2_server.thread_priority import (
@@ -46,6 +50,33 @@ class StepCancelled(Exception):  # noqa: N818 - no error: unwinds a step whose j
     """Raised by a `report` function inside the engine or the exporter."""
 
 
+@dataclass(slots=True, eq=False)
+class _Pool:
+    """Threads of one kind.
+
+    Attributes:
+        executor: runs calls on them.
+        size: number of calls that may run at one time.
+        running: number of calls that have not returned.
+        hung: number of those that nobody waits for any more: they exceeded their time limit.
+    """
+
+    executor: ThreadPoolExecutor
+    size: int
+    running: int = 0
+    hung: int = 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another call may start."""
+        return self.running < self.size
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether every thread is in a call that exceeded its time limit."""
+        return self.hung >= self.size
+
+
 class ThreadPools:
     """Runs calls on threads, and counts them. Belongs to the event loop's thread.
 
@@ -59,11 +90,10 @@ class ThreadPools:
         device_niceness: of the device thread, see `thread_priority`.
 
     Attributes:
-        cpu_running: number of threads of the CPU pool that are busy.
-        steps_running: number of steps that run.
+        steps_running: number of steps that run; without those that exceeded the time limit.
         device_is_reserved: whether the device thread takes no step; true until the engine is
             first loaded.
-        lookups: number of lookups that run or wait.
+        lookups: number of lookups that run.
         on_free: called when a thread has become free after its call exceeded the time limit.
     """
 
@@ -79,33 +109,79 @@ class ThreadPools:
     ) -> None:
         self.on_free: Callable[[], None] = lambda: None
         self._timeout_s = timeout_s
-        self.cpu_workers = cpu_workers
         self.device_steps = device_steps
-        self.device_slots = device_slots
         self.max_steps = max_steps
-        self.cpu_running = 0
         self.steps_running = 0
         self.device_is_reserved = True
-        self._device_running = 0
         self.lookups = 0
-        self._device = ThreadPoolExecutor(1, "device", lower_priority, (device_niceness,))
-        self._cpu = ThreadPoolExecutor(cpu_workers, "cpu", lower_priority, (EXPORT_NICENESS,))
-        self._lookup = ThreadPoolExecutor(1, "lookup", lower_priority)
+        self._device = _Pool(
+            ThreadPoolExecutor(1, "device", lower_priority, (device_niceness,)), device_slots
+        )
+        self._cpu = _Pool(
+            ThreadPoolExecutor(cpu_workers, "cpu", lower_priority, (EXPORT_NICENESS,)), cpu_workers
+        )
+        self._lookup = _Pool(ThreadPoolExecutor(1, "lookup", lower_priority), 1)
+        self._stuck_since_s: float | None = None
+
+    @property
+    def cpu_workers(self) -> int:
+        """Number of threads of the CPU pool."""
+        return self._cpu.size
+
+    @property
+    def cpu_running(self) -> int:
+        """Number of threads of the CPU pool that are busy."""
+        return self._cpu.running
+
+    @property
+    def device_slots(self) -> int:
+        """Number of device steps that may run at one time."""
+        return self._device.size
+
+    @property
+    def hung(self) -> int:
+        """Number of calls that run on although their result is not waited for any more."""
+        return self._device.hung + self._cpu.hung + self._lookup.hung
 
     @property
     def device_is_busy(self) -> bool:
         """Whether the device thread runs a call, or is reserved."""
-        return self.device_is_reserved or self._device_running > 0
+        return self.device_is_reserved or self._device.running > 0
 
     @property
     def device_has_room(self) -> bool:
         """Whether another device step may start."""
-        return not self.device_is_reserved and self._device_running < self.device_slots
+        return not self.device_is_reserved and self._device.has_room
 
     @property
     def cpu_has_room(self) -> bool:
         """Whether a thread of the CPU pool is free."""
-        return self.cpu_running < self.cpu_workers
+        return self._cpu.has_room
+
+    @property
+    def lookup_has_room(self) -> bool:
+        """Whether another lookup may start."""
+        return self._lookup.has_room or self._cpu_has_room_for_lookup
+
+    @property
+    def _cpu_has_room_for_lookup(self) -> bool:
+        """Whether a lookup may use the CPU pool: one thread stays free for the next step.
+
+        But while the lookups' own thread hangs, they share the pool with the steps.
+        """
+        reserved = 0 if self._lookup.is_stuck else 1
+        return self._cpu.running + reserved < self._cpu.size
+
+    def is_cpu_stuck(self, *, for_lookups: bool = False) -> bool:
+        """Return whether no thread of the CPU pool has returned for a second time limit.
+
+        Args:
+            for_lookups: whether the thread for lookups must hang, too.
+        """
+        if self._timeout_s is None or self._stuck_since_s is None:
+            return False
+        stuck_s = asyncio.get_running_loop().time() - self._stuck_since_s
+        return stuck_s >= self._timeout_s and (self._lookup.is_stuck or not for_lookups)
 
     def start_step(
         self, step: Step, call: Callable[[], Any], context: Context | None = None
@@ -113,58 +189,56 @@ class ThreadPools:
         """Start a step; return the future of its result.
 
         The call runs in a copy of `context`, or of the current one. The future fails with a
-        `ServerError`, a `ModelPending` or `StepCancelled`; with `EngineBrokenError` when the
-        time limit is exceeded.
+        `ServerError`, a `ModelPending` or `StepCancelled`; when the time limit is exceeded with
+        `EngineBrokenError`, or with `StepTimeoutError` if the step does not need the device.
         """
-        on_device = step in self.device_steps
-        self.steps_running += 1
-        if on_device:
-            self._device_running += 1
-        else:
-            self.cpu_running += 1
 
-        def free() -> None:
+        def settled() -> None:
             self.steps_running -= 1
-            if on_device:
-                self._device_running -= 1
-            else:
-                self.cpu_running -= 1
 
-        executor = self._device if on_device else self._cpu
-        return self._run(executor, step, call, free, self._timeout_s, context)
+        self.steps_running += 1
+        pool = self._device if step in self.device_steps else self._cpu
+        return self._run(pool, step, call, settled, self._timeout_s, context)
 
     def run_on_device(
         self, what: str, call: Callable[[], Any], *, is_timed: bool = True
     ) -> asyncio.Future[Any]:
         """Run a call that is no step on the device thread, which is reserved meanwhile."""
 
-        def free() -> None:
+        def settled() -> None:
+            # After a time-out it stays busy with the call.
             self.device_is_reserved = False
 
         self.device_is_reserved = True
-        return self._run(self._device, what, call, free, self._timeout_s if is_timed else None)
+        return self._run(self._device, what, call, settled, self._timeout_s if is_timed else None)
 
-    def look_up(self, call: Callable[[], Any]) -> asyncio.Future[Any]:
-        """Run a cut-out that only serves to find an image hash; one at a time."""
+    def look_up(
+        self, call: Callable[[], Any], context: Context | None = None
+    ) -> asyncio.Future[Any]:
+        """Run a cut-out that only serves to find an image hash; see `start_step`.
 
-        def free() -> None:
+        It runs on a thread of its own, or on the CPU pool if that has room.
+        """
+
+        def settled() -> None:
             self.lookups -= 1
 
         self.lookups += 1
-        return self._run(self._lookup, "cutout", call, free, self._timeout_s)
+        pool = self._lookup if self._lookup.has_room else self._cpu
+        return self._run(pool, "cutout", call, settled, self._timeout_s, context)
 
     def close(self) -> None:
         """Start no more calls; running ones continue."""
-        self._device.shutdown(wait=False, cancel_futures=True)
-        self._cpu.shutdown(wait=False, cancel_futures=True)
-        self._lookup.shutdown(wait=False)
+        self._device.executor.shutdown(wait=False, cancel_futures=True)
+        self._cpu.executor.shutdown(wait=False, cancel_futures=True)
+        self._lookup.executor.shutdown(wait=False)
 
     def _run(  # noqa: PLR0913, PLR0917 - what a call needs
         self,
-        executor: ThreadPoolExecutor,
+        pool: _Pool,
         what: str,
         call: Callable[[], Any],
-        free: Callable[[], None],
+        settled: Callable[[], None],
         timeout_s: float | None,
         context: Context | None = None,
     ) -> asyncio.Future[Any]:
@@ -172,38 +246,53 @@ class ThreadPools:
         result: asyncio.Future[Any] = loop.create_future()
         context = (context or copy_context()).copy()
         work: asyncio.Future[Any]
+        is_hung = False
+        pool.running += 1
         if inspect.iscoroutinefunction(call):
             work = context.run(loop.create_task, _translated_coroutine(what, call))
         else:
-            work = loop.run_in_executor(executor, context.run, partial(translated, what, call))
+            work = loop.run_in_executor(pool.executor, context.run, partial(translated, what, call))
 
         def time_out() -> None:
-            logger.critical("Step timed out", extra={"step": what, "seconds": timeout_s})
-            _resolve(result, EngineBrokenError(f"{what}: did not end within {timeout_s:g} s"))
+            logger.error("Step timed out", extra={"step": what, "seconds": timeout_s})
+            kind = EngineBrokenError if pool is self._device else StepTimeoutError
+            _resolve(result, kind(f"{what}: did not end within {timeout_s:g} s"))
 
         timer = loop.call_later(timeout_s, time_out) if timeout_s else None
 
         def ended(work: asyncio.Future[Any]) -> None:
             if timer is not None:
                 timer.cancel()
-            error = None if work.cancelled() else work.exception()
-            if result.done():  # it had timed out
-                free()
+            if not work.cancelled():
+                work.exception()  # marks it as retrieved, in case no one takes it
+            if is_hung:
+                pool.running -= 1
+                pool.hung -= 1
+                self._note_hung()
                 self.on_free()
-            elif work.cancelled():
-                result.cancel()
-            elif error is not None:
-                _resolve(result, error)
-            else:
-                result.set_result(work.result())
+            elif not result.done():  # otherwise it timed out at this moment, and `count` follows
+                _pass_on(work, result)
 
-        def settled(_: object) -> None:
+        def count(_: object) -> None:
+            nonlocal is_hung
             if work.done():  # at the same time as the result is taken
-                free()
+                pool.running -= 1
+            else:
+                is_hung = True
+                pool.hung += 1
+                self._note_hung()
+            settled()
 
-        result.add_done_callback(settled)
+        result.add_done_callback(count)
         work.add_done_callback(ended)
         return result
+
+    def _note_hung(self) -> None:
+        """Note since when all threads of the CPU pool hang."""
+        if not self._cpu.is_stuck:
+            self._stuck_since_s = None
+        elif self._stuck_since_s is None:
+            self._stuck_since_s = asyncio.get_running_loop().time()
 
 
 def describe_error(error: BaseException) -> str:
@@ -211,6 +300,16 @@ def describe_error(error: BaseException) -> str:
     text = " ".join(str(error).encode(errors="replace").decode().split())[:300]
     text = re.sub(r"(?:[A-Za-z]:)?[\\/](?:[^\s\\/:'\"]+[\\/])+", "", text)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _pass_on(work: asyncio.Future[Any], result: asyncio.Future[Any]) -> None:
+    error = None if work.cancelled() else work.exception()
+    if work.cancelled():
+        result.cancel()
+    elif error is not None:
+        _resolve(result, error)
+    else:
+        result.set_result(work.result())
 
 
 def _resolve(future: asyncio.Future[Any], error: BaseException) -> None:

@@ -12,10 +12,9 @@ from fastapi import APIRouter, Request, Response
 from trellis2_server.api.dependencies import CallerDep, ServiceDep, SettingsDep, UidOrHash
 from trellis2_server.api.disconnects import while_connected
 from trellis2_server.api.generation import (
-    find_job,
+    find_texture,
     generate_model,
     read_generation_request,
-    submit,
 )
 from trellis2_server.api.model_responses import MODEL_HEADERS, MODEL_RESPONSE, model_response
 from trellis2_server.api.responses import INVALID_REQUEST, StatusReply, status_reply
@@ -74,13 +73,9 @@ async def generate_texture(
     response is the textured model of that job.
     """
     generation = await read_generation_request(request, settings)
-    if generation.mesh is None:
-        job = await find_job(generation, service, caller)
-    else:
-        job = await submit(generation, service, caller, texture=True)
-    generation.release_files()
     timeout_s = settings.worker.texture_timeout_seconds
-    job = await while_connected(request, service.wait_for_texture(job, timeout_s))
+    call = find_texture(generation, service, caller, timeout_s)
+    job = await while_connected(request, call)
     file_type = generation.delivery.type
     conversion = service.convert(job.textured_glb, file_type, caller, is_delivery=True)
     return model_response(job, await while_connected(request, conversion), file_type)
