@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.decoder_tasks import TABLE
+from tests.support.engines import PATIENCE_S
 from tests.support.server import until
 from trellis2_server import errors
 from trellis2_server.decoders import DecoderLimits, DecoderPool, process
@@ -50,18 +51,19 @@ def test_no_process_starts_before_the_first_call(pool: DecoderPool) -> None:
 def test_a_process_that_is_killed_in_a_call_is_replaced_and_the_call_done_again(
     pool: DecoderPool, threads: ThreadPoolExecutor
 ) -> None:
-    release = threading.Event()
+    first = pool.call("echo", b"", {}).meta["pid"]
+    is_in_call, release = threading.Event(), threading.Event()
 
     class Leave(Exception):  # noqa: N818 - ends the second try
         pass
 
     def check() -> None:
-        if release.is_set():
+        if is_in_call.is_set() and release.is_set():
             raise Leave
+        is_in_call.set()
 
     call: Future[Any] = threads.submit(pool.call, "wait", b"", {}, check=check)
-    until(lambda: waits_in(pool, 1), "the call runs")
-    first = pool.pids[0]
+    assert is_in_call.wait(PATIENCE_S)
     os.kill(first, signal.SIGKILL)
     until(lambda: bool(pool.pids) and pool.pids != [first], "a new process")
     release.set()
