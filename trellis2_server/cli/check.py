@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Final
 
 from trellis2_server import __version__, logs
 from trellis2_server.cli.access import access_warnings
+from trellis2_server.errors import EngineError
 from trellis2_server.settings import BUILT_IN
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trellis2_server.settings import Settings
+    from trellis2_server.settings import ModelSettings, Settings
 
+#: Time to import rembg and to read the model's file, seconds.
+_INSPECTION_TIMEOUT_S: Final = 120.0
 _PACKAGES: Final = ("fastapi", "uvicorn", "numpy", "numba", "pillow", "rembg", "onnxruntime")
 
 
@@ -38,7 +41,7 @@ def check(settings: Settings, config: Path | None) -> int:
         ("configuration", str(config or BUILT_IN)),
         ("engine", f"{engine.name} (configured: {settings.model.engine})"),
         ("address", f"{server.host}:{server.port}, {len(server.api_keys)} API keys"),
-        ("background", f"{settings.model.background}, model {settings.model.background_model}"),
+        ("background", _background(settings.model)),
         ("pipeline type", settings.generation.pipeline_type),
         ("maximum faces", str(settings.export.glb_decimation_target)),
         ("texture size", f"{settings.export.glb_texture_size} px"),
@@ -79,6 +82,23 @@ def _decoders(settings: Settings) -> str:
         held = decoders.confinement()
     lacking = [one for one in PROPERTIES if one not in held]
     return ", ".join(held) + (f"; not: {', '.join(lacking)}" if lacking else "")
+
+
+def _background(settings: ModelSettings) -> str:
+    """Return how backgrounds are removed, and whether the model for it is there."""
+    from trellis2_server.inputs.background.fetcher import ModelFetcher
+
+    if settings.background not in {"auto", "rembg"}:
+        return settings.background
+    name = f"{settings.background}, model {settings.background_model}"
+    try:
+        problem = ModelFetcher(_INSPECTION_TIMEOUT_S).inspect(settings.background_model)
+    except EngineError as error:
+        return f"{name}: {error}"
+    if problem is None:
+        return f"{name}, which is on this machine"
+    then = "model.offline forbids fetching it" if settings.offline else "the first photo fetches it"
+    return f"{name}, whose file is {problem.state}; {then}"
 
 
 def _version(package: str) -> str:

@@ -97,6 +97,18 @@ def _limit_resources(limits: DecoderLimits) -> list[str]:
     return held
 
 
+def limit_memory(more_bytes: int) -> None:
+    """Lower the limit of the address space to what is used now and so many bytes more."""
+    if sys.platform != "win32":
+        import resource
+
+        space = (_address_space() or _USUAL_SPACE_BYTES) + more_bytes
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        if hard == resource.RLIM_INFINITY or space < hard:
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_AS, (space, space))
+
+
 def limit_cpu(seconds: float) -> None:
     """Limit the processor time from now on; past it, the system ends this process."""
     if sys.platform != "win32":

@@ -173,15 +173,15 @@ class DecoderPool:
             except DecoderEndedError as error:
                 if self._is_closed:
                     raise shutting_down() from error
-                self._note_end(error.reason, task, str(error))
+                self.note_end(error.reason, task, str(error))
                 if error.reason != "crash" or attempt == _ATTEMPTS:
                     raise _refusal(field, error) from error
             except (ServerError, MemoryError) as error:
                 if isinstance(error, TooLargeError) and process.is_spent:
-                    self._note_end("memory", task, str(error))
+                    self.note_end("memory", task, str(error))
                 raise
             except BaseException:
-                self._note_end("cancelled", task, "")
+                self.note_end("cancelled", task, "")
                 raise
             finally:
                 if process.is_spent:
@@ -244,7 +244,8 @@ class DecoderPool:
             process.kill()
             self._note_count()
 
-    def _note_end(self, reason: Reason, task: str, text: str) -> None:
+    def note_end(self, reason: Reason, task: str, text: str) -> None:
+        """Count and log a decoder that has ended in a call, also one outside of the pool."""
         self.counts[reason] += 1
         logger.warning("Decoder ended", extra={"reason": reason, "task": task, "text": text})
         if self.observer is not None:

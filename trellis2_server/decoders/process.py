@@ -56,7 +56,7 @@ _KILL_TIMEOUT_S: Final = 5.0
 _VARIABLES: Final = frozenset({
     "PATH", "LANG", "LANGUAGE", "TZ", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",
     "DYLD_FALLBACK_LIBRARY_PATH", "PYTHONHOME", "PYTHONUTF8", "XDG_CACHE_HOME", "XDG_DATA_HOME",
-    "U2NET_HOME", "MODEL_CHECKSUM_DISABLED", "OMP_NUM_THREADS",
+    "U2NET_HOME", "REMBG_HOME", "MODEL_CHECKSUM_DISABLED", "OMP_NUM_THREADS",
     "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "TEMP", "TMP", "USERPROFILE", "APPDATA", "LOCALAPPDATA",
     "PROGRAMDATA", "PATHEXT", "COMSPEC", "NUMBER_OF_PROCESSORS",
 })  # fmt: skip
@@ -141,7 +141,7 @@ class DecoderProcess:
                     tasks, json.dumps(astuple(limits)), *self._link.arguments,
                 ],
                 stderr=subprocess.DEVNULL,
-                env=environment(limits.threads),
+                env=environment(),
                 **self._link.options,
             )  # fmt: skip
         except BaseException:
@@ -302,7 +302,7 @@ def invalid_result(field: str) -> errors.InputError:
     return errors.InputError(f"{field}: decoding it gave an invalid result")
 
 
-def environment(threads: int = 1) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return the environment variables of a decoder: it imports the same packages."""
     variables = {
         name: value
@@ -310,8 +310,8 @@ def environment(threads: int = 1) -> dict[str, str]:
         if name.upper() in _VARIABLES or name.startswith("LC_")
     }
     # Each thread and each arena reserves address space, which is limited.
-    variables |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
-    variables.setdefault("OMP_NUM_THREADS", str(threads))
+    variables |= dict.fromkeys(_THREAD_VARIABLES, "1")
+    variables.setdefault("OMP_NUM_THREADS", "1")
     variables |= {
         "MALLOC_ARENA_MAX": "2",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),

@@ -127,6 +127,8 @@ class Worker:
             raise errors.TooLargeError(f"{field}: its content is too large")
 
     def _is_spent(self) -> bool:
+        if self._limits.is_kept:
+            return False
         self._calls += 1
         if self._calls >= MAX_CALLS:
             return True

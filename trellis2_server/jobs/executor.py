@@ -279,7 +279,7 @@ class LocalExecutor:
         )
 
     def close(self) -> None:
-        """Kill the decoders, and those of the cutter."""
+        """Kill the decoders, and the process of the background model."""
         self.decoders.close()
         self._cutter.close()
 
