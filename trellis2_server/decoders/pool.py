@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 IDLE_S: Final = 60.0
 #: How often a call is tried whose process crashes, which may have other reasons than the file.
 _ATTEMPTS: Final = 2
+#: How often a process is started that ends before it has read anything: no file is to blame.
+_STARTS: Final = 5
 
 
 class DecoderObserver(Protocol):
@@ -189,7 +191,7 @@ class DecoderPool:
 
     def _process(self, place: int, check: Check) -> DecoderProcess:
         """Return the process at a place, ready; start it if there is none."""
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(_STARTS):
             with self._changed:
                 process = self._processes.get(place)
             if process is not None and not process.is_alive:
