@@ -102,7 +102,8 @@ class MemoryChannel:
             return
         _, descriptor = self._receive()
         try:
-            with mmap.mmap(descriptor, size) as memory:
+            flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)  # all pages in one call
+            with mmap.mmap(descriptor, size, flags=flags) as memory:
                 at = 0
                 for array in arrays.values():
                     view = array.reshape(-1).view(np.uint8).data
