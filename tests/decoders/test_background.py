@@ -70,8 +70,9 @@ def picture(first: int) -> Any:
 MASK, CRASH, HANG, WRONG_SHAPE, ERROR = range(5)
 
 
-def test_a_model_is_loaded_once_for_many_pictures(process: ModelProcess) -> None:
-    session = process.open("counts")
+@pytest.mark.parametrize("name", ["small", "large"])
+def test_a_model_is_loaded_once_for_many_pictures(process: ModelProcess, name: str) -> None:
+    session = process.open(name)
     pid = process.pid
     for _ in range(3):
         assert session.mask(picture(MASK), no_check).shape == (20, 30)
