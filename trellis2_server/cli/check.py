@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from trellis2_server import __version__, logs
@@ -44,6 +45,7 @@ def check(settings: Settings, config: Path | None) -> int:
         ("pipeline type", settings.generation.pipeline_type),
         ("maximum faces", str(settings.export.glb_decimation_target)),
         ("texture size", f"{settings.export.glb_texture_size} px"),
+        ("decoders", _decoders(settings)),
         ("results", settings.worker.result_dir or "in memory, lost at a restart"),
         *((name, _version(name)) for name in _PACKAGES),
         *(("warning", warning) for warning in (*warnings, *access_warnings(server))),
@@ -69,6 +71,17 @@ def _check_trellis2(settings: Settings) -> int:
     verdict = f"will not start: {errors} error(s) above" if errors else "can be started"
     print(f"  {'=':8} TRELLIS.2 {verdict}")  # noqa: T201
     return int(settings.model.engine == "trellis2" and errors > 0)
+
+
+def _decoders(settings: Settings) -> str:
+    """Return what confines the processes that decode uploads, on this machine."""
+    from trellis2_server.decoders.confinement import PROPERTIES
+    from trellis2_server.pipeline import make_decoders
+
+    with closing(make_decoders(settings)) as decoders:
+        held = decoders.confinement()
+    lacking = [one for one in PROPERTIES if one not in held]
+    return ", ".join(held) + (f"; not: {', '.join(lacking)}" if lacking else "")
 
 
 def _background(settings: ModelSettings) -> str:

@@ -27,12 +27,14 @@ from trellis2_server.errors import (
     UnavailableError,
     shutting_down,
 )
+from trellis2_server.reports import no_check
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Generator, Mapping
 
     from trellis2_server.decoders.limits import DecoderLimits
     from trellis2_server.decoders.process import Decoded, Reason, Transport
+    from trellis2_server.reports import Check
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ logger = logging.getLogger(__name__)
 IDLE_S: Final = 60.0
 #: How often a call is tried whose process crashes, which may have other reasons than the file.
 _ATTEMPTS: Final = 2
+#: How often a process is started that ends before it has read anything: no file is to blame.
+_STARTS: Final = 5
 
 
 class DecoderObserver(Protocol):
@@ -102,6 +106,15 @@ class DecoderPool:
         with self._changed:
             return [process.pid for process in self._processes.values() if process.is_alive]
 
+    def confinement(self) -> tuple[str, ...]:
+        """Return which of `confinement.PROPERTIES` hold for the processes here; start one to see.
+
+        Raises:
+            UnavailableError: no process can be started.
+        """
+        with self._place(no_check) as place:
+            return self._process(place, no_check).confinement
+
     def call(  # noqa: PLR0913 - what a task gets, and its limits
         self,
         task: str,
@@ -110,7 +123,7 @@ class DecoderPool:
         *,
         field: str = "image",
         timeout_s: float | None = None,
-        check: Callable[[], None] = lambda: None,
+        check: Check = no_check,
     ) -> Decoded:
         """Do a task in a process that is free; block until it has ended.
 
@@ -147,7 +160,7 @@ class DecoderPool:
         arguments: Mapping[str, object],
         field: str,
         timeout_s: float | None,
-        check: Callable[[], None],
+        check: Check,
     ) -> Decoded:
         idle_s = IDLE_S if place else None
         attempt = 0
@@ -176,9 +189,9 @@ class DecoderPool:
                 if process.is_spent:
                     self._discard(place)
 
-    def _process(self, place: int, check: Callable[[], None]) -> DecoderProcess:
+    def _process(self, place: int, check: Check) -> DecoderProcess:
         """Return the process at a place, ready; start it if there is none."""
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(_STARTS):
             with self._changed:
                 process = self._processes.get(place)
             if process is not None and not process.is_alive:
@@ -207,7 +220,7 @@ class DecoderPool:
         raise UnavailableError("no process could be started to decode the file", retry_after_s=10)
 
     @contextlib.contextmanager
-    def _place(self, check: Callable[[], None]) -> Generator[int]:
+    def _place(self, check: Check) -> Generator[int]:
         """Take the first free place; wait until there is one."""
         with self._changed:
             while not self._free and not self._is_closed:

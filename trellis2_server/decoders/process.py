@@ -27,14 +27,16 @@ from trellis2_server.decoders.transport import (
     Patience,
     TimeIsUpError,
 )
+from trellis2_server.reports import no_check
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
     from trellis2_server.decoders.limits import DecoderLimits
     from trellis2_server.decoders.transport import Link, Reply
+    from trellis2_server.reports import Check
 
     Transport = Literal["memory", "file", "inline"]
 
@@ -160,7 +162,7 @@ class DecoderProcess:
         """Whether the process runs."""
         return self._process.poll() is None
 
-    def wait_until_ready(self, check: Callable[[], None]) -> None:
+    def wait_until_ready(self, check: Check) -> None:
         """Wait until the process has confined itself.
 
         Raises:
@@ -190,7 +192,7 @@ class DecoderProcess:
         field: str = "image",
         timeout_s: float | None = None,
         idle_s: float | None = None,
-        check: Callable[[], None] = lambda: None,
+        check: Check = no_check,
     ) -> Decoded:
         """Do a task; block until it has ended.
 
@@ -233,7 +235,7 @@ class DecoderProcess:
             raise
         return self._result(reply)
 
-    def _watched(self, check: Callable[[], None]) -> Callable[[], None]:
+    def _watched(self, check: Check) -> Check:
         """Return the check; where the system does not limit the memory, with a look at it."""
         if MEMORY in self.confinement:
             return check
