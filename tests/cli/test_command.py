@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.background_packages import (
+    MODEL,
+    NAME,
+    model_path,
+    needs_pooch,
+    stand_in_packages,
+)
 from tests.support.server_command import ENTRY, ROOT, configured
 from trellis2_server import __version__, logs
 from trellis2_server.cli import main
@@ -50,6 +57,33 @@ def test_a_check_warns_about_open_access_and_readable_keys(
     if os.name == "posix":
         assert [f"can read the keys in {file}" in each for each in said] == [False, False, True]
     assert "1 API keys" in said[2]
+
+
+@needs_pooch
+def test_a_check_says_whether_the_background_model_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    with stand_in_packages(tmp_path, monkeypatch) as origin:
+        file = model_path(tmp_path)
+        file.parent.mkdir(parents=True)
+        for content, is_offline in ((None, True), (MODEL[:9], False), (MODEL, False)):
+            if content is not None:
+                file.write_bytes(content)
+            asked = {"background_model": NAME, "offline": is_offline}
+            assert run("--check", "--config", configured(tmp_path, model=asked)) == 0
+            said.append(capsys.readouterr().out)
+        assert origin.downloads == 0
+    for output, what in zip(
+        said,
+        (
+            "whose file is missing; model.offline forbids fetching it",
+            "whose file is damaged; the first photo fetches it",
+            "which is on this machine",
+        ),
+        strict=True,
+    ):
+        assert re.search(rf"background +auto, model {NAME}, {what}", output)
 
 
 @pytest.mark.parametrize("argument", ["--help", "--version"])

@@ -70,8 +70,9 @@ def picture(first: int) -> Any:
 MASK, CRASH, HANG, WRONG_SHAPE, ERROR = range(5)
 
 
-def test_a_model_is_loaded_once_for_many_pictures(process: ModelProcess) -> None:
-    session = process.open("counts")
+@pytest.mark.parametrize("name", ["small", "large"])
+def test_a_model_is_loaded_once_for_many_pictures(process: ModelProcess, name: str) -> None:
+    session = process.open(name)
     pid = process.pid
     for _ in range(3):
         assert session.mask(picture(MASK), no_check).shape == (20, 30)
@@ -92,6 +93,21 @@ def test_a_picture_whose_process_ends_is_tried_once_more(
         session.mask(picture(CRASH), no_check)
     assert noted[-2:] == [("crash", "find_object")] * 2
     assert session.mask(picture(MASK), no_check).shape == (20, 30)
+
+
+@needs_opencv
+def test_a_picture_that_ends_the_process_twice_fails_alone_or_falls_back(
+    process: ModelProcess,
+) -> None:
+    model = BackgroundModel("counts", open_session=process.open)
+    image = photograph()
+    image.putpixel((0, 0), (CRASH, 0, 0))
+    cutout = Cutter(model=model).cut_out(encode(image))
+    assert cutout.background == "grabcut"
+    assert "the background model counts ended the process (SIGKILL)" in cutout.warnings[0]
+    with pytest.raises(EngineError, match="ended the process"):
+        Cutter(background="rembg", model=model).cut_out(encode(image))
+    assert model.mask(picture(MASK), wait=True).shape == (20, 30)
 
 
 def test_a_process_that_ends_while_it_loads_is_started_once_more(

@@ -141,7 +141,7 @@ class Origin:
         content: what it sends.
         downloads: number of requests.
         reached: set by each request.
-        may_end: a reply stops after its first half until this is set.
+        may_end: the second half of a reply comes slowly until this is set.
     """
 
     def __init__(self) -> None:
@@ -173,7 +173,10 @@ def stand_in_packages(
             half = len(origin.content) // 2
             self.wfile.write(origin.content[:half])
             origin.reached.set()
-            origin.may_end.wait(60)
+            # Byte by byte, so that the download does not end by itself.
+            while not origin.may_end.wait(0.5):
+                self.wfile.write(origin.content[half : half + 1])
+                half += 1
             self.wfile.write(origin.content[half:])
 
         def log_message(self, *_: Any) -> None: ...

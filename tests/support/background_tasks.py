@@ -16,9 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+loaded: list[Any] = []
+
+
 def load_model(content: memoryview, arguments: Mapping[str, Any]) -> Any:
-    """Load nothing; the name may be "crash"."""
+    """Load nothing, or what the name says: "crash", "large"."""
     del content
+    if arguments["name"] == "large":
+        loaded.append(np.ones(300 * 2**20, np.uint8))
     if arguments["name"] == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
     return {"problem": None}, {}
