@@ -99,8 +99,9 @@ class ServerSettings(_Section):
         default=2**29,
         ge=65_536,
         le=2**40,
-        description="Maximum size of all request bodies that are being received or parsed, bytes; "
-        "more requests get 503. One client may use half of it, but always one body.",
+        description="Maximum size of all request bodies that are being received or parsed, bytes, "
+        "at least `max_body_bytes`; more requests get 503. One client may use half of it, but "
+        "always one body; more get 429.",
     )
     max_image_pixels: int = Field(
         default=64_000_000,
@@ -133,8 +134,8 @@ class ServerSettings(_Section):
         default=30,
         gt=0,
         le=3600,
-        description="Time limit for receiving a request's head, seconds. Receiving a body and "
-        "sending a reply may take one more second for each 16 KiB.",
+        description="Time limit for receiving a request's head, and for a body or a reply that "
+        "stops, seconds. Above 16 KiB/s, a body or a reply may take as long as it needs.",
     )
     shutdown_grace_seconds: float = Field(
         default=8.0,

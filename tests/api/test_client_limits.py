@@ -18,6 +18,7 @@ from tests.api.test_connections import (
     POST,
     check_error,
     connect,
+    errors,
     open_connections,
     read_json,
     read_to_end,
@@ -198,6 +199,22 @@ def test_after_a_refused_body_the_connection_ends_and_its_reply_can_be_read(
         until(lambda: bool(connection.recv(1, socket.MSG_PEEK)), "an answer")
         connection.sendall(b" " * 3_000_000)  # a client that looks at the reply afterwards
         check_error(read_to_end(connection), 413, 6)
+
+
+def test_a_refused_client_that_neither_sends_nor_closes_is_closed(
+    strict: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connect(strict, POST % 10**12) as connection:
+        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+        ours = connection.getsockname()[1]
+        until(
+            lambda: all(
+                getattr(each, "client", ("", 0))[1] != ours
+                for each in list(strict.uvicorn.server_state.connections)
+            ),
+            "closed",
+        )
+    assert not errors(caplog)
 
 
 def test_a_body_that_no_route_reads_ends_the_connection(server: Server) -> None:

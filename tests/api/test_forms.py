@@ -121,7 +121,6 @@ def test_the_last_part_of_a_name_counts() -> None:
     parsed = parse(form(text("image", b"text"), file))
     assert (parsed.files, parsed.raw_texts) == ({"image": b"file"}, {})
     assert parse(b"") == FormContent()
-    assert parse(b"--x--") == FormContent()
 
 
 # ---- text ----------------------------------------------------------------------------------------

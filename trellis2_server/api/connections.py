@@ -183,6 +183,9 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Count the received bytes and pass them on, unless they are of a refused request."""
+        if self._staged.is_lingering:
+            self._staged.discard()
+            return
         self._received += len(data)
         at = 0
         while (
@@ -241,6 +244,8 @@ class Connection(H11Protocol):
     def _current_phase(self) -> str:
         if self.transport.get_write_buffer_size():
             return "sending"
+        if self._staged.is_lingering:  # it has a limit of its own
+            return ""
         if self.conn.their_state is h11.SEND_BODY:
             return "receiving"
         if self.is_waiting and self.timeout_keep_alive_task is None:

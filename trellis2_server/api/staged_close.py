@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-#: Seconds that a closed connection discards what the client still sends.
+#: Seconds that a closed connection at most discards what the client still sends.
 LINGER_S: Final = 5.0
+#: Seconds after which a client that sends nothing has read the response, or never will.
+QUIET_S: Final = 1.0
 
 
 class StagedTransport:
@@ -21,7 +23,7 @@ class StagedTransport:
     A socket that is closed while bytes of the client are unread is reset, and a reset destroys
     what the client has not read yet: the response that says why its body was refused. So `close`
     ends the response first; then, for `LINGER_S` at most, what arrives is discarded, until the
-    client closes (RFC 9112, section 9.6). Transports that cannot end one direction only, as with
+    client closes or is quiet (RFC 9112, section 9.6). Transports that cannot end one direction only, as with
     TLS, are closed at once.
 
     Args:
@@ -42,7 +44,9 @@ class StagedTransport:
         self._transport = transport
         self._is_receiving = is_receiving
         self._loop = loop
-        self._deadline: asyncio.TimerHandle | None = None
+        self._next_check: asyncio.TimerHandle | None = None
+        self._end_s = 0.0
+        self._has_received = False
         self.is_lingering = False
 
     def __getattr__(self, name: str) -> Any:
@@ -62,18 +66,25 @@ class StagedTransport:
         self.is_lingering = True
         self._transport.write_eof()
         self._transport.resume_reading()
-        self._schedule_end()
+        self._end_s = self._loop.time() + LINGER_S
+        self._schedule_check()
+
+    def discard(self) -> None:
+        """Note that something has arrived which nobody wants."""
+        self._has_received = True
 
     def closed(self) -> None:
         """Note that the connection is lost."""
-        if self._deadline is not None:
-            self._deadline.cancel()
+        if self._next_check is not None:
+            self._next_check.cancel()
 
-    def _schedule_end(self) -> None:
-        self._deadline = self._loop.call_later(LINGER_S, self._end)
+    def _schedule_check(self) -> None:
+        self._has_received = False
+        self._next_check = self._loop.call_later(min(QUIET_S, LINGER_S), self._check)
 
-    def _end(self) -> None:
-        if self._transport.get_write_buffer_size():  # the client still reads the response
-            self._schedule_end()
+    def _check(self) -> None:
+        is_reading = self._transport.get_write_buffer_size() > 0
+        if is_reading or (self._has_received and self._loop.time() < self._end_s):
+            self._schedule_check()
         else:
             self._transport.abort()
