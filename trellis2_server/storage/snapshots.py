@@ -74,8 +74,8 @@ def export_again(  # noqa: PLR0913, PLR0917 - the inputs of an export
     field: bytes | None,
     options: Options,
     settings: ExportSettings,
-    report: Report,
     decoders: DecoderPool,
+    report: Report,
 ) -> bytes:
     """Export a GLB from snapshots: textured if there is a field.
 
@@ -85,8 +85,8 @@ def export_again(  # noqa: PLR0913, PLR0917 - the inputs of an export
         field: from `field_snapshot`; None for the untextured GLB.
         options: the job's, with other values for the export.
         settings: the operator's settings for exports.
-        report: called with the progress.
         decoders: read an uploaded mesh.
+        report: called with the progress.
 
     Raises:
         StoreError: the bytes are not snapshots.
