@@ -262,7 +262,7 @@ def export_shape(
 
 
 def read_mesh(
-    engine: Named, content: bytes, options: Options, report: Report, decoders: DecoderPool
+    engine: Named, content: bytes, options: Options, decoders: DecoderPool, report: Report
 ) -> tuple[UploadedMesh, bytes]:
     """Read an uploaded mesh; return it with its GLB without textures.
 
@@ -270,8 +270,8 @@ def read_mesh(
         engine: for the metadata.
         content: bytes of the file.
         options: `geo_rotation`.
-        report: stage "read".
         decoders: read the file.
+        report: stage "read".
 
     Raises:
         InputError: the file is not a mesh, or is damaged.

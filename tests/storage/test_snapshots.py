@@ -70,17 +70,17 @@ def test_the_jobs_own_parameters_give_the_jobs_own_files(
     made: dict[str, Any], decoders: DecoderPool
 ) -> None:
     textured = export_again(
-        MAKER, made["shape"], made["field"], options(), EXPORT, report, decoders
+        MAKER, made["shape"], made["field"], options(), EXPORT, decoders, report
     )
     assert textured == made["textured_glb"]
-    shape = export_again(MAKER, made["shape"], None, options(), EXPORT, report, decoders)
+    shape = export_again(MAKER, made["shape"], None, options(), EXPORT, decoders, report)
     assert shape == made["shape_glb"]
 
 
 def test_other_parameters_give_another_file(made: dict[str, Any], decoders: DecoderPool) -> None:
     assert made["faces"] > 6000
     other = options(decimation_target=4000, texture_size=512, texture_format="png")
-    glb = Glb(export_again(MAKER, made["shape"], made["field"], other, EXPORT, report, decoders))
+    glb = Glb(export_again(MAKER, made["shape"], made["field"], other, EXPORT, decoders, report))
     image = glb.item("images", 0)
     with Image.open(io.BytesIO(glb.view(image["bufferView"]))) as opened:
         assert opened.size == (512, 512)
@@ -99,12 +99,12 @@ def test_a_clients_mesh_is_exported_again_too(cutout: Cutout, decoders: DecoderP
     mesh = cube()
     client_mesh = pipeline.export_shape(engine, Shape(mesh, 8, None), options(), report)[1]
     turned = options(geo_rotation=90.0)
-    geometry, plain = pipeline.read_mesh(engine, client_mesh, turned, report, decoders)
+    geometry, plain = pipeline.read_mesh(engine, client_mesh, turned, decoders, report)
     field = pipeline.make_texture(engine, geometry, cutout, turned, report)
     textured = pipeline.export_model(engine, geometry, field, turned, EXPORT, report)
     snapshot = mesh_snapshot(client_mesh)
-    assert export_again(MAKER, snapshot, None, turned, EXPORT, report, decoders) == plain
-    again = export_again(MAKER, snapshot, field_snapshot(field), turned, EXPORT, report, decoders)
+    assert export_again(MAKER, snapshot, None, turned, EXPORT, decoders, report) == plain
+    again = export_again(MAKER, snapshot, field_snapshot(field), turned, EXPORT, decoders, report)
     assert again == textured
 
 
@@ -119,4 +119,4 @@ def test_the_memory_layout_of_arrays_does_not_matter() -> None:
 def test_a_shape_in_a_fields_place_is_refused(decoders: DecoderPool) -> None:
     snapshot = shape_snapshot(Shape(cube(), 8, None))
     with pytest.raises(StoreError, match="not a voxel field"):
-        export_again(MAKER, snapshot, snapshot, options(), EXPORT, report, decoders)
+        export_again(MAKER, snapshot, snapshot, options(), EXPORT, decoders, report)

@@ -247,7 +247,7 @@ class LocalExecutor:
     def read_mesh(self, content: bytes, options: Options, report: Report) -> ExportedShape:
         """Read an uploaded mesh, and export it as an untextured GLB."""
         return exported_shape(
-            *pipeline.read_mesh(self._engine, content, options, report, self.decoders)
+            *pipeline.read_mesh(self._engine, content, options, self.decoders, report)
         )
 
     def make_texture(
@@ -281,7 +281,7 @@ class LocalExecutor:
     ) -> bytes:
         """Export stored snapshots as a GLB."""
         return export_again(
-            EngineName(made_by), shape, field, options, self._export, report, self.decoders
+            EngineName(made_by), shape, field, options, self._export, self.decoders, report
         )
 
     def convert(self, glb: bytes, file_type: FileType, report: Report) -> bytes:

@@ -71,7 +71,7 @@ def read_mesh(
     Returns:
         MD5 of the untextured GLB; a `pipeline.UploadedMesh` and the GLB are large.
     """
-    mesh, glb = pipeline.read_mesh(engine, content, options, report, _decoders(limits))
+    mesh, glb = pipeline.read_mesh(engine, content, options, _decoders(limits), report)
     return Outcome(md5(glb), (mesh, glb))
 
 
@@ -124,7 +124,7 @@ def export_snapshots(  # noqa: PLR0913, PLR0917 - see `snapshots.export_again`
 ) -> Outcome:
     """Export stored snapshots as a GLB, which is large; see `snapshots.export_again`."""
     glb = snapshots.export_again(
-        EngineName(engine), shape, field, options, settings, report, _decoders(limits)
+        EngineName(engine), shape, field, options, settings, _decoders(limits), report
     )
     return Outcome(None, (glb,))
 

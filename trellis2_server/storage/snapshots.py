@@ -96,7 +96,7 @@ def export_again(  # noqa: PLR0913, PLR0917 - the inputs of an export
     geometry: Geometry | UploadedMesh
     if "file" in arrays:
         content = arrays["file"].tobytes()
-        geometry, glb = pipeline.read_mesh(maker, content, options, report, decoders)
+        geometry, glb = pipeline.read_mesh(maker, content, options, decoders, report)
         if field is None:
             return glb
     else:
