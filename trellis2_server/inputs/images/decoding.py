@@ -1,6 +1,10 @@
 """Decode picture files to upright sRGB pixels of bounded size.
 
-Checks the size in the file's header before anything is decoded. Accepted formats: `formats`.
+Checks the file's structure and the size in its header before anything is decoded. Accepted formats:
+`formats`.
+
+Up to 20 bytes a pixel of the file are in use at a time (WebP; others up to 10). `max_pixels` bounds
+them.
 
 Does not know: how the object is found, HTTP.
 """
@@ -19,6 +23,7 @@ from trellis2_server.errors import InputError, ServerError, TooLargeError
 from trellis2_server.inputs.images.color_profiles import to_srgb
 from trellis2_server.inputs.images.formats import available_formats, format_names
 from trellis2_server.inputs.images.pixel_modes import to_8_bit
+from trellis2_server.inputs.images.structure import check_structure, is_exif_bounded
 
 #: Maximum of the longer side after decoding, in pixels, as in TRELLIS.2.
 MAX_SIZE_PX: Final = 1024
@@ -65,10 +70,12 @@ def decode_image(data: bytes, *, max_pixels: int) -> DecodedImage:
 
     Raises:
         InputError: the file is empty, damaged, of another format or too elongated.
-        TooLargeError: the picture exceeds `max_pixels` or the available memory.
+        TooLargeError: the picture exceeds `max_pixels` or the available memory, or its file has
+            too many parts (`structure`).
     """
     if not data:
         raise InputError("image: empty")
+    check_structure(data)
     _silence_pillow()
     notes: list[str] = []
     try:
@@ -137,11 +144,26 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
+        if not is_exif_bounded(_exif(image)):
+            return image
         orientation: object = image.getexif().get(_ORIENTATION_TAG)
     except Exception:  # noqa: BLE001 - broken EXIF; the pixels are fine
         return image
     method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return image if method is None else image.transpose(method)
+
+
+def _exif(image: Image.Image) -> bytes:
+    """Return the EXIF data that Pillow would read, but for TIFF; `b""` if there is none.
+
+    Raises:
+        ValueError: it is text that is not hexadecimal.
+    """
+    exif: object = image.info.get("exif")
+    text: object = image.info.get("Raw profile type exif")  # ImageMagick's, in a PNG
+    if exif is None and isinstance(text, str):
+        return bytes.fromhex("".join(text.split("\n")[3:]))
+    return exif if isinstance(exif, bytes) else b""
 
 
 def _fit(image: Image.Image) -> Image.Image:

@@ -1,0 +1,109 @@
+"""`TiffDirectory`: the entries of a TIFF directory, which EXIF consists of, too.
+
+Adobe, "TIFF Revision 6.0", section 2; "BigTIFF" of libtiff.
+
+Does not know: what a decoder does with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: Size of a value by TIFF's number of its type, bytes: byte, ASCII, short, long, rational, …
+_SIZES: Final = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8])
+_SHORT: Final = 3
+#: Types of which Pillow keeps bytes: byte, ASCII, undefined.
+_BYTES: Final = (1, 2, 7)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TiffDirectory:
+    """One directory.
+
+    Attributes:
+        tags: uint16 [N].
+        kinds: uint16 [N], types of the values.
+        counts: float64 [N], numbers of values; not exact over 2**53.
+        values: bytes [N], the value itself or where it is.
+        order: byte order, `<` or `>`.
+    """
+
+    tags: NDArray[np.uint16]
+    kinds: NDArray[np.uint16]
+    counts: NDArray[np.float64]
+    values: NDArray[Any]
+    order: str
+
+    def stored_bytes(self, limit: int) -> float:
+        """Return the size of all values together, each at most `limit`, in bytes."""
+        sizes = _SIZES[np.minimum(self.kinds, len(_SIZES) - 1)] * self.counts
+        return float(np.minimum(sizes, limit).sum())
+
+    def numbers(self, without: tuple[int, ...] = ()) -> float:
+        """Return how many values are numbers, of all tags but those."""
+        is_counted = ~np.isin(self.kinds, _BYTES) & ~np.isin(self.tags, without)
+        return float(self.counts[is_counted].sum())
+
+    def count(self, *tags: int) -> float:
+        """Return the largest number of values of these tags; 0 without them."""
+        return float(self.counts[np.isin(self.tags, tags)].max(initial=0))
+
+    def integers(self, tag: int) -> list[int]:
+        """Return the first value of each entry with this tag."""
+        found: list[int] = []
+        for index in np.flatnonzero(self.tags == tag):
+            size = 2 if self.kinds[index] == _SHORT else 4
+            content = self.values[index].tobytes()[:size]
+            found.append(int.from_bytes(content, "little" if self.order == "<" else "big"))
+        return found
+
+
+def read_directory(content: bytes, at: int | None = None) -> TiffDirectory | None:
+    """Read one directory of a TIFF.
+
+    Args:
+        content: begins with TIFF's header.
+        at: offset of the directory; None: the first one.
+
+    Returns:
+        The directory, as far as it is complete; None if there is none.
+    """
+    order = {b"II": "<", b"MM": ">"}.get(content[:2])
+    if order is None:
+        return None
+    is_big = content[2:4] in {b"+\0", b"\0+"}
+    width = 8 if is_big else 4
+    if at is None:
+        at = _integer(content[8:16] if is_big else content[4:8], order)
+    counter = 8 if is_big else 2
+    count = _integer(content[at : at + counter], order)
+    entry = np.dtype(
+        [
+            ("tag", f"{order}u2"),
+            ("kind", f"{order}u2"),
+            ("count", f"{order}u{width}"),
+            ("value", f"V{width}"),
+        ]
+    )
+    start = at + counter
+    count = min(count, max(len(content) - start, 0) // entry.itemsize)
+    if count < 1:
+        return None
+    rows = np.frombuffer(content, entry, count, start)
+    return TiffDirectory(
+        rows["tag"].astype(np.uint16),
+        rows["kind"].astype(np.uint16),
+        rows["count"].astype(np.float64),
+        rows["value"],
+        order,
+    )
+
+
+def _integer(content: bytes, order: str) -> int:
+    return int.from_bytes(content, "little" if order == "<" else "big")
