@@ -8,11 +8,13 @@ from hypothesis import settings as hypothesis_settings
 
 from tests.support.engines import GatedEngine, cube
 from tests.support.server import COMPILING_S, Server, serving, settings, until
-from trellis2_server import export
+from trellis2_server import export, pipeline
 from trellis2_server.engines.preview import PreviewEngine
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+    from trellis2_server.decoders import DecoderPool
 
 pytest_plugins = ["tests.support.no_skips"]
 
@@ -53,6 +55,14 @@ def _compile_the_rest() -> None:
 
     PreviewEngine().load(_say_nothing)
     remesh(cube(), 64)
+
+
+@pytest.fixture(scope="session")
+def decoders() -> Generator[DecoderPool]:
+    """Processes with the usual limits; they start when a test needs them."""
+    pool = pipeline.make_decoders(settings())
+    yield pool
+    pool.close()
 
 
 @pytest.fixture(scope="session")

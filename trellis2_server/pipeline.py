@@ -18,17 +18,19 @@ Does not know: jobs, threads, HTTP, how a stage works.
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from trellis2_server import __version__, export
+from trellis2_server.decoders import DecoderPool, decoder_limits, meshes, pictures
 from trellis2_server.engines.preview import PreviewEngine
 from trellis2_server.engines.trellis2 import Trellis2Engine, reason_unavailable
 from trellis2_server.errors import ConfigError
 from trellis2_server.export.gltf import set_asset
-from trellis2_server.inputs.background import BackgroundModel
+from trellis2_server.inputs.background.model import BackgroundModel, open_here
 from trellis2_server.inputs.images import Cutter
-from trellis2_server.inputs.meshes import read_scene, to_model_frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -164,8 +166,30 @@ def choose_engine(settings: Settings) -> tuple[Engine, tuple[str, ...]]:
     return made, ()
 
 
-def make_cutter(engine: Engine, settings: Settings) -> Cutter:
-    """Return the background remover; with "upstream" it calls the engine."""
+def cpu_workers(settings: Settings) -> int:
+    """Return how many steps may run beside the device at one time, in one process.
+
+    At most one for each job in progress, and for each processor.
+    """
+    return min(settings.worker.limit_model_concurrency, max(2, os.cpu_count() or 2))
+
+
+def make_decoders(settings: Settings) -> DecoderPool:
+    """Return the processes that decode pictures and meshes; they start when they are needed.
+
+    There are enough of them for every step that may decode something, and for one lookup.
+    """
+    return DecoderPool(decoder_limits(settings), cpu_workers(settings) + 1)
+
+
+def make_cutter(engine: Engine, settings: Settings, decoders: DecoderPool | None = None) -> Cutter:
+    """Return the background remover; with "upstream" it calls the engine.
+
+    Args:
+        engine: not loaded.
+        settings: the whole configuration.
+        decoders: decode the pictures; None: processes of its own.
+    """
     background, remover = settings.model.background, None
     if background == "upstream":
         if isinstance(engine, Trellis2Engine):
@@ -174,9 +198,13 @@ def make_cutter(engine: Engine, settings: Settings) -> Cutter:
             background = "auto"
     return Cutter(
         background=background,
-        model=BackgroundModel(settings.model.background_model, offline=settings.model.offline),
+        model=BackgroundModel(
+            settings.model.background_model,
+            open_session=partial(open_here, offline=settings.model.offline),
+        ),
         remover=remover,
         max_image_pixels=settings.server.max_image_pixels,
+        decode=partial(pictures.decode_image, decoders or make_decoders(settings)),
     )
 
 
@@ -234,7 +262,7 @@ def export_shape(
 
 
 def read_mesh(
-    engine: Named, content: bytes, options: Options, report: Report
+    engine: Named, content: bytes, options: Options, report: Report, decoders: DecoderPool
 ) -> tuple[UploadedMesh, bytes]:
     """Read an uploaded mesh; return it with its GLB without textures.
 
@@ -243,6 +271,7 @@ def read_mesh(
         content: bytes of the file.
         options: `geo_rotation`.
         report: stage "read".
+        decoders: read the file.
 
     Raises:
         InputError: the file is not a mesh, or is damaged.
@@ -250,9 +279,10 @@ def read_mesh(
     """
     from trellis2_server.export import retexture
 
-    report("read", 0, 2)
-    scene = read_scene(content)
-    mesh = to_model_frame(scene, options.geo_rotation)
+    check = partial(report, "read", 0, 2)
+    scene, mesh = meshes.read_mesh(
+        decoders, content, rotation_deg=options.geo_rotation, check=check
+    )
     report("read", 1, 2)
     extras = _extras(engine, mesh, options)
     glb = retexture.untextured_glb(scene, mesh, extras=extras, generator=_generator(engine))

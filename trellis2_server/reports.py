@@ -1,4 +1,4 @@
-"""The callback through which engines and the exporter report their progress.
+"""The callbacks of long calls: a report of progress, and a check whether to go on.
 
 Does not know: which stages there are, jobs.
 """
@@ -10,11 +10,17 @@ from collections.abc import Callable
 #: Called with the stage, the number of finished steps and the number of steps. An exception that
 #: it raises ends the call.
 Report = Callable[[str, int, int], None]
+#: Called again and again by a call that waits. An exception that it raises ends the call.
+Check = Callable[[], None]
 
 
 def no_report(stage: str, step: int, steps: int) -> None:
     """Do nothing: the report of a call whose progress nobody sees."""
     del stage, step, steps
+
+
+def no_check() -> None:
+    """Do nothing: the check of a call that nobody ends."""
 
 
 def stage_report(report: Report | None, stage: str, steps: int) -> Callable[[int], None]:

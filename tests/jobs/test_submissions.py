@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -24,6 +26,9 @@ from trellis2_server.errors import (
 )
 from trellis2_server.inputs.background import BackgroundModel
 from trellis2_server.inputs.images import Cutter
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @in_a_loop
@@ -64,10 +69,13 @@ def opaque() -> bytes:
 
 
 class Session:
-    def predict(self, img: Image.Image) -> list[Image.Image]:
-        mask = Image.new("L", img.size)
-        mask.paste(255, (16, 16, 48, 48))
-        return [mask]
+    def mask(self, rgb: NDArray[np.uint8], check: object) -> NDArray[np.uint8]:
+        del check
+        mask = np.zeros(rgb.shape[:2], np.uint8)
+        mask[16:48, 16:48] = 255
+        return mask
+
+    def close(self) -> None: ...
 
 
 @in_a_loop

@@ -26,6 +26,7 @@ from trellis2_server.storage.snapshots import (
 )
 
 if TYPE_CHECKING:
+    from trellis2_server.decoders import DecoderPool
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.parameters import Options
 
@@ -65,17 +66,21 @@ def made(cutout: Cutout) -> dict[str, Any]:
     }
 
 
-def test_the_jobs_own_parameters_give_the_jobs_own_files(made: dict[str, Any]) -> None:
-    textured = export_again(MAKER, made["shape"], made["field"], options(), EXPORT, report)
+def test_the_jobs_own_parameters_give_the_jobs_own_files(
+    made: dict[str, Any], decoders: DecoderPool
+) -> None:
+    textured = export_again(
+        MAKER, made["shape"], made["field"], options(), EXPORT, report, decoders
+    )
     assert textured == made["textured_glb"]
-    shape = export_again(MAKER, made["shape"], None, options(), EXPORT, report)
+    shape = export_again(MAKER, made["shape"], None, options(), EXPORT, report, decoders)
     assert shape == made["shape_glb"]
 
 
-def test_other_parameters_give_another_file(made: dict[str, Any]) -> None:
+def test_other_parameters_give_another_file(made: dict[str, Any], decoders: DecoderPool) -> None:
     assert made["faces"] > 6000
     other = options(decimation_target=4000, texture_size=512, texture_format="png")
-    glb = Glb(export_again(MAKER, made["shape"], made["field"], other, EXPORT, report))
+    glb = Glb(export_again(MAKER, made["shape"], made["field"], other, EXPORT, report, decoders))
     image = glb.item("images", 0)
     with Image.open(io.BytesIO(glb.view(image["bufferView"]))) as opened:
         assert opened.size == (512, 512)
@@ -88,18 +93,19 @@ def test_a_snapshot_is_smaller_than_its_arrays(made: dict[str, Any]) -> None:
     assert len(made["shape"]) < made["raw"] / 2
 
 
-def test_a_clients_mesh_is_exported_again_too(cutout: Cutout) -> None:
+def test_a_clients_mesh_is_exported_again_too(cutout: Cutout, decoders: DecoderPool) -> None:
     engine = PreviewEngine()
     engine.load(report)
     mesh = cube()
     client_mesh = pipeline.export_shape(engine, Shape(mesh, 8, None), options(), report)[1]
     turned = options(geo_rotation=90.0)
-    geometry, plain = pipeline.read_mesh(engine, client_mesh, turned, report)
+    geometry, plain = pipeline.read_mesh(engine, client_mesh, turned, report, decoders)
     field = pipeline.make_texture(engine, geometry, cutout, turned, report)
     textured = pipeline.export_model(engine, geometry, field, turned, EXPORT, report)
     snapshot = mesh_snapshot(client_mesh)
-    assert export_again(MAKER, snapshot, None, turned, EXPORT, report) == plain
-    assert export_again(MAKER, snapshot, field_snapshot(field), turned, EXPORT, report) == textured
+    assert export_again(MAKER, snapshot, None, turned, EXPORT, report, decoders) == plain
+    again = export_again(MAKER, snapshot, field_snapshot(field), turned, EXPORT, report, decoders)
+    assert again == textured
 
 
 def test_the_memory_layout_of_arrays_does_not_matter() -> None:
@@ -110,7 +116,7 @@ def test_the_memory_layout_of_arrays_does_not_matter() -> None:
     assert field_snapshot(spread) == field_snapshot(field)
 
 
-def test_a_shape_in_a_fields_place_is_refused() -> None:
+def test_a_shape_in_a_fields_place_is_refused(decoders: DecoderPool) -> None:
     snapshot = shape_snapshot(Shape(cube(), 8, None))
     with pytest.raises(StoreError, match="not a voxel field"):
-        export_again(MAKER, snapshot, snapshot, options(), EXPORT, report)
+        export_again(MAKER, snapshot, snapshot, options(), EXPORT, report, decoders)

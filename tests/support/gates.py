@@ -11,6 +11,7 @@ from tests.support.engines import PATIENCE_S, cube, voxels
 from tests.support.server import picture
 from trellis2_server.inputs.images import Cutter
 from trellis2_server.mesh import Shape
+from trellis2_server.reports import no_check
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from trellis2_server import pipeline
     from trellis2_server.inputs.images import Cutout
+    from trellis2_server.reports import Check
 
 
 Place = tuple[str, int, int]
@@ -95,9 +97,16 @@ class GatedCutter(Cutter):
         self.gates = gates
         self.seeds = {picture(seed): seed for seed in range(jobs)}
 
-    def cut_out(self, data: bytes, *, remove_background: bool = True, wait: bool = True) -> Cutout:
+    def cut_out(
+        self,
+        data: bytes,
+        *,
+        remove_background: bool = True,
+        wait: bool = True,
+        check: Check = no_check,
+    ) -> Cutout:
         self.gates.stand("cutout", self.seeds[data], lambda *_: None)
-        return super().cut_out(data, remove_background=remove_background, wait=wait)
+        return super().cut_out(data, remove_background=remove_background, wait=wait, check=check)
 
 
 class Compiled:

@@ -17,6 +17,7 @@ from trellis2_server.jobs.job import ANONYMOUS
 from trellis2_server.jobs.local_service import LocalJobService
 from trellis2_server.jobs.manager import JobManager
 from trellis2_server.parameters import Options, read_options
+from trellis2_server.reports import no_check
 from trellis2_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from trellis2_server.jobs.job import Caller, Job
     from trellis2_server.jobs.service import Health
+    from trellis2_server.reports import Check
 
 
 def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -75,11 +77,18 @@ class HeldCutter(Cutter):
         self.gate.set()
         self.calls: list[bytes] = []
 
-    def cut_out(self, data: bytes, *, remove_background: bool = True, wait: bool = True) -> Cutout:
+    def cut_out(
+        self,
+        data: bytes,
+        *,
+        remove_background: bool = True,
+        wait: bool = True,
+        check: Check = no_check,
+    ) -> Cutout:
         gate = self.gate
         self.calls.append(data)
         assert gate.wait(PATIENCE_S)
-        return super().cut_out(data, remove_background=remove_background, wait=wait)
+        return super().cut_out(data, remove_background=remove_background, wait=wait, check=check)
 
 
 async def until(is_so: Callable[[], bool]) -> None:

@@ -16,6 +16,8 @@ from trellis2_server.errors import EngineError, InputError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from numpy.typing import NDArray
+
 
 def vase(width: int = 200, height: int = 160) -> Image.Image:
     """A soft-edged, two-coloured object on transparency, off centre and without symmetry."""
@@ -95,12 +97,15 @@ class ColorSession:
     def __init__(self, veil: int | None = None) -> None:
         self.veil = veil
 
-    def predict(self, img: Image.Image) -> list[Image.Image]:
-        red, green, blue = np.moveaxis(np.asarray(img).astype(int), 2, 0)
+    def mask(self, rgb: NDArray[np.uint8], check: object) -> NDArray[np.uint8]:
+        del check
+        red, green, blue = np.moveaxis(rgb.astype(int), 2, 0)
         mask = ((abs(red - green) > 15) | (abs(green - blue) > 15)).astype(np.uint8) * 255
         if self.veil is not None:
             mask[mask == 0] = self.veil
-        return [Image.fromarray(mask)]
+        return mask
+
+    def close(self) -> None: ...
 
 
 def no_session(name: str) -> ColorSession:

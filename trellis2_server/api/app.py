@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from trellis2_server.decoders import DecoderPool
     from trellis2_server.inputs.images import Cutter
     from trellis2_server.jobs.service import JobService
     from trellis2_server.pipeline import Engine
@@ -71,12 +72,14 @@ _DESCRIPTION: Final = (
 )
 
 
-def create_app(
+def create_app(  # noqa: PLR0913 - the parts of a server
     settings: Settings,
     engine: Engine,
     cutter: Cutter,
     notes: Sequence[str] = (),
     store: Store | None = None,
+    *,
+    decoders: DecoderPool | None = None,
 ) -> FastAPI:
     """Create the server as an ASGI application, which loads the engine when it starts.
 
@@ -86,12 +89,14 @@ def create_app(
         cutter: removes the background of uploaded pictures.
         notes: messages for the operator, shown by `/healthcheck`.
         store: storage of results; None creates the one of the settings.
+        decoders: processes that decode meshes, and pictures for the cutter; None creates them.
     """
     metrics = Metrics()
 
     @asynccontextmanager
     async def open_service() -> AsyncGenerator[JobService]:
-        executor = LocalExecutor(engine, cutter, settings)
+        executor = LocalExecutor(engine, cutter, settings, decoders)
+        executor.decoders.observer = metrics
         manager = JobManager(executor, settings, metrics, store=store)
         app.state.manager = manager
         manager.start()

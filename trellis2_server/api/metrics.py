@@ -110,6 +110,23 @@ class Metrics:
             "memory.",
             registry=registry,
         )
+        self._decoders = Gauge(
+            "trellis2_decoders", "Processes that decode uploads, busy or not.", registry=registry
+        )
+        self._decoder_ends = Counter(
+            "trellis2_decoder_ends_total",
+            "Decoders that were killed while they decoded an upload, or that ended by themselves, "
+            "by reason.",
+            ("reason",),
+            registry=registry,
+        )
+        self._decoding_seconds = Histogram(
+            "trellis2_decoding_seconds",
+            "Duration of decoding one upload, successful or not, seconds.",
+            ("task",),
+            registry=registry,
+            buckets=_STEP_SECONDS,
+        )
         self._threads = Gauge("trellis2_threads", "Threads of the process.", registry=registry)
 
     def note_request(  # noqa: PLR0913, PLR0917 - one argument per measured value
@@ -137,6 +154,18 @@ class Metrics:
     def note_retry(self) -> None:
         """Count a retry after the engine ran out of memory."""
         self._retries.inc()
+
+    def note_decoding(self, task: str, seconds: float) -> None:
+        """Count a decoded or refused upload."""
+        self._decoding_seconds.labels(task).observe(seconds)
+
+    def note_decoder_end(self, reason: str) -> None:
+        """Count a decoder that was killed or has crashed."""
+        self._decoder_ends.labels(reason).inc()
+
+    def note_decoders(self, count: int) -> None:
+        """Note how many decoders there are."""
+        self._decoders.set(count)
 
     def render(self, health: Health) -> bytes:
         """Return all metrics in the Prometheus text format, updated from the server's health."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from trellis2_server import logs
@@ -46,8 +47,9 @@ def make_models(settings: Settings, image: Path, output: Path) -> int:
     bar = Bar()
     pipeline.load(engine, bar.report, remesh=options.remesh)
     bar.report("cut out", 0, 1)
-    cutter = pipeline.make_cutter(engine, settings)
-    cutout = cutter.cut_out(picture, remove_background=options.remove_background)
+    with closing(pipeline.make_decoders(settings)) as decoders:
+        cutter = pipeline.make_cutter(engine, settings, decoders)
+        cutout = cutter.cut_out(picture, remove_background=options.remove_background)
     glbs = pipeline.make_model(engine, cutout, options, settings.export, bar.report)
     files: list[Path] = []
     for kind, glb in zip(("shape", "textured"), glbs, strict=True):

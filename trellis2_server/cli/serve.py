@@ -60,7 +60,9 @@ def serve(
     store = make_store(settings.worker.result_dir)
     with contextlib.suppress(StoreError):  # the manager logs it, and works without the folder
         store.claim()
-    app = create_app(settings, engine, pipeline.make_cutter(engine, settings), warnings, store)
+    decoders = pipeline.make_decoders(settings)
+    cutter = pipeline.make_cutter(engine, settings, decoders)
+    app = create_app(settings, engine, cutter, warnings, store, decoders=decoders)
     allow_descriptors(server.max_connections)
     http_server = _Server(uvicorn_config(app, server), app)
     _handle_hangup(http_server, lambda: _reload(read_settings, app.state.keys))

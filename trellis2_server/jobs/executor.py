@@ -9,7 +9,6 @@ Does not know: jobs, threads, the order of steps.
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -27,6 +26,7 @@ from trellis2_server.storage.snapshots import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from trellis2_server.decoders import DecoderPool
     from trellis2_server.inputs.images import Cutout, Cutter
     from trellis2_server.mesh import VoxelField
     from trellis2_server.parameters import Options
@@ -167,6 +167,10 @@ class Executor(Protocol):
         """Export stored snapshots; see `snapshots.export_again`."""
         ...
 
+    def close(self) -> None:
+        """Kill processes that decode for this executor; no step is started any more."""
+        ...
+
 
 class LocalExecutor:
     """Does the steps in this process, with one engine.
@@ -175,18 +179,27 @@ class LocalExecutor:
         engine: not loaded.
         cutter: cuts pictures out.
         settings: export settings, and the limit of jobs in progress.
+        decoders: decode meshes; None: new ones.
 
     Attributes:
         name: of the engine.
         device_slots: one.
-        cpu_workers: at most one for each job in progress, and for each processor.
+        cpu_workers: see `pipeline.cpu_workers`.
+        decoders: processes that decode meshes and usually, for the cutter, pictures.
     """
 
     device_slots = 1
 
-    def __init__(self, engine: Engine, cutter: Cutter, settings: Settings) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        cutter: Cutter,
+        settings: Settings,
+        decoders: DecoderPool | None = None,
+    ) -> None:
         self.name = engine.name
-        self.cpu_workers = min(settings.worker.limit_model_concurrency, max(2, os.cpu_count() or 2))
+        self.cpu_workers = pipeline.cpu_workers(settings)
+        self.decoders = decoders or pipeline.make_decoders(settings)
         self._engine = engine
         self._cutter = cutter
         self._export = settings.export
@@ -208,9 +221,14 @@ class LocalExecutor:
         return self._engine.device_memory()
 
     def cut_out(self, picture: bytes, *, remove_background: bool, report: Report) -> Cutout:
-        """Cut the picture out; do not wait for the background model."""
-        del report
-        return self._cutter.cut_out(picture, remove_background=remove_background, wait=False)
+        """Cut the picture out; do not wait for the background model.
+
+        It ends at once, and the process that decodes the picture is killed, when `report` raises.
+        """
+        check = partial(report, "cut out", 0, 1)
+        return self._cutter.cut_out(
+            picture, remove_background=remove_background, wait=False, check=check
+        )
 
     def make_shape(self, cutout: Cutout, options: Options, report: Report) -> Shape:
         """Run the engine's shape stages."""
@@ -222,7 +240,9 @@ class LocalExecutor:
 
     def read_mesh(self, content: bytes, options: Options, report: Report) -> ExportedShape:
         """Read an uploaded mesh, and export it as an untextured GLB."""
-        return exported_shape(*pipeline.read_mesh(self._engine, content, options, report))
+        return exported_shape(
+            *pipeline.read_mesh(self._engine, content, options, report, self.decoders)
+        )
 
     def make_texture(
         self, source: Shape | UploadedMesh, cutout: Cutout, options: Options, report: Report
@@ -254,7 +274,13 @@ class LocalExecutor:
         self, made_by: str, shape: bytes, field: bytes | None, options: Options, report: Report
     ) -> bytes:
         """Export stored snapshots as a GLB."""
-        return export_again(EngineName(made_by), shape, field, options, self._export, report)
+        return export_again(
+            EngineName(made_by), shape, field, options, self._export, report, self.decoders
+        )
+
+    def close(self) -> None:
+        """Kill the decoders."""
+        self.decoders.close()
 
 
 def exported_shape(geometry: Geometry | UploadedMesh, glb: bytes) -> ExportedShape:

@@ -279,6 +279,7 @@ class JobManager:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         self.threads.close()
+        self.executor.close()
         with suppress(asyncio.TimeoutError):  # a disk that does not answer
             await asyncio.wait_for(self.archive.close(), ARCHIVE_GRACE_S)
         self._is_closed.set()

@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import ObjectLostError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
+from trellis2_server.decoders import decoder_limits
 from trellis2_server.errors import EngineError
 from trellis2_server.jobs.executor import ExportedShape
 from trellis2_server.jobs.threads import describe_error
@@ -94,11 +95,12 @@ class ClusterExecutor:
         self.cpu_workers = _CPU_STEPS_PER_ENGINE * device_slots
         self._engine = EngineName(name)
         self._export = settings.export
+        self._limits = decoder_limits(settings)
         self._engine_cuts_out = settings.model.background == "upstream"
         self._engine_exports = settings.export.backend == "upstream"
         self._calls = calls
         self._monitor = monitor
-        self._recovery = Recovery(name, calls, self.make_shape)
+        self._recovery = Recovery(name, calls, self.make_shape, self._limits)
 
     # ---- the engine ----------------------------------------------------------------------
 
@@ -162,8 +164,9 @@ class ClusterExecutor:
         """Read an uploaded mesh, and export it as an untextured GLB."""
         reference = ray.put(content)
         outcome = await self._calls.as_task(
-            tasks.read_mesh, self._engine, reference, options, node=None, report=report
-        )
+            tasks.read_mesh, self._engine, reference, options, self._limits,
+            node=None, report=report,
+        )  # fmt: skip
         mesh, glb = outcome.large
         geometry = GeometryReference(None, mesh, options, reference)
         return ExportedShape(geometry, await glb, outcome.value)
@@ -263,7 +266,11 @@ class ClusterExecutor:
         outcome = await self._calls.as_task(
             tasks.export_snapshots,
             made_by, ray.put(shape), field and ray.put(field), options, self._export,
+            self._limits,
             node=None, report=report,
         )  # fmt: skip
         (glb,) = outcome.large
         return await glb
+
+    def close(self) -> None:
+        """Do nothing: decoders belong to the processes of the steps."""

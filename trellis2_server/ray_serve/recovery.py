@@ -21,6 +21,7 @@ from trellis2_server.storage.snapshots import EngineName
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from trellis2_server.decoders import DecoderLimits
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.parameters import Options
     from trellis2_server.ray_serve.remote_calls import RemoteCalls
@@ -40,9 +41,13 @@ class Recovery:
         engine: name of the engine.
         calls: runs the tasks.
         make_shape: does the step `shape`.
+        limits: of the processes that read meshes.
     """
 
-    def __init__(self, engine: str, calls: RemoteCalls, make_shape: MakeShape) -> None:
+    def __init__(
+        self, engine: str, calls: RemoteCalls, make_shape: MakeShape, limits: DecoderLimits
+    ) -> None:
+        self._limits = limits
         self._engine = EngineName(engine)
         self._calls = calls
         self._make_shape = make_shape
@@ -94,7 +99,7 @@ class Recovery:
     async def _read_mesh(self, geometry: GeometryReference, report: Report) -> Any:
         outcome = await self._calls.as_task(
             tasks.read_mesh,
-            self._engine, geometry.content, geometry.options,
+            self._engine, geometry.content, geometry.options, self._limits,
             node=None, report=report,
         )  # fmt: skip
         mesh, _ = outcome.large

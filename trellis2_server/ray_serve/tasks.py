@@ -7,10 +7,11 @@ Does not know: jobs, in which process a task runs.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from trellis2_server import pipeline
+from trellis2_server.decoders import DecoderLimits, DecoderPool
 from trellis2_server.digests import md5
 from trellis2_server.mesh import Shape
 from trellis2_server.pipeline import Geometry
@@ -47,13 +48,28 @@ def export_shape(
     return Outcome(md5(glb), (geometry.mesh, glb))
 
 
-def read_mesh(engine: EngineName, content: bytes, options: Options, report: Report) -> Outcome:
+@cache
+def _decoders(limits: DecoderLimits) -> DecoderPool:
+    """Return the decoder of this process, which does one task at a time."""
+    return DecoderPool(limits, 1)
+
+
+def read_mesh(
+    engine: EngineName, content: bytes, options: Options, limits: DecoderLimits, report: Report
+) -> Outcome:
     """Read an uploaded mesh file, and export it; see `pipeline.read_mesh`.
+
+    Args:
+        engine: name of the engine.
+        content: the file.
+        options: the job's options.
+        limits: of the process that reads the file.
+        report: called with the progress.
 
     Returns:
         MD5 of the untextured GLB; a `pipeline.UploadedMesh` and the GLB are large.
     """
-    mesh, glb = pipeline.read_mesh(engine, content, options, report)
+    mesh, glb = pipeline.read_mesh(engine, content, options, report, _decoders(limits))
     return Outcome(md5(glb), (mesh, glb))
 
 
@@ -101,10 +117,13 @@ def export_snapshots(  # noqa: PLR0913, PLR0917 - see `snapshots.export_again`
     field: bytes | None,
     options: Options,
     settings: ExportSettings,
+    limits: DecoderLimits,
     report: Report,
 ) -> Outcome:
     """Export stored snapshots as a GLB, which is large; see `snapshots.export_again`."""
-    glb = snapshots.export_again(EngineName(engine), shape, field, options, settings, report)
+    glb = snapshots.export_again(
+        EngineName(engine), shape, field, options, settings, report, _decoders(limits)
+    )
     return Outcome(None, (glb,))
 
 

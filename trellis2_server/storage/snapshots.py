@@ -23,6 +23,7 @@ from trellis2_server.mesh import Mesh, Shape, VoxelField
 from trellis2_server.storage.serialization import deserialize_arrays, serialize_arrays
 
 if TYPE_CHECKING:
+    from trellis2_server.decoders import DecoderPool
     from trellis2_server.parameters import Options
     from trellis2_server.pipeline import Geometry, UploadedMesh
     from trellis2_server.reports import Report
@@ -74,6 +75,7 @@ def export_again(  # noqa: PLR0913, PLR0917 - the inputs of an export
     options: Options,
     settings: ExportSettings,
     report: Report,
+    decoders: DecoderPool,
 ) -> bytes:
     """Export a GLB from snapshots: textured if there is a field.
 
@@ -84,6 +86,7 @@ def export_again(  # noqa: PLR0913, PLR0917 - the inputs of an export
         options: the job's, with other values for the export.
         settings: the operator's settings for exports.
         report: called with the progress.
+        decoders: read an uploaded mesh.
 
     Raises:
         StoreError: the bytes are not snapshots.
@@ -92,7 +95,8 @@ def export_again(  # noqa: PLR0913, PLR0917 - the inputs of an export
     arrays, metadata = deserialize_arrays(shape)
     geometry: Geometry | UploadedMesh
     if "file" in arrays:
-        geometry, glb = pipeline.read_mesh(maker, arrays["file"].tobytes(), options, report)
+        content = arrays["file"].tobytes()
+        geometry, glb = pipeline.read_mesh(maker, content, options, report, decoders)
         if field is None:
             return glb
     else:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from PIL import Image
 
@@ -8,6 +10,9 @@ from trellis2_server.inputs.background import BackgroundModel
 from trellis2_server.inputs.background.foreground import estimate_foreground
 from trellis2_server.inputs.images import Cutter
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 
 def test_a_soft_edge_does_not_carry_the_background() -> None:
     image = np.full((200, 200, 3), (0, 255, 0), np.uint8)
@@ -15,9 +20,12 @@ def test_a_soft_edge_does_not_carry_the_background() -> None:
     mixed = (image * (1 - alpha) + np.array([200, 30, 60]) * alpha).astype(np.uint8)
 
     class Soft:
-        def predict(self, img: Image.Image) -> list[Image.Image]:
-            assert img.size == (200, 200)
-            return [Image.fromarray((alpha[..., 0] * 255).astype(np.uint8))]
+        def mask(self, rgb: NDArray[np.uint8], check: object) -> NDArray[np.uint8]:
+            del check
+            assert rgb.shape == (200, 200, 3)
+            return (alpha[..., 0] * 255).astype(np.uint8)
+
+        def close(self) -> None: ...
 
     cutout = Cutter(model=BackgroundModel(open_session=lambda _: Soft())).cut_out(
         encode(Image.fromarray(mixed))

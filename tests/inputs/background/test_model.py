@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
@@ -9,7 +10,12 @@ from PIL import Image
 from tests.support.pictures import ColorSession, encode, photograph, vase
 from trellis2_server.errors import EngineError
 from trellis2_server.inputs.background import BackgroundModel, ModelPending
+from trellis2_server.inputs.background.model import SessionLostError
 from trellis2_server.inputs.images import Cutter
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Clock:
@@ -33,17 +39,6 @@ def test_any_error_while_loading_becomes_an_engine_error_without_paths(
             encode(photograph())
         )
     assert "secret" not in str(caught.value)
-
-
-def test_a_model_that_fails_on_a_picture_is_an_engine_error() -> None:
-    class Broken:
-        def predict(self, img: Image.Image) -> list[Image.Image]:
-            raise RuntimeError(f"{img.size} at /home/secret")
-
-    with pytest.raises(EngineError, match=r"isnet-general-use failed \(RuntimeError\)$"):
-        Cutter(background="rembg", model=BackgroundModel(open_session=lambda _: Broken())).cut_out(
-            encode(photograph())
-        )
 
 
 def test_a_failed_load_is_tried_again_after_ten_minutes() -> None:
@@ -179,14 +174,110 @@ def test_a_picture_with_transparency_does_not_wait_for_a_model() -> None:
     arrived.set()
 
 
-def test_the_masks_of_several_garments_are_joined() -> None:
-    class Garments:
-        def predict(self, img: Image.Image) -> list[Image.Image]:
-            masks = [Image.new("L", img.size), Image.new("L", img.size)]
-            masks[0].paste(200, (0, 0, 2, 2))
-            masks[1].paste(100, (1, 1, 3, 3))
-            return masks
+class HeldSession(ColorSession):
+    """Waits until it may answer, or until it is closed."""
 
-    model = BackgroundModel(open_session=lambda _: Garments())
-    mask = model.mask(Image.new("RGB", (3, 3)), wait=True)
-    assert mask.tolist() == [[200, 200, 0], [200, 200, 100], [0, 100, 100]]
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs = threading.Event()
+        self.may_go_on = threading.Event()
+        self.is_closed = False
+
+    def mask(self, rgb: NDArray[np.uint8], check: object) -> NDArray[np.uint8]:
+        self.runs.set()
+        assert self.may_go_on.wait(60)
+        return super().mask(rgb, check)
+
+    def close(self) -> None:
+        self.is_closed = True
+        self.may_go_on.set()
+
+
+class Cancelled(Exception):  # noqa: N818 - as the one of a step
+    pass
+
+
+def cancel() -> None:
+    raise Cancelled
+
+
+def test_a_picture_that_waits_for_its_turn_can_be_cancelled() -> None:
+    session = HeldSession()
+    cutter = Cutter(background="rembg", model=BackgroundModel(open_session=lambda _: session))
+    data = encode(photograph())
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(cutter.cut_out, data)
+        assert session.runs.wait(60)
+        with pytest.raises(Cancelled):
+            cutter.cut_out(data, check=cancel)
+        session.may_go_on.set()
+        assert first.result(60).background == "rembg"
+
+
+def test_a_picture_that_waits_for_a_download_can_be_cancelled() -> None:
+    network = threading.Event()
+
+    def open_session(name: str) -> ColorSession:
+        assert name
+        network.wait(60)
+        return ColorSession()
+
+    cutter = Cutter(background="rembg", model=BackgroundModel(open_session=open_session))
+    with pytest.raises(Cancelled):
+        cutter.cut_out(encode(photograph()), check=cancel)
+    network.set()
+
+
+def test_a_lost_model_is_opened_again_for_the_next_picture() -> None:
+    loads: list[str] = []
+
+    class LostOnce(ColorSession):
+        def mask(self, rgb: NDArray[np.uint8], check: object) -> NDArray[np.uint8]:
+            if len(loads) == 1:
+                raise SessionLostError("it is gone")
+            return super().mask(rgb, check)
+
+    def open_session(name: str) -> LostOnce:
+        loads.append(name)
+        return LostOnce()
+
+    cutter = Cutter(background="rembg", model=BackgroundModel(open_session=open_session))
+    with pytest.raises(EngineError, match="it is gone"):
+        cutter.cut_out(encode(photograph()))
+    assert cutter.cut_out(encode(photograph())).background == "rembg"
+    assert len(loads) == 2
+
+
+def test_closing_a_cutter_closes_its_model_and_ends_what_opens_one() -> None:
+    session = HeldSession()
+    cutter = Cutter(background="rembg", model=BackgroundModel(open_session=lambda _: session))
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(cutter.cut_out, encode(photograph()))
+        assert session.runs.wait(60)
+        cutter.close()
+        running.result(60)
+    assert session.is_closed
+    with pytest.raises(EngineError, match="is closed"):
+        cutter.cut_out(encode(photograph()))
+
+    opens, stopped, closed = threading.Event(), threading.Event(), threading.Event()
+
+    class LateSession(ColorSession):
+        def close(self) -> None:
+            closed.set()
+
+    def open_late(name: str) -> LateSession:
+        assert name
+        opens.set()
+        assert stopped.wait(60)
+        return LateSession()
+
+    cutter = Cutter(
+        background="rembg",
+        model=BackgroundModel(open_session=open_late, stop_opening=stopped.set),
+    )
+    with pytest.raises(ModelPending):
+        cutter.cut_out(encode(photograph()), wait=False)
+    assert opens.wait(60)
+    cutter.close()
+    assert closed.wait(60)

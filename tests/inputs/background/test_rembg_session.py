@@ -15,12 +15,15 @@ needs_opencv = pytest.mark.skipif(
     not importlib.util.find_spec("cv2"), reason="OpenCV is not installed"
 )
 
+OFFLINE = "BackgroundModel(open_session=partial(open_here, offline=True))"
+
 
 def run_cutter(arguments: str, home: Path) -> subprocess.CompletedProcess[bytes]:
     """Cut out a picture in another process, because `rembg` warns and prints."""
     code = (
         "import sys\n"
-        "from trellis2_server.inputs.background import BackgroundModel\n"
+        "from functools import partial\n"
+        "from trellis2_server.inputs.background.model import BackgroundModel, open_here\n"
         "from trellis2_server.inputs.images import Cutter\n"
         f"cutout = Cutter({arguments}).cut_out(sys.stdin.buffer.read())\n"
         "print(cutout.background, cutout.rgba.shape[0], *cutout.warnings)\n"
@@ -49,7 +52,7 @@ def model_home() -> Path:
 
 
 def test_rembg_finds_the_object_in_a_photograph() -> None:
-    done = run_cutter("background='rembg', model=BackgroundModel(offline=True)", model_home())
+    done = run_cutter(f"background='rembg', model={OFFLINE}", model_home())
     assert done.returncode == 0, done.stderr.decode()
     background, side = done.stdout.decode().split()
     assert background == "rembg"
@@ -59,7 +62,7 @@ def test_rembg_finds_the_object_in_a_photograph() -> None:
 
 @needs_opencv
 def test_offline_without_the_model_grabcut_is_used(tmp_path: Path) -> None:
-    done = run_cutter("model=BackgroundModel(offline=True)", tmp_path)
+    done = run_cutter(f"model={OFFLINE}", tmp_path)
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.startswith(b"grabcut ")
     assert b"GrabCut, which is less exact: " in done.stdout

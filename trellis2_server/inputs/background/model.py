@@ -2,7 +2,7 @@
 
 Loaded once, on first use, on a thread of its own; callers wait for it in a bounded time.
 
-Does not know: how the mask is used, jobs, how models are opened.
+Does not know: how the mask is used, jobs, how models are opened, in which process they run.
 """
 
 from __future__ import annotations
@@ -12,26 +12,73 @@ import math
 import threading
 import time
 from concurrent.futures import Future, TimeoutError  # noqa: A004 - not the builtin before 3.11
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, cast
-
-import numpy as np
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from trellis2_server.errors import EngineError
-from trellis2_server.inputs.background.rembg_session import open_rembg
+from trellis2_server.inputs.background.fetcher import ModelFetcher
+from trellis2_server.inputs.background.opening import open_model
+from trellis2_server.inputs.background.rembg_session import configured_threads, load_rembg
+from trellis2_server.reports import no_check
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     from numpy.typing import NDArray
-    from PIL import Image
 
-    from trellis2_server.inputs.background.rembg_session import Session
+    from trellis2_server.reports import Check
 
 logger = logging.getLogger(__name__)
 
 #: Time until a failed load is tried again, in seconds.
 RETRY_AFTER_S: Final = 600.0
+#: Maximum time between two calls of a check, in seconds.
+_CHECK_INTERVAL_S: Final = 0.05
+
+
+class Session(Protocol):
+    """A model that is loaded. Called by one thread at a time, except for `close`."""
+
+    def mask(self, rgb: NDArray[np.uint8], check: Check) -> NDArray[np.uint8]:
+        """Find the object in a picture.
+
+        Args:
+            rgb: uint8 [H, W, 3].
+            check: ends the call by raising.
+
+        Returns:
+            uint8 [H, W].
+
+        Raises:
+            SessionLostError: the model is not loaded any more.
+            EngineError: the model failed on this picture.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model; a call that runs fails."""
+        ...
+
+
+class SessionLostError(EngineError):
+    """A model is not loaded any more, and could not be loaded again. The next call tries anew."""
+
+
+def open_here(name: str, *, offline: bool = False) -> Session:
+    """Open a model of rembg in this process, which imports rembg and onnxruntime.
+
+    Args:
+        name: the model's name.
+        offline: whether files that are missing or damaged are an error instead of a download.
+
+    Raises:
+        MissingPackageError: `rembg` or `onnxruntime` is not installed.
+        EngineError: the model cannot be loaded or fetched.
+    """
+    load = partial(load_rembg, threads=configured_threads())
+    return open_model(name, load, ModelFetcher().fetch, offline=offline)
 
 
 class ModelPending(Exception):  # noqa: N818 - not an error: asks the caller to call again
@@ -64,37 +111,41 @@ class BackgroundModel:
 
     Args:
         name: a model name of rembg.
-        offline: whether a model that is not on this machine is an error. Otherwise it is
-            downloaded.
         timeout_s: how long callers wait for the load, download included, in seconds after the
             first call. The load continues after that, and later calls use the model.
         clock: monotonic time, in seconds.
-        open_session: opens a model by its name; None for rembg's models.
+        open_session: opens a model by its name; by default in this process.
+        stop_opening: makes an `open_session` that runs fail soon.
     """
 
     def __init__(
         self,
         name: str = "isnet-general-use",
         *,
-        offline: bool = False,
         timeout_s: float = 120,
         clock: Callable[[], float] = time.monotonic,
-        open_session: Callable[[str], Session] | None = None,
+        open_session: Callable[[str], Session] = open_here,
+        stop_opening: Callable[[], None] = no_check,
     ) -> None:
         self._name = name
-        self._open_session = open_session or partial(open_rembg, offline=offline)
+        self._open_session = open_session
+        self._stop_opening = stop_opening
         self._timeout_s = timeout_s
         self._clock = clock
         self._lock = threading.Lock()
         self._attempt: _LoadAttempt | None = None
+        self._is_closed = False
         self._predicting = threading.Lock()
 
-    def mask(self, picture: Image.Image, *, wait: bool) -> NDArray[np.uint8]:
-        """Find the object in an RGB picture.
+    def mask(
+        self, rgb: NDArray[np.uint8], *, wait: bool, check: Check = no_check
+    ) -> NDArray[np.uint8]:
+        """Find the object in a picture.
 
         Args:
-            picture: mode RGB.
+            rgb: uint8 [H, W, 3].
             wait: whether to wait for a model that is loading.
+            check: ends the call by raising, also while another picture has its turn.
 
         Returns:
             uint8 [H, W], 255 where the model is sure of the object.
@@ -103,20 +154,33 @@ class BackgroundModel:
             ModelPending: the model is loading, and `wait` is false.
             EngineError: the model is not available, or failed on this picture.
         """
-        session = self._session(wait=wait)
+        attempt, session = self._session(wait=wait, check=check)
+        # One run uses all cores, and up to 2 GB.
+        while not self._predicting.acquire(timeout=_CHECK_INTERVAL_S):
+            check()
         try:
-            with self._predicting:  # one run uses all cores, and up to 2 GB
-                masks = session.predict(picture)
-            # A model for clothes returns a mask for each garment; their union is the object.
-            return np.max([np.asarray(mask.convert("L")) for mask in masks], axis=0)
-        except Exception as error:
-            logger.exception("Background model failed", extra={"model": self._name})
-            raise EngineError(
-                f"the background model {self._name} failed ({type(error).__name__})"
-            ) from error
+            return session.mask(rgb, check)
+        except SessionLostError:
+            with self._lock:
+                if self._attempt is attempt:
+                    self._attempt = None
+            raise
+        finally:
+            self._predicting.release()
 
-    def _session(self, *, wait: bool) -> Session:
+    def close(self) -> None:
+        """Free the model. What loads or runs fails soon, as does every later call."""
         with self._lock:
+            self._is_closed = True
+            attempt = self._attempt
+        self._stop_opening()
+        if attempt is not None and attempt.session is not None:
+            attempt.session.close()
+
+    def _session(self, *, wait: bool, check: Check) -> tuple[_LoadAttempt, Session]:
+        with self._lock:
+            if self._is_closed:
+                raise EngineError(f"the background model {self._name} is closed")
             attempt = self._attempt
             if attempt is None or (attempt.done.done() and self._clock() >= attempt.retry_at):
                 attempt = self._attempt = _LoadAttempt(self._clock() + self._timeout_s)
@@ -127,14 +191,18 @@ class BackgroundModel:
         left_s = max(0.0, attempt.deadline - self._clock())
         if not wait and left_s and not attempt.done.done():
             raise ModelPending(attempt.done, left_s)
-        try:
-            attempt.done.result(left_s)
-        except TimeoutError:
-            raise EngineError(
-                f"the background model {self._name} was not ready within {self._timeout_s:g} s"
-            ) from None
+        until = time.monotonic() + left_s
+        while not attempt.done.done():
+            check()
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                raise EngineError(
+                    f"the background model {self._name} was not ready within {self._timeout_s:g} s"
+                )
+            with suppress(TimeoutError):
+                attempt.done.result(min(left_s, _CHECK_INTERVAL_S))
         if attempt.session is not None:
-            return attempt.session
+            return attempt, attempt.session
         # A copy: one exception object would collect the tracebacks of many threads.
         error = cast("EngineError", attempt.error)
         raise type(error)(str(error)) from error.__cause__
@@ -152,7 +220,12 @@ class BackgroundModel:
             attempt.error.__cause__ = error
         finally:
             now = self._clock()
-            if attempt.session is not None:
+            with self._lock:
+                is_closed = self._is_closed
+            if is_closed:
+                if attempt.session is not None:
+                    attempt.session.close()
+            elif attempt.session is not None:
                 logger.info(
                     "Background model loaded",
                     extra={"model": self._name, "seconds": round(now - started, 3)},

@@ -1,93 +1,119 @@
-"""Open rembg's background models. Imports `rembg` on first use.
+"""Load rembg's background models, and find objects with them. Imports `rembg` on first use.
 
-Does not know: when a model is loaded, what happens with its masks.
+Does not know: how files are downloaded, when a model is loaded, what happens with its masks.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 import os
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final
 
-from trellis2_server.errors import EngineError, MissingPackageError
-from trellis2_server.inputs.background.deferred_import import deferred_import
+import numpy as np
+from PIL import Image
+
+from trellis2_server.errors import EngineError
+from trellis2_server.inputs.background.model_files import (
+    FileProblem,
+    existing_files_only,
+    find_kind,
+    find_problem,
+    model_files,
+    unreadable,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from numpy.typing import NDArray
 
-    from PIL import Image
+    from trellis2_server.reports import Check
 
-_INSTALL: Final = 'pip install "rembg[cpu]"'
-#: Only rembg's alpha matting needs it, which is not used here.
-_MATTING: Final = "pymatting"
+logger = logging.getLogger(__name__)
 
-
-class Session(Protocol):
-    """The used part of a `rembg` session."""
-
-    def predict(self, img: Image.Image) -> Sequence[Image.Image]:
-        """Return masks in mode L, of the picture's size."""
-        ...
+#: onnxruntime's errors for files that are no model; other ones have other causes.
+_UNREADABLE: Final = frozenset({"InvalidProtobuf", "InvalidGraph"})
 
 
-def open_rembg(name: str, *, offline: bool) -> Session:
-    """Open a model of `rembg`, and download it first if it is not on this machine.
+class RembgSession:
+    """A model of rembg in this process. One call at a time.
 
     Args:
         name: the model's name.
-        offline: whether a missing model is an error instead of a download.
+        session: `rembg`'s session.
+    """
+
+    def __init__(self, name: str, session: Any) -> None:
+        self._name = name
+        self._session = session
+
+    def mask(self, rgb: NDArray[np.uint8], check: Check) -> NDArray[np.uint8]:
+        """Find the object; the check is not called.
+
+        Raises:
+            EngineError: the model failed on this picture.
+        """
+        del check
+        try:
+            masks = self._session.predict(Image.fromarray(rgb))
+            # A model for clothes returns a mask for each garment; their union is the object.
+            return np.max([np.asarray(mask.convert("L")) for mask in masks], axis=0)
+        except Exception as error:
+            logger.exception("Background model failed", extra={"model": self._name})
+            raise EngineError(
+                f"the background model {self._name} failed ({type(error).__name__})"
+            ) from error
+
+    def close(self) -> None:
+        """Do nothing: the model is freed with this object."""
+
+
+def configured_threads() -> int | None:
+    """Return the number of threads of `OMP_NUM_THREADS`; None: it is not set."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return int(threads) if threads.isdecimal() else None
+
+
+def load_rembg(name: str, threads: int | None = None) -> RembgSession | FileProblem:
+    """Load a model from its files; check them before, where their hashes are known.
+
+    Uses no network and writes nothing.
+
+    Args:
+        name: the model's name.
+        threads: number of threads of a prediction; None: one per core.
+
+    Returns:
+        The session, or why the files cannot be used.
 
     Raises:
         MissingPackageError: `rembg` or `onnxruntime` is not installed.
-        EngineError: the model does not exist, runs on an external service, or is missing while
-            `offline`.
+        EngineError: the model does not exist, runs on an external service, or fails to load.
     """
-    for package in ("rembg", "onnxruntime"):  # without onnxruntime, rembg prints and exits
-        if importlib.util.find_spec(package) is None:
-            raise MissingPackageError(f"{package} is not installed ({_INSTALL})")
-    kinds = _import_rembg().sessions_class
-    kind = next((kind for kind in kinds if kind.name() == name), None)
-    if kind is None:
-        raise EngineError(f"rembg has no background model {name!r}")
-    if hasattr(kind, "is_local") and not kind.is_local():
-        raise EngineError(f"the background model {name} would send the pictures to a service")
-    if offline and not _is_downloaded(kind, name):
-        raise EngineError(f"the background model {name} is not on this machine, which is offline")
-    _silence_pooch()
+    kind = find_kind(name)
+    files = model_files(kind)
+    problem = find_problem(files)
+    if problem is not None:
+        return problem
+    try:
+        with existing_files_only():
+            # All versions' classes take options; `rembg.new_session` does only in some.
+            session = kind(name, _session_options(threads), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        problem = unreadable(files) if type(error).__name__ in _UNREADABLE else None
+        if problem is not None:
+            return problem
+        raise EngineError(
+            f"the background model {name} could not be loaded ({type(error).__name__})"
+        ) from error
+    return RembgSession(name, session)
+
+
+def _session_options(threads: int | None) -> Any:
     options = importlib.import_module("onnxruntime").SessionOptions()
     # Spinning idle threads would take cores from the engine and the exporter.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    if threads.isdecimal():
-        options.intra_op_num_threads = int(threads)
-    # All versions' classes take options; `rembg.new_session` does only in some.
-    return cast("Session", kind(name, options))
-
-
-def _import_rembg() -> Any:
-    """Import rembg's sessions, and PyMatting only when it is called.
-
-    Importing PyMatting compiles loops, once per installation, for most of a minute.
-    """
-    with deferred_import(_MATTING):
-        return importlib.import_module("rembg.sessions")
-
-
-def _is_downloaded(kind: Any, name: str) -> bool:
-    file_name = f"{name}.onnx"
-    if hasattr(kind, "resolve_existing"):  # newer versions of rembg have a folder per model
-        return kind.resolve_existing(file_name) is not None
-    return Path(kind.u2net_home(), file_name).exists()
-
-
-def _silence_pooch() -> None:
-    """Keep the download's progress bar and banner off stderr, which carries the log."""
-    importlib.import_module("pooch").get_logger().setLevel(logging.WARNING)
-    downloaders: Any = importlib.import_module("pooch.downloaders")
-    bar: object = getattr(downloaders, "tqdm", None)
-    if callable(bar) and not isinstance(bar, partial):
-        downloaders.tqdm = partial(bar, disable=True)
+    # A plan of the memory saves no time with one picture at a time, and takes half as much again.
+    options.enable_mem_pattern = False
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options

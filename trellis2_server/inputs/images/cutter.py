@@ -3,34 +3,49 @@
 Scales the longer side to at most 1024 pixels, removes the background, and crops to a square
 that the object's box touches.
 
-Does not know: HTTP, jobs, engines.
+Does not know: HTTP, jobs, engines, in which process a picture is decoded or an object found.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from trellis2_server.errors import EngineError, MissingPackageError
 from trellis2_server.inputs.background import BackgroundModel
-from trellis2_server.inputs.background.foreground import estimate_foreground
-from trellis2_server.inputs.background.grabcut import grabcut_alpha
-from trellis2_server.inputs.background.masks import mask_to_alpha
+from trellis2_server.inputs.background.objects import LocalFinder
 from trellis2_server.inputs.images.cutout import Cutout
 from trellis2_server.inputs.images.decoding import decode_image
 from trellis2_server.inputs.images.framing import crop_to_object
+from trellis2_server.reports import no_check
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
-    from PIL import Image
 
+    from trellis2_server.inputs.background.objects import ObjectFinder
     from trellis2_server.inputs.images.cutout import Background
+    from trellis2_server.inputs.images.decoding import DecodedImage
+    from trellis2_server.reports import Check
 
 logger = logging.getLogger(__name__)
+
+
+class Decode(Protocol):
+    """Decodes a picture file; see `decoding.decode_image`. Thread-safe."""
+
+    def __call__(self, data: bytes, *, max_pixels: int, check: Check) -> DecodedImage:
+        """Return the first frame; the check ends the call by raising."""
+        ...
+
+
+def decode_here(data: bytes, *, max_pixels: int, check: Check) -> DecodedImage:
+    """Decode a picture file in this process; the check is called before."""
+    check()
+    return decode_image(data, max_pixels=max_pixels)
 
 
 class Cutter:
@@ -44,22 +59,35 @@ class Cutter:
         remover: background removal of "upstream": RGB uint8 [H, W, 3] → alpha uint8 [H, W].
         max_image_pixels: limit for width times height in the file's header. Pillow's own limit
             is about 179 million.
+        decode: decodes picture files; by default in this process.
+        finder: finds objects without `model` and `remover`; by default in this process.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of one story
         self,
         *,
         background: Literal["auto", "rembg", "grabcut", "none", "upstream"] = "auto",
         model: BackgroundModel | None = None,
         remover: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
         max_image_pixels: int = 64_000_000,
+        decode: Decode = decode_here,
+        finder: ObjectFinder | None = None,
     ) -> None:
         self._background = background
         self._model = model or BackgroundModel()
         self._remover = remover
         self._max_pixels = max_image_pixels
+        self._decode = decode
+        self._finder = finder or LocalFinder()
 
-    def cut_out(self, data: bytes, *, remove_background: bool = True, wait: bool = True) -> Cutout:
+    def cut_out(
+        self,
+        data: bytes,
+        *,
+        remove_background: bool = True,
+        wait: bool = True,
+        check: Check = no_check,
+    ) -> Cutout:
         """Cut out the object of a picture file.
 
         If a pixel has alpha under 255, the picture's alpha is the object, regardless of
@@ -74,6 +102,8 @@ class Cutter:
             remove_background: whether to find the object in a picture without transparency.
             wait: whether to wait for a background model that is loading. A download can take
                 minutes.
+            check: called again and again, as far as what runs allows. An exception that it raises
+                ends the call and what runs for it.
 
         Raises:
             ModelPending: the picture needs a model that is loading, and `wait` is false. Call
@@ -84,7 +114,7 @@ class Cutter:
                 OpenCV is.
             EngineError: `rembg` is required, and its model is not available or failed.
         """
-        decoded = decode_image(data, max_pixels=self._max_pixels)
+        decoded = self._decode(data, max_pixels=self._max_pixels, check=check)
         warnings = [*decoded.warnings]
         rgba = np.array(decoded.image)  # a copy: Pillow's buffer is read-only
         if decoded.has_alpha:
@@ -93,30 +123,35 @@ class Cutter:
             background = "none"
         else:
             rgb = np.ascontiguousarray(rgba[..., :3])
-            background, alpha = self._find_object(decoded.image, rgb, warnings, wait=wait)
-            rgba[..., :3] = estimate_foreground(rgb, alpha)
-            rgba[..., 3] = alpha
+            background, rgba = self._find_object(rgb, warnings, wait=wait, check=check)
         for warning in warnings:
             logger.warning("Picture cut out with a warning", extra={"warning": warning})
         return Cutout(crop_to_object(rgba, background), background, tuple(warnings))
 
+    def close(self) -> None:
+        """Free the background model; pictures that need it fail from now on."""
+        self._model.close()
+
     def _find_object(
-        self, picture: Image.Image, rgb: NDArray[np.uint8], warnings: list[str], *, wait: bool
+        self, rgb: NDArray[np.uint8], warnings: list[str], *, wait: bool, check: Check
     ) -> tuple[Background, NDArray[np.uint8]]:
-        """Find the object; return how, and its alpha, uint8 [H, W]."""
+        """Find the object; return how, and its picture, uint8 [H, W, 4]."""
         if self._background == "grabcut":
-            return "grabcut", grabcut_alpha(rgb)
+            return "grabcut", self._finder.find_by_color(rgb, check)
         if self._background == "upstream" and self._remover is not None:
-            return "upstream", self._remover(rgb)
+            alpha = self._remover(rgb)
+            return "upstream", self._finder.apply_outline(rgb, alpha, "alpha", check)
         try:
-            return "rembg", mask_to_alpha(self._model.mask(picture.convert("RGB"), wait=wait))
+            mask = self._model.mask(rgb, wait=wait, check=check)
         except EngineError as error:
             if self._background == "rembg":
                 raise
             reason = str(error)
+        else:
+            return "rembg", self._finder.apply_outline(rgb, mask, "mask", check)
         try:
-            alpha = grabcut_alpha(rgb)
+            rgba = self._finder.find_by_color(rgb, check)
         except MissingPackageError as error:
             raise MissingPackageError(f"{reason}; {error}") from error
         warnings.append(f"the background was removed with GrabCut, which is less exact: {reason}")
-        return "grabcut", alpha
+        return "grabcut", rgba

@@ -5,6 +5,8 @@
     glb_container    chunks, buffer views and accessors of a GLB
     scene            the result, `Scene`, and the limits on its size
     model_frame      scene → one mesh in the model frame
+    metadata         what is kept of names and extras
+    transfer         scene and mesh ↔ a few arrays, for another process
     welding          merges vertices at the same position
 
 The readers compare the sizes that a file declares with its actual size before they allocate
@@ -15,5 +17,6 @@ from trellis2_server.inputs.meshes.glb_container import Glb
 from trellis2_server.inputs.meshes.model_frame import to_model_frame
 from trellis2_server.inputs.meshes.reading import read_scene
 from trellis2_server.inputs.meshes.scene import Part, Scene
+from trellis2_server.inputs.meshes.transfer import pack_scene, unpack_scene
 
-__all__ = ["Glb", "Part", "Scene", "read_scene", "to_model_frame"]
+__all__ = ["Glb", "Part", "Scene", "pack_scene", "read_scene", "to_model_frame", "unpack_scene"]

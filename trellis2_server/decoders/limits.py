@@ -1,0 +1,41 @@
+"""`DecoderLimits`: what a decoder process may use.
+
+Does not know: how a limit is enforced.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from trellis2_server.settings import Settings
+
+#: Memory for each pixel of the largest picture, bytes: TODO.
+_PIXEL_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderLimits:
+    """Limits of one decoder process.
+
+    Attributes:
+        memory_bytes: of its address space, besides what it has before it reads a file, bytes.
+        timeout_s: time for one call, seconds.
+        result_bytes: maximum size of the arrays of one result, bytes.
+        threads: threads of its numerical libraries.
+    """
+
+    memory_bytes: int
+    timeout_s: float
+    result_bytes: int = 2**30
+    threads: int = 1
+
+
+def decoder_limits(settings: Settings) -> DecoderLimits:
+    """Return the limits of a process that decodes pictures and meshes."""
+    worker = settings.worker
+    return DecoderLimits(
+        worker.decode_memory_bytes + settings.server.max_image_pixels * _PIXEL_BYTES,
+        worker.decode_timeout_seconds,
+    )

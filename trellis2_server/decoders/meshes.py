@@ -1,0 +1,38 @@
+"""Mesh files, read in a decoder process.
+
+Does not know: how a mesh is read, what happens with it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trellis2_server.inputs.meshes.transfer import unpack_scene
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trellis2_server.decoders.pool import DecoderPool
+    from trellis2_server.inputs.meshes import Scene
+    from trellis2_server.mesh import Mesh
+
+
+def read_mesh(
+    decoders: DecoderPool, content: bytes, *, rotation_deg: float, check: Callable[[], None]
+) -> tuple[Scene, Mesh]:
+    """Read a mesh file; return its scene, and all its parts in the model frame.
+
+    Args:
+        decoders: the processes.
+        content: bytes of the file.
+        rotation_deg: see `to_model_frame`.
+        check: called at least every 50 ms; what it raises ends the call.
+
+    Raises:
+        InputError: the file is not a mesh, is damaged, or takes too long.
+        TooLargeError: the mesh exceeds a limit or the memory of a decoder.
+    """
+    meta, arrays = decoders.call(
+        "read_mesh", content, {"rotation_deg": rotation_deg}, field="mesh", check=check
+    )
+    return unpack_scene(meta, arrays)

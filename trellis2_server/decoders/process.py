@@ -1,0 +1,301 @@
+"""`DecoderProcess`: one decoder process, as the server sees it.
+
+Does not know: what is decoded, how many processes there are.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import weakref
+from contextlib import suppress
+from dataclasses import astuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+from trellis2_server import errors
+from trellis2_server.decoders.messages import ProtocolError
+from trellis2_server.decoders.transport import (
+    CAN_SEND_DESCRIPTORS,
+    InlineLink,
+    MemoryLink,
+    Patience,
+    TimeIsUpError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from trellis2_server.decoders.limits import DecoderLimits
+    from trellis2_server.decoders.transport import Link, Reply
+
+    Transport = Literal["memory", "file", "inline"]
+
+logger = logging.getLogger(__name__)
+
+#: The table of tasks of a usual decoder.
+TASKS: Final = "trellis2_server.decoders.tasks:TASKS"
+#: The fastest way that this system has.
+DEFAULT_TRANSPORT: Final[Transport] = "memory" if CAN_SEND_DESCRIPTORS else "inline"
+
+_PROGRAM: Final = "trellis2_server.decoders.worker"
+#: How long a process may take to import its packages, seconds.
+_START_TIMEOUT_S: Final = 60.0
+#: How long the end of a killed process is waited for, seconds.
+_KILL_TIMEOUT_S: Final = 5.0
+#: Environment variables that a decoder gets, if they are set. None of them is a secret.
+_VARIABLES: Final = frozenset({
+    "PATH", "LANG", "LANGUAGE", "TZ", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",
+    "DYLD_FALLBACK_LIBRARY_PATH", "PYTHONHOME", "PYTHONUTF8", "XDG_CACHE_HOME", "XDG_DATA_HOME",
+    "U2NET_HOME", "MODEL_CHECKSUM_DISABLED", "OMP_NUM_THREADS",
+    "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "TEMP", "TMP", "USERPROFILE", "APPDATA", "LOCALAPPDATA",
+    "PROGRAMDATA", "PATHEXT", "COMSPEC", "NUMBER_OF_PROCESSORS",
+})  # fmt: skip
+_THREAD_VARIABLES: Final = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_ERRORS: Final = {
+    kind.__name__: kind
+    for kind in (
+        errors.InputError, errors.TooLargeError, errors.MissingPackageError, errors.EngineError,
+        errors.OutOfMemoryError,
+    )
+}  # fmt: skip
+
+#: Why a decoder was killed or has ended.
+Reason = Literal["timeout", "cancelled", "memory", "crash"]
+
+
+class Decoded(NamedTuple):
+    """Result of a task.
+
+    Attributes:
+        meta: JSON values.
+        arrays: arrays of the types in `messages`.
+    """
+
+    meta: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+
+
+class DecoderEndedError(Exception):
+    """The process has ended, or had to be killed; `str()` says how.
+
+    Attributes:
+        reason: why.
+    """
+
+    def __init__(self, reason: Reason, text: str) -> None:
+        super().__init__(text)
+        self.reason: Reason = reason
+
+
+class DecoderProcess:
+    """A decoder process; it starts at once, and does one call at a time.
+
+    Args:
+        limits: of the process.
+        tasks: table of its tasks, as "module:name".
+        transport: "memory"; "file": memory files that are temporary files, as on systems without
+            anonymous memory; "inline": pipes, as where no descriptors can be sent.
+
+    Attributes:
+        confinement: what holds for the process, once it is ready.
+        is_spent: whether the process takes no more calls.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+
+    def __init__(
+        self,
+        limits: DecoderLimits,
+        *,
+        tasks: str = TASKS,
+        transport: Transport = DEFAULT_TRANSPORT,
+    ) -> None:
+        self.confinement: tuple[str, ...] = ()
+        self.is_spent = False
+        self._limits = limits
+        self._is_ready = False
+        self._link: Link
+        if transport == "inline":
+            self._link = InlineLink()
+        else:
+            self._link = MemoryLink(is_named=transport == "file")
+        try:
+            process: Any = subprocess.Popen(  # noqa: S603 - our own interpreter and program
+                [
+                    sys.executable, "-B", "-m", _PROGRAM,
+                    tasks, json.dumps(astuple(limits)), *self._link.arguments,
+                ],
+                stderr=subprocess.DEVNULL,
+                env=environment(limits.threads),
+                **self._link.options,
+            )  # fmt: skip
+        except BaseException:
+            self._link.close()
+            raise
+        self._process: subprocess.Popen[bytes] = process
+        self._link.connect(process)
+        # Also when this object is collected, or the interpreter ends.
+        self._end = weakref.finalize(self, _end, process, self._link)
+
+    @property
+    def pid(self) -> int:
+        """Process ID."""
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
+    def wait_until_ready(self, check: Callable[[], None]) -> None:
+        """Wait until the process has confined itself.
+
+        Raises:
+            DecoderEndedError: it could not be started.
+        """
+        if self._is_ready:
+            return
+        try:
+            message = self._link.receive(Patience(_START_TIMEOUT_S, check))
+            fault = message.get("fault")
+            if fault is not None:
+                logger.error("A decoder could not start", extra={"trace": str(fault)})
+            self.confinement = tuple(map(str, message["confinement"]))
+        except (EOFError, ProtocolError, TimeIsUpError, KeyError, TypeError) as error:
+            raise self._ended(error, "") from error
+        except BaseException:
+            self.kill()
+            raise
+        self._is_ready = True
+
+    def call(  # noqa: PLR0913 - what a task gets, and its limits
+        self,
+        task: str,
+        content: bytes | memoryview,
+        arguments: Mapping[str, object],
+        *,
+        field: str = "image",
+        timeout_s: float | None = None,
+        idle_s: float | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> Decoded:
+        """Do a task; block until it has ended.
+
+        Args:
+            task: its name.
+            content: a client's file.
+            arguments: JSON values.
+            field: field of the request, for messages.
+            timeout_s: time limit, seconds; None: that of the limits.
+            idle_s: how long the process may wait for the next call; None: for ever.
+            check: called at least every 50 ms; if it raises, the process is killed.
+
+        Raises:
+            InputError: as raised by the task; so are `TooLargeError` and errors of the engine.
+            DecoderEndedError: the process has ended, or was killed.
+        """
+        self.wait_until_ready(check)
+        timeout_s = self._limits.timeout_s if timeout_s is None else timeout_s
+        request = {
+            "task": task,
+            "arguments": dict(arguments),
+            "field": field,
+            "size": len(content),
+            "timeout_s": timeout_s,
+            "idle_s": idle_s,
+        }
+        try:
+            reply = self._link.exchange(
+                request, content, self._limits.result_bytes, Patience(timeout_s, check)
+            )
+            if reply.message.get("is_last"):
+                self.is_spent = True
+        except (EOFError, ProtocolError, TimeIsUpError) as error:
+            raise self._ended(error, f" than {timeout_s:g} seconds") from error
+        except BaseException:
+            self.kill()
+            raise
+        return self._result(reply)
+
+    def _result(self, reply: Reply) -> Decoded:
+        message = reply.message
+        match message:
+            case {"error": {"class": str(name), "text": str(text), **more}} if name in _ERRORS:
+                if "trace" in more:
+                    logger.error("A task of a decoder failed", extra={"trace": str(more["trace"])})
+                raise _ERRORS[name](text)
+            case {"meta": dict(meta)}:
+                return Decoded(meta, reply.arrays)
+            case _:
+                raise self._ended(ProtocolError("it sent no result"), "")
+
+    def _ended(self, error: BaseException, than: str) -> DecoderEndedError:
+        """Kill the process; return how it has ended."""
+        if isinstance(error, TimeIsUpError):
+            self.kill()
+            return DecoderEndedError("timeout", f"took longer{than}")
+        if isinstance(error, EOFError):
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_KILL_TIMEOUT_S)
+            code = self._process.returncode
+            self.kill()
+            if code is not None and -code == getattr(signal, "SIGXCPU", 0):
+                return DecoderEndedError("timeout", f"took longer{than}")
+            return DecoderEndedError("crash", f"ended the process ({_describe_exit(code)})")
+        self.kill()
+        return DecoderEndedError("crash", "ended with an invalid answer")
+
+    def stop(self) -> None:
+        """End the process at once; from any thread. The call that it does fails."""
+        self.is_spent = True
+        self._process.kill()
+
+    def kill(self) -> None:
+        """End the process, and free all that belongs to it. Only while no other thread calls."""
+        self.is_spent = True
+        self._end()
+
+
+def _end(process: subprocess.Popen[bytes], link: Link) -> None:
+    process.kill()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_KILL_TIMEOUT_S)
+    link.close()
+
+
+def invalid_result(field: str) -> errors.InputError:
+    """Return the error for a result that its task cannot have made."""
+    return errors.InputError(f"{field}: decoding it gave an invalid result")
+
+
+def environment(threads: int = 1) -> dict[str, str]:
+    """Return the environment variables of a decoder: it imports the same packages."""
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if name.upper() in _VARIABLES or name.startswith("LC_")
+    }
+    # Each thread and each arena reserves address space, which is limited.
+    variables |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
+    variables.setdefault("OMP_NUM_THREADS", str(threads))
+    variables |= {
+        "MALLOC_ARENA_MAX": "2",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    return variables
+
+
+def _describe_exit(code: int | None) -> str:
+    if code is None:
+        return "it does not end"
+    if code < 0:
+        with suppress(ValueError):
+            return signal.Signals(-code).name
+    return f"exit code {code}"

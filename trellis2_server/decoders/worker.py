@@ -1,0 +1,175 @@
+"""The program of a decoder process: do one task after the other, confined.
+
+    python -m trellis2_server.decoders.worker MODULE:TABLE LIMITS memory SOCKET LIFELINE
+    python -m trellis2_server.decoders.worker MODULE:TABLE LIMITS inline
+
+LIMITS are the fields of `DecoderLimits` as a JSON list. The program imports what its tasks need,
+confines itself, says that it is ready, and only then reads anything of a client. It ends with the
+server, see `worker_channels`.
+
+Does not know: who asks, what a task does.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import sys
+import time
+import traceback
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from trellis2_server import errors
+from trellis2_server.decoders.confinement import confine, limit_cpu, resident_bytes
+from trellis2_server.decoders.limits import DecoderLimits
+from trellis2_server.decoders.messages import MAX_ARRAYS, encode_message, specify_arrays
+from trellis2_server.decoders.worker_channels import InlineChannel, MemoryChannel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from trellis2_server.decoders.worker_channels import Channel
+
+    Arrays = Mapping[str, NDArray[Any]]
+    Task = Callable[[memoryview, Mapping[str, Any]], tuple[Mapping[str, Any], Arrays]]
+
+#: Calls after which a process is replaced, so that leaks of libraries do not add up.
+MAX_CALLS: Final = 1000
+#: Growth of its memory after which a process is replaced, bytes.
+MAX_GROWTH_BYTES: Final = 2**28
+#: Errors that the server raises again, by name.
+_KNOWN_ERRORS: Final = (
+    errors.TooLargeError, errors.InputError, errors.MissingPackageError, errors.OutOfMemoryError,
+    errors.EngineError,
+)  # fmt: skip
+_MAX_TEXT: Final = 4000
+
+
+class Worker:
+    """Does tasks.
+
+    Args:
+        tasks: the table of tasks.
+        channel: the connection to the server.
+        limits: of this process.
+    """
+
+    def __init__(self, tasks: Mapping[str, Task], channel: Channel, limits: DecoderLimits) -> None:
+        self._tasks = tasks
+        self._channel = channel
+        self._limits = limits
+        self._calls = 0
+        self._resident = resident_bytes() or 0
+
+    def run(self) -> None:
+        """Do tasks until the server closes the connection, or this process is spent."""
+        idle_s: float | None = None
+        is_spent = False
+        while not is_spent and self._channel.wait(idle_s):
+            request, content = self._channel.receive_request()
+            idle_s = request["idle_s"]
+            limit_cpu(request["timeout_s"] * self._limits.threads)
+            is_spent = self._serve(request, content)
+            del content
+
+    def _serve(self, request: Mapping[str, Any], content: memoryview) -> bool:
+        """Answer a request; return whether this process is spent."""
+        started = time.process_time()
+        try:
+            meta, arrays = self._tasks[request["task"]](content, request["arguments"])
+            arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+            self._check_size(arrays, request["field"])
+            message = {
+                "meta": meta,
+                "arrays": specify_arrays(arrays),
+                "cpu_s": time.process_time() - started,
+                "is_last": self._is_spent(),
+            }
+            encoded = self._encode(message, request["field"])
+            self._channel.send_result(encoded, arrays)
+        except EOFError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a library raises on a file
+            has_no_memory = _is_memory_error(error)
+            message = {"error": _describe(error, request["field"]), "is_last": has_no_memory}
+            del error
+            gc.collect()
+            self._channel.send(encode_message(message))
+            return has_no_memory
+        return bool(message["is_last"])
+
+    def _check_size(self, arrays: Arrays, field: str) -> None:
+        size = sum(array.nbytes for array in arrays.values())
+        if size > self._limits.result_bytes or len(arrays) > MAX_ARRAYS:
+            raise errors.TooLargeError(f"{field}: its content is too large")
+
+    def _is_spent(self) -> bool:
+        self._calls += 1
+        if self._calls >= MAX_CALLS:
+            return True
+        resident = resident_bytes()
+        return resident is not None and resident > self._resident + MAX_GROWTH_BYTES
+
+    @staticmethod
+    def _encode(message: Mapping[str, Any], field: str) -> bytes:
+        try:
+            return encode_message(message)
+        except ValueError as error:
+            raise errors.TooLargeError(
+                f"{field}: its names and other texts are too long, or hold values that are "
+                "no numbers"
+            ) from error
+
+
+def _is_memory_error(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _describe(error: BaseException, field: str) -> dict[str, str]:
+    """Return an error as JSON."""
+    for known in _KNOWN_ERRORS:
+        if isinstance(error, known):
+            return {"class": known.__name__, "text": str(error)[:_MAX_TEXT]}
+    if _is_memory_error(error):
+        text = f"{field}: decoding it takes more memory than is allowed"
+        return {"class": "TooLargeError", "text": text}
+    if isinstance(error, ImportError):
+        return {"class": "MissingPackageError", "text": f"a package is missing: {error.name}"}
+    trace = "".join(traceback.format_exception(error))[-_MAX_TEXT:]
+    text = f"{field}: the file cannot be read ({type(error).__name__})"
+    return {"class": "InputError", "text": text, "trace": trace}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the program."""
+    table, limits_json, kind, *descriptors = arguments
+    limits = DecoderLimits(*json.loads(limits_json))
+    is_memory = kind == "memory"
+    channel = MemoryChannel(*map(int, descriptors)) if is_memory else InlineChannel()
+    try:
+        module_name, _, name = table.partition(":")
+        module = importlib.import_module(module_name)
+        tasks: Mapping[str, Task] = getattr(module, name)
+        getattr(module, "prepare", lambda: None)()
+        held = confine(limits, has_lifeline=is_memory)
+        channel.send(encode_message({"confinement": held}))
+        Worker(tasks, channel, limits).run()
+    except EOFError:  # the server has closed the connection
+        return 0
+    except Exception:  # noqa: BLE001 - has no other way out
+        channel.send(encode_message({"fault": traceback.format_exc()[-_MAX_TEXT:]}))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

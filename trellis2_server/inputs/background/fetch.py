@@ -1,0 +1,182 @@
+"""Program that fetches the files of a background model; `fetcher` runs it.
+
+    python -m trellis2_server.inputs.background.fetch NAME [--reload | --inspect]
+
+It fetches the files that are missing or damaged; with `--reload`, also those that no hash can
+check. With `--inspect` it only says what is wrong.
+
+It may use the network and write files, unlike the processes that see what clients send. It
+answers with one JSON object on standard output, and ends when its standard input is closed, which
+happens at any end of its parent.
+
+Several processes may fetch one file: each writes a file of its own, and renames it when it is
+whole. A damaged file is not deleted but renamed, to `NAME.onnx.damaged`: it may be the operator's.
+
+Does not know: how a model is loaded, who waits for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, cast
+
+from trellis2_server.errors import EngineError, ServerError
+from trellis2_server.inputs.background.model_files import (
+    FileProblem,
+    ModelFile,
+    find_kind,
+    find_problem,
+    model_files,
+    new_hash,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Time to wait for the next bytes of a download, seconds.
+_SILENCE_S: Final = 30.0
+#: Age at which an unfinished download is nobody's any more, seconds.
+_LEFTOVER_S: Final = 7200.0
+_CHUNK: Final = 2**20
+
+
+def download(file: ModelFile, name: str) -> None:
+    """Download a file, check it, and put it in its place.
+
+    Args:
+        file: with a URL.
+        name: of the model, for messages.
+
+    Raises:
+        EngineError: the download failed, or is another file than rembg expects.
+    """
+    folder = file.path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
+        descriptor, part = tempfile.mkstemp(".part", f".{file.path.name}.", folder)
+        _unfinished.add(Path(part))
+        with os.fdopen(descriptor, "wb") as output:
+            digest = _copy(cast("str", file.url), output, file.known_hash)
+        if file.known_hash not in {None, digest}:
+            raise EngineError(
+                f"the download of the background model {name} is not the file that rembg expects"
+            )
+        _move(Path(part), file)
+    except OSError as error:  # also those of requests
+        reason = error.strerror or type(error).__name__
+        raise EngineError(
+            f"the background model {name} could not be downloaded ({reason})"
+        ) from error
+    finally:
+        _remove_unfinished()
+
+
+#: Files that are not whole yet.
+_unfinished: set[Path] = set()
+
+
+def _copy(url: str, output: IO[bytes], known_hash: str | None) -> str:
+    requests: Any = importlib.import_module("requests")  # rembg's downloader needs it
+    digest = new_hash(known_hash)
+    with requests.get(url, stream=True, timeout=_SILENCE_S) as reply:
+        reply.raise_for_status()
+        for chunk in reply.iter_content(_CHUNK):
+            output.write(chunk)
+            digest.update(chunk)
+    output.flush()
+    os.fsync(output.fileno())
+    return f"{digest.name}:{digest.hexdigest()}"
+
+
+def _move(part: Path, file: ModelFile) -> None:
+    part.chmod(0o644)  # temporary files are their owner's alone; the folder may be shared
+    if file.path.exists():
+        with suppress(OSError):
+            file.path.replace(file.path.with_name(f"{file.path.name}.damaged"))
+    try:
+        part.replace(file.path)
+    except PermissionError:
+        # On Windows, a file that another server has opened stays. It may have just fetched it.
+        if file.known_hash is None or file.problem() is not None:
+            raise
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what processes left that were killed."""
+    for part in folder.glob(".*.onnx.*.part"):
+        with suppress(OSError):
+            if part.stat().st_mtime < time.time() - _LEFTOVER_S:
+                part.unlink()
+
+
+def _remove_unfinished() -> None:
+    for part in list(_unfinished):
+        part.unlink(missing_ok=True)
+        _unfinished.discard(part)
+
+
+def _fetch(name: str, *, reload: bool) -> None:
+    kind = find_kind(name)
+    files = model_files(kind)
+    for file in files:
+        # Looked at again: another server may have fetched it meanwhile.
+        if file.problem() is None and not (reload and file.known_hash is None):
+            continue
+        if file.url is not None:
+            download(file, name)
+        else:
+            try:
+                kind.download_models()
+            except Exception as error:
+                raise EngineError(
+                    f"the background model {name} could not be fetched ({type(error).__name__})"
+                ) from error
+
+
+def _inspect(name: str) -> FileProblem | None:
+    return find_problem(model_files(find_kind(name)))
+
+
+def _end_with_parent() -> None:
+    """End this process when its standard input is closed."""
+    while os.read(0, 1):  # a buffered stream would be locked at the interpreter's end
+        pass
+    _remove_unfinished()
+    os._exit(1)
+
+
+def _main(arguments: Sequence[str]) -> int:
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    # What libraries print must not get into the answer.
+    answer = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    name, *flags = arguments
+    result: dict[str, object] = {}
+    try:
+        if "--inspect" in flags:
+            problem = _inspect(name)
+            result["problem"] = problem and {
+                "file_name": problem.file_name,
+                "state": problem.state,
+                "can_be_fetched": problem.can_be_fetched,
+            }
+        else:
+            _fetch(name, reload="--reload" in flags)
+    except ServerError as error:
+        result = {"error": str(error), "kind": type(error).__name__}
+    with answer:
+        json.dump(result, answer)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1:]))
