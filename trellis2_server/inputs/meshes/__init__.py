@@ -2,7 +2,9 @@
 
     reading          recognizes the format; a new format goes into its table
     glb … stl        one reader per format
+    glb_nodes        the tree of nodes of a GLB
     glb_container    chunks, buffer views and accessors of a GLB
+    polygons         polygons → triangles
     scene            the result, `Scene`, and the limits on its size
     model_frame      scene → one mesh in the model frame
     metadata         what is kept of names and extras

@@ -1,4 +1,4 @@
-"""Read GLB files: triangles, normals, texture coordinates and the tree of nodes.
+"""Read GLB files: the triangles, normals and texture coordinates of a tree of nodes.
 
 Khronos, "glTF 2.0 Specification", chapter 3.
 """
@@ -12,17 +12,16 @@ import numpy as np
 
 from trellis2_server.errors import InputError
 from trellis2_server.inputs.meshes.glb_container import Glb
-from trellis2_server.inputs.meshes.scene import Part, Scene, check_count, check_size
+from trellis2_server.inputs.meshes.glb_nodes import read_nodes
+from trellis2_server.inputs.meshes.metadata import MetadataFilter
+from trellis2_server.inputs.meshes.scene import Part, Scene, check_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: glTF's `primitive.mode`.
 _TRIANGLES, _STRIP, _FAN = 4, 5, 6
-#: What a scene's nodes take over from the file.
-_NODE_KEYS: Final = (
-    "name", "children", "matrix", "translation", "rotation", "scale", "mesh", "extras",
-)  # fmt: skip
+_MODES: Final = {_TRIANGLES, _STRIP, _FAN}
 
 
 def is_glb(content: bytes) -> bool:
@@ -33,34 +32,12 @@ def is_glb(content: bytes) -> bool:
 def read_glb(content: bytes) -> Scene:
     """Read the default scene of a GLB. A mesh that several nodes use is placed by the first."""
     file = Glb(content)
-    scenes = file.json.get("scenes", [])
-    all_nodes = file.json.get("nodes", [])
-    check_size(0, 0, len(all_nodes))
-    if scenes:
-        roots = file.item("scenes", file.json.get("scene", 0)).get("nodes", [])
-    else:
-        children = {child for node in all_nodes for child in node.get("children", [])}
-        roots = [index for index in range(len(all_nodes)) if index not in children]
-    nodes: list[dict[str, Any]] = []
-    placements: dict[int, NDArray[np.float64]] = {}
-    new_index: dict[int, int] = {}
-    stack = [(check_count(root), np.eye(4)) for root in reversed(roots)]
-    while stack:
-        index, outer = stack.pop()
-        if index in new_index:
-            raise InputError("mesh: the nodes of the GLB do not form a tree")
-        new_index[index] = len(nodes)
-        source = file.item("nodes", index)
-        placement = outer @ _transform(source)
-        nodes.append({name: source[name] for name in _NODE_KEYS if name in source})
-        if "mesh" in source:
-            placements.setdefault(check_count(source["mesh"]), placement)
-        stack += [(check_count(child), placement) for child in reversed(source.get("children", []))]
-    parts, names = _read_parts(file, placements)
+    metadata = MetadataFilter()
+    tree = read_nodes(file, metadata)
+    _check_totals(file, sorted(tree.placements))
+    parts, names = _read_parts(file, tree.placements, metadata)
     mesh_index = {mesh: at for at, mesh in enumerate(names)}
-    for node in nodes:
-        if "children" in node:
-            node["children"] = [new_index[child] for child in node["children"]]
+    for node in tree.nodes:
         if "mesh" in node:
             at = mesh_index.get(node.pop("mesh"))
             if at is not None:
@@ -70,51 +47,51 @@ def read_glb(content: bytes) -> Scene:
     )
     return Scene(
         parts=tuple(replace(part, mesh=mesh_index[part.mesh]) for part in parts),
-        nodes=tuple(nodes),
-        roots=tuple(new_index[root] for root in roots),
+        nodes=tuple(tree.nodes),
+        roots=tuple(tree.roots),
         meshes=tuple(names.values()),
         is_double_sided=is_double_sided,
     )
 
 
-def _transform(node: dict[str, Any]) -> NDArray[np.float64]:
-    """Return a node's transform to its parent's frame, float64 [4, 4]."""
-    if "matrix" in node:
-        return np.array(node["matrix"], np.float64).reshape(4, 4).T
-    out = np.eye(4)
-    x, y, z, w = np.array(node.get("rotation", (0, 0, 0, 1)), np.float64)
-    rotation = np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-    out[:3, :3] = rotation * np.array(node.get("scale", (1, 1, 1)), np.float64).reshape(3)
-    out[:3, 3] = np.array(node.get("translation", (0, 0, 0)), np.float64).reshape(3)
-    return out
+def _check_totals(file: Glb, meshes: list[int]) -> None:
+    """Check the sizes that the placed meshes declare, before any of them is copied.
+
+    Primitives can share an accessor: a small file can declare many copies of its vertices.
+    """
+    vertices = faces = primitives = 0
+    for index in meshes:
+        for primitive in file.item("meshes", index)["primitives"]:
+            primitives += 1
+            mode = primitive.get("mode", _TRIANGLES)
+            if mode not in _MODES:
+                continue
+            count = corners = file.count(primitive["attributes"]["POSITION"])
+            if "indices" in primitive:
+                corners = file.count(primitive["indices"])
+            vertices += count
+            faces += corners // 3 if mode == _TRIANGLES else max(corners - 2, 0)
+            check_size(vertices, faces, primitives)
+    check_size(0, 0, primitives)
 
 
 def _read_parts(
-    file: Glb, placements: dict[int, NDArray[np.float64]]
+    file: Glb, placements: dict[int, NDArray[np.float64]], metadata: MetadataFilter
 ) -> tuple[list[Part], dict[int, str | None]]:
     """Read the triangles of the placed meshes; return parts, and names of meshes with parts."""
     parts: list[Part] = []
     names: dict[int, str | None] = {}
-    vertices = faces = primitives = 0
     for index in sorted(placements):
         mesh = file.item("meshes", index)
         for primitive in mesh["primitives"]:
-            primitives += 1
-            if primitive.get("mode", _TRIANGLES) not in {_TRIANGLES, _STRIP, _FAN}:
+            if primitive.get("mode", _TRIANGLES) not in _MODES:
                 continue
             part = _read_part(file, primitive, index, placements[index])
-            vertices, faces = vertices + len(part.positions), faces + len(part.faces)
-            check_size(vertices, faces, primitives)
             if len(part.faces):
                 parts.append(part)
-                name = mesh.get("name")
-                names[index] = name if isinstance(name, str) else None
+                names[index] = None
+        if index in names:
+            names[index] = metadata.name(mesh.get("name"))
     return parts, names
 
 
@@ -135,6 +112,9 @@ def _read_part(
             raise InputError("mesh: a primitive of the GLB has more vertices than normals")
     if "TEXCOORD_0" in attributes:
         uv = np.array(file.rows(attributes["TEXCOORD_0"], "VEC2"), np.float32)
+        uv[~np.isfinite(uv)] = 0
+        if len(uv) != len(positions):
+            uv = None
     if "indices" in primitive:
         indices = file.rows(primitive["indices"], "SCALAR")[:, 0]
         if indices.dtype.kind != "u" or (indices.size and indices.max() >= len(positions)):

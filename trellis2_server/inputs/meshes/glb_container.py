@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import TYPE_CHECKING, Any, Final
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
@@ -47,6 +48,20 @@ def _chunks(content: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         at += size
 
 
+def _parse(content: bytes) -> dict[str, Any]:
+    try:
+        document: object = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"mesh: the JSON of the GLB is not valid at character {error.pos}: {error.msg}"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError("mesh: the JSON of the GLB is not valid") from error
+    if not isinstance(document, dict):
+        raise InputError("mesh: the JSON of the GLB is not an object")
+    return cast("dict[str, Any]", document)
+
+
 class Glb:
     """Parsed container of a GLB.
 
@@ -57,7 +72,8 @@ class Glb:
         json: the glTF JSON.
 
     Raises:
-        InputError: the file is not a GLB of version 2, is truncated or compressed.
+        InputError: the file is not a GLB of version 2, is truncated or compressed, or its JSON is
+            not valid.
         TooLargeError: the JSON exceeds `MAX_JSON_BYTES`.
     """
 
@@ -67,12 +83,13 @@ class Glb:
             raise InputError(f"mesh: GLB version {version} is not supported; only version 2 is")
         if length > len(content):
             raise InputError("mesh: the GLB is cut short")
-        chunks = list(_chunks(memoryview(content)[:length]))
+        # Others may follow; a file can have millions of empty ones.
+        chunks = list(islice(_chunks(memoryview(content)[:length]), 2))
         if not chunks or chunks[0][0] != b"JSON":
             raise InputError("mesh: the GLB does not begin with its JSON")
         if len(chunks[0][1]) > MAX_JSON_BYTES:
             raise TooLargeError(f"mesh: over the limit of {MAX_JSON_BYTES} bytes of JSON")
-        self.json: dict[str, Any] = json.loads(bytes(chunks[0][1]))
+        self.json = _parse(bytes(chunks[0][1]))
         has_data = len(chunks) > 1 and chunks[1][0] == b"BIN\0"
         self._bin = chunks[1][1] if has_data else memoryview(b"")
         for extension in self.json.get("extensionsRequired", []):
@@ -82,6 +99,10 @@ class Glb:
     def item(self, name: str, index: object) -> dict[str, Any]:
         """Return an object of one of the JSON's lists, such as `meshes`."""
         return self.json[name][check_count(index)]
+
+    def count(self, index: object) -> int:
+        """Return the number of rows that an accessor declares."""
+        return check_count(self.item("accessors", index)["count"], 1)
 
     def view(self, index: object) -> memoryview:
         """Return the bytes of a buffer view.

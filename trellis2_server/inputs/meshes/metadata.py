@@ -10,8 +10,8 @@ import math
 import re
 from typing import Any, Final
 
-#: Kept of all names of a file, and of all extras, bytes of JSON. Real files have kilobytes.
-MAX_NAMES_BYTES: Final = 524_288
+#: Kept of all names of a file, and of all extras, bytes of JSON. Most files have kilobytes.
+MAX_NAMES_BYTES: Final = 1_048_576
 MAX_EXTRAS_BYTES: Final = 524_288
 #: Maximum depth of lists and objects in extras: writing JSON is recursive.
 MAX_DEPTH: Final = 32

@@ -15,31 +15,62 @@ if TYPE_CHECKING:
 
 #: Share of the cube's edge that the mesh fills, as in TRELLIS.2.
 FILL: Final = 0.99999
+#: Minimum area of all faces. Coordinates are exact to 6e-8 there; less than the square of that is
+#: the area of lines and points.
+MIN_AREA: Final = 4e-15
+
+_FACES_AT_ONCE: Final = 65_536
 
 
 @np.errstate(all="ignore")
 def to_model_frame(scene: Scene, rotation_deg: float = 0.0) -> Mesh:
     """Merge all parts into one mesh in the model frame that fills the cube.
 
-    The scene's front, +Z, faces -Y. Vertices at the same position are merged; faces are in the
-    order of the parts.
+    The scene's front, +Z, faces -Y. Vertices at the same position are merged, those that no face
+    uses left out; faces are in the order of the parts.
 
     Args:
         scene: not changed.
         rotation_deg: rotation, counter-clockwise seen from above, in degrees.
 
     Raises:
-        InputError: the extent of the scene is zero or not finite.
+        InputError: the extent of the scene is zero or not finite, or its faces have no area.
     """
     positions, faces = scene.merge()
-    x, y, z = positions.T
+    is_used = np.zeros(len(positions), bool)
+    is_used[faces] = True
     angle = np.deg2rad(rotation_deg)
     sine, cosine = np.sin(angle), np.cos(angle)
-    points = np.stack([x * cosine + z * sine, x * sine - z * cosine, y], axis=1)
-    used = points[np.unique(faces)]
-    low, high = used.min(axis=0), used.max(axis=0)
-    extent = float((high - low).max())
-    if not np.isfinite(extent) or extent <= 0:
+    x, y, z = positions.T
+    # In place from here on: each copy takes 24 bytes a vertex.
+    points = np.empty_like(positions)
+    points[:, 0] = x * cosine + z * sine
+    points[:, 1] = x * sine - z * cosine
+    points[:, 2] = y
+    del positions, x, y, z
+    low, high = np.array([[f(column[is_used]) for column in points.T] for f in (np.min, np.max)])
+    extent, center = float((high - low).max()), (low + high) / 2
+    if not np.isfinite([extent, *center]).all():
+        raise InputError("mesh: its size exceeds the range of numbers")
+    if extent <= 0 or not np.isfinite(FILL / extent):
         raise InputError("mesh: it has no size")
-    points = ((points - (low + high) / 2) * (FILL / extent)).astype(np.float32)
-    return weld(points, faces)
+    points -= center
+    points *= FILL / extent
+    # A vertex that no face uses may lie anywhere. It would count in the mesh's bounds.
+    points[~is_used] = points[faces[0, 0]]
+    mesh = weld(points.astype(np.float32), faces)
+    if not _has_surface(mesh):
+        raise InputError("mesh: it has no surface, its faces have no area")
+    return mesh
+
+
+def _has_surface(mesh: Mesh) -> bool:
+    """Whether the faces have an area together that the coordinates can express."""
+    area = 0.0
+    for start in range(0, len(mesh.faces), _FACES_AT_ONCE):
+        corners = mesh.vertices[mesh.faces[start : start + _FACES_AT_ONCE]].astype(np.float64)
+        sides = corners[:, 1:] - corners[:, :1]
+        area += float(np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=1).sum()) / 2
+        if area >= MIN_AREA:
+            return True
+    return False

@@ -5,14 +5,17 @@ G. Turk, "The PLY Polygon File Format" (1994).
 
 from __future__ import annotations
 
+import io
 import re
+from array import array
 from dataclasses import dataclass
-from itertools import pairwise
+from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from trellis2_server.errors import InputError
+from trellis2_server.inputs.meshes.polygons import triangulate
 from trellis2_server.inputs.meshes.scene import (
     MAX_FACES,
     check_count,
@@ -22,8 +25,6 @@ from trellis2_server.inputs.meshes.scene import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     from trellis2_server.inputs.meshes.scene import Scene
@@ -67,6 +68,8 @@ def read_ply(content: bytes) -> Scene:
     if end is None:
         raise InputError("mesh: the header of the PLY file has no end")
     encoding, elements = _read_header(content[: end.start()].decode("ascii"))
+    if len({element.name for element in elements}) < len(elements):
+        raise InputError("mesh: the PLY file declares an element twice")
     for element in elements:
         # In text, a value takes at least a digit and a space.
         row_bytes = 2 * len(element.properties) if encoding == "ascii" else element.min_bytes
@@ -75,7 +78,7 @@ def read_ply(content: bytes) -> Scene:
     counts = {element.name: element.count for element in elements}
     check_size(counts.get("vertex", 0), counts.get("face", 0))
     if encoding == "ascii":
-        positions, faces = _read_text(content[end.end() :], elements)
+        positions, faces = _read_text(memoryview(content)[end.end() :], elements)
     else:
         order = "<" if encoding == "binary_little_endian" else ">"
         positions, faces = _read_binary(memoryview(content)[end.end() :], elements, order)
@@ -104,39 +107,49 @@ def _read_header(text: str) -> tuple[str, list[_Element]]:
 
 
 def _read_text(
-    content: bytes, elements: list[_Element]
-) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
-    lines = iter(content.splitlines())
+    content: memoryview, elements: list[_Element]
+) -> tuple[NDArray[np.float32] | None, NDArray[np.int64] | None]:
+    lines = io.BytesIO(content)
     positions = faces = None
     for element in elements:
         names = [name for name, _, _ in element.properties]
         if element.name == "vertex":
             columns = [names.index(axis) for axis in "xyz"]
-            positions = np.empty((element.count, 3))
+            positions = np.empty((element.count, 3), np.float32)
             for row in range(element.count):
-                words = _next_line(lines)
+                words = _next_line(lines).split(None, len(names))
                 positions[row] = [float(words[at]) for at in columns]
         elif element.name == "face" and element.properties:
-            before = _corners_position(element)
-            corners: list[tuple[int, int, int]] = []
-            for _ in range(element.count):
-                words = _next_line(lines)[before:]
-                polygon = [int(word) for word in words[1 : 1 + int(words[0])]]
-                if len(polygon) != int(words[0]):
-                    raise InputError("mesh: the PLY file is cut short")
-                corners += [(polygon[0], a, b) for a, b in pairwise(polygon[1:])]
-            faces = np.array(corners, np.int64).reshape(-1, 3)
+            faces = _read_text_faces(lines, element)
         else:
             for _ in range(element.count):
                 _next_line(lines)
     return positions, faces
 
 
-def _next_line(lines: Iterator[bytes]) -> list[bytes]:
-    line = next(lines, None)
-    if line is None:
+def _read_text_faces(lines: io.BytesIO, element: _Element) -> NDArray[np.int64]:
+    before = _corners_position(element)
+    corners, sizes = array("q"), array("q")
+    total = 0
+    for _ in range(element.count):
+        words = _next_line(lines).split(None, before + 1)
+        count = check_count(int(words[before]))
+        total += max(count - 2, 0)
+        if total > MAX_FACES:  # before the line is split: a word takes 40 bytes
+            check_size(0, total)
+        polygon = words[before + 1].split(None, count)[:count] if count else []
+        if len(polygon) != count:
+            raise InputError("mesh: the PLY file is cut short")
+        corners.extend([int(word) for word in polygon])
+        sizes.append(count)
+    return triangulate(np.asarray(corners), np.asarray(sizes))
+
+
+def _next_line(lines: io.BytesIO) -> bytes:
+    line = lines.readline()
+    if not line:
         raise InputError("mesh: the PLY file is cut short")
-    return line.split()
+    return line
 
 
 def _corners_position(element: _Element) -> int:
@@ -161,13 +174,15 @@ def _read_binary(
         if element.name == "face" and has_lists:
             faces, at = _read_faces(content, at, element, order)
         elif has_lists:
-            at = _skip_lists(content, at, element, order)
+            at = _walk_lists(content, at, element, order)
         else:
             dtype = np.dtype([(name, order + kind) for name, kind, _ in element.properties])
             _check_remaining(content, at, element.count * dtype.itemsize)
             if element.name == "vertex":
                 rows = np.frombuffer(content, dtype, element.count, at)
-                positions = np.stack([rows[axis].astype(np.float64) for axis in "xyz"], axis=1)
+                positions = np.empty((element.count, 3), np.float32)
+                for column, axis in enumerate("xyz"):
+                    positions[:, column] = rows[axis]
             at += element.count * dtype.itemsize
     return positions, faces
 
@@ -180,23 +195,14 @@ def _check_remaining(content: memoryview, at: int, size: int) -> None:
 def _read_faces(
     content: memoryview, at: int, element: _Element, order: str
 ) -> tuple[NDArray[np.int64], int]:
-    _corners_position(element)
+    position = _corners_position(element)
     uniform = _read_uniform_faces(content, at, element, order)
     if uniform is not None:
         return uniform
-    corners: list[tuple[int, int, int]] = []
-    for _ in range(element.count):
-        for name, kind, length in element.properties:
-            if length is None:
-                at += int(kind[1])
-                continue
-            values, at = _read_list(content, at, order + kind, order + length)
-            if name in {"vertex_indices", "vertex_index"}:
-                polygon = [int(value) for value in values]
-                corners += [(polygon[0], a, b) for a, b in pairwise(polygon[1:])]
-                if len(corners) > MAX_FACES:
-                    check_size(0, len(corners))
-    return np.array(corners, np.int64).reshape(-1, 3), at
+    corners, sizes = bytearray(), array("q")
+    at = _walk_lists(content, at, element, order, _Lists(position, corners, sizes))
+    kind = order + element.properties[position][1]
+    return triangulate(np.frombuffer(corners, kind), np.asarray(sizes)), at
 
 
 def _read_uniform_faces(
@@ -222,12 +228,15 @@ def _read_uniform_faces(
     for number, (_, _, length) in enumerate(element.properties):
         if length is not None and (rows[f"n{number}"] != rows[f"n{number}"][0]).any():
             return None
-    polygons = rows[f"l{_corners_position(element)}"].reshape(element.count, -1).astype(np.int64)
+    polygons = rows[f"l{_corners_position(element)}"].reshape(element.count, -1)
     sides = polygons.shape[1]
     check_size(0, element.count * max(sides - 2, 0))
-    fans = [polygons[:, [0, i, i + 1]] for i in range(1, sides - 1)]
-    faces = np.stack(fans, axis=1).reshape(-1, 3) if fans else np.empty((0, 3), np.int64)
-    return faces, at + element.count * dtype.itemsize
+    faces = np.empty((element.count, max(sides - 2, 0), 3), np.int64)
+    if faces.size:
+        faces[..., 0] = polygons[:, :1]
+        faces[..., 1] = polygons[:, 1:-1]
+        faces[..., 2] = polygons[:, 2:]
+    return faces.reshape(-1, 3), at + element.count * dtype.itemsize
 
 
 def _read_list(content: memoryview, at: int, kind: str, length: str) -> tuple[NDArray[Any], int]:
@@ -239,11 +248,45 @@ def _read_list(content: memoryview, at: int, kind: str, length: str) -> tuple[ND
     return np.frombuffer(content, kind, count, at), at + count * size
 
 
-def _skip_lists(content: memoryview, at: int, element: _Element, order: str) -> int:
+@dataclass(slots=True)
+class _Lists:
+    """Receives the lists of one property of all rows.
+
+    Attributes:
+        position: of the property.
+        values: bytes of the lists, in the file's type.
+        sizes: their lengths.
+    """
+
+    position: int
+    values: bytearray
+    sizes: array[int]
+
+
+def _walk_lists(
+    content: memoryview, at: int, element: _Element, order: str, found: _Lists | None = None
+) -> int:
+    """Go through an element with lists of different lengths; return where it ends."""
+    steps = [
+        (
+            Struct(order + np.dtype(length).char).unpack_from if length else None,
+            int((length or kind)[1]),
+            int(kind[1]),
+            found is not None and number == found.position,
+        )
+        for number, (_, kind, length) in enumerate(element.properties)
+    ]
     for _ in range(element.count):
-        for _, kind, length in element.properties:
-            if length is None:
-                at += int(kind[1])
-            else:
-                _, at = _read_list(content, at, order + kind, order + length)
+        for unpack, size, item_size, is_wanted in steps:
+            start = at + size
+            if unpack is None:
+                at = start
+                continue
+            (count,) = unpack(content, at)
+            at = start + check_count(count) * item_size
+            if is_wanted and found is not None:
+                _check_remaining(content, start, at - start)
+                found.values += content[start:at]
+                found.sizes.append(count)
+    _check_remaining(content, at, 0)
     return at

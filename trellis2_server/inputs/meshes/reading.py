@@ -96,6 +96,6 @@ def _recognize(content: bytes) -> _Format:
     for file_format in _FORMATS:
         if file_format.matches(content):
             return file_format
-    if content.lstrip()[:1] == b"{":
+    if content[:65_536].lstrip()[:1] == b"{":
         raise InputError("mesh: a glTF file as JSON text; send a GLB, which contains all data")
     raise InputError("mesh: not a GLB, OBJ, PLY or STL file, or its beginning is missing")

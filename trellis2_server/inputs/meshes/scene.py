@@ -71,16 +71,18 @@ class Scene:
             positions: float64 [N, 3].
             faces: int32 [F, 3], rows of the positions; in the order of the parts.
         """
-        positions: list[NDArray[np.float64]] = []
+        positions = np.empty((sum(len(part.positions) for part in self.parts), 3))
         faces: list[NDArray[np.int32]] = []
         count = 0
         for part in self.parts:
             linear, translation = part.placement[:3, :3], part.placement[:3, 3]
-            positions.append(part.positions.astype(np.float64) @ linear.T + translation)
+            placed = positions[count : count + len(part.positions)]
+            np.matmul(part.positions.astype(np.float64), linear.T, out=placed)
+            placed += translation
             corners = part.faces[:, ::-1] if np.linalg.det(linear) < 0 else part.faces
             faces.append(corners + np.int32(count))
             count += len(part.positions)
-        return np.concatenate(positions), np.concatenate(faces)
+        return positions, np.concatenate(faces)
 
 
 def make_part(positions: NDArray[Any], faces: NDArray[Any], mesh: int = 0) -> Part:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
+from array import array
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -45,13 +46,15 @@ def read_binary_stl(content: bytes) -> Scene:
 
 def read_text_stl(content: bytes) -> Scene:
     """Read a text STL."""
-    rows: list[list[float]] = []
+    values = array("d")
     for line in re.finditer(rb"^[ \t]*vertex[ \t]+([^\r\n]+)", content, re.MULTILINE):
-        words = line[1].split()
-        rows.append([float(words[0]), float(words[1]), float(words[2])])
-        if not len(rows) & 0xFFFF:
-            check_size(len(rows), len(rows) // 3)
-    return _scene(np.array(rows, np.float64).reshape(-1, 3))
+        words = line[1].split(None, 3)
+        values.extend((float(words[0]), float(words[1]), float(words[2])))
+        if not len(values) & 0xFFFF:
+            check_size(len(values) // 3, len(values) // 9)
+    corners = np.asarray(values).reshape(-1, 3)
+    check_size(len(corners), len(corners) // 3)
+    return _scene(corners)
 
 
 def _scene(corners: NDArray[Any]) -> Scene:
