@@ -224,7 +224,7 @@ class CagedServer:
             reply = connection.getresponse()
             return reply.status, reply.read()
 
-    def wait_until_ready(self, limit_s: float = 240) -> float:
+    def wait_until_ready(self, limit_s: float = 600) -> float:
         """Return after how many seconds it served models."""
         begin, pause = time.monotonic(), threading.Event()
         while time.monotonic() - begin < limit_s:

@@ -277,10 +277,10 @@ def gif_comments() -> bytes:
     return _gif(64, 64, b"!\xfe" + b"\x01a" * 2_000_000 + b"\0", _gif_frame(64, 64))
 
 
-def bmp_runs() -> bytes:
+def bmp_runs(edge_px: int = 1560) -> bytes:
     """Run-length BMP whose runs are one pixel long."""
-    width = height = 1560
-    data = b"\x01\x05" * (width * height)
+    width = height = edge_px
+    data = (b"\x01\x05" * width + bytes(2)) * height + b"\0\1"
     palette = bytes(1024)
     head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(data), 0, 0, 256, 0)
     begin = 14 + len(head) + len(palette)
@@ -343,9 +343,9 @@ def _lookup_profile(points: int) -> bytes:
     return bytes(head) + tags + lookup
 
 
-def png_large_profile() -> bytes:
-    """PNG with a colour profile of a megabyte."""
-    return encode(noise(512), "PNG", icc_profile=_lookup_profile(50))
+def png_profile(points: int = 50) -> bytes:
+    """PNG with a colour profile of a megabyte, or of fewer points."""
+    return encode(noise(64), "PNG", icc_profile=_lookup_profile(points))
 
 
 #: Name → the function that makes the file.
@@ -375,7 +375,7 @@ PICTURES: Final[dict[str, Callable[[], bytes]]] = {
     "png-profile-bomb": png_profile_bomb,
     "png-many-idat": png_many_idat,
     "png-animation": png_animation,
-    "png-large-profile": png_large_profile,
+    "png-large-profile": png_profile,
     "gif-huge-frame": gif_huge_frame,
     "gif-many-frames": gif_many_frames,
     "gif-comments": gif_comments,

@@ -34,14 +34,18 @@ def _pause(seconds: float) -> None:
 # ---- forms ---------------------------------------------------------------------------------
 
 
+def _fields_in(attacker: Attacker, charset: str, value: bytes) -> None:
+    """Send a text field in a charset that the part names, and one that the form names."""
+    part = form_part("seed", value, f"Content-Type: text/plain; charset={charset}")
+    attacker.multipart(form_part("image", small_picture()) + part)
+    attacker.multipart(form_part("image", small_picture()) + form_part("seed", value), charset)
+
+
 def punycode_field(attacker: Attacker) -> Iterator[None]:
     """A text field in a charset whose decoder is quadratic."""
-    yield
     letters = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz0123456789", k=400_000))  # noqa: S311
-    kind = "Content-Type: text/plain; charset=punycode"
-    attacker.multipart(
-        form_part("image", small_picture()) + form_part("seed", letters.encode(), kind)
-    )
+    yield
+    _fields_in(attacker, "punycode", letters.encode())
 
 
 def odd_charsets(attacker: Attacker) -> Iterator[None]:
@@ -56,9 +60,7 @@ def odd_charsets(attacker: Attacker) -> Iterator[None]:
         "rot13",
         "raw_unicode_escape",
     ):
-        kind = f"Content-Type: text/plain; charset={charset}"
-        part = form_part("seed", b"xn--a." * 60_000, kind)
-        attacker.multipart(form_part("image", small_picture()) + part)
+        _fields_in(attacker, charset, b"xn--a." * 60_000)
 
 
 def many_parts(attacker: Attacker) -> Iterator[None]:

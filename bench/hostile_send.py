@@ -136,15 +136,15 @@ class Attacker:
             form_part(name, value if isinstance(value, bytes) else str(value).encode())
             for name, value in parts.items()
         )
-        return self.multipart(body, path, is_counted=is_counted)
-
-    def multipart(
-        self, parts: bytes, path: str = "/generate", *, is_counted: bool = True
-    ) -> Outcome:
-        """Send the parts of a form, and its end."""
         kind = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
-        body = parts + f"--{BOUNDARY}--\r\n".encode()
+        body += f"--{BOUNDARY}--\r\n".encode()
         return self.request("POST", path, body, kind, is_counted=is_counted)
+
+    def multipart(self, parts: bytes, charset: str = "utf-8") -> Outcome:
+        """Send the parts of a form to `/generate`, and its end."""
+        kind = f"multipart/form-data; boundary={BOUNDARY}; charset={charset}"
+        body = parts + f"--{BOUNDARY}--\r\n".encode()
+        return self.request("POST", "/generate", body, {"Content-Type": kind})
 
     def json(self, path: str, fields: Any, headers: Mapping[str, str] | None = None) -> Outcome:
         """Send JSON, or bytes that claim to be JSON."""
