@@ -25,11 +25,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from trellis2_server import __version__, export
 from trellis2_server.decoders import DecoderPool, decoder_limits, meshes, pictures
+from trellis2_server.decoders.background import background_model
+from trellis2_server.decoders.objects import DecoderFinder
 from trellis2_server.engines.preview import PreviewEngine
 from trellis2_server.engines.trellis2 import Trellis2Engine, reason_unavailable
 from trellis2_server.errors import ConfigError
 from trellis2_server.export.gltf import set_asset
-from trellis2_server.inputs.background.model import BackgroundModel, open_here
 from trellis2_server.inputs.images import Cutter
 
 if TYPE_CHECKING:
@@ -190,6 +191,7 @@ def make_cutter(engine: Engine, settings: Settings, decoders: DecoderPool | None
         settings: the whole configuration.
         decoders: decode the pictures; None: processes of its own.
     """
+    decoders = decoders or make_decoders(settings)
     background, remover = settings.model.background, None
     if background == "upstream":
         if isinstance(engine, Trellis2Engine):
@@ -198,13 +200,11 @@ def make_cutter(engine: Engine, settings: Settings, decoders: DecoderPool | None
             background = "auto"
     return Cutter(
         background=background,
-        model=BackgroundModel(
-            settings.model.background_model,
-            open_session=partial(open_here, offline=settings.model.offline),
-        ),
+        model=background_model(settings.model, decoders),
         remover=remover,
         max_image_pixels=settings.server.max_image_pixels,
-        decode=partial(pictures.decode_image, decoders or make_decoders(settings)),
+        decode=partial(pictures.decode_image, decoders),
+        finder=DecoderFinder(decoders),
     )
 
 

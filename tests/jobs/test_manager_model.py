@@ -39,7 +39,9 @@ from trellis2_server.pipeline import Geometry
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from trellis2_server.jobs.executor import Executor
     from trellis2_server.mesh import Shape
+    from trellis2_server.settings import Settings
 
 #: What may wait or run at the same time for one job.
 ALLOWED_STEPS: list[set[str]] = [
@@ -188,6 +190,10 @@ class StoppingJobs(RuleBasedStateMachine):
 class Faults(StoppingJobs):
     """All that can happen to jobs."""
 
+    def executor(self, configured: Settings) -> Executor:
+        engine = cast("pipeline.Engine", self.engine)
+        return LocalExecutor(engine, GatedCutter(self.gates, JOBS), configured)
+
     @initialize(limit=st.sampled_from([1, 2, 4]))
     def start(self, limit: int) -> None:
         configured = settings(
@@ -203,8 +209,7 @@ class Faults(StoppingJobs):
 
         async def begin() -> None:
             self.leap = Leap()
-            engine = cast("pipeline.Engine", self.engine)
-            executor = LocalExecutor(engine, GatedCutter(self.gates, JOBS), configured)
+            executor = self.executor(configured)
             self.manager = JobManager(executor, configured, clock=self.loop.time)
             self.service = LocalJobService(self.manager, NoMetrics())
             self.check_changes()

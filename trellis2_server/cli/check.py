@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from trellis2_server import __version__, logs
 from trellis2_server.cli.access import access_warnings
+from trellis2_server.errors import EngineError
 from trellis2_server.settings import BUILT_IN
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trellis2_server.settings import Settings
+    from trellis2_server.settings import ModelSettings, Settings
 
+#: Time to import rembg and to read the model's file, seconds.
+_INSPECTION_TIMEOUT_S: Final = 120.0
 _PACKAGES: Final = ("fastapi", "uvicorn", "numpy", "numba", "pillow", "rembg", "onnxruntime")
 
 
@@ -37,10 +41,11 @@ def check(settings: Settings, config: Path | None) -> int:
         ("configuration", str(config or BUILT_IN)),
         ("engine", f"{engine.name} (configured: {settings.model.engine})"),
         ("address", f"{server.host}:{server.port}, {len(server.api_keys)} API keys"),
-        ("background", f"{settings.model.background}, model {settings.model.background_model}"),
+        ("background", _background(settings.model)),
         ("pipeline type", settings.generation.pipeline_type),
         ("maximum faces", str(settings.export.glb_decimation_target)),
         ("texture size", f"{settings.export.glb_texture_size} px"),
+        ("decoders", _decoders(settings)),
         ("results", settings.worker.result_dir or "in memory, lost at a restart"),
         *((name, _version(name)) for name in _PACKAGES),
         *(("warning", warning) for warning in (*warnings, *access_warnings(server))),
@@ -66,6 +71,34 @@ def _check_trellis2(settings: Settings) -> int:
     verdict = f"will not start: {errors} error(s) above" if errors else "can be started"
     print(f"  {'=':8} TRELLIS.2 {verdict}")  # noqa: T201
     return int(settings.model.engine == "trellis2" and errors > 0)
+
+
+def _decoders(settings: Settings) -> str:
+    """Return what confines the processes that decode uploads, on this machine."""
+    from trellis2_server.decoders.confinement import PROPERTIES
+    from trellis2_server.pipeline import make_decoders
+
+    with closing(make_decoders(settings)) as decoders:
+        held = decoders.confinement()
+    lacking = [one for one in PROPERTIES if one not in held]
+    return ", ".join(held) + (f"; not: {', '.join(lacking)}" if lacking else "")
+
+
+def _background(settings: ModelSettings) -> str:
+    """Return how backgrounds are removed, and whether the model for it is there."""
+    from trellis2_server.inputs.background.fetcher import ModelFetcher
+
+    if settings.background not in {"auto", "rembg"}:
+        return settings.background
+    name = f"{settings.background}, model {settings.background_model}"
+    try:
+        problem = ModelFetcher(_INSPECTION_TIMEOUT_S).inspect(settings.background_model)
+    except EngineError as error:
+        return f"{name}: {error}"
+    if problem is None:
+        return f"{name}, which is on this machine"
+    then = "model.offline forbids fetching it" if settings.offline else "the first photo fetches it"
+    return f"{name}, whose file is {problem.state}; {then}"
 
 
 def _version(package: str) -> str:

@@ -1,11 +1,13 @@
 """Decoder processes: read what clients send, outside of the server's process.
 
     pictures, meshes  what the server calls
+    objects           the same, for finding objects in pixels
+    background        a process that holds a background model
     pool              processes that are reused, and replaced when they fail
     process           one process, as the server sees it
     transport         requests and results between both, through memory without a name
     worker            the program of the process
-    tasks             what it can do
+    tasks             what it can do, with object_tasks; background_tasks: with a model
     confinement       what it may not do
     seccomp, landlock the same, by means of Linux
     messages, memory  JSON and arrays that the server checks; memory files

@@ -23,13 +23,20 @@ class DecoderLimits:
         memory_bytes: of its address space, besides what it has before it reads a file, bytes.
         timeout_s: time for one call, seconds.
         result_bytes: maximum size of the arrays of one result, bytes.
-        threads: threads of its numerical libraries.
+        threads: number of threads that may compute at one time, for the limit of processor time.
+        memory_is_watched: whether the server watches the memory, as on systems that do not limit
+            it.
+        folders: files and folders that it may read, besides libraries.
+        is_kept: whether the process is kept, however much its memory grows: it holds a model.
     """
 
     memory_bytes: int
     timeout_s: float
     result_bytes: int = 2**30
     threads: int = 1
+    memory_is_watched: bool = False
+    folders: tuple[str, ...] = ()
+    is_kept: bool = False
 
 
 def decoder_limits(settings: Settings) -> DecoderLimits:

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 from trellis2_server.inputs.meshes.transfer import unpack_scene
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from trellis2_server.decoders.pool import DecoderPool
     from trellis2_server.inputs.meshes import Scene
     from trellis2_server.mesh import Mesh
+    from trellis2_server.reports import Check
 
 
 def read_mesh(
-    decoders: DecoderPool, content: bytes, *, rotation_deg: float, check: Callable[[], None]
+    decoders: DecoderPool, content: bytes, *, rotation_deg: float, check: Check
 ) -> tuple[Scene, Mesh]:
     """Read a mesh file; return its scene, and all its parts in the model frame.
 

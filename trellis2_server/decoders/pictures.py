@@ -14,15 +14,14 @@ from trellis2_server.decoders.process import invalid_result
 from trellis2_server.inputs.images.decoding import MAX_SIZE_PX, DecodedImage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from trellis2_server.decoders.pool import DecoderPool
+    from trellis2_server.reports import Check
 
 _CHANNELS = 4
 
 
 def decode_image(
-    decoders: DecoderPool, data: bytes, *, max_pixels: int, check: Callable[[], None]
+    decoders: DecoderPool, data: bytes, *, max_pixels: int, check: Check
 ) -> DecodedImage:
     """Decode a picture file; see `decoding.decode_image`.
 

@@ -27,12 +27,14 @@ from trellis2_server.errors import (
     UnavailableError,
     shutting_down,
 )
+from trellis2_server.reports import no_check
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Generator, Mapping
 
     from trellis2_server.decoders.limits import DecoderLimits
     from trellis2_server.decoders.process import Decoded, Reason, Transport
+    from trellis2_server.reports import Check
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +104,15 @@ class DecoderPool:
         with self._changed:
             return [process.pid for process in self._processes.values() if process.is_alive]
 
+    def confinement(self) -> tuple[str, ...]:
+        """Return which of `confinement.PROPERTIES` hold for the processes here; start one to see.
+
+        Raises:
+            UnavailableError: no process can be started.
+        """
+        with self._place(no_check) as place:
+            return self._process(place, no_check).confinement
+
     def call(  # noqa: PLR0913 - what a task gets, and its limits
         self,
         task: str,
@@ -110,7 +121,7 @@ class DecoderPool:
         *,
         field: str = "image",
         timeout_s: float | None = None,
-        check: Callable[[], None] = lambda: None,
+        check: Check = no_check,
     ) -> Decoded:
         """Do a task in a process that is free; block until it has ended.
 
@@ -147,7 +158,7 @@ class DecoderPool:
         arguments: Mapping[str, object],
         field: str,
         timeout_s: float | None,
-        check: Callable[[], None],
+        check: Check,
     ) -> Decoded:
         idle_s = IDLE_S if place else None
         attempt = 0
@@ -162,21 +173,21 @@ class DecoderPool:
             except DecoderEndedError as error:
                 if self._is_closed:
                     raise shutting_down() from error
-                self._note_end(error.reason, task, str(error))
+                self.note_end(error.reason, task, str(error))
                 if error.reason != "crash" or attempt == _ATTEMPTS:
                     raise _refusal(field, error) from error
             except (ServerError, MemoryError) as error:
                 if isinstance(error, TooLargeError) and process.is_spent:
-                    self._note_end("memory", task, str(error))
+                    self.note_end("memory", task, str(error))
                 raise
             except BaseException:
-                self._note_end("cancelled", task, "")
+                self.note_end("cancelled", task, "")
                 raise
             finally:
                 if process.is_spent:
                     self._discard(place)
 
-    def _process(self, place: int, check: Callable[[], None]) -> DecoderProcess:
+    def _process(self, place: int, check: Check) -> DecoderProcess:
         """Return the process at a place, ready; start it if there is none."""
         for attempt in range(_ATTEMPTS):
             with self._changed:
@@ -207,7 +218,7 @@ class DecoderPool:
         raise UnavailableError("no process could be started to decode the file", retry_after_s=10)
 
     @contextlib.contextmanager
-    def _place(self, check: Callable[[], None]) -> Generator[int]:
+    def _place(self, check: Check) -> Generator[int]:
         """Take the first free place; wait until there is one."""
         with self._changed:
             while not self._free and not self._is_closed:
@@ -233,7 +244,8 @@ class DecoderPool:
             process.kill()
             self._note_count()
 
-    def _note_end(self, reason: Reason, task: str, text: str) -> None:
+    def note_end(self, reason: Reason, task: str, text: str) -> None:
+        """Count and log a decoder that has ended in a call, also one outside of the pool."""
         self.counts[reason] += 1
         logger.warning("Decoder ended", extra={"reason": reason, "task": task, "text": text})
         if self.observer is not None:

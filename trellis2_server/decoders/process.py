@@ -17,7 +17,9 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from trellis2_server import errors
+from trellis2_server.decoders.confinement import MEMORY
 from trellis2_server.decoders.messages import ProtocolError
+from trellis2_server.decoders.process_memory import resident_bytes
 from trellis2_server.decoders.transport import (
     CAN_SEND_DESCRIPTORS,
     InlineLink,
@@ -25,14 +27,16 @@ from trellis2_server.decoders.transport import (
     Patience,
     TimeIsUpError,
 )
+from trellis2_server.reports import no_check
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
     from trellis2_server.decoders.limits import DecoderLimits
     from trellis2_server.decoders.transport import Link, Reply
+    from trellis2_server.reports import Check
 
     Transport = Literal["memory", "file", "inline"]
 
@@ -52,7 +56,7 @@ _KILL_TIMEOUT_S: Final = 5.0
 _VARIABLES: Final = frozenset({
     "PATH", "LANG", "LANGUAGE", "TZ", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",
     "DYLD_FALLBACK_LIBRARY_PATH", "PYTHONHOME", "PYTHONUTF8", "XDG_CACHE_HOME", "XDG_DATA_HOME",
-    "U2NET_HOME", "MODEL_CHECKSUM_DISABLED", "OMP_NUM_THREADS",
+    "U2NET_HOME", "REMBG_HOME", "MODEL_CHECKSUM_DISABLED", "OMP_NUM_THREADS",
     "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "TEMP", "TMP", "USERPROFILE", "APPDATA", "LOCALAPPDATA",
     "PROGRAMDATA", "PATHEXT", "COMSPEC", "NUMBER_OF_PROCESSORS",
 })  # fmt: skip
@@ -91,6 +95,10 @@ class DecoderEndedError(Exception):
     def __init__(self, reason: Reason, text: str) -> None:
         super().__init__(text)
         self.reason: Reason = reason
+
+
+class _MemoryIsUpError(Exception):
+    """A process uses more memory than it may."""
 
 
 class DecoderProcess:
@@ -133,7 +141,7 @@ class DecoderProcess:
                     tasks, json.dumps(astuple(limits)), *self._link.arguments,
                 ],
                 stderr=subprocess.DEVNULL,
-                env=environment(limits.threads),
+                env=environment(),
                 **self._link.options,
             )  # fmt: skip
         except BaseException:
@@ -154,7 +162,7 @@ class DecoderProcess:
         """Whether the process runs."""
         return self._process.poll() is None
 
-    def wait_until_ready(self, check: Callable[[], None]) -> None:
+    def wait_until_ready(self, check: Check) -> None:
         """Wait until the process has confined itself.
 
         Raises:
@@ -184,7 +192,7 @@ class DecoderProcess:
         field: str = "image",
         timeout_s: float | None = None,
         idle_s: float | None = None,
-        check: Callable[[], None] = lambda: None,
+        check: Check = no_check,
     ) -> Decoded:
         """Do a task; block until it has ended.
 
@@ -213,16 +221,32 @@ class DecoderProcess:
         }
         try:
             reply = self._link.exchange(
-                request, content, self._limits.result_bytes, Patience(timeout_s, check)
+                request,
+                content,
+                self._limits.result_bytes,
+                Patience(timeout_s, self._watched(check)),
             )
             if reply.message.get("is_last"):
                 self.is_spent = True
-        except (EOFError, ProtocolError, TimeIsUpError) as error:
+        except (EOFError, ProtocolError, TimeIsUpError, _MemoryIsUpError) as error:
             raise self._ended(error, f" than {timeout_s:g} seconds") from error
         except BaseException:
             self.kill()
             raise
         return self._result(reply)
+
+    def _watched(self, check: Check) -> Check:
+        """Return the check; where the system does not limit the memory, with a look at it."""
+        if MEMORY in self.confinement:
+            return check
+
+        def check_memory() -> None:
+            check()
+            resident = resident_bytes(self.pid)
+            if resident is not None and resident > self._limits.memory_bytes:
+                raise _MemoryIsUpError
+
+        return check_memory
 
     def _result(self, reply: Reply) -> Decoded:
         message = reply.message
@@ -241,6 +265,9 @@ class DecoderProcess:
         if isinstance(error, TimeIsUpError):
             self.kill()
             return DecoderEndedError("timeout", f"took longer{than}")
+        if isinstance(error, _MemoryIsUpError):
+            self.kill()
+            return DecoderEndedError("memory", "took too much memory")
         if isinstance(error, EOFError):
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_KILL_TIMEOUT_S)
@@ -275,7 +302,7 @@ def invalid_result(field: str) -> errors.InputError:
     return errors.InputError(f"{field}: decoding it gave an invalid result")
 
 
-def environment(threads: int = 1) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return the environment variables of a decoder: it imports the same packages."""
     variables = {
         name: value
@@ -283,8 +310,8 @@ def environment(threads: int = 1) -> dict[str, str]:
         if name.upper() in _VARIABLES or name.startswith("LC_")
     }
     # Each thread and each arena reserves address space, which is limited.
-    variables |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
-    variables.setdefault("OMP_NUM_THREADS", str(threads))
+    variables |= dict.fromkeys(_THREAD_VARIABLES, "1")
+    variables.setdefault("OMP_NUM_THREADS", "1")
     variables |= {
         "MALLOC_ARENA_MAX": "2",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),

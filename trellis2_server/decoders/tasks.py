@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from trellis2_server.decoders import object_tasks
 from trellis2_server.inputs.images.decoding import decode_image
 from trellis2_server.inputs.images.formats import available_formats
 from trellis2_server.inputs.meshes import read_scene, to_model_frame
@@ -59,4 +60,5 @@ def read_mesh(content: memoryview, arguments: Mapping[str, Any]) -> Result:
 TASKS: Final[dict[str, Callable[[memoryview, Mapping[str, Any]], Result]]] = {
     "decode_image": decode_picture,
     "read_mesh": read_mesh,
+    **object_tasks.TASKS,
 }

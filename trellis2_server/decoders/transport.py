@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from trellis2_server.reports import Check
+
     Message = Mapping[str, object]
 
 _T = TypeVar("_T")
@@ -68,7 +70,7 @@ class Patience:
         check: called at least every `CHECK_INTERVAL_S`; an exception that it raises ends the wait.
     """
 
-    def __init__(self, timeout_s: float, check: Callable[[], None]) -> None:
+    def __init__(self, timeout_s: float, check: Check) -> None:
         self._deadline = time.monotonic() + timeout_s
         self._check = check
 

@@ -12,9 +12,11 @@ Does not know: who asks, what a task does.
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import importlib
 import json
+import os
 import sys
 import time
 import traceback
@@ -23,9 +25,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from trellis2_server import errors
-from trellis2_server.decoders.confinement import confine, limit_cpu, resident_bytes
+from trellis2_server.decoders.confinement import confine, limit_cpu
 from trellis2_server.decoders.limits import DecoderLimits
 from trellis2_server.decoders.messages import MAX_ARRAYS, encode_message, specify_arrays
+from trellis2_server.decoders.process_memory import resident_bytes
 from trellis2_server.decoders.worker_channels import InlineChannel, MemoryChannel
 
 if TYPE_CHECKING:
@@ -48,6 +51,8 @@ _KNOWN_ERRORS: Final = (
     errors.EngineError,
 )  # fmt: skip
 _MAX_TEXT: Final = 4000
+#: Time after which a process ends by itself that the server should have killed, seconds.
+_GRACE_S: Final = 5.0
 
 
 class Worker:
@@ -57,14 +62,24 @@ class Worker:
         tasks: the table of tasks.
         channel: the connection to the server.
         limits: of this process.
+        has_lifeline: whether it ends with the server in the middle of a task; otherwise a clock
+            ends it.
     """
 
-    def __init__(self, tasks: Mapping[str, Task], channel: Channel, limits: DecoderLimits) -> None:
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        channel: Channel,
+        limits: DecoderLimits,
+        *,
+        has_lifeline: bool,
+    ) -> None:
+        self._has_lifeline = has_lifeline
         self._tasks = tasks
         self._channel = channel
         self._limits = limits
         self._calls = 0
-        self._resident = resident_bytes() or 0
+        self._resident = resident_bytes(os.getpid()) or 0
 
     def run(self) -> None:
         """Do tasks until the server closes the connection, or this process is spent."""
@@ -74,7 +89,10 @@ class Worker:
             request, content = self._channel.receive_request()
             idle_s = request["idle_s"]
             limit_cpu(request["timeout_s"] * self._limits.threads)
+            if not self._has_lifeline:  # needs no interpreter, which a library may hold
+                faulthandler.dump_traceback_later(request["timeout_s"] + _GRACE_S, exit=True)
             is_spent = self._serve(request, content)
+            faulthandler.cancel_dump_traceback_later()
             del content
 
     def _serve(self, request: Mapping[str, Any], content: memoryview) -> bool:
@@ -109,10 +127,12 @@ class Worker:
             raise errors.TooLargeError(f"{field}: its content is too large")
 
     def _is_spent(self) -> bool:
+        if self._limits.is_kept:
+            return False
         self._calls += 1
         if self._calls >= MAX_CALLS:
             return True
-        resident = resident_bytes()
+        resident = resident_bytes(os.getpid())
         return resident is not None and resident > self._resident + MAX_GROWTH_BYTES
 
     @staticmethod
@@ -162,7 +182,7 @@ def main(arguments: list[str]) -> int:
         getattr(module, "prepare", lambda: None)()
         held = confine(limits, has_lifeline=is_memory)
         channel.send(encode_message({"confinement": held}))
-        Worker(tasks, channel, limits).run()
+        Worker(tasks, channel, limits, has_lifeline=is_memory).run()
     except EOFError:  # the server has closed the connection
         return 0
     except Exception:  # noqa: BLE001 - has no other way out

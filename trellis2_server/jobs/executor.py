@@ -279,8 +279,9 @@ class LocalExecutor:
         )
 
     def close(self) -> None:
-        """Kill the decoders."""
+        """Kill the decoders, and the process of the background model."""
         self.decoders.close()
+        self._cutter.close()
 
 
 def exported_shape(geometry: Geometry | UploadedMesh, glb: bytes) -> ExportedShape:

@@ -88,8 +88,7 @@ class JobManager:
         self.executor = executor
         self.is_drained = asyncio.Event()
         self._settings = settings
-        self._limits = settings.worker
-        self._clock = clock
+        self._limits, self._clock = settings.worker, clock
         self._background: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._is_closed = asyncio.Event()

@@ -1,19 +1,13 @@
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
+from tests.support.background_packages import model_home, needs_opencv
 from tests.support.pictures import encode, photograph, vase
 from trellis2_server.inputs.images import Cutter
-
-needs_opencv = pytest.mark.skipif(
-    not importlib.util.find_spec("cv2"), reason="OpenCV is not installed"
-)
 
 OFFLINE = "BackgroundModel(open_session=partial(open_here, offline=True))"
 
@@ -39,16 +33,6 @@ def run_cutter(arguments: str, home: Path) -> subprocess.CompletedProcess[bytes]
         env=environment,
         timeout=300,
     )
-
-
-def model_home() -> Path:
-    home = Path(os.environ.get("U2NET_HOME", ""))
-    if not (home / "isnet-general-use.onnx").is_file():
-        pytest.skip("U2NET_HOME has no isnet-general-use.onnx")
-    pytest.importorskip("onnxruntime")
-    if not importlib.util.find_spec("rembg"):
-        pytest.skip("rembg is not installed")
-    return home
 
 
 def test_rembg_finds_the_object_in_a_photograph() -> None:

@@ -70,7 +70,7 @@ def download(file: ModelFile, name: str) -> None:
             raise EngineError(
                 f"the download of the background model {name} is not the file that rembg expects"
             )
-        _move(Path(part), file)
+        _move(Path(part), file, digest)
     except OSError as error:  # also those of requests
         reason = error.strerror or type(error).__name__
         raise EngineError(
@@ -97,17 +97,15 @@ def _copy(url: str, output: IO[bytes], known_hash: str | None) -> str:
     return f"{digest.name}:{digest.hexdigest()}"
 
 
-def _move(part: Path, file: ModelFile) -> None:
-    part.chmod(0o644)  # temporary files are their owner's alone; the folder may be shared
-    if file.path.exists():
+def _move(part: Path, file: ModelFile, digest: str) -> None:
+    """Put a download into its place, unless another server has just done so."""
+    if file.path.is_file():
+        if file.digest() == digest:
+            return
         with suppress(OSError):
             file.path.replace(file.path.with_name(f"{file.path.name}.damaged"))
-    try:
-        part.replace(file.path)
-    except PermissionError:
-        # On Windows, a file that another server has opened stays. It may have just fetched it.
-        if file.known_hash is None or file.problem() is not None:
-            raise
+    part.chmod(0o644)  # temporary files are their owner's alone; the folder may be shared
+    part.replace(file.path)
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -164,11 +162,7 @@ def _main(arguments: Sequence[str]) -> int:
     try:
         if "--inspect" in flags:
             problem = _inspect(name)
-            result["problem"] = problem and {
-                "file_name": problem.file_name,
-                "state": problem.state,
-                "can_be_fetched": problem.can_be_fetched,
-            }
+            result["problem"] = problem and problem.to_json()
         else:
             _fetch(name, reload="--reload" in flags)
     except ServerError as error:

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import threading
-import time
+from contextlib import suppress
 from typing import IO, Any, Final, cast
 
 from trellis2_server.errors import EngineError, MissingPackageError
@@ -22,6 +22,8 @@ from trellis2_server.inputs.background.model_files import MODEL_VARIABLES, FileP
 _PROGRAM: Final = "trellis2_server.inputs.background.fetch"
 #: Time after which a process is killed, seconds: 180 MB at 50 kB/s.
 FETCH_TIMEOUT_S: Final = 3600.0
+#: Time that a process has to remove what it has not finished, seconds.
+_STOP_TIMEOUT_S: Final = 2.0
 _VARIABLES: Final = (
     *MODEL_VARIABLES, "PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP",
     "SYSTEMROOT", "LOCALAPPDATA", "APPDATA",
@@ -65,33 +67,42 @@ class ModelFetcher:
             EngineError: rembg has no such model.
         """
         problem = self._run(name, ["--inspect"]).get("problem")
-        return FileProblem(**problem) if problem else None
+        return FileProblem.from_json(problem) if problem else None
 
     def close(self) -> None:
-        """Kill what runs; every later call fails."""
+        """End what runs; every later call fails."""
         with self._lock:
             self._is_closed = True
-            for process in self._running:
-                process.kill()
+            running = list(self._running)
+        for process in running:
+            _stop(process)
 
     def _run(self, name: str, arguments: list[str]) -> dict[str, Any]:
         failed = f"the background model {name} could not be fetched"
         process = self._start([name, *arguments], failed)
+        has_timed_out = threading.Event()
+
+        def time_out() -> None:
+            has_timed_out.set()
+            _stop(process)
+
+        timer = threading.Timer(self._timeout_s, time_out)
+        timer.daemon = True
+        timer.start()
         try:
-            output = self._output(process)
-        except subprocess.TimeoutExpired as error:
-            raise EngineError(f"{failed} within {self._timeout_s:g} s") from error
+            output = cast("IO[bytes]", process.stdout).read()
         finally:
+            timer.cancel()
             with self._lock:
                 self._running.discard(process)
-            process.kill()
-            for stream in (process.stdin, process.stdout):
-                cast("IO[bytes]", stream).close()
-            process.wait()
+            _stop(process)
+            cast("IO[bytes]", process.stdout).close()
+        if has_timed_out.is_set():
+            raise EngineError(f"{failed} within {self._timeout_s:g} s")
         try:
             answer: dict[str, Any] = json.loads(output)
         except ValueError as error:
-            raise EngineError(f"{failed}: the process ended early") from error
+            raise EngineError(f"{failed}: its process ended early") from error
         if "error" in answer:
             kind = MissingPackageError if answer["kind"] == "MissingPackageError" else EngineError
             raise kind(answer["error"])
@@ -107,29 +118,26 @@ class ModelFetcher:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
-                    env=_environment(),
+                    env=environment(),
                 )
             except OSError as error:
                 raise EngineError(f"{failed}: no process could be started") from error
             self._running.add(process)
             return process
 
-    def _output(self, process: subprocess.Popen[bytes]) -> bytes:
-        """Return what the process writes, and leave its standard input open meanwhile."""
-        timer = threading.Timer(self._timeout_s, process.kill)
-        timer.daemon = True
-        timer.start()
-        deadline = time.monotonic() + self._timeout_s
-        try:
-            output = cast("IO[bytes]", process.stdout).read()
-        finally:
-            timer.cancel()
-        if not output and time.monotonic() >= deadline:
-            raise subprocess.TimeoutExpired(process.args, self._timeout_s)
-        return output
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a process: ask it first, so that it removes what it has not finished."""
+    with suppress(OSError):
+        cast("IO[bytes]", process.stdin).close()
+    try:
+        process.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
-def _environment() -> dict[str, str]:
-    """Return the variables of the process: those that say where things are, and no secrets."""
+def environment() -> dict[str, str]:
+    """Return the variables of a process: those that say where things are, and no secrets."""
     kept = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     return kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

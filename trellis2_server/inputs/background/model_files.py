@@ -15,7 +15,7 @@ import importlib.util
 import os
 import sys
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -57,6 +57,27 @@ class FileProblem:
     state: Literal["missing", "damaged"]
     can_be_fetched: bool
 
+    def to_json(self) -> dict[str, object]:
+        """Return the problem as JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: object) -> FileProblem:
+        """Return the problem of `to_json`.
+
+        Raises:
+            ValueError: it is no such value.
+        """
+        match value:
+            case {
+                "file_name": str(name),
+                "state": "missing" | "damaged" as state,
+                "can_be_fetched": bool(can_be_fetched),
+            }:
+                return cls(name, state, can_be_fetched)
+            case _:
+                raise ValueError("no problem of a file")
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
@@ -95,6 +116,39 @@ def new_hash(known_hash: str | None) -> Any:
     return hashlib.new(algorithm, usedforsecurity=False)
 
 
+def model_folders() -> list[str]:
+    """Return the folders where rembg's models may lie, and the targets of links in them.
+
+    Does not import rembg. A folder need not exist.
+    """
+    given = os.environ.get
+    data = given("XDG_DATA_HOME")
+    folders = [
+        Path(folder).expanduser()
+        for folder in (
+            given("U2NET_HOME") or Path(data or "~", ".u2net"),
+            given("REMBG_HOME") or (Path(data, "rembg") if data else Path("~", ".rembg")),
+        )
+    ]
+    paths = [file for folder in folders for file in folder.rglob("*")]
+    targets = [path.resolve() for path in (*folders, *paths) if path.is_symlink()]
+    return [str(path) for path in (*folders, *targets)]
+
+
+def import_rembg() -> Any:
+    """Import `rembg.sessions`.
+
+    Raises:
+        MissingPackageError: `rembg` or `onnxruntime` is not installed.
+    """
+    for package in ("rembg", "onnxruntime"):  # without onnxruntime, rembg prints and exits
+        if importlib.util.find_spec(package) is None:
+            raise MissingPackageError(f"{package} is not installed ({_INSTALL})")
+    # Importing PyMatting compiles loops, once per installation, for most of a minute.
+    with deferred_import(_MATTING):
+        return importlib.import_module("rembg.sessions")
+
+
 def find_kind(name: str) -> Any:
     """Return rembg's class of the model.
 
@@ -102,12 +156,7 @@ def find_kind(name: str) -> Any:
         MissingPackageError: `rembg` or `onnxruntime` is not installed.
         EngineError: rembg has no such model, or it runs on an external service.
     """
-    for package in ("rembg", "onnxruntime"):  # without onnxruntime, rembg prints and exits
-        if importlib.util.find_spec(package) is None:
-            raise MissingPackageError(f"{package} is not installed ({_INSTALL})")
-    # Importing PyMatting compiles loops, once per installation, for most of a minute.
-    with deferred_import(_MATTING):
-        kinds = importlib.import_module("rembg.sessions").sessions_class
+    kinds = import_rembg().sessions_class
     kind = next((kind for kind in kinds if kind.name() == name), None)
     if kind is None:
         raise EngineError(f"rembg has no background model {name!r}")

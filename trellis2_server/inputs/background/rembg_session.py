@@ -40,9 +40,14 @@ class RembgSession:
     Args:
         name: the model's name.
         session: `rembg`'s session.
+        file_bytes: size of the model's files.
+
+    Attributes:
+        file_bytes: the same.
     """
 
-    def __init__(self, name: str, session: Any) -> None:
+    def __init__(self, name: str, session: Any, file_bytes: int = 0) -> None:
+        self.file_bytes = file_bytes
         self._name = name
         self._session = session
 
@@ -105,7 +110,7 @@ def load_rembg(name: str, threads: int | None = None) -> RembgSession | FileProb
         raise EngineError(
             f"the background model {name} could not be loaded ({type(error).__name__})"
         ) from error
-    return RembgSession(name, session)
+    return RembgSession(name, session, sum(file.path.stat().st_size for file in files))
 
 
 def _session_options(threads: int | None) -> Any:
