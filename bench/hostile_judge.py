@@ -59,7 +59,11 @@ def figures(measured: dict[str, Any]) -> dict[str, Any]:
 
 def problems(row: Row, found: dict[str, Any]) -> list[str]:
     """Return what is over its bound; nothing if the server stood it."""
-    attack = found["attack"]
+    return [*harm(row, found), *delays(found)]
+
+
+def harm(row: Row, found: dict[str, Any]) -> list[str]:
+    """Return what went wrong on any machine, however slow: ends, replies, what is left."""
     bad: list[str] = []
     if found["exit_code"] is not None:
         bad.append(f"the server ended with {found['exit_code']}")
@@ -67,26 +71,31 @@ def problems(row: Row, found: dict[str, Any]) -> list[str]:
         bad.append(f"good client: {found['good_bad'][0]}")
     if not found["good_count"]:
         bad.append("good client: no picture")
-    if found["good_max_s"] > found["good_limit_s"]:
-        bad.append(f"good client: {found['good_max_s']:.2f} s > {found['good_limit_s']:.2f} s")
     if found["health_bad"]:
         bad.append(f"/healthcheck: {found['health_bad'][0]}")
+    return [*bad, *_attack_problems(row, found["attack"]), *found["left"]]
+
+
+def delays(found: dict[str, Any]) -> list[str]:
+    """Return what took too long or too much memory."""
+    bad: list[str] = []
+    if found["good_max_s"] > found["good_limit_s"]:
+        bad.append(f"good client: {found['good_max_s']:.2f} s > {found['good_limit_s']:.2f} s")
     if found["health_p99_ms"] > 1e3 * HEALTH_P99_S:
         bad.append(f"/healthcheck: p99 {found['health_p99_ms']:.0f} ms")
     if found["health_max_ms"] > 1e3 * HEALTH_MAX_S:
         bad.append(f"/healthcheck: at most {found['health_max_ms']:.0f} ms")
     if found["growth_mb"] > found["growth_limit_mb"]:
         bad.append(f"memory: +{found['growth_mb']:.0f} MB > {found['growth_limit_mb']:.0f} MB")
-    bad += _attack_problems(row, attack)
-    return [*bad, *found["left"]]
+    if found["attack"]["slowest_s"] > END_S:
+        bad.append(f"attack: it took {found['attack']['slowest_s']:.0f} s")
+    return bad
 
 
 def _attack_problems(row: Row, attack: dict[str, Any]) -> list[str]:
     bad: list[str] = []
     if attack.get("error"):
         bad.append(f"attack: {attack['error']}")
-    if attack["slowest_s"] > END_S:
-        bad.append(f"attack: it took {attack['slowest_s']:.0f} s")
     statuses = {int(status) for status in attack["statuses"]}
     bad += [
         f"attack: {status} {attack['texts'].get(str(status), '')[:120]}"

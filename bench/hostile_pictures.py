@@ -225,8 +225,8 @@ def png_text_bombs() -> bytes:
 
 
 def png_profile_bomb() -> bytes:
-    """A colour profile that unpacks to a gigabyte."""
-    profile = chunk(b"iCCP", b"p\0\0" + _packed_zeros(1_000_000_000))
+    """A colour profile that unpacks to a third of a gigabyte."""
+    profile = chunk(b"iCCP", b"p\0\0" + _packed_zeros(333_000_000))
     return png(64, 64, (8, 2, 0), profile, _small_idat())
 
 

@@ -13,6 +13,7 @@ from bench import hostile_requests as requests
 from bench.hostile_meshes import MESHES
 from bench.hostile_pictures import PICTURES
 from bench.hostile_witness import small_picture
+from tests.support.hostile_meshes import COSTLY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -103,6 +104,22 @@ _INVALID: Final = {
 }  # fmt: skip
 
 
+#: Files for the tests of the readers that have no counterpart in `hostile_meshes`.
+_OTHER_MESHES: Final = {
+    name.replace("_", "-"): COSTLY[name]
+    for name in (
+        "obj_of_backslashes_and_returns", "obj_of_empty_lines", "obj_of_a_face_of_long_words",
+        "obj_of_a_long_index", "obj_of_a_long_vertex", "obj_of_faces_without_corners",
+        "obj_of_vertices", "obj_of_objects", "obj_of_long_names",
+        "ply_of_one_long_face_among_others", "ply_of_empty_lists", "ply_of_many_vertex_elements",
+        "stl_text_of_blank_lines", "stl_text_of_vertices", "glb_of_small_lists",
+        "glb_of_objects_with_keys", "glb_of_long_numbers", "glb_of_a_long_name",
+        "glb_of_many_children", "glb_of_growing_nodes", "glb_of_many_primitives",
+        "glb_of_one_byte_vertices", "glb_of_lines", "glb_of_empty_chunks", "far_vertex",
+    )
+}  # fmt: skip
+
+
 def _file_rows(
     make_attack: Callable[[Callable[[], bytes]], Attack], files: dict[str, Callable[[], bytes]]
 ) -> dict[str, Row]:
@@ -121,6 +138,7 @@ _LIVES_LONG: Final = {"worker": {"job_max_age_seconds": 60}}
 ROWS: Final[dict[str, Row]] = {
     **_file_rows(_picture, PICTURES),
     **_file_rows(_mesh, MESHES),
+    **_file_rows(_mesh, _OTHER_MESHES),
     # forms and JSON
     "punycode-field": Row(requests.punycode_field),
     "odd-charsets": Row(requests.odd_charsets),

@@ -32,6 +32,8 @@ HOST: Final = "127.0.0.1"
 SOURCE: Final = "127.0.0.66"
 #: Time until a request without a reply counts as one that did not end.
 PATIENCE_S: Final = 50.0
+#: No attack sends more in one request.
+MAX_BYTES: Final = 5_000_000
 BOUNDARY: Final = "hostile-5f1c7b"
 #: Time without a byte after which a reply is complete.
 QUIET_S: Final = 2.0
@@ -83,6 +85,7 @@ class Attacker:
 
     @contextlib.contextmanager
     def _sending(self, size: int) -> Generator[None]:
+        assert size <= MAX_BYTES, "an attack is over 5 MB"
         with self._lock:
             self._bytes += size
             self.most_bytes = max(self.most_bytes, self._bytes)
