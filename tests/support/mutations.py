@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from hypothesis import strategies as st
@@ -50,6 +50,11 @@ def _with_exif() -> bytes:
     exif[0x0112] = 6
     exif[0x010F] = "maker" * 20
     return encode(_SMALL_NOISE(), "JPEG", exif=exif)
+
+
+def _text_ply() -> bytes:
+    mesh: Any = egg()
+    return mesh.export(file_type="ply", encoding="ascii")
 
 
 def _animation(kind: str) -> Callable[[], bytes]:
@@ -106,7 +111,7 @@ MESHES: Final[Mapping[str, Callable[[], bytes]]] = {
     "obj-long-face": functools.partial(hostile_meshes.obj_long_face, 600),
     "obj-without-area": hostile_meshes.obj_without_area,
     "ply": lambda: as_bytes(egg(), "ply"),
-    "ply-text": lambda: egg().export(file_type="ply", encoding="ascii"),
+    "ply-text": _text_ply,
     "ply-long-face": functools.partial(hostile_meshes.ply_long_face, 50),
     "ply-lists": functools.partial(hostile_meshes.ply_lists, 50),
     "ply-many-properties": functools.partial(hostile_meshes.ply_many_properties, 20),
