@@ -121,7 +121,7 @@ def base64_odd(attacker: Attacker) -> Iterator[None]:
     yield
     for text in (
         "=" * 4 * _MEGABYTE,
-        " \n" * 2 * _MEGABYTE,
+        " " * 4 * _MEGABYTE,
         "A" * 4 * _MEGABYTE + "*",
         "data:" * 800_000,
     ):

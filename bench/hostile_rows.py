@@ -132,7 +132,7 @@ def _file_rows(
 
 
 #: The few bytes that all bodies may take together, where that is what is tested.
-_SMALL_BUDGET: Final = {"server": {"max_inflight_bytes": 32_000_000}}
+_SMALL_BUDGET: Final = {"server": {"max_inflight_bytes": 32_000_000, "max_body_bytes": 8_000_000}}
 _LIVES_LONG: Final = {"worker": {"job_max_age_seconds": 60}}
 
 ROWS: Final[dict[str, Row]] = {
