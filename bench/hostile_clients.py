@@ -1,0 +1,223 @@
+"""Hostile clients: valid requests in numbers and at moments that hurt others.
+
+Each function is an attack: it gets an `Attacker`, prepares up to its `yield`, and goes on when the
+good client is there.
+
+Does not know: what is allowed as a result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from bench.hostile_cage import command_line, descendants
+from bench.hostile_pictures import encode, jpeg_empty_scans, noise
+from bench.hostile_send import BOUNDARY, LONG_S, Attacker, form_part, head
+from bench.hostile_witness import small_picture
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+_FORM: Final = f"multipart/form-data; boundary={BOUNDARY}"
+
+
+def _pause(seconds: float) -> None:
+    threading.Event().wait(seconds)
+
+
+def slow_readers(attacker: Attacker) -> Iterator[None]:
+    """A hundred downloads of one file that nobody reads."""
+    uid = attacker.model(texture_size=2048, texture_format="png")
+    yield
+    opened: list[socket.socket] = []
+    for _ in range(100):
+        with contextlib.suppress(OSError):
+            connection = attacker.connect(4096)
+            connection.sendall(head(f"/jobs/{uid}/textured.glb", method="GET"))
+            opened.append(connection)
+    _pause(LONG_S)
+    for connection in opened:
+        connection.close()
+    attacker.request("GET", f"/jobs/{uid}")
+
+
+def conversion_loops(attacker: Attacker) -> Iterator[None]:
+    """Forty loops of conversions of one model."""
+    uid = attacker.model(texture_size=1024)
+    yield
+    names = ("textured.obj", "textured.ply", "textured.stl", "textured.zip")
+    attacker.loops(
+        40, LONG_S, lambda k: attacker.request("GET", f"/jobs/{uid}/{names[k % len(names)]}")
+    )
+
+
+def conversion_heads(attacker: Attacker) -> Iterator[None]:
+    """Forty loops of HEAD on a file that is not stored."""
+    uid = attacker.model(texture_size=1024)
+    yield
+    attacker.loops(40, LONG_S, lambda _: attacker.request("HEAD", f"/jobs/{uid}/textured.obj"))
+
+
+def conversions_of_many(attacker: Attacker) -> Iterator[None]:
+    """Conversions of twenty models in turn, so that no cache helps."""
+    uids = [attacker.model(seed=k) for k in range(20)]
+    yield
+    attacker.loops(
+        20, LONG_S, lambda k: attacker.request("GET", f"/jobs/{uids[(k * 7) % 20]}/textured.zip")
+    )
+
+
+def export_loops(attacker: Attacker) -> Iterator[None]:
+    """Twenty loops of exports, each with other parameters."""
+    uid = attacker.model()
+    yield
+    counter = iter(range(10**9))
+
+    def run(_: int) -> object:
+        fields = {"decimation_target": 1000 + next(counter), "texture": True, "texture_size": 512}
+        return attacker.json(f"/jobs/{uid}/export", fields)
+
+    attacker.loops(20, LONG_S, run)
+
+
+def range_flood(attacker: Attacker) -> Iterator[None]:
+    """Requests for a thousand ranges of a file."""
+    uid = attacker.model()
+    yield
+    ranges = {"Range": "bytes=" + ",".join(["0-"] * 1000)}
+    for _ in range(50):
+        attacker.request("GET", f"/jobs/{uid}/textured.glb", headers=ranges)
+
+
+def large_texture(attacker: Attacker) -> Iterator[None]:
+    """A texture far larger than the server's own, without compression."""
+    yield
+    attacker.form(image=small_picture(), texture="true", texture_size=8192, texture_format="png")
+
+
+def event_streams(attacker: Attacker) -> Iterator[None]:
+    """Three hundred streams of one job's events."""
+    uid = attacker.model(texture=False)
+    scans = jpeg_empty_scans(2000, 5000)
+    yield
+    sent = attacker.form("/send", image=scans, is_counted=False)
+    name = json.loads(sent.content)["uid"] if sent.status == 200 else uid
+    opened: list[socket.socket] = []
+    replies: list[bytes] = []
+    for _ in range(300):
+        with contextlib.suppress(OSError):
+            connection = attacker.connect()
+            connection.settimeout(5)
+            connection.sendall(head(f"/events/{name}", method="GET"))
+            replies.append(connection.recv(100)[:12])
+            opened.append(connection)
+    attacker.request("GET", f"/status/{uid}")
+    _pause(1)
+    for connection in opened:
+        connection.close()
+    attacker.request("DELETE", f"/jobs/{name}", is_counted=False)
+
+
+def slow_lookups(attacker: Attacker) -> Iterator[None]:
+    """Slow pictures, in tens, to the route that looks a picture up."""
+    scans = jpeg_empty_scans()
+    yield
+    attacker.together(*[lambda: attacker.form("/generate_texture", image=scans)] * 10)
+
+
+def slow_pictures(attacker: Attacker) -> Iterator[None]:
+    """Four slow pictures at the same time."""
+    scans = jpeg_empty_scans()
+    yield
+    attacker.together(*(lambda k=k: attacker.form(image=scans, seed=k) for k in range(4)))
+
+
+def slow_uploads_and_gone(attacker: Attacker) -> Iterator[None]:
+    """Slow pictures whose client goes away at once."""
+    scans = jpeg_empty_scans()
+    yield
+    part = form_part("image", scans) + f"--{BOUNDARY}--\r\n".encode()
+    begin = head("/generate", f"Content-Type: {_FORM}", f"Content-Length: {len(part)}")
+    for _ in range(8):
+        with contextlib.suppress(OSError), attacker.connect() as connection:
+            connection.sendall(begin + part)
+            _pause(0.2)
+    attacker.request("GET", "/health")
+
+
+def cancel_storm(attacker: Attacker) -> Iterator[None]:
+    """Jobs that are submitted and cancelled, eight at a time."""
+    yield
+
+    def run(_: int) -> object:
+        sent = attacker.form("/send", image=small_picture(), seed=-1, texture="true")
+        if sent.status != 200:
+            return sent
+        return attacker.request("DELETE", f"/jobs/{json.loads(sent.content)['uid']}")
+
+    attacker.loops(8, LONG_S, run)
+
+
+def disconnect_storm(attacker: Attacker) -> Iterator[None]:
+    """Requests whose clients leave at a random moment."""
+    yield
+    part = form_part("image", small_picture()) + form_part("seed", b"-1")
+    part += form_part("texture", b"true") + f"--{BOUNDARY}--\r\n".encode()
+    begin = head("/generate", f"Content-Type: {_FORM}", f"Content-Length: {len(part)}")
+    chance = random.Random(0)  # noqa: S311 - no secret
+
+    def run(_: int) -> None:
+        with contextlib.suppress(OSError), attacker.connect() as connection:
+            connection.sendall((begin + part)[: chance.randrange(len(begin + part) + 200)])
+            _pause(chance.random() * 0.2)
+
+    attacker.loops(8, LONG_S, run)
+    attacker.request("GET", "/health")
+
+
+def large_queue(attacker: Attacker) -> Iterator[None]:
+    """More jobs than the queue takes."""
+    picture = encode(noise(1000), "JPEG")
+    yield
+    attacker.loops(
+        16, LONG_S, lambda k: attacker.form("/send", image=picture, seed=-1, texture="true", a=k)
+    )
+
+
+def killed_decoders(attacker: Attacker) -> Iterator[None]:
+    """Two hundred times SIGKILL for a decoder at random, under mixed load."""
+    yield
+    chance = random.Random(0)  # noqa: S311 - no secret
+    picture, is_over = small_picture(), threading.Event()
+    killed = 0
+
+    def load(k: int) -> None:
+        while not is_over.is_set():
+            attacker.form(
+                image=picture, seed=chance.randrange(10**9), texture=str(k % 2 > 0).lower()
+            )
+
+    threads = [threading.Thread(target=load, args=(k,), daemon=True) for k in range(3)]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + 40
+    while killed < 200 and time.monotonic() < end:
+        decoders = [pid for pid in descendants(attacker.pid) if "decoders" in command_line(pid)]
+        if decoders:
+            with contextlib.suppress(OSError):
+                os.kill(chance.choice(decoders), signal.SIGKILL)
+                killed += 1
+        _pause(chance.random() * 0.15)
+    is_over.set()
+    for thread in threads:
+        thread.join(20)
+    if killed < 200:
+        raise SystemExit(f"only {killed} decoders could be killed")
