@@ -228,12 +228,17 @@ class JobManager:
         self.maintenance.on_change = self._wake
         self.lookups.on_end = self._wake
         self.threads.on_free = self._wake
-        self.endings.on_failure = self.scheduler.update_idle
+        self.endings.on_failure = self._wake_soon
 
     def _wake(self) -> None:
         """Start what can start: steps first, lookups with the room that they leave."""
         self.scheduler.wake()
         self.lookups.wake()
+
+    def _wake_soon(self) -> None:
+        """Do so later: the caller may be about to end further jobs."""
+        self.scheduler.update_idle()
+        asyncio.get_running_loop().call_soon(self._wake)
 
     # ---- life ----------------------------------------------------------------------------
 
