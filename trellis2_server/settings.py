@@ -12,7 +12,15 @@ import json
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from trellis2_server.errors import ConfigError
 from trellis2_server.request_fields import (
@@ -305,6 +313,17 @@ class ExportSettings(_Section):
     texture_format: TextureFormat = _default_of("texture_format")
     compress: Compression | None = _default_of("compress")
 
+    @model_validator(mode="after")
+    def _defaults_within_maxima(self) -> ExportSettings:
+        for key, maximum_key in (
+            ("glb_texture_size", "max_texture_size"),
+            ("glb_decimation_target", "max_decimation_target"),
+        ):
+            value, maximum = getattr(self, key), getattr(self, maximum_key)
+            if maximum is not None and value > maximum:
+                raise ValueError(f"{key}, {value}, must not be over {maximum_key}, {maximum}")
+        return self
+
 
 class WorkerSettings(_Section):
     """Queue, limits, and retention of results."""
@@ -319,26 +338,30 @@ class WorkerSettings(_Section):
         description="Interval at which expired jobs are deleted, seconds.",
     )
     job_max_age_seconds: float = Field(
-        default=3600, gt=0, le=31_536_000, description="Time that a finished job is kept, seconds."
+        default=3600,
+        gt=0,
+        le=31_536_000,
+        description="Time that a finished job is kept after it was last asked for, seconds.",
     )
     max_queue_length: int = Field(
         default=100,
         ge=1,
         le=10_000,
-        description="Maximum number of waiting jobs; more requests get 503.",
+        description="Maximum number of waiting jobs, lookups and exports; more requests get 503.",
     )
     max_waiting_bytes: int = Field(
         default=2**30,
         ge=65_536,
         le=2**40,
-        description="Maximum size of all uploads of waiting jobs, bytes; more requests get 503.",
+        description="Maximum size of all uploads of waiting jobs and lookups, bytes; more "
+        "requests get 503.",
     )
     max_jobs_per_client: int | None = Field(
         default=None,
         ge=1,
         le=10_000,
-        description="Maximum number of unfinished jobs per client (API key, otherwise address); "
-        "more requests get 429. Null: unlimited.",
+        description="Maximum number of unfinished jobs and lookups per client (API key, otherwise "
+        "address); more requests get 429. Null: unlimited.",
     )
     max_exports_per_client: int | None = Field(
         default=8,
@@ -371,8 +394,9 @@ class WorkerSettings(_Section):
         default=1800,
         gt=0,
         le=86_400,
-        description="Time limit for one step of a job, seconds. Past it the job fails, and the "
-        "process becomes unhealthy and exits with code 70. Null: unlimited.",
+        description="Time limit for one step of a job, a lookup or an export, seconds. Past it, "
+        "that one fails. If it uses the engine's device, the process becomes unhealthy, too, and "
+        "exits with code 70. Null: unlimited.",
     )
     recycle_after_jobs: int | None = Field(
         default=None,
@@ -410,8 +434,8 @@ class WorkerSettings(_Section):
         default=21_474_836_480,
         ge=67_108_864,
         le=2**50,
-        description="Maximum size of all stored results and snapshots, bytes; jobs that finished "
-        "first are deleted first.",
+        description="Maximum size of all stored results and snapshots, bytes; jobs that were "
+        "asked for least recently are deleted first.",
     )
     max_kept_bytes: int = Field(
         default=1_073_741_824,

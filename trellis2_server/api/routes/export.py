@@ -44,7 +44,7 @@ async def export(
     job = await service.get_job(name, caller)
     max_bytes = settings.server.max_body_bytes
     fields = (await parse_request(request, max_bytes=max_bytes, may_be_empty=True)).fields
-    options, delivery = read_export(fields, job.options), read_delivery(fields)
+    options, delivery = read_export(fields, job.options, settings), read_delivery(fields)
     texture, file_type = delivery.texture, delivery.type
     call = service.export(job, options, caller, texture=texture, file_type=file_type)
     return model_response(job, await while_connected(request, call), file_type)
