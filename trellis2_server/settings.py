@@ -206,7 +206,8 @@ class ModelSettings(_Section):
     revision: str | None = Field(
         default=None,
         min_length=1,
-        description="Branch, tag or commit of `model_path` on the Hub. Null: its default branch.",
+        description="Branch, tag or commit of `model_path` on the Hub. Null: a commit that this "
+        "version of the server names if it is the default, otherwise its default branch.",
     )
     image_encoder: str | None = Field(
         default=None,
