@@ -78,7 +78,8 @@ class Server:
             headers = {"Content-Type": "application/json", "X-API-Key": key}
             connection.request(method, path, content, headers)
             reply = connection.getresponse()
-            return reply.status, dict(reply.getheaders()), reply.read()
+            found = {name.lower(): value for name, value in reply.getheaders()}
+            return reply.status, found, reply.read()
 
     def generate(self, seed: int, key: str = "", **fields: Any) -> str:
         """Return the uid of a new job, when its model is there."""
@@ -86,7 +87,7 @@ class Server:
         status, headers, body = self.request("POST", "/generate", {"image": image, **fields}, key)
         if status != 200:
             raise SystemExit(f"/generate replied {status}: {body[:300]!r}")
-        return headers["X-Job-Id"]
+        return headers["x-job-id"]
 
     def wait(self) -> None:
         """Wait until the engine is loaded."""
@@ -182,7 +183,7 @@ def measure_latency(checkout: Path) -> dict[str, Any]:
             stdout=subprocess.PIPE,
             text=True,
         )
-        time.sleep(2)
+        threading.Event().wait(2)  # until all of them have begun
         beside = latencies(server, 200)
         replies, _ = loops.communicate()
         return {"alone": alone, "beside_40_loops": beside, "replies_of_the_loops": replies.strip()}

@@ -14,6 +14,7 @@ from tests.support.exports import both_run, has_ended, shape_export_waits, textu
 from tests.support.managers import Clock, begin, in_a_loop, options, submit, until, working
 from tests.support.parts import Parts
 from trellis2_server.jobs import progress
+from trellis2_server.jobs.export_calls import ExportWork
 from trellis2_server.jobs.job import Job, Status
 from trellis2_server.jobs.progress import status_fraction
 from trellis2_server.jobs.scheduler import Scheduler
@@ -105,7 +106,7 @@ async def test_a_shape_without_a_place_keeps_its_turn_before_a_texture_whose_job
             assert gate.wait(PATIENCE_S)
             return b"glb"
 
-        calling = asyncio.ensure_future(service.manager.export_calls.run(wait))
+        calling = asyncio.ensure_future(service.manager.export_calls.run(ExportWork(wait)))
         await until(lambda: service.manager.threads.steps_running == 2)
         first.set()
         await begin(gated, "shape_export")

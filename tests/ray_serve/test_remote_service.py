@@ -16,6 +16,7 @@ from tests.support.ray_deployment import processes
 from tests.support.server import fields
 from trellis2_server.jobs.service import JobService
 from trellis2_server.ray_serve.remote_service import RemoteJobService
+from trellis2_server.storage.store import Artifact
 
 if TYPE_CHECKING:
     from tests.support.ray_deployment import Deployment
@@ -43,6 +44,36 @@ def test_arguments_reach_the_jobs_process_by_position_and_by_name() -> None:
         ("wait_for_texture", None, (job,), {"timeout_s": 5}),
         ("delete", 20.0, ("uid",), {}),
     ]
+
+
+def test_responses_of_an_ingress_share_the_content_of_a_file_while_they_send_it() -> None:
+    calls: list[str] = []
+
+    class Service(RemoteJobService):
+        async def call(
+            self, method: str, timeout_s: float | None, /, *args: Any, **named: Any
+        ) -> Any:
+            del timeout_s, args, named
+            calls.append(method)
+            await asyncio.sleep(0)
+            return bytes([len(calls)]) * 1000
+
+    async def scenario() -> None:
+        service, model = Service(), Artifact("u", "shape.glb", 1000)
+        first, second = await asyncio.gather(*(service.read_file(model) for _ in range(2)))
+        assert first is second is await service.convert(model, "glb")
+        assert calls == ["read_file"] * 2
+        converted = await service.convert(model, "obj")
+        assert converted is await service.convert(model, "obj")
+        assert calls[2:] == ["convert"]
+        assert converted.load() != first.load()
+        del first, second
+        assert (await service.read_file(model)).load()[0] == len(calls) == 4
+        job: Any = object()
+        exported = [await service.export(job, job, texture=None) for _ in range(2)]
+        assert exported[0].load() != exported[1].load()
+
+    asyncio.run(scenario())
 
 
 def test_all_ingresses_give_the_same_answers_and_a_killed_one_loses_no_job(

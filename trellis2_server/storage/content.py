@@ -42,7 +42,7 @@ class Content(ABC):
     @abstractmethod
     def chunks(
         self, first: int = 0, last: int | None = None, chunk_bytes: int = CHUNK_BYTES
-    ) -> AsyncGenerator[bytes | memoryview]:
+    ) -> AsyncGenerator[bytes]:
         """Yield the bytes from `first` to `last`, both included.
 
         Args:
@@ -88,11 +88,16 @@ class BytesContent(Content):
 
     async def chunks(
         self, first: int = 0, last: int | None = None, chunk_bytes: int = CHUNK_BYTES
-    ) -> AsyncGenerator[bytes | memoryview]:
-        """Yield views of the bytes; see `Content.chunks`."""
-        view = memoryview(self._content)[first : None if last is None else last + 1]
-        for start in range(0, len(view), chunk_bytes):
-            yield view[start : start + chunk_bytes]
+    ) -> AsyncGenerator[bytes]:
+        """Yield the bytes; see `Content.chunks`.
+
+        Not as views: uvicorn copies them anyway, and Ray Serve cannot pickle them.
+        """
+        end = self.size if last is None else last + 1
+        for start in range(first, end, chunk_bytes):
+            yield self._content[start : min(start + chunk_bytes, end)]
+            # A client that reads as fast as it is sent to would hold the event loop.
+            await asyncio.sleep(0)
 
     async def read(self) -> bytes:
         """Return the bytes themselves, no copy."""
@@ -213,7 +218,7 @@ class FileContent(Content):
 
     async def chunks(
         self, first: int = 0, last: int | None = None, chunk_bytes: int = CHUNK_BYTES
-    ) -> AsyncGenerator[bytes | memoryview]:
+    ) -> AsyncGenerator[bytes]:
         """Yield the bytes as they are read; see `Content.chunks`."""
         end = self.size if last is None else last + 1
         for start in range(first, end, chunk_bytes):
