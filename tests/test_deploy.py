@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 UNIT = (ROOT / "deploy" / "trellis2-server.service").read_text(encoding="utf-8")
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
 COMPOSE = (ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8")
+#: Version of systemd from which on the delay between restarts may grow.
+RESTART_STEPS_SINCE = 254
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 
 
@@ -38,7 +40,30 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
         [analyze, "verify", "--man=no", file], capture_output=True, text=True, check=False
     )
     said = [line for line in done.stderr.splitlines() if file.name in line]
+    version = subprocess.run([analyze, "--version"], capture_output=True, text=True, check=True)
+    if int(re.findall(r"\d+", version.stdout)[0]) < RESTART_STEPS_SINCE:
+        said = [line for line in said if not re.search(r"'Restart(Steps|MaxDelaySec)'", line)]
     assert (done.returncode, said) == (0, [])
+
+
+def test_supervisors_restart_the_server_however_often_it_fails() -> None:
+    setting = dict(re.findall(r"^(\w+)=(.*)$", UNIT, re.MULTILINE))
+    assert (setting["Restart"], setting["RestartPreventExitStatus"]) == ("on-failure", "2")
+    assert setting["StartLimitIntervalSec"] == "0"
+    assert "StartLimitBurst" not in setting
+    assert 0 < int(setting["RestartSec"]) < int(setting["RestartMaxDelaySec"]) <= 60
+    assert int(setting["RestartSteps"]) > 0
+    assert re.findall(r"^ +restart: (.*)$", COMPOSE, re.MULTILINE) == ["on-failure"]
+
+
+def test_the_image_is_built_from_pinned_sources() -> None:
+    assert re.search(r"^ARG BASE=\S+@sha256:[0-9a-f]{64}$", DOCKERFILE, re.MULTILINE)
+    revisions = re.findall(r"^ARG (\w+_REVISION)=(\S+)$", DOCKERFILE, re.MULTILINE)
+    assert all(re.fullmatch(r"[0-9a-f]{40}", revision) for _, revision in revisions)
+    clones = re.findall(r"git clone .*?(https://\S+) (\S+)", DOCKERFILE)
+    assert len(clones) == len(revisions) == 3
+    for _, folder in clones:
+        assert f"git -C {folder} checkout" in DOCKERFILE
 
 
 def test_supervisors_wait_longer_than_the_grace_of_the_server() -> None:

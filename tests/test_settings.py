@@ -171,3 +171,23 @@ def test_the_repr_of_the_model_settings_is_as_stored() -> None:
         "trellis2_path=None, offline=False, revision=None, image_encoder=None, low_vram=None, "
         "idle_unload_seconds=None, background='auto', background_model='isnet-general-use')"
     )
+
+
+@pytest.mark.parametrize(
+    ("export", "said"),
+    [
+        ({"max_texture_size": 2048}, "glb_texture_size, 4096, must not be over max_texture_size"),
+        (
+            {"max_decimation_target": 1000, "glb_decimation_target": 1001},
+            "glb_decimation_target, 1001, must not be over max_decimation_target, 1000",
+        ),
+    ],
+)
+def test_a_default_above_the_maximum_stops_the_start_and_names_both_keys(
+    export: dict[str, int], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"export: {said}"):
+        load_settings(None, {"export": export})
+    names = {key: value for key, value in export.items() if key.startswith("max_")}
+    lowered = {"glb_texture_size": 1024, "glb_decimation_target": 1000}
+    assert load_settings(None, {"export": {**names, **lowered}})

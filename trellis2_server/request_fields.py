@@ -60,6 +60,7 @@ class RequestField:
         choices: allowed values; none: any of the kind.
         is_nullable: whether null, or the word "none", is a value too.
         setting: key of the setting that holds the server's default, `section.key`.
+        cap: key of the setting that lowers the greatest value for all requests.
         default: value where neither the request nor a setting has one, and of a field that
             does not apply. None: nothing, or the checkpoint's value.
         mesh: whether it applies to requests with a mesh, and to those without.
@@ -75,6 +76,7 @@ class RequestField:
     choices: tuple[str | int, ...] = ()
     is_nullable: bool = False
     setting: str | None = None
+    cap: str | None = None
     default: Any = None
     mesh: Literal["allowed", "required", "excluded"] = "allowed"
     is_glb_only: bool = False
@@ -251,6 +253,7 @@ FIELDS: Final = (
         ("glb_decimation_target", "face_count"),
         bounds=(1_000, 16_777_216),
         setting="export.glb_decimation_target",
+        cap="export.max_decimation_target",
         default=1_000_000,
     ),
     RequestField(
@@ -273,6 +276,7 @@ FIELDS: Final = (
         ("glb_texture_size",),
         choices=get_args(TextureSize),
         setting="export.glb_texture_size",
+        cap="export.max_texture_size",
         default=4096,
     ),
     RequestField(

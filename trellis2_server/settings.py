@@ -20,6 +20,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from trellis2_server.errors import ConfigError
@@ -215,7 +216,8 @@ class ModelSettings(_Section):
     revision: str | None = Field(
         default=None,
         min_length=1,
-        description="Branch, tag or commit of `model_path` on the Hub. Null: its default branch.",
+        description="Branch, tag or commit of `model_path` on the Hub. Null: a commit that this "
+        "version of the server names if it is the default, otherwise its default branch.",
     )
     image_encoder: str | None = Field(
         default=None,
@@ -322,6 +324,17 @@ class ExportSettings(_Section):
     texture_format: TextureFormat = _default_of("texture_format")
     compress: Compression | None = _default_of("compress")
 
+    @model_validator(mode="after")
+    def _defaults_within_maxima(self) -> ExportSettings:
+        for key, maximum_key in (
+            ("glb_texture_size", "max_texture_size"),
+            ("glb_decimation_target", "max_decimation_target"),
+        ):
+            value, maximum = getattr(self, key), getattr(self, maximum_key)
+            if maximum is not None and value > maximum:
+                raise ValueError(f"{key}, {value}, must not be over {maximum_key}, {maximum}")
+        return self
+
 
 class WorkerSettings(_Section):
     """Queue, limits, and retention of results."""
@@ -336,26 +349,30 @@ class WorkerSettings(_Section):
         description="Interval at which expired jobs are deleted, seconds.",
     )
     job_max_age_seconds: float = Field(
-        default=3600, gt=0, le=31_536_000, description="Time that a finished job is kept, seconds."
+        default=3600,
+        gt=0,
+        le=31_536_000,
+        description="Time that a finished job is kept after it was last asked for, seconds.",
     )
     max_queue_length: int = Field(
         default=100,
         ge=1,
         le=10_000,
-        description="Maximum number of waiting jobs; more requests get 503.",
+        description="Maximum number of waiting jobs, lookups and exports; more requests get 503.",
     )
     max_waiting_bytes: int = Field(
         default=2**30,
         ge=65_536,
         le=2**40,
-        description="Maximum size of all uploads of waiting jobs, bytes; more requests get 503.",
+        description="Maximum size of all uploads of waiting jobs and lookups, bytes; more "
+        "requests get 503.",
     )
     max_jobs_per_client: int | None = Field(
         default=None,
         ge=1,
         le=10_000,
-        description="Maximum number of unfinished jobs per client (API key, otherwise address); "
-        "more requests get 429. Null: unlimited.",
+        description="Maximum number of unfinished jobs and lookups per client (API key, otherwise "
+        "address); more requests get 429. Null: unlimited.",
     )
     max_exports_per_client: int | None = Field(
         default=8,
@@ -388,8 +405,9 @@ class WorkerSettings(_Section):
         default=1800,
         gt=0,
         le=86_400,
-        description="Time limit for one step of a job, seconds. Past it the job fails, and the "
-        "process becomes unhealthy and exits with code 70. Null: unlimited.",
+        description="Time limit for one step of a job, a lookup or an export, seconds. Past it, "
+        "that one fails. If it uses the engine's device, the process becomes unhealthy, too, and "
+        "exits with code 70. Null: unlimited.",
     )
     recycle_after_jobs: int | None = Field(
         default=None,
@@ -427,8 +445,8 @@ class WorkerSettings(_Section):
         default=21_474_836_480,
         ge=67_108_864,
         le=2**50,
-        description="Maximum size of all stored results and snapshots, bytes; jobs that finished "
-        "first are deleted first.",
+        description="Maximum size of all stored results and snapshots, bytes; jobs that were "
+        "asked for least recently are deleted first.",
     )
     max_kept_bytes: int = Field(
         default=1_073_741_824,

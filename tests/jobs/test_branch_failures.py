@@ -192,7 +192,7 @@ async def test_an_export_of_the_texture_that_takes_too_long_ends_only_its_job(
         assert (await service.wait_for_texture(await submit(service, 2))).textured_glb
         held.set()
         await until(lambda: service.manager.is_idle)
-        opened(await service.export(failed, failed.options, texture=True))
+        opened((await service.export(failed, failed.options, texture=True)).load())
         assert service.manager.availability.fatal_error is None
 
 

@@ -67,10 +67,11 @@ class LookupFaults(Faults):
             upload = upload_of(seed)
             needs_place = lookups.known_name(upload) is None and not lookups.is_active(upload)
             is_full = manager.scheduler.waiting + lookups.waiting >= QUEUE_LENGTH
+            before = lookups.requests_of("")
             task = asyncio.ensure_future(
                 self.service.identify(picture(seed), remove_background=True)
             )
-            await self.until(lambda: task.done() or lookups.is_active(upload))
+            await self.until(lambda: task.done() or lookups.requests_of("") > before)
             refused = task.exception() if task.done() else None
             assert isinstance(refused, QueueFullError) == (is_open and needs_place and is_full)
             assert is_open or isinstance(refused, UnavailableError)

@@ -40,7 +40,7 @@ async def test_only_finished_jobs_age_out_and_leave_nothing(engine: GatedEngine)
         running = await submit(service, 3)
         clock.now = 100.0
         service.manager.clean_up()
-        assert service.job(done.uid).uid == done.uid
+        assert done.uid in service.manager.registry  # asking for it would prolong it
         clock.now = 101.0
         service.manager.clean_up()
         for gone in (done, untextured, joined):

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.engines import GatedEngine
 from tests.support.managers import (
+    Clock,
     begin,
     in_a_loop,
     options,
@@ -23,7 +25,6 @@ from trellis2_server.errors import (
 from trellis2_server.jobs.job import Status
 
 if TYPE_CHECKING:
-    from tests.support.engines import GatedEngine
     from trellis2_server.jobs.job import Job
 
 
@@ -130,3 +131,33 @@ async def test_a_failed_or_cancelled_job_is_not_matched(engine: GatedEngine) -> 
         done = await service.wait_for_shape(await submit(service, 1))
         assert len({done.uid, failed.uid, cancelled.uid}) == 3
         assert service.job(done.image_hash or "").uid == done.uid
+
+
+@pytest.mark.parametrize("ask", ["submit", "merge", "status", "view", "file", "mesh"])
+@in_a_loop
+async def test_a_finished_job_that_is_asked_for_ages_from_then_on(ask: str) -> None:
+    clock, engine = Clock(), GatedEngine()
+    async with working(engine, clock=clock, job_max_age_seconds=100) as service:
+        job = await service.wait_for_texture(await submit(service, 1))
+        await until(lambda: service.manager.is_idle)
+        clock.now = 99.0
+        if ask == "submit":
+            assert (await submit(service, 1)).uid == job.uid
+        elif ask == "merge":
+            webp = picture(0, file_format="WEBP")
+            await service.wait_for_texture(await service.submit(webp, options(), texture=None))
+        elif ask == "status":
+            await service.get_job(job.uid)
+        elif ask == "view":
+            await service.get_view(str(job.image_hash))
+        elif ask == "file":
+            await service.get_file(job.uid, "shape.glb")
+        else:
+            assert await service.find_by_shape(job.shape_md5)
+        clock.now = 198.0
+        service.manager.clean_up()
+        assert job.uid in service.manager.registry
+        await service.list_jobs(limit=10)  # names no job
+        clock.now = 200.0
+        service.manager.clean_up()
+        assert job.uid not in service.manager.registry

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +13,9 @@ from trellis2_server.jobs.job import TRANSITIONS, Job, Progress, Status
 from trellis2_server.jobs.registry import JobRegistry
 from trellis2_server.parameters import read_options
 from trellis2_server.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
 
 OPTIONS = read_options({"seed": 1}, Settings())
 HASH = "0123456789abcdef" * 2
@@ -86,6 +89,35 @@ def test_a_failed_job_matches_nothing() -> None:
     assert registry.find_by_key(None) is None
 
 
+class Journal:
+    """Notes the names that are recorded."""
+
+    def __init__(self) -> None:
+        self.names: list[tuple[str, str]] = []
+
+    def note(self, job: Job) -> None: ...
+
+    def name(self, kind: str, name: str, uid: str, payload: Hashable = None) -> None:
+        del name, payload
+        self.names.append((kind, uid))
+
+    def remove(self, uid: str) -> None: ...
+
+
+def test_a_job_that_is_asked_for_every_second_is_recorded_once_a_minute() -> None:
+    journal = Journal()
+    registry = JobRegistry(journal)
+    known = registry.put(job())
+    registry.note_request(known.uid, 1.0)
+    assert journal.names == []  # it is not finished: it does not age
+    registry.put(known.changed(2.0, status=Status.COMPLETED))
+    for second in range(2, 302):
+        registry.note_request(known.uid, float(second))
+    assert journal.names == [("used", known.uid)] * 4
+    assert registry.remove_aged(301.0) == []
+    assert [aged.uid for aged in registry.remove_aged(301.5)] == [known.uid]
+
+
 class Tables(RuleBasedStateMachine):
     """Whatever happens, a table keeps what runs, finds what it keeps, and forgets the rest."""
 
@@ -95,6 +127,7 @@ class Tables(RuleBasedStateMachine):
         super().__init__()
         self.registry = JobRegistry()
         self.now = 0.0
+        self.used: dict[str, float] = {}
 
     def known(self, uid: str) -> Job | None:
         return next((known for known in self.registry if known.uid == uid), None)
@@ -135,8 +168,28 @@ class Tables(RuleBasedStateMachine):
 
     @rule(age=st.integers(0, 5))
     def age(self, age: int) -> None:
-        for aged in self.registry.remove_aged(self.now - age):
+        before = self.now - age
+        for aged in self.registry.remove_aged(before):
             assert aged.status.is_finished
+            assert max(aged.finished_at or 0.0, self.used.get(aged.uid, 0.0)) < before
+
+    @rule(uid=uids)
+    def ask(self, uid: str) -> None:
+        self.now += 1
+        if self.known(uid):
+            self.registry.note_request(uid, self.now)
+            self.used[uid] = self.now
+
+    @invariant()
+    def finished_jobs_age_from_their_last_use(self) -> None:
+        ages = {
+            known.uid: max(known.finished_at, self.used.get(known.uid, 0.0))
+            for known in self.registry
+            if known.finished_at is not None
+        }
+        found = [known.uid for known in self.registry.oldest_finished(100)]
+        assert sorted(found) == sorted(ages)
+        assert [ages[uid] for uid in found] == sorted(ages.values())
 
     @invariant()
     def nothing_is_kept_for_jobs_that_are_gone(self) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import sqlite3
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from tests.support.engines import PATIENCE_S, GatedEngine
 from tests.support.server import fields, serving, settings, until
+from trellis2_server.jobs import ages
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -260,3 +262,25 @@ def check(client: httpx.Client, uid: str, made: dict[tuple[int, str], bytes]) ->
         assert made.setdefault((job["seed"], name), content) == content
     assert job["status"] == "error" or "textured.glb" in job["files"]
     return int("textured.glb" in job["files"])
+
+
+def test_a_job_that_was_asked_for_before_a_restart_ages_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ages, "RECORD_INTERVAL_S", 0.0)
+    with on_disk(tmp_path) as server:
+        uids = [server.generate(fields(seed=seed)).headers["X-Job-Id"] for seed in (1, 2)]
+        until(lambda: server.manager.is_idle, "idle")
+        assert server.client.get(f"/jobs/{uids[0]}").is_success
+        until(lambda: server.manager.archive.is_idle, "written")
+    with contextlib.closing(sqlite3.connect(tmp_path / "results.sqlite")) as database:
+        names = database.execute("SELECT uid FROM names WHERE kind = 'used'").fetchall()
+        assert names == [(uids[0],)]
+        for uid, text in database.execute("SELECT uid, says FROM jobs").fetchall():
+            record = json.loads(text)
+            record |= {name: record[name] - 4000 for name in ("created", "finished")}
+            database.execute("UPDATE jobs SET says = ? WHERE uid = ?", (json.dumps(record), uid))
+        database.commit()
+    with on_disk(tmp_path, job_max_age_seconds=3600) as server:
+        statuses = [server.client.get(f"/jobs/{uid}").status_code for uid in uids]
+        assert statuses == [200, 404]

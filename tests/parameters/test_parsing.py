@@ -251,18 +251,53 @@ def test_a_field_that_does_not_apply_has_its_declared_default() -> None:
 def test_an_export_changes_fields_of_the_export_only() -> None:
     made = options(texture_size=512, compress="draco", alpha_mode="MASK")
     raw = {"texture_size": 1024, "remesh": 1, "seed": 9, "pipeline_type": "512"}
-    asked = read_export(raw, made)
+    asked = read_export(raw, made, DEFAULTS)
     assert asked == dataclasses.replace(made, texture_size=1024, remesh=True)
-    assert read_export({}, made) == made
-    assert read_export({"type": "stl"}, made).compress is None
+    assert read_export({}, made, DEFAULTS) == made
+    assert read_export({"type": "stl"}, made, DEFAULTS).compress is None
     assert set(EXPORT_FIELDS) <= {field.name for field in dataclasses.fields(Options)}
     with pytest.raises(InputError, match=r"^seed: "):
-        read_export({"seed": "x"}, made)
+        read_export({"seed": "x"}, made, DEFAULTS)
 
 
 def test_an_export_of_a_mesh_neither_remeshes_nor_compresses() -> None:
     made = read_options({"seed": 1}, DEFAULTS, mesh="0" * 32)
-    assert read_export({"remesh": True, "compress": "draco"}, made) == made
+    assert read_export({"remesh": True, "compress": "draco"}, made, DEFAULTS) == made
+
+
+# ---- the operator's maxima -------------------------------------------------------------------
+
+CAPS: dict[str, Any] = {"max_texture_size": 1024, "max_decimation_target": 50_000}
+CAPPED = Settings.model_validate(
+    {"export": {**CAPS, "glb_texture_size": 512, "glb_decimation_target": 20_000}}
+)
+
+
+@given(
+    st.one_of(st.integers(), st.sampled_from(TEXTURE_SIZES_PX)),
+    st.integers(-(10**30), 10**30),
+    st.sampled_from(["decimation_target", "face_count", "glb_decimation_target"]),
+)
+def test_requests_above_the_servers_maximum_are_lowered_to_it(
+    size: int, faces: int, name: str
+) -> None:
+    raw = {"texture_size": size, name: faces, "seed": 1}
+    free, capped = read_options(raw, DEFAULTS), read_options(raw, CAPPED)
+    assert capped.texture_size == min(free.texture_size, 1024)
+    assert capped.decimation_target == min(free.decimation_target, 50_000)
+    same = {"texture_size": free.texture_size, "decimation_target": free.decimation_target}
+    assert dataclasses.replace(capped, **same) == free
+    for made in (free, capped):  # a job may be older than the maximum
+        again = read_export(raw, made, CAPPED)
+        assert (again.texture_size, again.decimation_target) == (
+            capped.texture_size, capped.decimation_target,
+        )  # fmt: skip
+        assert read_export({}, made, CAPPED).texture_size == capped.texture_size
+
+
+def test_a_request_that_names_no_size_gets_the_servers_default() -> None:
+    read = read_options({}, CAPPED)
+    assert (read.texture_size, read.decimation_target) == (512, 20_000)
 
 
 # ---- from parameters to fields --------------------------------------------------------------

@@ -28,6 +28,7 @@ class Hub(ThreadingHTTPServer):
     Attributes:
         folders: "owner/name" → folder.
         gated: repositories that cannot be read.
+        commits: repository → its only commit, if that is not `COMMIT`.
         refused: repository → status and message of every answer.
         requests: method and path of every request.
     """
@@ -38,6 +39,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folders = folders
         self.gated: set[str] = set()
+        self.commits: dict[str, str] = {}
         self.refused: dict[str, tuple[int, str]] = {}
         self.requests: list[str] = []
 
@@ -66,6 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
         is_api = parts[:2] == ["api", "models"]
         owner, name, verb, *rest = parts[2:] if is_api else parts
         repository = f"{owner}/{name}"
+        self._commit = self.server.commits.get(repository, COMMIT)
         folder = self.server.folders.get(repository)
         if repository in self.server.refused:
             code, message = self.server.refused[repository]
@@ -76,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(403, error="GatedRepo")
         elif verb == "auth-check":
             self._send(200, b"{}")
-        elif rest[0] not in {"main", COMMIT}:
+        elif rest[0] not in {"main", self._commit}:
             self._send(404, error="RevisionNotFound")
         elif verb == "paths-info":
             paths = _paths(body)
@@ -106,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(code)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Content-Type", "application/json")
-        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Repo-Commit", self._commit)
         if error:
             self.send_header("X-Error-Code", error)
         if message:

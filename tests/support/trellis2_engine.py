@@ -178,8 +178,8 @@ import json
 from trellis2_server.settings import ModelSettings
 from trellis2_server.engines.trellis2 import checkpoint, inspect_trellis2, pipeline_types
 from trellis2_server.errors import EngineError
-settings = ModelSettings(
-    engine="trellis2", model_path="some/model", device="cpu", trellis2_path={home!r}, **{more!r})
+given = dict(model_path="some/model", device="cpu", trellis2_path={home!r}) | {more!r}
+settings = ModelSettings(engine="trellis2", **given)
 reports = []
 report = lambda *report: reports.append(report)
 try:

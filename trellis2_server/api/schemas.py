@@ -50,18 +50,24 @@ _UPLOADS_AND_NAMES: Final[dict[str, dict[str, Any]]] = {
 }
 
 
-def field_schema(field: RequestField) -> dict[str, Any]:
-    """Return the JSON Schema of a field's well-formed value; what is accepted is wider."""
+def field_schema(field: RequestField, maximum: int | None = None) -> dict[str, Any]:
+    """Return the JSON Schema of a field's well-formed value; what is accepted is wider.
+
+    Args:
+        field: the field.
+        maximum: greatest value on a server; None: that of the field.
+    """
     if field.kind == "interval":
         number = {"type": "number", "minimum": 0, "maximum": 1}
         known: dict[str, Any] = {"type": "array", "items": number, "minItems": 2, "maxItems": 2}
     elif field.is_nullable:
         known = {"type": [field.kind, "null"], "enum": [*field.choices, None]}
     elif field.choices:
-        known = {"type": field.kind, "enum": list(field.choices)}
+        choices = [each for each in field.choices if maximum is None or int(each) <= maximum]
+        known = {"type": field.kind, "enum": choices}
     elif field.bounds:
         low, high = map(float if field.kind == "number" else int, field.bounds)
-        known = {"type": field.kind, "minimum": low, "maximum": high}
+        known = {"type": field.kind, "minimum": low, "maximum": maximum or high}
     else:
         known = {"type": field.kind}
     return {**known, "description": field.description}

@@ -59,6 +59,13 @@ class ActiveJobs:
         newest_first = reversed(self._by_uid.values())
         return next((active.uid for active in newest_first if active.upload == upload), None)
 
+    def note_request(self, uid: str) -> None:
+        """Note that a client has asked for a job: it is not abandoned, and ages from now on."""
+        self.registry.note_request(uid, self.clock())
+        active = self._by_uid.get(uid)
+        if active:
+            active.last_requested_at = self.clock()
+
     def add(self, active: ActiveJob) -> None:
         """Add a job, whose record is in the registry."""
         self._by_uid[active.uid] = active

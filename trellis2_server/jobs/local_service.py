@@ -88,7 +88,10 @@ class LocalJobService:
 
     async def find_by_shape(self, mesh_md5: str | None, caller: Caller = ANONYMOUS) -> Job | None:
         """Return the caller's job whose untextured GLB has that MD5."""
-        return self._registry.find_by_shape(mesh_md5, caller.owner) if mesh_md5 else None
+        job = self._registry.find_by_shape(mesh_md5, caller.owner) if mesh_md5 else None
+        if job:
+            self._active_jobs.note_request(job.uid)
+        return job
 
     async def get_job(self, name: str, caller: Caller = ANONYMOUS) -> Job:
         """Return the caller's job with that uid, alias or image hash."""
@@ -112,9 +115,7 @@ class LocalJobService:
 
     def _find(self, name: str, caller: Caller) -> Job:
         job = self._registry.get(name, caller.owner)
-        active = self._active_jobs.get(job.uid)
-        if active:
-            active.last_requested_at = self._active_jobs.clock()
+        self._active_jobs.note_request(job.uid)
         return job
 
     def _view(self, job: Job, delivery: Delivery | None = None) -> JobView:

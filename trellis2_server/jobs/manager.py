@@ -196,23 +196,14 @@ class JobManager:
             self.lookups,
         )
         self.submissions = Submissions(
-            self.active_jobs,
-            self.admission,
-            self.matcher,
-            self.lookups,
-            self.step_results,
+            self.active_jobs, self.admission, self.matcher, self.lookups, self.step_results
         )
         self.waiter = ResultWaiter(self.active_jobs, self.step_results, self.availability)
         self.results = JobResults(
             self.active_jobs, self.archive, self.export_calls, self.executor, self._limits
         )
         self._cleanup = Cleanup(
-            self._limits,
-            self.active_jobs,
-            self.archive,
-            self.endings,
-            self.scheduler,
-            self.lookups,
+            self._limits, self.active_jobs, self.archive, self.endings, self.scheduler, self.lookups
         )
         self.clean_up = self._cleanup.run
 
@@ -222,17 +213,13 @@ class JobManager:
         self.archive.on_stored = self.results.note_stored
         self.runner.results = self.step_results
         self.step_results.enqueue = self.scheduler.enqueue
-        self.runner.on_end = self._wake
-        self.export_calls.on_change = self._wake
-        self.maintenance.on_change = self._wake
-        self.lookups.on_end = self._wake
-        self.threads.on_free = self._wake
-        self.endings.on_failure = self.scheduler.update_idle
-
-    def _wake(self) -> None:
-        """Start what can start: steps first, lookups with the room that they leave."""
-        self.scheduler.wake()
-        self.lookups.wake()
+        self.scheduler.on_room = self.lookups.wake
+        self.runner.on_end = self.scheduler.wake
+        self.export_calls.on_change = self.scheduler.wake
+        self.maintenance.on_change = self.scheduler.wake
+        self.lookups.on_end = self.scheduler.wake
+        self.threads.on_free = self.scheduler.wake
+        self.endings.on_failure = self.scheduler.wake_soon
 
     # ---- life ----------------------------------------------------------------------------
 
@@ -253,7 +240,7 @@ class JobManager:
         except EngineBrokenError as error:
             self.endings.fail_permanently(str(error))
         self.maintenance.schedule_idle_unload()
-        self._wake()
+        self.scheduler.wake()
 
     async def _drain(self) -> None:
         """After a fatal error, let the jobs end that can, within the grace."""
@@ -274,17 +261,13 @@ class JobManager:
             await self._is_closed.wait()
             return
         self.availability.is_closing = self.lifecycle.is_stopped = True
-        self.endings.fail_all(shutting_down(), running=False)
-        self.export_calls.fail_all(shutting_down(), running=False)
-        self.lookups.fail_all(shutting_down(), running=False)
+        self._refuse(running=False)
         if not self.is_drained.is_set():
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(
                     self.scheduler.is_idle.wait(), self._settings.server.shutdown_grace_seconds
                 )
-        self.endings.fail_all(shutting_down())
-        self.export_calls.fail_all(shutting_down(), running=True)
-        self.lookups.fail_all(shutting_down(), running=True)
+        self._refuse(running=True)
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -294,6 +277,11 @@ class JobManager:
         with suppress(asyncio.TimeoutError):  # a disk that does not answer
             await asyncio.wait_for(self.archive.close(), ARCHIVE_GRACE_S)
         self._is_closed.set()
+
+    def _refuse(self, *, running: bool) -> None:
+        """End all work that waits, or work that runs, too: the process shuts down."""
+        for part in (self.endings, self.export_calls, self.lookups):
+            part.fail_all(shutting_down(), running=running)
 
     def close_soon(self) -> None:
         """Start `close` on the event loop; may be called from a signal handler."""

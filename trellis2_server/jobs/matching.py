@@ -76,6 +76,7 @@ class JobMatcher:
         options = self._active_jobs.record(active).options
         self._active_jobs.discard(active.uid)
         self._registry.merge(active.uid, known.uid)
+        self._active_jobs.note_request(known.uid)
         self._active_jobs.subscriptions.redirect(active.uid, known)
         self._registry.bind_key(upload_key(active.upload, options), known.uid)
 

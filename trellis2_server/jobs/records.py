@@ -94,7 +94,7 @@ class JobRecords:
             if name.uid in known and name.kind not in _TIMES:
                 registry.restore_name(name.kind, name.name, name.uid, _meaning(name))
         now_unix_s, now = time.time(), self._clock()
-        registry.restore_uses(
+        registry.restore_requests(
             {
                 # The system's clock may have been set back since.
                 name.uid: now - max(now_unix_s - _meaning(name), 0.0)

@@ -14,19 +14,16 @@ import itertools
 import re
 import time
 import uuid
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, Protocol
 
 from trellis2_server.errors import JobNotFoundError
+from trellis2_server.jobs.ages import JobAges
 from trellis2_server.storage.store import UID
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping
 
     from trellis2_server.jobs.job import Job
-
-#: Minimum time between two records of requests for the same job, seconds.
-USE_INTERVAL_S: Final = 60.0
 
 _HASH: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -75,10 +72,7 @@ class JobRegistry:
         self._by_key: dict[str, str] = {}
         self._by_shape: dict[tuple[str, str], str] = {}
         self._clients: dict[str, set[str]] = {}
-        #: When each finished job has finished or was last asked for, the earliest first.
-        self._uses: OrderedDict[str, float] = OrderedDict()
-        self._are_uses_sorted = True
-        self._recorded_uses: dict[str, float] = {}
+        self._ages = JobAges()
         self._aliases: dict[str, tuple[str, Hashable]] = {}
         self._alias_of: dict[tuple[str, Hashable], str] = {}
 
@@ -107,10 +101,8 @@ class JobRegistry:
             self._sort_by_request(job)
         if job.shape_md5:
             self._by_shape[job.owner, job.shape_md5] = job.uid
-        if job.finished_at is None:
-            self._uses.pop(job.uid, None)
-        elif known is None or known.finished_at != job.finished_at:
-            self._note_use(job.uid, job.finished_at)
+        if known is None or known.finished_at != job.finished_at:
+            self._ages.set(job.uid, job.finished_at)
         if self._journal:
             self._journal.note(job)
         return job
@@ -233,52 +225,25 @@ class JobRegistry:
     def note_request(self, uid: str, now: float) -> None:
         """Note that a client has asked for the job; if it is finished, it ages from then on.
 
-        That is recorded, but at most once in `USE_INTERVAL_S`.
-
         Args:
             uid: of the job.
             now: seconds of the manager's clock.
         """
-        if uid not in self._uses:
-            return
-        self._note_use(uid, max(now, self._uses[uid]))
-        if now >= self._recorded_uses[uid] + USE_INTERVAL_S:
-            self._recorded_uses[uid] = now
+        if self._ages.note_request(uid, now):
             self._record_name("used", uid, uid, time.time())
 
-    def restore_uses(self, uses: Mapping[str, float]) -> None:
-        """Restore when finished jobs were last asked for in an earlier process.
-
-        Args:
-            uses: uid → seconds of the manager's clock.
-        """
-        for uid, at in uses.items():
-            if uid in self._uses:
-                self._uses[uid] = max(at, self._uses[uid])
-        self._are_uses_sorted = False
-
-    def _note_use(self, uid: str, at: float) -> None:
-        if uid not in self._uses:
-            self._recorded_uses[uid] = at
-        newest = next(reversed(self._uses.values()), at)
-        self._are_uses_sorted = self._are_uses_sorted and at >= newest
-        self._uses[uid] = at
-        self._uses.move_to_end(uid)
-
-    def _least_recently_used(self) -> Iterator[tuple[str, float]]:
-        if not self._are_uses_sorted:  # after jobs of an earlier process were restored
-            self._uses = OrderedDict(sorted(self._uses.items(), key=lambda use: use[1]))
-            self._are_uses_sorted = True
-        return iter(self._uses.items())
+    def restore_requests(self, times: Mapping[str, float]) -> None:
+        """Restore when jobs were asked for in an earlier process: uid → seconds of the clock."""
+        self._ages.restore(times)
 
     def oldest_finished(self, count: int) -> list[Job]:
         """Return the finished jobs that were asked for least recently, at most that many."""
-        return [self._jobs[uid] for uid, _ in itertools.islice(self._least_recently_used(), count)]
+        return [self._jobs[uid] for uid, _ in itertools.islice(self._ages.oldest_first(), count)]
 
     def remove_aged(self, used_before: float) -> list[Job]:
         """Remove the jobs that finished, and were last asked for, before a time; return them."""
         aged: list[Job] = []
-        for uid, at in self._least_recently_used():
+        for uid, at in self._ages.oldest_first():
             if at >= used_before:
                 break
             aged.append(self._jobs[uid])
@@ -302,8 +267,7 @@ class JobRegistry:
         if job.shape_md5 and self._by_shape.get((job.owner, job.shape_md5)) == uid:
             del self._by_shape[job.owner, job.shape_md5]
         del self._last_requests[uid], self._clients[uid]
-        self._uses.pop(uid, None)
-        self._recorded_uses.pop(uid, None)
+        self._ages.set(uid, None)
         if job.image_hash:
             uids = self._by_hash[job.owner, job.image_hash]
             uids.remove(uid)

@@ -46,6 +46,7 @@ class Scheduler:
 
     Attributes:
         is_idle: set while no step, export call or maintenance runs, and none is queued.
+        on_room: called after steps and export calls have started: others may use what is left.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - six collaborators
@@ -57,6 +58,7 @@ class Scheduler:
         export_calls: ExportCalls,
         maintenance: EngineMaintenance,
     ) -> None:
+        self.on_room: Callable[[], None] = lambda: None
         self.is_idle = asyncio.Event()
         self.is_idle.set()
         self._queue = queue
@@ -112,7 +114,13 @@ class Scheduler:
         self._reload_if_due()
         while self._start_next():
             pass
+        self.on_room()
         self.update_idle()
+
+    def wake_soon(self) -> None:
+        """Do so later: the caller may be about to end further jobs."""
+        self.update_idle()
+        asyncio.get_running_loop().call_soon(self.wake)
 
     def _reload_if_due(self) -> None:
         if self._maintenance.reload_if_due(has_work=self.length > 0):

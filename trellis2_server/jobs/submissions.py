@@ -91,11 +91,10 @@ class Submissions:
             self._admission.check_new_job(len(picture) + len(mesh or b""), caller)
             job = self._create(picture, upload, options, texture=texture, mesh=mesh)
         self._registry.add_client(job.uid, caller.client)
+        self._active_jobs.note_request(job.uid)
         active = self._active_jobs.get(job.uid)
-        if active:
-            active.last_requested_at = self._active_jobs.clock()
-            if texture is not False and not (active.wants_texture or active.texture_done):
-                self._results.request_texture(job)
+        if active and texture is not False and not (active.wants_texture or active.texture_done):
+            self._results.request_texture(job)
         return self._registry[job.uid]
 
     def _create(

@@ -1,26 +1,44 @@
-/** The curl command that generates the same model. */
+/**
+ * The curl command that generates the same model, for a POSIX shell.
+ *
+ * Does not know: the page, where the server and its key are.
+ */
 
-import { address, hasKey } from "./api.js";
+/** Names that are the same to a shell, and to curl's option -F, with and without quotes. */
+const PLAIN_NAME = /^[\w.][\w.-]*$/;
 
 /**
- * A curl command for a POSIX shell.
  * @param {string} name file name of the picture.
  * @param {Record<string, unknown>} fields
+ * @param {{url: string, hasKey: boolean}} server URL of the route; whether it needs a key.
  */
-export function curlCommand(name, fields) {
+export function curlCommand(name, fields, { url, hasKey }) {
   const stem = name.replace(/\.[^.]*$/, "") || "model";
   const parts = ["curl --fail-with-body"];
-  if (hasKey()) parts.push('-H "X-API-Key: $TRELLIS2_API_KEY"');
-  parts.push(`-F ${quoted(`image=@${name}`)}`);
+  if (hasKey) parts.push('-H "X-API-Key: $TRELLIS2_API_KEY"');
+  parts.push(`-F ${quoted(`image=@${formFile(name)}`)}`);
   for (const [field, value] of Object.entries(fields)) {
     if (value === undefined || value === null) continue;
-    parts.push(`-F ${quoted(`${field}=${Array.isArray(value) ? value.join(",") : value}`)}`);
+    const text = `${field}=${Array.isArray(value) ? value.join(",") : value}`;
+    // Unlike -F, it takes every character as it is.
+    parts.push(`${/[;"@<]/.test(text) ? "--form-string" : "-F"} ${quoted(text)}`);
   }
-  parts.push(`-o ${quoted(`${stem}.glb`)}`, quoted(address("generate")));
+  parts.push(`-o ${quoted(`${stem}.glb`)}`, quoted(url));
   return parts.join(" \\\n  ");
 }
 
-/** @param {string} text */
+/**
+ * A file name as curl's option -F reads it: "," and ";" end a name outside of double quotes, and
+ * "-" alone is standard input.
+ * @param {string} name
+ */
+function formFile(name) {
+  if (PLAIN_NAME.test(name)) return name;
+  const file = name === "-" ? "./-" : name;
+  return `"${file.replaceAll(/[\\"]/g, String.raw`\$&`)}"`;
+}
+
+/** A word of a POSIX shell. @param {string} text */
 function quoted(text) {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", String.raw`'\''`)}'`;
 }

@@ -96,11 +96,15 @@ export class Downloads {
     const fields = Object.entries(job.parameters ?? {}).filter(
       ([field, value]) => JSON.stringify(value) !== JSON.stringify(defaults[field]),
     );
-    this.parts.command.textContent = curlCommand(name, {
-      ...Object.fromEntries(fields),
-      seed: job.seed,
-      texture: job.texture_ready || job.status === "texture_processing",
-    });
+    this.parts.command.textContent = curlCommand(
+      name,
+      {
+        ...Object.fromEntries(fields),
+        seed: job.seed,
+        texture: job.texture_ready || job.status === "texture_processing",
+      },
+      { url: api.address("generate"), hasKey: api.hasKey() },
+    );
   }
 
   /**

@@ -7,6 +7,7 @@ into the records of `records`.
 from trellis2_server.parameters.parsing import (
     EXPORT_FIELDS,
     fields_of,
+    maximum,
     read_delivery,
     read_export,
     read_fields,
@@ -23,6 +24,7 @@ __all__ = [
     "Options",
     "SamplerOptions",
     "fields_of",
+    "maximum",
     "read_delivery",
     "read_export",
     "read_fields",

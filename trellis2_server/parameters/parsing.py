@@ -87,6 +87,7 @@ def read_options(raw: Mapping[str, object], settings: Settings, mesh: str | None
         else field.default
         for field in FIELDS
     }
+    values = _capped(values, settings)
     seed: int = values["seed"]
     if "seed" in raw and raw["seed"] is None:
         seed = RANDOM_SEED
@@ -106,12 +107,13 @@ def read_options(raw: Mapping[str, object], settings: Settings, mesh: str | None
     )
 
 
-def read_export(raw: Mapping[str, object], options: Options) -> Options:
+def read_export(raw: Mapping[str, object], options: Options, settings: Settings) -> Options:
     """Return a job's parameters with those of an export call.
 
     Args:
         raw: fields of the export call; fields of other groups are ignored.
-        options: parameters of the job.
+        options: parameters of the job, which may be older than the settings.
+        settings: the server's settings.
 
     Raises:
         InputError: a value makes no sense; names the field.
@@ -123,9 +125,9 @@ def read_export(raw: Mapping[str, object], options: Options) -> Options:
         field = BY_NAME[name]
         if not field.applies(has_mesh=options.mesh is not None, file_type=file_type):
             changed[name] = field.default
-        elif name in found:
-            changed[name] = found[name]
-    return dataclasses.replace(options, **changed)
+        else:
+            changed[name] = found.get(name, getattr(options, name))
+    return dataclasses.replace(options, **_capped(changed, settings))
 
 
 def fields_of(options: Options) -> dict[str, object]:
@@ -160,6 +162,23 @@ def _configured(field: RequestField, settings: Settings) -> Any:
         return field.default
     section, key = field.setting.split(".")
     return getattr(getattr(settings, section), key)
+
+
+def maximum(field: RequestField, settings: Settings) -> int | None:
+    """Return the greatest value of a field on this server; None: that of the field itself."""
+    if field.cap is None:
+        return None
+    section, key = field.cap.split(".")
+    return getattr(getattr(settings, section), key)
+
+
+def _capped(values: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """Return the values with those above the server's maximum lowered to it."""
+    limits = {name: maximum(BY_NAME[name], settings) for name in values}
+    return {
+        name: value if (limit := limits[name]) is None else min(value, limit)
+        for name, value in values.items()
+    }
 
 
 def _resolve_alternatives(found: dict[str, Any]) -> None:

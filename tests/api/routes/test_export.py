@@ -202,3 +202,18 @@ def test_a_shutdown_answers_clients_that_wait_for_an_export(
         thread.join(PATIENCE_S)
         assert replies[0].status_code == 503
         assert held.ended.wait(PATIENCE_S)
+
+
+def test_requests_and_exports_above_the_servers_maximum_are_lowered_to_it() -> None:
+    capped = {"glb_texture_size": 256, "max_texture_size": 512}
+    with serving(GatedEngine(), settings(export=capped)) as server:
+        body = fields(texture=True, texture_size=4096)
+        uid = server.client.post("/send", json=body).json()["uid"]
+        server.client.post("/generate_texture", json={"uid": uid}).raise_for_status()
+        made = server.client.get(f"/jobs/{uid}").json()
+        assert made["parameters"]["texture_size"] == 512
+        assert server.generate(body).headers["X-Job-Id"] == made["uid"]
+        larger = export(server, made, texture_size=8192, texture_format="png")
+        glb = Glb(larger.raise_for_status().content)
+        with Image.open(io.BytesIO(glb.view(glb.item("images", 0)["bufferView"]))) as image:
+            assert image.size == (512, 512)

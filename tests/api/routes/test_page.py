@@ -174,6 +174,17 @@ def test_the_options_are_the_request_fields_with_the_servers_defaults() -> None:
     assert reply["max_body_bytes"] == configured.server.max_body_bytes
 
 
+def test_the_options_end_at_the_servers_maxima() -> None:
+    capped = {
+        "glb_texture_size": 512, "max_texture_size": 1024,
+        "glb_decimation_target": 2000, "max_decimation_target": 9000,
+    }  # fmt: skip
+    with serving(GatedEngine(), settings(export=capped)) as server:
+        properties = server.client.get("/page/options").json()["properties"]
+    assert properties["texture_size"]["enum"] == [256, 512, 1024]
+    assert properties["decimation_target"]["maximum"] == 9000
+
+
 def test_sending_a_default_changes_nothing() -> None:
     with serving(GatedEngine()) as server:
         properties = server.client.get("/page/options").json()["properties"]

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.trellis2_engine import CancelledError, OtherMachine
-from trellis2_server.engines.trellis2.hub import DownloadProgress
+from trellis2_server.engines.trellis2 import hub as hub_files
+from trellis2_server.engines.trellis2.hub import DownloadProgress, HubFile
+from trellis2_server.settings import ModelSettings
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
 
 def test_a_checkpoint_is_downloaded_once_and_then_found_offline(hub: Any, tmp_path: Path) -> None:
@@ -28,6 +32,53 @@ def test_a_checkpoint_is_downloaded_once_and_then_found_offline(hub: Any, tmp_pa
     assert len(hub.requests) == requests
     assert "not on this machine" in machine.find(revision="b" * 40, offline=True)[0]
     assert "no such revision (model.revision)" in machine.find(revision="b" * 40)[0]
+
+
+@pytest.mark.parametrize("repository", hub_files.PINNED_COMMITS)
+def test_the_default_checkpoints_repositories_are_pinned_to_commits(repository: str) -> None:
+    commit = hub_files.PINNED_COMMITS[repository]
+    assert re.fullmatch(r"[0-9a-f]{40}", commit)
+    located = hub_files.locate(repository, "a/file", offline=False)
+    assert located == HubFile(repository, "a/file", commit)
+    chosen = hub_files.locate(repository, "a/file", "v2", offline=False)
+    assert chosen == HubFile(repository, "a/file", "v2")
+
+
+def test_the_default_model_is_pinned_and_others_are_not() -> None:
+    assert ModelSettings().model_path in hub_files.PINNED_COMMITS
+    located = hub_files.locate("some/model", "a/file", offline=False)
+    assert located == HubFile("some/model", "a/file", None)
+
+
+@pytest.mark.parametrize(
+    ("in_cache", "revision"),
+    [({"main", "pinned"}, "pinned"), ({"main"}, None), ({"pinned"}, "pinned"), (set(), "pinned")],
+)
+def test_offline_a_copy_of_the_default_branch_serves_if_there_is_none_of_the_commit(
+    monkeypatch: pytest.MonkeyPatch, in_cache: set[str], revision: str | None
+) -> None:
+    monkeypatch.setattr(hub_files, "PINNED_COMMITS", {"some/model": "pinned"})
+
+    def cached(files: Mapping[str, HubFile]) -> dict[str, Path]:
+        return {
+            key: Path(key) for key, file in files.items() if (file.revision or "main") in in_cache
+        }
+
+    monkeypatch.setattr(hub_files, "cached", cached)
+    located = hub_files.locate("some/model", "a/file", offline=True)
+    assert located == HubFile("some/model", "a/file", revision)
+
+
+def test_the_pinned_commit_is_downloaded_and_then_found_offline(hub: Any, tmp_path: Path) -> None:
+    hub.folders["microsoft/TRELLIS.2-4B"] = hub.folders["some/model"]
+    hub.commits["microsoft/TRELLIS.2-4B"] = hub_files.PINNED_COMMITS["microsoft/TRELLIS.2-4B"]
+    machine = OtherMachine(tmp_path, hub.url)
+    found, _ = machine.find(model_path="microsoft/TRELLIS.2-4B")
+    assert len(found) == 9
+    commit = hub_files.PINNED_COMMITS["microsoft/TRELLIS.2-4B"]
+    assert any(f"/resolve/{commit}/" in request for request in hub.requests)
+    assert not any("TRELLIS.2-4B/resolve/main/" in request for request in hub.requests)
+    assert machine.find(model_path="microsoft/TRELLIS.2-4B", offline=True)[0] == found
 
 
 def test_a_gated_encoder_is_named_before_any_weights_are_downloaded(

@@ -43,7 +43,7 @@ async def export(
     """
     job = await service.get_job(name, caller)
     fields = await parse_fields(request, max_bytes=settings.server.max_body_bytes)
-    options, delivery = read_export(fields, job.options), read_delivery(fields)
+    options, delivery = read_export(fields, job.options, settings), read_delivery(fields)
     texture, file_type = delivery.texture, delivery.type
     call = service.export(job, options, caller, texture=texture, file_type=file_type)
     return model_response(job, await while_connected(request, call), file_type)

@@ -24,7 +24,7 @@ from starlette.responses import FileResponse
 from trellis2_server.api.schemas import field_schema
 from trellis2_server.api.vendored_files import has_integrity
 from trellis2_server.digests import md5
-from trellis2_server.parameters import read_delivery, read_options
+from trellis2_server.parameters import maximum, read_delivery, read_options
 from trellis2_server.request_fields import FIELDS, STAGES
 
 if TYPE_CHECKING:
@@ -78,12 +78,12 @@ async def index(request: Request) -> Response:
 
 @router.get("/page/options", summary="The fields of a generation request")
 async def options(request: Request) -> OptionsReply:
-    """Every field with its bounds, its description and this server's default. Needs no key."""
+    """Every field with its description and this server's bounds and default. Needs no key."""
     settings: Settings = request.app.state.settings
     defaults = _defaults(settings)
     properties = {
         field.name: {
-            **field_schema(field),
+            **field_schema(field, maximum(field, settings)),
             **({"default": defaults[field.name]} if field.name in defaults else {}),
         }
         for field in FIELDS

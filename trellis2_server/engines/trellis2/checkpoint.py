@@ -211,7 +211,9 @@ def _locations(
     encoder = encoder_name(settings, args)
     local = _local_encoder(settings, encoder)
     files: dict[str, Path | HubFile] = {
-        f"encoder/{file}": local / file if local else HubFile(encoder, file, None)
+        f"encoder/{file}": (
+            local / file if local else hub.locate(encoder, file, offline=settings.offline)
+        )
         for file in _ENCODER_FILES
     }
     stems = {name: args["models"][name] for name in names}
@@ -264,14 +266,17 @@ def _location(settings: ModelSettings, path: str) -> Path | HubFile:
         if local.exists() or not rest:
             return local
         # A model of another repository: "owner/name/path".
-        return local if (folder / owner).is_dir() else HubFile(f"{owner}/{name}", rest, None)
+        if (folder / owner).is_dir():
+            return local
+        return hub.locate(f"{owner}/{name}", rest, offline=settings.offline)
     repository = settings.model_path
     parts = path.split("/")
     if path != PIPELINE_FILE and len(parts) > 3 and "/".join(parts[:2]) != repository:  # noqa: PLR2004 - owner/name/folder/file
-        return HubFile("/".join(parts[:2]), "/".join(parts[2:]), None)
+        other, rest = "/".join(parts[:2]), "/".join(parts[2:])
+        return hub.locate(other, rest, offline=settings.offline)
     if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
         raise EngineError(f"model.model_path: there is no folder {repository!r}")
-    return HubFile(repository, path, settings.revision)
+    return hub.locate(repository, path, settings.revision, offline=settings.offline)
 
 
 def _local_encoder(settings: ModelSettings, name: str) -> Path | None:

@@ -1,5 +1,8 @@
 """Files on the Hugging Face Hub: cached, downloaded, and what prevents a download.
 
+The repositories of the default checkpoint are pinned to commits: the content of a branch may
+change at any time, and weights are run by this process.
+
 Does not know: checkpoints, which files are needed.
 """
 
@@ -9,6 +12,7 @@ import errno
 import http
 import importlib
 import inspect
+import logging
 import math
 import os
 import shutil
@@ -23,12 +27,22 @@ if TYPE_CHECKING:
 
     from trellis2_server.reports import Report
 
+logger = logging.getLogger(__name__)
+
 _MIB: Final = 2**20
 #: A download is reported each time this much has arrived.
 _REPORT_EVERY_BYTES: Final = 16 * _MIB
 #: Remains free on the disk after a download.
 _SPARE_BYTES: Final = 512 * _MIB
 _NO_SPACE_OR_ACCESS: Final = frozenset({errno.ENOSPC, errno.EACCES, errno.EROFS})
+
+
+#: Commit of each repository that the default checkpoint consists of.
+PINNED_COMMITS: Final[Mapping[str, str]] = {
+    "microsoft/TRELLIS.2-4B": "af44b45f2e35a493886929c6d786e563ec68364d",
+    "microsoft/TRELLIS-image-large": "25e0d31ffbebe4b5a97464dd851910efc3002d96",
+    "facebook/dinov3-vitl16-pretrain-lvd1689m": "ea8dc2863c51be0a264bab82070e3e8836b02d51",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +58,28 @@ class HubFile:
     repository: str
     path: str
     revision: str | None
+
+
+def locate(repository: str, path: str, revision: str | None = None, *, offline: bool) -> HubFile:
+    """Return a file of a repository; without a revision, at the pinned commit if there is one.
+
+    Offline, a copy of the default branch serves where the cache has none of that commit.
+
+    Args:
+        repository: "owner/name".
+        path: path in the repository.
+        revision: branch, tag or commit.
+        offline: the setting.
+    """
+    file = HubFile(repository, path, revision or PINNED_COMMITS.get(repository))
+    newest = HubFile(repository, path, revision)
+    if file == newest or not is_offline(offline=offline):
+        return file
+    found = cached({"pinned": file, "newest": newest})
+    if "pinned" in found or "newest" not in found:
+        return file
+    logger.warning("Not at the pinned commit: %s of %s", path, repository)
+    return newest
 
 
 def fetch(
