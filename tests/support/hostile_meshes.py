@@ -305,6 +305,11 @@ def no_area() -> bytes:
     return b"v 0 0 0\nv 1 1 1\nv 2 2 2\nf 1 2 3\n"
 
 
+def good_and_degenerate_faces() -> bytes:
+    """A small triangle beside faces of no area that reach far."""
+    return b"v 0 0 0\nv 1 0 0\nv 0 1 0\nv 1e7 0 0\nf 1 2 3\nf 1 2 4\nf 1 1 4\n"
+
+
 #: By name.
 COSTLY: Final[dict[str, Callable[[], bytes]]] = {
     make.__name__: make
@@ -322,5 +327,6 @@ COSTLY: Final[dict[str, Callable[[], bytes]]] = {
         glb_of_growing_nodes, glb_of_many_primitives, glb_of_one_byte_vertices,
         glb_of_small_meshes, glb_of_lines, glb_of_empty_chunks, far_triangles, far_vertex,
         largest_numbers, smallest_numbers, no_area,
+        good_and_degenerate_faces,
     )
 }  # fmt: skip

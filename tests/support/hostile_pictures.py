@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from PIL import Image, features
 
+from tests.support.hostile_tiffs import COSTLY_TIFFS, MEGABYTE, SIDE, overlapping_entries
 from tests.support.pictures import encode, png_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MEGABYTE: Final = 1_000_000
-_SIDE: Final = 8_000
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
 
@@ -72,7 +71,7 @@ def jpeg_of_padding() -> bytes:
 
 def jpeg_of_exif_that_overlaps() -> bytes:
     """EXIF of 5,000 entries, each of which refers to the same 64 KB."""
-    return jpeg_with(segment(0xE1, b"Exif\0\0" + _overlapping_entries(2_600, 32_000)))
+    return jpeg_with(segment(0xE1, b"Exif\0\0" + overlapping_entries(2_600, 32_000)))
 
 
 def jpeg_of_resources() -> bytes:
@@ -81,7 +80,7 @@ def jpeg_of_resources() -> bytes:
     return jpeg_with(segment(0xED, b"Photoshop 3.0\0" + resources) * 60)
 
 
-def _progressive(scans: int, side: int = _SIDE) -> bytes:
+def _progressive(scans: int, side: int = SIDE) -> bytes:
     """Return a progressive JPEG whose further scans are empty."""
     content = encode(Image.new("RGB", (side, side)), "JPEG", progressive=True)
     at = content.rindex(b"\xff\xda")
@@ -105,12 +104,12 @@ def jpeg_of_restarts() -> bytes:
 
 def jpeg_large() -> bytes:
     """64 megapixels of progressive JPEG, as a camera could make them."""
-    return encode(Image.new("RGB", (_SIDE, _SIDE), (200, 90, 30)), "JPEG", progressive=True)
+    return encode(Image.new("RGB", (SIDE, SIDE), (200, 90, 30)), "JPEG", progressive=True)
 
 
 def mpo_of_many_pictures() -> bytes:
     """An index of 4,000 pictures in a phone's multi-picture file."""
-    return jpeg_with(segment(0xE2, b"MPF\0" + _overlapping_entries(2_600, 32_000)))
+    return jpeg_with(segment(0xE2, b"MPF\0" + overlapping_entries(2_600, 32_000)))
 
 
 def _png(*chunks: bytes, side: int = 64) -> bytes:
@@ -160,7 +159,7 @@ def png_of_profiles_at_the_end() -> bytes:
 
 
 def png_of_exif_that_overlaps() -> bytes:
-    return _png(png_chunk(b"eXIf", _overlapping_entries(60_000, 3_000_000)))
+    return _png(png_chunk(b"eXIf", overlapping_entries(60_000, 3_000_000)))
 
 
 def png_of_frames() -> bytes:
@@ -172,140 +171,18 @@ def png_of_frames() -> bytes:
 
 def png_bomb() -> bytes:
     """64 megapixels in 200 KB."""
-    return encode(Image.new("RGBA", (_SIDE, _SIDE), (9, 9, 9, 200)), compress_level=9)
+    return encode(Image.new("RGBA", (SIDE, SIDE), (9, 9, 9, 200)), compress_level=9)
 
 
 def png_deep_bomb() -> bytes:
     """64 megapixels of 16-bit grey."""
-    return encode(Image.new("I;16", (_SIDE, _SIDE), 9_999), compress_level=9)
-
-
-def _overlapping_entries(count: int, size: int) -> bytes:
-    """Return a TIFF directory whose entries all refer to the same bytes."""
-    entries = b"".join(struct.pack("<HHII", 1_000 + n, 1, size, 8) for n in range(count))
-    directory = struct.pack("<2sHIH", b"II", 42, 8, count) + entries + bytes(4)
-    return directory + bytes(max(size - len(directory) + 8, 0))
-
-
-def tiff(
-    entries: dict[int, tuple[int, int, bytes]], after: bytes = b"", next_directory: int = 0
-) -> bytes:
-    """Return a little-endian TIFF of one directory, followed by other bytes.
-
-    Args:
-        entries: type, count and value of each tag; a value of over 4 bytes is stored behind.
-        after: bytes at the end.
-        next_directory: offset of the next directory.
-    """
-    head = struct.pack("<2sHIH", b"II", 42, 8, len(entries))
-    at = len(head) + 12 * len(entries) + 4
-    listed = stored = b""
-    for tag, (kind, count, value) in sorted(entries.items()):
-        if len(value) > 4:
-            listed += struct.pack("<HHII", tag, kind, count, at + len(stored))
-            stored += value
-        else:
-            listed += struct.pack("<HHI4s", tag, kind, count, value.ljust(4, b"\0"))
-    return head + listed + struct.pack("<I", next_directory) + stored + after
-
-
-def _short(value: int) -> tuple[int, int, bytes]:
-    return 3, 1, struct.pack("<H", value)
-
-
-def _longs(*values: int) -> tuple[int, int, bytes]:
-    return 4, len(values), struct.pack(f"<{len(values)}I", *values)
-
-
-def _grey_tiff(side: int, **changes: tuple[int, int, bytes]) -> dict[int, tuple[int, int, bytes]]:
-    entries = {
-        256: _longs(side), 257: _longs(side), 258: _short(8), 259: _short(1), 262: _short(1),
-        277: _short(1),
-    }  # fmt: skip
-    return entries | {int(name[1:]): value for name, value in changes.items()}
-
-
-def tiff_of_one_byte_strips() -> bytes:
-    """Four million strips: their offsets are bytes."""
-    count = 4 * MEGABYTE
-    return tiff(_grey_tiff(2_000, _273=(1, count, b"\x08" * count), _278=_longs(1)))
-
-
-def tiff_of_small_tiles() -> bytes:
-    count = 4 * MEGABYTE
-    tiles = {"_322": _longs(1), "_323": _longs(1), "_324": (1, count, b"\x08" * count)}
-    return tiff(_grey_tiff(2_000, **tiles))
-
-
-def tiff_of_strips_of_a_tall_picture() -> bytes:
-    """A height that warrants four million strips, and more pixels than any limit."""
-    count = 4 * MEGABYTE
-    return tiff(_grey_tiff(2**31, _273=(1, count, b"\x08" * count), _278=_longs(1)))
-
-
-def tiff_of_strips_with_compression() -> bytes:
-    count = 500_000
-    offsets, sizes = (4, count, struct.pack("<I", 8) * count), (4, count, b"\1\0\0\0" * count)
-    strips = _grey_tiff(700, _273=offsets, _278=_longs(1), _279=sizes, _259=_short(5))
-    return tiff(strips, bytes(500_000))
-
-
-def tiff_of_directories() -> bytes:
-    """A picture followed by 200,000 empty directories."""
-    picture = tiff(_grey_tiff(64, _273=_longs(8), _278=_longs(64), _279=_longs(4096)), bytes(4096))
-    chain = bytearray()
-    start = len(picture)
-    for number in range(200_000):
-        chain += struct.pack("<HI", 0, start + 6 * (number + 1))
-    end = 8 + 2 + 12 * 9
-    return picture[:end] + struct.pack("<I", start) + picture[end + 4 :] + bytes(chain) + bytes(6)
-
-
-def tiff_of_full_directories() -> bytes:
-    """A picture followed by directories of 100 entries each."""
-    picture = tiff(_grey_tiff(64, _273=_longs(8), _278=_longs(64), _279=_longs(4096)), bytes(4096))
-    chain = bytearray()
-    entries = b"".join(struct.pack("<HHI4s", 1000 + n, 4, 1, b"\0") for n in range(100))
-    start = len(picture)
-    for number in range(4_000):
-        chain += struct.pack("<H", 100) + entries + struct.pack("<I", start + 1206 * (number + 1))
-    end = 8 + 2 + 12 * 9
-    return picture[:end] + struct.pack("<I", start) + picture[end + 4 :] + bytes(chain) + bytes(6)
-
-
-def tiff_of_overlapping_entries() -> bytes:
-    """60,000 tags that each refer to the same three megabytes."""
-    return _overlapping_entries(60_000, 3_000_000)
-
-
-def tiff_of_a_long_tag() -> bytes:
-    """A tag of a million rationals, of which Pillow makes objects."""
-    value = (5, 250_000, struct.pack("<II", 1, 3) * 250_000)
-    strips = {"_273": _longs(8), "_278": _longs(64), "_279": _longs(4096)}
-    return tiff(_grey_tiff(64, _282=value, _33432=value, **strips), bytes(4096))
-
-
-def tiff_of_bits() -> bytes:
-    """A million samples a pixel."""
-    value = (3, MEGABYTE, struct.pack("<H", 8) * MEGABYTE)
-    strips = {"_273": _longs(8), "_278": _longs(64), "_279": _longs(4096)}
-    return tiff(_grey_tiff(64, _258=value, _339=value, **strips), bytes(4096))
-
-
-def tiff_float_bomb() -> bytes:
-    """64 megapixels of floats, compressed."""
-    return encode(Image.new("F", (_SIDE, _SIDE), 0.5), "TIFF", compression="tiff_adobe_deflate")
-
-
-def tiff_jpeg_bomb() -> bytes:
-    """64 megapixels of JPEG in a TIFF."""
-    return encode(Image.new("RGB", (_SIDE, _SIDE)), "TIFF", compression="jpeg")
+    return encode(Image.new("I;16", (SIDE, SIDE), 9_999), compress_level=9)
 
 
 def gif_of_comments() -> bytes:
     content = _small("GIF")
     comment = b"\x21\xfe" + (b"\xff" + bytes(255)) * 17_000 + b"\0"
-    return content[:-1] if not comment else _insert_into_gif(content, comment)
+    return _insert_into_gif(content, comment)
 
 
 def _insert_into_gif(content: bytes, extensions: bytes) -> bytes:
@@ -337,7 +214,7 @@ def gif_of_frames() -> bytes:
 
 
 def gif_bomb() -> bytes:
-    return encode(Image.new("P", (_SIDE, _SIDE)), "GIF")
+    return encode(Image.new("P", (SIDE, SIDE)), "GIF")
 
 
 def bmp_of_runs() -> bytes:
@@ -349,11 +226,11 @@ def bmp_of_runs() -> bytes:
 
 def bmp_of_jumps() -> bytes:
     """Run-length coding that moves down, again and again."""
-    return _bmp(_SIDE, b"\0\2\xff\xff" * MEGABYTE + b"\0\1")
+    return _bmp(SIDE, b"\0\2\xff\xff" * MEGABYTE + b"\0\1")
 
 
 def bmp_of_line_ends() -> bytes:
-    return _bmp(_SIDE, b"\0\0" * (2 * MEGABYTE) + b"\0\1")
+    return _bmp(SIDE, b"\0\0" * (2 * MEGABYTE) + b"\0\1")
 
 
 def _bmp(side: int, data: bytes) -> bytes:
@@ -364,7 +241,7 @@ def _bmp(side: int, data: bytes) -> bytes:
 
 
 def webp_bomb() -> bytes:
-    return encode(Image.new("RGBA", (_SIDE, _SIDE), (9, 9, 9, 200)), "WEBP", lossless=True)
+    return encode(Image.new("RGBA", (SIDE, SIDE), (9, 9, 9, 200)), "WEBP", lossless=True)
 
 
 def webp_of_frames() -> bytes:
@@ -390,7 +267,7 @@ def webp_of_chunks() -> bytes:
 
 
 def webp_of_exif_that_overlaps() -> bytes:
-    exif = _overlapping_entries(60_000, 3_000_000)
+    exif = overlapping_entries(60_000, 3_000_000)
     return _riff(
         b"VP8X" + struct.pack("<I", 10) + b"\x08" + bytes(3) + b"\xff\0\0\xff\0\0",
         _small("WEBP")[12:],
@@ -404,7 +281,7 @@ def _riff(*chunks: bytes) -> bytes:
 
 
 def avif_bomb() -> bytes:
-    return encode(Image.new("RGB", (_SIDE, _SIDE), (9, 9, 9)), "AVIF", speed=10)
+    return encode(Image.new("RGB", (SIDE, SIDE), (9, 9, 9)), "AVIF", speed=10)
 
 
 def profile_of_many_tags() -> bytes:
@@ -427,13 +304,10 @@ COSTLY: Final[dict[str, Callable[[], bytes]]] = {
         jpeg_of_empty_scans_small, jpeg_of_restarts, jpeg_large, mpo_of_many_pictures,
         png_of_empty_chunks, png_of_empty_data, png_of_one_byte_data, png_of_texts,
         png_of_compressed_texts, png_of_profiles, png_of_profiles_at_the_end,
-        png_of_exif_that_overlaps, png_of_frames, png_bomb, png_deep_bomb,
-        tiff_of_one_byte_strips, tiff_of_small_tiles, tiff_of_strips_of_a_tall_picture,
-        tiff_of_strips_with_compression, tiff_of_directories, tiff_of_full_directories,
-        tiff_of_overlapping_entries, tiff_of_a_long_tag, tiff_of_bits, tiff_float_bomb, tiff_jpeg_bomb, gif_of_comments,
+        png_of_exif_that_overlaps, png_of_frames, png_bomb, png_deep_bomb, gif_of_comments,
         gif_of_small_comments, gif_of_small_blocks, gif_of_extensions, gif_of_junk, gif_of_frames,
         gif_bomb, bmp_of_runs, bmp_of_jumps, bmp_of_line_ends, webp_bomb, webp_of_frames,
         webp_of_chunks, webp_of_exif_that_overlaps, profile_of_many_tags,
         *([avif_bomb] if features.check("avif") else []),
     )
-}  # fmt: skip
+} | COSTLY_TIFFS  # fmt: skip

@@ -170,7 +170,7 @@ def _with_uv(
         is_double_sided: of the geometry.
     """
     corners = part.faces.reshape(-1).astype(np.int64)
-    if np.linalg.det(part.placement[:3, :3]) < 0:  # these faces are flipped in `placed`
+    if part.is_mirrored:  # these faces are flipped in `placed`
         uv_faces = uv_faces[:, ::-1]
     uv_corners = uv_faces.reshape(-1).astype(np.int64)
     pairs, faces = np.unique(corners * len(atlas.uv) + uv_corners, return_inverse=True)

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.support import hostile_pictures
-from tests.support.hostile_pictures import COSTLY, jpeg_with, segment, tiff
+from tests.support import hostile_pictures, hostile_tiffs
+from tests.support.hostile_pictures import COSTLY, jpeg_with, segment
+from tests.support.hostile_tiffs import tiff
 from tests.support.pictures import allow_input_error, encode, photograph, png_chunk, vase
 from trellis2_server.errors import InputError, TooLargeError
 from trellis2_server.inputs.images.decoding import decode_image
@@ -45,13 +46,13 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         (hostile_pictures.png_of_texts, "chunks in a PNG"),
         (hostile_pictures.png_of_profiles, "colour profiles in a PNG"),
         (hostile_pictures.png_of_profiles_at_the_end, "colour profiles in a PNG"),
-        (hostile_pictures.tiff_of_one_byte_strips, "strips in a TIFF"),
-        (hostile_pictures.tiff_of_small_tiles, "tiles in a TIFF"),
-        (hostile_pictures.tiff_of_strips_of_a_tall_picture, "300000 strips in a TIFF"),
-        (hostile_pictures.tiff_of_strips_with_compression, "strips in a TIFF"),
-        (hostile_pictures.tiff_of_overlapping_entries, "bytes of tags in a TIFF"),
-        (hostile_pictures.tiff_of_a_long_tag, "numbers in the tags"),
-        (hostile_pictures.tiff_of_bits, "numbers in the tags"),
+        (hostile_tiffs.tiff_of_one_byte_strips, "strips in a TIFF"),
+        (hostile_tiffs.tiff_of_small_tiles, "tiles in a TIFF"),
+        (hostile_tiffs.tiff_of_strips_of_a_tall_picture, "300000 strips in a TIFF"),
+        (hostile_tiffs.tiff_of_strips_with_compression, "strips in a TIFF"),
+        (hostile_tiffs.tiff_of_overlapping_entries, "bytes of tags in a TIFF"),
+        (hostile_tiffs.tiff_of_a_long_tag, "numbers in the tags"),
+        (hostile_tiffs.tiff_of_bits, "numbers in the tags"),
     )
 }
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from tests.support.meshes import as_bytes, glb, triangle, two_nodes
+from tests.support.meshes import CORNERS, as_bytes, glb, triangle, two_nodes
+from trellis2_server.errors import InputError
 from trellis2_server.inputs.meshes import read_scene
 
 
@@ -44,3 +45,60 @@ def test_normalized_integer_positions_are_read() -> None:
     )
     (part,) = read_scene(glb(tree, corners)).parts
     assert part.positions.max() == 1.0
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"translation": [0, 0]},
+        {"matrix": [1] * 15},
+        {"matrix": [[1, 0, 0, 0]] * 4},
+        {"scale": [True, 1, 1]},
+        {"scale": ["1", 1, 1]},
+        {"scale": None},
+        {"rotation": [0, 0, 0, float("nan")]},
+        {"translation": [float("inf"), 0, 0]},
+        {"translation": [10**400, 0, 0]},
+        {"rotation": [1e200, 0, 0, 1]},
+    ],
+)
+def test_a_transform_that_is_not_one_is_refused(node: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=r"^mesh: "):
+        read_scene(glb(triangle(nodes=[{"mesh": 0} | node]), CORNERS))
+
+
+def test_names_and_extras_can_be_written_as_json() -> None:
+    nodes: list[dict[str, object]] = [
+        {"mesh": 0, "name": "\ud83d", "extras": {"a": float("nan")}, "children": []},
+        {"name": 5, "extras": None, "translation": [10**20, 1, 0.5]},
+    ]
+    meshes = [{"name": "m\udc00", "primitives": [{"attributes": {"POSITION": 0}}]}]
+    scene = read_scene(
+        glb(triangle(nodes=nodes, meshes=meshes, scenes=[{"nodes": [0, 1]}]), CORNERS)
+    )
+    assert scene.nodes == (
+        {"name": "\ufffd", "extras": {"a": None}, "mesh": 0},
+        {"translation": [1e20, 1, 0.5]},
+    )
+    assert scene.meshes == ("m\ufffd",)
+
+
+@pytest.mark.parametrize(
+    "text", [b'{"a": inf}', b'{"a": 1', b"\xff\xfe\xfd", b"[]", b"{]" + bytes(2)]
+)
+def test_json_that_is_not_valid_is_named(text: bytes) -> None:
+    text += b" " * (-len(text) % 4)
+    body = struct.pack("<I4s", len(text), b"JSON") + text
+    with pytest.raises(InputError, match=r"the JSON of the GLB is not"):
+        read_scene(struct.pack("<4sII", b"glTF", 2, 12 + len(body)) + body)
+
+
+def test_texture_coordinates_that_do_not_fit_are_left_out() -> None:
+    accessors = [
+        {"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"},
+        {"bufferView": 0, "componentType": 5126, "count": 4, "type": "VEC2"},
+    ]
+    primitive = {"attributes": {"POSITION": 0, "TEXCOORD_0": 1}}
+    tree = triangle(accessors=accessors, meshes=[{"primitives": [primitive]}])
+    (part,) = read_scene(glb(tree, CORNERS)).parts
+    assert part.uv is None

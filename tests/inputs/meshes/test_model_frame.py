@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from tests.support.meshes import as_bytes, egg, glb, triangle, two_nodes
+from tests.support.meshes import CORNERS, as_bytes, egg, glb, triangle, two_nodes
 from trellis2_server.errors import InputError
 from trellis2_server.inputs.meshes import read_scene, to_model_frame
 
@@ -30,3 +30,68 @@ def test_a_mirrored_part_stays_right_side_out() -> None:
 def test_a_mesh_without_extent_is_refused() -> None:
     with pytest.raises(InputError, match="no size"):
         to_model_frame(read_scene(glb(triangle(), bytes(36))))
+
+
+@pytest.mark.parametrize("factor", [1e-44, 1e-30, 1.0, 1e30, 3e38])
+def test_a_mesh_of_any_finite_size_fills_the_cube(factor: float) -> None:
+    mesh = to_model_frame(
+        read_scene(f"v 0 0 0\nv {factor} 0 0\nv 0 {factor} 0\nf 1 2 3\n".encode())
+    )
+    assert np.ptp(mesh.vertices, axis=0).max() == pytest.approx(1, abs=1e-3)
+
+
+def test_a_vertex_that_no_face_uses_is_left_out() -> None:
+    face = b"v 0 0 0\nv 1 0 0\nv 0 1 0\n%sf 1 2 3\n"
+    without = to_model_frame(read_scene(face % b""))
+    content = glb(
+        triangle(
+            accessors=[{"bufferView": 0, "componentType": 5126, "count": 4, "type": "VEC3"},
+                       {"bufferView": 1, "componentType": 5121, "count": 3, "type": "SCALAR"}],
+            bufferViews=[{"buffer": 0, "byteLength": 48},
+                         {"buffer": 0, "byteOffset": 48, "byteLength": 3}],
+            meshes=[{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1}]}],
+        ),
+        np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1e38, 1e38, 1e38]], "<f4").tobytes()
+        + bytes([0, 1, 2]),
+    )  # fmt: skip
+    mesh = to_model_frame(read_scene(content))
+    assert mesh.vertices.tolist() == without.vertices.tolist()
+    assert mesh.faces.tolist() == without.faces.tolist()
+
+
+@pytest.mark.parametrize(
+    "lines",
+    ["v 0 0 0\nv 1 1 1\nv 2 2 2", "v 0 0 0\nv 1 0 0\nv .5 1e-18 0", "v 0 0 0\nv 1 0 0\nv 1 0 0"],
+)
+def test_faces_without_area_are_no_surface(lines: str) -> None:
+    with pytest.raises(InputError, match="no surface"):
+        to_model_frame(read_scene(f"{lines}\nf 1 2 3\n".encode()))
+
+
+def test_faces_without_area_stay_beside_others() -> None:
+    mesh = to_model_frame(read_scene(b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 1 2\nf 1 2 3\nf 3 3 3\n"))
+    assert len(mesh.faces) == 3
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"scale": [1e300] * 3, "translation": [1e308] * 3}, "range of numbers"),
+        ({"scale": [1e-320] * 3}, "no size"),
+        ({"scale": [1, 0, 0]}, "no surface"),
+        ({"translation": [1e30, 0, 0]}, "no s(ize|urface)"),
+    ],
+)
+def test_a_placement_that_leaves_nothing_is_refused(
+    node: dict[str, list[float]], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        to_model_frame(read_scene(glb(triangle(nodes=[{"mesh": 0} | node]), CORNERS)))
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1.0, 1e150])
+def test_a_mirrored_part_is_recognized_at_any_scale(scale: float) -> None:
+    for sign in (1, -1):
+        node = {"mesh": 0, "scale": [scale * sign, scale, scale]}
+        (part,) = read_scene(glb(triangle(nodes=[node]), CORNERS)).parts
+        assert part.is_mirrored == (sign < 0)

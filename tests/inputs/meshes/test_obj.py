@@ -14,3 +14,21 @@ def test_polygons_become_fans_of_triangles() -> None:
     square = b"v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\n"
     (part,) = read_scene(square + b"f 1/1 2/2 3/3 -1\n").parts
     assert part.faces.tolist() == [[0, 1, 2], [0, 2, 3]]
+
+
+def test_lines_continue_whatever_their_ends() -> None:
+    square = b"v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\n"
+    for end in (b"\n", b"\r\n", b"\r\r\n"):
+        content = (square + b"f 1 \\\n2 \\\n\\\n3 4\n").replace(b"\n", end)
+        (part,) = read_scene(content).parts
+        assert part.faces.tolist() == [[0, 1, 2], [0, 2, 3]], end
+    (part,) = read_scene(square + b"# f 1 2 4 \\\nf 2 3 4\nf 1 2 3\\").parts
+    assert part.faces.tolist() == [[0, 1, 2]]
+
+
+def test_a_face_of_many_corners_is_read() -> None:
+    points = b"".join(b"v %d %d 0\n" % (at, at * at) for at in range(3000))
+    corners = b" ".join(b"%d/1/1" % (at + 1) for at in range(3000))
+    (part,) = read_scene(points + b"f " + corners + b"\nf 1\nf\nf 1 2\n").parts
+    assert part.faces[[0, -1]].tolist() == [[0, 1, 2], [0, 2998, 2999]]
+    assert len(part.faces) == 2998

@@ -79,6 +79,7 @@ def _joined(content: bytes) -> bytes:
     """Return the file with continued lines joined: a backslash at the end continues a line."""
     if b"\\" not in content:
         return content
+    content += b"\n"
     while b"\r\r" in content:
         content = content.replace(b"\r\r", b"\r")
     return content.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ")

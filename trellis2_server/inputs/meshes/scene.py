@@ -41,6 +41,14 @@ class Part:
     faces: NDArray[np.int32]
     placement: NDArray[np.float64]
 
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether the placement turns the outside of the faces inside."""
+        linear = self.placement[:3, :3]
+        # Scaled first: a determinant of large or small numbers exceeds the range of numbers.
+        scale = float(np.abs(linear).max()) or 1.0
+        return bool(np.linalg.det(linear / scale) < 0)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
@@ -79,7 +87,7 @@ class Scene:
             placed = positions[count : count + len(part.positions)]
             np.matmul(part.positions.astype(np.float64), linear.T, out=placed)
             placed += translation
-            corners = part.faces[:, ::-1] if np.linalg.det(linear) < 0 else part.faces
+            corners = part.faces[:, ::-1] if part.is_mirrored else part.faces
             faces.append(corners + np.int32(count))
             count += len(part.positions)
         return positions, np.concatenate(faces)

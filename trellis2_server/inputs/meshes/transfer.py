@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: Maximum size of the text of names and extras. The reader keeps less: see `metadata`.
-MAX_TEXT_BYTES: Final = 2_097_152
+MAX_TEXT_BYTES: Final = 3_145_728
 
 _FAILED: Final = "mesh: the decoder returned an invalid result"
 #: A node's transforms in glTF, and their number of values; the order is that in a node.
