@@ -23,8 +23,8 @@ class StagedTransport:
     A socket that is closed while bytes of the client are unread is reset, and a reset destroys
     what the client has not read yet: the response that says why its body was refused. So `close`
     ends the response first; then, for `LINGER_S` at most, what arrives is discarded, until the
-    client closes or is quiet (RFC 9112, section 9.6). Transports that cannot end one direction only, as with
-    TLS, are closed at once.
+    client closes or is quiet (RFC 9112, section 9.6). Transports that cannot end one direction
+    only, as with TLS, are closed at once.
 
     Args:
         transport: the transport.
