@@ -191,21 +191,23 @@ def test_connections_are_counted_by_ipv4_address_or_ipv6_network() -> None:
 # ---- refused bodies ------------------------------------------------------------------------------
 
 
-def test_after_a_refused_body_the_connection_ends_and_its_reply_can_be_read(
+def test_after_a_refused_body_the_connection_ends_without_a_reset(
     server: Server,
 ) -> None:
     too_large = server.app.state.settings.server.max_body_bytes + 1
     with connect(server, post_head(too_large) + b" " * 100_000) as connection:
-        until(lambda: bool(connection.recv(1, socket.MSG_PEEK)), "an answer")
-        connection.sendall(b" " * 3_000_000)  # a client that looks at the reply afterwards
         check_error(read_to_end(connection), 413, 6)
+        # A reset would answer these, and take the reply from a client that reads it later.
+        for _ in range(3):
+            connection.sendall(b" " * 1_000_000)
 
 
 def test_a_refused_client_that_neither_sends_nor_closes_is_closed(
-    strict: Server, caplog: pytest.LogCaptureFixture
+    strict: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with connect(strict, POST % 10**12) as connection:
-        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+    monkeypatch.setattr("trellis2_server.api.staged_close.QUIET_S", 4 * TIMEOUT_S)
+    with connect(strict, POST % 1000 + b"{") as connection:
+        assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
         ours = connection.getsockname()[1]
         until(
             lambda: all(
@@ -285,7 +287,7 @@ def test_a_length_that_is_given_twice_is_one_length(server: Server) -> None:
 
 
 def test_a_complete_head_over_the_limit_is_refused(server: Server) -> None:
-    long = "".join(f"A{number}: b\r\n" for number in range(20_000))
+    long = "".join(f"A{number}: b\r\n" for number in range(6_000))
     with connect(server) as connection:
         _send(connection, f"GET /worker_status HTTP/1.1\r\nHost: x\r\n{long}\r\n".encode())
         check_error(read_to_end(connection), 431)
