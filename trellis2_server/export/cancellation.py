@@ -33,12 +33,12 @@ _T = TypeVar("_T")
 
 #: Time between two calls of the report while a step runs, seconds.
 INTERVAL_S: Final = 0.05
-#: Values of `flag()[0]`.
-RUNNING, CANCELLED = 0, 1
+#: Values of `flag()[0]`. OBSERVED: as RUNNING, but `flag()[1]` counts how often loops poll.
+RUNNING, CANCELLED, OBSERVED = 0, 1, 2
 
 
 def new_flag() -> NDArray[np.int64]:
-    """Return a flag that is not set: the state, and a counter that only tests use."""
+    """Return a flag that is not set: the state, and the counter of OBSERVED."""
     return np.zeros(2, np.int64)
 
 

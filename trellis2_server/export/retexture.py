@@ -11,6 +11,7 @@ import numpy as np
 
 from trellis2_server.export import glb
 from trellis2_server.export.adjacency import is_watertight, twins
+from trellis2_server.export.cancellation import call, cancellable, checked
 from trellis2_server.export.geometry import GltfGeometry, smooth_normals
 from trellis2_server.export.material import NEUTRAL
 from trellis2_server.export.textures import create_textures
@@ -32,7 +33,12 @@ if TYPE_CHECKING:
 
 
 def untextured_glb(
-    scene: Scene, placed: Mesh, *, extras: Mapping[str, object], generator: str
+    scene: Scene,
+    placed: Mesh,
+    *,
+    extras: Mapping[str, object],
+    generator: str,
+    report: Report | None = None,
 ) -> bytes:
     """Return a GLB of the scene with a neutral material.
 
@@ -41,25 +47,27 @@ def untextured_glb(
         placed: the whole scene as one mesh.
         extras: JSON values, written to `asset.extras`.
         generator: name and version of the program.
+        report: stage "pack".
 
     Raises:
         ExportError: the scene cannot be written.
     """
-    is_double_sided = _is_double_sided(scene, checked_mesh(placed))
-    geometries = [
-        (
-            part.mesh,
-            GltfGeometry(
-                part.positions,
-                _normals(scene, part),
-                None,
-                part.faces.astype(np.uint32),
-                is_double_sided,
-            ),
-        )
-        for part in scene.parts
-    ]
-    return _pack(scene, geometries, NEUTRAL, extras, generator)
+    with cancellable(report, "pack"):
+        is_double_sided = _is_double_sided(scene, checked_mesh(placed))
+        geometries = [
+            (
+                part.mesh,
+                GltfGeometry(
+                    part.positions,
+                    _normals(scene, part),
+                    None,
+                    part.faces.astype(np.uint32),
+                    is_double_sided,
+                ),
+            )
+            for part in checked(scene.parts)
+        ]
+        return _pack(scene, geometries, NEUTRAL, extras, generator)
 
 
 def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
@@ -95,30 +103,31 @@ def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
     Raises:
         ExportError: the scene cannot be unwrapped, baked or written.
     """
-    placed, field = checked_mesh(placed), checked_field(field)
-    atlas, material, _ = create_textures(
-        placed,
-        field,
-        None,
-        texture_size=texture_size,
-        alpha_mode=alpha_mode,
-        texture_format=texture_format,
-        unwrap=unwrap,
-        report=report,
-    )
-    finished = stage_report(report, "pack", 1)
-    finished(0)
-    is_double_sided = _is_double_sided(scene, placed)
-    geometries: list[tuple[int, GltfGeometry]] = []
-    first = 0
-    for part in scene.parts:
-        last = first + len(part.faces)
-        geometry = _with_uv(scene, part, atlas, atlas.faces[first:last], is_double_sided)
-        geometries.append((part.mesh, geometry))
-        first = last
-    content = _pack(scene, geometries, material, extras, generator)
-    finished(1)
-    return content
+    with cancellable(report, "unwrap") as watched:
+        placed, field = checked_mesh(placed), checked_field(field)
+        atlas, material, _ = create_textures(
+            placed,
+            field,
+            None,
+            texture_size=texture_size,
+            alpha_mode=alpha_mode,
+            texture_format=texture_format,
+            unwrap=unwrap,
+            report=watched,
+        )
+        finished = stage_report(watched, "pack", 1)
+        finished(0)
+        is_double_sided = _is_double_sided(scene, placed)
+        geometries: list[tuple[int, GltfGeometry]] = []
+        first = 0
+        for part in checked(scene.parts):
+            last = first + len(part.faces)
+            geometry = _with_uv(scene, part, atlas, atlas.faces[first:last], is_double_sided)
+            geometries.append((part.mesh, geometry))
+            first = last
+        content = _pack(scene, geometries, material, extras, generator)
+        finished(1)
+        return content
 
 
 def _pack(

@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from trellis2_server.export.jit import kernel
+from trellis2_server.export.jit import is_cancelled, kernel
 
 
 @kernel
-def vertex_normals(start, stop, vertices, faces, first, corners, normals):
+def vertex_normals(start, stop, vertices, faces, first, corners, normals, flag):
     for v in range(start, stop):
+        if v & 255 == 0 and is_cancelled(flag):
+            return
         x, y, z = 0.0, 0.0, 0.0
         large, lx, ly, lz = 0.0, 0.0, 0.0, 1.0
         for i in range(first[v], first[v + 1]):
+            if i & 1023 == 0 and is_cancelled(flag):
+                return
             f, k = corners[i] // 3, corners[i] % 3
             p, q = faces[f, (k + 1) % 3], faces[f, (k + 2) % 3]
             ux = np.float64(vertices[p, 0]) - vertices[v, 0]
