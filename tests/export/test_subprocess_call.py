@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -35,8 +35,8 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
     started: list[subprocess.Popen[bytes]] = []
     real = subprocess_call.subprocess.Popen
 
-    def start(*arguments: object, **options: object) -> subprocess.Popen[bytes]:
-        started.append(real(*arguments, **options))  # pyright: ignore
+    def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(real(*arguments, **options))
         return started[-1]
 
     monkeypatch.setattr(subprocess_call.subprocess, "Popen", start)

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
         NDArray[np.uint64],
     ]
 
+#: Entries in the lists of all cells of a grid, for each face and each cell.
+_MAX_MEMBERS: Final = 32
 _NO_FACES: Final = np.zeros(1, np.int32)
 _NO_SURFACE: Final = (
     np.zeros((1, 9), np.float32),
@@ -194,11 +196,15 @@ def _index_faces(mesh: Mesh) -> _Surface:
     longest = max(float(extent.max()), 1e-6)
     # About two edges of a typical face, if the area is a few times that of a side of the box.
     cell = max(longest / 256, 2.0 * longest * float(np.sqrt(2.0 / len(faces))))
-    sides = np.floor(extent / cell).astype(np.int64) + 1
-    first = np.zeros((int(sides[0]), int(sides[1]), int(sides[2]) + 1), np.int32)
-    flat = np.zeros(int(sides.prod()) + 1, np.int32)
-    call(kernels.count_members, vertices, faces, low, cell, flat, sides)
+    while True:
+        sides = np.floor(extent / cell).astype(np.int64) + 1
+        flat = np.zeros(int(sides.prod()) + 1, np.int32)
+        limit = _MAX_MEMBERS * (len(faces) + len(flat))
+        if call(kernels.count_members, vertices, faces, low, cell, flat, sides, limit) <= limit:
+            break
+        cell *= 2.0  # large faces all over the box
     np.cumsum(flat, out=flat)
+    first = np.zeros((int(sides[0]), int(sides[1]), int(sides[2]) + 1), np.int32)
     members = np.empty(int(flat[-1]), np.int32)
     extents = np.empty(len(members), np.uint64)
     call(kernels.list_members, vertices, faces, low, cell, flat, sides, members, extents)

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
+from trellis2_server.reports import no_report
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
@@ -101,7 +103,7 @@ _current: contextvars.ContextVar[_Watch | None] = contextvars.ContextVar("watch"
 
 
 @contextmanager
-def cancellable(report: Report | None, stage: str) -> Generator[Report | None]:
+def cancellable(report: Report | None, stage: str) -> Generator[Report]:
     """Watch a report while the block runs.
 
     Args:
@@ -113,7 +115,7 @@ def cancellable(report: Report | None, stage: str) -> Generator[Report | None]:
         What the block has to report to.
     """
     if report is None or _current.get() is not None:
-        yield report
+        yield report or no_report
         return
     watch = _Watch(report, stage)
     token = _current.set(watch)

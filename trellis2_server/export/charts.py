@@ -137,8 +137,9 @@ def build_charts(  # noqa: PLR0913, PLR0917
     )  # fmt: skip
     count = call(
         kernels.grow_charts, vertices, faces, twin, normals, order, first, group, density,
-        group_axes, has_no_overlap, chart, axes, np.empty(len(faces), np.int32), np.empty(len(faces), np.int32),
-        np.full(len(faces), -1, np.int32), np.zeros((grid_px, grid_px), np.int32),
+        group_axes, has_no_overlap, chart, axes, np.empty(len(faces), np.int32),
+        np.empty(len(faces), np.int32), np.full(len(faces), -1, np.int32),
+        np.zeros((grid_px, grid_px), np.int32),
     )  # fmt: skip
     return project_charts(mesh, chart, axes[:count])
 

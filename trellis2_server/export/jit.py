@@ -42,17 +42,12 @@ def kernel(function: _F) -> _F:
         return cast("_F", numba.njit(nogil=True, error_model="numpy")(function))
 
 
-@intrinsic
-def is_cancelled(typing_context, flag):  # noqa: ANN001, ANN201  # pyright: ignore
-    """Return whether the flag of the export is set, see `cancellation.flag`. For loops.
-
-    An atomic load, which no compiler moves out of a loop, and a branch that is never taken. While
-    a test observes the loop, it counts the calls.
-    """
+def _poll(typing_context: Any, flag: Any) -> Any:
+    """Describe `is_cancelled` to numba."""
     del typing_context
     signature = types.boolean(flag)
 
-    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202  # pyright: ignore
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
         state = builder.load_atomic(array.data, "monotonic", 8)
         with builder.if_then(builder.icmp_signed("==", state, state.type(OBSERVED)), likely=False):
@@ -61,3 +56,8 @@ def is_cancelled(typing_context, flag):  # noqa: ANN001, ANN201  # pyright: igno
         return builder.icmp_signed("==", state, state.type(CANCELLED))
 
     return signature, generate
+
+
+#: For loops: whether the flag of the export is set, see `cancellation.flag`. An atomic load, which
+#: no compiler moves out of a loop. While a test observes the loop, it counts the calls.
+is_cancelled = cast("Callable[[Any], bool]", intrinsic(_poll))

@@ -76,7 +76,8 @@ def pack(
         ExportError: too many charts for this texture.
     """
     charts = _aligned(charts)
-    scale, placed, box = _fit(charts, twin, size_px, first_share)
+    # Faces without any area cover nothing in a trial.
+    scale, placed, box = _fit(charts, twin, size_px, first_share or FIRST_SHARE)
     if scale == 0.0:
         raise ExportError(
             f"{len(box)} charts do not fit into a texture of {size_px} pixels: ask for fewer faces "

@@ -11,8 +11,8 @@ import numpy as np
 
 from trellis2_server.export import glb
 from trellis2_server.export.adjacency import is_watertight, twins
-from trellis2_server.export.cancellation import call, cancellable, checked
-from trellis2_server.export.geometry import GltfGeometry, smooth_normals
+from trellis2_server.export.cancellation import cancellable, checked
+from trellis2_server.export.geometry import GltfGeometry, pair_rows, smooth_normals
 from trellis2_server.export.material import NEUTRAL
 from trellis2_server.export.textures import create_textures
 from trellis2_server.export.validation import checked_field, checked_mesh
@@ -178,17 +178,14 @@ def _with_uv(
         uv_faces: int32 [F, 3], rows of `atlas.uv` for the faces of the part.
         is_double_sided: of the geometry.
     """
-    corners = part.faces.reshape(-1).astype(np.int64)
     if np.linalg.det(part.placement[:3, :3]) < 0:  # these faces are flipped in `placed`
         uv_faces = uv_faces[:, ::-1]
-    uv_corners = uv_faces.reshape(-1).astype(np.int64)
-    pairs, faces = np.unique(corners * len(atlas.uv) + uv_corners, return_inverse=True)
-    vertices, rows = np.divmod(pairs, len(atlas.uv))
+    vertices, rows, faces = pair_rows(part.faces, uv_faces, len(part.positions))
     normals = _normals(scene, part)
     return GltfGeometry(
         part.positions[vertices],
         normals[vertices] if len(normals) else normals,
         np.divide(atlas.uv[rows], atlas.size_px, dtype=np.float32),
-        faces.reshape(-1, 3).astype(np.uint32),
+        faces.astype(np.uint32),
         is_double_sided,
     )

@@ -62,11 +62,12 @@ def call(name: str, arrays: Arrays, deadline_s: float) -> dict[str, NDArray[Any]
     except OSError as error:
         raise ExportError(f"A process for {name} could not be started.") from error
     with process, ThreadPoolExecutor(1, thread_name_prefix=name) as pool:
-        output = pool.submit(process.communicate, stream.getbuffer(), deadline_s)
+        content: Any = stream.getbuffer()
+        output = pool.submit(process.communicate, content, deadline_s)
         try:
             while not wait([output], INTERVAL_S).done:
                 check()
-            content = output.result()[0]
+            answer = output.result()[0]
         except subprocess.TimeoutExpired as error:
             raise ExportError(f"{name} took longer than {deadline_s:g} seconds.") from error
         finally:
@@ -76,7 +77,7 @@ def call(name: str, arrays: Arrays, deadline_s: float) -> dict[str, NDArray[Any]
         raise MissingPackageError(f"{name} needs a package: run `pip install {package}`.")
     if process.returncode != 0:
         raise ExportError(f"{name} failed on this mesh.")
-    with np.load(CheckedStream(content)) as result:
+    with np.load(CheckedStream(answer)) as result:
         return dict(result)
 
 

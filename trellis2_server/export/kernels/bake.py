@@ -3,7 +3,7 @@
 Compiled by numba, which infers all types from the arguments: see the callers.
 """
 
-# ruff: noqa: ANN001, ANN201, C901, D103, PLR0913, PLR0917, PLR2004
+# ruff: noqa: ANN001, ANN201, C901, D103, PLR0912, PLR0913, PLR0917, PLR2004
 # Loops are written for speed: flat, with positional scalars and arrays.
 # pyright: basic
 
@@ -243,20 +243,26 @@ def cell_range(vertices, faces, f, axis, low, cell, last):
 
 
 @kernel
-def count_members(vertices, faces, low, cell, flat, sides, flag):
-    # flat[cell + 1]: number of faces whose bounding box touches the cell.
+def count_members(vertices, faces, low, cell, flat, sides, limit, flag):
+    # flat[cell + 1]: number of faces whose bounding box touches the cell. Returns their sum; stops
+    # above the limit.
+    total = 0
     for f in range(faces.shape[0]):
         if f & 63 == 0 and is_cancelled(flag):
-            return
+            return total
         i0, i1, _, _ = cell_range(vertices, faces, f, 0, low[0], cell, sides[0] - 1)
         j0, j1, _, _ = cell_range(vertices, faces, f, 1, low[1], cell, sides[1] - 1)
         k0, k1, _, _ = cell_range(vertices, faces, f, 2, low[2], cell, sides[2] - 1)
+        total += (i1 - i0 + 1) * (j1 - j0 + 1) * (k1 - k0 + 1)
+        if total > limit:
+            break
         for i in range(i0, i1 + 1):
             if is_cancelled(flag):
-                return
+                return total
             for j in range(j0, j1 + 1):
                 for k in range(k0, k1 + 1):
                     flat[(i * sides[1] + j) * sides[2] + k + 1] += 1
+    return total
 
 
 @kernel

@@ -3,7 +3,7 @@
 Compiled by numba, which infers all types from the arguments: see the callers.
 """
 
-# ruff: noqa: ANN001, ANN201, C901, D103, PLR0912, PLR0913, PLR0915, PLR0917, PLR2004
+# ruff: noqa: ANN001, ANN201, C901, D103, PLR0911, PLR0912, PLR0913, PLR0915, PLR0917, PLR2004
 # Loops are written for speed: flat, with positional scalars and arrays.
 # pyright: basic
 
@@ -258,7 +258,7 @@ def grow_charts(
             size = 1
             head = 0
             x, y, z = 0.0, 0.0, 0.0
-            while head < size and size < room:
+            while head < size < room:
                 if head & 1023 == 1023 and is_cancelled(flag):
                     return 0
                 f = members[head]

@@ -3,7 +3,7 @@
 Compiled by numba, which infers all types from the arguments: see the callers.
 """
 
-# ruff: noqa: ANN001, ANN201, D103, PLR0913, PLR0917, PLR1714, PLR2004
+# ruff: noqa: ANN001, ANN201, C901, D103, PLR0912, PLR0913, PLR0917, PLR1714, PLR2004
 # ruff: noqa: PLW3301, SIM109
 # Loops are written for speed: flat, with positional scalars and arrays.
 # pyright: basic
