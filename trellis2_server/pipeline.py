@@ -257,6 +257,7 @@ def export_shape(
         extras=_extras(engine, mesh, options, shape),
         generator=_generator(engine),
         compress=options.compress,
+        report=report,
     )
     return geometry, glb
 
@@ -285,7 +286,9 @@ def read_mesh(
     )
     report("read", 1, 2)
     extras = _extras(engine, mesh, options)
-    glb = retexture.untextured_glb(scene, mesh, extras=extras, generator=_generator(engine))
+    glb = retexture.untextured_glb(
+        scene, mesh, extras=extras, generator=_generator(engine), report=report
+    )
     report("read", 2, 2)
     return UploadedMesh(scene, mesh), glb
 

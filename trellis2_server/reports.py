@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 #: Called with the stage, the number of finished steps and the number of steps. An exception that
-#: it raises ends the call.
+#: it raises ends the call. Any thread may call it, several threads one at a time; it may get the
+#: same progress several times.
 Report = Callable[[str, int, int], None]
 #: Called again and again by a call that waits. An exception that it raises ends the call.
 Check = Callable[[], None]

@@ -14,7 +14,7 @@ from trellis2_server.export import parallel
 
 
 def test_every_index_is_visited_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    def count(start: int, stop: int, visits: np.ndarray) -> None:
+    def count(start: int, stop: int, visits: np.ndarray, _flag: object) -> None:
         visits[start:stop] += 1
 
     for threads in (1, 3):
@@ -26,7 +26,7 @@ def test_every_index_is_visited_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_exception_in_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(start: int, _stop: int) -> None:
+    def fail(start: int, _stop: int, _flag: object) -> None:
         if start > 0:
             raise ArithmeticError
 
@@ -50,7 +50,7 @@ def test_exports_at_the_same_time_share_their_threads(monkeypatch: pytest.Monkey
     together = threading.Barrier(3)
     names: set[str] = set()
 
-    def note(_start: int, _stop: int) -> None:
+    def note(_start: int, _stop: int, _flag: object) -> None:
         names.add(threading.current_thread().name)
         together.wait(timeout=10)
 
@@ -67,7 +67,7 @@ def test_no_call_runs_any_more_when_an_exception_is_raised(
     monkeypatch.setattr(parallel, "_THREADS", 2)
     works, never, running = threading.Event(), threading.Event(), set[int]()
 
-    def fail_or_work(start: int, _stop: int) -> None:
+    def fail_or_work(start: int, _stop: int, _flag: object) -> None:
         if start == 0:
             works.wait(timeout=10)
             raise ArithmeticError
@@ -87,7 +87,7 @@ def test_a_forked_process_starts_threads_of_its_own() -> None:
         "import os\n"
         "from trellis2_server.export import parallel\n"
         "parallel._THREADS = 2\n"
-        "def work(start, stop): pass\n"
+        "def work(start, stop, flag): pass\n"
         "parallel.parallel_for(work, 100, grain=1)\n"
         "child = os.fork()\n"
         "if child == 0:\n"

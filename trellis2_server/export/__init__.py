@@ -12,7 +12,8 @@
 All functions may run in several threads at once. Equal input gives equal bytes. Heavy packages are
 imported by the first call.
 
-`report(stage, step, steps)` is called between steps; an exception that it raises ends the export.
+`report(stage, step, steps)` is called between steps, and every 50 ms on another thread, with the
+latest progress. An exception that it raises ends the export, within about as long.
 
 Does not know: pictures, models, jobs, HTTP.
 """
@@ -57,19 +58,21 @@ def prepare(
         ExportError: the arrays are not a mesh, or no face remains.
         MissingPackageError: numba is not installed.
     """
+    from trellis2_server.export.cancellation import cancellable
     from trellis2_server.export.clean import clean
     from trellis2_server.export.decimate import decimate
     from trellis2_server.reports import stage_report
 
-    finished = stage_report(report, "clean", 1)
-    finished(0)
-    cleaned = clean(mesh)
-    finished(1)
-    if remesh_resolution is not None:
-        from trellis2_server.export.remesh import remesh
+    with cancellable(report, "clean") as watched:
+        finished = stage_report(watched, "clean", 1)
+        finished(0)
+        cleaned = clean(mesh)
+        finished(1)
+        if remesh_resolution is not None:
+            from trellis2_server.export.remesh import remesh
 
-        cleaned = remesh(cleaned, remesh_resolution, report)
-    return decimate(cleaned, decimation_target, report)
+            cleaned = remesh(cleaned, remesh_resolution, watched)
+        return decimate(cleaned, decimation_target, watched)
 
 
 def untextured_glb(
@@ -78,6 +81,7 @@ def untextured_glb(
     extras: Mapping[str, object] | None = None,
     generator: str = GENERATOR,
     compress: Compression | None = None,
+    report: Report | None = None,
 ) -> bytes:
     """Return a GLB of the mesh with smooth normals and a neutral material.
 
@@ -86,23 +90,26 @@ def untextured_glb(
         extras: JSON values, written to `asset.extras`.
         generator: name and version of the program.
         compress: compression of the triangles; None: uncompressed.
+        report: stage "pack".
 
     Raises:
         ExportError: the mesh cannot be written.
         MissingPackageError: numba, or the package for `compress`, is not installed.
     """
     from trellis2_server.export import glb
+    from trellis2_server.export.cancellation import cancellable
     from trellis2_server.export.geometry import geometry
     from trellis2_server.export.material import NEUTRAL
     from trellis2_server.export.validation import checked_mesh
 
-    return glb.pack(
-        geometry(checked_mesh(mesh)),
-        NEUTRAL,
-        extras=extras or {},
-        generator=generator,
-        compress=compress,
-    )
+    with cancellable(report, "pack"):
+        return glb.pack(
+            geometry(checked_mesh(mesh)),
+            NEUTRAL,
+            extras=extras or {},
+            generator=generator,
+            compress=compress,
+        )
 
 
 def textured_glb(  # noqa: PLR0913
@@ -145,33 +152,37 @@ def textured_glb(  # noqa: PLR0913
     import numpy as np
 
     from trellis2_server.export import glb, textures
+    from trellis2_server.export.cancellation import cancellable
     from trellis2_server.export.geometry import geometry
     from trellis2_server.export.validation import checked_field, checked_mesh
     from trellis2_server.reports import stage_report
 
-    original = None if original is mesh or original is None else checked_mesh(original)
-    mesh = checked_mesh(mesh)
-    field = checked_field(field)
-    extras = dict(extras or {})
-    atlas, material, error_voxels = textures.create_textures(
-        mesh,
-        field,
-        original,
-        texture_size=texture_size,
-        alpha_mode=alpha_mode,
-        texture_format=texture_format,
-        unwrap=unwrap,
-        report=report,
-    )
-    if error_voxels is not None:
-        extras["error_voxels"] = round(error_voxels, 4)
-    finished = stage_report(report, "pack", 1)
-    finished(0)
-    uv = np.divide(atlas.uv, texture_size, dtype=np.float32)
-    triangles = geometry(mesh, uv, atlas.source, atlas.faces)
-    content = glb.pack(triangles, material, extras=extras, generator=generator, compress=compress)
-    finished(1)
-    return content
+    with cancellable(report, "unwrap") as watched:
+        original = None if original is mesh or original is None else checked_mesh(original)
+        mesh = checked_mesh(mesh)
+        field = checked_field(field)
+        extras = dict(extras or {})
+        atlas, material, error_voxels = textures.create_textures(
+            mesh,
+            field,
+            original,
+            texture_size=texture_size,
+            alpha_mode=alpha_mode,
+            texture_format=texture_format,
+            unwrap=unwrap,
+            report=watched,
+        )
+        if error_voxels is not None:
+            extras["error_voxels"] = round(error_voxels, 4)
+        finished = stage_report(watched, "pack", 1)
+        finished(0)
+        uv = np.divide(atlas.uv, texture_size, dtype=np.float32)
+        triangles = geometry(mesh, uv, atlas.source, atlas.faces)
+        content = glb.pack(
+            triangles, material, extras=extras, generator=generator, compress=compress
+        )
+        finished(1)
+        return content
 
 
 def warm_up(*, remesh: bool = False) -> None:

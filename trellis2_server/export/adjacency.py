@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
+from trellis2_server.export.cancellation import call
 from trellis2_server.export.kernels import adjacency as kernels
 from trellis2_server.export.parallel import parallel_for
 
@@ -35,7 +36,7 @@ def twins(faces: NDArray[np.int32], vertex_count: int) -> NDArray[np.int32]:
     """
     twin, order, far = (np.empty(faces.size, np.int32) for _ in range(3))
     first = np.zeros(vertex_count + 1, np.int32)
-    kernels.sort_half_edges(faces, first, order, far)
+    call(kernels.sort_half_edges, faces, first, order, far)
     parallel_for(kernels.pair_half_edges, vertex_count, first, order, far, twin)
     return twin
 
@@ -63,5 +64,5 @@ def corner_lists(
     """
     first = np.zeros(vertex_count + 1, np.int32)
     corners = np.empty(faces.size, np.int32)
-    kernels.list_corners(faces, first, corners)
+    call(kernels.list_corners, faces, first, corners)
     return first, corners

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from trellis2_server.export.cancellation import call
 from trellis2_server.export.kernels import bake as kernels
 from trellis2_server.export.parallel import parallel_for
 from trellis2_server.reports import stage_report
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
         NDArray[np.uint64],
     ]
 
+#: Entries in the lists of all cells of a grid, for each face and each cell.
+_MAX_MEMBERS: Final = 32
 _NO_FACES: Final = np.zeros(1, np.int32)
 _NO_SURFACE: Final = (
     np.zeros((1, 9), np.float32),
@@ -143,7 +146,7 @@ def rasterize(atlas: Atlas, gutter: int) -> NDArray[np.int32]:
     size = atlas.size_px
     owner = np.full((size, size), -1, np.int32)
     parallel_for(kernels.rasterize_rows, size, atlas.uv, atlas.faces, owner, grain=256)
-    kernels.claim_centres(atlas.uv, atlas.faces, owner)
+    call(kernels.claim_centres, atlas.uv, atlas.faces, owner)
     for _ in range(gutter):
         dilated = np.empty_like(owner)
         parallel_for(kernels.dilate, size, owner, dilated, grain=64)
@@ -163,11 +166,11 @@ def _index_voxels(field: VoxelField) -> _Voxels:
     side = (field.resolution + 3) // 4
     coords = field.coords
     brick_of = np.full((side, side, side), -1, np.int32)
-    bricks = kernels.count_bricks(coords, brick_of)
+    bricks = call(kernels.count_bricks, coords, brick_of)
     masks = np.zeros(bricks, np.uint64)
     ranks = np.empty(bricks, np.int32)
     rows = np.zeros(len(coords), np.int32)
-    kernels.rank_voxels(coords, brick_of, masks, ranks, rows)
+    call(kernels.rank_voxels, coords, brick_of, masks, ranks, rows)
     arranged = np.empty_like(field.attributes)
     parallel_for(kernels.gather_attributes, len(rows), rows, field.attributes, arranged)
     return brick_of, masks, ranks, arranged
@@ -193,14 +196,18 @@ def _index_faces(mesh: Mesh) -> _Surface:
     longest = max(float(extent.max()), 1e-6)
     # About two edges of a typical face, if the area is a few times that of a side of the box.
     cell = max(longest / 256, 2.0 * longest * float(np.sqrt(2.0 / len(faces))))
-    sides = np.floor(extent / cell).astype(np.int64) + 1
-    first = np.zeros((int(sides[0]), int(sides[1]), int(sides[2]) + 1), np.int32)
-    flat = np.zeros(int(sides.prod()) + 1, np.int32)
-    kernels.count_members(vertices, faces, low, cell, flat, sides)
+    while True:
+        sides = np.floor(extent / cell).astype(np.int64) + 1
+        flat = np.zeros(int(sides.prod()) + 1, np.int32)
+        limit = _MAX_MEMBERS * (len(faces) + len(flat))
+        if call(kernels.count_members, vertices, faces, low, cell, flat, sides, limit) <= limit:
+            break
+        cell *= 2.0  # large faces all over the box
     np.cumsum(flat, out=flat)
+    first = np.zeros((int(sides[0]), int(sides[1]), int(sides[2]) + 1), np.int32)
     members = np.empty(int(flat[-1]), np.int32)
     extents = np.empty(len(members), np.uint64)
-    kernels.list_members(vertices, faces, low, cell, flat, sides, members, extents)
+    call(kernels.list_members, vertices, faces, low, cell, flat, sides, members, extents)
     # `list_members` has moved each start to its stop.
     starts = np.empty_like(flat)
     starts[0] = 0

@@ -11,6 +11,7 @@ import numpy as np
 
 from trellis2_server.errors import ExportError
 from trellis2_server.export.adjacency import BOUNDARY, NON_MANIFOLD, next_half_edges, twins
+from trellis2_server.export.cancellation import call
 from trellis2_server.export.kernels import clean as kernels
 from trellis2_server.export.parallel import parallel_for
 from trellis2_server.export.parts import Parts, flip_faces
@@ -73,8 +74,12 @@ def clean(mesh: Mesh) -> Mesh:
 def drop_repeated(faces: NDArray[np.int32], vertex_count: int) -> NDArray[np.int32]:
     """Drop degenerate faces and repetitions of faces with the same three vertices."""
     keep = np.ones(len(faces), bool)
-    kernels.mark_repeated(
-        faces, np.full(vertex_count, -1, np.int32), np.empty(len(faces), np.int32), keep
+    call(
+        kernels.mark_repeated,
+        faces,
+        np.full(vertex_count, -1, np.int32),
+        np.empty(len(faces), np.int32),
+        keep,
     )
     return faces if bool(keep.all()) else faces[keep]
 
@@ -84,7 +89,7 @@ def drop_unused(
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Drop vertices without a face; the others keep their order."""
     used = np.zeros(len(vertices), bool)
-    kernels.mark_used(faces, used)
+    call(kernels.mark_used, faces, used)
     if bool(used.all()):
         return vertices, faces
     new_index = np.cumsum(used, dtype=np.int32)
@@ -141,7 +146,8 @@ def _close_holes(
     start, stop = corner[rim], corner[ends]
     new_vertices = np.empty((rim.size, 3), np.float32)
     new_faces = np.empty((rim.size, 3), np.int32)
-    vertex_count, face_count = kernels.fill_holes(
+    vertex_count, face_count = call(
+        kernels.fill_holes,
         vertices,
         start,
         stop,

@@ -198,7 +198,7 @@ def _compile(part: str) -> None:
 def _bake(mesh: Mesh, field: VoxelField) -> None:
     from trellis2_server.export import bake, deviation, encode
     from trellis2_server.export.atlas import Atlas
-    from trellis2_server.export.geometry import geometry
+    from trellis2_server.export.geometry import geometry, pair_rows
 
     count = len(mesh.faces)
     uv = np.tile(np.array([[2, 2], [30, 2], [2, 30]], np.float32), (count, 1))
@@ -213,6 +213,7 @@ def _bake(mesh: Mesh, field: VoxelField) -> None:
     maps = bake.bake(mesh, atlas, bake.build_index(field, mesh))
     encode.encode_maps(maps, "auto", "auto")
     geometry(mesh, uv, atlas.source, atlas.faces)
+    pair_rows(mesh.faces, atlas.faces, len(mesh.vertices))
 
 
 if __name__ == "__main__":

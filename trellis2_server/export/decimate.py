@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from trellis2_server.export.cancellation import call
 from trellis2_server.export.clean import drop_repeated, drop_unused
 from trellis2_server.export.kernels import decimate as kernels
 from trellis2_server.export.parallel import parallel_for
@@ -145,7 +146,7 @@ class _Decimation:
             (0.5 * round_index + 0.25) % 1.0, cell,
         )  # fmt: skip
         sizes, face_sizes = np.zeros((2, (side + 1) ** 3), np.int32)
-        kernels.count_cells(cell, self._head, self.faces, sizes, face_sizes)
+        call(kernels.count_cells, cell, self._head, self.faces, sizes, face_sizes)
         used = np.flatnonzero(sizes)
         starts, face_starts = (
             np.cumsum(size, dtype=np.int32) - size for size in (sizes, face_sizes)
@@ -153,7 +154,16 @@ class _Decimation:
         new_index = np.empty(count, np.int32)
         faces = np.empty_like(self.faces)
         self._first = np.append(starts[used], sizes.sum(dtype=np.int32))
-        kernels.sort_by_cell(cell, self._head, self.faces, starts, face_starts, new_index, faces)
+        call(
+            kernels.sort_by_cell,
+            cell,
+            self._head,
+            self.faces,
+            starts,
+            face_starts,
+            new_index,
+            faces,
+        )
         vertices = np.empty((int(self._first[-1]), _VERTEX_VALUES), np.float32)
         parallel_for(kernels.move_vertices, count, new_index, self.vertices, vertices)
         self.vertices, self.faces = vertices, faces
@@ -168,7 +178,7 @@ class _Decimation:
             self.vertices, self.faces = own, self.faces.copy()
         self._head = np.empty(count, np.int32)
         self._next_corner = np.empty(self.faces.size, np.int32)
-        kernels.link_corners(self.faces, self._head, self._next_corner)
+        call(kernels.link_corners, self.faces, self._head, self._next_corner)
         if not self._has_quadrics:
             parallel_for(
                 kernels.sum_quadrics, count, self.faces, self._head, self._next_corner, _RIM_WEIGHT,
@@ -258,7 +268,7 @@ class _Decimation:
 
     def compact(self, *, drop_repeated_faces: bool) -> None:
         """Drop removed faces and return to a single cell."""
-        self.faces = self.faces[: kernels.compact_faces(self.faces)]
+        self.faces = self.faces[: call(kernels.compact_faces, self.faces)]
         if drop_repeated_faces:
             self.faces = drop_repeated(self.faces, len(self.vertices))
         head = self._head

@@ -5,13 +5,14 @@ Does not know: meshes, glTF files.
 
 from __future__ import annotations
 
-import io
+import contextvars
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
 from trellis2_server.errors import ExportError, MissingPackageError
+from trellis2_server.export.cancellation import CheckedStream, call
 from trellis2_server.export.kernels import encode as kernels
 from trellis2_server.export.material import Image, Material
 
@@ -49,7 +50,7 @@ def encode(pixels: NDArray[np.uint8], file_format: Format) -> Image:
         "png": {"compress_level": 1},
         "webp": {"quality": _WEBP_QUALITY, "method": 0, "exact": True, "alpha_quality": 100},
     }[file_format]
-    stream = io.BytesIO()
+    stream = CheckedStream()
     try:
         pillow.fromarray(np.ascontiguousarray(pixels)).save(stream, file_format, **options)  # pyright: ignore[reportArgumentType]
     except (OSError, ValueError, KeyError) as error:
@@ -75,7 +76,7 @@ def encode_maps(
         MissingPackageError: Pillow is not installed.
     """
     counts = np.zeros((3, 256), np.int64)
-    kernels.count_values(maps.base_color, maps.metal_rough, maps.covered, counts)
+    call(kernels.count_values, maps.base_color, maps.metal_rough, maps.covered, counts)
     if alpha_mode == "auto":
         alpha_mode = _choose_alpha_mode(counts[0])
     base_format: Format = "jpeg" if texture_format == "auto" else texture_format
@@ -88,13 +89,16 @@ def encode_maps(
         base_format = "png"
     roughness, metallic = _constant(counts[1]), _constant(counts[2])
     with ThreadPoolExecutor(2, thread_name_prefix="encode") as pool:
-        color = pool.submit(encode, base_color, base_format)
+        color = pool.submit(contextvars.copy_context().run, encode, base_color, base_format)
         if roughness is not None and metallic is not None:
             return Material(
                 color.result(), metallic=metallic, roughness=roughness, alpha_mode=alpha_mode
             )
         metal_rough = pool.submit(
-            encode, maps.metal_rough, "jpeg" if texture_format == "auto" else texture_format
+            contextvars.copy_context().run,
+            encode,
+            maps.metal_rough,
+            "jpeg" if texture_format == "auto" else texture_format,
         )
         return Material(color.result(), metal_rough.result(), alpha_mode=alpha_mode)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trellis2_server.export.adjacency import corner_lists, is_watertight, twins
+from trellis2_server.export.cancellation import call
 from trellis2_server.export.kernels import geometry as kernels
 from trellis2_server.export.parallel import parallel_for
 
@@ -82,6 +83,29 @@ def geometry(
         np.ascontiguousarray(mesh.faces if faces is None else faces).astype(np.uint32),
         not is_watertight(mesh.faces, twin),
     )
+
+
+def pair_rows(
+    faces: NDArray[np.int32], uv_faces: NDArray[np.int32], vertex_count: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """List the different pairs of a vertex and a row of texture coordinates, ascending.
+
+    Args:
+        faces: int32 [F, 3], vertices.
+        uv_faces: int32 [F, 3], rows.
+        vertex_count: greater than the largest vertex.
+
+    Returns:
+        int32 [P], the vertex of each pair.
+        int32 [P], the row of each pair.
+        int32 [F, 3], pairs.
+    """
+    faces, uv_faces = (np.require(rows, np.int32, ["C", "W"]) for rows in (faces, uv_faces))
+    first, corners = corner_lists(faces, vertex_count)
+    vertices, rows = np.empty(faces.size, np.int32), np.empty(faces.size, np.int32)
+    pairs = np.empty(faces.size, np.int32)
+    count = call(kernels.pair_corners, first, corners, uv_faces.reshape(-1), vertices, rows, pairs)
+    return vertices[:count], rows[:count], pairs.reshape(-1, 3)
 
 
 def _to_gltf(rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -96,11 +96,13 @@ def pack_tree(  # noqa: PLR0913
     builder.json["nodes"] = [dict(node) for node in nodes]
     is_double_sided = any(geometry.is_double_sided for _, geometry in geometries)
     material_index = _add_material(builder, material, is_double_sided=is_double_sided)
-    for index, name in enumerate(meshes):
+    by_mesh: list[list[GltfGeometry]] = [[] for _ in meshes]  # there may be 10,000 of both
+    for mesh, geometry in geometries:
+        by_mesh[mesh].append(geometry)
+    for name, of_mesh in zip(meshes, by_mesh, strict=True):
         primitives = [
             _add_uncompressed(builder, geometry) | {"material": material_index}
-            for mesh, geometry in geometries
-            if mesh == index
+            for geometry in of_mesh
         ]
         builder.add("meshes", ({"name": name} if name else {}) | {"primitives": primitives})
     return builder.to_glb()

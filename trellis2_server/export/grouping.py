@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from trellis2_server.export.adjacency import next_half_edges
+from trellis2_server.export.cancellation import call
 from trellis2_server.export.kernels import grouping as kernels
 from trellis2_server.export.parallel import parallel_for
 
@@ -68,11 +69,11 @@ def group_faces(
         parallel_for(kernels.smooth_labels, len(faces), normals, DIRECTIONS, twin, label, smoothed)
         label, smoothed = smoothed, label
     groups = np.empty(len(faces), np.int32)
-    count = kernels.connected_components(twin, label, groups, np.empty(len(faces), np.int32))
+    count = call(kernels.connected_components, twin, label, groups, np.empty(len(faces), np.int32))
     small = SMALL_TEXELS / (density * density)
     for _ in range(_MERGE_ROUNDS):
         sums = np.zeros((count, 10))
-        kernels.sum_group_normals(normals, groups, sums)
+        call(kernels.sum_group_normals, normals, groups, sums)
         low, high, length = _borders(vertices, faces, twin, groups, count)
         if low.size == 0:
             break
@@ -80,9 +81,9 @@ def group_faces(
         share = length / np.minimum(perimeter[low], perimeter[high])
         best = np.argsort(-share, kind="stable")
         parent = np.arange(count, dtype=np.int32)
-        merged = kernels.merge_groups(
-            low[best].astype(np.int32), high[best].astype(np.int32), sums, parent,
-            MAX_BEND, MAX_BEND_SMALL, small,
+        merged = call(
+            kernels.merge_groups, low[best].astype(np.int32), high[best].astype(np.int32), sums,
+            parent, MAX_BEND, MAX_BEND_SMALL, small,
         )  # fmt: skip
         if merged == 0:
             break
@@ -101,7 +102,7 @@ def _borders(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Return the pairs of adjacent groups and the lengths of their common borders."""
     half = np.empty(twin.size, np.int32)
-    half = half[: kernels.list_borders(twin, group, half)]
+    half = half[: call(kernels.list_borders, twin, group, half)]
     if half.size == 0:
         nothing = np.zeros(0, np.int64)
         return nothing, nothing, np.zeros(0)

@@ -2,6 +2,8 @@
 
 Compiled loops release the interpreter lock and are cached on disk.
 
+numba's cache on disk does not notice a change of `is_cancelled`: touch the kernels then.
+
 Does not know: meshes, textures, threads.
 """
 
@@ -10,12 +12,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from trellis2_server.errors import MissingPackageError
+from trellis2_server.export.cancellation import CANCELLED, OBSERVED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 try:
     import numba
+    from numba.core import cgutils, types
+    from numba.extending import intrinsic
 except ImportError as error:
     raise MissingPackageError("The exporter needs numba: run `pip install numba`.") from error
 
@@ -35,3 +40,24 @@ def kernel(function: _F) -> _F:
         return cast("_F", numba.njit(nogil=True, cache=True, error_model="numpy")(function))
     except RuntimeError:  # numba: "no locator available", no cache directory is writable
         return cast("_F", numba.njit(nogil=True, error_model="numpy")(function))
+
+
+def _poll(typing_context: Any, flag: Any) -> Any:
+    """Describe `is_cancelled` to numba."""
+    del typing_context
+    signature = types.boolean(flag)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        state = builder.load_atomic(array.data, "monotonic", 8)
+        with builder.if_then(builder.icmp_signed("==", state, state.type(OBSERVED)), likely=False):
+            counter = builder.gep(array.data, [cgutils.intp_t(1)])
+            builder.store(builder.add(builder.load(counter), state.type(1)), counter)
+        return builder.icmp_signed("==", state, state.type(CANCELLED))
+
+    return signature, generate
+
+
+#: For loops: whether the flag of the export is set, see `cancellation.flag`. An atomic load, which
+#: no compiler moves out of a loop. While a test observes the loop, it counts the calls.
+is_cancelled = cast("Callable[[Any], bool]", intrinsic(_poll))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trellis2_server.export.adjacency import next_half_edges
+from trellis2_server.export.cancellation import call
 from trellis2_server.export.kernels import packing as kernels
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def chart_rims(
         owner: int32 [E], the chart of each edge.
     """
     rim = np.empty(uv_faces.size, np.int32)
-    rim = rim[: kernels.list_rims(twin, chart, rim)]
+    rim = rim[: call(kernels.list_rims, twin, chart, rim)]
     edges = np.empty((rim.size, 2), np.int32)
     corner = uv_faces.reshape(-1)
     edges[:, 0] = corner[rim]
@@ -66,7 +67,7 @@ def outlines(  # noqa: PLR0913, PLR0917
     np.cumsum(cells[:, 0] + cells[:, 1], out=first[1:])
     low = np.full(int(first[-1]), 1 << 30, np.int32)
     high = np.full(int(first[-1]), -1, np.int32)
-    kernels.rasterize_outlines(flat, edges, owner, scale, gap, cells, first, low, high)
+    call(kernels.rasterize_outlines, flat, edges, owner, scale, gap, cells, first, low, high)
     return first, low, high
 
 
@@ -84,7 +85,6 @@ def outlined_cells(
         high: see `outlines`.
         cells: int64 [C, 2], columns and rows of each chart.
     """
-    total = np.zeros(len(low) + 1, np.int64)
-    np.cumsum(np.maximum(high.astype(np.int64) - low + 1, 0), out=total[1:])
-    columns = first[:-1] + cells[:, 1]
-    return np.stack([total[columns] - total[first[:-1]], total[first[1:]] - total[columns]])
+    counts = np.empty((2, len(cells)), np.int64)
+    call(kernels.count_outlined, first, low, high, cells, counts)
+    return counts

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from trellis2_server.errors import ExportError
+from trellis2_server.export.cancellation import call
 from trellis2_server.export.kernels import packing as kernels
 from trellis2_server.export.outlines import chart_rims, outlined_cells, outlines
 from trellis2_server.export.parallel import parallel_for
@@ -36,6 +37,8 @@ _THOROUGH_FACTORS: Final = (1.025, 1.015)
 #: A chart is outlined by its rows only, or by its columns only, if the other outline encloses more
 #: cells by this factor.
 _WORSE_OUTLINE: Final = 1.12
+#: Rows and columns of a chart, on average, above which outlines are not compared at all.
+_MAX_ROWS: Final = 16
 #: Edge of the texture, texels, and number of packings of a trial.
 _TRIAL_PX: Final = 1024
 _TRIAL_PACKINGS: Final = 4
@@ -73,14 +76,15 @@ def pack(
         ExportError: too many charts for this texture.
     """
     charts = _aligned(charts)
-    scale, placed, box = _fit(charts, twin, size_px, first_share)
+    # Faces without any area cover nothing in a trial.
+    scale, placed, box = _fit(charts, twin, size_px, first_share or FIRST_SHARE)
     if scale == 0.0:
         raise ExportError(
             f"{len(box)} charts do not fit into a texture of {size_px} pixels: ask for fewer faces "
             "or a larger texture."
         )
     uv = np.empty((len(charts.flat), 2), np.float32)
-    kernels.write_uv(charts.flat, charts.start, box, placed, scale, _gap(size_px), uv)
+    call(kernels.write_uv, charts.flat, charts.start, box, placed, scale, _gap(size_px), uv)
     return np.clip(uv, 0.0, np.float32(size_px))
 
 
@@ -135,7 +139,7 @@ def _fit(  # noqa: PLR0913
     gap = _gap(size_px)
     edges, owner = chart_rims(charts.uv_faces, charts.chart, twin)
     box = np.zeros((charts.count, 2))
-    kernels.measure_boxes(charts.flat, charts.start, box)
+    call(kernels.measure_boxes, charts.flat, charts.start, box)
     order = np.argsort(-box.prod(axis=1), kind="stable").astype(np.int32)
     area = float(charts.face_areas().sum())
     scale = np.sqrt(first_share) * size_px / np.sqrt(max(area, 1e-30))
@@ -146,6 +150,10 @@ def _fit(  # noqa: PLR0913
         cells = np.ceil(box * scale).astype(np.int64) + 1 + 2 * gap
         if int(cells.max()) > size_px or int(cells.prod(axis=1).min()) <= 0:
             return -1, placed
+        if int(cells.sum()) > _MAX_ROWS * (1 + gap) * charts.count + 2 * size_px * size_px:
+            # Long needles: they do not fit even if each row of theirs has only its gap.
+            rows = int((cells.max(axis=1) - 1).sum()) * (1 + 2 * gap)
+            return -(-rows // size_px), placed
         outline = outlines(charts.flat, edges, owner, scale, gap, cells)
         return _place(order, cells, outline, size_px, placed, is_fast=is_fast), placed
 
@@ -238,7 +246,8 @@ def _place(  # noqa: PLR0913
     # The hole of an arch, for example, is usable only if the arch lies on its side.
     is_worse = columns * _WORSE_OUTLINE > rows, rows * _WORSE_OUTLINE > columns
     orientations = np.where(is_worse[0], np.where(is_worse[1], 2, 0), 1)
-    height = kernels.place_charts(
+    height = call(
+        kernels.place_charts,
         order,
         cells,
         orientations,

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
+from trellis2_server.export import cancellation
 from trellis2_server.thread_priority import EXPORT_NICENESS, lower_priority
 
 if TYPE_CHECKING:
@@ -39,25 +40,32 @@ _THREADS: Final = thread_count(os.cpu_count() or 1)
 def parallel_for(
     function: Callable[..., None], count: int, *arguments: object, grain: int = 4096
 ) -> None:
-    """Call `function(start, stop, *arguments)` over `range(count)`, split among threads.
+    """Call `function(start, stop, *arguments, flag)` over `range(count)`, split among threads.
 
     The result of an index must not depend on where the range was split. Then the exported bytes
     do not depend on the number of processors.
 
     Args:
         function: compiled loop that writes only the results of its own indices; it must not
-            call `parallel_for`.
+            call `parallel_for`. It polls the flag, see `cancellation`.
         count: length of the range.
         arguments: passed on to every call.
         grain: smallest number of indices per call.
+
+    Raises:
+        Exception: that of the export's report, if it has raised one. No call runs any more.
     """
+    flag = cancellation.flag()
     chunks = min(_THREADS * _CHUNKS_PER_THREAD, count // grain)
     if _THREADS == 1 or chunks <= 1:
-        function(0, count, *arguments)
+        function(0, count, *arguments, flag)
+        cancellation.check()
         return
     cuts = [count * i // chunks for i in range(chunks + 1)]
     pool = _pool(_THREADS)
-    futures = [pool.submit(function, start, stop, *arguments) for start, stop in pairwise(cuts)]
+    futures = [
+        pool.submit(function, start, stop, *arguments, flag) for start, stop in pairwise(cuts)
+    ]
     try:
         for future in futures:
             future.result()
@@ -66,6 +74,7 @@ def parallel_for(
             future.cancel()
         wait(futures)  # no call writes into the arguments any more
         raise
+    cancellation.check()
 
 
 @functools.cache

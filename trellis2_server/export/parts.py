@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from trellis2_server.export.adjacency import NON_MANIFOLD, next_half_edges
+from trellis2_server.export.cancellation import call
 from trellis2_server.export.kernels import parts as kernels
 from trellis2_server.export.parallel import parallel_for
 
@@ -68,15 +69,15 @@ class Parts:
             )
             _unite(neighbour, is_consistent, fold, root, 2)
         self._part, self._flip = np.empty(len(faces), np.int32), np.empty(len(faces), bool)
-        self.count = kernels.number_parts(root, self._part, self._flip)
+        self.count = call(kernels.number_parts, root, self._part, self._flip)
         self._is_open = np.zeros(self.count, bool)
         self._low = np.full((self.count, 3), np.inf, np.float32)
         self._high = np.full((self.count, 3), -np.inf, np.float32)
         self._sums = np.zeros((self.count, 10))
         origin = np.full(self.count, -1, np.int32)
-        kernels.measure_parts(
-            vertices, faces, neighbour, is_consistent, self._part, self._flip, self._is_open,
-            origin, self._low, self._high, self._sums,
+        call(
+            kernels.measure_parts, vertices, faces, neighbour, is_consistent, self._part,
+            self._flip, self._is_open, origin, self._low, self._high, self._sums,
         )  # fmt: skip
         self._pairs, self._votes = self._find_continuations(vertices, faces, twin)
 
@@ -113,9 +114,9 @@ class Parts:
         """
         root = 2 * np.arange(self.count, dtype=np.int32)
         one, two = self._pairs
-        kernels.unite_parts(one, two, self._votes > 0.0, root)
+        call(kernels.unite_parts, one, two, self._votes > 0.0, root)
         group, flip = np.empty(self.count, np.int32), np.empty(self.count, bool)
-        count = kernels.number_parts(root, group, flip)
+        count = call(kernels.number_parts, root, group, flip)
         area = np.bincount(group, self._sums[:, :2].sum(axis=1), count)
         low = np.full((3, count), np.inf, np.float32)
         high = np.full((3, count), -np.inf, np.float32)
@@ -145,12 +146,12 @@ class Parts:
         # An additional part that is united with all parts whose outside is known.
         root = 2 * np.arange(self.count + 1, dtype=np.int32)
         sure = np.flatnonzero(is_sure).astype(np.int32)
-        kernels.unite_parts(sure, np.full_like(sure, self.count), ~is_inside_out[sure], root)
+        call(kernels.unite_parts, sure, np.full_like(sure, self.count), ~is_inside_out[sure], root)
         is_decided = self._votes != 0.0
         one, two = self._pairs[:, is_decided]
-        kernels.unite_parts(one, two, self._votes[is_decided] > 0.0, root)
+        call(kernels.unite_parts, one, two, self._votes[is_decided] > 0.0, root)
         groups, flips = np.empty(len(root), np.int32), np.empty(len(root), bool)
-        count = kernels.number_parts(root, groups, flips)
+        count = call(kernels.number_parts, root, groups, flips)
         group, flip = groups[:-1], flips[:-1]
         # Groups without such a part keep the winding of most of their area, unless it is random.
         first = np.bincount(group, np.where(flip, flipped, kept), count)
@@ -192,7 +193,7 @@ def _pair_sheets(
     is_first = np.ones(half.size + 1, bool)
     is_first[1:-1] = (edge[:, 1:] != edge[:, :-1]).any(axis=0)
     partner, cosine = np.empty(half.size, np.int64), np.empty(half.size)
-    kernels.pair_smoothest(vertices, faces, half, np.flatnonzero(is_first), partner, cosine)
+    call(kernels.pair_smoothest, vertices, faces, half, np.flatnonzero(is_first), partner, cosine)
     is_first_of_pair = partner > half
     return half[is_first_of_pair], partner[is_first_of_pair], cosine[is_first_of_pair]
 
@@ -218,6 +219,6 @@ def _unite(
         kernels.unite_within_chunks, _CHUNKS, _CHUNKS, neighbour, is_consistent, fold, root,
         has_conflict, grain=1,
     )  # fmt: skip
-    return kernels.unite_across_chunks(
-        _CHUNKS, folds, neighbour, is_consistent, fold, root
+    return call(
+        kernels.unite_across_chunks, _CHUNKS, folds, neighbour, is_consistent, fold, root
     ) or bool(has_conflict.any())

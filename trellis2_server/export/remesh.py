@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from trellis2_server.errors import ExportError
+from trellis2_server.export.cancellation import call
 from trellis2_server.export.kernels import remesh as kernels
 from trellis2_server.export.parallel import parallel_for
 from trellis2_server.mesh import Mesh
@@ -127,7 +128,7 @@ def _classify(  # noqa: PLR0913, PLR0917 - the grid and its contents
     )  # fmt: skip
     # Flood again: corners that the shells of sheets enclose are inside.
     shells, shells_absent = np.zeros((count, 8), np.uint64), np.zeros_like(absent)
-    kernels.flood(box, outside & ~near_sheets, shells, shells_absent)
+    call(kernels.flood, box, outside & ~near_sheets, shells, shells_absent)
     return _Corners(outside, absent, shells, shells_absent)
 
 
@@ -195,12 +196,12 @@ def _bricks(
     """
     box = np.full(tuple(sides), -1, np.int32)
     nothing = np.zeros(1, np.int64), np.empty(0, np.int32)
-    kernels.bin_faces(grid, faces, _FARTHEST, box, 0, *nothing)
-    count = kernels.number_bricks(box, np.empty((0, 3), np.int64))
+    call(kernels.bin_faces, grid, faces, _FARTHEST, box, 0, *nothing)
+    count = call(kernels.number_bricks, box, np.empty((0, 3), np.int64))
     if count > _MAX_BRICKS:
         raise ExportError("The mesh is too large to be remeshed at this resolution.")
     place = np.empty((count, 3), np.int64)
-    kernels.number_bricks(box, place)
+    call(kernels.number_bricks, box, place)
     return box, place
 
 
@@ -209,11 +210,11 @@ def _members(
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """List the faces near each brick: `members[first[b]:first[b + 1]]`, ascending."""
     first = np.zeros(count + 1, np.int64)
-    kernels.bin_faces(grid, faces, _REACH, box, 1, first, np.empty(0, np.int32))
+    call(kernels.bin_faces, grid, faces, _REACH, box, 1, first, np.empty(0, np.int32))
     np.cumsum(first, out=first)
     members = np.empty(int(first[-1]), np.int32)
     # `bin_faces` moves each start to its stop.
-    kernels.bin_faces(grid, faces, _REACH, box, 2, first, members)
+    call(kernels.bin_faces, grid, faces, _REACH, box, 2, first, members)
     first[1:] = first[:-1].copy()
     first[0] = 0
     return first, members
@@ -236,9 +237,9 @@ def _find_outside(
     parallel_for(kernels.dilate, count, box, place, ends, absent, near, grain=512)
     far = ~near
     outside = np.zeros((count, 8), np.uint64)
-    kernels.flood(box, far, outside, absent)
+    call(kernels.flood, box, far, outside, absent)
     inside = far & ~outside
-    kernels.grow_regions(box, place, crossed, outside, inside, absent, np.uint8(1) - absent)
+    call(kernels.grow_regions, box, place, crossed, outside, inside, absent, np.uint8(1) - absent)
     return outside, absent
 
 

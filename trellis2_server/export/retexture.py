@@ -11,7 +11,8 @@ import numpy as np
 
 from trellis2_server.export import glb
 from trellis2_server.export.adjacency import is_watertight, twins
-from trellis2_server.export.geometry import GltfGeometry, smooth_normals
+from trellis2_server.export.cancellation import cancellable, checked
+from trellis2_server.export.geometry import GltfGeometry, pair_rows, smooth_normals
 from trellis2_server.export.material import NEUTRAL
 from trellis2_server.export.textures import create_textures
 from trellis2_server.export.validation import checked_field, checked_mesh
@@ -32,7 +33,12 @@ if TYPE_CHECKING:
 
 
 def untextured_glb(
-    scene: Scene, placed: Mesh, *, extras: Mapping[str, object], generator: str
+    scene: Scene,
+    placed: Mesh,
+    *,
+    extras: Mapping[str, object],
+    generator: str,
+    report: Report | None = None,
 ) -> bytes:
     """Return a GLB of the scene with a neutral material.
 
@@ -41,25 +47,27 @@ def untextured_glb(
         placed: the whole scene as one mesh.
         extras: JSON values, written to `asset.extras`.
         generator: name and version of the program.
+        report: stage "pack".
 
     Raises:
         ExportError: the scene cannot be written.
     """
-    is_double_sided = _is_double_sided(scene, checked_mesh(placed))
-    geometries = [
-        (
-            part.mesh,
-            GltfGeometry(
-                part.positions,
-                _normals(scene, part),
-                None,
-                part.faces.astype(np.uint32),
-                is_double_sided,
-            ),
-        )
-        for part in scene.parts
-    ]
-    return _pack(scene, geometries, NEUTRAL, extras, generator)
+    with cancellable(report, "pack"):
+        is_double_sided = _is_double_sided(scene, checked_mesh(placed))
+        geometries = [
+            (
+                part.mesh,
+                GltfGeometry(
+                    part.positions,
+                    _normals(scene, part),
+                    None,
+                    part.faces.astype(np.uint32),
+                    is_double_sided,
+                ),
+            )
+            for part in checked(scene.parts)
+        ]
+        return _pack(scene, geometries, NEUTRAL, extras, generator)
 
 
 def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
@@ -95,30 +103,31 @@ def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
     Raises:
         ExportError: the scene cannot be unwrapped, baked or written.
     """
-    placed, field = checked_mesh(placed), checked_field(field)
-    atlas, material, _ = create_textures(
-        placed,
-        field,
-        None,
-        texture_size=texture_size,
-        alpha_mode=alpha_mode,
-        texture_format=texture_format,
-        unwrap=unwrap,
-        report=report,
-    )
-    finished = stage_report(report, "pack", 1)
-    finished(0)
-    is_double_sided = _is_double_sided(scene, placed)
-    geometries: list[tuple[int, GltfGeometry]] = []
-    first = 0
-    for part in scene.parts:
-        last = first + len(part.faces)
-        geometry = _with_uv(scene, part, atlas, atlas.faces[first:last], is_double_sided)
-        geometries.append((part.mesh, geometry))
-        first = last
-    content = _pack(scene, geometries, material, extras, generator)
-    finished(1)
-    return content
+    with cancellable(report, "unwrap") as watched:
+        placed, field = checked_mesh(placed), checked_field(field)
+        atlas, material, _ = create_textures(
+            placed,
+            field,
+            None,
+            texture_size=texture_size,
+            alpha_mode=alpha_mode,
+            texture_format=texture_format,
+            unwrap=unwrap,
+            report=watched,
+        )
+        finished = stage_report(watched, "pack", 1)
+        finished(0)
+        is_double_sided = _is_double_sided(scene, placed)
+        geometries: list[tuple[int, GltfGeometry]] = []
+        first = 0
+        for part in checked(scene.parts):
+            last = first + len(part.faces)
+            geometry = _with_uv(scene, part, atlas, atlas.faces[first:last], is_double_sided)
+            geometries.append((part.mesh, geometry))
+            first = last
+        content = _pack(scene, geometries, material, extras, generator)
+        finished(1)
+        return content
 
 
 def _pack(
@@ -169,17 +178,14 @@ def _with_uv(
         uv_faces: int32 [F, 3], rows of `atlas.uv` for the faces of the part.
         is_double_sided: of the geometry.
     """
-    corners = part.faces.reshape(-1).astype(np.int64)
     if part.is_mirrored:  # these faces are flipped in `placed`
         uv_faces = uv_faces[:, ::-1]
-    uv_corners = uv_faces.reshape(-1).astype(np.int64)
-    pairs, faces = np.unique(corners * len(atlas.uv) + uv_corners, return_inverse=True)
-    vertices, rows = np.divmod(pairs, len(atlas.uv))
+    vertices, rows, faces = pair_rows(part.faces, uv_faces, len(part.positions))
     normals = _normals(scene, part)
     return GltfGeometry(
         part.positions[vertices],
         normals[vertices] if len(normals) else normals,
         np.divide(atlas.uv[rows], atlas.size_px, dtype=np.float32),
-        faces.reshape(-1, 3).astype(np.uint32),
+        faces.astype(np.uint32),
         is_double_sided,
     )

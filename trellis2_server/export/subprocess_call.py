@@ -13,11 +13,13 @@ import io
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from trellis2_server.errors import ExportError, MissingPackageError
+from trellis2_server.export.cancellation import INTERVAL_S, CheckedStream, check
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +39,8 @@ def call(name: str, arrays: Arrays, deadline_s: float) -> dict[str, NDArray[Any]
     Args:
         name: "xatlas" or "draco".
         arrays: input, see `_xatlas` and `_draco`.
-        deadline_s: time after which the process is killed, seconds.
+        deadline_s: time after which the process is killed, seconds. It is also killed when the
+            export is cancelled.
 
     Returns:
         Output, see `_xatlas` and `_draco`.
@@ -46,28 +49,35 @@ def call(name: str, arrays: Arrays, deadline_s: float) -> dict[str, NDArray[Any]
         ExportError: the library failed or exceeded the deadline.
         MissingPackageError: the library is not installed.
     """
-    stream = io.BytesIO()
+    stream = CheckedStream()
     np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]
     try:
-        process = subprocess.run(  # noqa: S603 - our own interpreter and module
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-m", __name__, name],
-            input=stream.getbuffer(),
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment(),
-            timeout=deadline_s,
-            check=False,
         )
-    except subprocess.TimeoutExpired as error:
-        raise ExportError(f"{name} took longer than {deadline_s:g} seconds.") from error
     except OSError as error:
         raise ExportError(f"A process for {name} could not be started.") from error
+    with process, ThreadPoolExecutor(1, thread_name_prefix=name) as pool:
+        content: Any = stream.getbuffer()
+        output = pool.submit(process.communicate, content, deadline_s)
+        try:
+            while not wait([output], INTERVAL_S).done:
+                check()
+            answer = output.result()[0]
+        except subprocess.TimeoutExpired as error:
+            raise ExportError(f"{name} took longer than {deadline_s:g} seconds.") from error
+        finally:
+            process.kill()  # then `communicate` returns
     if process.returncode == _PACKAGE_MISSING:
         package = _PACKAGES[name]
         raise MissingPackageError(f"{name} needs a package: run `pip install {package}`.")
     if process.returncode != 0:
         raise ExportError(f"{name} failed on this mesh.")
-    with np.load(io.BytesIO(process.stdout)) as result:
+    with np.load(CheckedStream(answer)) as result:
         return dict(result)
 
 

@@ -5,6 +5,7 @@ Does not know: nodes of glTF, files.
 
 from __future__ import annotations
 
+import contextvars
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
@@ -80,8 +81,9 @@ def create_textures(  # noqa: PLR0913 - the parameters of `export.textured_glb`
         return bake.build_index(field, surface), error
 
     # Unwrapping uses one core for half of the time: the index is built on another one.
+    context = contextvars.copy_context()
     with ThreadPoolExecutor(1, thread_name_prefix="index") as pool:
-        indexing = pool.submit(build_index)
+        indexing = pool.submit(context.run, build_index)
         create_atlas = unwrap_with_xatlas if unwrap == "xatlas" else unwrap_mesh
         atlas = create_atlas(mesh, texture_size, report)
         index, error = indexing.result()

@@ -21,6 +21,7 @@ from trellis2_server.export.charts import (
     find_rings,
     flatten,
     halve,
+    total_length,
 )
 from trellis2_server.export.grouping import group_faces
 from trellis2_server.export.packing import FIRST_SHARE, covered_share, pack
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 #: Share of the texture that the charts are expected to cover.
 _EXPECTED_SHARE: Final = 0.75
+#: Number of texel rows that all faces cover at most, in multiples of texels and faces. Those of
+#: usual faces are fewer by a factor of ten.
+_MAX_ROWS: Final = 8
 #: Number of times that rings are halved.
 _MAX_RING_CUTS: Final = 3
 #: Number of times that the largest charts are halved for a better packing …
@@ -72,7 +76,11 @@ def unwrap(
     twin = twins(mesh.faces, len(mesh.vertices))
     normals = face_normals(mesh)
     area = float(normals[:, 3].sum(dtype=np.float64))
-    density = np.sqrt(_EXPECTED_SHARE * size_px * size_px / max(area, 1e-30))
+    density = min(
+        np.sqrt(_EXPECTED_SHARE * size_px * size_px / max(area, 1e-30)),
+        # A needle has little area, but many rows.
+        _MAX_ROWS * (size_px * size_px + len(mesh.faces)) / max(total_length(mesh), 1e-30),
+    )
     group = group_faces(mesh.vertices, mesh.faces, twin, normals, density)
     finished(1)
     charts = build_charts(mesh, twin, normals, group, density, size_px)

@@ -13,6 +13,7 @@ from trellis2_server.errors import ExportError
 from trellis2_server.export import subprocess_call
 from trellis2_server.export.adjacency import twins
 from trellis2_server.export.atlas import Atlas
+from trellis2_server.export.cancellation import call
 from trellis2_server.export.kernels import grouping as kernels
 from trellis2_server.reports import stage_report
 
@@ -56,8 +57,12 @@ def unwrap_with_xatlas(mesh: Mesh, size_px: int, report: Report | None = None) -
     scale = (np.array([result["width"], result["height"]]) * (size_px / longest)).astype(np.float32)
     chart = np.empty(len(faces), np.int32)
     label = np.zeros(len(faces), np.int32)
-    kernels.connected_components(
-        twins(faces, len(result["uv"])), label, chart, np.empty_like(chart)
+    call(
+        kernels.connected_components,
+        twins(faces, len(result["uv"])),
+        label,
+        chart,
+        np.empty_like(chart),
     )
     finished(1)
     return Atlas(result["uv"] * scale, result["source"].astype(np.int32), faces, chart, size_px)

@@ -9,7 +9,7 @@ import pytest
 from tests.support import shapes
 from trellis2_server import export, parameters
 from trellis2_server.errors import ExportError
-from trellis2_server.export import formats
+from trellis2_server.export import cancellation, formats
 
 if TYPE_CHECKING:
     from trellis2_server.export.formats import FileType
@@ -62,3 +62,51 @@ def test_a_model_without_textures_can_be_converted(file_type: FileType) -> None:
 def test_a_file_that_is_not_a_glb_is_an_error(file_type: FileType) -> None:
     with pytest.raises(ExportError, match=file_type):
         formats.convert(b"no GLB", file_type)
+
+
+class StopError(Exception):
+    """Raised by the reports of these tests."""
+
+
+def _count_checks(glb: bytes, file_type: FileType, stop_at: int) -> int:
+    """Convert, and raise at a check; return the number of checks after the model was read."""
+    checks = 0
+    stage = 0
+    real = cancellation._Watch.check
+
+    def report(_stage: str, step: int, _steps: int) -> None:
+        nonlocal stage
+        stage = step
+
+    def check(watch: cancellation._Watch) -> None:
+        nonlocal checks
+        checks += stage == 1
+        if checks == stop_at:
+            raise StopError
+        real(watch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cancellation._Watch, "check", check)
+        formats.convert(glb, file_type, report)
+    return checks
+
+
+@pytest.mark.parametrize("file_type", FILE_TYPES)
+def test_a_conversion_checks_often_and_stops_at_any_check(file_type: FileType) -> None:
+    glb = export.untextured_glb(shapes.torus(400, 300))
+    checks = _count_checks(glb, file_type, -1)
+    # 120,000 vertices and 240,000 faces, in parts of at most 32,768 rows.
+    assert checks > 8
+    for stop_at in (1, checks // 2, checks - 1):
+        with pytest.raises(StopError):
+            _count_checks(glb, file_type, stop_at)
+
+
+@pytest.mark.parametrize("file_type", FILE_TYPES)
+def test_the_decoding_of_textures_can_be_stopped(glb: bytes, file_type: FileType) -> None:
+    def report(_stage: str, step: int, _steps: int) -> None:
+        if step == 0:
+            raise StopError
+
+    with pytest.raises(StopError):
+        formats.convert(glb, file_type, report)

@@ -15,6 +15,7 @@ from trellis2_server.engines.preview.projection import project
 from trellis2_server.engines.preview.sheets import MARGIN_VOXELS, sheets, widened
 from trellis2_server.engines.preview.silhouette import incidence, mask_field, triangulate
 from trellis2_server.engines.preview.solid import heights, solid
+from trellis2_server.export.cancellation import call, cancellable
 from trellis2_server.mesh import Mesh, Shape, VoxelField
 
 if TYPE_CHECKING:
@@ -73,28 +74,29 @@ class PreviewEngine:
         Raises:
             EngineError: nothing in the picture is opaque.
         """
-        inflation = kernels.load("inflation")
-        picture = cutout.rgba
-        size = len(picture)
-        resolution = field_resolution(options.texture_size)
-        report("outline", 0, 4)
-        field = mask_field(picture)
-        report("mesh", 1, 4)
-        points, faces, outline = triangulate(field, options.decimation_target)
-        start, members = incidence(len(points), faces)
-        inflation.relax(points, faces, outline, start, members, 6, 0.6, 1.5, size + 1.5)
-        report("inflate", 2, 4)
-        u = np.zeros(len(points))
-        inflation.solve_poisson(points, faces, outline, start, members, u, 1e-3, 500)
-        height = heights(u, outline, size)
-        report("back", 3, 4)
-        # Node 2 is the first pixel's centre (see `mask_field`).
-        edge = 1.0 - 2.0 * MARGIN_VOXELS / resolution
-        scale = edge / size
-        flat = (points + np.array([-1.5, 1.5])) * scale + np.array([-0.5, 0.5]) * edge
-        mesh = solid(flat, height * scale, faces, outline)
-        report("back", 4, 4)
-        return Shape(mesh=mesh, resolution=resolution, state=PreviewState(front=len(faces)))
+        with cancellable(report, "outline") as watched:
+            inflation = kernels.load("inflation")
+            picture = cutout.rgba
+            size = len(picture)
+            resolution = field_resolution(options.texture_size)
+            watched("outline", 0, 4)
+            field = mask_field(picture)
+            watched("mesh", 1, 4)
+            points, faces, outline = triangulate(field, options.decimation_target)
+            start, members = incidence(len(points), faces)
+            call(inflation.relax, points, faces, outline, start, members, 6, 0.6, 1.5, size + 1.5)
+            watched("inflate", 2, 4)
+            u = np.zeros(len(points))
+            call(inflation.solve_poisson, points, faces, outline, start, members, u, 1e-3, 500)
+            height = heights(u, outline, size)
+            watched("back", 3, 4)
+            # Node 2 is the first pixel's centre (see `mask_field`).
+            edge = 1.0 - 2.0 * MARGIN_VOXELS / resolution
+            scale = edge / size
+            flat = (points + np.array([-1.5, 1.5])) * scale + np.array([-0.5, 0.5]) * edge
+            mesh = solid(flat, height * scale, faces, outline)
+            watched("back", 4, 4)
+            return Shape(mesh=mesh, resolution=resolution, state=PreviewState(front=len(faces)))
 
     def texture(self, shape: Shape, cutout: Cutout, options: Options, report: Report) -> VoxelField:
         """Make the picture's colours as a sparse field around the surface of `shape`.
@@ -106,29 +108,30 @@ class PreviewEngine:
         Stages: "colours", "surface", "voxels".
         """
         del options
-        loops = kernels.load("voxels")
-        state = cast("PreviewState", shape.state)
-        size = shape.resolution
-        report("colours", 0, 3)
-        front, back = sheets(cutout.rgba, size)
-        report("surface", 1, 3)
-        voxels = (shape.mesh.vertices.astype(np.float64) + 0.5) * size
-        points = np.ascontiguousarray(voxels[:, [0, 2, 1]])
-        points[:, 2] = 0.5 * size - points[:, 2]
-        low = np.full((size, size), np.inf, np.float32)
-        high = np.full((size, size), -1.0, np.float32)
-        loops.height_ranges(points, shape.mesh.faces[: state.front], low, high)
-        for axis in range(2):
-            low = widened(low, axis, np.minimum)
-            high = widened(high, axis, np.maximum)
-        report("voxels", 2, 3)
-        coords, attributes = np.empty((0, 3), np.int32), np.empty((0, 6), np.float32)
-        columns = low, high, _SAMPLING_REACH_VOXELS, front, back, np.float32(_ROUGHNESS)
-        count = loops.fill_voxels(*columns, coords, attributes)
-        coords, attributes = np.empty((count, 3), np.int32), np.empty((count, 6), np.float32)
-        loops.fill_voxels(*columns, coords, attributes)
-        report("voxels", 3, 3)
-        return VoxelField(coords=coords, attributes=attributes, resolution=size)
+        with cancellable(report, "colours") as watched:
+            loops = kernels.load("voxels")
+            state = cast("PreviewState", shape.state)
+            size = shape.resolution
+            watched("colours", 0, 3)
+            front, back = sheets(cutout.rgba, size)
+            watched("surface", 1, 3)
+            voxels = (shape.mesh.vertices.astype(np.float64) + 0.5) * size
+            points = np.ascontiguousarray(voxels[:, [0, 2, 1]])
+            points[:, 2] = 0.5 * size - points[:, 2]
+            low = np.full((size, size), np.inf, np.float32)
+            high = np.full((size, size), -1.0, np.float32)
+            call(loops.height_ranges, points, shape.mesh.faces[: state.front], low, high)
+            for axis in range(2):
+                low = widened(low, axis, np.minimum)
+                high = widened(high, axis, np.maximum)
+            watched("voxels", 2, 3)
+            coords, attributes = np.empty((0, 3), np.int32), np.empty((0, 6), np.float32)
+            columns = low, high, _SAMPLING_REACH_VOXELS, front, back, np.float32(_ROUGHNESS)
+            count = call(loops.fill_voxels, *columns, coords, attributes)
+            coords, attributes = np.empty((count, 3), np.int32), np.empty((count, 6), np.float32)
+            call(loops.fill_voxels, *columns, coords, attributes)
+            watched("voxels", 3, 3)
+            return VoxelField(coords=coords, attributes=attributes, resolution=size)
 
     def texture_mesh(
         self, mesh: Mesh, cutout: Cutout, options: Options, report: Report
@@ -140,7 +143,9 @@ class PreviewEngine:
 
         Stages: "colours", "voxels".
         """
-        return project(mesh, cutout, field_resolution(options.texture_size), _ROUGHNESS, report)
+        with cancellable(report, "colours") as watched:
+            size = field_resolution(options.texture_size)
+            return project(mesh, cutout, size, _ROUGHNESS, watched)
 
 
 def field_resolution(texture_size_px: int) -> int:

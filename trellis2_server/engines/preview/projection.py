@@ -12,6 +12,7 @@ from PIL import Image
 
 from trellis2_server.engines.preview import kernels
 from trellis2_server.engines.preview.sheets import MARGIN_VOXELS, sheets
+from trellis2_server.export.cancellation import call
 from trellis2_server.inputs.images.framing import OPAQUE_ALPHA
 from trellis2_server.mesh import VoxelField
 
@@ -68,14 +69,15 @@ def project(
     front, back = sheets(_on_box(cutout.rgba, voxels, size), size)
     report("voxels", 1, 3)
     bits = np.zeros((size**3 + 7) // 8, np.uint8)
-    loops.mark(np.ascontiguousarray(voxels), mesh.faces, size, bits)
+    call(loops.mark, np.ascontiguousarray(voxels), mesh.faces, size, bits)
     depth = np.full((size, size), size, np.int32)
-    count = loops.first_depths(bits, size, depth)
+    count = call(loops.first_depths, bits, size, depth)
     report("voxels", 2, 3)
     coords, attributes = np.empty((count, 3), np.int32), np.empty((count, 6), np.float32)
-    loops.paint(
-        bits, depth, _FRONT_DEPTH_VOXELS, front, back, np.float32(roughness), coords, attributes
-    )
+    call(
+        loops.paint, bits, depth, _FRONT_DEPTH_VOXELS, front, back, np.float32(roughness), coords,
+        attributes,
+    )  # fmt: skip
     report("voxels", 3, 3)
     return VoxelField(coords=coords, attributes=attributes, resolution=size)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from trellis2_server.engines.preview import kernels
 from trellis2_server.engines.preview.silhouette import ISO
+from trellis2_server.export.cancellation import call
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,9 +41,9 @@ def sheets(
     loops = kernels.load("colors")
     scale = len(picture) / (size - 2 * MARGIN_VOXELS)
     base = np.empty((size, size, 4), np.float32)
-    loops.resample(_trusted(picture), float(MARGIN_VOXELS), scale, base)
+    call(loops.resample, _trusted(picture), float(MARGIN_VOXELS), scale, base)
     distance = np.where(base[..., 3] > ISO, np.float32(1e6), np.float32(0))
-    kernels.load("distance").chamfer(distance)
+    call(kernels.load("distance").chamfer, distance)
     levels = [(base, distance)]
     while len(levels[-1][0]) % 2 == 0 and len(levels[-1][0]) > _MIN_COLUMNS:
         levels.append((_halved(levels[-1][0]), np.ascontiguousarray(levels[-1][1][::2, ::2])))
@@ -55,10 +56,10 @@ def sheets(
         level, distance = levels[k]
         shape = (*level.shape[:2], 3)
         coarse, front = front, np.empty(shape, np.float32)
-        loops.refine(coarse, level, distance, np.float32(np.inf), front)
+        call(loops.refine, coarse, level, distance, np.float32(np.inf), front)
         detail = _DETAIL_COLUMNS * 2**k if k < blurred else np.inf
         coarse, back = back, np.empty(shape, np.float32)
-        loops.refine(coarse, level, distance, np.float32(detail), back)
+        call(loops.refine, coarse, level, distance, np.float32(detail), back)
     return front, back
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from trellis2_server.engines.preview import kernels
 from trellis2_server.errors import EngineError
+from trellis2_server.export.cancellation import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +50,7 @@ def mask_field(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     smallest = max(_MIN_SPECK_PX, int(area * _SPECK_SHARE))
     cleaned = field.copy()
     drop_specks = kernels.load("mask").drop_specks
-    if drop_specks(cleaned, np.zeros(field.shape, np.uint8), smallest, smallest):
+    if call(drop_specks, cleaned, np.zeros(field.shape, np.uint8), smallest, smallest):
         return cleaned
     return field
 
@@ -74,10 +75,10 @@ def triangulate(
     kind = np.zeros(offsets[-1], np.uint8)
     error = np.zeros(offsets[-1], np.float32)
     split = np.zeros(offsets[-1], np.uint8)
-    loops.classify(field, offsets, kind, error)
+    call(loops.classify, field, offsets, kind, error)
     second = kind[offsets[1] : offsets[2]].reshape(n // 2, n // 2)
     distance = np.where(second == loops.INSIDE, np.float32(1e6), np.float32(0))
-    kernels.load("distance").chamfer(distance)
+    call(kernels.load("distance").chamfer, distance)
     # The height's curvature falls with the distance d from the outline like d to the -1.5,
     # so that equal errors allow d to the 0.75; a little less keeps the shading smooth.
     room = (2 * distance) ** np.float32(0.6)
@@ -92,8 +93,8 @@ def triangulate(
         outline: NDArray[np.uint8],
     ) -> int:
         return int(
-            loops.triangulate(
-                field, offsets, kind, error, room, inner, outer, split, ids,
+            call(
+                loops.triangulate, field, offsets, kind, error, room, inner, outer, split, ids,
                 points, faces, outline, state,
             )
         )  # fmt: skip

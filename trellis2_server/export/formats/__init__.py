@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 from trellis2_server.errors import ExportError, InputError
+from trellis2_server.export.cancellation import cancellable
 from trellis2_server.export.formats.model import read_model
 from trellis2_server.export.formats.obj import write_obj, write_obj_zip
 from trellis2_server.export.formats.ply import write_ply
@@ -43,16 +44,20 @@ def convert(glb: bytes, file_type: FileType, report: Report | None = None) -> by
         glb: uncompressed, with one material.
         file_type: "obj" and "ply" have the base colour at their vertices; "obj_zip" has
             `model.obj`, `model.mtl` and the textures; "stl" has triangles only.
-        report: called with the progress.
+        report: stage "convert"; called at least every 50 ms, on two threads, one at a time. An
+            exception that it raises ends the conversion.
 
     Raises:
         ExportError: the GLB cannot be read.
     """
-    finished = stage_report(report, "convert", 2)
-    finished(0)
-    try:
-        model = read_model(glb)
-    except InputError as error:
-        raise ExportError(f"The model cannot be written as {file_type}.") from error
-    finished(1)
-    return _WRITERS[file_type](model)
+    with cancellable(report, "convert") as watched:
+        finished = stage_report(watched, "convert", 2)
+        finished(0)
+        try:
+            model = read_model(glb)
+        except InputError as error:
+            raise ExportError(f"The model cannot be written as {file_type}.") from error
+        finished(1)
+        content = _WRITERS[file_type](model)
+        finished(2)
+        return content

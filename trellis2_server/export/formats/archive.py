@@ -6,6 +6,8 @@ import io
 import zipfile
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from trellis2_server.export.cancellation import checked
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -35,6 +37,6 @@ def write_zip(entries: Sequence[ArchiveEntry]) -> bytes:
             info = zipfile.ZipInfo(entry.name, _DATE)
             info.compress_type = entry.compression
             with archive.open(info, "w") as file:
-                for chunk in entry.content:
+                for chunk in checked(entry.content):
                     file.write(chunk)
     return stream.getvalue()

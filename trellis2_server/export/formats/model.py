@@ -5,12 +5,12 @@ Does not know: the other formats.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trellis2_server.export.cancellation import CheckedStream
 from trellis2_server.inputs.meshes import Glb, read_scene
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def read_model(glb: bytes) -> Model:
         item = file.item("textures", texture["index"])
         webp = item.get("extensions", {}).get("EXT_texture_webp", item)
         content = file.view(file.item("images", webp["source"])["bufferView"])
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(CheckedStream(content)) as image:
             return image.convert(mode)
 
     return Model(

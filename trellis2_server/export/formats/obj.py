@@ -7,12 +7,12 @@ it.
 
 from __future__ import annotations
 
-import io
 import zipfile
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from trellis2_server.export.cancellation import CheckedStream, checked
 from trellis2_server.export.formats.archive import ArchiveEntry, write_zip
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _ROWS: Final = 8192
 
 def write_obj(model: Model) -> bytes:
     """Return the model as an OBJ file with colours at the vertices."""
-    return b"".join(_obj(model, is_textured=False))
+    return b"".join(checked(_obj(model, is_textured=False)))
 
 
 def write_obj_zip(model: Model) -> bytes:
@@ -88,7 +88,7 @@ def _pictures(model: Model) -> list[tuple[str, str, bytes]]:
         bands.append(("map_Pm", "metallic.png", model.metal_rough.getchannel("B")))
     pictures: list[tuple[str, str, bytes]] = []
     for key, name, picture in bands:
-        file = io.BytesIO()
+        file = CheckedStream()
         picture.save(file, "PNG", compress_level=1)
         pictures.append((key, name, file.getvalue()))
     return pictures

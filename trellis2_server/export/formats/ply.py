@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trellis2_server.export.chunks import byte_chunks
+from trellis2_server.export.chunks import row_chunks
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from trellis2_server.export.formats.model import Model
 
 
@@ -23,15 +25,30 @@ def write_ply(model: Model) -> bytes:
     if colors is not None:
         fields.append(("color", "u1", 4))
         properties += ["uchar red", "uchar green", "uchar blue", "uchar alpha"]
-    vertices = np.empty(len(model.positions), fields)
-    vertices["position"] = model.positions
-    if colors is not None:
-        vertices["color"] = colors
-    faces = np.empty(len(model.faces), [("count", "u1"), ("corners", "<i4", 3)])
-    faces["count"], faces["corners"] = 3, model.faces
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(vertices)}"]
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(model.positions)}"]
     header += [f"property {name}" for name in properties]
-    header += [f"element face {len(faces)}", "property list uchar int vertex_indices", "end_header"]
+    header += [
+        f"element face {len(model.faces)}",
+        "property list uchar int vertex_indices",
+        "end_header",
+    ]
+
+    def vertices(start: int, stop: int) -> NDArray[Any]:
+        rows = np.empty(stop - start, fields)
+        rows["position"] = model.positions[start:stop]
+        if colors is not None:
+            rows["color"] = colors[start:stop]
+        return rows
+
+    def faces(start: int, stop: int) -> NDArray[Any]:
+        rows = np.empty(stop - start, [("count", "u1"), ("corners", "<i4", 3)])
+        rows["count"], rows["corners"] = 3, model.faces[start:stop]
+        return rows
+
     return b"".join(
-        ["\n".join([*header, ""]).encode(), *byte_chunks(vertices), *byte_chunks(faces)]
+        [
+            "\n".join([*header, ""]).encode(),
+            *row_chunks(vertices, len(model.positions)),
+            *row_chunks(faces, len(model.faces)),
+        ]
     )

@@ -5,24 +5,31 @@ Format: 3D Systems, "StereoLithography Interface Specification" (1989).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trellis2_server.export.chunks import byte_chunks
+from trellis2_server.export.chunks import row_chunks
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from trellis2_server.export.formats.model import Model
 
 
 def write_stl(model: Model) -> bytes:
     """Return the model as a binary STL file."""
-    rows = np.zeros(
-        len(model.faces), [("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("flags", "<u2")]
-    )
-    rows["corners"] = corners = model.positions[model.faces]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    length = np.linalg.norm(normals, axis=1, keepdims=True)
-    rows["normal"] = normals / np.where(length > 0, length, 1)
-    header = b"trellis2-server".ljust(80) + len(rows).to_bytes(4, "little")
-    return b"".join([header, *byte_chunks(rows)])
+
+    def rows(start: int, stop: int) -> NDArray[Any]:
+        triangles = np.zeros(
+            stop - start, [("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("flags", "<u2")]
+        )
+        triangles["corners"] = corners = model.positions[model.faces[start:stop]]
+        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        length = np.linalg.norm(normals, axis=1, keepdims=True)
+        triangles["normal"] = normals / np.where(length > 0, length, 1)
+        return triangles
+
+    count = len(model.faces)
+    header = b"trellis2-server".ljust(80) + count.to_bytes(4, "little")
+    return b"".join([header, *row_chunks(rows, count)])

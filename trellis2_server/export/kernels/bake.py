@@ -3,7 +3,7 @@
 Compiled by numba, which infers all types from the arguments: see the callers.
 """
 
-# ruff: noqa: ANN001, ANN201, C901, D103, PLR0913, PLR0917, PLR2004
+# ruff: noqa: ANN001, ANN201, C901, D103, PLR0912, PLR0913, PLR0917, PLR2004
 # Loops are written for speed: flat, with positional scalars and arrays.
 # pyright: basic
 
@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from trellis2_server.export.jit import kernel
+from trellis2_server.export.jit import is_cancelled, kernel
 
 #: Edge of a tile of `bake_tiles`, texels.
 TILE = 16
 
 
 @kernel
-def project_points(start, stop, points, corners, planes, origin, cell, first, members, extents):
+def project_points(
+    start, stop, points, corners, planes, origin, cell, first, members, extents, flag
+):
     for p in range(start, stop):
+        if is_cancelled(flag):
+            return
         _, points[p, 0], points[p, 1], points[p, 2] = closest_point(
             corners, planes, origin, cell, first, members, extents,
             points[p, 0], points[p, 1], points[p, 2], np.int64(-1),
@@ -27,8 +31,10 @@ def project_points(start, stop, points, corners, planes, origin, cell, first, me
 
 
 @kernel
-def sample_points(start, stop, points, brick_of, masks, ranks, arranged, resolution, values):
+def sample_points(start, stop, points, brick_of, masks, ranks, arranged, resolution, values, flag):
     for p in range(start, stop):
+        if p & 1023 == 0 and is_cancelled(flag):
+            return
         weight, a, b, c, d, e, f = sample(
             points[p, 0], points[p, 1], points[p, 2], brick_of, masks, ranks, arranged, resolution
         )
@@ -38,9 +44,11 @@ def sample_points(start, stop, points, brick_of, masks, ranks, arranged, resolut
 
 
 @kernel
-def rasterize_rows(start, stop, uv, faces, owner):
+def rasterize_rows(start, stop, uv, faces, owner, flag):
     size = owner.shape[1]
     for f in range(faces.shape[0]):
+        if f & 63 == 0 and is_cancelled(flag):
+            return
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         ay, by, cy = np.float64(uv[a, 1]), np.float64(uv[b, 1]), np.float64(uv[c, 1])
         first_row = max(start, int(np.ceil(min(ay, by, cy) - 0.5)))
@@ -49,6 +57,8 @@ def rasterize_rows(start, stop, uv, faces, owner):
             continue
         ax, bx, cx = np.float64(uv[a, 0]), np.float64(uv[b, 0]), np.float64(uv[c, 0])
         for row in range(first_row, last_row + 1):
+            if is_cancelled(flag):
+                return
             y = row + 0.5
             low, high = np.inf, -np.inf
             for side in range(3):
@@ -72,11 +82,13 @@ def rasterize_rows(start, stop, uv, faces, owner):
 
 
 @kernel
-def claim_centres(uv, faces, owner):
+def claim_centres(uv, faces, owner, flag):
     # Assign the texel at the centroid of each face to the face if it is free. Otherwise faces that
     # cover no texel's centre would have no data, nor would long slivers over most of their length.
     size = owner.shape[0]
     for f in range(faces.shape[0]):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return
         x = (uv[faces[f, 0], 0] + uv[faces[f, 1], 0] + uv[faces[f, 2], 0]) / 3.0
         y = (uv[faces[f, 0], 1] + uv[faces[f, 1], 1] + uv[faces[f, 2], 1]) / 3.0
         column = min(size - 1, max(0, int(x)))
@@ -86,9 +98,11 @@ def claim_centres(uv, faces, owner):
 
 
 @kernel
-def dilate(start, stop, owner, dilated):
+def dilate(start, stop, owner, dilated, flag):
     size = owner.shape[0]
     for row in range(start, stop):
+        if is_cancelled(flag):
+            return
         for column in range(size):
             value = owner[row, column]
             if value == -1:
@@ -105,9 +119,11 @@ def dilate(start, stop, owner, dilated):
 
 
 @kernel
-def count_bricks(coords, brick_of):
+def count_bricks(coords, brick_of, flag):
     bricks = 0
     for v in range(coords.shape[0]):
+        if v & 1023 == 0 and is_cancelled(flag):
+            return 0
         i, j, k = coords[v, 0] >> 2, coords[v, 1] >> 2, coords[v, 2] >> 2
         if brick_of[i, j, k] < 0:
             brick_of[i, j, k] = bricks
@@ -126,17 +142,23 @@ def count_bits(mask):
 
 
 @kernel
-def rank_voxels(coords, brick_of, masks, ranks, rows):
+def rank_voxels(coords, brick_of, masks, ranks, rows, flag):
     one = np.uint64(1)
     for v in range(coords.shape[0]):
+        if v & 1023 == 0 and is_cancelled(flag):
+            return
         i, j, k = coords[v, 0], coords[v, 1], coords[v, 2]
         bit = np.uint64(((i & 3) << 4) | ((j & 3) << 2) | (k & 3))
         masks[brick_of[i >> 2, j >> 2, k >> 2]] |= one << bit
     total = 0
     for b in range(masks.shape[0]):
+        if b & 1023 == 0 and is_cancelled(flag):
+            return
         ranks[b] = total
         total += count_bits(masks[b])
     for v in range(coords.shape[0]):
+        if v & 1023 == 0 and is_cancelled(flag):
+            return
         i, j, k = coords[v, 0], coords[v, 1], coords[v, 2]
         bit = np.uint64(((i & 3) << 4) | ((j & 3) << 2) | (k & 3))
         b = brick_of[i >> 2, j >> 2, k >> 2]
@@ -144,9 +166,11 @@ def rank_voxels(coords, brick_of, masks, ranks, rows):
 
 
 @kernel
-def gather_attributes(start, stop, rows, attributes, arranged):
+def gather_attributes(start, stop, rows, attributes, arranged, flag):
     # Attributes in brick order: neighbours along z are adjacent in memory.
     for n in range(start, stop):
+        if n & 1023 == 0 and is_cancelled(flag):
+            return
         for c in range(6):
             arranged[n, c] = attributes[rows[n], c]
 
@@ -219,16 +243,26 @@ def cell_range(vertices, faces, f, axis, low, cell, last):
 
 
 @kernel
-def count_members(vertices, faces, low, cell, flat, sides):
-    # flat[cell + 1]: number of faces whose bounding box touches the cell.
+def count_members(vertices, faces, low, cell, flat, sides, limit, flag):
+    # flat[cell + 1]: number of faces whose bounding box touches the cell. Returns their sum; stops
+    # above the limit.
+    total = 0
     for f in range(faces.shape[0]):
+        if f & 63 == 0 and is_cancelled(flag):
+            return total
         i0, i1, _, _ = cell_range(vertices, faces, f, 0, low[0], cell, sides[0] - 1)
         j0, j1, _, _ = cell_range(vertices, faces, f, 1, low[1], cell, sides[1] - 1)
         k0, k1, _, _ = cell_range(vertices, faces, f, 2, low[2], cell, sides[2] - 1)
+        total += (i1 - i0 + 1) * (j1 - j0 + 1) * (k1 - k0 + 1)
+        if total > limit:
+            break
         for i in range(i0, i1 + 1):
+            if is_cancelled(flag):
+                return total
             for j in range(j0, j1 + 1):
                 for k in range(k0, k1 + 1):
                     flat[(i * sides[1] + j) * sides[2] + k + 1] += 1
+    return total
 
 
 @kernel
@@ -241,13 +275,17 @@ def quantize_extent(near, far, i):
 
 
 @kernel
-def list_members(vertices, faces, low, cell, flat, sides, members, extents):
+def list_members(vertices, faces, low, cell, flat, sides, members, extents, flag):
     # flat[cell]: index in `members` of the next face of the cell.
     for f in range(faces.shape[0]):
+        if f & 63 == 0 and is_cancelled(flag):
+            return
         i0, i1, x0, x1 = cell_range(vertices, faces, f, 0, low[0], cell, sides[0] - 1)
         j0, j1, y0, y1 = cell_range(vertices, faces, f, 1, low[1], cell, sides[1] - 1)
         k0, k1, z0, z1 = cell_range(vertices, faces, f, 2, low[2], cell, sides[2] - 1)
         for i in range(i0, i1 + 1):
+            if is_cancelled(flag):
+                return
             a, b = quantize_extent(x0, x1, i)
             for j in range(j0, j1 + 1):
                 c, d = quantize_extent(y0, y1, j)
@@ -267,10 +305,12 @@ def list_members(vertices, faces, low, cell, flat, sides, members, extents):
 
 
 @kernel
-def precompute_faces(start, stop, vertices, faces, corners, planes):
+def precompute_faces(start, stop, vertices, faces, corners, planes, flag):
     # corners: first corner and two edge vectors. planes: the plane of the face, and the three
     # planes perpendicular to it through its edges.
     for f in range(start, stop):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         for k in range(3):
             corners[f, k] = vertices[a, k]
@@ -433,11 +473,13 @@ def closest_point(corners, planes, origin, cell, first, members, extents, px, py
 def bake_tiles(
     start, stop, owner, uv, uv_faces, source, vertices,
     is_projected, corners, planes, origin, cell, first, members, extents,
-    brick_of, masks, ranks, arranged, resolution, base_color, metal_rough, covered,
+    brick_of, masks, ranks, arranged, resolution, base_color, metal_rough, covered, flag,
 ):  # fmt: skip
     # Tile by tile, in alternating directions: adjacent texels use the same data.
     size = owner.shape[0]
     for tile in range(start, stop):
+        if is_cancelled(flag):
+            return
         # No seed at the start of a tile: the result must not depend on how the range was split.
         seed = np.int64(-1)
         previous = -1
@@ -447,6 +489,8 @@ def bake_tiles(
         top, left = TILE * (tile // across), TILE * (tile % across)
         right = min(left + TILE, size)
         for row in range(top, min(top + TILE, size)):
+            if is_cancelled(flag):
+                return
             for step in range(right - left):
                 column = right - 1 - step if row % 2 == 1 else left + step
                 f = owner[row, column]
@@ -500,11 +544,13 @@ def rounded_mean(total, count):
 
 @kernel
 def pull_level(
-    start, stop, base_color, metal_rough, covered, coarse_base, coarse_metal, coarse_covered
+    start, stop, base_color, metal_rough, covered, coarse_base, coarse_metal, coarse_covered, flag
 ):
     # Half the resolution: the mean of the covered ones of four texels.
     size = covered.shape[0]
     for row in range(start, stop):
+        if is_cancelled(flag):
+            return
         for column in range(coarse_covered.shape[1]):
             count = 0
             red, green, blue, alpha, roughness, metallic = 0, 0, 0, 0, 0, 0
@@ -537,10 +583,12 @@ def interpolate(coarse, y0, y1, x0, x1, c):
 
 
 @kernel
-def push_level(start, stop, base_color, metal_rough, covered, coarse_base, coarse_metal):
+def push_level(start, stop, base_color, metal_rough, covered, coarse_base, coarse_metal, flag):
     # Fill gaps by bilinear interpolation of the coarser level, which has none.
     last = coarse_base.shape[0] - 1
     for row in range(start, stop):
+        if is_cancelled(flag):
+            return
         y0 = row // 2
         y1 = min(last, max(0, y0 + (1 if row % 2 == 1 else -1)))
         for column in range(covered.shape[1]):

@@ -3,7 +3,7 @@
 Compiled by numba, which infers all types from the arguments: see the callers.
 """
 
-# ruff: noqa: ANN001, ANN201, C901, D103, PLR0912, PLR0913, PLR0915, PLR0917, PLR2004
+# ruff: noqa: ANN001, ANN201, C901, D103, PLR0911, PLR0912, PLR0913, PLR0915, PLR0917, PLR2004
 # Loops are written for speed: flat, with positional scalars and arrays.
 # pyright: basic
 
@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from trellis2_server.export.jit import kernel
+from trellis2_server.export.jit import is_cancelled, kernel
 
 
 @kernel
-def face_normals(start, stop, vertices, faces, normals):
+def face_normals(start, stop, vertices, faces, normals, flag):
     for f in range(start, stop):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return
         ux, uy, uz, vx, vy, vz = edge_vectors(vertices, faces, f)
         nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
         length = np.sqrt(nx * nx + ny * ny + nz * nz)
@@ -49,10 +51,12 @@ def row_crossing(ax, ay, bx, by, y):
 
 
 @kernel
-def rasterize_face(grid, token, is_write, ax, ay, bx, by, cx, cy):
+def rasterize_face(grid, token, is_write, ax, ay, bx, by, cx, cy, flag):
     # Whether the face covers the centre of no texel that contains the token. With `is_write`,
     # writes the token into its texels, up to the first that contained it.
     for row in range(int(np.ceil(min(ay, by, cy) - 0.5)), int(np.ceil(max(ay, by, cy) - 0.5))):
+        if row & 15 == 15 and is_cancelled(flag):
+            return False
         y = row + 0.5
         low, high = np.inf, -np.inf
         if (ay <= y) != (by <= y):
@@ -89,13 +93,54 @@ def plane_basis(x, y, z):
 
 
 @kernel
+def list_faces(chart, first, order, flag):
+    # Sort the faces by chart. `first` has zeros; the result has an element more than charts.
+    for f in range(chart.shape[0]):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return
+        first[chart[f]] += 1
+    total = 0
+    for c in range(first.shape[0]):
+        if c & 1023 == 0 and is_cancelled(flag):
+            return
+        total += first[c]
+        first[c] = total
+    for f in range(chart.shape[0] - 1, -1, -1):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return
+        first[chart[f]] -= 1
+        order[first[chart[f]]] = f
+
+
+@kernel
+def longest_edges(start, stop, vertices, faces, lengths, flag):
+    for f in range(start, stop):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return
+        ux, uy, uz, vx, vy, vz = edge_vectors(vertices, faces, f)
+        wx, wy, wz = vx - ux, vy - uy, vz - uz
+        lengths[f] = np.sqrt(
+            max(
+                ux * ux + uy * uy + uz * uz,
+                vx * vx + vy * vy + vz * vz,
+                wx * wx + wy * wy + wz * wz,
+            )
+        )
+
+
+@kernel
 def project_groups(
-    start, stop, vertices, faces, normals, order, first, density, side, axes, has_no_overlap
+    start, stop, vertices, faces, normals, order, first, axes, boxes, has_no_overlap, flag
 ):
-    # Project each group along its mean normal, and test whether no faces overlap there.
+    # Project each group along its mean normal. boxes: low corner and extent of the projection.
+    # has_no_overlap: whether the faces all face the axis.
     for c in range(start, stop):
+        if is_cancelled(flag):
+            return
         x, y, z = 0.0, 0.0, 0.0
         for n in range(first[c], first[c + 1]):
+            if n & 1023 == 0 and is_cancelled(flag):
+                return
             f = order[n]
             area = np.float64(normals[f, 3])
             x += area * normals[f, 0]
@@ -111,6 +156,8 @@ def project_groups(
         low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
         is_flat = True
         for n in range(first[c], first[c + 1]):
+            if n & 1023 == 0 and is_cancelled(flag):
+                return
             f = order[n]
             dot = normals[f, 0] * x + normals[f, 1] * y + normals[f, 2] * z
             if dot <= 0.15 and normals[f, 3] > 0.0:
@@ -124,10 +171,28 @@ def project_groups(
                 low_y, high_y = min(low_y, py), max(high_y, py)
         if not is_flat:
             continue
-        width, height = high_x - low_x, high_y - low_y
-        scale = min(density, (side - 4) / max(width, height, 1e-20))
-        grid = np.zeros((int(height * scale) + 4, int(width * scale) + 4), np.uint8)
+        has_no_overlap[c] = 1
+        boxes[c, 0], boxes[c, 1] = low_x, low_y
+        boxes[c, 2], boxes[c, 3] = high_x - low_x, high_y - low_y
+
+
+@kernel
+def find_overlaps(
+    start, stop, vertices, faces, order, first, axes, boxes, scales, has_no_overlap, flag
+):
+    # Test whether faces of a group overlap in its projection, on a grid of texels. A face alone
+    # does not.
+    for c in range(start, stop):
+        if is_cancelled(flag):
+            return
+        if has_no_overlap[c] == 0 or first[c + 1] - first[c] == 1:
+            continue
+        tx, ty, tz, bx, by, bz = plane_basis(axes[c, 0], axes[c, 1], axes[c, 2])
+        low_x, low_y, scale = boxes[c, 0], boxes[c, 1], scales[c]
+        grid = np.zeros((int(boxes[c, 3] * scale) + 4, int(boxes[c, 2] * scale) + 4), np.uint8)
         for n in range(first[c], first[c + 1]):
+            if n & 63 == 0 and is_cancelled(flag):
+                return
             f = order[n]
             a, b, d = faces[f, 0], faces[f, 1], faces[f, 2]
             if not rasterize_face(
@@ -144,16 +209,16 @@ def project_groups(
                 + 1.5,
                 (bx * vertices[d, 0] + by * vertices[d, 1] + bz * vertices[d, 2] - low_y) * scale
                 + 1.5,
+                flag,
             ):  # fmt: skip
-                is_flat = False
+                has_no_overlap[c] = 0
                 break
-        has_no_overlap[c] = is_flat
 
 
 @kernel
 def grow_charts(
     vertices, faces, twin, normals, order, first, group, density, group_axes, has_no_overlap,
-    chart, axes, members, queue, visited, grid,
+    chart, axes, members, queue, visited, grid, flag,
 ):  # fmt: skip
     # chart: -1: not assigned yet. A group without overlaps is one chart, projected along its axis.
     # In other groups, charts grow face by face over a grid of texels; a face that would cover an
@@ -163,8 +228,12 @@ def grow_charts(
     pass_id = 0
     side = grid.shape[0]
     for c in range(first.shape[0] - 1):
+        if is_cancelled(flag):
+            return 0
         if has_no_overlap[c]:
             for n in range(first[c], first[c + 1]):
+                if n & 1023 == 0 and is_cancelled(flag):
+                    return 0
                 chart[order[n]] = count
             axes[count, 0], axes[count, 1], axes[count, 2] = (
                 group_axes[c, 0],
@@ -174,7 +243,10 @@ def grow_charts(
             count += 1
             continue
         done = first[c]
+        passes, room = 0, members.shape[0] + 1
         while done < first[c + 1]:
+            if done & 1023 == 0 and is_cancelled(flag):
+                return 0
             seed = order[done]
             if chart[seed] >= 0:
                 done += 1
@@ -186,7 +258,9 @@ def grow_charts(
             size = 1
             head = 0
             x, y, z = 0.0, 0.0, 0.0
-            while head < size:
+            while head < size < room:
+                if head & 1023 == 1023 and is_cancelled(flag):
+                    return 0
                 f = members[head]
                 head += 1
                 area = normals[f, 3]
@@ -207,6 +281,8 @@ def grow_charts(
             if length > 0.0:
                 x, y, z = x / length, y / length, z / length
                 for i in range(size):
+                    if i & 1023 == 1023 and is_cancelled(flag):
+                        return 0
                     f = members[i]
                     dot = normals[f, 0] * x + normals[f, 1] * y + normals[f, 2] * z
                     if dot > best_dot:
@@ -221,6 +297,8 @@ def grow_charts(
             tx, ty, tz, bx, by, bz = plane_basis(x, y, z)
             low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
             for i in range(size):
+                if i & 1023 == 1023 and is_cancelled(flag):
+                    return 0
                 f = members[i]
                 for k in range(3):
                     v = faces[f, k]
@@ -235,6 +313,8 @@ def grow_charts(
             chart[best] = count
             head, tail = 0, 1
             while head < tail:
+                if head & 63 == 63 and is_cancelled(flag):
+                    return 0
                 f = queue[head]
                 head += 1
                 # The first face is accepted whatever it covers.
@@ -252,8 +332,8 @@ def grow_charts(
                       + bz * vertices[faces[f, 2], 2] - low_y) * scale + 1.5  # fmt: skip
                 dot = normals[f, 0] * x + normals[f, 1] * y + normals[f, 2] * z
                 is_free = dot > 0.15 or normals[f, 3] == 0.0
-                if is_free and rasterize_face(grid, token, 0, u0, v0, u1, v1, u2, v2):
-                    rasterize_face(grid, token, 1, u0, v0, u1, v1, u2, v2)
+                if is_free and rasterize_face(grid, token, 0, u0, v0, u1, v1, u2, v2, flag):
+                    rasterize_face(grid, token, 1, u0, v0, u1, v1, u2, v2, flag)
                 else:
                     is_free = False
                 if not is_free and f != best:
@@ -272,20 +352,28 @@ def grow_charts(
                         tail += 1
             axes[count, 0], axes[count, 1], axes[count, 2] = x, y, z
             count += 1
+            # A spiral stair of a million steps: without a limit, each chart would visit all faces.
+            passes += 1
+            if passes >= 64:
+                room = max(256, 16 * tail)
     return count
 
 
 @kernel
 def project_charts(
-    vertices, faces, order, first, axes, chart_of, row_of, flat, source, uv_faces, start
+    vertices, faces, order, first, axes, chart_of, row_of, flat, source, uv_faces, start, flag
 ):
     rows = 0
     for c in range(axes.shape[0]):
+        if is_cancelled(flag):
+            return 0
         start[c] = rows
         tx, ty, tz, bx, by, bz = plane_basis(
             np.float64(axes[c, 0]), np.float64(axes[c, 1]), np.float64(axes[c, 2])
         )
         for i in range(first[c], first[c + 1]):
+            if i & 1023 == 0 and is_cancelled(flag):
+                return 0
             f = order[i]
             for k in range(3):
                 v = faces[f, k]
@@ -365,8 +453,9 @@ def jacobian(positions, i, j, k, long, along, up):
 
 @kernel
 def fit_polynomials(
-    begin, end, vertices, faces, order, first, uv_faces, start, flat, degree, iterations, samples
-):
+    begin, end, vertices, faces, order, first, uv_faces, start, flat, degree, iterations, samples,
+    flag,
+):  # fmt: skip
     # Displace each chart by polynomials of its two coordinates that minimise the distortion of its
     # faces: least squares between the Jacobian of each face and the nearest rotation, weighted by
     # area. Large charts are sampled: about `samples` faces, evenly spaced.
@@ -375,6 +464,8 @@ def fit_polynomials(
     normal_matrix, matrix = np.empty((max_terms, max_terms)), np.empty((max_terms, max_terms))
     coefficients = np.empty((max_terms, 2))
     for c in range(begin, end):
+        if is_cancelled(flag):
+            return
         count = first[c + 1] - first[c]
         if count < 2:
             continue
@@ -386,6 +477,8 @@ def fit_polynomials(
             own_degree += 1
         low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
         for r in range(start[c], start[c + 1]):
+            if r & 1023 == 0 and is_cancelled(flag):
+                return
             low_x, high_x = min(low_x, flat[r, 0]), max(high_x, flat[r, 0])
             low_y, high_y = min(low_y, flat[r, 1]), max(high_y, flat[r, 1])
         half = 0.5 * max(high_x - low_x, high_y - low_y)
@@ -404,6 +497,8 @@ def fit_polynomials(
                     for j in range(i + 1):
                         normal_matrix[i, j] = 0.0
             for n in range(first[c], first[c + 1], stride):
+                if n & 15 == 0 and is_cancelled(flag):
+                    return
                 f = order[n]
                 long, along, up = triangle_in_plane(vertices, faces, f)
                 if up <= 1e-3 * long:
@@ -477,6 +572,8 @@ def fit_polynomials(
             worst = min(worst, mean - np.sqrt(difference * difference + k01 * k01))
         scale = min(1.0, -0.8 / worst) if worst < 0.0 else 1.0
         for r in range(start[c], start[c + 1]):
+            if r & 1023 == 0 and is_cancelled(flag):
+                return
             x, y = (flat[r, 0] - mid_x) / half, (flat[r, 1] - mid_y) / half
             n = 0
             for total in range(1, own_degree + 1):
@@ -499,12 +596,14 @@ def add_edge_targets(target, positions, i, j, x, y, weight):
 
 
 @kernel
-def relax_step(positions, triangles, faces, target):
+def relax_step(positions, triangles, faces, target, flag):
     # One Jacobi iteration: the weighted mean of the positions that the rotated faces around each
     # row ask for. The third column of `target` is 1 for rows that stay.
     for r in range(positions.shape[0]):
         target[r, 0], target[r, 1], target[r, 2] = 0.0, 0.0, 0.0
     for n in range(faces.shape[0]):
+        if n & 1023 == 1023 and is_cancelled(flag):
+            return
         long, along, up = triangles[n, 0], triangles[n, 1], triangles[n, 2]
         if up <= 1e-3 * long:
             continue
@@ -526,6 +625,8 @@ def relax_step(positions, triangles, faces, target):
         add_edge_targets(target, positions, i, k, kx, ky, at_j)
         add_edge_targets(target, positions, j, k, kx - jx, ky - jy, at_i)
     for r in range(positions.shape[0]):
+        if r & 1023 == 1023 and is_cancelled(flag):
+            return
         if target[r, 2] > 0.0:
             target[r, 0], target[r, 1], target[r, 2] = (
                 target[r, 0] / target[r, 2],
@@ -537,12 +638,14 @@ def relax_step(positions, triangles, faces, target):
 
 
 @kernel
-def prevent_flips(positions, faces, target):
+def prevent_flips(positions, faces, target, flag):
     # Keep the corners of faces that would be flipped where they are.
     is_done = False
     while not is_done:
         is_done = True
         for n in range(faces.shape[0]):
+            if n & 1023 == 1023 and is_cancelled(flag):
+                return
             i, j, k = faces[n, 0], faces[n, 1], faces[n, 2]
             ux, uy = target[j, 0] - target[i, 0], target[j, 1] - target[i, 1]
             wx, wy = target[k, 0] - target[i, 0], target[k, 1] - target[i, 1]
@@ -557,16 +660,21 @@ def prevent_flips(positions, faces, target):
 
 @kernel
 def relax_charts(
-    begin, end, vertices, faces, order, first, uv_faces, start, flat, steps, density, side
-):
+    begin, end, vertices, faces, order, first, uv_faces, start, flat, steps, density, side, limits,
+    flag,
+):  # fmt: skip
     # Reduce the distortion of each chart further: Liu et al., "A Local/Global Approach to Mesh
     # Parameterization" (2008), with a Jacobi iteration as the global step. This flattens bends
     # along rims, which polynomials cannot follow. A chart stays as it was if more of its faces
     # would overlap.
     for c in range(begin, end):
+        if is_cancelled(flag):
+            return
         count, current = first[c + 1] - first[c], flat[start[c] : start[c + 1]]
         triangles, chart_faces = np.empty((count, 3)), np.empty((count, 3), np.int32)
         for n in range(count):
+            if n & 1023 == 1023 and is_cancelled(flag):
+                return
             f = order[first[c] + n]
             triangles[n, 0], triangles[n, 1], triangles[n, 2] = triangle_in_plane(
                 vertices, faces, f
@@ -575,33 +683,39 @@ def relax_charts(
                 chart_faces[n, m] = uv_faces[f, m] - start[c]
         positions, target = current.copy(), np.empty((current.shape[0], 3))
         for _ in range(steps):
-            relax_step(positions, triangles, chart_faces, target)
-            prevent_flips(positions, chart_faces, target)
+            relax_step(positions, triangles, chart_faces, target, flag)
+            prevent_flips(positions, chart_faces, target, flag)
             positions[:] = target[:, :2]
-        if count_overlaps(positions, chart_faces, density, side) <= count_overlaps(
-            current, chart_faces, density, side
-        ):
+        if count == 1 or count_overlaps(
+            positions, chart_faces, density, side, limits[c], flag
+        ) <= count_overlaps(current, chart_faces, density, side, limits[c], flag):
             current[:] = positions
 
 
 @kernel
-def count_overlaps(positions, faces, density, side):
-    # The number of faces that cover texels of earlier faces.
+def count_overlaps(positions, faces, density, side, limit, flag):
+    # The number of faces that cover texels of earlier faces, on a grid of about `limit` texels.
     low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
     for r in range(positions.shape[0]):
+        if r & 1023 == 1023 and is_cancelled(flag):
+            return 0
         low_x, high_x = min(low_x, positions[r, 0]), max(high_x, positions[r, 0])
         low_y, high_y = min(low_y, positions[r, 1]), max(high_y, positions[r, 1])
     width, height = high_x - low_x, high_y - low_y
     scale = min(density, (side - 4) / max(width, height, 1e-20))
+    scale = min(scale, np.sqrt(limit / max(width * height, 1e-300)))
     grid = np.zeros((int(height * scale) + 4, int(width * scale) + 4), np.uint8)
     count = 0
     for n in range(faces.shape[0]):
+        if n & 63 == 63 and is_cancelled(flag):
+            return 0
         i, j, k = faces[n, 0], faces[n, 1], faces[n, 2]
         if not rasterize_face(
             grid, 1, 1,
             (positions[i, 0] - low_x) * scale + 1.5, (positions[i, 1] - low_y) * scale + 1.5,
             (positions[j, 0] - low_x) * scale + 1.5, (positions[j, 1] - low_y) * scale + 1.5,
             (positions[k, 0] - low_x) * scale + 1.5, (positions[k, 1] - low_y) * scale + 1.5,
+            flag,
         ):  # fmt: skip
             count += 1
     return count

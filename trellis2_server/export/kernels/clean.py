@@ -3,7 +3,7 @@
 Compiled by numba, which infers all types from the arguments: see the callers.
 """
 
-# ruff: noqa: ANN001, ANN201, D103, PLR0913, PLR0917, PLR1714, PLR2004
+# ruff: noqa: ANN001, ANN201, C901, D103, PLR0912, PLR0913, PLR0917, PLR1714, PLR2004
 # ruff: noqa: PLW3301, SIM109
 # Loops are written for speed: flat, with positional scalars and arrays.
 # pyright: basic
@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from trellis2_server.export.jit import kernel
+from trellis2_server.export.jit import is_cancelled, kernel
 
 
 @kernel
-def mark_repeated(faces, head, next_face, keep):
+def mark_repeated(faces, head, next_face, keep, flag):
     # Clears `keep` for degenerate faces and for faces whose three vertices an earlier face has.
     # The faces are linked lists by their smallest vertex.
     for f in range(faces.shape[0]):
+        if f & 255 == 0 and is_cancelled(flag):
+            return
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         if a == b or b == c or a == c:
             keep[f] = False
@@ -43,31 +45,41 @@ def mark_repeated(faces, head, next_face, keep):
 
 
 @kernel
-def mark_used(faces, used):
+def mark_used(faces, used, flag):
     for f in range(faces.shape[0]):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return
         used[faces[f, 0]] = used[faces[f, 1]] = used[faces[f, 2]] = True
 
 
 @kernel
-def renumber(start, stop, faces, new_index, renumbered):
+def renumber(start, stop, faces, new_index, renumbered, flag):
     for f in range(start, stop):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return
         for k in range(3):
             renumbered[f, k] = new_index[faces[f, k]]
 
 
 @kernel
-def fill_holes(vertices, start, stop, owner, edge_from, loop, limit, new_vertices, new_faces):
+def fill_holes(vertices, start, stop, owner, edge_from, loop, limit, new_vertices, new_faces, flag):
     # Fills each hole whose rim is a simple loop with a fan of triangles around its centre.
     # edge_from[v]: the rim edge that starts at v; -1: none; -2: several, which is no simple loop.
     for e in range(start.shape[0]):
+        if e & 1023 == 0 and is_cancelled(flag):
+            return 0, 0
         v = start[e]
         edge_from[v] = e if edge_from[v] == -1 else -2
     vertex_count, face_count = 0, 0
     for first in range(start.shape[0]):
+        if first & 1023 == 0 and is_cancelled(flag):
+            return 0, 0
         length = 0
         perimeter = 0.0
         e = first
         while e >= 0:
+            if length & 1023 == 1023 and is_cancelled(flag):
+                return 0, 0
             loop[length] = e
             length += 1
             dx, dy, dz = difference(vertices, stop[e], start[e])

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from trellis2_server.export.jit import kernel
+from trellis2_server.export.jit import is_cancelled, kernel
 
 
 @kernel
-def find_cells(start, stop, vertices, low, scale, side, shift, cell):
+def find_cells(start, stop, vertices, low, scale, side, shift, cell, flag):
     for v in range(start, stop):
+        if v & 1023 == 0 and is_cancelled(flag):
+            return
         i = int((vertices[v, 0] - low[0]) * scale + shift)
         j = int((vertices[v, 1] - low[1]) * scale + shift)
         k = int((vertices[v, 2] - low[2]) * scale + shift)
@@ -27,24 +29,32 @@ def find_cells(start, stop, vertices, low, scale, side, shift, cell):
 
 
 @kernel
-def count_cells(cell, head, faces, sizes, face_sizes):
+def count_cells(cell, head, faces, sizes, face_sizes, flag):
     # Count the remaining vertices and the faces of each cell; a face belongs to its first vertex.
     for v in range(cell.shape[0]):
+        if v & 1023 == 0 and is_cancelled(flag):
+            return
         if head[v] >= 0:
             sizes[cell[v]] += 1
     for f in range(faces.shape[0]):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return
         face_sizes[cell[faces[f, 0]]] += 1
 
 
 @kernel
-def sort_by_cell(cell, head, faces, starts, face_starts, new_index, sorted_faces):
+def sort_by_cell(cell, head, faces, starts, face_starts, new_index, sorted_faces, flag):
     # Renumber the vertices cell by cell, and sort the faces likewise.
     for v in range(cell.shape[0]):
+        if v & 1023 == 0 and is_cancelled(flag):
+            return
         new_index[v] = -1
         if head[v] >= 0:
             new_index[v] = starts[cell[v]]
             starts[cell[v]] += 1
     for f in range(faces.shape[0]):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return
         a = faces[f, 0]
         to = face_starts[cell[a]]
         face_starts[cell[a]] = to + 1
@@ -56,8 +66,10 @@ def sort_by_cell(cell, head, faces, starts, face_starts, new_index, sorted_faces
 
 
 @kernel
-def move_vertices(start, stop, new_index, vertices, moved):
+def move_vertices(start, stop, new_index, vertices, moved, flag):
     for v in range(start, stop):
+        if v & 1023 == 0 and is_cancelled(flag):
+            return
         to = new_index[v]
         if to >= 0:
             for k in range(vertices.shape[1]):
@@ -65,11 +77,15 @@ def move_vertices(start, stop, new_index, vertices, moved):
 
 
 @kernel
-def link_corners(faces, head, next_corner):
+def link_corners(faces, head, next_corner, flag):
     # List the corners at each vertex, ascending: a linked list.
     for v in range(head.shape[0]):
+        if v & 1023 == 0 and is_cancelled(flag):
+            return
         head[v] = -1
     for f in range(faces.shape[0] - 1, -1, -1):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return
         for k in range(2, -1, -1):
             v = faces[f, k]
             next_corner[3 * f + k] = head[v]
@@ -77,11 +93,13 @@ def link_corners(faces, head, next_corner):
 
 
 @kernel
-def sum_quadrics(start, stop, faces, head, next_corner, rim_weight, vertices):
+def sum_quadrics(start, stop, faces, head, next_corner, rim_weight, vertices, flag):
     # Quadrics of the planes through each vertex, relative to it: only the second-order part is not
     # zero.
     ring = np.empty((513, 3), np.int32)
     for v in range(start, stop):
+        if v & 15 == 0 and is_cancelled(flag):
+            return
         count = collect_ring(faces, head, next_corner, v, ring)
         x, y, z = np.float64(vertices[v, 0]), np.float64(vertices[v, 1]), np.float64(vertices[v, 2])
         a, b, c, d, e, g = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -158,7 +176,7 @@ def merge_vertices(vertices, v, u, x, y, z):
 @kernel
 def collect_ring(faces, head, next_corner, v, ring):
     # ring: the corners at v and the other two vertices of their faces. Unlinks removed faces.
-    # The count includes corners for which the ring has no room.
+    # Stops at 513 corners, which is too many.
     count = 0
     previous = -1
     i = head[v]
@@ -178,18 +196,26 @@ def collect_ring(faces, head, next_corner, v, ring):
                 ring[count, 1] = b if k == 0 else (c if k == 1 else a)
                 ring[count, 2] = c if k == 0 else (a if k == 1 else b)
             count += 1
+            if count > 512:
+                break  # too many for every caller
             previous = i
         i = following
     return count
 
 
 @kernel
-def lock_borders(start, stop, faces, head, next_corner, cell, vertices):
+def lock_borders(start, stop, faces, head, next_corner, cell, vertices, flag):
     # Mark vertices with neighbours in other cells.
     for v in range(start, stop):
+        if v & 1023 == 0 and is_cancelled(flag):
+            return
         vertices[v, 13] = 0.0
         i = head[v]
+        steps = 0
         while i >= 0:
+            steps += 1
+            if steps & 4095 == 0 and is_cancelled(flag):
+                return
             f = i // 3
             if (
                 cell[faces[f, 0]] != cell[v]
@@ -341,15 +367,19 @@ def exclude_tried(near, number, costs, u):
 @kernel
 def enqueue_all(
     start, stop, first, vertices, faces, head, next_corner, buckets, counts, after, partner, stamp,
-    version, target,
+    version, target, flag,
 ):  # fmt: skip
     ring, near = np.empty((513, 3), np.int32), np.empty((1026, 2), np.int32)
     batch, costs = np.zeros(136, np.float32), np.empty((1026, 4), np.float32)
     for cell in range(start, stop):
+        if is_cancelled(flag):
+            return
         for b in range(1024):
             buckets[cell, b] = -1
             counts[cell, b] = 0
         for v in range(first[cell + 1] - 1, first[cell] - 1, -1):
+            if v & 15 == 0 and is_cancelled(flag):
+                return
             if vertices[v, 13] != 0.0:
                 continue
             count = collect_ring(faces, head, next_corner, v, ring)
@@ -433,7 +463,7 @@ def meets_link_condition(v_ring, v_count, v_near, v_number, u_ring, u_count, u_n
 @kernel
 def collapse_edges(
     start, stop, budget, limit, tolerance, level, vertices, faces, head, next_corner, buckets,
-    counts, after, partner, stamp, version, target, removed_counts,
+    counts, after, partner, stamp, version, target, removed_counts, flag,
 ):  # fmt: skip
     # Collapse edges in each cell, cheapest first. Vertices with neighbours in other cells are
     # locked: no cell reads or writes what another cell writes.
@@ -444,8 +474,12 @@ def collapse_edges(
     v_near, u_near = np.empty((1026, 2), np.int32), np.empty((1026, 2), np.int32)
     batch, costs = np.zeros(136, np.float32), np.empty((1026, 4), np.float32)
     for cell in range(start, stop):
+        if is_cancelled(flag):
+            return
         removed, bucket = 0, 0
         while removed < budget[cell]:
+            if is_cancelled(flag):
+                return
             while bucket <= limit and buckets[cell, bucket] < 0:
                 bucket += 1
             if bucket > limit:
@@ -537,10 +571,12 @@ def collapse_edges(
 
 
 @kernel
-def compact_faces(faces):
+def compact_faces(faces, flag):
     # Move the remaining faces to the front and return their number.
     left = 0
     for f in range(faces.shape[0]):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return 0
         if faces[f, 0] >= 0:
             faces[left, 0], faces[left, 1], faces[left, 2] = faces[f, 0], faces[f, 1], faces[f, 2]
             left += 1

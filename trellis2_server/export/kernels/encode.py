@@ -9,12 +9,14 @@ Compiled by numba, which infers all types from the arguments: see the callers.
 
 from __future__ import annotations
 
-from trellis2_server.export.jit import kernel
+from trellis2_server.export.jit import is_cancelled, kernel
 
 
 @kernel
-def count_values(base_color, metal_rough, covered, counts):
+def count_values(base_color, metal_rough, covered, counts, flag):
     for row in range(covered.shape[0]):
+        if is_cancelled(flag):
+            return
         for column in range(covered.shape[1]):
             if covered[row, column] == 1:
                 counts[0, base_color[row, column, 3]] += 1

@@ -3,7 +3,7 @@
 Compiled by numba, which infers all types from the arguments: see the callers.
 """
 
-# ruff: noqa: ANN001, ANN201, C901, D103, PLR0913, PLR0917, PLR2004
+# ruff: noqa: ANN001, ANN201, C901, D103, PLR0912, PLR0913, PLR0917, PLR2004
 # Loops are written for speed: flat, with positional scalars and arrays.
 # pyright: basic
 
@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from trellis2_server.export.jit import kernel
+from trellis2_server.export.jit import is_cancelled, kernel
 
 
 @kernel
-def list_borders(twin, group, half):
+def list_borders(twin, group, half, flag):
     count = 0
     for h in range(twin.shape[0]):
+        if h & 1023 == 0 and is_cancelled(flag):
+            return 0
         t = twin[h]
         if t > h and group[t // 3] != group[h // 3]:
             half[count] = h
@@ -26,8 +28,10 @@ def list_borders(twin, group, half):
 
 
 @kernel
-def assign_directions(start, stop, normals, directions, label):
+def assign_directions(start, stop, normals, directions, label, flag):
     for f in range(start, stop):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return
         best = -2.0
         for w in range(directions.shape[0]):
             dot = (
@@ -41,9 +45,11 @@ def assign_directions(start, stop, normals, directions, label):
 
 
 @kernel
-def smooth_labels(start, stop, normals, directions, twin, label, smoothed):
+def smooth_labels(start, stop, normals, directions, twin, label, smoothed, flag):
     # The label of each face that fits its normal and the labels of its neighbours best.
     for f in range(start, stop):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return
         best = -10.0
         for i in range(4):
             w = label[f]
@@ -67,17 +73,23 @@ def smooth_labels(start, stop, normals, directions, twin, label, smoothed):
 
 
 @kernel
-def connected_components(twin, label, group, stack):
+def connected_components(twin, label, group, stack, flag):
     for f in range(label.shape[0]):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return 0
         group[f] = -1
     count = 0
     for seed in range(label.shape[0]):
+        if seed & 1023 == 0 and is_cancelled(flag):
+            return 0
         if group[seed] >= 0:
             continue
         group[seed] = count
         stack[0] = seed
         top = 1
         while top > 0:
+            if top & 1023 == 0 and is_cancelled(flag):
+                return 0
             top -= 1
             f = stack[top]
             for k in range(3):
@@ -93,9 +105,11 @@ def connected_components(twin, label, group, stack):
 
 
 @kernel
-def sum_group_normals(normals, group, sums):
+def sum_group_normals(normals, group, sums, flag):
     # sums of each group: area, area times normal, area times the six products of its components.
     for f in range(group.shape[0]):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return
         g, a = group[f], np.float64(normals[f, 3])
         x, y, z = np.float64(normals[f, 0]), np.float64(normals[f, 1]), np.float64(normals[f, 2])
         sums[g, 0] += a
@@ -111,9 +125,11 @@ def sum_group_normals(normals, group, sums):
 
 
 @kernel
-def merge_groups(low, high, sums, parent, limit, limit_small, small):
+def merge_groups(low, high, sums, parent, limit, limit_small, small, flag):
     merged = 0
     for i in range(low.shape[0]):
+        if i & 1023 == 0 and is_cancelled(flag):
+            return 0
         a, b = low[i], high[i]
         while parent[a] != a:
             parent[a] = parent[parent[a]]
@@ -148,6 +164,8 @@ def merge_groups(low, high, sums, parent, limit, limit_small, small):
             sums[a, k] += sums[b, k]
         merged += 1
     for g in range(parent.shape[0]):
+        if g & 1023 == 0 and is_cancelled(flag):
+            return 0
         a = g
         while parent[a] != a:
             a = parent[a]

@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from trellis2_server.export.jit import kernel
+from trellis2_server.export.jit import is_cancelled, kernel
 
 
 @kernel
-def align_charts(begin, end, flat, start, angles):
+def align_charts(begin, end, flat, start, angles, flag):
     # Rotate each chart to its smallest bounding box, with a corner of the box at the origin.
     for c in range(begin, end):
+        if is_cancelled(flag):
+            return
         best, best_area = 0, np.inf
         for i in range(angles):
+            if is_cancelled(flag):
+                return
             co, si = np.cos(0.5 * np.pi * i / angles), np.sin(0.5 * np.pi * i / angles)
             low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
             for r in range(start[c], start[c + 1]):
@@ -44,9 +48,11 @@ def align_charts(begin, end, flat, start, angles):
 
 
 @kernel
-def list_rims(twin, chart, rim):
+def list_rims(twin, chart, rim, flag):
     count = 0
     for h in range(twin.shape[0]):
+        if h & 1023 == 0 and is_cancelled(flag):
+            return 0
         if twin[h] < 0 or chart[twin[h] // 3] != chart[h // 3]:
             rim[count] = h
             count += 1
@@ -54,18 +60,22 @@ def list_rims(twin, chart, rim):
 
 
 @kernel
-def measure_boxes(flat, start, box):
+def measure_boxes(flat, start, box, flag):
     for c in range(box.shape[0]):
+        if is_cancelled(flag):
+            return
         for r in range(start[c], start[c + 1]):
             box[c, 0] = max(box[c, 0], flat[r, 0])
             box[c, 1] = max(box[c, 1], flat[r, 1])
 
 
 @kernel
-def rasterize_outlines(flat, edges, owner, scale, gap, cells, first, low, high):
+def rasterize_outlines(flat, edges, owner, scale, gap, cells, first, low, high, flag):
     # low, high: the first and last cell of each row of each chart, then of each column, widened by
     # the gap on all sides.
     for e in range(edges.shape[0]):
+        if e & 63 == 0 and is_cancelled(flag):
+            return
         c = owner[e]
         for axis in range(2):
             base = first[c] + (cells[c, 1] if axis == 1 else 0)
@@ -75,7 +85,8 @@ def rasterize_outlines(flat, edges, owner, scale, gap, cells, first, low, high):
             qy = flat[edges[e, 1], 1 - axis] * scale + gap
             if py > qy:
                 px, py, qx, qy = qx, qy, px, py
-            for row in range(int(py), int(qy) + 1):
+            last_row = int(min(qy, np.float64(cells[c, 1 - axis] + gap)))
+            for row in range(int(py), last_row + 1):
                 slope = (qx - px) / (qy - py) if qy > py else 0.0
                 x0 = px + slope * (max(np.float64(row), py) - py)
                 x1 = px + slope * (min(row + 1.0, qy) - py)
@@ -86,6 +97,17 @@ def rasterize_outlines(flat, edges, owner, scale, gap, cells, first, low, high):
                 for widened in range(max(0, row - gap), min(cells[c, 1 - axis], row + gap + 1)):
                     low[base + widened] = min(low[base + widened], max(left, 0))
                     high[base + widened] = max(high[base + widened], min(right, cells[c, axis] - 1))
+
+
+@kernel
+def count_outlined(first, low, high, cells, counts, flag):
+    for c in range(cells.shape[0]):
+        if is_cancelled(flag):
+            return
+        counts[0, c], counts[1, c] = 0, 0
+        middle = first[c] + cells[c, 1]
+        for row in range(first[c], first[c + 1]):
+            counts[0 if row < middle else 1, c] += max(np.int64(high[row]) - low[row] + 1, 0)
 
 
 @kernel
@@ -115,7 +137,9 @@ def coprime_step(height):
 
 
 @kernel
-def place_charts(order, cells, orientations, first, low, high, last, start_rows, is_fast, placed):
+def place_charts(
+    order, cells, orientations, first, low, high, last, start_rows, is_fast, placed, flag
+):
     # last[y, x]: the nearest occupied cell at or left of x in row y.
     # start_rows: the row at which the previous chart of about the same size was placed. For
     # small charts the search starts there, with is_fast for large charts too.
@@ -129,6 +153,8 @@ def place_charts(order, cells, orientations, first, low, high, last, start_rows,
     # The longest free run of each row; negative: an upper bound, to be measured again.
     longest_runs = np.full(size, size, np.int64)
     for n in range(order.shape[0]):
+        if is_cancelled(flag):
+            return -1
         c = order[n]
         best_top, best_x, best_y, best_rotation = 1 << 30, -1, -1, -1
         for rotation in range(4):
@@ -157,6 +183,8 @@ def place_charts(order, cells, orientations, first, low, high, last, start_rows,
             row = 0
             step = coprime_step(height)
             while y <= limit:
+                if is_cancelled(flag):
+                    return -1
                 # Skip rows whose longest free run is shorter than the row of the chart.
                 fitting_rows = 0
                 while fitting_rows < height:
@@ -229,8 +257,10 @@ def place_charts(order, cells, orientations, first, low, high, last, start_rows,
 
 
 @kernel
-def write_uv(flat, start, box, placed, scale, gap, uv):
+def write_uv(flat, start, box, placed, scale, gap, uv, flag):
     for c in range(placed.shape[0]):
+        if is_cancelled(flag):
+            return
         rotation = placed[c, 2]
         axis = rotation // 2
         width = np.ceil(box[c, axis] * scale) + 1 + 2 * gap

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from trellis2_server.export.jit import kernel
+from trellis2_server.export.jit import is_cancelled, kernel
 
 
 @kernel
-def find_neighbours(start, stop, faces, twin, neighbour, is_consistent):
+def find_neighbours(start, stop, faces, twin, neighbour, is_consistent, flag):
     # The face on the other side of each edge, and whether its winding is consistent: two faces are
     # consistent if they traverse their edge in opposite directions.
     for f in range(start, stop):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return
         for k in range(3):
             h = twin[3 * f + k]
             g = np.int32(np.uint32(h) // np.uint32(3)) if h >= 0 else np.int32(-1)
@@ -28,10 +30,12 @@ def find_neighbours(start, stop, faces, twin, neighbour, is_consistent):
 
 
 @kernel
-def find_folds(start, stop, vertices, faces, neighbour, is_consistent, fold):
+def find_folds(start, stop, vertices, faces, neighbour, is_consistent, fold, flag):
     # Angle between the faces at each edge, assuming consistent winding: 0: below 30 degrees,
     # 1: below 60, 2: above.
     for f in range(start, stop):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return
         nx, ny, nz = face_normal(vertices, faces, f)
         for k in range(3):
             g = neighbour[3 * f + k]
@@ -85,11 +89,17 @@ def unite(root, f, g, is_consistent):
 
 
 @kernel
-def unite_within_chunks(start, stop, chunks, neighbour, is_consistent, fold, root, has_conflict):
+def unite_within_chunks(
+    start, stop, chunks, neighbour, is_consistent, fold, root, has_conflict, flag
+):
     # Unite faces across edges without a fold, separately in each chunk of the list of faces.
     for chunk in range(start, stop):
+        if is_cancelled(flag):
+            return
         low, high = root.shape[0] * chunk // chunks, root.shape[0] * (chunk + 1) // chunks
         for f in range(low, high):
+            if f & 1023 == 0 and is_cancelled(flag):
+                return
             root[f] = 2 * f
             for i in range(3 * f, 3 * f + 3):
                 if low <= neighbour[i] < f and fold[i] == 0:
@@ -97,28 +107,38 @@ def unite_within_chunks(start, stop, chunks, neighbour, is_consistent, fold, roo
 
 
 @kernel
-def unite_across_chunks(chunks, folds, neighbour, is_consistent, fold, root):
+def unite_across_chunks(chunks, folds, neighbour, is_consistent, fold, root, flag):
     # Unite faces of different chunks, then faces across folds, the sharpest last: so a conflict of
     # winding ends up at a sharp fold where possible.
     has_conflict = False
     for chunk in range(chunks):
+        if is_cancelled(flag):
+            return False
         low, high = root.shape[0] * chunk // chunks, root.shape[0] * (chunk + 1) // chunks
         for i in range(3 * low, 3 * high):
+            if i & 1023 == 0 and is_cancelled(flag):
+                return False
             if 0 <= neighbour[i] < low and fold[i] == 0:
                 has_conflict |= not unite(root, i // 3, neighbour[i], is_consistent[i])
     for sharpness in range(1, folds + 1):
+        if is_cancelled(flag):
+            return False
         for i in range(neighbour.shape[0]):
+            if i & 1023 == 0 and is_cancelled(flag):
+                return False
             if fold[i] == sharpness and 0 <= neighbour[i] < i // 3:
                 has_conflict |= not unite(root, i // 3, neighbour[i], is_consistent[i])
     return has_conflict
 
 
 @kernel
-def number_parts(root, part, flip):
+def number_parts(root, part, flip, flag):
     # Number the parts in the order of their first faces. flip: the face has to be flipped to be
     # consistent with the first face of its part.
     count = 0
     for f in range(part.shape[0]):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return 0
         found = find_root(root, f)
         if found >> 1 == f:
             part[f] = count
@@ -130,14 +150,18 @@ def number_parts(root, part, flip):
 
 
 @kernel
-def pair_smoothest(vertices, faces, half, first, partner, cosine):
+def pair_smoothest(vertices, faces, half, first, partner, cosine, flag):
     # At each edge of more than two faces, pair the faces that continue each other most smoothly,
     # then the best pair of the rest, and so on. half[first[e]:first[e + 1]] are the half-edges at
     # edge e. partner: the paired half-edge, -1: none; cosine: of the angle. Angles above
     # 60 degrees are not paired, nor are edges of more than 16 faces.
     for i in range(half.shape[0]):
+        if i & 255 == 0 and is_cancelled(flag):
+            return
         partner[i] = -1
     for e in range(first.shape[0] - 1):
+        if e & 255 == 0 and is_cancelled(flag):
+            return
         while first[e + 1] - first[e] <= 16:
             best, best_i, best_j = 0.5, -1, -1
             for i in range(first[e], first[e + 1]):
@@ -161,20 +185,24 @@ def pair_smoothest(vertices, faces, half, first, partner, cosine):
 
 
 @kernel
-def unite_parts(low, high, is_consistent, root):
+def unite_parts(low, high, is_consistent, root, flag):
     for i in range(low.shape[0]):
+        if i & 1023 == 0 and is_cancelled(flag):
+            return
         unite(root, low[i], high[i], is_consistent[i])
 
 
 @kernel
 def measure_parts(
-    vertices, faces, neighbour, is_consistent, part, flip, is_open, origin, low, high, sums
+    vertices, faces, neighbour, is_consistent, part, flip, is_open, origin, low, high, sums, flag,
 ):  # fmt: skip
     # is_open: the part has a rim or cannot be wound consistently.
     # sums of each part: 0 and 1: twice the area of the faces that are kept and that are flipped;
     # 2: six times the volume; 3:6: six times the first moment of the area; 6:9: twice the area
     # vector; 9: number of faces. All relative to a vertex of the part, which reduces cancellation.
     for f in range(faces.shape[0]):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return
         p = part[f]
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         if origin[p] < 0:
@@ -208,8 +236,10 @@ def measure_parts(
 
 
 @kernel
-def flip_faces(start, stop, faces, is_flipped, flipped):
+def flip_faces(start, stop, faces, is_flipped, flipped, flag):
     for f in range(start, stop):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return
         swap = 1 if is_flipped[f] else 0
         flipped[f, 0], flipped[f, 1], flipped[f, 2] = (
             faces[f, 0],

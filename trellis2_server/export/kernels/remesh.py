@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trellis2_server.export.jit import kernel
+from trellis2_server.export.jit import is_cancelled, kernel
 
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 _NONE = np.uint64(0)
@@ -32,18 +32,22 @@ _HALF = 0.505
 
 
 @kernel
-def to_grid(start, stop, vertices, low, scale, grid):
+def to_grid(start, stop, vertices, low, scale, grid, flag):
     for v in range(start, stop):
+        if v & 1023 == 0 and is_cancelled(flag):
+            return
         for k in range(3):
             grid[v, k] = (vertices[v, k] - low[k]) * scale
 
 
 @kernel
-def bin_faces(grid, faces, reach, box, mode, first, members):
+def bin_faces(grid, faces, reach, box, mode, first, members, flag):
     # The bricks within `reach` of each face. mode 0: mark them in `box`; 1: count the faces of
     # brick b in first[b + 1]; 2: write the faces to `members`, at the cursor first[b].
     low, high = np.empty(3, np.int64), np.empty(3, np.int64)
     for f in range(faces.shape[0]):
+        if f & 63 == 0 and is_cancelled(flag):
+            return
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         for k in range(3):
             x, y, z = grid[a, k], grid[b, k], grid[c, k]
@@ -58,6 +62,8 @@ def bin_faces(grid, faces, reach, box, mode, first, members):
         # Half the diagonal of a brick, plus the reach.
         limit = 7.0 + reach
         for i in range(low[0], high[0] + 1):
+            if is_cancelled(flag):
+                return
             for j in range(low[1], high[1] + 1):
                 for k in range(low[2], high[2] + 1):
                     if is_large:
@@ -78,10 +84,12 @@ def bin_faces(grid, faces, reach, box, mode, first, members):
 
 
 @kernel
-def number_bricks(box, place):
+def number_bricks(box, place, flag):
     # Number the marked bricks; also write their positions if `place` is not empty.
     count = 0
     for i in range(box.shape[0]):
+        if is_cancelled(flag):
+            return 0
         for j in range(box.shape[1]):
             for k in range(box.shape[2]):
                 if box[i, j, k] >= 0:
@@ -133,12 +141,18 @@ def normal_component(grid, a, b, c, axis):
 
 
 @kernel
-def mark_crossings(start, stop, grid, faces, place, first, members, crossed, near_low, near_high):
+def mark_crossings(
+    start, stop, grid, faces, place, first, members, crossed, near_low, near_high, flag
+):
     # crossed[axis, brick, word]: the edge from a corner along the axis intersects a face; near_low,
     # near_high: its lower or upper end is within half a cell of the plane of that face.
     for brick in range(start, stop):
+        if is_cancelled(flag):
+            return
         origin = 8 * place[brick]
         for at in range(first[brick], first[brick + 1]):
+            if at & 255 == 255 and is_cancelled(flag):
+                return
             f = members[at]
             a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
             for axis in range(3):
@@ -216,10 +230,12 @@ def shift_mask(masks, box, i, j, k, absent, axis, step, near, far, out):
 
 
 @kernel
-def mark_edge_ends(start, stop, box, place, crossed, absent, out):
+def mark_edge_ends(start, stop, box, place, crossed, absent, out, flag):
     # Both ends of every crossed edge.
     near, far, moved = np.empty(8, np.uint64), np.empty(8, np.uint64), np.empty(8, np.uint64)
     for brick in range(start, stop):
+        if brick & 255 == 0 and is_cancelled(flag):
+            return
         i, j, k = place[brick, 0], place[brick, 1], place[brick, 2]
         for w in range(8):
             out[brick, w] = crossed[0][brick, w] | crossed[1][brick, w] | crossed[2][brick, w]
@@ -230,10 +246,12 @@ def mark_edge_ends(start, stop, box, place, crossed, absent, out):
 
 
 @kernel
-def dilate(start, stop, box, place, masks, absent, out):
+def dilate(start, stop, box, place, masks, absent, out, flag):
     # The mask and its six neighbours.
     near, far, moved = np.empty(8, np.uint64), np.empty(8, np.uint64), np.empty(8, np.uint64)
     for brick in range(start, stop):
+        if brick & 255 == 0 and is_cancelled(flag):
+            return
         i, j, k = place[brick, 0], place[brick, 1], place[brick, 2]
         for w in range(8):
             out[brick, w] = masks[brick, w]
@@ -260,7 +278,7 @@ def reaches_side(masks, brick, axis, step):
 
 
 @kernel
-def flood(box, free, masks, absent):
+def flood(box, free, masks, absent, flag):
     # Mark the corners that can be reached from the first corner of the grid through free corners.
     # Bricks without masks are free; `absent` becomes 1 for those that are reached.
     sides = box.shape
@@ -274,6 +292,8 @@ def flood(box, free, masks, absent):
     queue[0], queued[0] = 0, 1
     head, length, is_first = 0, 1, True
     while length > 0:
+        if is_cancelled(flag):
+            return
         cell = queue[head]
         head = (head + 1) % total
         length -= 1
@@ -352,7 +372,7 @@ def grow_mask(masks, box, i, j, k, absent, blocked, nothing, near, far, moved, w
 
 
 @kernel
-def grow_regions(box, place, blocked, outside, inside, absent_out, absent_in):
+def grow_regions(box, place, blocked, outside, inside, absent_out, absent_in, flag):
     # Grow outside and inside, one edge at a time, into unassigned corners, never across the
     # surface. Corners that both reach in the same step become inside.
     count = place.shape[0]
@@ -366,6 +386,8 @@ def grow_regions(box, place, blocked, outside, inside, absent_out, absent_in):
     wall, grown = np.empty(8, np.uint64), np.empty(8, np.uint64)
     while length > 0:
         for n in range(length):
+            if n & 63 == 0 and is_cancelled(flag):
+                return
             brick = order[n]
             i, j, k = place[brick, 0], place[brick, 1], place[brick, 2]
             is_full = True
@@ -389,6 +411,8 @@ def grow_regions(box, place, blocked, outside, inside, absent_out, absent_in):
                 next_out[n, w] &= ~next_in[n, w]
         has_changed = np.zeros(length, np.uint8)
         for n in range(length):
+            if n & 63 == 0 and is_cancelled(flag):
+                return
             brick = order[n]
             listed[brick] = 0
             for w in range(8):
@@ -399,6 +423,8 @@ def grow_regions(box, place, blocked, outside, inside, absent_out, absent_in):
         changed = order[:length][has_changed == 1]
         length = 0
         for brick in changed:
+            if is_cancelled(flag):
+                return
             for direction in range(7):
                 i, j, k = place[brick, 0], place[brick, 1], place[brick, 2]
                 if direction < 3:
@@ -415,11 +441,15 @@ def grow_regions(box, place, blocked, outside, inside, absent_out, absent_in):
 
 
 @kernel
-def mark_sheets(start, stop, box, place, outside, absent, near_low, near_high, nothing, sheets):
+def mark_sheets(
+    start, stop, box, place, outside, absent, near_low, near_high, nothing, sheets, flag
+):
     # Mark the corners near a sheet with outside on both sides.
     near, far, moved = np.empty(8, np.uint64), np.empty(8, np.uint64), np.empty(8, np.uint64)
     shifted_near = np.empty(8, np.uint64)
     for brick in range(start, stop):
+        if brick & 255 == 0 and is_cancelled(flag):
+            return
         i, j, k = place[brick, 0], place[brick, 1], place[brick, 2]
         for w in range(8):
             sheets[brick, w] = _NONE
@@ -518,11 +548,13 @@ def is_doubled(out, codes, sheets, axis, i, j, k):
 
 
 @kernel
-def count_elements(start, stop, box, place, outside, absent, sheets, counts):
+def count_elements(start, stop, box, place, outside, absent, sheets, counts, flag):
     # counts[brick]: number of vertices, doubled faces and triangles.
     out = np.empty((10, 10, 10), np.uint8)
     codes = np.empty((9, 9, 9), np.uint8)
     for brick in range(start, stop):
+        if is_cancelled(flag):
+            return
         vertices, doubles, triangles = 0, 0, 0
         if not is_uniform(outside, box, absent, place, brick):
             read_corners(outside, box, absent, place, brick, out)
@@ -599,7 +631,7 @@ def closest_on_face(grid, a, b, c, x, y, z, point):
 
 
 @kernel
-def intersect_edges(grid, faces, first, members, brick, origin, out, hits):
+def intersect_edges(grid, faces, first, members, brick, origin, out, hits, flag):
     # The outermost intersection of each edge between inside and outside with the surface.
     # hits[axis, i, j, k]: position along the edge (-1: none), unit normal.
     for axis in range(3):
@@ -608,6 +640,8 @@ def intersect_edges(grid, faces, first, members, brick, origin, out, hits):
                 for k in range(9):
                     hits[axis, i, j, k, 0] = -1.0
     for at in range(first[brick], first[brick + 1]):
+        if at & 255 == 255 and is_cancelled(flag):
+            return
         f = members[at]
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         nx, ny, nz, is_known = 0.0, 0.0, 0.0, False
@@ -658,7 +692,7 @@ def intersect_edges(grid, faces, first, members, brick, origin, out, hits):
 
 
 @kernel
-def measure_distances(grid, faces, first, members, brick, origin, wanted, square, closest):
+def measure_distances(grid, faces, first, members, brick, origin, wanted, square, closest, flag):
     # Squared distance and closest point of the wanted corners 0 … 8, up to 1.5 cells from a face.
     point = np.empty(3)
     for i in range(9):
@@ -666,6 +700,8 @@ def measure_distances(grid, faces, first, members, brick, origin, wanted, square
             for k in range(9):
                 square[i, j, k] = np.inf
     for at in range(first[brick], first[brick + 1]):
+        if at & 63 == 63 and is_cancelled(flag):
+            return
         f = members[at]
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         i0 = max(0, int(np.ceil(min(grid[a, 0], grid[b, 0], grid[c, 0]) - 1.5)) - origin[0])
@@ -799,7 +835,7 @@ def place_vertex(hits, sheets, code, sheet, i, j, k, vertex):
 def create_vertices(
     start, stop, bricks, grid, faces, box, place, first, members,
     outside, absent, free_masks, absent_free, sheets,
-    first_vertex, first_double, cells, doubles, low, scale, vertices,
+    first_vertex, first_double, cells, doubles, low, scale, vertices, flag,
 ):  # fmt: skip
     # Vertices of the listed bricks; cells: the number of the first vertex of each cell within its
     # brick; doubles: the code of each doubled face, which has two extra vertices.
@@ -812,12 +848,14 @@ def create_vertices(
     wanted = np.empty((9, 9, 9), np.uint8)
     vertex, point, other = np.empty(3), np.empty(3), np.empty(3)
     for n in range(start, stop):
+        if is_cancelled(flag):
+            return
         brick = bricks[n]
         origin = 8 * place[brick]
         read_corners(outside, box, absent, place, brick, out)
         encode_cells(out, codes)
         read_corners(free_masks, box, absent_free, place, brick, free)
-        intersect_edges(grid, faces, first, members, brick, origin, out, hits)
+        intersect_edges(grid, faces, first, members, brick, origin, out, hits, flag)
         has_sheet = False
         for i in range(9):
             for j in range(9):
@@ -840,7 +878,9 @@ def create_vertices(
                                 max(0, k - (axis == 2)),
                             ] = 1  # fmt: skip
         if has_sheet:
-            measure_distances(grid, faces, first, members, brick, origin, wanted, square, closest)
+            measure_distances(
+                grid, faces, first, members, brick, origin, wanted, square, closest, flag
+            )
             offset_sheets(origin, out, free, square, closest, hits)
         made = 0
         at = first_double[n]
@@ -919,7 +959,7 @@ def doubled_vertex(
 @kernel
 def create_faces(
     start, stop, bricks, box, place, rows, outside, absent, sheets,
-    first_vertex, first_double, first_face, cells, doubles, vertices, faces,
+    first_vertex, first_double, first_face, cells, doubles, vertices, faces, flag,
 ):  # fmt: skip
     # Two triangles for each edge between inside and outside, more beside doubled faces.
     out = np.empty((10, 10, 10), np.uint8)
@@ -927,6 +967,8 @@ def create_faces(
     ring = np.empty(8, np.int32)
     total = first_vertex[first_vertex.shape[0] - 1]
     for n in range(start, stop):
+        if is_cancelled(flag):
+            return
         brick = bricks[n]
         read_corners(outside, box, absent, place, brick, out)
         encode_cells(out, codes)

@@ -1,17 +1,18 @@
 """The picture on the field's columns, at several levels of detail."""
 
 # Types come from the signatures; loops replace numpy's temporary arrays.
-# ruff: noqa: ANN001
+# ruff: noqa: ANN001, PLR0913, PLR0917
 # pyright: basic
 from __future__ import annotations
 
 import math
 
 from trellis2_server.engines.preview.kernels.compiled import kernel
+from trellis2_server.export.jit import is_cancelled
 
 
-@kernel("void(u1[:,:,::1], f8, f8, f4[:,:,::1])")
-def resample(picture, margin, scale, out) -> None:
+@kernel("void(u1[:,:,::1], f8, f8, f4[:,:,::1], i8[::1])")
+def resample(picture, margin, scale, out, flag) -> None:
     """Resample the picture to the field's columns: `out[x, z]` is RGB times weight, weight.
 
     Pixels are box filtered over `scale` pixels, at least one. A pixel with alpha 0 has weight
@@ -22,6 +23,8 @@ def resample(picture, margin, scale, out) -> None:
     half = 0.5 * max(1.0, scale)
     norm = 1.0 / (4.0 * half * half)
     for x in range(n):
+        if is_cancelled(flag):
+            return
         px = (x + 0.5 - margin) * scale
         left = max(math.floor(px - half), 0)
         right = min(math.floor(px + half), size - 1)
@@ -40,8 +43,8 @@ def resample(picture, margin, scale, out) -> None:
                     out[x, z, 3] += w
 
 
-@kernel("void(f4[:,:,::1], f4[:,:,::1], f4[:,::1], f4, f4[:,:,::1])")
-def refine(coarse, level, distance, detail, out) -> None:
+@kernel("void(f4[:,:,::1], f4[:,:,::1], f4[:,::1], f4, f4[:,:,::1], i8[::1])")
+def refine(coarse, level, distance, detail, out, flag) -> None:
     """Double `coarse` and add the detail of `level`.
 
     `level` is premultiplied by its weight. Its detail is added in full where `distance`, from
@@ -50,6 +53,8 @@ def refine(coarse, level, distance, detail, out) -> None:
     height, width = out.shape[0], out.shape[1]
     ch, cw = coarse.shape[0], coarse.shape[1]
     for i in range(height):
+        if is_cancelled(flag):
+            return
         ci = i >> 1
         di = min(max(ci + (1 if i & 1 else -1), 0), ch - 1)
         for j in range(width):

@@ -10,15 +10,18 @@ import math
 import numpy as np
 
 from trellis2_server.engines.preview.kernels.compiled import kernel
+from trellis2_server.export.jit import is_cancelled
 
 
-@kernel("void(f4[:,::1])")
-def chamfer(distance) -> None:
+@kernel("void(f4[:,::1], i8[::1])")
+def chamfer(distance, flag) -> None:
     """Replace each value by the distance to the nearest zero, in nodes, at most 9 % too large."""
     height, width = distance.shape
     diagonal = np.float32(math.sqrt(2.0))
     one = np.float32(1.0)
     for i in range(height):
+        if is_cancelled(flag):
+            return
         for j in range(width):
             d = distance[i, j]
             if d == 0.0:
@@ -33,6 +36,8 @@ def chamfer(distance) -> None:
                     d = min(d, distance[i - 1, j + 1] + diagonal)
             distance[i, j] = d
     for i in range(height - 1, -1, -1):
+        if is_cancelled(flag):
+            return
         for j in range(width - 1, -1, -1):
             d = distance[i, j]
             if d == 0.0:

@@ -4,7 +4,7 @@ Positions are in pixels, x to the right and y upward.
 """
 
 # Types come from the signatures; loops replace numpy's temporary arrays.
-# ruff: noqa: ANN001, ANN202, C901, PLR0912, PLR0913, PLR0915, PLR0917
+# ruff: noqa: ANN001, ANN202, C901, PLR0912, PLR0913, PLR0915, PLR0917, PLR2004
 # pyright: basic
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from trellis2_server.engines.preview.kernels.compiled import inner_kernel, kernel
+from trellis2_server.export.jit import is_cancelled
 
 
 @inner_kernel
@@ -42,8 +43,8 @@ def _try_move(v, x, y, points, faces, start, members):
             return
 
 
-@kernel("void(f8[:,::1], i4[:,::1], u1[::1], i8[::1], i4[::1], i8, f8, f8, f8)")
-def relax(points, faces, outline, start, members, rounds, reach, low, high) -> None:
+@kernel("void(f8[:,::1], i4[:,::1], u1[::1], i8[::1], i4[::1], i8, f8, f8, f8, i8[::1])")
+def relax(points, faces, outline, start, members, rounds, reach, low, high, flag) -> None:
     """Smooth the outline (Taubin, by `reach` pixels at most) and even the triangles inside.
 
     All points stay in the picture's square: x in [`low`, `high`], y in [-`high`, -`low`].
@@ -54,6 +55,8 @@ def relax(points, faces, outline, start, members, rounds, reach, low, high) -> N
     before = np.full(n, -1, np.int32)
     after = np.full(n, -1, np.int32)
     for f in range(faces.shape[0]):
+        if is_cancelled(flag):
+            return
         for c in range(3):
             a, b = faces[f, c], faces[f, (c + 1) % 3]
             if outline[a] and outline[b]:
@@ -61,14 +64,20 @@ def relax(points, faces, outline, start, members, rounds, reach, low, high) -> N
                 before[b] = a
     target = np.empty_like(points)
     for step in range(2 * rounds):
+        if is_cancelled(flag):
+            return
         weight = 0.5 if step % 2 == 0 else -0.52
         for v in range(n):
+            if v & 255 == 255 and is_cancelled(flag):
+                return
             if outline[v]:
                 a, b = before[v], after[v]
                 for k in range(2):
                     pull = 0.5 * (points[a, k] + points[b, k]) - points[v, k]
                     target[v, k] = points[v, k] + weight * pull
         for v in range(n):
+            if v & 255 == 255 and is_cancelled(flag):
+                return
             if outline[v]:
                 dx, dy = target[v, 0] - origin[v, 0], target[v, 1] - origin[v, 1]
                 # A vertex may move twice as far along the outline as across it.
@@ -88,6 +97,8 @@ def relax(points, faces, outline, start, members, rounds, reach, low, high) -> N
                 _try_move(v, x, y, points, faces, start, members)
         if step % 2 == 0:
             for v in range(n):
+                if v & 255 == 255 and is_cancelled(flag):
+                    return
                 if not outline[v]:
                     x, y, count = 0.0, 0.0, 0
                     for m in range(start[v], start[v + 1]):
@@ -104,8 +115,8 @@ def relax(points, faces, outline, start, members, rounds, reach, low, high) -> N
                     )  # fmt: skip
 
 
-@kernel("i8(f8[:,::1], i4[:,::1], u1[::1], i8[::1], i4[::1], f8[::1], f8, i8)")
-def solve_poisson(points, faces, outline, start, members, u, tolerance, rounds) -> int:
+@kernel("i8(f8[:,::1], i4[:,::1], u1[::1], i8[::1], i4[::1], f8[::1], f8, i8, i8[::1])")
+def solve_poisson(points, faces, outline, start, members, u, tolerance, rounds, flag) -> int:
     """Solve ∇²u = -4 with u = 0 on the outline by linear elements and conjugate gradients.
 
     Returns the number of iterations.
@@ -118,6 +129,8 @@ def solve_poisson(points, faces, outline, start, members, u, tolerance, rounds) 
     load = np.zeros(n)
     filled = 0
     for v in range(n):
+        if v & 255 == 0 and is_cancelled(flag):
+            return 0
         row[v] = filled
         if outline[v]:
             diagonal[v] = 1.0
@@ -155,10 +168,14 @@ def solve_poisson(points, faces, outline, start, members, u, tolerance, rounds) 
     q = np.empty(n)
     rz = 0.0
     for v in range(n):
+        if v & 255 == 0 and is_cancelled(flag):
+            return 0
         p[v] = r[v] / diagonal[v]
         rz += r[v] * p[v]
     first = rz
     for step in range(rounds):
+        if is_cancelled(flag):
+            return 0
         if rz <= tolerance * tolerance * first:
             return step
         pq = 0.0

@@ -8,13 +8,14 @@ from __future__ import annotations
 import numpy as np
 
 from trellis2_server.engines.preview.kernels.compiled import kernel
+from trellis2_server.export.jit import is_cancelled
 
 #: Largest alpha of a clear pixel.
 CLEAR = 0.15
 
 
-@kernel("i8(f4[:,::1], u1[:,::1], i8, i8)")
-def drop_specks(field, seen, smallest_part, smallest_hole) -> int:
+@kernel("i8(f4[:,::1], u1[:,::1], i8, i8, i8[::1])")
+def drop_specks(field, seen, smallest_part, smallest_hole, flag) -> int:
     """Clear the parts of `field` (iso 0.5) that are too small; fill holes that are too small.
 
     Parts are connected over edges, the outside over edges and corners. A hole that is nowhere
@@ -24,6 +25,8 @@ def drop_specks(field, seen, smallest_part, smallest_hole) -> int:
     stack = np.empty(height * width, np.int32)
     area = 0
     for start in range(height * width):
+        if start & 4095 == 0 and is_cancelled(flag):
+            return 0
         i, j = start // width, start % width
         if seen[i, j]:
             continue
@@ -37,6 +40,8 @@ def drop_specks(field, seen, smallest_part, smallest_hole) -> int:
             p, q = stack[done] // width, stack[done] % width
             clearest = min(clearest, field[p, q])
             done += 1
+            if done & 4095 == 0 and is_cancelled(flag):
+                return 0
             for dp in range(-1, 2):
                 for dq in range(-1, 2):
                     if inside and dp != 0 and dq != 0:

@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from trellis2_server.engines.preview.kernels.compiled import inner_kernel, kernel
+from trellis2_server.export.jit import is_cancelled
 
 #: Longest edge of a part of a face; all voxels of the part's box are marked, voxels.
 MAX_EDGE = 1.0
@@ -31,21 +32,27 @@ def _mark_box(x0, y0, z0, x1, y1, z1, size, bits):
                 bits[at >> 3] |= np.uint8(1 << (at & 7))
 
 
-@kernel("void(f8[:,::1], i4[:,::1], i8, u1[::1])")
-def mark(points, faces, size, bits) -> None:
+@kernel("void(f8[:,::1], i4[:,::1], i8, u1[::1], i8[::1])")
+def mark(points, faces, size, bits, flag) -> None:
     """Set the bit (i · size + j) · size + k of each voxel that sampling the surface reads.
 
     A face is halved at its longest edge until no edge is longer than `MAX_EDGE`. The corners
     of trilinear sampling anywhere in such a part are in its box, rounded outward.
     """
     stack = np.empty((DEPTH, 9))
+    parts = 0
     for f in range(faces.shape[0]):
+        if f & 63 == 0 and is_cancelled(flag):
+            return
         for c in range(3):
             for axis in range(3):
                 stack[0, 3 * c + axis] = points[faces[f, c], axis]
         count = 1
         while count > 0:
             count -= 1
+            parts += 1
+            if parts & 4095 == 0 and is_cancelled(flag):
+                return
             longest, side = 0.0, 0
             for c in range(3):
                 d = (c + 1) % 3
@@ -72,11 +79,13 @@ def mark(points, faces, size, bits) -> None:
             count += 2
 
 
-@kernel("i8(u1[::1], i8, i4[:,::1])")
-def first_depths(bits, size, depth) -> int:
+@kernel("i8(u1[::1], i8, i4[:,::1], i8[::1])")
+def first_depths(bits, size, depth, flag) -> int:
     """Count the bits that are set; set `depth[i, k]` to the smallest j of column (i, ·, k)."""
     count = 0
     for at in range(bits.shape[0]):
+        if at & 1023 == 0 and is_cancelled(flag):
+            return 0
         byte = bits[at]
         if byte == 0:
             continue
@@ -89,8 +98,8 @@ def first_depths(bits, size, depth) -> int:
     return count
 
 
-@kernel("void(u1[::1], i4[:,::1], i4, f4[:,:,::1], f4[:,:,::1], f4, i4[:,::1], f4[:,::1])")
-def paint(bits, depth, reach, front, back, roughness, coords, attributes) -> None:
+@kernel("void(u1[::1], i4[:,::1], i4, f4[:,:,::1], f4[:,:,::1], f4, i4[:,::1], f4[:,::1], i8[::1])")
+def paint(bits, depth, reach, front, back, roughness, coords, attributes, flag) -> None:
     """Write the marked voxels and their attributes.
 
     A voxel within `reach` of the first surface of its column, or of a neighbouring column, is
@@ -100,6 +109,8 @@ def paint(bits, depth, reach, front, back, roughness, coords, attributes) -> Non
     size = depth.shape[0]
     row = 0
     for at in range(bits.shape[0]):
+        if at & 255 == 0 and is_cancelled(flag):
+            return
         byte = bits[at]
         if byte == 0:
             continue

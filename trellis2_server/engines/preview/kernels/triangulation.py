@@ -15,6 +15,7 @@ import math
 import numpy as np
 
 from trellis2_server.engines.preview.kernels.compiled import inner_kernel, kernel
+from trellis2_server.export.jit import is_cancelled
 
 OUTSIDE, INSIDE, CUT = 0, 1, 2
 TOP_LEVEL = 5
@@ -82,11 +83,13 @@ def _outline_error(field, i0, j0, s):
     return worst
 
 
-@kernel("void(f4[:,::1], i8[::1], u1[::1], f4[::1])")
-def classify(field, offsets, kind, error) -> None:
+@kernel("void(f4[:,::1], i8[::1], u1[::1], f4[::1], i8[::1])")
+def classify(field, offsets, kind, error, flag) -> None:
     """Set the kind of each cell of every level (outside, inside, cut) and its outline error."""
     n = field.shape[0] - 1
     for i in range(n):
+        if is_cancelled(flag):
+            return
         for j in range(n):
             count = 0
             for di in range(2):
@@ -94,6 +97,8 @@ def classify(field, offsets, kind, error) -> None:
                     count += field[i + di, j + dj] >= 0.5
             kind[i * n + j] = OUTSIDE if count == 0 else (INSIDE if count == 4 else CUT)
     for k in range(1, TOP_LEVEL + 1):
+        if is_cancelled(flag):
+            return
         size = n >> k
         here = offsets[k]
         below = offsets[k - 1]
@@ -325,11 +330,11 @@ def _leaf(field, offsets, k, i, j, split, ring, polygon, ids, points, faces, out
 
 @kernel(
     "i8(f4[:,::1], i8[::1], u1[::1], f4[::1], f4[:,::1], f8, f8, u1[::1], i4[:,:,::1],"
-    " f8[:,::1], i4[:,::1], u1[::1], i8[::1])"
+    " f8[:,::1], i4[:,::1], u1[::1], i8[::1], i8[::1])"
 )
 def triangulate(
     field, offsets, kind, error, room, coarseness, outline_coarseness, split, ids,
-    points, faces, outline, state,
+    points, faces, outline, state, flag,
 ) -> int:  # fmt: skip
     """Count one sheet's triangles on the adaptive grid; unless `faces` is empty, write them.
 
@@ -346,6 +351,8 @@ def triangulate(
     total = 0
     # Leaves are the unsplit children of split cells; above the top, everything is split.
     for k in range(TOP_LEVEL + 1):
+        if is_cancelled(flag):
+            return 0
         size = n >> k
         above = size >> 1
         for p in range(above):

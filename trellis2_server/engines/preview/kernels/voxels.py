@@ -10,10 +10,11 @@ import math
 import numpy as np
 
 from trellis2_server.engines.preview.kernels.compiled import inner_kernel, kernel
+from trellis2_server.export.jit import is_cancelled
 
 
-@kernel("void(f8[:,::1], i4[:,::1], f4[:,::1], f4[:,::1])")
-def height_ranges(points, faces, low, high) -> None:
+@kernel("void(f8[:,::1], i4[:,::1], f4[:,::1], f4[:,::1], i8[::1])")
+def height_ranges(points, faces, low, high, flag) -> None:
     """Bound the heights of the front sheet over each square column of the field.
 
     `points` are x, z and height in voxels. `low` is infinite at first, `high` below zero. The
@@ -22,6 +23,8 @@ def height_ranges(points, faces, low, high) -> None:
     size = low.shape[0]
     box = np.empty((3, 4))
     for f in range(faces.shape[0]):
+        if f & 63 == 0 and is_cancelled(flag):
+            return
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         for axis in range(3):
             p, q, r = points[a, axis], points[b, axis], points[c, axis]
@@ -67,8 +70,8 @@ def _rows(low, high, size, reach):
     return max(a, 0), b, c, min(d, size - 1)
 
 
-@kernel("i8(f4[:,::1], f4[:,::1], f8, f4[:,:,::1], f4[:,:,::1], f4, i4[:,::1], f4[:,::1])")
-def fill_voxels(low, high, reach, front, back, roughness, coords, attributes) -> int:
+@kernel("i8(f4[:,::1], f4[:,::1], f8, f4[:,:,::1], f4[:,:,::1], f4, i4[:,::1], f4[:,::1], i8[::1])")
+def fill_voxels(low, high, reach, front, back, roughness, coords, attributes, flag) -> int:
     """Count the field's voxels, by x, z and y; unless `coords` is empty, write them.
 
     Colours are per column: `front` up to the middle, `back` behind it.
@@ -77,6 +80,8 @@ def fill_voxels(low, high, reach, front, back, roughness, coords, attributes) ->
     dry = coords.shape[0] == 0
     at = 0
     for i in range(size):
+        if is_cancelled(flag):
+            return 0
         for k in range(size):
             if high[i, k] < 0:
                 continue

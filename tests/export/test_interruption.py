@@ -1,0 +1,242 @@
+"""No loop of the exporter or of the preview engine runs long without looking at its flag."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+import threading
+import time
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from tests.support import hostile_shapes, shapes
+from trellis2_server import export
+from trellis2_server.engines.preview import kernels as preview_kernels
+from trellis2_server.engines.preview.engine import PreviewEngine
+from trellis2_server.engines.preview.projection import project
+from trellis2_server.errors import ExportError
+from trellis2_server.export import cancellation, kernels, parallel
+from trellis2_server.export.unwrap import unwrap
+from trellis2_server.mesh import Mesh
+from trellis2_server.reports import no_report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+    from typing_extensions import Self
+
+#: CPU time that a loop may take between two looks at its flag, seconds.
+LIMIT_S = 0.05
+
+
+def _loops() -> dict[str, Any]:
+    """Return all compiled loops, by module and name."""
+    found: dict[str, Any] = {}
+    for package in (kernels, preview_kernels):
+        for info in pkgutil.iter_modules(package.__path__):
+            module = importlib.import_module(f"{package.__name__}.{info.name}")
+            found |= {
+                f"{module.__name__}.{name}": value
+                for name, value in vars(module).items()
+                if hasattr(value, "py_func") and value.py_func.__module__ == module.__name__
+            }
+    return found
+
+
+def _parameters(loop: Any) -> list[str]:
+    return list(inspect.signature(loop.py_func).parameters)
+
+
+class Observer:
+    """Watches the threads of an export: how long each computes without a sign of life.
+
+    Attributes:
+        worst: of each loop, the longest CPU time between two looks at its flag, seconds.
+    """
+
+    def __init__(self) -> None:
+        self.worst: dict[str, float] = {}
+        self.called: set[str] = set()
+        self._flags: dict[int, NDArray[np.int64]] = {}
+        self._running: dict[int, str] = {}
+        self._has_ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def flag(self) -> NDArray[np.int64]:
+        """Return a flag for this thread, on which loops count their looks."""
+        own = np.array([cancellation.OBSERVED, 0], np.int64)
+        return self._flags.setdefault(threading.get_ident(), own)
+
+    def call(self, loop: Any, *arguments: Any) -> Any:
+        """Call a loop and note that it runs."""
+        thread, name = threading.get_ident(), f"{loop.py_func.__module__}.{loop.__name__}"
+        flag = self.flag()
+        self.called.add(name)
+        self._running[thread] = name
+        flag[1] += 1
+        try:
+            return loop(*arguments, flag)
+        finally:
+            flag[1] += 1
+            del self._running[thread]
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._has_ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        since: dict[int, tuple[int, float]] = {}
+        while not self._has_ended.wait(0.002):
+            for thread, name in list(self._running.items()):
+                count = int(self._flags[thread][1])
+                spent = time.clock_gettime(time.pthread_getcpuclockid(thread))
+                if since.get(thread, (-1, 0.0))[0] != count:
+                    since[thread] = count, spent
+                if self._running.get(thread) == name and int(self._flags[thread][1]) == count:
+                    quiet = spent - since[thread][1]
+                    self.worst[name] = max(self.worst.get(name, 0.0), quiet)
+
+
+@pytest.fixture
+def observer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Observer]:
+    """An observer of all loops; each runs on the thread that calls it."""
+    if not hasattr(time, "pthread_getcpuclockid"):
+        pytest.skip("this system has no CPU clock of a thread")
+    export.warm_up(remesh=True)
+    preview_kernels.load_all()
+    with Observer() as watching:
+
+        def parallel_for(loop: Any, count: int, *arguments: Any, grain: int = 4096) -> None:
+            del grain
+            watching.call(loop, 0, count, *arguments)
+
+        known_calls = cancellation.call, parallel.parallel_for
+        for name, module in list(sys.modules.items()):
+            if name.startswith(("trellis2_server.export.", "trellis2_server.engines.preview")):
+                for known, ours in (("call", watching.call), ("parallel_for", parallel_for)):
+                    if getattr(module, known, None) in known_calls:
+                        monkeypatch.setattr(module, known, ours)
+        yield watching
+
+
+def _picture() -> Any:
+    rgba = np.zeros((1024, 1024, 4), np.uint8)
+    rows, columns = np.mgrid[-512:512, -512:512]
+    rgba[rows**2 + columns**2 < 450**2] = (200, 120, 40, 255)
+    rgba[::37, ::41, 3] = 0
+    return SimpleNamespace(rgba=rgba)
+
+
+def _ordinary() -> None:
+    options: Any = SimpleNamespace(texture_size=2048, decimation_target=200_000)
+    engine, cutout = PreviewEngine(), _picture()
+    shape = engine.shape(cutout, options, no_report)
+    field = engine.texture(shape, cutout, options, no_report)
+    mesh = export.prepare(shape.mesh, decimation_target=20_000)
+    export.textured_glb(mesh, field, original=shape.mesh, texture_size=2048)
+    large = shapes.torus(1000, 400)
+    export.prepare(large, decimation_target=100_000)
+    export.prepare(large, decimation_target=100_000, remesh_resolution=256)
+    export.prepare(shapes.moebius(), decimation_target=100)
+    unwrap(large, 512)
+
+
+def _hostile(name: str) -> None:
+    mesh = hostile_shapes.HOSTILE[name]()
+    project(mesh, _picture(), 256, 0.7, no_report)
+    with suppress(ExportError):  # too many charts
+        unwrap(mesh, 512)
+    with suppress(ExportError):  # nothing remains
+        export.prepare(mesh, decimation_target=500)
+
+
+@pytest.mark.parametrize("name", ["ordinary", *hostile_shapes.HOSTILE])
+def test_no_loop_computes_for_long_without_a_look_at_its_flag(
+    observer: Observer, name: str
+) -> None:
+    _ordinary() if name == "ordinary" else _hostile(name)
+    assert {loop: worst for loop, worst in observer.worst.items() if worst > LIMIT_S} == {}
+
+
+def test_all_loops_are_observed(observer: Observer) -> None:
+    _ordinary()
+    _hostile("slivers")
+    sphere = shapes.sphere()
+    mixed = np.where(
+        np.arange(len(sphere.faces))[:, None] % 3 == 0, sphere.faces[:, ::-1], sphere.faces
+    )
+    export.prepare(Mesh(sphere.vertices, mixed), decimation_target=10_000)
+    export.textured_glb(shapes.sphere(), shapes.field(8), texture_size=32)
+    inner = {name for name, loop in _loops().items() if "flag" not in _parameters(loop)}
+    never = {name.rpartition(".")[2] for name in _loops().keys() - inner - observer.called}
+    # Loops that other loops call with their flag, and those of measurements and uploaded scenes.
+    assert never <= {
+        "rasterize_face", "relax_step", "prevent_flips", "count_overlaps", "intersect_edges",
+        "measure_distances", "sample_points", "pair_corners",
+    }  # fmt: skip
+
+
+def test_loops_are_called_with_the_flag_only() -> None:
+    """`call` and `parallel_for` add the flag: a loop that does not take it fails."""
+    direct = re.compile(r"(?<![\w.])(kernels|grouping|loops|inflation)\.(?!load)[a-z_]+\(")
+    for name, module in list(sys.modules.items()):
+        if (
+            name.startswith(("trellis2_server.export.", "trellis2_server.engines.preview."))
+            and ".kernels" not in name
+            and not name.endswith(".compilation")
+        ):
+            assert not direct.search(inspect.getsource(module)), name
+
+
+class StopError(Exception):
+    """Raised by the reports of these tests."""
+
+
+def _export(mesh: Mesh, report: Callable[[str, int, int], None]) -> None:
+    field = project(mesh, _picture(), 64, 0.7, no_report)
+    small = export.prepare(mesh, decimation_target=500, report=report)
+    export.textured_glb(small, field, original=mesh, texture_size=256, report=report)
+
+
+@pytest.mark.parametrize("name", ["stair", "hub", "needles", "torus"])
+def test_an_export_can_be_stopped_at_any_moment(name: str) -> None:
+    """The flag is set after some calls of loops; the next call that ends raises."""
+    mesh = shapes.torus(200, 100) if name == "torus" else hostile_shapes.HOSTILE[name]()
+    calls = 0
+    stop_at = -1
+    real = cancellation.flag
+
+    def flag() -> NDArray[np.int64]:
+        nonlocal calls
+        calls += 1
+        watch = cancellation._current.get()
+        if calls == stop_at and watch is not None:
+            watch.error = StopError()
+            watch.flag[0] = cancellation.CANCELLED
+        return real()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cancellation, "flag", flag)
+        with suppress(ExportError):
+            _export(mesh, no_report)
+        count, threads = calls, threading.active_count()
+        assert count > 20
+        for stop_at in np.random.default_rng(4).integers(12, count - 1, 12).tolist():
+            calls = 0
+            with pytest.raises(StopError):
+                _export(mesh, lambda *_: None)
+            # Nothing was started after that, but for what ran beside it.
+            assert calls <= stop_at + 3
+    assert threading.active_count() <= threads + 1
