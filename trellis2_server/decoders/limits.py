@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from trellis2_server.settings import Settings
 
-#: Memory for each pixel of the largest picture, bytes. Measured for 64 million pixels: at most 13,
-#: for WebP with transparency. The largest meshes take .7 GiB, whatever the settings.
-_PIXEL_BYTES: Final = 16
+#: Memory for each pixel of the largest picture, bytes. Measured for 64 million pixels: at most 18.3,
+#: for lossless WebP with transparency. The largest meshes take 1.3 GB, whatever the settings.
+_PIXEL_BYTES: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
