@@ -5,6 +5,7 @@ import pytest
 
 from tests.support import shapes
 from trellis2_server.export.adjacency import twins
+from trellis2_server.export.cancellation import call
 from trellis2_server.export.charts import face_normals
 from trellis2_server.export.grouping import DIRECTIONS, group_faces
 from trellis2_server.export.kernels import grouping as kernels
@@ -24,7 +25,7 @@ def test_groups_are_connected_and_their_normals_within_a_cone(shape: str) -> Non
     count = len(np.unique(group))
     assert group.max() + 1 == count
     parts = np.empty_like(group)
-    assert kernels.connected_components(twin, group, parts, np.empty_like(group)) == count
+    assert call(kernels.connected_components, twin, group, parts, np.empty_like(group)) == count
     weighted = normals[:, :3].astype(np.float64) * normals[:, 3:]
     mean = np.stack([np.bincount(group, weighted[:, k], count) for k in range(3)], 1)
     mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-30)

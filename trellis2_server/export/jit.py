@@ -2,7 +2,7 @@
 
 Compiled loops release the interpreter lock and are cached on disk.
 
-numba's cache on disk does not notice a change of `is_cancelled`: touch the kernels then.
+numba's cache on disk does not notice a change of `is_cancelled`: delete it then.
 
 Does not know: meshes, textures, threads.
 """
