@@ -57,6 +57,8 @@ LOOK_S: Final = 3.0
 ATTACK_S: Final = 75.0
 #: Time that the server has to let go of what the attack used.
 SETTLE_S: Final = 15.0
+#: Memory that comes and goes in an idle server.
+STEADY_BYTES: Final = 2_000_000
 
 
 def known_settings(checkout: Path) -> dict[str, set[str]]:
@@ -113,20 +115,33 @@ def warm_up(server: CagedServer) -> int:
     mesh, most = stl_dust(200), 0
 
     def picture(seed: int) -> Callable[[], object]:
-        has_texture = str(seed % 2 > 0).lower()
+        has_texture = str(seed % 4 > 0).lower()
         return lambda: client.form(image=small_picture(), seed=seed, texture=has_texture)
 
     def given_mesh() -> None:
         client.form(image=small_picture(), mesh=mesh, texture="true", seed=1)
 
-    for begin in range(0, 24, 4):
-        client.together(*map(picture, range(begin, begin + 4)), given_mesh)
+    for begin in range(0, 48, 8):
+        client.together(*map(picture, range(begin, begin + 8)), given_mesh)
         most = max(most, server.holdings().children)
     bad = [outcome for outcome in client.outcomes if outcome.status not in {200, 429, 503}]
     if bad:
         raise SystemExit(f"warm-up: {bad[0].status} {bad[0].text}")
-    wait_until(lambda: queue_length(server) == 0, SETTLE_S)
+    wait_until_quiet(server)
     return most
+
+
+def wait_until_quiet(server: CagedServer) -> None:
+    """Wait until no job is left and the memory stays: snapshots are made after the last reply."""
+    last = 0
+
+    def is_quiet() -> bool:
+        nonlocal last
+        before, last = last, server.holdings().rss_bytes
+        threading.Event().wait(0.3)
+        return queue_length(server) == 0 and abs(last - before) < STEADY_BYTES
+
+    wait_until(is_quiet, SETTLE_S)
 
 
 def queue_length(server: CagedServer) -> int:
@@ -204,6 +219,7 @@ def run(name: str, servers: Servers, look_s: float = LOOK_S) -> dict[str, Any]:
     server, children = servers.take(row)
     sender = Helper("hostile_send.py", name, server.port, server.pid)
     sender.wait_until_ready(60)
+    wait_until_quiet(server)
     before = server.holdings()
     good = Helper("hostile_witness.py", row.witness, server.port)
     good.wait_until_ready(60)
@@ -306,7 +322,7 @@ def main() -> int:
     if arguments.list:
         print("\n".join(f"{name:24} {ROWS[name].why}".rstrip() for name in names))
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and end the server
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # which ends the server
     servers = Servers(arguments.server.resolve())
     print(
         f"{'row':24} {'':4} {'good s':>6} {'<=':>5} {'p99 ms':>7} {'max ms':>7} {'late ms':>7} "

@@ -67,8 +67,8 @@ def harm(row: Row, found: dict[str, Any]) -> list[str]:
     bad: list[str] = []
     if found["exit_code"] is not None:
         bad.append(f"the server ended with {found['exit_code']}")
-    if found["good_bad"]:
-        bad.append(f"good client: {found['good_bad'][0]}")
+    lost = [text for text in found["good_bad"] if not any(word in text for word in row.tolerated)]
+    bad += [f"good client: {text}" for text in lost[:1]]
     if not found["good_count"]:
         bad.append("good client: no picture")
     if found["health_bad"]:

@@ -95,6 +95,11 @@ def stl_copies(count: int = 90_000) -> bytes:
     return stl(np.repeat(np.eye(3)[None], count, axis=0))
 
 
+def stl_overlapping(count: int = 90_000) -> bytes:
+    """Triangles as large as the model, in all directions."""
+    return stl(np.random.default_rng(0).normal(size=(count, 3, 3)))
+
+
 def stl_fan(count: int = 90_000) -> bytes:
     """Triangles that share one edge."""
     angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
@@ -327,6 +332,8 @@ MESHES: Final[dict[str, Callable[[], bytes]]] = {
     "stl-thick-needles": partial(stl_needles, 8000, 1e-3),
     "stl-dust": stl_dust,
     "stl-copies": stl_copies,
+    "stl-overlapping": stl_overlapping,
+    "stl-overlapping-few": partial(stl_overlapping, 3000),
     "stl-fan": stl_fan,
     "stl-ratio": stl_ratio,
     "stl-sheets": stl_sheets,

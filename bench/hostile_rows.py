@@ -56,6 +56,7 @@ class Row:
         allowed: statuses that its requests may get; 0 is a closed connection.
         required: statuses of which one must be there.
         why: why not each of them is refused.
+        tolerated: words of errors that the good client may get.
         sections: settings other than `SECTIONS`.
         witness: what the good client asks for.
     """
@@ -64,6 +65,7 @@ class Row:
     allowed: frozenset[int] = REFUSED
     required: frozenset[int] = frozenset()
     why: str = ""
+    tolerated: tuple[str, ...] = ()
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     witness: Literal["good", "texture"] = "good"
 
@@ -162,7 +164,7 @@ ROWS: Final[dict[str, Row]] = {
     "silent-bodies": Row(
         requests.silent_bodies,
         LIMITED | {400, 408},
-        frozenset({503}),
+        LIMITED,
         why="more bodies than fit into the budget",
         sections=_SMALL_BUDGET,
     ),
@@ -234,5 +236,6 @@ ROWS: Final[dict[str, Row]] = {
         SERVED | REFUSED | LIMITED,
         frozenset({200}),
         why="a decoder that is killed twice fails its job alone",
+        tolerated=("tried again", "could be started"),
     ),
 }

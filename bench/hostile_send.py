@@ -200,13 +200,13 @@ class Attacker:
         self.outcomes.append(outcome)
         return outcome
 
-    def model(self, *, texture: bool = True, **fields: Any) -> str:
-        """Generate a model that the attack needs; return its uid."""
+    def model(self, picture: bytes = b"", *, texture: bool = True, **fields: Any) -> str:
+        """Generate a model that the attack needs; return its uid. No picture: a small one."""
         from bench.hostile_witness import small_picture
 
-        reply = self.form(
-            image=small_picture(128), texture=str(texture).lower(), is_counted=False, **fields
-        )
+        picture = picture or small_picture(128)
+        has_texture = str(texture).lower()
+        reply = self.form(image=picture, texture=has_texture, is_counted=False, **fields)
         if reply.status != 200:
             raise SystemExit(f"no model for the attack: {reply.status} {reply.text}")
         return reply.headers["x-job-id"]
