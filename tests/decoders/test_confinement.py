@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
 LIMITS = DecoderLimits(2**28, 30.0)
-WORKS = {"start a thread", "import", "signal itself"}
+WORKS = {"start a thread", "import", "signal itself", "limit itself"}
 
 
 @pytest.fixture
@@ -77,6 +77,25 @@ def test_a_killed_server_leaves_no_decoder() -> None:
     server.wait()
     server.stdout.close()
     until(lambda: not any(is_running(pid) for pid in pids), "no decoder left")
+
+
+def test_ctrl_c_in_the_terminal_of_the_server_leaves_decoders_at_work() -> None:
+    # A terminal sends the signal to the whole group of its program, here to this one and those
+    # that it starts.
+    program = f"""
+import os, signal
+from trellis2_server.decoders import DecoderLimits, DecoderPool
+signal.signal(signal.SIGINT, lambda *_: None)
+pool = DecoderPool(DecoderLimits(2**30, 600), 1, tasks={TABLE!r})
+pids = [pool.call("echo", b"", {{}}).meta["pid"]]
+os.killpg(0, signal.SIGINT)
+print(pids == [pool.call("echo", b"", {{}}).meta["pid"]])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True, text=True, check=True, start_new_session=True,
+    )  # fmt: skip
+    assert done.stdout == "True\n"
 
 
 def is_running(pid: int) -> bool:

@@ -13,6 +13,7 @@ from tests.support.decoder_tasks import TABLE
 from trellis2_server import errors
 from trellis2_server.decoders import DecoderLimits, DecoderPool
 from trellis2_server.decoders.transport import CAN_SEND_DESCRIPTORS
+from trellis2_server.decoders.worker import ends_with_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -122,6 +123,26 @@ def test_memory_over_the_limit_is_refused(make_pool: MakePool, *, is_watched: bo
     assert pool.counts["started"] == 2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of memory")
+def test_a_file_or_a_result_that_cannot_be_mapped_is_too_large() -> None:
+    pool = DecoderPool(DecoderLimits(2**27, 30.0, 2**30), 1, tasks=TABLE)
+    with pytest.raises(errors.TooLargeError, match="larger than the memory"):
+        pool.call("nothing", bytes(2**28), {})
+    with pytest.raises(errors.TooLargeError, match="mesh: decoding it takes more memory"):
+        pool.call("return_much", b"", {"size": 2**26 + 2**25}, field="mesh")
+    assert pool.counts == {"started": 2, "memory": 2}
+    pool.close()
+
+
+def test_a_process_ends_by_the_clock_where_the_signal_of_its_pipe_is_ignored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert ends_with_server("memory") == (sys.platform == "linux")
+    for platform, kind in (("darwin", "memory"), ("linux", "inline"), ("win32", "inline")):
+        monkeypatch.setattr(sys, "platform", platform)
+        assert not ends_with_server(kind)
+
+
 def test_a_process_that_leaks_is_replaced(make_pool: MakePool) -> None:
     pool = make_pool(memory_bytes=2**31)
     first = pool.call("keep", b"", {"size": 2**20}).meta["pid"]
@@ -195,6 +216,18 @@ RAW = {
     "a huge array": (len(text := b'{"meta":{},"arrays":[["a","uint8",[99999999999]]]}')).to_bytes(
         4, "little"
     )
+    + text,
+    "an empty array of an impossible size": (
+        len(text := b'{"meta":{},"arrays":[["a","uint8",[0,549755813888,549755813888]]]}')
+    ).to_bytes(4, "little")
+    + text,
+    "text that UTF-8 cannot hold": (
+        len(text := b'{"error":{"class":"InputError","text":"\\ud800"}}')
+    ).to_bytes(4, "little")
+    + text,
+    "the same, unescaped": (
+        len(text := b'{"error":{"class":"InputError","text":"\xed\xa0\x80"}}')
+    ).to_bytes(4, "little")
     + text,
     "a negative array": (len(text := b'{"meta":{},"arrays":[["a","uint8",[-1]]]}')).to_bytes(
         4, "little"

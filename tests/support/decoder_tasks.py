@@ -8,6 +8,7 @@ import mmap
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -150,6 +151,9 @@ def inspect(content: memoryview, arguments: Mapping[str, Any]) -> Result:
 def try_everything(content: memoryview, arguments: Mapping[str, Any]) -> Result:
     """Return which forbidden things work, and how the others fail."""
     del content
+    import fcntl
+    import resource
+
     libc = ctypes.CDLL(None, use_errno=True)
     folder, parent = arguments["folder"], os.getppid()
 
@@ -161,12 +165,6 @@ def try_everything(content: memoryview, arguments: Mapping[str, Any]) -> Result:
         if os.fork() == 0:
             os._exit(0)
 
-    def write_memory() -> None:
-        descriptor = os.memfd_create("x")
-        os.ftruncate(descriptor, 4096)
-        with mmap.mmap(descriptor, 4096) as memory:
-            memory[0] = 1
-
     attempts: dict[str, Callable[[], object]] = {
         "connect": lambda: socket.create_connection(("127.0.0.1", 9), 1),
         "open a socket": lambda: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM),
@@ -174,7 +172,7 @@ def try_everything(content: memoryview, arguments: Mapping[str, Any]) -> Result:
         "make a file": lambda: open(f"{folder}/made", "x"),
         "write a file": lambda: open(f"{folder}/secret", "a"),
         "make a temporary file": tempfile.TemporaryFile,
-        "make memory": write_memory,
+        "make memory": _write_memory,
         "delete a file": lambda: os.unlink(f"{folder}/secret"),
         "rename a file": lambda: os.rename(f"{folder}/secret", f"{folder}/moved"),
         "make a folder": lambda: os.mkdir(f"{folder}/made"),
@@ -189,6 +187,22 @@ def try_everything(content: memoryview, arguments: Mapping[str, Any]) -> Result:
         "become a program": lambda: os.execv("/bin/true", ["true"]),
         "signal the server": lambda: os.kill(parent, 0),
         "signal a thread of the server": lambda: call(234, parent, parent, 0),
+        "have a pipe signal the server": lambda: fcntl.fcntl(0, fcntl.F_SETOWN, parent),
+        "have a pipe signal the server by ioctl": lambda: fcntl.ioctl(
+            int(sys.argv[4]), 0x8901, struct.pack("i", parent)
+        ),
+        "choose the signal of a descriptor": lambda: fcntl.fcntl(0, 10, signal.SIGKILL),
+        "limit the server": lambda: resource.prlimit(
+            parent, resource.RLIMIT_CORE, resource.prlimit(0, resource.RLIMIT_CORE)
+        ),
+        "move the server to one processor": lambda: call(
+            203, parent, 8, struct.pack("Q", 2**64 - 1)
+        ),
+        "slow the server's files": lambda: call(251, 1, parent, 0),
+        "send a descriptor": lambda: socket.send_fds(
+            socket.socket(fileno=os.dup(int(sys.argv[4]))), [b""], [0]
+        ),
+        "type into a terminal": lambda: fcntl.ioctl(0, 0x5412, b"x"),
         "trace the server": lambda: call(101, 16, parent, 0, 0),
         "change its niceness": lambda: os.setpriority(os.PRIO_PROCESS, 0, 0),
         "make namespaces": lambda: call(272, 0x10000000),
@@ -198,7 +212,7 @@ def try_everything(content: memoryview, arguments: Mapping[str, Any]) -> Result:
         "make shared memory": lambda: call(29, 0, 4096, 0o1600),
         "start a process by clone3": lambda: call(435, 0, 0),
         "open by openat2": lambda: call(437, -100, f"{folder}/made".encode(), 0, 0),
-        "grow its memory limit": lambda: __import__("resource").setrlimit(9, (-1, -1)),
+        "grow its memory limit": lambda: resource.setrlimit(9, (-1, -1)),
     }
     results: dict[str, str] = {}
     for name, attempt in attempts.items():
@@ -213,11 +227,19 @@ def try_everything(content: memoryview, arguments: Mapping[str, Any]) -> Result:
         "start a thread": lambda: _run_thread(),
         "import": lambda: __import__("wave"),
         "signal itself": lambda: os.kill(os.getpid(), signal.SIGWINCH),
+        "limit itself": lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
     }
     for name, attempt in works.items():
         attempt()
         results[name] = "works"
     return results, {}
+
+
+def _write_memory() -> None:
+    descriptor = os.memfd_create("x")
+    os.ftruncate(descriptor, 4096)
+    with mmap.mmap(descriptor, 4096) as memory:
+        memory[0] = 1
 
 
 def _run_thread() -> None:

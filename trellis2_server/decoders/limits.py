@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from trellis2_server.settings import Settings
 
-#: Memory for each pixel of the largest picture, bytes. Measured for 64 million pixels: at most 18.3,
-#: for lossless WebP with transparency. The largest meshes take 1.3 GB, whatever the settings.
+#: Memory for each pixel of the largest picture, bytes. Measured for 64 million pixels: at most
+#: 18.3, for lossless WebP with transparency. The largest meshes take 1.3 GB, whatever the settings.
 _PIXEL_BYTES: Final = 20
 
 

@@ -8,6 +8,7 @@ Does not know: how bytes are moved, what a message means.
 from __future__ import annotations
 
 import json
+import math
 import struct
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
@@ -28,6 +29,8 @@ HEADER: Final = struct.Struct("<I")
 #: Types whose bytes are values, whatever they are; but see `check_array`.
 _DTYPES: Final = frozenset({"bool", "uint8", "int32", "uint32", "int64", "float32", "float64"})
 _MAX_DIMENSIONS: Final = 4
+#: Maximum number of values of an array whose dimensions of 0 counted as 1: NumPy refuses more.
+_MAX_VALUES: Final = 2**40
 
 
 class ProtocolError(Exception):
@@ -78,10 +81,12 @@ def decode_message(text: bytes | bytearray) -> dict[str, Any]:
     """Return the message of that JSON.
 
     Raises:
-        ProtocolError: it is no JSON object.
+        ProtocolError: it is no JSON object, or has text that UTF-8 cannot hold.
     """
     try:
-        message: object = json.loads(text)
+        message: object = json.loads(text.decode())
+        # Half a surrogate pair would make a response of the server fail.
+        json.dumps(message, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ProtocolError("a message is no JSON") from error
     if not isinstance(message, dict):
@@ -127,13 +132,11 @@ def _read_spec(entry: object) -> ArraySpec:
         case [str(name), str(dtype), [*sizes]] if (
             dtype in _DTYPES
             and len(cast("Sequence[object]", sizes)) <= _MAX_DIMENSIONS
-            and all(type(size) is int and 0 <= size < 2**40 for size in sizes)
+            and all(type(size) is int and size >= 0 for size in sizes)
+            and math.prod(max(size, 1) for size in cast("Sequence[int]", sizes)) <= _MAX_VALUES
         ):
             shape = tuple(cast("Sequence[int]", sizes))
             kind = np.dtype(dtype)
-            count = 1
-            for size in shape:
-                count *= size
-            return ArraySpec(name, kind, shape, count * kind.itemsize)
+            return ArraySpec(name, kind, shape, math.prod(shape) * kind.itemsize)
         case _:
             raise ProtocolError("an array has a type that is not allowed")

@@ -145,6 +145,9 @@ class DecoderProcess:
                 ],
                 stderr=subprocess.DEVNULL,
                 env=environment(),
+                # Ctrl-C in the server's terminal is for the server, which may finish its jobs.
+                start_new_session=True,
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
                 **self._link.options,
             )  # fmt: skip
         except BaseException:

@@ -2,8 +2,8 @@
 
 A file that takes over a decoder reaches the system by its calls. The filter refuses those that
 open or use network connections, write, make, rename or delete files, start programs or processes,
-trace or signal others, or are a usual way to attack the kernel. Threads, memory and reading stay
-as they are. It needs no privileges (`PR_SET_NO_NEW_PRIVS`) and cannot be removed.
+trace, signal or limit others, or are a usual way to attack the kernel. Threads, memory and reading
+stay as they are. It needs no privileges (`PR_SET_NO_NEW_PRIVS`) and cannot be removed.
 
 Numbers of calls: Linux, arch/x86/entry/syscalls/syscall_64.tbl and
 include/uapi/asm-generic/unistd.h. Instructions: include/uapi/linux/bpf_common.h.
@@ -48,6 +48,13 @@ _SET_MODE_FILTER: Final = 1
 _FLAGS: Final = 1 | 4  # SECCOMP_FILTER_FLAG_TSYNC | SECCOMP_FILTER_FLAG_SPEC_ALLOW
 
 _CLONE_THREAD: Final = 0x00010000
+_ALL: Final = 0xFFFFFFFF
+#: Commands of `fcntl` by which the system sends other processes signals, or makes them wait:
+#: F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY.
+_SIGNALLING: Final = (8, 10, 15, 1024, 1026)
+#: Requests of `ioctl` that Python and libraries make: TCGETS, TCGETS2, TIOCGWINSZ, FIONREAD,
+#: FIONBIO, FIONCLEX, FIOCLEX. Others write to terminals, or send signals as `fcntl` does.
+_HARMLESS: Final = (0x5401, 0x802C542A, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 #: Flags of `open` with which a file is changed: O_WRONLY, O_RDWR, O_CREAT, O_TRUNC, O_TMPFILE.
 _WRITING: Final = 0o1 | 0o2 | 0o100 | 0o1000 | 0o20000000
 
@@ -55,15 +62,17 @@ _WRITING: Final = 0o1 | 0o2 | 0o100 | 0o1000 | 0o20000000
 _REFUSED: Final[Mapping[str, tuple[int, int]]] = {
     # network
     "socket": (41, 198), "socketpair": (53, 199), "bind": (49, 200), "listen": (50, 201),
-    "accept": (43, 202), "connect": (42, 203), "accept4": (288, 242),
+    "accept": (43, 202), "connect": (42, 203), "accept4": (288, 242), "sendmsg": (46, 211),
+    "sendmmsg": (307, 269), "setsockopt": (54, 208),
     # programs and processes
     "execve": (59, 221), "execveat": (322, 281),
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
     "process_madvise": (440, 440), "kcmp": (312, 272), "pidfd_open": (434, 434),
     "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424), "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240), "tkill": (200, 130), "setpriority": (141, 140),
-    "sched_setscheduler": (144, 119), "sched_setattr": (314, 274), "migrate_pages": (256, 238),
-    "move_pages": (279, 239),
+    "sched_setscheduler": (144, 119), "sched_setattr": (314, 274), "sched_setparam": (142, 118),
+    "sched_setaffinity": (203, 122), "ioprio_set": (251, 30), "migrate_pages": (256, 238),
+    "move_pages": (279, 239), "process_mrelease": (448, 448),
     # files
     "unlinkat": (263, 35), "renameat": (264, 38), "renameat2": (316, 276), "mkdirat": (258, 34),
     "linkat": (265, 37), "symlinkat": (266, 36), "mknodat": (259, 33), "fchmod": (91, 52),
@@ -76,7 +85,9 @@ _REFUSED: Final[Mapping[str, tuple[int, int]]] = {
     "fanotify_init": (300, 262), "inotify_init1": (294, 26),
     # memory and queues that outlive the process
     "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "msgget": (68, 186),
-    "semget": (64, 190), "mq_open": (240, 180), "mq_unlink": (241, 181),
+    "msgsnd": (69, 189), "msgrcv": (70, 188), "msgctl": (71, 187), "semget": (64, 190),
+    "semop": (65, 193), "semtimedop": (220, 192), "semctl": (66, 191), "mq_open": (240, 180),
+    "mq_unlink": (241, 181),
     # the system
     "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
     "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430),
@@ -110,6 +121,9 @@ class _Architecture:
         clone: number of the call that starts threads and processes.
         opens: calls that open files, and which argument has the flags.
         kills: calls that send signals; their first argument is the process.
+        prlimit: number of the call that limits a process, its first argument.
+        fcntl: number of the call; the second argument is the command.
+        ioctl: number of the call; the second argument is the request.
     """
 
     audit: int
@@ -120,6 +134,9 @@ class _Architecture:
     clone: int
     opens: Mapping[int, int]
     kills: tuple[int, ...]
+    prlimit: int
+    fcntl: int
+    ioctl: int
 
 
 _ARCHITECTURES: Final = {
@@ -131,11 +148,13 @@ _ARCHITECTURES: Final = {
             57, 58, 82, 83, 84, 85, 86, 87, 88, 90, 92, 94, 132, 133, 134, 172, 173, 154, 235, 253,
             261, 184,
         ),
-        missing=(435, 437), clone=56, opens={2: 1, 257: 2}, kills=(62, 234),
+        missing=(435, 437), clone=56, opens={2: 1, 257: 2}, kills=(62, 234), prlimit=302,
+        fcntl=72, ioctl=16,
     ),
     "aarch64": _Architecture(
         audit=0xC00000B7, column=1, seccomp=277, refused=(),
-        missing=(435, 437), clone=220, opens={56: 2}, kills=(129, 131),
+        missing=(435, 437), clone=220, opens={56: 2}, kills=(129, 131), prlimit=261, fcntl=25,
+        ioctl=29,
     ),
 }  # fmt: skip
 _ARCHITECTURES["AMD64"] = _ARCHITECTURES["x86_64"]
@@ -170,7 +189,6 @@ def _instructions(architecture: _Architecture, pid: int) -> Sequence[bytes]:
         pid: the process that may get signals: abort() sends one to itself.
     """
     refuse, missing = _FAIL | errno.EPERM, _FAIL | errno.ENOSYS
-    low = 0 if sys.byteorder == "little" else 4
     lines = [
         _line(_LOAD, _ARCHITECTURE),
         _line(_IS_EQUAL, architecture.audit, 1, 0),
@@ -184,32 +202,41 @@ def _instructions(architecture: _Architecture, pid: int) -> Sequence[bytes]:
         lines += [_line(_IS_EQUAL, number, 0, 1), _line(_RETURN, refuse)]
     for number in architecture.missing:
         lines += [_line(_IS_EQUAL, number, 0, 1), _line(_RETURN, missing)]
-    lines += [
-        _line(_IS_EQUAL, architecture.clone, 0, 5),
-        _line(_LOAD, _ARGUMENTS + low),
-        _line(_AND, _CLONE_THREAD),
-        _line(_IS_EQUAL, 0, 0, 1),
-        _line(_RETURN, refuse),
-        _line(_RETURN, _ALLOW),
-    ]
-    for number, argument in architecture.opens.items():
-        lines += [
-            _line(_IS_EQUAL, number, 0, 5),
-            _line(_LOAD, _ARGUMENTS + 8 * argument + low),
-            _line(_AND, _WRITING),
-            _line(_IS_EQUAL, 0, 1, 0),
-            _line(_RETURN, refuse),
-            _line(_RETURN, _ALLOW),
-        ]
-    for number in architecture.kills:
-        lines += [
-            _line(_IS_EQUAL, number, 0, 4),
-            _line(_LOAD, _ARGUMENTS + low),
-            _line(_IS_EQUAL, pid, 1, 0),
-            _line(_RETURN, refuse),
-            _line(_RETURN, _ALLOW),
-        ]
+    for number, argument, mask, values in (
+        (architecture.clone, 0, _CLONE_THREAD, (_CLONE_THREAD,)),
+        *((number, argument, _WRITING, (0,)) for number, argument in architecture.opens.items()),
+        *((number, 0, _ALL, (pid,)) for number in architecture.kills),
+        (architecture.prlimit, 0, _ALL, (0, pid)),
+        (architecture.ioctl, 1, _ALL, _HARMLESS),
+    ):
+        lines += _check(number, argument, mask, values, found=_ALLOW, otherwise=refuse)
+    lines += _check(architecture.fcntl, 1, _ALL, _SIGNALLING, found=refuse, otherwise=_ALLOW)
     return [*lines, _line(_RETURN, _ALLOW)]
+
+
+def _check(  # noqa: PLR0913 - one rule
+    number: int, argument: int, mask: int, values: Sequence[int], *, found: int, otherwise: int
+) -> list[bytes]:
+    """Return the instructions that decide on one call by one of its arguments.
+
+    Args:
+        number: of the call.
+        argument: index of the argument; the kernel, too, uses only its lower half.
+        mask: bits of it that count.
+        values: what it is compared with.
+        found: answer if it is one of the values.
+        otherwise: answer if it is none of them.
+    """
+    low = 0 if sys.byteorder == "little" else 4
+    count = len(values)
+    return [
+        _line(_IS_EQUAL, number, 0, count + 4),
+        _line(_LOAD, _ARGUMENTS + 8 * argument + low),
+        _line(_AND, mask),
+        *(_line(_IS_EQUAL, value, count - at, 0) for at, value in enumerate(values)),
+        _line(_RETURN, otherwise),
+        _line(_RETURN, found),
+    ]
 
 
 def _line(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:

@@ -86,7 +86,13 @@ class Worker:
         idle_s: float | None = None
         is_spent = False
         while not is_spent and self._channel.wait(idle_s):
-            request, content = self._channel.receive_request()
+            try:
+                request, content = self._channel.receive_request()
+            except MemoryError:
+                text = "the file is larger than the memory that decoding it may take"
+                error = {"class": "TooLargeError", "text": text}
+                self._channel.send(encode_message({"error": error, "is_last": True}))
+                return
             idle_s = request["idle_s"]
             limit_cpu(request["timeout_s"] * self._limits.threads)
             if not self._has_lifeline:  # needs no interpreter, which a library may hold
@@ -158,7 +164,8 @@ def _describe(error: BaseException, field: str) -> dict[str, str]:
     """Return an error as JSON."""
     for known in _KNOWN_ERRORS:
         if isinstance(error, known):
-            return {"class": known.__name__, "text": str(error)[:_MAX_TEXT]}
+            text = str(error)[:_MAX_TEXT].encode("utf-8", "replace").decode()
+            return {"class": known.__name__, "text": text}
     if _is_memory_error(error):
         text = f"{field}: decoding it takes more memory than is allowed"
         return {"class": "TooLargeError", "text": text}
@@ -169,20 +176,31 @@ def _describe(error: BaseException, field: str) -> dict[str, str]:
     return {"class": "InputError", "text": text, "trace": trace}
 
 
+def ends_with_server(kind: str) -> bool:
+    """Return whether this process ends with the server, even in the middle of a task.
+
+    Elsewhere than on Linux, the signal of the second connection ends no process by itself.
+
+    Args:
+        kind: of the connection.
+    """
+    return kind == "memory" and sys.platform == "linux"
+
+
 def main(arguments: list[str]) -> int:
     """Run the program."""
     table, limits_json, kind, *descriptors = arguments
     limits = DecoderLimits(*json.loads(limits_json))
-    is_memory = kind == "memory"
-    channel = MemoryChannel(*map(int, descriptors)) if is_memory else InlineChannel()
+    has_lifeline = ends_with_server(kind)
+    channel = MemoryChannel(*map(int, descriptors)) if kind == "memory" else InlineChannel()
     try:
         module_name, _, name = table.partition(":")
         module = importlib.import_module(module_name)
         tasks: Mapping[str, Task] = getattr(module, name)
         getattr(module, "prepare", lambda: None)()
-        held = confine(limits, has_lifeline=is_memory)
+        held = confine(limits, has_lifeline=has_lifeline)
         channel.send(encode_message({"confinement": held}))
-        Worker(tasks, channel, limits, has_lifeline=is_memory).run()
+        Worker(tasks, channel, limits, has_lifeline=has_lifeline).run()
     except EOFError:  # the server has closed the connection
         return 0
     except Exception:  # noqa: BLE001 - has no other way out

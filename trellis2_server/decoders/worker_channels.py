@@ -5,6 +5,7 @@ Does not know: what is decoded.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import select
@@ -32,7 +33,11 @@ class Channel(Protocol):
         ...
 
     def receive_request(self) -> tuple[dict[str, Any], memoryview]:
-        """Return the next request and its content, which must not be changed."""
+        """Return the next request and its content, which must not be changed.
+
+        Raises:
+            MemoryError: there is too little memory for it.
+        """
         ...
 
     def send(self, encoded: bytes) -> None:
@@ -51,7 +56,7 @@ class MemoryChannel:
         descriptor: of the socket.
         lifeline: read end of a pipe whose other end only the server has. When that is closed, the
             system ends this process, even in the middle of a call into a library: SIGIO, which
-            nothing here handles.
+            nothing here handles. (Linux; other systems ignore it by default.)
     """
 
     def __init__(self, descriptor: int, lifeline: int) -> None:
@@ -80,9 +85,7 @@ class MemoryChannel:
             if not request["size"]:
                 return request, memoryview(b"")
             # Private: memory that cannot be written must not be mapped as shared.
-            content = mmap.mmap(
-                descriptor, request["size"], flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ
-            )
+            content = _map(descriptor, request["size"], mmap.MAP_PRIVATE, mmap.PROT_READ)
             return request, memoryview(content)
         finally:
             os.close(descriptor)
@@ -103,7 +106,7 @@ class MemoryChannel:
         _, descriptor = self._receive()
         try:
             flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)  # all pages in one call
-            with mmap.mmap(descriptor, size, flags=flags) as memory:
+            with _map(descriptor, size, flags, mmap.PROT_READ | mmap.PROT_WRITE) as memory:
                 at = 0
                 for array in arrays.values():
                     view = array.reshape(-1).view(np.uint8).data
@@ -182,6 +185,20 @@ class InlineChannel:
         if len(data) < length:
             raise EOFError
         return data
+
+
+def _map(descriptor: int, size: int, flags: int, prot: int) -> mmap.mmap:
+    """Map memory.
+
+    Raises:
+        MemoryError: the limit of the address space is reached.
+    """
+    try:
+        return mmap.mmap(descriptor, size, flags=flags, prot=prot)
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise MemoryError from error
+        raise
 
 
 _EMPTY = HEADER.pack(2) + b"{}"
