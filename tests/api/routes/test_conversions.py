@@ -190,6 +190,14 @@ def test_a_get_counts_in_the_rate_limit_if_it_makes_a_conversion(made: Conversio
         assert made.started == ["obj"]
 
 
+def test_a_client_that_polls_after_send_pays_nothing_for_its_file_type(made: Conversions) -> None:
+    with serving(GatedEngine(), settings(server={"rate_per_minute": 1})) as server:
+        server.wait_until_loaded()
+        sent = send(server, fields(texture=True, type="ply"))
+        assert finished(server, sent).startswith(b"ply")
+        assert made.started == ["ply"]
+
+
 def test_a_conversion_goes_on_until_its_last_client_disconnects(
     server: Server, made: Conversions
 ) -> None:
