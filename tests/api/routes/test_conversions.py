@@ -188,6 +188,8 @@ def test_a_get_counts_in_the_rate_limit_if_it_makes_a_conversion(made: Conversio
         assert refused.status_code == 429
         assert refused.headers["Retry-After"]
         assert made.started == ["obj"]
+        paths = server.client.get("/openapi.json").json()["paths"]
+        assert {"429", "503"} <= paths["/jobs/{name}/{file_name}"]["get"]["responses"].keys()
 
 
 def test_a_client_that_polls_after_send_pays_nothing_for_its_file_type(made: Conversions) -> None:
