@@ -20,10 +20,14 @@ from tests.support.engines import PATIENCE_S, GatedEngine
 from tests.support.hostile import error_text, post_head
 from tests.support.server import ON_RAY, SMALL, Server, fields, picture, serving, settings, until
 from trellis2_server.api.inflight_bodies import BodyAccount, InflightBodies
+from trellis2_server.api.model_responses import model_response
+from trellis2_server.api.routes import native
 from trellis2_server.errors import QueueFullError, TooManyRequestsError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+    from fastapi import Response
 
 BUDGET = 400_000
 MAX_BODY = 300_000
@@ -221,6 +225,23 @@ def test_a_waiting_request_does_not_hold_its_body(
         until(lambda: server.waiters > 0 and not large_objects(), "it waits without its body")
         engine.open_all()
         assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+@needs_one_process
+def test_the_bytes_are_given_back_before_a_known_model_is_sent(
+    small: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used_when_sent: list[int] = []
+
+    def respond(*arguments: Any) -> Response:
+        used_when_sent.append(used(small))
+        return model_response(*arguments)
+
+    monkeypatch.setattr(native, "model_response", respond)
+    for _ in range(2):
+        headers = {"X-API-Key": "a"}
+        assert small.client.post("/generate", json=fields(), headers=headers).is_success
+    assert used_when_sent == [0, 0]
 
 
 def large_request(path: str, kind: str) -> tuple[bytes, bytes]:

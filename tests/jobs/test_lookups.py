@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +23,10 @@ from trellis2_server.errors import (
     ShuttingDownError,
     TooManyRequestsError,
 )
+from trellis2_server.inputs.background import ModelPending
 from trellis2_server.jobs.executor import LocalExecutor
 from trellis2_server.jobs.job import Caller
+from trellis2_server.jobs.lookups import Lookup
 from trellis2_server.jobs.threads import StepCancelled
 
 if TYPE_CHECKING:
@@ -337,3 +341,30 @@ def _ask_and_leave(server: Any, begun: threading.Event) -> None:
             b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
         )
         assert begun.wait(PATIENCE_S)
+
+
+@in_a_loop
+async def test_a_picture_that_nobody_waits_for_is_forgotten_while_its_background_model_loads() -> (
+    None
+):
+    async with looking_up() as (service, _, _):
+        executor, lookups = service.manager.executor, service.manager.lookups
+        assert isinstance(executor, LocalExecutor)
+        loaded: Future[None] = Future()
+
+        def cut_out(*_: Any, **__: Any) -> Cutout:
+            raise ModelPending(loaded, 1000.0)
+
+        executor.cut_out = cut_out  # type: ignore[method-assign]
+        asked = ask(service, picture())
+        await until(lambda: lookups.waiting == 1 and not service.manager.threads.lookups)
+        assert [lookup.picture for lookup in lookups_in_memory()] == [picture()]
+        asked.cancel()
+        await asyncio.wait([asked])
+        assert not any(lookup.picture for lookup in lookups_in_memory())
+        loaded.set_result(None)
+
+
+def lookups_in_memory() -> list[Lookup]:
+    gc.collect()
+    return [each for each in gc.get_objects() if isinstance(each, Lookup)]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import weakref
+from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
@@ -21,6 +24,8 @@ from trellis2_server.errors import (
     OutOfMemoryError,
     ServerError,
 )
+from trellis2_server.inputs.background import ModelPending
+from trellis2_server.inputs.images import Cutout, Cutter
 from trellis2_server.jobs.job import Status
 
 
@@ -96,3 +101,30 @@ async def test_no_data_of_the_engine_is_kept_after_a_job(failing: str | None) ->
             assert len(kept) == 2  # the second job's mesh, whose texture may be asked for
     finally:
         logging.disable(logging.NOTSET)
+
+
+class PendingCutter(Cutter):
+    """Has a background model that does not get loaded."""
+
+    def __init__(self) -> None:
+        super().__init__(background="none")
+        self.loaded: Future[None] = Future()
+
+    def cut_out(self, *_: Any, **__: Any) -> Cutout:
+        raise ModelPending(self.loaded, 1000.0)
+
+
+@in_a_loop
+async def test_a_job_that_is_cancelled_while_its_background_model_loads_leaves_no_picture() -> None:
+    cutter = PendingCutter()
+    async with working(GatedEngine(), cutter=cutter) as service:
+        job = await submit(service, 1)
+        active = service.manager.active_jobs.get(job.uid)
+        assert active is not None
+        await until(lambda: active.waits_for("cutout") and not service.manager.queue)
+        call = weakref.ref(active.steps["cutout"].call)
+        assert call() is not None
+        service.cancel(job)
+        gc.collect()
+        assert call() is None
+        cutter.loaded.set_result(None)

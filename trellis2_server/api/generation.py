@@ -113,7 +113,7 @@ async def generate_model(
     """Run a request; return its job and its model in the requested file type.
 
     If the stored model of a matching job is lost, it is generated again. The request's files are
-    released while its job is waited for.
+    released while its job is waited for, and when its model is there.
 
     Raises:
         UnavailableError: the stored model of a job that matched after the cut-out is lost.
@@ -138,13 +138,15 @@ async def _generate_model(
     model = job.textured_glb if texture else job.shape_glb
     file_type = generation.delivery.type
     try:
-        return job, await service.convert(model, file_type, caller, is_delivery=True)
+        content = await service.convert(model, file_type, caller, is_delivery=True)
     except JobNotFoundError as error:
         if not generation.has_released_files:
             raise
         raise UnavailableError(
             "the stored model is lost; send the request again", retry_after_s=1
         ) from error
+    generation.release_files()  # a client may take minutes to read the response
+    return job, content
 
 
 async def find_texture(

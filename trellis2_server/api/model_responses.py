@@ -55,6 +55,8 @@ async def convert_on_get(  # noqa: PLR0913 - the service's arguments, and the re
 ) -> Content:
     """Return a stored GLB in the file type for a GET, which counts if the file is made for it.
 
+    A delivery does not count again: its `/send` has. Clients that poll know no 429.
+
     Args:
         request: the GET; when its client disconnects, it waits no longer.
         service: the job service.
@@ -67,7 +69,8 @@ async def convert_on_get(  # noqa: PLR0913 - the service's arguments, and the re
         TooManyRequestsError: the client exceeds a limit.
         ServerError: the conversion failed.
     """
-    if file_type != "glb" and await service.find_conversion(model, file_type) is None:
+    counts = file_type != "glb" and not is_delivery
+    if counts and await service.find_conversion(model, file_type) is None:
         request.app.state.rate_limit.take(caller.client)
     conversion = service.convert(model, file_type, caller, is_delivery=is_delivery)
     return await while_connected(request, conversion)

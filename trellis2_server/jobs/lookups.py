@@ -237,6 +237,7 @@ class Lookups:
     def _drop(self, lookup: Lookup) -> None:
         """Forget a lookup; a cut-out that runs stops at its next report."""
         lookup.is_stopped = True
+        lookup.picture = b""  # a timer, or a model that loads, may refer to the lookup for long
         if self._by_upload.get(lookup.upload) is lookup:
             del self._by_upload[lookup.upload]
         if lookup in self._queue:

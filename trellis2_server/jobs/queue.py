@@ -149,9 +149,16 @@ class ActiveJob:
 
     def release(self) -> None:
         """Drop the data that only an unfinished job needs, and the steps that wait."""
-        self.steps = {name: step for name, step in self.steps.items() if step.is_running}
+        for name, step in list(self.steps.items()):
+            if not step.is_running:
+                del self.steps[name]
+                step.call = _do_nothing  # others may refer to the step for long; a call holds files
         self.mesh = None
         self.data = Intermediates()
+
+
+def _do_nothing() -> None:
+    """Stand in for the call of a step that will not start."""
 
 
 def job_future() -> asyncio.Future[Job]:

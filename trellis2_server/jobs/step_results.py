@@ -132,7 +132,7 @@ class StepResults:
 
         def requeue() -> None:
             if active.steps.get("cutout") is waiting:
-                self.enqueue(active, "cutout", call)
+                self.enqueue(active, "cutout", waiting.call)
 
         def loaded(_: object) -> None:
             with suppress(RuntimeError):  # the loop is closed

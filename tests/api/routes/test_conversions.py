@@ -188,6 +188,16 @@ def test_a_get_counts_in_the_rate_limit_if_it_makes_a_conversion(made: Conversio
         assert refused.status_code == 429
         assert refused.headers["Retry-After"]
         assert made.started == ["obj"]
+        paths = server.client.get("/openapi.json").json()["paths"]
+        assert {"429", "503"} <= paths["/jobs/{name}/{file_name}"]["get"]["responses"].keys()
+
+
+def test_a_client_that_polls_after_send_pays_nothing_for_its_file_type(made: Conversions) -> None:
+    with serving(GatedEngine(), settings(server={"rate_per_minute": 1})) as server:
+        server.wait_until_loaded()
+        sent = send(server, fields(texture=True, type="ply"))
+        assert finished(server, sent).startswith(b"ply")
+        assert made.started == ["ply"]
 
 
 def test_a_conversion_goes_on_until_its_last_client_disconnects(

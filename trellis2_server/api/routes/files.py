@@ -84,7 +84,7 @@ _FILE_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     206: {"description": "The requested range of the file."},
     304: {"description": "The client has the current file."},
     416: {"description": "The requested range is outside of the file."},
-    **errors(401, 404, 500),
+    **errors(401, 404, 429, 500, 503),
     **INVALID_REQUEST,
 }
 
