@@ -79,6 +79,9 @@ class Servers:
 
     Args:
         checkout: folder with the server's sources.
+
+    Attributes:
+        busy_bytes: the largest resident memory of the present one in its warm-up.
     """
 
     def __init__(self, checkout: Path) -> None:
@@ -87,6 +90,7 @@ class Servers:
         self._current: CagedServer | None = None
         self._sections: dict[str, Any] = {}
         self._children = 0
+        self.busy_bytes = 0
 
     def take(self, row: Row) -> tuple[CagedServer, int]:
         """Return a server that is warm, and how many children it may have."""
@@ -100,6 +104,7 @@ class Servers:
             self._current, self._sections = started, sections
             started.wait_until_ready()
             self._children = warm_up(started)
+            self.busy_bytes = started.peak_rss_bytes()
         return self._current, self._children
 
     def discard(self) -> list[str]:
@@ -232,7 +237,8 @@ def run(name: str, servers: Servers, look_s: float = LOOK_S) -> dict[str, Any]:
     threading.Event().wait(max(0.0, look_s - (time.monotonic() - begin)))
     attack = {**_NO_ATTACK, **sender.result(0.5 if server.is_alive else 5)}
     witnesses = [_NO_HEALTH | health.result(45), _NO_GOOD | good.result(45)]
-    growth = server.peak_rss_bytes() - before.rss_bytes
+    base = max(before.rss_bytes, servers.busy_bytes if row.has_jobs else 0)
+    growth = server.peak_rss_bytes() - base
     code = server.process.poll()
     left, after = ([], None) if code is not None else settle(server, before, children)
     measured = {

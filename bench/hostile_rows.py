@@ -57,6 +57,7 @@ class Row:
         required: statuses of which one must be there.
         why: why not each of them is refused.
         tolerated: words of errors that the good client may get.
+        has_jobs: whether it is made of ordinary jobs: memory grows from what jobs take.
         sections: settings other than `SECTIONS`.
         witness: what the good client asks for.
     """
@@ -66,6 +67,7 @@ class Row:
     required: frozenset[int] = frozenset()
     why: str = ""
     tolerated: tuple[str, ...] = ()
+    has_jobs: bool = False
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     witness: Literal["good", "texture"] = "good"
 
@@ -204,6 +206,7 @@ ROWS: Final[dict[str, Row]] = {
         SERVED | LIMITED,
         why="exports of one's own model",
         sections=_LIVES_LONG,
+        has_jobs=True,
     ),
     "range-flood": Row(clients.range_flood, SERVED | {206, 400, 416}, why="ranges are optional"),
     "large-texture": Row(
@@ -220,9 +223,14 @@ ROWS: Final[dict[str, Row]] = {
     "slow-and-gone": Row(
         clients.slow_uploads_and_gone, SERVED, why="what it asks at the end is ordinary"
     ),
-    "cancel-storm": Row(clients.cancel_storm, LIMITED | {204, 404}, why="its own jobs"),
+    "cancel-storm": Row(
+        clients.cancel_storm, LIMITED | {204, 404}, why="its own jobs", has_jobs=True
+    ),
     "disconnect-storm": Row(
-        clients.disconnect_storm, SERVED | LIMITED, why="what it asks at the end is ordinary"
+        clients.disconnect_storm,
+        SERVED | LIMITED,
+        why="what it asks at the end is ordinary",
+        has_jobs=True,
     ),
     "large-queue": Row(
         clients.large_queue,
@@ -230,6 +238,7 @@ ROWS: Final[dict[str, Row]] = {
         frozenset({200}),
         why="jobs within its limit",
         sections={"worker": {"max_jobs_per_client": 4}},
+        has_jobs=True,
     ),
     "killed-decoders": Row(
         clients.killed_decoders,
@@ -237,5 +246,6 @@ ROWS: Final[dict[str, Row]] = {
         frozenset({200}),
         why="a decoder that is killed twice fails its job alone",
         tolerated=("tried again", "could be started"),
+        has_jobs=True,
     ),
 }
