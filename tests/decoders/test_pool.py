@@ -172,21 +172,22 @@ def test_a_program_that_cannot_start_is_reported(caplog: pytest.LogCaptureFixtur
     pool.close()
 
 
+class Observer:
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def note_decoding(self, task: str, seconds: float) -> None:
+        assert seconds > 0
+        self.seen.append(task)
+
+    def note_decoder_end(self, reason: str) -> None:
+        self.seen.append(reason)
+
+    def note_decoders(self, count: int) -> None:
+        self.seen.append(count)
+
+
 def test_an_observer_sees_what_happens() -> None:
-    class Observer:
-        def __init__(self) -> None:
-            self.seen: list[Any] = []
-
-        def note_decoding(self, task: str, seconds: float) -> None:
-            assert seconds > 0
-            self.seen.append(task)
-
-        def note_decoder_end(self, reason: str) -> None:
-            self.seen.append(reason)
-
-        def note_decoders(self, count: int) -> None:
-            self.seen.append(count)
-
     pool = DecoderPool(LIMITS, 1, tasks=TABLE)
     observer = pool.observer = Observer()
     pool.call("echo", b"", {})
@@ -194,3 +195,23 @@ def test_an_observer_sees_what_happens() -> None:
         pool.call("loop", b"", {"holds": False}, timeout_s=0.1)
     pool.close()
     assert observer.seen == [1, "echo", "timeout", 0, "loop"]
+
+
+def test_an_observer_learns_of_a_process_that_has_ended_without_work(
+    pool: DecoderPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "IDLE_S", 0.05)
+    observer = pool.observer = Observer()
+    seconds: list[int] = []
+
+    def check() -> None:
+        if not seconds:
+            seconds.append(0)
+            seconds.append(pool.call("echo", b"", {}).meta["pid"])
+
+    pool.call("echo", b"", {}, check=check)
+    assert 2 in observer.seen
+    until(lambda: seconds[1] not in pool.pids, "the second one has ended")
+    observer.seen.clear()
+    pool.call("echo", b"", {})
+    assert observer.seen == [1, "echo"]

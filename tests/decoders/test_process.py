@@ -199,6 +199,16 @@ def test_a_result_over_the_limit_is_refused(make_pool: MakePool) -> None:
         pool.call("say_much", b"", {"size": 2**20}, field="mesh")
 
 
+def test_a_result_that_is_larger_than_its_task_can_make_is_not_taken_in(
+    make_pool: MakePool,
+) -> None:
+    pool = make_pool()
+    arrays = pool.call("return_much", b"", {"size": 2**16}, result_bytes=2**16).arrays
+    assert arrays["zeros"].nbytes == 2**16
+    with pytest.raises(errors.InputError, match="ended with an invalid answer"):
+        pool.call("return_much", b"", {"size": 2**16 + 1}, result_bytes=2**16)
+
+
 RAW = {
     "a message that is too long": b"\xff\xff\xff\xff",
     "no JSON": b"\x02\x00\x00\x00{x",

@@ -236,7 +236,14 @@ class ModelProcess:
         check: Check,
     ) -> Decoded:
         try:
-            return process.call(task, content, arguments, timeout_s=timeout_s, check=check)
+            return process.call(
+                task,
+                content,
+                arguments,
+                timeout_s=timeout_s,
+                result_bytes=len(content),  # a mask is smaller than its picture
+                check=check,
+            )
         except DecoderEndedError as error:
             if not self._is_closed:
                 self._note_end(error.reason, task, str(error))

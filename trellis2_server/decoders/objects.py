@@ -57,7 +57,14 @@ class DecoderFinder:
     ) -> NDArray[np.uint8]:
         height, width = shape[:2]
         arguments = {"height": height, "width": width, **more}
-        result = self._decoders.call(task, content, arguments, field="image", check=check)
+        result = self._decoders.call(
+            task,
+            content,
+            arguments,
+            field="image",
+            result_bytes=4 * height * width,
+            check=check,
+        )
         return checked_pixels(result.arrays.get("rgba"), (height, width, 4))
 
 

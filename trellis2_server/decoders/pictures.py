@@ -5,7 +5,7 @@ Does not know: how a picture is decoded, what happens with it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from PIL import Image
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from trellis2_server.decoders.pool import DecoderPool
     from trellis2_server.reports import Check
 
-_CHANNELS = 4
+_CHANNELS: Final = 4
+#: The largest picture, bytes.
+_RESULT_BYTES: Final = MAX_SIZE_PX * MAX_SIZE_PX * _CHANNELS
 
 
 def decode_image(
@@ -36,7 +38,12 @@ def decode_image(
         TooLargeError: the picture exceeds `max_pixels` or the memory of a decoder.
     """
     meta, arrays = decoders.call(
-        "decode_image", data, {"max_pixels": max_pixels}, field="image", check=check
+        "decode_image",
+        data,
+        {"max_pixels": max_pixels},
+        field="image",
+        result_bytes=_RESULT_BYTES,
+        check=check,
     )
     match meta, arrays:
         case {"has_alpha": bool(has_alpha), "warnings": [*warnings]}, {"rgba": rgba} if (

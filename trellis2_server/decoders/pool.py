@@ -123,6 +123,7 @@ class DecoderPool:
         *,
         field: str = "image",
         timeout_s: float | None = None,
+        result_bytes: int | None = None,
         check: Check = no_check,
     ) -> Decoded:
         """Do a task in a process that is free; block until it has ended.
@@ -135,6 +136,8 @@ class DecoderPool:
             arguments: JSON values.
             field: field of the request, for messages.
             timeout_s: time limit, seconds; None: that of the limits.
+            result_bytes: maximum size of the arrays that the task returns, bytes; None: that of
+                the limits.
             check: called at least every 50 ms; if it raises, the process is killed.
 
         Raises:
@@ -147,8 +150,11 @@ class DecoderPool:
         started = time.monotonic()
         try:
             with self._place(check) as place:
-                return self._call_at(place, task, content, arguments, field, timeout_s, check)
+                return self._call_at(
+                    place, task, content, arguments, field, timeout_s, result_bytes, check
+                )
         finally:
+            self._forget_ended()
             if self.observer is not None:
                 self.observer.note_decoding(task, time.monotonic() - started)
 
@@ -160,6 +166,7 @@ class DecoderPool:
         arguments: Mapping[str, object],
         field: str,
         timeout_s: float | None,
+        result_bytes: int | None,
         check: Check,
     ) -> Decoded:
         idle_s = IDLE_S if place else None
@@ -170,7 +177,8 @@ class DecoderPool:
             try:
                 return process.call(
                     task, content, arguments,
-                    field=field, timeout_s=timeout_s, idle_s=idle_s, check=check,
+                    field=field, timeout_s=timeout_s, result_bytes=result_bytes, idle_s=idle_s,
+                    check=check,
                 )  # fmt: skip
             except DecoderEndedError as error:
                 if self._is_closed:
@@ -247,6 +255,19 @@ class DecoderPool:
             process = self._processes.pop(place, None)
         if process is not None:
             process.kill()
+            self._note_count()
+
+    def _forget_ended(self) -> None:
+        """Free what belongs to processes that have ended because they had no work."""
+        with self._changed:
+            ended = [
+                self._processes.pop(place)
+                for place in self._free
+                if place in self._processes and not self._processes[place].is_alive
+            ]
+        for process in ended:
+            process.kill()
+        if ended:
             self._note_count()
 
     def note_end(self, reason: Reason, task: str, text: str) -> None:

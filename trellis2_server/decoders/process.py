@@ -197,6 +197,7 @@ class DecoderProcess:
         *,
         field: str = "image",
         timeout_s: float | None = None,
+        result_bytes: int | None = None,
         idle_s: float | None = None,
         check: Check = no_check,
     ) -> Decoded:
@@ -208,6 +209,8 @@ class DecoderProcess:
             arguments: JSON values.
             field: field of the request, for messages.
             timeout_s: time limit, seconds; None: that of the limits.
+            result_bytes: maximum size of the arrays that the task returns, bytes; None: that of
+                the limits.
             idle_s: how long the process may wait for the next call; None: for ever.
             check: called at least every 50 ms; if it raises, the process is killed.
 
@@ -229,7 +232,7 @@ class DecoderProcess:
             reply = self._link.exchange(
                 request,
                 content,
-                self._limits.result_bytes,
+                self._limits.result_bytes if result_bytes is None else result_bytes,
                 Patience(timeout_s, self._watched(check)),
             )
             if reply.message.get("is_last"):

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from tests.support import hostile_pictures, hostile_tiffs
 from tests.support.hostile_pictures import COSTLY, jpeg_with, segment
-from tests.support.hostile_tiffs import tiff
+from tests.support.hostile_tiffs import MEGABYTE, tiff
 from tests.support.pictures import allow_input_error, encode, photograph, png_chunk, vase
 from trellis2_server.errors import InputError, TooLargeError
 from trellis2_server.inputs.images.decoding import decode_image
@@ -55,6 +55,37 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         (hostile_tiffs.tiff_of_bits, "numbers in the tags"),
     )
 }
+
+
+@pytest.mark.parametrize("prefix", TiffImagePlugin.PREFIXES)
+def test_a_tiff_is_checked_whatever_header_pillow_accepts(prefix: bytes) -> None:
+    order = {b"II": "<", b"MM": ">"}[prefix[:2]]
+    counts = {256: (4, 1), 257: (4, 1), 273: (1, MEGABYTE)}
+    # The directory as Pillow reads it: a BigTIFF is one whose third byte says so.
+    if prefix[2:3] == b"+":
+        content = struct.pack(f"{order}4s4xQQ", prefix, 16, len(counts))
+        width, value = "Q", 8
+    else:
+        content = struct.pack(f"{order}4sIH", prefix, 8, len(counts))
+        width, value = "I", 4
+    for tag, (kind, count) in counts.items():
+        content += struct.pack(f"{order}HH{width}I{value - 4}x", tag, kind, count, 2000)
+    with pytest.raises(TooLargeError, match="strips in a TIFF"):
+        check_structure(content + bytes(MEGABYTE))
+
+
+def test_a_tiff_that_is_a_bigtiff_for_libtiff_alone_is_checked_as_one() -> None:
+    content = struct.pack(">4sHxxQQ", b"MM\0+", 8, 16, 1)
+    content += struct.pack(">HHQQ", 273, 1, MEGABYTE, 0)
+    with pytest.raises(TooLargeError, match="strips in a TIFF"):
+        check_structure(content + bytes(MEGABYTE))
+
+
+def test_exif_with_a_header_that_only_pillow_accepts_is_bounded() -> None:
+    entries = b"".join(struct.pack(">HHII", 1000 + n, 1, MEGABYTE, 8) for n in range(100))
+    for prefix in (b"MM\0+", b"MM*\0"):
+        exif = struct.pack(">4sIH", prefix, 8, 100) + entries + bytes(MEGABYTE)
+        assert not is_exif_bounded(b"Exif\0\0" + exif)
 
 
 def entry(tag: int, value: int) -> dict[int, tuple[int, int, bytes]]:

@@ -53,6 +53,8 @@ _START_OF_SCAN, _END_OF_IMAGE, _APP1 = 0xDA, 0xD9, 0xE1
 #: Markers without content: TEM, restarts, start and end of image.
 _BARE: Final = {0x01, *range(0xD0, 0xDA)}
 
+#: First bytes of TIFF files. Pillow also accepts the third and fourth one the wrong way round.
+_TIFF: Final = {b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0"}
 _IMAGE_WIDTH, _IMAGE_LENGTH, _SAMPLES = 256, 257, 277
 _STRIPS, _TILES = (273, 279), (324, 325)
 _TILE_WIDTH, _TILE_LENGTH, _PLANAR = 322, 323, 284
@@ -71,8 +73,11 @@ def check_structure(data: bytes) -> None:
         _check_jpeg(data)
     elif data[:8] == b"\x89PNG\r\n\x1a\n":
         _check_png(data)
-    elif data[:4] in {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}:
-        _check_tiff(data)
+    elif data[:4] == b"MM\0+":  # Pillow sees a usual TIFF in it, libtiff a BigTIFF
+        _check_tiff(data, is_big=False)
+        _check_tiff(data, is_big=True)
+    elif data[:4] in _TIFF:
+        _check_tiff(data, is_big=data[2:3] == b"+")
 
 
 def is_exif_bounded(exif: bytes) -> bool:
@@ -148,8 +153,8 @@ def _check_png(data: bytes) -> None:
     raise _limit("chunks in a PNG file of this size", limit)
 
 
-def _check_tiff(data: bytes) -> None:
-    first = read_directory(data)
+def _check_tiff(data: bytes, *, is_big: bool) -> None:
+    first = read_directory(data, is_big=is_big)
     if first is None:
         return
     directories = [first]
@@ -157,7 +162,7 @@ def _check_tiff(data: bytes) -> None:
         directories += [
             directory
             for offset in first.integers(tag)
-            if (directory := read_directory(data, offset)) is not None
+            if (directory := read_directory(data, offset, is_big=is_big)) is not None
         ]
     stored = sum(directory.stored_bytes(len(data)) for directory in directories)
     if stored > len(data) + MAX_OVERLAP_BYTES:

@@ -64,12 +64,15 @@ class TiffDirectory:
         return found
 
 
-def read_directory(content: bytes, at: int | None = None) -> TiffDirectory | None:
+def read_directory(
+    content: bytes, at: int | None = None, *, is_big: bool | None = None
+) -> TiffDirectory | None:
     """Read one directory of a TIFF.
 
     Args:
         content: begins with TIFF's header.
         at: offset of the directory; None: the first one.
+        is_big: whether it is a BigTIFF; None: as Pillow sees it, which looks at the third byte.
 
     Returns:
         The directory, as far as it is complete; None if there is none.
@@ -77,7 +80,8 @@ def read_directory(content: bytes, at: int | None = None) -> TiffDirectory | Non
     order = {b"II": "<", b"MM": ">"}.get(content[:2])
     if order is None:
         return None
-    is_big = content[2:4] in {b"+\0", b"\0+"}
+    if is_big is None:
+        is_big = content[2:3] == b"+"
     width = 8 if is_big else 4
     if at is None:
         at = _integer(content[8:16] if is_big else content[4:8], order)
