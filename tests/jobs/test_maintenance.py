@@ -194,6 +194,21 @@ async def test_an_idle_model_is_unloaded_until_the_next_job(
 
 
 @in_a_loop
+async def test_files_of_finished_jobs_do_not_load_an_unloaded_model(engine: GatedEngine) -> None:
+    leap = Leap()
+    async with working(engine, idle_unload_seconds=10) as service:
+        job = await service.wait_for_texture(await submit(service, 1))
+        await until(lambda: service.manager.is_idle)
+        leap(11)
+        await begin(engine, "unload")
+        await until(lambda: service.manager.is_idle)
+        assert await service.convert(job.textured_glb, "obj")
+        assert await service.export(job, job.options, texture=None)
+        await until(lambda: service.manager.is_idle)
+        assert loads(engine) == ["load", "unload"]
+
+
+@in_a_loop
 async def test_a_server_without_any_job_unloads_and_shuts_down_in_time(
     engine: GatedEngine,
 ) -> None:

@@ -8,6 +8,7 @@ from tests.support.engines import GatedEngine
 from tests.support.managers import (
     Clock,
     HeldCutter,
+    Leap,
     begin,
     in_a_loop,
     options,
@@ -178,3 +179,20 @@ async def test_the_manager_can_be_closed_while_it_loads() -> None:
         assert not service.manager.is_idle
         engine.open_all()
         service.manager.lifecycle.status = "error"  # no loop is left to record it
+
+
+@in_a_loop
+async def test_the_cleanup_goes_on_after_a_failure() -> None:
+    leap, runs = Leap(), 0
+
+    def fail() -> None:
+        nonlocal runs
+        runs += 1
+        raise KeyError("x")
+
+    async with working(GatedEngine(), job_cleanup_interval_seconds=2) as service:
+        service.manager._cleanup.run = fail  # type: ignore[method-assign]
+        for number in (1, 2):
+            await asyncio.sleep(0)
+            leap(2)
+            await until(lambda number=number: runs == number)

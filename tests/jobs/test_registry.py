@@ -90,18 +90,38 @@ def test_a_failed_job_matches_nothing() -> None:
 
 
 class Journal:
-    """Notes the names that are recorded."""
+    """Notes the names that are recorded, and restores them in another registry."""
 
     def __init__(self) -> None:
         self.names: list[tuple[str, str]] = []
+        self.stored: dict[tuple[str, str], tuple[str, Hashable]] = {}
 
     def note(self, job: Job) -> None: ...
 
     def name(self, kind: str, name: str, uid: str, payload: Hashable = None) -> None:
-        del name, payload
         self.names.append((kind, uid))
+        self.stored[kind, name] = uid, payload
 
     def remove(self, uid: str) -> None: ...
+
+    def restore(self, registry: JobRegistry) -> None:
+        for (kind, name), (uid, payload) in self.stored.items():
+            registry.restore_name(kind, name, uid, payload)
+
+
+def test_a_job_with_the_aliases_of_a_merged_one_can_be_removed_after_a_restart() -> None:
+    journal = Journal()
+    before, after = JobRegistry(journal), JobRegistry()
+    kept, merged = before.put(job(image_hash=HASH)), before.put(job())
+    aliases = [before.create_alias(each, "obj") for each in (kept, merged)]
+    before.merge(merged.uid, kept.uid)
+    after.put(kept)
+    journal.restore(after)
+    assert {after.get(alias).uid for alias in aliases} == {kept.uid}
+    after.remove(kept.uid)
+    for alias in aliases:
+        with pytest.raises(JobNotFoundError):
+            after.get(alias)
 
 
 def test_a_job_that_is_asked_for_every_second_is_recorded_once_a_minute() -> None:

@@ -6,6 +6,7 @@ Does not know: HTTP, how a job is worked on.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.scheduler import Scheduler
     from trellis2_server.settings import WorkerSettings
     from trellis2_server.storage.archive import Archive
+
+logger = logging.getLogger(__name__)
 
 #: Fatal error when no thread is left for work on the CPU.
 ALL_THREADS_HANG: Final = (
@@ -51,12 +54,15 @@ class Cleanup:
         self._lookups = lookups
 
     async def run_regularly(self) -> None:
-        """Run for ever, at the interval of the settings."""
+        """Run for ever, at the interval of the settings; after a failure, too."""
         while True:
             await asyncio.sleep(
                 min(self._limits.job_cleanup_interval_seconds, self._limits.abandoned_job_seconds)
             )
-            self.run()
+            try:
+                self.run()
+            except Exception:
+                logger.exception("The cleanup failed")
 
     def run(self) -> None:
         """Delete finished jobs that have aged out, cancel abandoned ones, check the threads."""

@@ -82,16 +82,16 @@ class EngineMaintenance:
             return False
         return True
 
-    def reload_if_due(self, *, has_work: bool) -> bool:
-        """Start to load the engine again, if that is due or work needs it; return whether.
+    def reload_if_due(self, *, has_jobs: bool) -> bool:
+        """Start to load the engine again, if that is due or jobs need it; return whether.
 
         Args:
-            has_work: whether any job or export call runs or waits.
+            has_jobs: whether any job runs or waits. Exports and conversions use no engine.
         """
         lifecycle = self._lifecycle
         if lifecycle.status != "ok" or self._threads.device_is_busy:
             return False
-        is_needed = not lifecycle.is_resident and has_work
+        is_needed = not lifecycle.is_resident and has_jobs
         if not self._availability.is_open or not (lifecycle.is_due or is_needed):
             return False
         self._start(lifecycle.reload)

@@ -258,7 +258,9 @@ class JobRegistry:
         self._by_key = {key: uid for key, uid in self._by_key.items() if uid in self._jobs}
         for alias, (uid, delivery) in list(self._aliases.items()):
             if self._merged.get(uid, uid) not in self._jobs:
-                del self._aliases[alias], self._alias_of[uid, delivery]
+                del self._aliases[alias]
+                # After a merge and a restart, two aliases stand for the same.
+                self._alias_of.pop((uid, delivery), None)
 
     def _remove(self, uid: str) -> None:
         if self._journal:

@@ -123,7 +123,7 @@ class Scheduler:
         asyncio.get_running_loop().call_soon(self.wake)
 
     def _reload_if_due(self) -> None:
-        if self._maintenance.reload_if_due(has_work=self.length > 0):
+        if self._maintenance.reload_if_due(has_jobs=self._active_jobs.unfinished > 0):
             for step in self._queue.waiting_for_device():
                 self._active_jobs.note_loading(step)
 
