@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -137,11 +136,13 @@ class ModelProcess:
         """
         self._name = name
         with self._take_turn(no_check):
-            load = partial(self._load, check=no_check)
-            return open_model(name, load, self._fetcher.fetch, offline=self._offline)
+            return open_model(name, self._load, self._fetcher.fetch, offline=self._offline)
 
     def mask(self, rgb: NDArray[np.uint8], check: Check) -> NDArray[np.uint8]:
-        """Find the object in a picture; if the check raises, the process is killed.
+        """Find the object in a picture.
+
+        If the check raises, a prediction that runs ends nevertheless: loading the model again for
+        the next picture takes longer than a prediction, which is the same work for any picture.
 
         Raises:
             SessionLostError: the process had ended, and the model cannot be loaded again.
@@ -151,10 +152,11 @@ class ModelProcess:
         arguments: dict[str, object] = {"height": height, "width": width}
         with self._take_turn(check):
             for is_last in (False, True):
-                process = self._loaded_process(check)
+                check()
+                process = self._loaded_process()
                 try:
                     found = self._call(
-                        process, "find_object", pixels(rgb), arguments, PREDICTION_TIMEOUT_S, check
+                        process, "find_object", pixels(rgb), arguments, PREDICTION_TIMEOUT_S
                     )
                 except DecoderEndedError as error:
                     if is_last or error.reason != "crash" or self._is_closed:
@@ -163,6 +165,7 @@ class ModelProcess:
                     mask = found.arrays.get("mask")
                     if mask is None or mask.dtype != np.uint8 or mask.shape != (height, width):
                         raise EngineError(f"the background model {self._name} gave no mask")
+                    check()
                     return mask
         raise AssertionError  # not reached
 
@@ -186,12 +189,12 @@ class ModelProcess:
         finally:
             self._turn.release()
 
-    def _loaded_process(self, check: Check) -> DecoderProcess:
+    def _loaded_process(self) -> DecoderProcess:
         """Return the process with its model; load the model again if the process has ended."""
         process = self._process
         if process is None or not self._is_loaded or not process.is_alive:
             try:
-                loaded = self._load(self._name, check=check)
+                loaded = self._load(self._name)
             except EngineError as error:
                 raise SessionLostError(str(error)) from error
             if isinstance(loaded, FileProblem):
@@ -202,12 +205,12 @@ class ModelProcess:
             raise SessionLostError(f"the background model {self._name} is closed")
         return process
 
-    def _load(self, name: str, *, check: Check) -> Self | FileProblem:
+    def _load(self, name: str) -> Self | FileProblem:
         arguments: dict[str, object] = {"name": name, "threads": configured_threads()}
         for attempt in range(1, _ATTEMPTS + 1):
             process = self._start_process()
             try:
-                done = self._call(process, "load_model", b"", arguments, LOAD_TIMEOUT_S, check)
+                done = self._call(process, "load_model", b"", arguments, LOAD_TIMEOUT_S)
             except DecoderEndedError as error:
                 if attempt == _ATTEMPTS or error.reason != "crash" or self._is_closed:
                     raise EngineError(f"loading the background model {name} {error}") from error
@@ -226,14 +229,13 @@ class ModelProcess:
                 raise EngineError(f"loading the background model {name} failed") from error
         raise AssertionError  # not reached
 
-    def _call(  # noqa: PLR0913, PLR0917 - what a task gets
+    def _call(
         self,
         process: DecoderProcess,
         task: str,
         content: bytes | memoryview,
         arguments: dict[str, object],
         timeout_s: float,
-        check: Check,
     ) -> Decoded:
         try:
             return process.call(
@@ -242,15 +244,11 @@ class ModelProcess:
                 arguments,
                 timeout_s=timeout_s,
                 result_bytes=len(content),  # a mask is smaller than its picture
-                check=check,
+                check=no_check,
             )
         except DecoderEndedError as error:
             if not self._is_closed:
                 self._note_end(error.reason, task, str(error))
-            raise
-        except BaseException as error:
-            if process.is_spent and not isinstance(error, EngineError):
-                self._note_end("cancelled", task, "")
             raise
         finally:
             if process.is_spent:
