@@ -176,7 +176,7 @@ def merge_vertices(vertices, v, u, x, y, z):
 @kernel
 def collect_ring(faces, head, next_corner, v, ring):
     # ring: the corners at v and the other two vertices of their faces. Unlinks removed faces.
-    # Stops at 513 corners, which is too many.
+    # The count includes corners for which the ring has no room.
     count = 0
     previous = -1
     i = head[v]
@@ -196,8 +196,6 @@ def collect_ring(faces, head, next_corner, v, ring):
                 ring[count, 1] = b if k == 0 else (c if k == 1 else a)
                 ring[count, 2] = c if k == 0 else (a if k == 1 else b)
             count += 1
-            if count > 512:
-                break  # too many for every caller
             previous = i
         i = following
     return count
