@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 #: Reactions to a lack of GPU memory.
 OomFallback = Literal["none", "tokens", "resolution"]
 
+#: Number of the largest bodies that may be in flight, where no budget is set.
+_BODIES_IN_FLIGHT: Final = 4
+
 #: How a configuration without a file is called.
 BUILT_IN: Final = "built-in defaults"
 
@@ -96,13 +99,13 @@ class ServerSettings(_Section):
         le=2**31,
         description="Maximum size of a request body, bytes.",
     )
-    max_inflight_bytes: int = Field(
-        default=2**29,
+    max_inflight_bytes: int | None = Field(
+        default=None,
         ge=65_536,
         le=2**40,
         description="Maximum size of all request bodies that are being received or parsed, bytes, "
         "at least `max_body_bytes`; more requests get 503. One client may use half of it, but "
-        "always one body; more get 429.",
+        "always one body; more get 429. Null: four times `max_body_bytes`.",
     )
     max_image_pixels: int = Field(
         default=64_000_000,
@@ -170,11 +173,16 @@ class ServerSettings(_Section):
 
     @field_validator("max_inflight_bytes", mode="after")
     @classmethod
-    def _holds_a_body(cls, budget: int, info: ValidationInfo) -> int:
+    def _holds_a_body(cls, budget: int | None, info: ValidationInfo) -> int | None:
         body = info.data.get("max_body_bytes", 0)  # absent if it is invalid itself
-        if budget < body:
+        if budget is not None and budget < body:
             raise ValueError(f"should be at least server.max_body_bytes, which is {body}")
         return budget
+
+    @property
+    def body_budget(self) -> int:
+        """`max_inflight_bytes`, or what stands for null, bytes."""
+        return self.max_inflight_bytes or _BODIES_IN_FLIGHT * self.max_body_bytes
 
 
 def _is_network(text: str) -> bool:

@@ -135,8 +135,18 @@ def test_text_may_be_declared_as_utf_8(charset: str) -> None:
     assert parsed.texts == {"a": "é"}
 
 
+@pytest.mark.parametrize("charset", ["ISO-8859-1", "latin1", "windows-1252"])
+def test_ascii_may_be_declared_as_a_charset_that_has_ascii(charset: str) -> None:
+    headers = (
+        f'Content-Disposition: form-data; name="a"\r\nContent-Type: text/plain; charset={charset}'
+    )
+    assert parse(form(part(headers, b"42"))).texts == {"a": "42"}
+    with pytest.raises(InputError, match=r"^a: its text must be UTF-8, not charset="):
+        parse(form(part(headers, b"\xe9")))
+
+
 @pytest.mark.parametrize(
-    "charset", ["punycode", "iso-8859-1", "utf-7", "idna", "rot13", "é", "x" * 999]
+    "charset", ["punycode", "utf-16", "utf-7", "idna", "rot13", "é", "x" * 999]
 )
 def test_other_charsets_are_refused_with_the_name_of_the_field(charset: str) -> None:
     headers = (

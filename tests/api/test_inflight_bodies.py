@@ -283,6 +283,7 @@ def test_the_budget_must_hold_a_body() -> None:
     with pytest.raises(ValueError, match=r"should be at least server\.max_body_bytes"):
         settings(server={"max_inflight_bytes": 2**20})
     settings(server={"max_inflight_bytes": 2**27})
+    assert settings(server={"max_body_bytes": 2**31}).server.body_budget == 2**33
 
 
 def test_long_queries_are_refused(server: Server) -> None:

@@ -135,7 +135,7 @@ def create_api(settings: Settings, open_service: OpenService, observe: Observe) 
     app.root_path = settings.server.root_path
     app.state.settings = settings
     app.state.keys = KeyRing(key.get_secret_value() for key in settings.server.api_keys)
-    app.state.bodies = InflightBodies(settings.server.max_inflight_bytes)
+    app.state.bodies = InflightBodies(settings.server.body_budget)
     app.state.event_streams = EventStreams(settings.server.max_event_streams_per_client)
     app.state.rate_limit = RateLimit(settings.server.rate_per_minute)
     app.state.worker_id = secrets.token_hex(3)

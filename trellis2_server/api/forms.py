@@ -44,6 +44,8 @@ STRIDE_BYTES: Final = 262_144
 _PREVIEW_CHARS: Final = 80
 #: Names of UTF-8, or of a part of it.
 _UTF_8: Final = ("utf-8", "utf8", "us-ascii", "ascii")
+#: Charsets that HTTP libraries declare by default, and that have ASCII in common with UTF-8.
+_LATIN: Final = ("iso-8859-1", "latin-1", "latin1", "windows-1252", "cp1252")
 
 
 @dataclass(slots=True)
@@ -148,8 +150,12 @@ def _occurrences(body: bytes, text: bytes) -> Iterator[int]:
         at = found + len(text) if found >= 0 else at + STRIDE_BYTES
 
 
-def _check_charset(charset: bytes, where: str) -> None:
-    name = charset.decode("latin-1").strip().lower()
+def _charset(declared: bytes) -> str:
+    return declared.decode("latin-1").strip().lower()
+
+
+def _check_charset(declared: bytes, where: str) -> None:
+    name = _charset(declared)
     if name and name not in _UTF_8:
         raise InputError(f"{where}: its text must be UTF-8, not charset={name:.40}")
 
@@ -224,8 +230,11 @@ class _Parts:
         if self._fields > MAX_FIELDS:
             raise InputError(f"the multipart body has more than {MAX_FIELDS} fields")
         _, of_type = parse_options_header(self._headers.get(b"content-type"))
-        _check_charset(of_type.get(b"charset", b""), f"{self._name:.60}")
-        self._part = _Bytes() if self._name in self._keep_raw else _Text(self._name)
+        declared = of_type.get(b"charset", b"")
+        latin = name if (name := _charset(declared)) in _LATIN else None
+        if latin is None:
+            _check_charset(declared, f"{self._name:.60}")
+        self._part = _Bytes() if self._name in self._keep_raw else _Text(self._name, latin)
 
     # ---- content -----------------------------------------------------------------------------
 
@@ -270,11 +279,17 @@ class _Bytes:
 
 
 class _Text:
-    """UTF-8 that is checked as it comes; only the beginning of a long one is stored."""
+    """UTF-8 that is checked as it comes; only the beginning of a long one is stored.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: of the field.
+        latin: another charset, of which only ASCII is accepted; None: UTF-8.
+    """
+
+    def __init__(self, name: str, latin: str | None) -> None:
         self._name = name
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._latin = latin
+        self._decoder = codecs.getincrementaldecoder("ascii" if latin else "utf-8")()
         self._parts: list[str] = []
         self._size = 0
 
@@ -293,4 +308,5 @@ class _Text:
         try:
             return self._decoder.decode(data, is_last)
         except UnicodeDecodeError as error:
-            raise InputError(f"{self._name:.60}: its text is not UTF-8") from error
+            problem = f"must be UTF-8, not charset={self._latin}" if self._latin else "is not UTF-8"
+            raise InputError(f"{self._name:.60}: its text {problem}") from error

@@ -5,7 +5,7 @@ import pytest
 import trimesh
 
 from tests.support.meshes import CORNERS, as_bytes, egg, glb, triangle, two_nodes
-from trellis2_server.errors import InputError
+from trellis2_server.errors import InputError, TooLargeError
 from trellis2_server.inputs.meshes import read_scene, to_model_frame
 
 
@@ -95,3 +95,10 @@ def test_a_mirrored_part_is_recognized_at_any_scale(scale: float) -> None:
         node = {"mesh": 0, "scale": [scale * sign, scale, scale]}
         (part,) = read_scene(glb(triangle(nodes=[node]), CORNERS)).parts
         assert part.is_mirrored == (sign < 0)
+
+
+def test_a_mesh_of_too_many_layers_is_too_large() -> None:
+    corners = b"v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\n"
+    assert len(to_model_frame(read_scene(corners + b"f 1 2 3 4\n" * 199)).faces) == 2 * 199
+    with pytest.raises(TooLargeError, match="201 times the area of the side of a cube"):
+        to_model_frame(read_scene(corners + b"f 1 2 3 4\n" * 201))

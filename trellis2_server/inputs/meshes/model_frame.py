@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from trellis2_server.errors import InputError
+from trellis2_server.errors import InputError, TooLargeError
 from trellis2_server.inputs.meshes.welding import weld
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ FILL: Final = 0.99999
 #: Minimum area of all faces. Coordinates are exact to 6e-8 there; less than the square of that is
 #: the area of lines and points.
 MIN_AREA: Final = 4e-15
+#: Maximum area of all faces, in sides of the cube. A voxelised mesh takes work and memory in
+#: proportion to it: at a resolution of 1024, a million voxels for each side. A closed box has 6.
+MAX_AREA: Final = 200.0
 
 _FACES_AT_ONCE: Final = 65_536
 
@@ -35,6 +38,7 @@ def to_model_frame(scene: Scene, rotation_deg: float = 0.0) -> Mesh:
 
     Raises:
         InputError: the extent of the scene is zero or not finite, or its faces have no area.
+        TooLargeError: the faces have more than `MAX_AREA`; they lie in many layers.
     """
     positions, faces = scene.merge()
     is_used = np.zeros(len(positions), bool)
@@ -59,18 +63,22 @@ def to_model_frame(scene: Scene, rotation_deg: float = 0.0) -> Mesh:
     # A vertex that no face uses may lie anywhere. It would count in the mesh's bounds.
     points[~is_used] = points[faces[0, 0]]
     mesh = weld(points.astype(np.float32), faces)
-    if not _has_surface(mesh):
+    area = _area(mesh)
+    if area < MIN_AREA:
         raise InputError("mesh: it has no surface, its faces have no area")
+    if area > MAX_AREA:
+        raise TooLargeError(
+            f"mesh: its faces have {area:.0f} times the area of the side of a cube around it, "
+            f"over the limit of {MAX_AREA:.0f}"
+        )
     return mesh
 
 
-def _has_surface(mesh: Mesh) -> bool:
-    """Whether the faces have an area together that the coordinates can express."""
+def _area(mesh: Mesh) -> float:
+    """Return the area of all faces together, in sides of the cube."""
     area = 0.0
     for start in range(0, len(mesh.faces), _FACES_AT_ONCE):
         corners = mesh.vertices[mesh.faces[start : start + _FACES_AT_ONCE]].astype(np.float64)
         sides = corners[:, 1:] - corners[:, :1]
         area += float(np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=1).sum()) / 2
-        if area >= MIN_AREA:
-            return True
-    return False
+    return area
