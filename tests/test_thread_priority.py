@@ -61,7 +61,8 @@ def test_the_threads_of_an_export_have_a_low_priority_whoever_starts_them(
     monkeypatch.setattr(parallel, "_THREADS", 2)
     found = np.zeros(100, int)
 
-    def note(start: int, stop: int) -> None:
+    def note(start: int, stop: int, flag: object) -> None:
+        del flag
         found[start:stop] = niceness()
 
     parallel.parallel_for(note, 100, grain=1)

@@ -8,7 +8,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from tests.support import hostile_meshes, shapes
+from tests.support import hostile_shapes, shapes
 from trellis2_server.errors import ExportError
 from trellis2_server.export import bake
 from trellis2_server.export.charts import _largest_grid
@@ -17,10 +17,10 @@ from trellis2_server.export.unwrap import unwrap
 SIZE_PX = 256
 
 
-@pytest.mark.parametrize("name", hostile_meshes.HOSTILE)
+@pytest.mark.parametrize("name", hostile_shapes.HOSTILE)
 def test_the_memory_of_unwrapping_is_bounded_by_faces_and_texels(name: str) -> None:
     unwrap(shapes.sphere(2), 32)  # what is loaded once does not count
-    mesh = hostile_meshes.HOSTILE[name]()
+    mesh = hostile_shapes.HOSTILE[name]()
     tracemalloc.start()
     try:
         with suppress(ExportError):  # too many charts for this texture
@@ -36,7 +36,7 @@ def test_the_memory_of_unwrapping_is_bounded_by_faces_and_texels(name: str) -> N
 
 @pytest.mark.parametrize("name", ["without area", "far apart", "one needle", "hub", "rounded"])
 def test_meshes_with_few_charts_fit_into_a_texture(name: str) -> None:
-    atlas = unwrap(hostile_meshes.HOSTILE[name](), 1024)
+    atlas = unwrap(hostile_shapes.HOSTILE[name](), 1024)
     assert bool(np.isfinite(atlas.uv).all())
     assert float(np.ptp(atlas.uv, axis=0).max()) > 100
 
@@ -50,7 +50,7 @@ def test_grids_of_usual_charts_are_not_limited_and_those_of_needles_share_a_budg
 
 def test_large_faces_all_over_the_box_do_not_fill_every_cell() -> None:
     corners = np.random.default_rng(5).uniform(-0.5, 0.5, (4000, 3, 3))
-    mesh = hostile_meshes.separate(corners)
+    mesh = hostile_shapes.separate(corners)
     *_, members, _ = bake._index_faces(mesh)
     assert len(members) < 64 * len(mesh.faces)
     points = np.random.default_rng(6).uniform(-0.5, 0.5, (20, 3))

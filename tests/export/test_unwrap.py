@@ -8,7 +8,7 @@ import pytest
 from tests.support import dual_grid, shapes
 from tests.support.atlases import texels
 from trellis2_server import export
-from trellis2_server.errors import ExportError
+from trellis2_server.errors import TooLargeError
 from trellis2_server.export.unwrap import unwrap
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def test_the_same_mesh_gets_the_same_atlas() -> None:
 
 def test_too_many_charts_for_a_small_texture_are_an_error() -> None:
     mesh = shapes.soup()
-    with pytest.raises(ExportError, match="do not fit"):
+    with pytest.raises(TooLargeError, match="do not fit"):
         unwrap(export.prepare(mesh, decimation_target=10_000), 16)
 
 

@@ -11,7 +11,8 @@ import pytest
 from tests.support.engines import PATIENCE_S
 from tests.support.managers import Leap, in_a_loop, until
 from trellis2_server.errors import EngineBrokenError, ServerError, StepTimeoutError
-from trellis2_server.jobs.threads import ThreadPools
+from trellis2_server.jobs.threads import StepCancelled, ThreadPools
+from trellis2_server.jobs.time_limits import STOP_GRACE_S
 
 if TYPE_CHECKING:
     from trellis2_server.jobs.steps import Step
@@ -66,6 +67,43 @@ async def test_only_a_step_on_the_device_that_takes_too_long_breaks_the_engine(
     assert threads.device_has_room
     assert threads.cpu_has_room
     assert threads.hung == 0
+    threads.close()
+
+
+@in_a_loop
+async def test_a_step_on_the_device_that_stops_when_it_is_told_fails_alone() -> None:
+    leap, stopped = Leap(), threading.Event()
+    threads = ThreadPools(1, frozenset({"shape"}), 2, TIMEOUT_S)
+    threads.device_is_reserved = False
+
+    def work() -> None:
+        assert stopped.wait(PATIENCE_S)
+        raise StepCancelled
+
+    future = threads.start_step("shape", work, stop=stopped.set)
+    await asyncio.sleep(0)
+    leap(TIMEOUT_S)
+    with pytest.raises(StepTimeoutError, match=r"^shape: did not end within 10 s$"):
+        await future
+    assert (threads.steps_running, threads.hung) == (0, 0)
+    assert threads.device_has_room
+    threads.close()
+
+
+@in_a_loop
+async def test_a_step_on_the_device_that_does_not_stop_breaks_the_engine() -> None:
+    leap, told, gate = Leap(), asyncio.Event(), threading.Event()
+    threads = ThreadPools(1, frozenset({"shape"}), 2, TIMEOUT_S)
+    threads.device_is_reserved = False
+    future = threads.start_step("shape", lambda: gate.wait(PATIENCE_S), stop=told.set)
+    await asyncio.sleep(0)
+    leap(TIMEOUT_S)
+    await told.wait()
+    assert not future.done()
+    leap(STOP_GRACE_S)
+    with pytest.raises(EngineBrokenError, match=r"^shape: did not end within 10 s$"):
+        await future
+    gate.set()
     threads.close()
 
 

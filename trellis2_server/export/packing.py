@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from trellis2_server.errors import ExportError
+from trellis2_server.errors import TooLargeError
 from trellis2_server.export.cancellation import call
 from trellis2_server.export.kernels import packing as kernels
 from trellis2_server.export.outlines import chart_rims, outlined_cells, outlines
@@ -73,15 +73,15 @@ def pack(
         float32 [M, 2], texture coordinates of the rows of `charts.flat`, in texels.
 
     Raises:
-        ExportError: too many charts for this texture.
+        TooLargeError: too many charts for this texture.
     """
     charts = _aligned(charts)
     # Faces without any area cover nothing in a trial.
     scale, placed, box = _fit(charts, twin, size_px, first_share or FIRST_SHARE)
     if scale == 0.0:
-        raise ExportError(
-            f"{len(box)} charts do not fit into a texture of {size_px} pixels: ask for fewer faces "
-            "or a larger texture."
+        raise TooLargeError(
+            f"texture_size: {len(box)} charts do not fit into a texture of {size_px} pixels: ask "
+            "for fewer faces or a larger texture"
         )
     uv = np.empty((len(charts.flat), 2), np.float32)
     call(kernels.write_uv, charts.flat, charts.start, box, placed, scale, _gap(size_px), uv)

@@ -14,7 +14,6 @@ from trellis2_server.errors import (
     EngineError,
     JobCancelledError,
     ServerError,
-    StepTimeoutError,
 )
 from trellis2_server.inputs.background import ModelPending
 from trellis2_server.jobs.threads import describe_error
@@ -98,15 +97,14 @@ class StepRunner:
         if step.name in self._threads.device_steps:
             active.has_used_engine = True
             work = self._lifecycle.watched(step.name, step.call)
-        future = self._threads.start_step(step.name, work, active.context)
+        stop = partial(active.timed_out.add, step.name)
+        future = self._threads.start_step(step.name, work, active.context, stop)
         future.add_done_callback(partial(self._ended, step), context=active.context)
 
     def _ended(self, step: JobStep, future: asyncio.Future[Any]) -> None:
         active = step.active
         active.steps.pop(step.name, None)
         error = None if future.cancelled() else future.exception()
-        if isinstance(error, StepTimeoutError):
-            active.timed_out.add(step.name)  # its thread still works
         if not active.is_stopped and not future.cancelled():
             seconds = self._active_jobs.clock() - (step.started_at or 0.0)
             logger.debug(

@@ -3,9 +3,10 @@
 A coroutine function is awaited on the event loop and takes no thread, but counts as a running
 step. All exceptions of a call are translated into the project's own errors.
 
-A thread cannot be ended. So a call that exceeds its time limit fails, but its thread counts as
-busy until the call returns. On the device thread, the error is `EngineBrokenError`: no other
-thread can use the device. Elsewhere it is `StepTimeoutError`, which concerns that call only.
+A thread cannot be ended. So a call that exceeds its time limit is told to stop and fails with
+`StepTimeoutError`, which concerns that call only; its thread counts as busy until the call returns.
+On the device thread, a call that does not stop fails with `EngineBrokenError`: no other thread can
+use the device.
 
 Does not know: jobs, which step starts next, what a call does.
 """
@@ -24,13 +25,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trellis2_server.errors import (
-    EngineBrokenError,
     EngineError,
     OutOfMemoryError,
     ServerError,
-    StepTimeoutError,
 )
 from trellis2_server.inputs.background import ModelPending
+from trellis2_server.jobs.time_limits import TimeLimit, resolve
 from trellis2_server.thread_priority import (
     EXPORT_NICENESS,
     WORKER_NICENESS,
@@ -184,13 +184,25 @@ class ThreadPools:
         return stuck_s >= self._timeout_s and (self._lookup.is_stuck or not for_lookups)
 
     def start_step(
-        self, step: Step, call: Callable[[], Any], context: Context | None = None
+        self,
+        step: Step,
+        call: Callable[[], Any],
+        context: Context | None = None,
+        stop: Callable[[], None] | None = None,
     ) -> asyncio.Future[Any]:
         """Start a step; return the future of its result.
 
         The call runs in a copy of `context`, or of the current one. The future fails with a
         `ServerError`, a `ModelPending` or `StepCancelled`; when the time limit is exceeded with
-        `EngineBrokenError`, or with `StepTimeoutError` if the step does not need the device.
+        `StepTimeoutError`, or with `EngineBrokenError` if the step needs the device and does not
+        stop within `STOP_GRACE_S`.
+
+        Args:
+            step: its name.
+            call: does the step.
+            context: of the call.
+            stop: called when the time limit is exceeded; has the call raise `StepCancelled` soon.
+                None: the call cannot be stopped.
         """
 
         def settled() -> None:
@@ -198,7 +210,7 @@ class ThreadPools:
 
         self.steps_running += 1
         pool = self._device if step in self.device_steps else self._cpu
-        return self._run(pool, step, call, settled, self._timeout_s, context)
+        return self._run(pool, step, call, settled, self._timeout_s, context, stop)
 
     def run_on_device(
         self, what: str, call: Callable[[], Any], *, is_timed: bool = True
@@ -241,6 +253,7 @@ class ThreadPools:
         settled: Callable[[], None],
         timeout_s: float | None,
         context: Context | None = None,
+        stop: Callable[[], None] | None = None,
     ) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         result: asyncio.Future[Any] = loop.create_future()
@@ -252,17 +265,10 @@ class ThreadPools:
             work = context.run(loop.create_task, _translated_coroutine(what, call))
         else:
             work = loop.run_in_executor(pool.executor, context.run, partial(translated, what, call))
-
-        def time_out() -> None:
-            logger.error("Step timed out", extra={"step": what, "seconds": timeout_s})
-            kind = EngineBrokenError if pool is self._device else StepTimeoutError
-            _resolve(result, kind(f"{what}: did not end within {timeout_s:g} s"))
-
-        timer = loop.call_later(timeout_s, time_out) if timeout_s else None
+        limit = TimeLimit(what, timeout_s, result, stop, is_device=pool is self._device)
 
         def ended(work: asyncio.Future[Any]) -> None:
-            if timer is not None:
-                timer.cancel()
+            limit.cancel()
             if not work.cancelled():
                 work.exception()  # marks it as retrieved, in case no one takes it
             if is_hung:
@@ -271,7 +277,7 @@ class ThreadPools:
                 self._note_hung()
                 self.on_free()
             elif not result.done():  # otherwise it timed out at this moment, and `count` follows
-                _pass_on(work, result)
+                _pass_on(work, result, limit.error)
 
         def count(_: object) -> None:
             nonlocal is_hung
@@ -302,20 +308,16 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _pass_on(work: asyncio.Future[Any], result: asyncio.Future[Any]) -> None:
+def _pass_on(
+    work: asyncio.Future[Any], result: asyncio.Future[Any], overdue: ServerError | None
+) -> None:
     error = None if work.cancelled() else work.exception()
     if work.cancelled():
         result.cancel()
     elif error is not None:
-        _resolve(result, error)
+        resolve(result, overdue or error)
     else:
         result.set_result(work.result())
-
-
-def _resolve(future: asyncio.Future[Any], error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
-        future.exception()  # marks it as retrieved, in case no one awaits the future
 
 
 def translated(what: str, call: Callable[[], Any]) -> Any:

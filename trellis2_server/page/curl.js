@@ -21,7 +21,7 @@ export function curlCommand(name, fields, { url, hasKey }) {
     if (value === undefined || value === null) continue;
     const text = `${field}=${Array.isArray(value) ? value.join(",") : value}`;
     // Unlike -F, it takes every character as it is.
-    parts.push(`${/[;"@<]/.test(text) ? "--form-string" : "-F"} ${quoted(text)}`);
+    parts.push(`${/[;"@<]|=\s/.test(text) ? "--form-string" : "-F"} ${quoted(text)}`);
   }
   parts.push(`-o ${quoted(`${stem}.glb`)}`, quoted(url));
   return parts.join(" \\\n  ");

@@ -207,6 +207,7 @@ def test_a_shutdown_answers_clients_that_wait_for_an_export(
 def test_requests_and_exports_above_the_servers_maximum_are_lowered_to_it() -> None:
     capped = {"glb_texture_size": 256, "max_texture_size": 512}
     with serving(GatedEngine(), settings(export=capped)) as server:
+        server.wait_until_loaded()
         body = fields(texture=True, texture_size=4096)
         uid = server.client.post("/send", json=body).json()["uid"]
         server.client.post("/generate_texture", json={"uid": uid}).raise_for_status()
