@@ -126,8 +126,8 @@ def warm_up(server: CagedServer) -> int:
     def given_mesh() -> None:
         client.form(image=small_picture(), mesh=mesh, texture="true", seed=1)
 
-    for begin in range(0, 48, 8):
-        client.together(*map(picture, range(begin, begin + 8)), given_mesh)
+    for begin in range(0, 72, 12):
+        client.together(*map(picture, range(begin, begin + 12)), given_mesh)
         most = max(most, server.holdings().children)
     bad = [outcome for outcome in client.outcomes if outcome.status not in {200, 429, 503}]
     if bad:

@@ -122,7 +122,7 @@ class CagedServer:
         sections: dict[str, Any],
         *,
         memory_bytes: int = 2**31,
-        address_space_bytes: int = 6 * 2**30,
+        address_space_bytes: int = 3 * 2**30,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="hostile-"))
         self.temporary = self.folder / "tmp"

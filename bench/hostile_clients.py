@@ -18,8 +18,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from bench.hostile_cage import command_line, descendants
-from bench.hostile_pictures import encode, jpeg_empty_scans, noise
-from bench.hostile_send import BOUNDARY, LONG_S, Attacker, form_part, head
+from bench.hostile_pictures import encode, noise, png_bomb
+from bench.hostile_send import BOUNDARY, LONG_S, Attacker, Outcome, form_part, head
 from bench.hostile_witness import small_picture
 
 if TYPE_CHECKING:
@@ -105,47 +105,47 @@ def large_texture(attacker: Attacker) -> Iterator[None]:
 
 
 def event_streams(attacker: Attacker) -> Iterator[None]:
-    """Three hundred streams of one job's events."""
+    """Three hundred streams of the events of a job that waits behind others."""
     uid = attacker.model(texture=False)
-    scans = jpeg_empty_scans(2000, 5000)
     yield
-    sent = attacker.form("/send", image=scans, is_counted=False)
-    name = json.loads(sent.content)["uid"] if sent.status == 200 else uid
+    picture, names = small_picture(), [uid]
+    for _ in range(60):
+        sent = attacker.form("/send", image=picture, seed=-1, texture="true", is_counted=False)
+        names += [json.loads(sent.content)["uid"]] * (sent.status == 200)
     opened: list[socket.socket] = []
-    replies: list[bytes] = []
     for _ in range(300):
         with contextlib.suppress(OSError):
             connection = attacker.connect()
             connection.settimeout(5)
-            connection.sendall(head(f"/events/{name}", method="GET"))
-            replies.append(connection.recv(100)[:12])
+            connection.sendall(head(f"/events/{names[-1]}", method="GET"))
+            first = connection.recv(100)[:12].decode("latin-1")
+            attacker.outcomes.append(Outcome(int(first[9:] or 0), 0.0, first))
             opened.append(connection)
     attacker.request("GET", f"/status/{uid}")
     _pause(1)
     for connection in opened:
         connection.close()
-    attacker.request("DELETE", f"/jobs/{name}", is_counted=False)
 
 
 def slow_lookups(attacker: Attacker) -> Iterator[None]:
     """Slow pictures, in tens, to the route that looks a picture up."""
-    scans = jpeg_empty_scans()
+    slow = png_bomb(1)
     yield
-    attacker.together(*[lambda: attacker.form("/generate_texture", image=scans)] * 10)
+    attacker.together(*[lambda: attacker.form("/generate_texture", image=slow)] * 10)
 
 
 def slow_pictures(attacker: Attacker) -> Iterator[None]:
     """Four slow pictures at the same time."""
-    scans = jpeg_empty_scans()
+    slow = png_bomb(1)
     yield
-    attacker.together(*(lambda k=k: attacker.form(image=scans, seed=k) for k in range(4)))
+    attacker.together(*(lambda k=k: attacker.form(image=slow, seed=k) for k in range(4)))
 
 
 def slow_uploads_and_gone(attacker: Attacker) -> Iterator[None]:
     """Slow pictures whose client goes away at once."""
-    scans = jpeg_empty_scans()
+    slow = png_bomb(1)
     yield
-    part = form_part("image", scans) + f"--{BOUNDARY}--\r\n".encode()
+    part = form_part("image", slow) + f"--{BOUNDARY}--\r\n".encode()
     begin = head("/generate", f"Content-Type: {_FORM}", f"Content-Length: {len(part)}")
     for _ in range(8):
         with contextlib.suppress(OSError), attacker.connect() as connection:

@@ -216,7 +216,11 @@ ROWS: Final[dict[str, Row]] = {
         sections={"export": {"max_texture_size": 512}},
     ),
     "event-streams": Row(
-        clients.event_streams, SERVED | LIMITED | {404}, why="what it asks at the end is ordinary"
+        clients.event_streams,
+        SERVED | LIMITED,
+        LIMITED,
+        why="streams within the limit of a client",
+        has_jobs=True,
     ),
     "slow-lookups": Row(clients.slow_lookups, REFUSED | LIMITED | {404}, witness="texture"),
     "slow-pictures": Row(clients.slow_pictures, REFUSED | LIMITED),

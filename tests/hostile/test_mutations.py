@@ -81,7 +81,7 @@ def pool() -> Generator[DecoderPool]:
     decoders.close()
 
 
-@pytest.mark.parametrize(("kind", "examples"), [("picture", 1500), ("mesh", 1000)])
+@pytest.mark.parametrize(("kind", "examples"), [("picture", 2200), ("mesh", 1600)])
 def test_every_mutated_file_gives_a_value_or_is_refused(
     pool: DecoderPool, kind: str, examples: int
 ) -> None:
