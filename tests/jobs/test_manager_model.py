@@ -35,6 +35,7 @@ from trellis2_server.jobs.executor import LocalExecutor
 from trellis2_server.jobs.job import Job, Status
 from trellis2_server.jobs.local_service import LocalJobService
 from trellis2_server.jobs.manager import JobManager
+from trellis2_server.jobs.time_limits import STOP_GRACE_S
 from trellis2_server.pipeline import Geometry
 
 if TYPE_CHECKING:
@@ -305,13 +306,17 @@ class Faults(StoppingJobs):
     @precondition(lambda self: self.gates.at)
     @rule(is_rare=st.sampled_from([True, False, False, False]))
     def hang(self, *, is_rare: bool) -> None:
-        """Whatever runs exceeds its time limit; a step on the device ends the server."""
+        """Whatever runs exceeds its time limit; one on the device ends the server after a grace."""
         is_on_device = any(step in DEVICE_STEPS for step, _, _ in self.gates.at)
         if is_on_device and not is_rare:
             return
 
         async def leap() -> None:
             self.leap(TIMEOUT_S + 1)
+            if is_on_device:
+                for _ in range(3):  # until its grace has begun
+                    await asyncio.sleep(0)
+                self.leap(STOP_GRACE_S + 1)
             await asyncio.sleep(0)
 
         fatal_error = self.manager.availability.fatal_error
