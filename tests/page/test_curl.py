@@ -142,6 +142,8 @@ def model_name(name: str) -> str:
 @example("@/etc/passwd")
 @example("</etc/passwd")
 @example('"')
+@example(" ")
+@example(": ")
 @hypothesis_settings(max_examples=10, deadline=None)
 def test_a_value_is_sent_as_it_is(received: Received, value: str) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -20,8 +20,8 @@ export function curlCommand(name, fields, { url, hasKey }) {
   for (const [field, value] of Object.entries(fields)) {
     if (value === undefined || value === null) continue;
     const text = `${field}=${Array.isArray(value) ? value.join(",") : value}`;
-    // Unlike -F, it takes every character as it is.
-    parts.push(`${/[;"@<]|=\s/.test(text) ? "--form-string" : "-F"} ${quoted(text)}`);
+    // Unlike -F, it takes every character as it is, spaces at the ends too.
+    parts.push(`${/^[\w.,=+-]*$/.test(text) ? "-F" : "--form-string"} ${quoted(text)}`);
   }
   parts.push(`-o ${quoted(`${stem}.glb`)}`, quoted(url));
   return parts.join(" \\\n  ");
