@@ -14,7 +14,7 @@ import pytest
 from tests.support.browser import ROOT, chromium
 from tests.support.engines import PATIENCE_S, GatedEngine
 from tests.support.hostile import error_text
-from tests.support.server import Server, serving, settings
+from tests.support.server import ON_RAY, Server, serving, settings
 from trellis2_server.api.app import HUNYUAN_PREFIX
 from trellis2_server.api.error_handlers import METHODS
 from trellis2_server.api.routes import ROUTERS, documentation, page
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from trellis2_server.api.vendored_files import VendoredFile
 
 FILES = (documentation.SCRIPT, documentation.STYLE)
+
+in_this_process = pytest.mark.skipif(ON_RAY, reason="needs the single process")
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,7 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(documentation, name, elsewhere)
 
 
+@in_this_process
 @pytest.mark.usefixtures("nothing_installed")
 def test_without_installed_files_they_are_loaded_from_a_cdn_by_version_and_hash(
     server: Server,
@@ -89,6 +92,7 @@ def test_installed_files_are_served_and_the_policy_allows_no_cdn(server: Server)
         assert "immutable" in served.headers["cache-control"]
 
 
+@in_this_process
 def test_a_file_with_another_hash_is_not_served(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
