@@ -414,8 +414,8 @@ class WorkerSettings(_Section):
         gt=0,
         le=86_400,
         description="Time limit for one step of a job, a lookup or an export, seconds. Past it, "
-        "that one fails. If it uses the engine's device, the process becomes unhealthy, too, and "
-        "exits with code 70. Null: unlimited.",
+        "that one fails. If it uses the engine's device and does not stop within 10 s after it is "
+        "told to, the process becomes unhealthy, too, and exits with code 70. Null: unlimited.",
     )
     recycle_after_jobs: int | None = Field(
         default=None,
