@@ -38,6 +38,17 @@ def test_a_file_is_missing_whole_or_damaged(tmp_path: Path, algorithm: str) -> N
     assert ModelFile(path, None, None).problem() is None
 
 
+def test_a_file_that_another_server_moves_away_meanwhile_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "is_file", lambda _: True)  # as it was a moment before
+    file = ModelFile(tmp_path / "model.onnx", "http://127.0.0.1/", hashed("md5", b"whole"))
+    problem = file.problem()
+    assert problem
+    assert problem.state == "missing"
+    assert file.digest() is None
+
+
 @pytest.mark.parametrize("value", [None, {}, {"file_name": 1}, {"state": "missing"}])
 def test_a_problem_survives_json_and_nothing_else_is_one(value: object) -> None:
     problem = FileProblem("model.onnx", "damaged", can_be_fetched=False)

@@ -99,9 +99,10 @@ def _copy(url: str, output: IO[bytes], known_hash: str | None) -> str:
 
 def _move(part: Path, file: ModelFile, digest: str) -> None:
     """Put a download into its place, unless another server has just done so."""
-    if file.path.is_file():
-        if file.digest() == digest:
-            return
+    existing = file.digest()
+    if existing == digest:
+        return
+    if existing is not None:
         with suppress(OSError):
             file.path.replace(file.path.with_name(f"{file.path.name}.damaged"))
     part.chmod(0o644)  # temporary files are their owner's alone; the folder may be shared

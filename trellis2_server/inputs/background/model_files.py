@@ -95,18 +95,28 @@ class ModelFile:
 
     def problem(self) -> FileProblem | None:
         """Return what is wrong with the file, as far as its hash shows it."""
-        if not self.path.is_file():
-            return FileProblem(self.path.name, "missing", can_be_fetched=True)
-        if self.known_hash is None or self.digest() == self.known_hash:
+        if self.known_hash is None:
+            return None if self.path.is_file() else self._problem("missing")
+        digest = self.digest()
+        if digest == self.known_hash:
             return None
-        return FileProblem(self.path.name, "damaged", can_be_fetched=True)
+        return self._problem("missing" if digest is None else "damaged")
 
-    def digest(self) -> str:
-        """Return the hash of the file, in the form of `known_hash`."""
+    def _problem(self, state: Literal["missing", "damaged"]) -> FileProblem:
+        return FileProblem(self.path.name, state, can_be_fetched=True)
+
+    def digest(self) -> str | None:
+        """Return the hash of the file, in the form of `known_hash`; None: there is no file.
+
+        Another server may move a damaged file away at any time.
+        """
         digest = new_hash(self.known_hash)
-        with self.path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+        try:
+            with self.path.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
         return f"{digest.name}:{digest.hexdigest()}"
 
 
