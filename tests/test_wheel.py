@@ -153,7 +153,7 @@ def test_it_serves_and_the_client_makes_a_model(environment: Path, tmp_path: Pat
         markup = httpx.get(url)
         assert markup.headers["content-type"] == "text/html; charset=utf-8"
         # A package brings no node_modules: browsers fetch the viewer from the CDN.
-        assert page.VIEWER_CDN in markup.text
+        assert page.VIEWER.cdn_url in markup.text
         for file in (PACKAGE / "page").iterdir():
             if file.name != "index.html":
                 assert httpx.get(f"{url}/page/{file.name}").content == file.read_bytes()

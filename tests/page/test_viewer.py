@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 @pytest.fixture
 def hidden_viewer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Hides the installed viewer from the server; returns the path of its file."""
-    file = page.VIEWER_FILE
-    monkeypatch.setattr(page, "VIEWER_FILE", tmp_path / "nowhere.js")
+    file = page.VIEWER.file
+    monkeypatch.setattr(page, "VIEWER", dataclasses.replace(page.VIEWER, folder=tmp_path))
     return file
 
 
@@ -34,7 +35,7 @@ def test_the_viewer_is_loaded_from_the_cdn_only_with_the_expected_hash(
     with gated() as (server, _):
         context = browser.new_context(viewport=DESKTOP)
         context.route(
-            page.VIEWER_CDN,
+            page.VIEWER.cdn_url,
             lambda route: route.fulfill(
                 body=content,
                 content_type="text/javascript",

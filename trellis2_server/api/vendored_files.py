@@ -51,15 +51,15 @@ class VendoredFile:
     def name(self) -> str:
         """File name that differs between versions, so that it can be cached for ever."""
         path = Path(self.path)
-        return f"{path.stem}-{self.version}{path.suffix}"
+        return f"{path.name.partition('.')[0]}-{self.version}{path.suffix}"
 
     def is_installed(self) -> bool:
         """Return whether the copy is installed, with the expected hash."""
-        return has_integrity(self.file, self.integrity)
+        return _has_integrity(self.file, self.integrity)
 
 
 @functools.cache
-def has_integrity(file: Path, integrity: str) -> bool:
+def _has_integrity(file: Path, integrity: str) -> bool:
     """Return whether a file exists and has this subresource integrity, `sha384-…`."""
     try:
         digest = hashlib.sha384(file.read_bytes()).digest()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import re
@@ -113,16 +114,16 @@ def test_the_page_works_behind_a_proxy_that_may_or_may_not_strip_the_prefix(pref
 
 
 def viewer_or_skip() -> bytes:
-    if not page.VIEWER_FILE.is_file():
+    if not page.VIEWER.file.is_file():
         pytest.skip("model-viewer is not installed: run `npm install`")
-    return page.VIEWER_FILE.read_bytes()
+    return page.VIEWER.file.read_bytes()
 
 
 def test_the_declared_viewer_has_the_expected_version_and_hash() -> None:
     declared = json.loads((ROOT / "package.json").read_text(encoding="utf-8"))["dependencies"]
-    assert declared["@google/model-viewer"] == page.VIEWER_VERSION
+    assert declared["@google/model-viewer"] == page.VIEWER.version
     digest = hashlib.sha384(viewer_or_skip()).digest()
-    assert "sha384-" + base64.b64encode(digest).decode() == page.VIEWER_INTEGRITY
+    assert "sha384-" + base64.b64encode(digest).decode() == page.VIEWER.integrity
 
 
 def test_an_installed_viewer_is_served_and_the_policy_allows_no_cdn(server: Server) -> None:
@@ -140,15 +141,16 @@ def test_an_installed_viewer_is_served_and_the_policy_allows_no_cdn(server: Serv
 def test_without_a_valid_file_the_viewer_is_loaded_from_a_cdn_with_its_hash(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None
 ) -> None:
-    file = tmp_path / "model-viewer.min.js"
+    elsewhere = dataclasses.replace(page.VIEWER, folder=tmp_path)
     if content is not None:
-        file.write_bytes(content)
-    monkeypatch.setattr(page, "VIEWER_FILE", file)
+        elsewhere.file.parent.mkdir(parents=True)
+        elsewhere.file.write_bytes(content)
+    monkeypatch.setattr(page, "VIEWER", elsewhere)
     reply = server.client.get("/")
-    assert f'content="{page.VIEWER_CDN}"' in reply.text
-    assert f'data-integrity="{page.VIEWER_INTEGRITY}"' in reply.text
-    assert page.VIEWER_CDN in reply.headers["content-security-policy"]
-    assert server.client.get(f"/page/{page.VIEWER_NAME}").status_code == 404
+    assert f'content="{page.VIEWER.cdn_url}"' in reply.text
+    assert f'data-integrity="{page.VIEWER.integrity}"' in reply.text
+    assert page.VIEWER.cdn_url in reply.headers["content-security-policy"]
+    assert server.client.get(f"/page/{page.VIEWER.name}").status_code == 404
 
 
 # ---- the options -----------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """The web page at `GET /`, its files, and the options of a generation request for its form.
 
 The page is plain HTML, CSS and JavaScript, in the folder `page`. Its 3D viewer is Google's
-`<model-viewer>`: the copy in `node_modules` after `npm install`, otherwise that of a CDN, whose
-hash the browser compares with `VIEWER_INTEGRITY`.
+`<model-viewer>`: the copy in `node_modules` after `npm install`, otherwise that of a CDN, see
+`vendored_files`.
 
 Does not know: jobs, threads, engines, what the page does.
 """
@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 
 from trellis2_server.api.schemas import field_schema
-from trellis2_server.api.vendored_files import has_integrity
+from trellis2_server.api.vendored_files import VendoredFile
 from trellis2_server.digests import md5
 from trellis2_server.parameters import maximum, read_delivery, read_options
 from trellis2_server.request_fields import FIELDS, STAGES
@@ -32,20 +32,14 @@ if TYPE_CHECKING:
 
     from trellis2_server.settings import Settings
 
-#: Version of the npm package in `package.json`.
-VIEWER_VERSION: Final = "4.4.0"
-#: Subresource integrity of the package's `dist/model-viewer.min.js`.
-VIEWER_INTEGRITY: Final = "sha384-wjsPzEO+lXOf7d9csIDfAQpPt2OKuUU3m0K9qsdKIuzX4N8czSF6hdh23eAbZa3p"
-VIEWER_FILE: Final = (
-    Path(__file__).resolve().parents[3]
-    / "node_modules/@google/model-viewer/dist/model-viewer.min.js"
-)
-VIEWER_CDN: Final = (
-    f"https://cdn.jsdelivr.net/npm/@google/model-viewer@{VIEWER_VERSION}/dist/model-viewer.min.js"
+VIEWER: Final = VendoredFile(
+    "@google/model-viewer",
+    "4.4.0",
+    "dist/model-viewer.min.js",
+    "sha384-wjsPzEO+lXOf7d9csIDfAQpPt2OKuUU3m0K9qsdKIuzX4N8czSF6hdh23eAbZa3p",
 )
 #: Hash of the style sheet in the viewer's template, the only inline one.
 VIEWER_STYLE: Final = "sha256-PXtZZkJMMyc18o/DN1ZEFOJ2qEGq95IQbVaJFMOXOb0="
-VIEWER_NAME: Final = f"model-viewer-{VIEWER_VERSION}.js"
 
 _FOLDER: Final = Path(__file__).resolve().parents[2] / "page"
 #: Not from `mimetypes`, whose result depends on the operating system.
@@ -98,9 +92,9 @@ async def options(request: Request) -> OptionsReply:
 @router.get("/page/{name}", include_in_schema=False)
 async def file(request: Request, name: Annotated[str, PathField()]) -> Response:
     """Return a file of the page, or its viewer."""
-    if name == VIEWER_NAME and _has_viewer(VIEWER_FILE):
+    if name == VIEWER.name and VIEWER.is_installed():
         return FileResponse(
-            VIEWER_FILE,
+            VIEWER.file,
             media_type=_MEDIA_TYPES[".js"],
             headers={"Cache-Control": _PERMANENT, "X-Content-Type-Options": "nosniff"},
         )
@@ -116,7 +110,7 @@ def _defaults(settings: Settings) -> Mapping[str, object]:
 
 
 def _reply(request: Request, name: str) -> Response:
-    has_viewer = _has_viewer(VIEWER_FILE)
+    has_viewer = VIEWER.is_installed()
     try:
         content, tag = _contents(has_viewer=has_viewer)[name]
     except KeyError:
@@ -135,7 +129,7 @@ def _reply(request: Request, name: str) -> Response:
 
 def _policy(*, has_viewer: bool) -> str:
     """Return the content security policy: only the page's own files and its viewer are allowed."""
-    viewer = "" if has_viewer else f" {VIEWER_CDN}"
+    viewer = "" if has_viewer else f" {VIEWER.cdn_url}"
     return "; ".join(
         (
             "default-src 'none'",
@@ -151,11 +145,6 @@ def _policy(*, has_viewer: bool) -> str:
     )
 
 
-def _has_viewer(file: Path) -> bool:
-    """Return whether the viewer is installed, with the expected hash."""
-    return has_integrity(file, VIEWER_INTEGRITY)
-
-
 @functools.cache
 def _contents(*, has_viewer: bool) -> dict[str, tuple[bytes, str]]:
     """Return the content and the entity tag of each file of the page, by name."""
@@ -165,8 +154,8 @@ def _contents(*, has_viewer: bool) -> dict[str, tuple[bytes, str]]:
             continue
         content = path.read_bytes()
         if path.name == "index.html":
-            viewer = f"page/{VIEWER_NAME}" if has_viewer else VIEWER_CDN
-            for mark, value in (("{viewer}", viewer), ("{integrity}", VIEWER_INTEGRITY)):
+            viewer = f"page/{VIEWER.name}" if has_viewer else VIEWER.cdn_url
+            for mark, value in (("{viewer}", viewer), ("{integrity}", VIEWER.integrity)):
                 content = content.replace(mark.encode(), html.escape(value).encode())
         tag = md5(content)
         contents[path.name] = content, f'"{tag}"'
