@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from tests.support.meshes import CORNERS, triangle
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -150,14 +152,13 @@ def ply(head: str, body: bytes, form: str = "binary_little_endian") -> bytes:
 
 
 _XYZ: Final = "property float x\nproperty float y\nproperty float z"
-_CORNERS: Final = struct.pack("<9f", 0, 0, 0, 1, 0, 0, 0, 1, 0)
 
 
 def ply_long_face(count: int = 1_200_000) -> bytes:
     """One face of more than a million corners."""
     head = f"element vertex 3\n{_XYZ}\nelement face 1\nproperty list uint int vertex_indices"
     return ply(
-        head, _CORNERS + struct.pack("<I", count) + (np.arange(count) % 3).astype("<i4").tobytes()
+        head, CORNERS + struct.pack("<I", count) + (np.arange(count) % 3).astype("<i4").tobytes()
     )
 
 
@@ -171,7 +172,7 @@ def ply_long_text_face(size: int = 4_000_000) -> bytes:
 def ply_lists(count: int = 200_000) -> bytes:
     """Vertices with lists of every length, before the face."""
     random = np.random.default_rng(0)
-    lists = b"".join(_CORNERS[:12] + bytes((n,)) + bytes(n) for n in random.integers(0, 12, count))
+    lists = b"".join(CORNERS[:12] + bytes((n,)) + bytes(n) for n in random.integers(0, 12, count))
     head = f"element vertex {count}\n{_XYZ}\nproperty list uchar uchar more\nelement face 1\n"
     head += "property list uchar int vertex_indices"
     return ply(head, lists + b"\x03" + struct.pack("<3i", 0, 1, 2))
@@ -180,7 +181,7 @@ def ply_lists(count: int = 200_000) -> bytes:
 def ply_empty_lists(count: int = 4_000_000) -> bytes:
     """Four million faces without a corner."""
     head = f"element vertex 3\n{_XYZ}\nelement face {count}\nproperty list uchar int vertex_indices"
-    return ply(head, _CORNERS + bytes(count))
+    return ply(head, CORNERS + bytes(count))
 
 
 def ply_many_properties(count: int = 150_000) -> bytes:
@@ -194,20 +195,20 @@ def ply_many_elements(count: int = 150_000) -> bytes:
     more = "\n".join(f"element e{k} 0\nproperty int x" for k in range(count))
     head = f"{more}\nelement vertex 3\n{_XYZ}\nelement face 1\n"
     head += "property list uchar int vertex_indices"
-    return ply(head, _CORNERS + b"\x03" + struct.pack("<3i", 0, 1, 2))
+    return ply(head, CORNERS + b"\x03" + struct.pack("<3i", 0, 1, 2))
 
 
 def ply_claims() -> bytes:
     """A header that claims billions of rows without a property."""
     head = f"element nothing 4000000000\nelement vertex 3\n{_XYZ}\nelement face 1\n"
     head += "property list uchar int vertex_indices"
-    return ply(head, _CORNERS + b"\x03" + struct.pack("<3i", 0, 1, 2))
+    return ply(head, CORNERS + b"\x03" + struct.pack("<3i", 0, 1, 2))
 
 
 # ---- GLB -----------------------------------------------------------------------------------
 
 
-def glb(tree: dict[str, Any] | bytes, data: bytes = _CORNERS) -> bytes:
+def glb(tree: dict[str, Any] | bytes, data: bytes = CORNERS) -> bytes:
     """Return a GLB of this JSON and binary chunk."""
     head = tree if isinstance(tree, bytes) else json.dumps(tree, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 4)
@@ -215,20 +216,6 @@ def glb(tree: dict[str, Any] | bytes, data: bytes = _CORNERS) -> bytes:
     body = struct.pack("<I4s", len(head), b"JSON") + head
     body += struct.pack("<I4s", len(data), b"BIN\0") + data
     return struct.pack("<4sII", b"glTF", 2, 12 + len(body)) + body
-
-
-def triangle(**changes: Any) -> dict[str, Any]:
-    """Return the glTF JSON of one triangle, with parts replaced by name."""
-    tree: dict[str, Any] = {
-        "asset": {"version": "2.0"},
-        "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0}],
-        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}]}],
-        "accessors": [{"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"}],
-        "bufferViews": [{"buffer": 0, "byteLength": 36}],
-        "buffers": [{"byteLength": 36}],
-    }
-    return tree | changes
 
 
 def glb_long_json(size: int = 4_000_000) -> bytes:

@@ -14,6 +14,20 @@ if TYPE_CHECKING:
     import pytest
 
 
+def run(code: str, home: Path) -> list[str]:
+    """Run code in a process that gets a photograph; return the words that it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=encode(photograph()),
+        stdout=subprocess.PIPE,
+        check=True,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"U2NET_HOME": str(home), "MODEL_CHECKSUM_DISABLED": "1"},
+        timeout=300,
+    )
+    return done.stdout.decode().split()
+
+
 def run_server_cutter(background: str, home: Path) -> list[str]:
     """Cut out a picture as a server does; return how, and the heavy packages it imported."""
     code = (
@@ -29,16 +43,7 @@ def run_server_cutter(background: str, home: Path) -> list[str]:
         "heavy = {'rembg', 'onnxruntime', 'cv2', 'pooch', 'scipy', 'requests'}\n"
         "print(cutout.background, cutout.key, *heavy & set(sys.modules))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        input=encode(photograph()),
-        stdout=subprocess.PIPE,
-        check=True,
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"U2NET_HOME": str(home), "MODEL_CHECKSUM_DISABLED": "1"},
-        timeout=300,
-    )
-    return done.stdout.decode().split()
+    return run(code, home)
 
 
 def test_a_cutout_with_rembg_imports_no_model_into_the_server_and_is_the_same(
@@ -51,16 +56,7 @@ def test_a_cutout_with_rembg_imports_no_model_into_the_server_and_is_the_same(
         "from trellis2_server.inputs.images import Cutter\n"
         "print(Cutter(background='rembg').cut_out(sys.stdin.buffer.read()).key)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", in_process],
-        input=encode(photograph()),
-        stdout=subprocess.PIPE,
-        check=True,
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"U2NET_HOME": str(home), "MODEL_CHECKSUM_DISABLED": "1"},
-        timeout=300,
-    )
-    assert run_server_cutter("rembg", home) == ["rembg", done.stdout.decode().strip()]
+    assert run_server_cutter("rembg", home) == ["rembg", *run(in_process, home)]
 
 
 @needs_opencv

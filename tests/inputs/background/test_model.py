@@ -14,6 +14,8 @@ from trellis2_server.inputs.background.model import SessionLostError
 from trellis2_server.inputs.images import Cutter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -24,6 +26,17 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def opens_after(arrived: threading.Event) -> Callable[[str], ColorSession]:
+    """Return a function that opens a session when its files have arrived."""
+
+    def open_session(name: str) -> ColorSession:
+        assert name
+        arrived.wait(60)
+        return ColorSession()
+
+    return open_session
 
 
 @pytest.mark.parametrize("error", [OSError("/home/secret"), SystemExit(1), MemoryError()])
@@ -124,14 +137,8 @@ def test_a_hanging_download_blocks_callers_only_until_its_timeout() -> None:
 
 def test_waiting_for_a_model_times_out() -> None:
     network = threading.Event()
-
-    def open_session(name: str) -> ColorSession:
-        assert name
-        network.wait(60)
-        return ColorSession()
-
     cutter = Cutter(
-        background="rembg", model=BackgroundModel(open_session=open_session, timeout_s=0.05)
+        background="rembg", model=BackgroundModel(open_session=opens_after(network), timeout_s=0.05)
     )
     with pytest.raises(EngineError, match=r"not ready within 0\.05 s"):
         cutter.cut_out(encode(photograph()))
@@ -140,14 +147,8 @@ def test_waiting_for_a_model_times_out() -> None:
 
 def test_a_caller_that_does_not_wait_gets_model_pending() -> None:
     arrived = threading.Event()
-
-    def open_session(name: str) -> ColorSession:
-        assert name
-        arrived.wait(10)
-        return ColorSession()
-
     cutter = Cutter(
-        background="rembg", model=BackgroundModel(open_session=open_session, timeout_s=10)
+        background="rembg", model=BackgroundModel(open_session=opens_after(arrived), timeout_s=10)
     )
     with pytest.raises(ModelPending) as pending:
         cutter.cut_out(encode(photograph()), wait=False)
@@ -159,13 +160,7 @@ def test_a_caller_that_does_not_wait_gets_model_pending() -> None:
 
 def test_a_picture_with_transparency_does_not_wait_for_a_model() -> None:
     arrived = threading.Event()
-
-    def open_session(name: str) -> ColorSession:
-        assert name
-        arrived.wait(10)
-        return ColorSession()
-
-    cutter = Cutter(background="rembg", model=BackgroundModel(open_session=open_session))
+    cutter = Cutter(background="rembg", model=BackgroundModel(open_session=opens_after(arrived)))
     with pytest.raises(ModelPending):
         cutter.cut_out(encode(photograph()), wait=False)
     cut = Image.new("RGBA", (64, 64))
@@ -216,13 +211,7 @@ def test_a_picture_that_waits_for_its_turn_can_be_cancelled() -> None:
 
 def test_a_picture_that_waits_for_a_download_can_be_cancelled() -> None:
     network = threading.Event()
-
-    def open_session(name: str) -> ColorSession:
-        assert name
-        network.wait(60)
-        return ColorSession()
-
-    cutter = Cutter(background="rembg", model=BackgroundModel(open_session=open_session))
+    cutter = Cutter(background="rembg", model=BackgroundModel(open_session=opens_after(network)))
     with pytest.raises(Cancelled):
         cutter.cut_out(encode(photograph()), check=cancel)
     network.set()
