@@ -244,7 +244,6 @@ class ModelProcess:
                 arguments,
                 timeout_s=timeout_s,
                 result_bytes=len(content),  # a mask is smaller than its picture
-                check=no_check,
             )
         except DecoderEndedError as error:
             if not self._is_closed:

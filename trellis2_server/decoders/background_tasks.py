@@ -19,11 +19,9 @@ from trellis2_server.inputs.background.rembg_session import RembgSession, load_r
 from trellis2_server.reports import no_check
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
-    Result = tuple[Mapping[str, Any], Mapping[str, NDArray[Any]]]
+    from trellis2_server.decoders.messages import Result, Task
 
 #: Memory of a prediction, bytes. IS-Net takes 1.1 GB, whatever the size of the picture.
 _PREDICTION_BYTES: Final = 2**32
@@ -71,7 +69,7 @@ class ModelTasks:
 
 
 _tasks: Final = ModelTasks()
-TASKS: Final[dict[str, Callable[[memoryview, Mapping[str, Any]], Result]]] = {
+TASKS: Final[dict[str, Task]] = {
     "load_model": _tasks.load_model,
     "find_object": _tasks.find_object,
 }

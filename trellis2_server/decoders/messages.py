@@ -1,4 +1,4 @@
-"""Messages between the server and a decoder: JSON of bounded size, and the types of arrays.
+"""What server and decoder agree on: messages, the types of arrays, tasks, the errors of tasks.
 
 A message is its length, 4 bytes, and JSON.
 
@@ -14,10 +14,17 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import numpy as np
 
+from trellis2_server import errors
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    #: JSON values and arrays.
+    Result = tuple[Mapping[str, Any], Mapping[str, NDArray[Any]]]
+    #: Gets the bytes of a file, and arguments, which are JSON values.
+    Task = Callable[[memoryview, Mapping[str, Any]], Result]
 
 #: Maximum length of the JSON. Parsing it holds the interpreter lock for some milliseconds; long
 #: texts are sent as arrays.
@@ -25,6 +32,14 @@ MAX_MESSAGE_BYTES: Final = 2**18
 #: Maximum number of arrays of one result.
 MAX_ARRAYS: Final = 64
 HEADER: Final = struct.Struct("<I")
+#: Errors of tasks that the server raises again, by name; each after those that derive from it.
+TASK_ERRORS: Final[dict[str, type[errors.ServerError]]] = {
+    kind.__name__: kind
+    for kind in (
+        errors.TooLargeError, errors.InputError, errors.MissingPackageError,
+        errors.OutOfMemoryError, errors.EngineError,
+    )
+}  # fmt: skip
 
 #: Types whose bytes are values, whatever they are; but see `check_array`.
 _DTYPES: Final = frozenset({"bool", "uint8", "int32", "uint32", "int64", "float32", "float64"})

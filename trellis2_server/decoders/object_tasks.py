@@ -13,11 +13,11 @@ from trellis2_server.inputs.background.objects import LocalFinder
 from trellis2_server.reports import no_check
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    Result = tuple[Mapping[str, Any], Mapping[str, NDArray[Any]]]
+    from trellis2_server.decoders.messages import Result, Task
 
 _finder: Final = LocalFinder()
 
@@ -57,7 +57,7 @@ def read_pixels(content: memoryview, arguments: Mapping[str, Any]) -> NDArray[np
     return np.frombuffer(content, np.uint8).reshape(arguments["height"], arguments["width"], 3)
 
 
-TASKS: Final[dict[str, Callable[[memoryview, Mapping[str, Any]], Result]]] = {
+TASKS: Final[dict[str, Task]] = {
     "find_by_color": find_by_color,
     "apply_outline": apply_outline,
 }

@@ -30,7 +30,7 @@ from trellis2_server.errors import (
 from trellis2_server.reports import no_check
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
     from trellis2_server.decoders.limits import DecoderLimits
     from trellis2_server.decoders.process import Decoded, Reason, Transport
@@ -150,36 +150,37 @@ class DecoderPool:
         started = time.monotonic()
         try:
             with self._place(check) as place:
-                return self._call_at(
-                    place, task, content, arguments, field, timeout_s, result_bytes, check
+                call = partial(
+                    DecoderProcess.call,
+                    task=task,
+                    content=content,
+                    arguments=arguments,
+                    field=field,
+                    timeout_s=timeout_s,
+                    result_bytes=result_bytes,
+                    idle_s=IDLE_S if place else None,
+                    check=check,
                 )
+                return self._call_at(place, call, task, field, check)
         finally:
             self._forget_ended()
             if self.observer is not None:
                 self.observer.note_decoding(task, time.monotonic() - started)
 
-    def _call_at(  # noqa: PLR0913, PLR0917 - see `call`
+    def _call_at(
         self,
         place: int,
+        call: Callable[[DecoderProcess], Decoded],
         task: str,
-        content: bytes | memoryview,
-        arguments: Mapping[str, object],
         field: str,
-        timeout_s: float | None,
-        result_bytes: int | None,
         check: Check,
     ) -> Decoded:
-        idle_s = IDLE_S if place else None
         attempt = 0
         while True:
             attempt += 1
             process = self._process(place, check)
             try:
-                return process.call(
-                    task, content, arguments,
-                    field=field, timeout_s=timeout_s, result_bytes=result_bytes, idle_s=idle_s,
-                    check=check,
-                )  # fmt: skip
+                return call(process)
             except DecoderEndedError as error:
                 if self._is_closed:
                     raise shutting_down() from error

@@ -16,9 +16,9 @@ from contextlib import suppress
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from trellis2_server import errors
+from trellis2_server.child_processes import import_path
 from trellis2_server.decoders.confinement import MEMORY
-from trellis2_server.decoders.messages import ProtocolError
+from trellis2_server.decoders.messages import TASK_ERRORS, ProtocolError
 from trellis2_server.decoders.process_memory import resident_bytes
 from trellis2_server.decoders.transport import (
     CAN_SEND_DESCRIPTORS,
@@ -27,6 +27,7 @@ from trellis2_server.decoders.transport import (
     Patience,
     TimeIsUpError,
 )
+from trellis2_server.errors import InputError
 from trellis2_server.reports import no_check
 
 if TYPE_CHECKING:
@@ -64,13 +65,6 @@ _VARIABLES: Final = frozenset({
     "PROGRAMDATA", "PATHEXT", "COMSPEC", "NUMBER_OF_PROCESSORS",
 })  # fmt: skip
 _THREAD_VARIABLES: Final = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-_ERRORS: Final = {
-    kind.__name__: kind
-    for kind in (
-        errors.InputError, errors.TooLargeError, errors.MissingPackageError, errors.EngineError,
-        errors.OutOfMemoryError,
-    )
-}  # fmt: skip
 
 #: Why a decoder was killed or has ended.
 Reason = Literal["timeout", "cancelled", "memory", "crash"]
@@ -260,10 +254,10 @@ class DecoderProcess:
     def _result(self, reply: Reply) -> Decoded:
         message = reply.message
         match message:
-            case {"error": {"class": str(name), "text": str(text), **more}} if name in _ERRORS:
+            case {"error": {"class": str(name), "text": str(text), **more}} if name in TASK_ERRORS:
                 if "trace" in more:
                     logger.error("A task of a decoder failed", extra={"trace": str(more["trace"])})
-                raise _ERRORS[name](text)
+                raise TASK_ERRORS[name](text)
             case {"meta": dict(meta)}:
                 return Decoded(meta, reply.arrays)
             case _:
@@ -306,9 +300,9 @@ def _end(process: subprocess.Popen[bytes], link: Link) -> None:
     link.close()
 
 
-def invalid_result(field: str) -> errors.InputError:
+def invalid_result(field: str) -> InputError:
     """Return the error for a result that its task cannot have made."""
-    return errors.InputError(f"{field}: decoding it gave an invalid result")
+    return InputError(f"{field}: decoding it gave an invalid result")
 
 
 def environment() -> dict[str, str]:
@@ -327,9 +321,8 @@ def environment() -> dict[str, str]:
         # than decoding does.
         "MALLOC_MMAP_THRESHOLD_": str(_KEPT_BYTES),
         "MALLOC_TRIM_THRESHOLD_": str(2 * _KEPT_BYTES),
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
-    return variables
+    return variables | import_path()
 
 
 def _describe_exit(code: int | None) -> str:

@@ -19,11 +19,9 @@ from trellis2_server.inputs.meshes import read_scene, to_model_frame
 from trellis2_server.inputs.meshes.transfer import pack_scene
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
-    Result = tuple[Mapping[str, Any], Mapping[str, NDArray[Any]]]
+    from trellis2_server.decoders.messages import Result, Task
 
 
 def prepare() -> None:
@@ -57,7 +55,7 @@ def read_mesh(content: memoryview, arguments: Mapping[str, Any]) -> Result:
     return pack_scene(scene, to_model_frame(scene, arguments["rotation_deg"]))
 
 
-TASKS: Final[dict[str, Callable[[memoryview, Mapping[str, Any]], Result]]] = {
+TASKS: Final[dict[str, Task]] = {
     "decode_image": decode_picture,
     "read_mesh": read_mesh,
     **object_tasks.TASKS,

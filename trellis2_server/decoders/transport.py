@@ -33,7 +33,6 @@ import numpy as np
 from trellis2_server.decoders.memory import create_memory, fill_memory, read_arrays, seal_memory
 from trellis2_server.decoders.messages import (
     HEADER,
-    ProtocolError,
     check_array,
     decode_message,
     encode_message,
@@ -337,9 +336,3 @@ class InlineLink:
             if not count:
                 raise EOFError
             view = view[count:]
-
-
-__all__ = [
-    "CAN_SEND_DESCRIPTORS", "InlineLink", "Link", "MemoryLink", "Patience", "ProtocolError",
-    "Reply", "TimeIsUpError",
-]  # fmt: skip

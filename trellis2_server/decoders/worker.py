@@ -27,29 +27,25 @@ import numpy as np
 from trellis2_server import errors
 from trellis2_server.decoders.confinement import confine, limit_cpu
 from trellis2_server.decoders.limits import DecoderLimits
-from trellis2_server.decoders.messages import MAX_ARRAYS, encode_message, specify_arrays
+from trellis2_server.decoders.messages import (
+    MAX_ARRAYS,
+    TASK_ERRORS,
+    encode_message,
+    specify_arrays,
+)
 from trellis2_server.decoders.process_memory import resident_bytes
 from trellis2_server.decoders.worker_channels import InlineChannel, MemoryChannel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
-    from trellis2_server.decoders.worker_channels import Channel
-
-    Arrays = Mapping[str, NDArray[Any]]
-    Task = Callable[[memoryview, Mapping[str, Any]], tuple[Mapping[str, Any], Arrays]]
+    from trellis2_server.decoders.messages import Task
+    from trellis2_server.decoders.worker_channels import Arrays, Channel
 
 #: Calls after which a process is replaced, so that leaks of libraries do not add up.
 MAX_CALLS: Final = 1000
 #: Growth of its memory after which a process is replaced, bytes.
 MAX_GROWTH_BYTES: Final = 2**28
-#: Errors that the server raises again, by name.
-_KNOWN_ERRORS: Final = (
-    errors.TooLargeError, errors.InputError, errors.MissingPackageError, errors.OutOfMemoryError,
-    errors.EngineError,
-)  # fmt: skip
 _MAX_TEXT: Final = 4000
 #: Time after which a process ends by itself that the server should have killed, seconds.
 _GRACE_S: Final = 5.0
@@ -162,10 +158,10 @@ def _is_memory_error(error: BaseException | None) -> bool:
 
 def _describe(error: BaseException, field: str) -> dict[str, str]:
     """Return an error as JSON."""
-    for known in _KNOWN_ERRORS:
-        if isinstance(error, known):
+    for name, kind in TASK_ERRORS.items():
+        if isinstance(error, kind):
             text = str(error)[:_MAX_TEXT].encode("utf-8", "replace").decode()
-            return {"class": known.__name__, "text": text}
+            return {"class": name, "text": text}
     if _is_memory_error(error):
         text = f"{field}: decoding it takes more memory than is allowed"
         return {"class": "TooLargeError", "text": text}

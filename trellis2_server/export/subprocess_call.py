@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from trellis2_server.child_processes import import_path
 from trellis2_server.errors import ExportError, MissingPackageError
 from trellis2_server.export.cancellation import INTERVAL_S, CheckedStream, check
 
@@ -83,7 +84,7 @@ def call(name: str, arrays: Arrays, deadline_s: float) -> dict[str, NDArray[Any]
 
 def environment() -> dict[str, str]:
     """Return the environment variables for a process that imports the same packages."""
-    return dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
+    return {**os.environ, **import_path()}
 
 
 def _xatlas(library: Any, arrays: Arrays) -> dict[str, NDArray[Any]]:

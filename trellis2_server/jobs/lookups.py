@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections import Counter, deque
-from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from trellis2_server.errors import EngineBrokenError, JobCancelledError, ServerError
 from trellis2_server.inputs.background import ModelPending
+from trellis2_server.jobs.pending_models import call_when_loaded
 from trellis2_server.jobs.threads import StepCancelled
 
 if TYPE_CHECKING:
@@ -212,7 +212,6 @@ class Lookups:
 
     def _wait_for_model(self, lookup: Lookup, pending: ModelPending) -> None:
         """Queue the lookup again when its background model is loaded; no thread waits."""
-        loop = asyncio.get_running_loop()
         self._without_model.add(lookup)
 
         def requeue() -> None:
@@ -221,12 +220,7 @@ class Lookups:
                 self._queue.append(lookup)
                 self.wake()
 
-        def loaded(_: object) -> None:
-            with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(requeue)
-
-        loop.call_later(pending.timeout_s, requeue)
-        pending.loaded.add_done_callback(loaded)
+        call_when_loaded(pending, requeue)
 
     def _resolve(self, lookup: Lookup, name: str | ServerError) -> None:
         if not lookup.done.done():

@@ -24,14 +24,13 @@ Does not know: threads, when the next step starts, how a step is done.
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trellis2_server.errors import EngineBrokenError, ServerError
 from trellis2_server.jobs.endings import bare
 from trellis2_server.jobs.job import INPUT_FILE, SHAPE_FILE, TEXTURED_FILE, Progress, Status
+from trellis2_server.jobs.pending_models import call_when_loaded
 from trellis2_server.jobs.queue import job_future
 from trellis2_server.jobs.scheduler import TEXTURE_PATIENCE_S
 from trellis2_server.storage.snapshots import FIELD_SNAPSHOT, SHAPE_SNAPSHOT, mesh_snapshot
@@ -128,18 +127,12 @@ class StepResults:
             return
         waiting = active.add_step("cutout", call)  # in no queue
         self._active_jobs.change(active, progress=Progress("background model", 0.0))
-        loop = asyncio.get_running_loop()
 
         def requeue() -> None:
             if active.steps.get("cutout") is waiting:
                 self.enqueue(active, "cutout", waiting.call)
 
-        def loaded(_: object) -> None:
-            with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(requeue)
-
-        loop.call_later(pending.timeout_s, requeue)
-        pending.loaded.add_done_callback(loaded)
+        call_when_loaded(pending, requeue)
 
     # ---- results -------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ import threading
 from contextlib import suppress
 from typing import IO, Any, Final, cast
 
+from trellis2_server.child_processes import import_path
 from trellis2_server.errors import EngineError, MissingPackageError
 from trellis2_server.inputs.background.model_files import MODEL_VARIABLES, FileProblem
 
@@ -140,4 +141,4 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def environment() -> dict[str, str]:
     """Return the variables of a process: those that say where things are, and no secrets."""
     kept = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
-    return kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return kept | import_path()
