@@ -49,7 +49,7 @@ async def _measure(
         _EXPORTS,
         device_steps(Settings()),
         max_steps=_EXPORTS + 1,
-        device_niceness=device_niceness(session.device),
+        device_niceness=device_niceness(made.engine.describe()),
     )
     requested = job("512", steps, session.size)
     ended: list[float] = []
