@@ -140,6 +140,17 @@ PARTS: Final = (
         _EXPORT,
     ),
     Part(
+        "compile",
+        "tests.gpu.parts.compiled",
+        "Nothing compiled, CUDA graphs, compiled blocks",
+        Estimate(
+            60, 60, 30,
+            "the weights are there after `512`; for each of three modes three jobs of 3 s and a "
+            "sampling of 12 s at 25k tokens; compiling the blocks",
+        ),
+        _ENGINE,
+    ),
+    Part(
         "leaks",
         "tests.gpu.parts.leaks",
         "Ten jobs of different lengths",

@@ -6,91 +6,164 @@ Does not know: the queue, HTTP.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.gpu.full_model import warm_up
 from tests.gpu.parts.whole_512 import export
 from tests.gpu.sample_job import job, picture, silent
+from trellis2_server.export import parallel
 from trellis2_server.jobs.steps import device_steps
 from trellis2_server.jobs.threads import ThreadPools
 from trellis2_server.settings import Settings
-from trellis2_server.thread_priority import device_niceness
+from trellis2_server.thread_priority import EXPORT_NICENESS, device_niceness
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from tests.gpu.full_model import FullModel
     from tests.gpu.session import Session
     from trellis2_server.mesh import Shape, VoxelField
 
 _EXPORTS: Final = 2
 _ROUNDS: Final = 3
+#: Threads of the exports in the row that says whether their number matters.
+_FEW_THREADS: Final = 4
+#: After which a thread asks another one for Python's global lock, in the row that says whether
+#: that matters; Python's own value is 0.005 s.
+_SHORT_INTERVAL_S: Final = 0.0002
 
 
 def run(session: Session) -> None:
-    """Measure sampling alone, exports alone, and both at once."""
+    """Measure sampling alone and beside exports; then what of them slows it down."""
     made = session.full()
     made.set_tokens("512", 60 if session.is_tiny else 4_096)
     warm_up(made, "512", session.size)
     session.compile_exporter()
     steps = 2 if session.is_tiny else 12
-    shape, field = made.run(job("512", steps, session.size))
-    session.attempt(
-        "shape stage of a 512 job, the shortest of its runs",
-        {"what": f"beside {_EXPORTS} exports"},
-        20.0,
-        lambda: asyncio.run(_measure(session, made, steps, shape, field)),
-    )
+    bench = _Bench(session, made, steps, *made.run(job("512", steps, session.size)))
+    table = "shape stage of a 512 job, the shortest of its runs"
+    session.attempt(table, {"what": f"beside {_EXPORTS} exports"}, 20.0, bench.beside_exports)
+    why = "why: the same stage, medians"
+    with _export_threads(_FEW_THREADS):
+        labels = {"what": f"beside {_EXPORTS} exports, {_FEW_THREADS} threads"}
+        session.attempt(why, labels, 15.0, lambda: _ratio(bench.beside_exports()))
+    with _switch_interval(_SHORT_INTERVAL_S):
+        labels = {"what": f"beside {_EXPORTS} exports, GIL asked for after {_SHORT_INTERVAL_S} s"}
+        session.attempt(why, labels, 15.0, lambda: _ratio(bench.beside_exports()))
+    threads = parallel.thread_count(os.cpu_count() or 1)
+    labels = {"what": f"beside {threads} busy processes, no exports"}
+    session.attempt(why, labels, 10.0, lambda: bench.beside_processes(threads))
 
 
-async def _measure(
-    session: Session, made: FullModel, steps: int, shape: Shape, field: VoxelField
-) -> dict[str, Any]:
-    pools = ThreadPools(
-        _EXPORTS,
-        device_steps(Settings()),
-        max_steps=_EXPORTS + 1,
-        device_niceness=device_niceness(made.engine.describe()),
-    )
-    requested = job("512", steps, session.size)
-    ended: list[float] = []
+class _Bench:
+    """A stage that is timed with other work beside it."""
 
-    def sample() -> float:
-        began = session.meter.now()
-        made.engine.shape(picture(), requested, silent)
-        return session.meter.now() - began
+    def __init__(
+        self, session: Session, made: FullModel, steps: int, shape: Shape, field: VoxelField
+    ) -> None:
+        self._session, self._made = session, made
+        self._shape, self._field = shape, field
+        self._requested = job("512", steps, session.size)
 
-    def export_once() -> float:
+    def beside_exports(self) -> dict[str, Any]:
+        """Sample alone and beside exports, on the server's own threads."""
+        return asyncio.run(self._beside_exports())
+
+    def beside_processes(self, count: int) -> dict[str, Any]:
+        """Sample alone and beside processes that compute, with the exports' priority."""
+        self._sample()
+        alone = [self._sample() for _ in range(_ROUNDS)]
+        code = f"import os\nos.nice({EXPORT_NICENESS})\nwhile True: pass"
+        busy = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(count)]
+        try:
+            beside = [self._sample() for _ in range(_ROUNDS)]
+        finally:
+            for process in busy:
+                process.kill()
+                process.wait()
+        return {"alone_s": _median(alone), "ratio": _median(beside) / _median(alone)}
+
+    def _sample(self) -> float:
+        meter = self._session.meter
+        began = meter.now()
+        self._made.engine.shape(picture(), self._requested, silent)
+        return meter.now() - began
+
+    def _export(self) -> float:
         began = time.perf_counter()
-        export(session, made, shape, field)
+        export(self._session, self._made, self._shape, self._field)
         return time.perf_counter() - began
 
-    async def keep_exporting(is_over: asyncio.Event) -> None:
-        while not is_over.is_set():
-            ended.append(await pools.start_step("texture_export", export_once))
+    async def _beside_exports(self) -> dict[str, Any]:
+        pools = ThreadPools(
+            _EXPORTS,
+            device_steps(Settings()),
+            max_steps=_EXPORTS + 1,
+            device_niceness=device_niceness(self._made.engine.describe()),
+        )
+        ended: list[float] = []
 
+        async def keep_exporting(is_over: asyncio.Event) -> None:
+            while not is_over.is_set():
+                ended.append(await pools.start_step("texture_export", self._export))
+
+        try:
+            await pools.start_step("shape", self._sample)
+            alone = [await pools.start_step("shape", self._sample) for _ in range(_ROUNDS)]
+            export_alone_s = await pools.start_step("texture_export", self._export)
+            is_over = asyncio.Event()
+            exporting = [asyncio.create_task(keep_exporting(is_over)) for _ in range(_EXPORTS)]
+            beside = [await pools.start_step("shape", self._sample) for _ in range(_ROUNDS)]
+            while len(ended) < _EXPORTS:  # an export can take longer than all samplings
+                beside.append(await pools.start_step("shape", self._sample))
+            is_over.set()
+            await asyncio.gather(*exporting)
+        finally:
+            pools.close()
+        return {
+            "alone_s": min(alone),
+            "beside_s": min(beside),
+            "slower_percent": 100 * (min(beside) / min(alone) - 1),
+            "median_slower_percent": 100 * (_median(beside) / _median(alone) - 1),
+            "samplings": len(beside),
+            "export_alone_s": export_alone_s,
+            "export_beside_s": _median(ended),
+            "exports": len(ended),
+        }
+
+
+def _ratio(measured: dict[str, Any]) -> dict[str, Any]:
+    """Ratio in place of the percentages, on which a limit stands."""
+    percent = measured["median_slower_percent"]
+    kept = ("alone_s", "export_alone_s", "export_beside_s")
+    return {"ratio": 1 + percent / 100, **{name: measured[name] for name in kept}}
+
+
+@contextlib.contextmanager
+def _export_threads(count: int) -> Generator[None]:
+    """Have all exports share so many threads."""
+    module: Any = parallel
+    before = module._THREADS
+    module._THREADS = count
     try:
-        await pools.start_step("shape", sample)
-        alone = [await pools.start_step("shape", sample) for _ in range(_ROUNDS)]
-        export_alone_s = await pools.start_step("texture_export", export_once)
-        is_over = asyncio.Event()
-        exporting = [asyncio.create_task(keep_exporting(is_over)) for _ in range(_EXPORTS)]
-        beside = [await pools.start_step("shape", sample) for _ in range(_ROUNDS)]
-        while len(ended) < _EXPORTS:  # an export can take longer than all samplings
-            beside.append(await pools.start_step("shape", sample))
-        is_over.set()
-        await asyncio.gather(*exporting)
+        yield
     finally:
-        pools.close()
-    return {
-        "alone_s": min(alone),
-        "beside_s": min(beside),
-        "slower_percent": 100 * (min(beside) / min(alone) - 1),
-        "median_slower_percent": 100 * (_median(beside) / _median(alone) - 1),
-        "samplings": len(beside),
-        "export_alone_s": export_alone_s,
-        "export_beside_s": _median(ended),
-        "exports": len(ended),
-    }
+        module._THREADS = before
+
+
+@contextlib.contextmanager
+def _switch_interval(seconds: float) -> Generator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(seconds)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _median(values: list[float]) -> float:

@@ -172,13 +172,13 @@ def _without_cuda(session: Session) -> Generator[None, None, None]:
 def _against_run(
     session: Session, engine: Trellis2Engine, kind: str, expected: Result, *, must_be_exact: bool
 ) -> dict[str, Any]:
-    found = differences(expected, _result(*_job(engine, kind)))
+    found = differences(expected, result(*_job(engine, kind)))
     return judged(found, must_be_exact=must_be_exact and not session.is_cuda)
 
 
 def _cancel(session: Session, engine: Trellis2Engine) -> dict[str, Any]:
     """Cancel in the middle of sampling; the next job must be as one before."""
-    before = _result(*_job(engine, "1024_cascade"))
+    before = result(*_job(engine, "1024_cascade"))
     stages: list[str] = []
 
     def cancel(stage: str, step: int, steps: int) -> None:
@@ -190,19 +190,19 @@ def _cancel(session: Session, engine: Trellis2Engine) -> dict[str, Any]:
         engine.shape(_picture(), _options("1024_cascade"), cancel)
     if not stages:
         raise AssertionError("the job was not cancelled")
-    found = differences(before, _result(*_job(engine, "1024_cascade")))
+    found = differences(before, result(*_job(engine, "1024_cascade")))
     return judged(found, must_be_exact=not session.is_cuda)
 
 
 def _interleave(session: Session, engine: Trellis2Engine) -> dict[str, Any]:
     """Shape, shape, texture, texture of two jobs must be as one after the other."""
     first, second = _options("1024_cascade"), _options("512", 8)
-    alone = [_result(*_job(engine, "1024_cascade")), _result(*_job(engine, "512", 8))]
+    alone = [result(*_job(engine, "1024_cascade")), result(*_job(engine, "512", 8))]
     shapes = [engine.shape(_picture(), requested, silent) for requested in (first, second)]
     found: dict[str, Any] = {}
     for expected, shape, requested in zip(alone, shapes, (first, second), strict=True):
         field = engine.texture(shape, _picture(), requested, silent)
-        one = differences(expected, _result(shape, field))
+        one = differences(expected, result(shape, field))
         if not found or one["max_difference"] >= found["max_difference"]:
             found = one
     return judged(found, must_be_exact=not session.is_cuda)
@@ -260,7 +260,8 @@ def _job(engine: Trellis2Engine, kind: str, seed: int = 7) -> tuple[Shape, Voxel
     return shape, engine.texture(shape, _picture(), requested, silent)
 
 
-def _result(shape: Shape, field: VoxelField) -> Result:
+def result(shape: Shape, field: VoxelField) -> Result:
+    """What is compared of a job."""
     return {
         "vertices": shape.mesh.vertices,
         "faces": shape.mesh.faces,

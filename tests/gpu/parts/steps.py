@@ -8,6 +8,7 @@ Does not know: decoders, structure.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.gpu.random_pipeline import shells
@@ -36,17 +37,31 @@ def run(session: Session) -> None:
                 {"what": what, "tokens": tokens},
                 # One step to warm up and the measured ones, each with both evaluations.
                 2 * (_STEPS + 1) * evaluation_s,
-                lambda what=what, tokens=tokens, resolution=resolution: _measure(
-                    session, made, what, tokens, resolution
+                lambda what=what, sampling=Sampling(tokens, resolution): measure(
+                    session, made, what, sampling
                 ),
             )
 
 
-def _measure(
-    session: Session, made: FullModel, what: str, tokens: int, resolution: int
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Size of a sampling.
+
+    Attributes:
+        tokens: voxels of the latent.
+        resolution: edge of its grid, voxels.
+        steps: of the sampler.
+    """
+
+    tokens: int
+    resolution: int
+    steps: int = _STEPS
+
+
+def measure(session: Session, made: FullModel, what: str, sampling: Sampling) -> dict[str, Any]:
+    """Sample a shape ("shape") or its material ("texture"); seconds, evaluations, memory."""
     torch, pipeline = session.torch, made.pipeline
-    coords = shells(torch, resolution, tokens).to(session.device)
+    coords = shells(torch, sampling.resolution, sampling.tokens).to(session.device)
     model = pipeline.models[f"{'shape' if what == 'shape' else 'tex'}_slat_flow_model_1024"]
     sampler = pipeline.shape_slat_sampler if what == "shape" else pipeline.tex_slat_sampler
     calls = 0
@@ -72,7 +87,7 @@ def _measure(
 
             _, first_s, _ = session.meter.run(lambda: sample(1))
             calls = 0
-            _, seconds, gib = session.meter.run(lambda: sample(_STEPS))
+            _, seconds, gib = session.meter.run(lambda: sample(sampling.steps))
     finally:
         hook.remove()
     parameters = pipeline.shape_slat_sampler_params
@@ -81,7 +96,7 @@ def _measure(
     job_calls = count_evaluations(torch, sampler, {**parameters, "steps": _JOB_STEPS})
     each_s = seconds / max(calls, 1)
     return {
-        "steps": _STEPS,
+        "steps": sampling.steps,
         "evaluations": calls,
         "seconds": seconds,
         "evaluation_s": each_s,
