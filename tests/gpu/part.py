@@ -65,7 +65,7 @@ PARTS: Final = (
         "tests.gpu.parts.probe",
         "Device and PyTorch's kernels",
         Estimate(
-            27, 30, 35,
+            27, 28, 35,
             "imports and contexts of two processes, 20 s; about 150 calls of attention at up to "
             "49k tokens, of 30 ms each, and plans of cuDNN for 18 lengths at up to 0.4 s; "
             "transfers 3 s; convolutions of one decode at three sizes, 5 s with first calls",
@@ -77,7 +77,7 @@ PARTS: Final = (
         "tests.gpu.parts.small_checkpoint",
         "The engine's results and the server, small checkpoint",
         Estimate(
-            55, 40, 130,
+            45, 15, 130,
             "46 small jobs bound by kernel launches, under 1 s each; the exporter's compilation, "
             "10 to 30 s; three jobs over HTTP",
         ),
@@ -89,7 +89,7 @@ PARTS: Final = (
         "tests.gpu.parts.whole_512",
         "One 512 job",
         Estimate(
-            40, 25, 40,
+            35, 15, 40,
             "random weights 10 s; two rounds of a job and of bare calls at about 3 s, after one "
             "of each to warm up; the exporter's loops from the cache, two exports of 4 s",
         ),
@@ -100,7 +100,7 @@ PARTS: Final = (
         "tests.gpu.parts.steps",
         "Sampling at 25k and 49k tokens",
         Estimate(
-            5, 20, 12,
+            4, 13, 12,
             "the weights are there after `512`; 2 + 2 + 1 + 1 steps, at most two evaluations of "
             "0.6 s (25k) and 1.5 s (49k) each",
         ),
@@ -111,7 +111,7 @@ PARTS: Final = (
         "tests.gpu.parts.decode",
         "Decoders",
         Estimate(
-            5, 15, 10,
+            2, 4, 10,
             "both decoders at three sizes, twice each: 2 x 2 x 2.1 s by the model, and new "
             "allocations",
         ),
@@ -122,7 +122,7 @@ PARTS: Final = (
         "tests.gpu.parts.low_vram",
         "low_vram on against off",
         Estimate(
-            20, 30, 40,
+            33, 10, 40,
             "a second set of weights on the host, 10 GB, copied out at 2 to 3 GB/s; three jobs "
             "each way",
         ),
@@ -133,7 +133,7 @@ PARTS: Final = (
         "tests.gpu.parts.beside",
         "Sampling beside exports",
         Estimate(
-            40, 15, 40,
+            30, 18, 40,
             "four samplings of 2 s; exports of 4 s one after the other and two at a time, until "
             "the samplings are done",
         ),
@@ -144,7 +144,7 @@ PARTS: Final = (
         "tests.gpu.parts.compiled",
         "Nothing compiled, CUDA graphs, compiled blocks",
         Estimate(
-            60, 60, 30,
+            23, 60, 30,
             "the weights are there after `512`; for each of three modes three jobs of 3 s and a "
             "sampling of 12 s at 25k tokens; compiling the blocks",
         ),
@@ -154,7 +154,7 @@ PARTS: Final = (
         "leaks",
         "tests.gpu.parts.leaks",
         "Ten jobs of different lengths",
-        Estimate(5, 22, 25, "11 jobs with 4 steps a sampler, under 2 s each"),
+        Estimate(3, 15, 25, "11 jobs with 4 steps a sampler, under 2 s each"),
         _ENGINE,
     ),
     Part(
@@ -162,7 +162,7 @@ PARTS: Final = (
         "tests.gpu.parts.whole",
         "Whole jobs at full resolution",
         Estimate(
-            5, 60, 60,
+            5, 45, 60,
             "1024_cascade: 22 s, bare calls the same, 5 s to warm up. Others, 64 s, start by "
             "themselves where time is left",
         ),

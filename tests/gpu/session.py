@@ -160,6 +160,7 @@ class Session:
             "device": self.device,
             "trellis2_path": os.environ.get(environment.HOME_VARIABLE),
             "offline": True,
+            "compile": "none",  # results are compared with those of TRELLIS.2's own calls
         }
         return ModelSettings.model_validate({**values, **self._more_settings, **more})
 

@@ -9,6 +9,7 @@ Does not know: why its environment is as it is.
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
@@ -35,6 +36,10 @@ def main() -> None:
         if event == "row":
             print(f"ROW {json.dumps(more['row'])}", flush=True)
 
+    attention_kernels: Any = importlib.import_module(
+        "trellis2_server.engines.portable.attention_kernels"
+    )
+    attention_kernels.configure("auto")  # as the server does before its first attention
     session = Session(options, emit)
     session.begin(time.monotonic() + options["left_s"], 1.0)
     usable = measure_kernels(session, options["kernels"], f"{KERNELS}; {SHARED_PLANS}")

@@ -81,7 +81,8 @@ def test_the_parts_that_matter_most_fit_into_seven_minutes(clock: Clock) -> None
 
 
 def test_the_documentation_has_every_part_with_its_estimate() -> None:
-    lines = (ROOT / "docs" / "gpu.md").read_text("utf-8").splitlines()
+    text = (ROOT / "docs" / "gpu.md").read_text("utf-8")
+    lines = text[text.index("| part | measures |") :].splitlines()
     for part in PARTS:
         (row,) = (line for line in lines if line.startswith(f"| `{part.name}` |"))
         seconds = part.estimate.host_s + part.estimate.device_s

@@ -28,7 +28,7 @@ MI300 = Device("rocm")
 MPS = Device("mps")
 CPU = Device("cpu")
 
-SHORT = Call(1, 4096, 4096, 128, 128, "bfloat16")
+SHORT = Call(1, 2048, 2048, 128, 128, "bfloat16")
 LONG = Call(1, 32768, 32768, 128, 128, "bfloat16")
 CROSS = replace(LONG, keys=2048)
 FLOAT = replace(LONG, dtype="float32")
@@ -53,6 +53,7 @@ def restored() -> Iterator[None]:
     [
         (H100, SHORT, "flash"),
         (H100, replace(SHORT, queries=kernels.LONG), "flash"),
+        (H100, replace(SHORT, queries=4096), "cudnn"),
         (H100, LONG, "cudnn"),
         (H100, CROSS, "cudnn"),
         (H100, replace(SHORT, keys=8192), "flash"),
@@ -163,7 +164,7 @@ def test_each_choice_is_logged_once_for_lengths_up_to_a_power_of_two(
 ) -> None:
     caplog.set_level(logging.INFO)
     selector = select("auto", H100)
-    lengths = (30_000, 17_000, 32_768, 4097, 8192, 8193, 30_000)
+    lengths = (30_000, 17_000, 32_768, 1025, 2048, 2049, 30_000)
     assert [ask(selector, n) for n in lengths] == [
         *["cudnn"] * 3,
         *["flash"] * 2,
@@ -172,8 +173,8 @@ def test_each_choice_is_logged_once_for_lengths_up_to_a_power_of_two(
     logged: list[Any] = [r for r in caplog.records if r.message == "attention kernel"]
     assert [(r.kernel, r.queries) for r in logged] == [
         ("cudnn", "<= 32768"),
-        ("flash", "<= 8192"),
-        ("cudnn", "<= 16384"),
+        ("flash", "<= 2048"),
+        ("cudnn", "<= 4096"),
     ]
     assert {(r.keys, r.batch, r.dtype, r.device) for r in logged} == {
         ("<= 2048", 1, "bfloat16", "cpu")

@@ -6,7 +6,6 @@ Does not know: the queue, HTTP.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import subprocess
 import sys
@@ -23,23 +22,16 @@ from trellis2_server.settings import Settings
 from trellis2_server.thread_priority import EXPORT_NICENESS, device_niceness
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from tests.gpu.full_model import FullModel
     from tests.gpu.session import Session
     from trellis2_server.mesh import Shape, VoxelField
 
 _EXPORTS: Final = 2
 _ROUNDS: Final = 3
-#: Threads of the exports in the row that says whether their number matters.
-_FEW_THREADS: Final = 4
-#: After which a thread asks another one for Python's global lock, in the row that says whether
-#: that matters; Python's own value is 0.005 s.
-_SHORT_INTERVAL_S: Final = 0.0002
 
 
 def run(session: Session) -> None:
-    """Measure sampling alone and beside exports; then what of them slows it down."""
+    """Measure sampling alone, beside exports, and beside processes that share no lock with it."""
     made = session.full()
     made.set_tokens("512", 60 if session.is_tiny else 4_096)
     warm_up(made, "512", session.size)
@@ -49,12 +41,6 @@ def run(session: Session) -> None:
     table = "shape stage of a 512 job, the shortest of its runs"
     session.attempt(table, {"what": f"beside {_EXPORTS} exports"}, 20.0, bench.beside_exports)
     why = "why: the same stage, medians"
-    with _export_threads(_FEW_THREADS):
-        labels = {"what": f"beside {_EXPORTS} exports, {_FEW_THREADS} threads"}
-        session.attempt(why, labels, 15.0, lambda: _ratio(bench.beside_exports()))
-    with _switch_interval(_SHORT_INTERVAL_S):
-        labels = {"what": f"beside {_EXPORTS} exports, GIL asked for after {_SHORT_INTERVAL_S} s"}
-        session.attempt(why, labels, 15.0, lambda: _ratio(bench.beside_exports()))
     threads = parallel.thread_count(os.cpu_count() or 1)
     labels = {"what": f"beside {threads} busy processes, no exports"}
     session.attempt(why, labels, 10.0, lambda: bench.beside_processes(threads))
@@ -135,35 +121,6 @@ class _Bench:
             "export_beside_s": _median(ended),
             "exports": len(ended),
         }
-
-
-def _ratio(measured: dict[str, Any]) -> dict[str, Any]:
-    """Ratio in place of the percentages, on which a limit stands."""
-    percent = measured["median_slower_percent"]
-    kept = ("alone_s", "export_alone_s", "export_beside_s")
-    return {"ratio": 1 + percent / 100, **{name: measured[name] for name in kept}}
-
-
-@contextlib.contextmanager
-def _export_threads(count: int) -> Generator[None]:
-    """Have all exports share so many threads."""
-    module: Any = parallel
-    before = module._THREADS
-    module._THREADS = count
-    try:
-        yield
-    finally:
-        module._THREADS = before
-
-
-@contextlib.contextmanager
-def _switch_interval(seconds: float) -> Generator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(seconds)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
 
 
 def _median(values: list[float]) -> float:

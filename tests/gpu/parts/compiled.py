@@ -106,4 +106,4 @@ def _measure_sampling(session: Session, model: FullModel) -> dict[str, Any]:
     found = steps.measure(
         session, model, "shape", steps.Sampling(tokens, resolution, _STEPS[session.is_tiny])
     )
-    return {"tokens": tokens, **{k: found[k] for k in ("steps", "evaluations", "seconds")}}
+    return {"tokens": tokens, **{k: found[k] for k in ("steps", "seconds")}}

@@ -125,5 +125,9 @@ def count_evaluations(torch: Any, sampler: Any, parameters: dict[str, Any]) -> i
         return x
 
     nothing = torch.randn(1, 4)
-    sampler.sample(model, nothing, cond=nothing, neg_cond=nothing, **parameters)
+    graphs, sampler.graphs = getattr(sampler, "graphs", None), None  # of models only
+    try:
+        sampler.sample(model, nothing, cond=nothing, neg_cond=nothing, **parameters)
+    finally:
+        sampler.graphs = graphs
     return calls

@@ -26,11 +26,29 @@ def pipeline() -> Any:
     return SimpleNamespace(models={}, sampler=SimpleNamespace(graphs="before"))
 
 
-def test_nothing_is_compiled_unless_it_is_asked_for(torch: Any) -> None:
-    made, target = Compilation(torch, ModelSettings(device="cuda")), pipeline()
+@pytest.mark.parametrize(
+    ("device", "asked"), [("cuda", "none"), ("cpu", "none"), ("cpu", "auto"), ("mps", "auto")]
+)
+def test_nothing_is_compiled_where_it_is_not_asked_for(
+    torch: Any, device: str, asked: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    made, target = Compilation(torch, ModelSettings(device=device, compile=asked)), pipeline()
     made.install(target, ("sampler",))
     assert target.sampler.graphs is None
     assert made.describe() == {"compile": "none"}
+    assert not warnings(caplog)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_blocks_are_compiled_on_cuda_without_being_asked_for(
+    torch: Any, device: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    made, target = Compilation(torch, ModelSettings(device=device)), pipeline()
+    made.install(target, ("sampler",))
+    assert target.sampler.graphs is None
+    # A pipeline without blocks says that it was tried.
+    assert made.describe() == {"compile": "none", "compile_failed": "the models have no blocks"}
+    assert len(warnings(caplog)) == 1
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])

@@ -40,7 +40,7 @@ class Compilation:
 
     def __init__(self, torch: Any, settings: ModelSettings) -> None:
         self._torch = torch
-        self._mode = settings.compile
+        self._mode = _chosen(settings)
         self._device = settings.device
         self._why_not: str | None = None
         self._graphs: StageGraphs | None = None
@@ -77,6 +77,13 @@ class Compilation:
         if failed is not None:
             return {"compile": "none", "compile_failed": failed}
         return {"compile": self._mode}
+
+
+def _chosen(settings: ModelSettings) -> str:
+    """`settings.compile`, with `auto` decided by the device: docs/gpu.md has the figures."""
+    if settings.compile != "auto":
+        return settings.compile
+    return "blocks" if settings.device.startswith("cuda") else "none"
 
 
 def _import(name: str) -> Any:

@@ -1,6 +1,6 @@
 """Captures evaluations as CUDA graphs: the backend of `graphs` for CUDA devices.
 
-Never run on a GPU. What is written here follows PyTorch's documentation and sources:
+Ran on an H100 (docs/gpu.md). What is written here follows PyTorch's documentation and sources:
 
 - A capture needs a stream of its own. Libraries allocate a workspace for each stream on first
   use; within a capture the graph's pool would keep it. A small product on the stream before
