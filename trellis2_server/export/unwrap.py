@@ -24,7 +24,12 @@ from trellis2_server.export.charts import (
     total_length,
 )
 from trellis2_server.export.grouping import group_faces
-from trellis2_server.export.packing import FIRST_SHARE, covered_share, pack
+from trellis2_server.export.packing import (
+    FIRST_SHARE,
+    check_chart_count,
+    covered_share,
+    pack,
+)
 from trellis2_server.reports import stage_report
 
 if TYPE_CHECKING:
@@ -73,6 +78,7 @@ def unwrap(
     """
     finished = stage_report(report, "unwrap", 4)
     finished(0)
+    step = 2 if size_px >= _COARSE_PACKING_PX and size_px % 2 == 0 else 1
     twin = twins(mesh.faces, len(mesh.vertices))
     normals = face_normals(mesh)
     area = float(normals[:, 3].sum(dtype=np.float64))
@@ -82,6 +88,8 @@ def unwrap(
         _MAX_ROWS * (size_px * size_px + len(mesh.faces)) / max(total_length(mesh), 1e-30),
     )
     group = group_faces(mesh.vertices, mesh.faces, twin, normals, density)
+    # Each group becomes at least one chart. Those of a million loose faces would take much memory.
+    check_chart_count(int(group.max()) + 1, size_px // step)
     finished(1)
     charts = build_charts(mesh, twin, normals, group, density, size_px)
     finished(2)
@@ -93,7 +101,6 @@ def unwrap(
     charts, share = _cut_to_fit(mesh, charts, twin, size_px)
     flatten(mesh, charts, density, size_px)
     finished(3)
-    step = 2 if size_px >= _COARSE_PACKING_PX and size_px % 2 == 0 else 1
     uv = pack(charts, twin, size_px // step, share) * np.float32(step)
     finished(4)
     return Atlas(uv, charts.source, charts.uv_faces, charts.chart, size_px)
