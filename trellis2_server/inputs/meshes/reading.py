@@ -62,8 +62,12 @@ _READ_ERRORS: Final = (
 )  # fmt: skip
 
 
-def read_scene(content: bytes) -> Scene:
+def read_scene(content: bytes, *, is_own: bool = False) -> Scene:
     """Read a GLB, OBJ, PLY or STL file.
+
+    Args:
+        content: of the file.
+        is_own: whether the file is one of this server's, which may have many faces for its size.
 
     Raises:
         InputError: the file is of another format, damaged, truncated or has no triangles.
@@ -81,7 +85,8 @@ def read_scene(content: bytes) -> Scene:
     faces = sum(len(part.faces) for part in scene.parts)
     if not faces:
         raise InputError(f"mesh: the {name} file has no triangle")
-    check_density(sum(len(part.positions) for part in scene.parts), faces, len(content))
+    if not is_own:
+        check_density(sum(len(part.positions) for part in scene.parts), faces, len(content))
     for part in scene.parts:
         if part.faces.size and not 0 <= int(part.faces.min()) <= int(part.faces.max()) < len(
             part.positions

@@ -54,10 +54,7 @@ class Part:
     @property
     def is_mirrored(self) -> bool:
         """Whether the placement turns the outside of the faces inside."""
-        linear = self.placement[:3, :3]
-        # Scaled first: a determinant of large or small numbers exceeds the range of numbers.
-        scale = float(np.abs(linear).max()) or 1.0
-        return bool(np.linalg.det(linear / scale) < 0)
+        return bool(are_mirrored(self.placement[None])[0])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,15 +89,28 @@ class Scene:
         positions = np.empty((sum(len(part.positions) for part in self.parts), 3))
         faces: list[NDArray[np.int32]] = []
         count = 0
-        for part in self.parts:
+        flipped = are_mirrored(np.array([part.placement for part in self.parts])).tolist()
+        for part, is_flipped in zip(self.parts, flipped, strict=True):
             linear, translation = part.placement[:3, :3], part.placement[:3, 3]
             placed = positions[count : count + len(part.positions)]
             np.matmul(part.positions.astype(np.float64), linear.T, out=placed)
             placed += translation
-            corners = part.faces[:, ::-1] if part.is_mirrored else part.faces
+            corners = part.faces[:, ::-1] if is_flipped else part.faces
             faces.append(corners + np.int32(count))
             count += len(part.positions)
         return positions, np.concatenate(faces)
+
+
+def are_mirrored(placements: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which placements turn the outside of faces inside, bool [P].
+
+    Args:
+        placements: float64 [P, 4, 4].
+    """
+    linear = placements[:, :3, :3]
+    # Scaled first: a determinant of large or small numbers exceeds the range of numbers.
+    scale = np.abs(linear).max(axis=(1, 2), keepdims=True)
+    return np.linalg.det(linear / np.where(scale == 0, 1.0, scale)) < 0
 
 
 def make_part(positions: NDArray[Any], faces: NDArray[Any], mesh: int = 0) -> Part:
