@@ -82,10 +82,32 @@ def glb_of_shared_vertices() -> bytes:
     return glb(tree, corners.astype("<f4").tobytes())
 
 
+def glb_of_dense_faces() -> bytes:
+    """Almost as many triangles as a file of its size may have, each different, of near vertices."""
+    count, faces = 60_000, 650_000
+    near = np.sort(np.random.default_rng(2).integers(1, 60, (faces, 2)), axis=1)
+    first = np.arange(faces) % (count - 100)
+    corners = np.stack([first, first + near[:, 0], first + near[:, 1] + 1], axis=1)
+    points, indices = _thin(count).tobytes(), corners.astype("<u2").tobytes()
+    tree = triangle(
+        accessors=[
+            {"bufferView": 0, "componentType": 5126, "count": count, "type": "VEC3"},
+            {"bufferView": 1, "componentType": 5123, "count": 3 * faces, "type": "SCALAR"},
+        ],
+        bufferViews=[
+            {"buffer": 0, "byteLength": len(points)},
+            {"buffer": 0, "byteOffset": len(points), "byteLength": len(indices)},
+        ],
+        meshes=[{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1}]}],
+    )
+    return glb(tree, points + indices)
+
+
 DENSE: Final[tuple[Callable[[], bytes], ...]] = (
     obj_of_apart_objects,
     obj_of_long_faces,
     ply_of_byte_faces,
     glb_of_one_strip,
     glb_of_shared_vertices,
+    glb_of_dense_faces,
 )

@@ -23,7 +23,7 @@ from trellis2_server.export.charts import (
     halve,
     total_length,
 )
-from trellis2_server.export.grouping import group_faces
+from trellis2_server.export.grouping import count_components, group_faces
 from trellis2_server.export.packing import (
     FIRST_SHARE,
     check_chart_count,
@@ -80,6 +80,9 @@ def unwrap(
     finished(0)
     step = 2 if size_px >= _COARSE_PACKING_PX and size_px % 2 == 0 else 1
     twin = twins(mesh.faces, len(mesh.vertices))
+    # Each connected part, and later each group of faces, becomes at least one chart. The groups and
+    # charts of a million loose faces would take much memory.
+    check_chart_count(count_components(twin), size_px // step)
     normals = face_normals(mesh)
     area = float(normals[:, 3].sum(dtype=np.float64))
     density = min(
@@ -88,7 +91,6 @@ def unwrap(
         _MAX_ROWS * (size_px * size_px + len(mesh.faces)) / max(total_length(mesh), 1e-30),
     )
     group = group_faces(mesh.vertices, mesh.faces, twin, normals, density)
-    # Each group becomes at least one chart. Those of a million loose faces would take much memory.
     check_chart_count(int(group.max()) + 1, size_px // step)
     finished(1)
     charts = build_charts(mesh, twin, normals, group, density, size_px)
