@@ -114,7 +114,9 @@ _OTHER_MESHES: Final = {
     for name in (
         "obj_of_backslashes_and_returns", "obj_of_empty_lines", "obj_of_a_face_of_long_words",
         "obj_of_a_long_index", "obj_of_a_long_vertex", "obj_of_faces_without_corners",
-        "obj_of_vertices", "obj_of_objects", "obj_of_long_names",
+        "obj_of_vertices", "obj_of_objects", "obj_of_long_names", "obj_of_apart_objects",
+        "obj_of_long_faces", "ply_of_byte_faces", "glb_of_one_strip", "glb_of_shared_vertices",
+        "glb_of_dense_faces",
         "ply_of_one_long_face_among_others", "ply_of_empty_lists", "ply_of_many_vertex_elements",
         "stl_text_of_blank_lines", "stl_text_of_vertices", "glb_of_small_lists",
         "glb_of_objects_with_keys", "glb_of_long_numbers", "glb_of_a_long_name",

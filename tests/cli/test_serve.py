@@ -308,3 +308,33 @@ def test_a_second_server_on_a_folder_of_results_is_refused_in_one_line(tmp_path:
     assert second.returncode == 2
     assert "is in use by another server" in second.stderr.splitlines()[-1]
     assert "Traceback" not in second.stderr
+
+
+def test_what_a_server_has_loaded_is_left_out_of_garbage_collections() -> None:
+    code = """
+import asyncio, gc
+from types import SimpleNamespace
+import uvicorn
+from trellis2_server.cli.serve import _Server
+
+lifecycle = SimpleNamespace(status="loading")
+app = SimpleNamespace(state=SimpleNamespace())
+server = _Server(uvicorn.Config(app), app)
+
+def tick():
+    assert asyncio.run(server.on_tick(1)) is False
+    return gc.get_freeze_count()
+
+print(tick())
+app.state.manager = SimpleNamespace(lifecycle=lifecycle)
+print(tick())
+lifecycle.status = "ok"
+loaded = tick()
+print(loaded > 10_000)
+later = [[] for _ in range(loaded)]
+print(tick() <= loaded)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stdout.split() == ["0", "0", "True", "True"]

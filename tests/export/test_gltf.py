@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,3 +64,39 @@ HEAD = struct.pack("<II", 2, 20 + len(DOCUMENT)) + struct.pack("<I4s", len(DOCUM
 def test_the_asset_of_a_file_that_is_not_a_glb_cannot_be_replaced(content: bytes) -> None:
     with pytest.raises(ExportError, match="GLB"):
         set_asset(content, extras={}, generator="new")
+
+
+def test_long_lists_are_written_in_slices_that_are_the_same_json(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    builder = new_document({"n\u00e4me": [1.5, None]}, "program")
+    builder.json["nodes"] = [{"name": f"\u00e9 {at}", "mesh": at} for at in range(1300)]
+    builder.json["scenes"] = [{"nodes": [0]}]
+    lengths: list[int] = []
+    dumps = json.dumps
+
+    def noted(value: Any, **options: Any) -> str:
+        lengths.append(len(value) if isinstance(value, list) else 1)
+        return dumps(value, **options)
+
+    monkeypatch.setattr("trellis2_server.export.gltf.json.dumps", noted)
+    content = builder.to_glb()
+    assert max(lengths) == 512
+    expected = dumps(builder.json, separators=(",", ":"), ensure_ascii=False).encode()
+    (size,) = struct.unpack_from("<I", content, 12)
+    assert content[20 : 20 + size].rstrip(b" ") == expected
+
+
+def test_writing_a_long_list_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop() -> None:
+        raise StopError
+
+    monkeypatch.setattr("trellis2_server.export.gltf.check", stop)
+    builder = new_document({}, "program")
+    builder.json["nodes"] = [{}] * 513
+    with pytest.raises(StopError):
+        builder.to_glb()
+
+
+class StopError(Exception):
+    """Raised between two slices."""

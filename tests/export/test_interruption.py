@@ -184,7 +184,7 @@ def test_all_loops_are_observed(observer: Observer) -> None:
     # Loops that other loops call with their flag, and those of measurements and uploaded scenes.
     assert never <= {
         "rasterize_face", "relax_step", "prevent_flips", "count_overlaps", "intersect_edges",
-        "measure_distances", "sample_points", "pair_corners",
+        "measure_distances", "sample_points", "pair_corners", "_mark_columns", "_mark_thin",
     }  # fmt: skip
 
 

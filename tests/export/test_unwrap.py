@@ -10,10 +10,10 @@ from tests.support.atlases import texels
 from trellis2_server import export
 from trellis2_server.errors import TooLargeError
 from trellis2_server.export.unwrap import unwrap
+from trellis2_server.mesh import Mesh
 
 if TYPE_CHECKING:
     from trellis2_server.export.atlas import Atlas
-    from trellis2_server.mesh import Mesh
 
 
 def prepared(shape: str) -> Mesh:
@@ -96,6 +96,25 @@ def test_too_many_charts_for_a_small_texture_are_an_error() -> None:
     mesh = shapes.soup()
     with pytest.raises(TooLargeError, match="do not fit"):
         unwrap(export.prepare(mesh, decimation_target=10_000), 16)
+
+
+def test_hopelessly_many_charts_are_refused_before_they_are_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    corners = np.random.default_rng(0).random((5_000, 3, 3)).astype(np.float32)
+    loose = Mesh(corners.reshape(-1, 3), np.arange(15_000, dtype=np.int32).reshape(-1, 3))
+    sphere = shapes.sphere()
+    folded = sphere.vertices.copy()  # connected, with a group for nearly every face
+    folded[:] += np.random.default_rng(0).normal(size=folded.shape)
+    with monkeypatch.context() as patch:
+        patch.delattr("trellis2_server.export.unwrap.build_charts")
+        with pytest.raises(TooLargeError, match="charts do not fit into a texture"):
+            unwrap(Mesh(folded, sphere.faces), 16)
+        with pytest.raises(NameError):  # 5000 texels with gaps could fit
+            unwrap(loose, 256)
+        patch.delattr("trellis2_server.export.unwrap.group_faces")
+        with pytest.raises(TooLargeError, match="5000 charts do not fit into a texture"):
+            unwrap(loose, 128)
 
 
 def singular_values(mesh: Mesh, atlas: Atlas) -> tuple[np.ndarray, np.ndarray]:

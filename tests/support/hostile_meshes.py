@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from tests.support.dense_meshes import DENSE
 from tests.support.meshes import CORNERS, glb, triangle
 
 if TYPE_CHECKING:
@@ -327,6 +328,6 @@ COSTLY: Final[dict[str, Callable[[], bytes]]] = {
         glb_of_growing_nodes, glb_of_many_primitives, glb_of_one_byte_vertices,
         glb_of_small_meshes, glb_of_lines, glb_of_empty_chunks, far_triangles, far_vertex,
         largest_numbers, smallest_numbers, no_area,
-        good_and_degenerate_faces,
+        good_and_degenerate_faces, *DENSE,
     )
 }  # fmt: skip

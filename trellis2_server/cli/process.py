@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import sys
 from typing import Final
@@ -41,3 +42,13 @@ def limit_malloc_arenas() -> None:
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
         if mallopt is not None:
             mallopt(_M_ARENA_MAX, 2)
+
+
+def leave_out_of_collections() -> None:
+    """Leave the objects that exist now out of garbage collections.
+
+    A full collection looks at every object, and no other thread runs meanwhile: 0.1 to 0.2 s with
+    the packages that a server loads, which a mesh of 10,000 parts was enough to cause.
+    """
+    gc.collect()
+    gc.freeze()

@@ -17,7 +17,11 @@ from trellis2_server import logs, pipeline
 from trellis2_server.api.app import create_app
 from trellis2_server.api.connections import uvicorn_config
 from trellis2_server.cli.access import access_warnings
-from trellis2_server.cli.process import allow_descriptors, limit_malloc_arenas
+from trellis2_server.cli.process import (
+    allow_descriptors,
+    leave_out_of_collections,
+    limit_malloc_arenas,
+)
 from trellis2_server.errors import ServerError, StoreError
 from trellis2_server.storage import make_store
 
@@ -94,6 +98,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
         self._app = app
+        self._has_loaded = False
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         del sig, frame
@@ -108,6 +113,14 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._exit_when_drained = asyncio.ensure_future(self._wait_until_drained())
+
+    async def on_tick(self, counter: int) -> bool:
+        """Is called every 0.1 s; returns whether the server stops."""
+        manager = _manager(self._app)
+        if not self._has_loaded and manager and manager.lifecycle.status != "loading":
+            self._has_loaded = True
+            leave_out_of_collections()
+        return await super().on_tick(counter)
 
     async def _wait_until_drained(self) -> None:
         await self._app.state.manager.is_drained.wait()

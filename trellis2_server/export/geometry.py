@@ -44,6 +44,48 @@ class GltfGeometry:
     is_double_sided: bool
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class GltfParts:
+    """Indexed triangle lists one after the other, in glTF's frame: the primitives of a scene.
+
+    Attributes:
+        mesh: int64 [P], index of the mesh of each part, ascending.
+        vertices: int64 [P], number of vertices of each part.
+        triangles: int64 [P], number of faces of each part, at least one.
+        has_normals: bool [P].
+        positions: float32 [N, 3], of all parts.
+        normals: float32 [M, 3], unit length; of the parts that have normals, others are flat.
+        uv: as that of `GltfGeometry`, of all parts; None: no texture.
+        faces: int32 or uint32 [F, 3], rows of the part's own vertices.
+        is_double_sided: as that of `GltfGeometry`.
+    """
+
+    mesh: NDArray[np.int64]
+    vertices: NDArray[np.int64]
+    triangles: NDArray[np.int64]
+    has_normals: NDArray[np.bool_]
+    positions: NDArray[np.float32]
+    normals: NDArray[np.float32]
+    uv: NDArray[np.float32] | None
+    faces: NDArray[np.int32] | NDArray[np.uint32]
+    is_double_sided: bool
+
+
+def single_part(geometry: GltfGeometry) -> GltfParts:
+    """Return a triangle list as the only part."""
+    return GltfParts(
+        np.zeros(1, np.int64),
+        np.array([len(geometry.positions)]),
+        np.array([len(geometry.faces)]),
+        np.array([len(geometry.normals) > 0]),
+        geometry.positions,
+        geometry.normals,
+        geometry.uv,
+        geometry.faces,
+        geometry.is_double_sided,
+    )
+
+
 def smooth_normals(mesh: Mesh) -> NDArray[np.float32]:
     """Return unit normals at the vertices, float32 [N, 3].
 

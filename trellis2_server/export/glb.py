@@ -5,9 +5,12 @@ Does not know: where the geometry and the material come from.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from trellis2_server.export.compression import add_compressed
+from trellis2_server.export.geometry import single_part
 from trellis2_server.export.gltf import (
     ARRAY_BUFFER,
     ELEMENT_ARRAY_BUFFER,
@@ -21,14 +24,16 @@ from trellis2_server.export.gltf import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from trellis2_server.export.compression import Compression
-    from trellis2_server.export.geometry import GltfGeometry
+    from trellis2_server.export.geometry import GltfGeometry, GltfParts
     from trellis2_server.export.gltf import GltfBuilder
     from trellis2_server.export.material import Image, Material
 
+#: Bytes of a component, and components of an element.
+_BYTES: Final = {USHORT: 2, UINT: 4, FLOAT: 4}
+_WIDTHS: Final = {"SCALAR": 1, "VEC2": 2, "VEC3": 3}
 _LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP_TO_EDGE = 9729, 9987, 33071
 
 
@@ -57,7 +62,7 @@ def pack(
     builder.json |= {"scene": 0, "scenes": [{"nodes": [0]}]}
     builder.add("nodes", {"name": "model", "mesh": 0})
     if compress is None:
-        primitive = _add_uncompressed(builder, geometry)
+        (primitive,) = _add_parts(builder, single_part(geometry))
     else:
         primitive = add_compressed(builder, geometry, compress)
     primitive["material"] = _add_material(
@@ -68,7 +73,7 @@ def pack(
 
 
 def pack_tree(  # noqa: PLR0913
-    geometries: Sequence[tuple[int, GltfGeometry]],
+    parts: GltfParts,
     material: Material,
     *,
     nodes: Sequence[Mapping[str, Any]],
@@ -80,7 +85,7 @@ def pack_tree(  # noqa: PLR0913
     """Return a GLB with a tree of nodes and one material.
 
     Args:
-        geometries: triangles, each with the index of its mesh; every mesh has at least one.
+        parts: triangles; every mesh has at least one part.
         material: of all meshes.
         nodes: glTF nodes.
         roots: indices of the nodes without a parent.
@@ -93,56 +98,97 @@ def pack_tree(  # noqa: PLR0913
     """
     builder = new_document(extras, generator)
     builder.json |= {"scene": 0, "scenes": [{"nodes": list(roots)}]}
-    builder.json["nodes"] = [dict(node) for node in nodes]
-    is_double_sided = any(geometry.is_double_sided for _, geometry in geometries)
-    material_index = _add_material(builder, material, is_double_sided=is_double_sided)
-    by_mesh: list[list[GltfGeometry]] = [[] for _ in meshes]  # there may be 10,000 of both
-    for mesh, geometry in geometries:
-        by_mesh[mesh].append(geometry)
-    for name, of_mesh in zip(meshes, by_mesh, strict=True):
-        primitives = [
-            _add_uncompressed(builder, geometry) | {"material": material_index}
-            for geometry in of_mesh
-        ]
-        builder.add("meshes", ({"name": name} if name else {}) | {"primitives": primitives})
+    builder.json["nodes"] = list(nodes)
+    material_index = _add_material(builder, material, is_double_sided=parts.is_double_sided)
+    by_mesh: list[list[dict[str, Any]]] = [[] for _ in meshes]
+    for mesh, primitive in zip(parts.mesh.tolist(), _add_parts(builder, parts), strict=True):
+        by_mesh[mesh].append(primitive | {"material": material_index})
+    builder.json["meshes"] = [
+        ({"name": name} if name else {}) | {"primitives": primitives}
+        for name, primitives in zip(meshes, by_mesh, strict=True)
+    ]
     return builder.to_glb()
 
 
-def _add_uncompressed(builder: GltfBuilder, geometry: GltfGeometry) -> dict[str, Any]:
-    """Add triangles to the file and return the mesh primitive that uses them."""
-    attributes = {"POSITION": _add_rows(builder, geometry.positions)}
+def _add_parts(builder: GltfBuilder, parts: GltfParts) -> list[dict[str, Any]]:
+    """Add triangles to the file and return the mesh primitives that use them.
+
+    Parts share buffer views: there may be 10,000 parts.
+    """
+    first = np.cumsum(parts.vertices) - parts.vertices
+    low, high = (extreme.reduceat(parts.positions, first) for extreme in (np.minimum, np.maximum))
+    positions = _add_vectors(builder, parts.positions, parts.vertices)
     # glTF requires the bounds of positions.
-    builder.json["accessors"][attributes["POSITION"]] |= {
-        "min": geometry.positions.min(axis=0).tolist(),
-        "max": geometry.positions.max(axis=0).tolist(),
-    }
-    if len(geometry.normals):
-        attributes["NORMAL"] = _add_rows(builder, geometry.normals)
-    if geometry.uv is not None:
-        attributes["TEXCOORD_0"] = _add_rows(builder, geometry.uv)
-    is_short = len(geometry.positions) <= MAX_SHORT_VERTICES
-    indices = geometry.faces.astype("<u2" if is_short else "<u4").reshape(-1)
-    accessor = {
-        "bufferView": builder.add_bytes(indices, target=ELEMENT_ARRAY_BUFFER),
-        "componentType": USHORT if is_short else UINT,
-        "count": int(indices.size),
-        "type": "SCALAR",
-    }
-    return {"attributes": attributes, "indices": builder.add("accessors", accessor), "mode": 4}
+    for at, least, most in zip(positions, low.tolist(), high.tolist(), strict=True):
+        builder.json["accessors"][at] |= {"min": least, "max": most}
+    primitives: list[dict[str, Any]] = [{"attributes": {"POSITION": at}} for at in positions]
+    smooth = np.flatnonzero(parts.has_normals).tolist()
+    if smooth:
+        normals = _add_vectors(builder, parts.normals, parts.vertices[smooth])
+        for part, at in zip(smooth, normals, strict=True):
+            primitives[part]["attributes"]["NORMAL"] = at
+    if parts.uv is not None:
+        for primitive, at in zip(
+            primitives, _add_vectors(builder, parts.uv, parts.vertices), strict=True
+        ):
+            primitive["attributes"]["TEXCOORD_0"] = at
+    for primitive, at in zip(primitives, _add_indices(builder, parts), strict=True):
+        primitive |= {"indices": at, "mode": 4}
+    return primitives
 
 
-def _add_rows(builder: GltfBuilder, rows: NDArray[np.float32]) -> int:
-    """Add an accessor of vectors and return its index."""
-    view = builder.add_bytes(rows.astype("<f4", copy=False), target=ARRAY_BUFFER)
-    return builder.add(
-        "accessors",
-        {
-            "bufferView": view,
-            "componentType": FLOAT,
-            "count": len(rows),
-            "type": f"VEC{rows.shape[1]}",
-        },
-    )
+def _add_indices(builder: GltfBuilder, parts: GltfParts) -> list[int]:
+    """Add the accessors of the parts' faces and return their indices."""
+    found = np.empty(len(parts.vertices), np.int64)
+    is_short = parts.vertices <= MAX_SHORT_VERTICES
+    for dtype, kind, chosen in (("<u2", USHORT, is_short), ("<u4", UINT, ~is_short)):
+        if not chosen.any():
+            continue
+        faces = parts.faces
+        if not chosen.all():
+            faces = faces[np.repeat(chosen, parts.triangles)]
+        view = builder.add_bytes(faces.astype(dtype), target=ELEMENT_ARRAY_BUFFER)
+        counts = 3 * parts.triangles[chosen]
+        found[chosen] = _add_accessors(builder, view, kind, "SCALAR", counts)
+    return found.tolist()
+
+
+def _add_vectors(
+    builder: GltfBuilder, rows: NDArray[np.float32], counts: NDArray[np.int64]
+) -> list[int]:
+    """Add accessors of vectors, one after the other, and return their indices."""
+    # glTF requires the stride of a view that accessors of vertices share.
+    stride = {"byteStride": 4 * rows.shape[1]} if len(counts) > 1 else {}
+    view = builder.add_bytes(rows.astype("<f4", copy=False), target=ARRAY_BUFFER, **stride)
+    return _add_accessors(builder, view, FLOAT, f"VEC{rows.shape[1]}", counts)
+
+
+def _add_accessors(
+    builder: GltfBuilder, view: int, kind: int, shape: str, counts: NDArray[np.int64]
+) -> list[int]:
+    """Add accessors that follow each other in a view.
+
+    Args:
+        builder: of the file.
+        view: index of the buffer view.
+        kind: component type.
+        shape: type of an element.
+        counts: int64 [P], elements of each accessor.
+    """
+    offsets = _BYTES[kind] * _WIDTHS[shape] * (np.cumsum(counts) - counts)
+    return [
+        builder.add(
+            "accessors",
+            {
+                "bufferView": view,
+                **({"byteOffset": offset} if offset else {}),
+                "componentType": kind,
+                "count": count,
+                "type": shape,
+            },
+        )
+        for offset, count in zip(offsets.tolist(), counts.tolist(), strict=True)
+    ]
 
 
 def _add_material(builder: GltfBuilder, material: Material, *, is_double_sided: bool) -> int:

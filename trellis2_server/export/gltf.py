@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.errors import ExportError
+from trellis2_server.export.cancellation import check
 from trellis2_server.export.chunks import byte_chunks
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ ARRAY_BUFFER: Final = 34962
 ELEMENT_ARRAY_BUFFER: Final = 34963
 #: Number of vertices up to which 16-bit indices suffice: 65535 is the primitive restart value.
 MAX_SHORT_VERTICES: Final = 0xFFFF
+#: Items of a list that are written as JSON at a time; other threads can run between two slices.
+_ITEMS_AT_ONCE: Final = 512
 
 
 @dataclass(slots=True, eq=False)
@@ -84,10 +87,9 @@ class GltfBuilder:
         self.json["buffers"] = self.buffers
         size = self.buffers[0]["byteLength"]
         try:
-            text = json.dumps(self.json, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+            head = _json_object(self.json).encode()
         except (TypeError, ValueError) as error:
             raise ExportError("The metadata of the file is not valid JSON.") from error
-        head = text.encode()
         head += b" " * (-len(head) % 4)
         total = 12 + 8 + len(head) + 8 + size
         if total >= 1 << 32:
@@ -101,6 +103,26 @@ class GltfBuilder:
                 *self.chunks,
             ]
         )
+
+
+def _json_object(document: Mapping[str, Any]) -> str:
+    """Return an object as JSON, its lists in slices: `dumps` holds the interpreter lock."""
+    members: list[str] = []
+    for name, value in document.items():
+        if isinstance(value, list) and len(value) > _ITEMS_AT_ONCE:
+            slices: list[str] = []
+            for start in range(0, len(value), _ITEMS_AT_ONCE):
+                check()
+                slices.append(_json(value[start : start + _ITEMS_AT_ONCE])[1:-1])
+            text = f"[{','.join(slices)}]"
+        else:
+            text = _json(value)
+        members.append(f"{_json(name)}:{text}")
+    return f"{{{','.join(members)}}}"
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
 def new_document(extras: Mapping[str, object], generator: str) -> GltfBuilder:

@@ -43,6 +43,16 @@ SMOOTHINGS: Final = 12
 _MERGE_ROUNDS: Final = 8
 
 
+def count_components(twin: NDArray[np.int32]) -> int:
+    """Return into how many parts, connected by edges with two faces, a mesh falls.
+
+    Args:
+        twin: int32 [3 F], see `adjacency.twins`.
+    """
+    label, groups, stack = (np.zeros(len(twin) // 3, np.int32) for _ in range(3))
+    return call(kernels.connected_components, twin, label, groups, stack)
+
+
 def group_faces(
     vertices: NDArray[np.float32],
     faces: NDArray[np.int32],

@@ -79,13 +79,33 @@ def pack(
     # Faces without any area cover nothing in a trial.
     scale, placed, box = _fit(charts, twin, size_px, first_share or FIRST_SHARE)
     if scale == 0.0:
-        raise TooLargeError(
-            f"texture_size: {len(box)} charts do not fit into a texture of {size_px} pixels: ask "
-            "for fewer faces or a larger texture"
-        )
+        raise _too_many(len(box), size_px)
     uv = np.empty((len(charts.flat), 2), np.float32)
     call(kernels.write_uv, charts.flat, charts.start, box, placed, scale, _gap(size_px), uv)
     return np.clip(uv, 0.0, np.float32(size_px))
+
+
+def check_chart_count(count: int, size_px: int) -> None:
+    """Check whether so many charts could fit, before they are made.
+
+    Args:
+        count: number of charts, or a smaller one.
+        size_px: edge of the texture, texels.
+
+    Raises:
+        TooLargeError: they do not fit, however small they are.
+    """
+    gap = _gap(size_px)
+    # Each takes a texel, and the gaps on its right and below it.
+    if count * (1 + gap) ** 2 > (size_px + gap) ** 2:
+        raise _too_many(count, size_px)
+
+
+def _too_many(count: int, size_px: int) -> TooLargeError:
+    return TooLargeError(
+        f"texture_size: {count} charts do not fit into a texture of {size_px} pixels: ask "
+        "for fewer faces or a larger texture"
+    )
 
 
 def covered_share(

@@ -5,17 +5,19 @@ Does not know: the scene's file format, how the field was made.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from trellis2_server.export import glb
 from trellis2_server.export.adjacency import is_watertight, twins
-from trellis2_server.export.cancellation import cancellable, checked
-from trellis2_server.export.geometry import GltfGeometry, pair_rows, smooth_normals
+from trellis2_server.export.cancellation import cancellable, check
+from trellis2_server.export.geometry import GltfParts, pair_rows, smooth_normals
 from trellis2_server.export.material import NEUTRAL
 from trellis2_server.export.textures import create_textures
 from trellis2_server.export.validation import checked_field, checked_mesh
+from trellis2_server.inputs.meshes.scene import are_mirrored
 from trellis2_server.mesh import Mesh
 from trellis2_server.reports import stage_report
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     from trellis2_server.export.atlas import Atlas
     from trellis2_server.export.material import Material
-    from trellis2_server.inputs.meshes import Part, Scene
+    from trellis2_server.inputs.meshes import Scene
     from trellis2_server.mesh import VoxelField
     from trellis2_server.reports import Report
     from trellis2_server.request_fields import AlphaMode, TextureFormat
@@ -54,20 +56,19 @@ def untextured_glb(
     """
     with cancellable(report, "pack"):
         is_double_sided = _is_double_sided(scene, checked_mesh(placed))
-        geometries = [
-            (
-                part.mesh,
-                GltfGeometry(
-                    part.positions,
-                    _normals(scene, part),
-                    None,
-                    part.faces.astype(np.uint32),
-                    is_double_sided,
-                ),
-            )
-            for part in checked(scene.parts)
-        ]
-        return _pack(scene, geometries, NEUTRAL, extras, generator)
+        whole = _merge(scene)
+        parts = GltfParts(
+            whole.mesh,
+            whole.vertices,
+            whole.triangles,
+            whole.has_normals,
+            whole.positions,
+            _only(whole.normals, whole.has_normals, whole.vertices),
+            None,
+            whole.local_faces(),
+            is_double_sided,
+        )
+        return _pack(scene, parts, NEUTRAL, extras, generator)
 
 
 def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
@@ -117,28 +118,21 @@ def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
         )
         finished = stage_report(watched, "pack", 1)
         finished(0)
-        is_double_sided = _is_double_sided(scene, placed)
-        geometries: list[tuple[int, GltfGeometry]] = []
-        first = 0
-        for part in checked(scene.parts):
-            last = first + len(part.faces)
-            geometry = _with_uv(scene, part, atlas, atlas.faces[first:last], is_double_sided)
-            geometries.append((part.mesh, geometry))
-            first = last
-        content = _pack(scene, geometries, material, extras, generator)
+        parts = _with_uv(scene, atlas, _is_double_sided(scene, placed))
+        content = _pack(scene, parts, material, extras, generator)
         finished(1)
         return content
 
 
 def _pack(
     scene: Scene,
-    geometries: list[tuple[int, GltfGeometry]],
+    parts: GltfParts,
     material: Material,
     extras: Mapping[str, object],
     generator: str,
 ) -> bytes:
     return glb.pack_tree(
-        geometries,
+        parts,
         material,
         nodes=scene.nodes,
         roots=scene.roots,
@@ -154,38 +148,103 @@ def _is_double_sided(scene: Scene, placed: Mesh) -> bool:
     )
 
 
-def _normals(scene: Scene, part: Part) -> NDArray[np.float32]:
-    if part.normals is not None:
-        return part.normals
-    if scene.is_smooth:
-        return smooth_normals(checked_mesh(Mesh(part.positions, part.faces)))
-    return np.empty((0, 3), np.float32)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Whole:
+    """All parts of a scene as one mesh: 10,000 parts one by one would take seconds.
+
+    Attributes:
+        mesh: int64 [P], index of the mesh of each part.
+        vertices: int64 [P], number of vertices of each part.
+        triangles: int64 [P], number of faces of each part.
+        has_normals: bool [P].
+        positions: float32 [N, 3], each part in its own node's frame.
+        normals: float32 [N, 3]; not set for the parts without normals.
+        faces: int32 [F, 3], rows of the positions.
+    """
+
+    mesh: NDArray[np.int64]
+    vertices: NDArray[np.int64]
+    triangles: NDArray[np.int64]
+    has_normals: NDArray[np.bool_]
+    positions: NDArray[np.float32]
+    normals: NDArray[np.float32]
+    faces: NDArray[np.int32]
+
+    def local_faces(self) -> NDArray[np.int32]:
+        """Return the faces as rows of their part's own vertices, int32 [F, 3]."""
+        return self.faces - _starts(self.vertices, self.triangles)
 
 
-def _with_uv(
-    scene: Scene,
-    part: Part,
-    atlas: Atlas,
-    uv_faces: NDArray[np.int32],
-    is_double_sided: bool,  # noqa: FBT001
-) -> GltfGeometry:
-    """Return the geometry of a part, with vertices repeated for each of their texture coordinates.
+def _merge(scene: Scene) -> _Whole:
+    """Merge the parts, and compute the normals of those that are smooth and have none."""
+    parts = scene.parts
+    vertices = np.array([len(part.positions) for part in parts])
+    triangles = np.array([len(part.faces) for part in parts])
+    positions = np.concatenate([part.positions for part in parts])
+    faces = np.concatenate([part.faces for part in parts])
+    faces += _starts(vertices, triangles)
+    check()
+    given = [part.normals for part in parts if part.normals is not None]
+    has_normals = np.array([part.normals is not None for part in parts])
+    if len(given) == len(parts):
+        normals = np.concatenate(given)
+    else:
+        normals = np.zeros_like(positions)
+        if scene.is_smooth:
+            normals = smooth_normals(checked_mesh(Mesh(positions, faces)))
+        if given:
+            normals[np.repeat(has_normals, vertices)] = np.concatenate(given)
+        has_normals |= scene.is_smooth
+    mesh = np.array([part.mesh for part in parts])
+    return _Whole(mesh, vertices, triangles, has_normals, positions, normals, faces)
+
+
+def _starts(vertices: NDArray[np.int64], triangles: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return the first vertex of the part of each face, int32 [F, 1]."""
+    return np.repeat((np.cumsum(vertices) - vertices).astype(np.int32), triangles)[:, None]
+
+
+def _only(
+    rows: NDArray[np.float32], is_kept: NDArray[np.bool_], vertices: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return the rows of some parts.
 
     Args:
-        scene: of the part.
-        part: one triangle list.
-        atlas: of the whole scene.
-        uv_faces: int32 [F, 3], rows of `atlas.uv` for the faces of the part.
-        is_double_sided: of the geometry.
+        rows: of the vertices of all parts.
+        is_kept: bool [P], of each part.
+        vertices: int64 [P], number of vertices of each part.
     """
-    if part.is_mirrored:  # these faces are flipped in `placed`
-        uv_faces = uv_faces[:, ::-1]
-    vertices, rows, faces = pair_rows(part.faces, uv_faces, len(part.positions))
-    normals = _normals(scene, part)
-    return GltfGeometry(
-        part.positions[vertices],
-        normals[vertices] if len(normals) else normals,
+    return rows if is_kept.all() else rows[np.repeat(is_kept, vertices)]
+
+
+def _with_uv(scene: Scene, atlas: Atlas, is_double_sided: bool) -> GltfParts:  # noqa: FBT001
+    """Return the parts, with vertices repeated for each of their texture coordinates.
+
+    Args:
+        scene: its parts.
+        atlas: of the whole scene.
+        is_double_sided: of the result.
+    """
+    whole = _merge(scene)
+    uv_faces = atlas.faces
+    # Faces of mirrored parts are flipped in the mesh that was unwrapped.
+    flipped = are_mirrored(np.array([part.placement for part in scene.parts]))
+    if flipped.any():
+        is_flipped = np.repeat(flipped, whole.triangles)
+        uv_faces = np.where(is_flipped[:, None], uv_faces[:, ::-1], uv_faces)
+    source, rows, faces = pair_rows(whole.faces, uv_faces, len(whole.positions))
+    check()
+    ends = np.searchsorted(source, np.cumsum(whole.vertices))
+    vertices = np.diff(ends, prepend=0)
+    normals = whole.normals
+    return GltfParts(
+        whole.mesh,
+        vertices,
+        whole.triangles,
+        whole.has_normals,
+        whole.positions[source],
+        _only(normals[source], whole.has_normals, vertices),
         np.divide(atlas.uv[rows], atlas.size_px, dtype=np.float32),
-        faces.astype(np.uint32),
+        faces - _starts(vertices, whole.triangles),
         is_double_sided,
     )

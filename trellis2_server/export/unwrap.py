@@ -23,8 +23,13 @@ from trellis2_server.export.charts import (
     halve,
     total_length,
 )
-from trellis2_server.export.grouping import group_faces
-from trellis2_server.export.packing import FIRST_SHARE, covered_share, pack
+from trellis2_server.export.grouping import count_components, group_faces
+from trellis2_server.export.packing import (
+    FIRST_SHARE,
+    check_chart_count,
+    covered_share,
+    pack,
+)
 from trellis2_server.reports import stage_report
 
 if TYPE_CHECKING:
@@ -73,7 +78,11 @@ def unwrap(
     """
     finished = stage_report(report, "unwrap", 4)
     finished(0)
+    step = 2 if size_px >= _COARSE_PACKING_PX and size_px % 2 == 0 else 1
     twin = twins(mesh.faces, len(mesh.vertices))
+    # Each connected part, and later each group of faces, becomes at least one chart. The groups and
+    # charts of a million loose faces would take much memory.
+    check_chart_count(count_components(twin), size_px // step)
     normals = face_normals(mesh)
     area = float(normals[:, 3].sum(dtype=np.float64))
     density = min(
@@ -82,6 +91,7 @@ def unwrap(
         _MAX_ROWS * (size_px * size_px + len(mesh.faces)) / max(total_length(mesh), 1e-30),
     )
     group = group_faces(mesh.vertices, mesh.faces, twin, normals, density)
+    check_chart_count(int(group.max()) + 1, size_px // step)
     finished(1)
     charts = build_charts(mesh, twin, normals, group, density, size_px)
     finished(2)
@@ -93,7 +103,6 @@ def unwrap(
     charts, share = _cut_to_fit(mesh, charts, twin, size_px)
     flatten(mesh, charts, density, size_px)
     finished(3)
-    step = 2 if size_px >= _COARSE_PACKING_PX and size_px % 2 == 0 else 1
     uv = pack(charts, twin, size_px // step, share) * np.float32(step)
     finished(4)
     return Atlas(uv, charts.source, charts.uv_faces, charts.chart, size_px)

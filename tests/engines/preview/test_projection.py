@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
 from tests.support.preview import BLUE, RED, Request, cutout, disc, ignore, look_up, samples
+from trellis2_server.engines.preview import kernels
 from trellis2_server.engines.preview.projection import resolution
+from trellis2_server.export.cancellation import call
 from trellis2_server.mesh import BASE_COLOR, Mesh
 
 if TYPE_CHECKING:
@@ -27,6 +31,53 @@ def test_a_large_area_lowers_the_resolution() -> None:
     many = box(0.5)
     crowded = Mesh(many.vertices, np.tile(many.faces, (9, 1)))
     assert resolution(crowded, 768) < 768
+
+
+def test_many_long_faces_lower_the_resolution_and_take_no_memory() -> None:
+    edge = np.array([[-0.5, 0, 0], [0.5, 0, 0], [0, 0, 0]], np.float32)
+    needles = Mesh(edge, np.tile(np.arange(3, dtype=np.int32), (300_000, 1)))
+    resolution(needles, 64)
+    tracemalloc.start()
+    try:
+        assert resolution(needles, 768) == 32
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def triangles(height: float, extent: float) -> Mesh:
+    """Triangles of that height over an edge of that length at most, in all directions."""
+    random = np.random.default_rng(0)
+    corners = random.uniform(-0.5, 0.5, (100, 3, 3))
+    corners[:, 1:] = corners[:, :1] + extent * (corners[:, 1:] - corners[:, :1])
+    corners[:, 2] = corners[:, random.integers(0, 2)] + height * random.normal(size=(100, 3))
+    corners = np.clip(corners, -0.49, 0.49)
+    return Mesh(
+        corners.reshape(-1, 3).astype(np.float32), np.arange(300, dtype=np.int32).reshape(-1, 3)
+    )
+
+
+@pytest.mark.parametrize("height", [0.0, 1e-9, 0.001, 0.02, 0.3])
+@pytest.mark.parametrize("extent", [0.0, 0.02, 1.0])
+def test_the_voxels_of_a_face_are_those_that_sampling_it_reads(
+    height: float, extent: float
+) -> None:
+    size = 100
+    mesh = triangles(height, extent)
+    bits = np.zeros(size**3 // 8, np.uint8)
+    call(kernels.load("surface").mark, mesh.vertices, mesh.faces, size, bits)
+    marked = np.unpackbits(bits, bitorder="little").astype(bool)
+    random = np.random.default_rng(1)
+    weights = random.dirichlet([0.7] * 3, (len(mesh.faces), 8_000))
+    weights[:, :3] = np.eye(3)
+    points = (weights @ mesh.vertices[mesh.faces].astype(np.float64)).reshape(-1, 3)
+    low = np.floor((points + 0.5) * size - 0.5).astype(int)
+    read = np.zeros(size**3, bool)
+    for corner in np.ndindex(2, 2, 2):
+        read[(low + corner) @ np.array([size * size, size, 1])] = True
+    assert marked[read].all()
+    # Not all of its box: the samples miss a few of those that are read.
+    assert marked.sum() < 1.6 * read.sum()
 
 
 def test_the_front_of_a_mesh_has_the_colours_of_the_picture(engine: PreviewEngine) -> None:

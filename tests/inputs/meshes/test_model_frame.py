@@ -6,7 +6,7 @@ import trimesh
 
 from tests.support.meshes import CORNERS, as_bytes, egg, glb, triangle, two_nodes
 from trellis2_server.errors import InputError, TooLargeError
-from trellis2_server.inputs.meshes import read_scene, to_model_frame
+from trellis2_server.inputs.meshes import model_frame, read_scene, to_model_frame
 
 
 def test_a_scene_fills_the_cube_and_faces_the_front() -> None:
@@ -69,8 +69,9 @@ def test_faces_without_area_are_no_surface(lines: str) -> None:
 
 
 def test_faces_without_area_stay_beside_others() -> None:
-    mesh = to_model_frame(read_scene(b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 1 2\nf 1 2 3\nf 3 3 3\n"))
-    assert len(mesh.faces) == 3
+    corners = b"v 0 0 0\nv 1 0 0\nv 0 1 0\nv .5 0 0\n"
+    mesh = to_model_frame(read_scene(corners + b"f 1 4 2\nf 1 2 3\n"))
+    assert len(mesh.faces) == 2
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,15 @@ def test_a_mirrored_part_is_recognized_at_any_scale(scale: float) -> None:
 
 
 def test_a_mesh_of_too_many_layers_is_too_large() -> None:
-    corners = b"v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\n"
-    assert len(to_model_frame(read_scene(corners + b"f 1 2 3 4\n" * 199)).faces) == 2 * 199
+    layer = b"v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nf -4 -3 -2 -1\n"
+    assert len(to_model_frame(read_scene(layer * 199)).faces) == 2 * 199
     with pytest.raises(TooLargeError, match="201 times the area of the side of a cube"):
-        to_model_frame(read_scene(corners + b"f 1 2 3 4\n" * 201))
+        to_model_frame(read_scene(layer * 201))
+
+
+def test_a_mesh_of_too_many_long_faces_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_frame, "MAX_LENGTH", 90.0)
+    needle = b"v 0 0 0\nv 1 0 0\nv .5 1e-4 0\nf -3 -2 -1\n"
+    assert len(to_model_frame(read_scene(needle * 89)).faces) == 89
+    with pytest.raises(TooLargeError, match="91 times as long as the side of a cube"):
+        to_model_frame(read_scene(needle * 91))

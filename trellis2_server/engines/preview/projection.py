@@ -25,24 +25,21 @@ if TYPE_CHECKING:
 
 _MAX_RESOLUTION: Final = 768
 _MIN_RESOLUTION: Final = 32
-#: Area of all faces in sides of voxels above which a coarser field is used. A face counts at
-#: least the length of its longest edge.
-_MAX_AREA: Final = 8e6
+#: Sum of the faces' areas and longest edges, in voxels, above which a coarser field is used. The
+#: time that marking their voxels takes grows with it: at this limit about .2 s.
+_MAX_WORK: Final = 8e6
 #: Depth behind the first surface that still gets the front's colour, voxels; over the same depth
 #: behind that, the colour changes to that of the back.
 _FRONT_DEPTH_VOXELS: Final = 3
 
 
 def resolution(mesh: Mesh, wanted: int) -> int:
-    """Return the edge of the field: `wanted` voxels, or fewer for a mesh with a large area."""
-    corners = mesh.vertices[mesh.faces].astype(np.float64)
-    sides = corners[:, [1, 2, 0]] - corners
-    area = 0.5 * np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=1)
-    longest = np.linalg.norm(sides, axis=2).max(axis=1)
+    """Return the edge of the field: `wanted` voxels, or fewer for a mesh of large or long faces."""
+    totals = np.zeros(2)
+    call(kernels.load("surface").measure, mesh.vertices, mesh.faces, totals)
+    area, length = totals.tolist()
     size = min(wanted, _MAX_RESOLUTION)
-    while (
-        size > _MIN_RESOLUTION and np.maximum(area * size * size, longest * size).sum() > _MAX_AREA
-    ):
+    while size > _MIN_RESOLUTION and area * size * size + length * size > _MAX_WORK:
         size = max(size * 3 // 4 // 4 * 4, _MIN_RESOLUTION)
     return size
 
@@ -64,12 +61,11 @@ def project(
     """
     loops = kernels.load("surface")
     size = resolution(mesh, wanted)
-    voxels = (mesh.vertices.astype(np.float64) + 0.5) * size
     report("colours", 0, 3)
-    front, back = sheets(_on_box(cutout.rgba, voxels, size), size)
+    front, back = sheets(_on_box(cutout.rgba, mesh, size), size)
     report("voxels", 1, 3)
     bits = np.zeros((size**3 + 7) // 8, np.uint8)
-    call(loops.mark, np.ascontiguousarray(voxels), mesh.faces, size, bits)
+    call(loops.mark, mesh.vertices, mesh.faces, size, bits)
     depth = np.full((size, size), size, np.int32)
     count = call(loops.first_depths, bits, size, depth)
     report("voxels", 2, 3)
@@ -82,17 +78,16 @@ def project(
     return VoxelField(coords=coords, attributes=attributes, resolution=size)
 
 
-def _on_box(
-    picture: NDArray[np.uint8], voxels: NDArray[np.float64], size: int
-) -> NDArray[np.uint8]:
+def _on_box(picture: NDArray[np.uint8], mesh: Mesh, size: int) -> NDArray[np.uint8]:
     """Stretch the object in the picture over the mesh's box as seen from the front."""
     rows, columns = np.nonzero(picture[..., 3] > OPAQUE_ALPHA)
     if not len(rows):
         rows, columns = np.nonzero(np.ones(picture.shape[:2], bool))
     box = int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
-    low, high = voxels.min(axis=0), voxels.max(axis=0)
-    left, right = round(float(low[0])), round(float(high[0]))
-    bottom, top = round(float(low[2])), round(float(high[2]))
+    (left, right), (bottom, top) = (
+        [round((float(end) + 0.5) * size) for end in (column.min(), column.max())]
+        for column in (mesh.vertices[:, 0], mesh.vertices[:, 2])
+    )
     shape = max(right - left, 1), max(top - bottom, 1)
     # Premultiplied, so that transparent pixels do not count.
     resized_object = (

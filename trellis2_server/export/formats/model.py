@@ -57,7 +57,7 @@ def read_model(glb: bytes) -> Model:
     """
     from PIL import Image
 
-    scene, file = read_scene(glb), Glb(glb)
+    scene, file = read_scene(glb, is_own=True), Glb(glb)
     positions, faces = scene.merge()
     uvs = [part.uv for part in scene.parts if part.uv is not None]
 

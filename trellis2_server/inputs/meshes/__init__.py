@@ -10,6 +10,7 @@
     metadata         what is kept of names and extras
     transfer         scene and mesh ↔ a few arrays, for another process
     welding          merges vertices at the same position
+    visibility       leaves out faces that show nothing
 
 The readers compare the sizes that a file declares with its actual size before they allocate
 memory, which libraries do not do.

@@ -15,6 +15,7 @@ from trellis2_server.inputs.meshes.glb_container import Glb
 from trellis2_server.inputs.meshes.glb_nodes import read_nodes
 from trellis2_server.inputs.meshes.metadata import MetadataFilter
 from trellis2_server.inputs.meshes.scene import Part, Scene, check_size
+from trellis2_server.inputs.meshes.visibility import used_vertices, visible_faces
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -122,9 +123,14 @@ def _read_part(
         indices = indices.astype(np.int32)
     else:
         indices = np.arange(len(positions), dtype=np.int32)
-    return Part(
-        mesh, positions, normals, uv, _triangles(indices, primitive.get("mode", 4)), placement
-    )
+    faces = visible_faces(_triangles(indices, primitive.get("mode", _TRIANGLES)), len(positions))
+    used = used_vertices(faces, len(positions))
+    if used is not None:
+        faces = np.searchsorted(used, faces).astype(np.int32)
+        positions = positions[used]
+        normals = None if normals is None else normals[used]
+        uv = None if uv is None else uv[used]
+    return Part(mesh, positions, normals, uv, faces, placement)
 
 
 def _triangles(indices: NDArray[np.int32], mode: int) -> NDArray[np.int32]:

@@ -8,9 +8,10 @@ Does not know: which nodes and meshes a file has.
 from __future__ import annotations
 
 import json
+import re
 import struct
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -33,6 +34,8 @@ _TYPES: Final = {
     5126: np.dtype("<f4"),
 }
 _WIDTHS: Final = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
+_SPACE: Final = re.compile(r"[ \t\n\r]*")
+_parse_value: Final = json.JSONDecoder().raw_decode
 _COMPRESSIONS: Final = ("KHR_draco_mesh_compression", "EXT_meshopt_compression")
 
 
@@ -50,16 +53,86 @@ def _chunks(content: memoryview) -> Iterator[tuple[bytes, memoryview]]:
 
 def _parse(content: bytes) -> dict[str, Any]:
     try:
-        document: object = json.loads(content)
+        document = _parse_in_slices(content.decode(json.detect_encoding(content), "surrogatepass"))
     except json.JSONDecodeError as error:
         raise InputError(
             f"mesh: the JSON of the GLB is not valid at character {error.pos}: {error.msg}"
         ) from error
     except (ValueError, RecursionError) as error:
         raise InputError("mesh: the JSON of the GLB is not valid") from error
-    if not isinstance(document, dict):
+    if document is None:
         raise InputError("mesh: the JSON of the GLB is not an object")
-    return cast("dict[str, Any]", document)
+    return document
+
+
+def _parse_in_slices(text: str) -> dict[str, Any] | None:
+    """Parse JSON as `json.loads` does, the items of the outer lists one by one.
+
+    `json.loads` holds the interpreter lock, for megabytes longer than others can wait.
+
+    Returns:
+        The object, or None for another value.
+
+    Raises:
+        ValueError: it is not JSON.
+        RecursionError: it is nested too deep.
+    """
+    at = _after_space(text, 0)
+    document: dict[str, Any] = {}
+    if text[at : at + 1] != "{":
+        json.loads(text)
+        return None
+    at = _after_space(text, at + 1)
+    if text[at : at + 1] == "}":
+        at += 1
+    else:
+        while True:
+            if text[at : at + 1] != '"':
+                raise json.JSONDecodeError(
+                    "Expecting property name enclosed in double quotes", text, at
+                )
+            name, at = _parse_value(text, at)
+            at = _expect(text, at, ":")
+            if text[at : at + 1] == "[":
+                document[name], at = _parse_list(text, at)
+            else:
+                document[name], at = _parse_value(text, at)
+            at = _after_space(text, at)
+            if text[at : at + 1] == "}":
+                at += 1
+                break
+            at = _expect(text, at, ",")
+    if _after_space(text, at) != len(text):
+        raise json.JSONDecodeError("Extra data", text, _after_space(text, at))
+    return document
+
+
+def _parse_list(text: str, at: int) -> tuple[list[Any], int]:
+    """Parse the list that begins at a position; return it, and the position after it."""
+    items: list[Any] = []
+    at = _after_space(text, at + 1)
+    if text[at : at + 1] == "]":
+        return items, at + 1
+    while True:
+        item, at = _parse_value(text, at)
+        items.append(item)
+        at = _after_space(text, at)
+        if text[at : at + 1] == "]":
+            return items, at + 1
+        at = _expect(text, at, ",")
+
+
+def _expect(text: str, at: int, sign: str) -> int:
+    """Return the position after a sign and the space around it. Raises if it is not there."""
+    at = _after_space(text, at)
+    if text[at : at + 1] != sign:
+        raise json.JSONDecodeError(f"Expecting '{sign}' delimiter", text, at)
+    return _after_space(text, at + 1)
+
+
+def _after_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return at if found is None else found.end()
 
 
 class Glb:

@@ -21,6 +21,9 @@ MIN_AREA: Final = 4e-15
 #: Maximum area of all faces, in sides of the cube. A voxelised mesh takes work and memory in
 #: proportion to it: at a resolution of 1024, a million voxels for each side. A closed box has 6.
 MAX_AREA: Final = 200.0
+#: Maximum sum of the longest edges of all faces, in sides of the cube: what thin faces cost, which
+#: have little area. Four million even faces with the area of a closed box have 7,000.
+MAX_LENGTH: Final = 100_000.0
 
 _FACES_AT_ONCE: Final = 65_536
 
@@ -38,7 +41,8 @@ def to_model_frame(scene: Scene, rotation_deg: float = 0.0) -> Mesh:
 
     Raises:
         InputError: the extent of the scene is zero or not finite, or its faces have no area.
-        TooLargeError: the faces have more than `MAX_AREA`; they lie in many layers.
+        TooLargeError: the faces have more than `MAX_AREA`, they lie in many layers; or more than
+            `MAX_LENGTH`, many are long and thin.
     """
     positions, faces = scene.merge()
     is_used = np.zeros(len(positions), bool)
@@ -63,7 +67,7 @@ def to_model_frame(scene: Scene, rotation_deg: float = 0.0) -> Mesh:
     # A vertex that no face uses may lie anywhere. It would count in the mesh's bounds.
     points[~is_used] = points[faces[0, 0]]
     mesh = weld(points.astype(np.float32), faces)
-    area = _area(mesh)
+    area, length = _measure(mesh)
     if area < MIN_AREA:
         raise InputError("mesh: it has no surface, its faces have no area")
     if area > MAX_AREA:
@@ -71,14 +75,20 @@ def to_model_frame(scene: Scene, rotation_deg: float = 0.0) -> Mesh:
             f"mesh: its faces have {area:.0f} times the area of the side of a cube around it, "
             f"over the limit of {MAX_AREA:.0f}"
         )
+    if length > MAX_LENGTH:
+        raise TooLargeError(
+            f"mesh: the longest edges of its faces are together {length:.0f} times as long as the "
+            f"side of a cube around it, over the limit of {MAX_LENGTH:.0f}"
+        )
     return mesh
 
 
-def _area(mesh: Mesh) -> float:
-    """Return the area of all faces together, in sides of the cube."""
-    area = 0.0
+def _measure(mesh: Mesh) -> tuple[float, float]:
+    """Return the area of all faces, and the sum of their longest edges, in sides of the cube."""
+    area = length = 0.0
     for start in range(0, len(mesh.faces), _FACES_AT_ONCE):
         corners = mesh.vertices[mesh.faces[start : start + _FACES_AT_ONCE]].astype(np.float64)
-        sides = corners[:, 1:] - corners[:, :1]
-        area += float(np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=1).sum()) / 2
-    return area
+        sides = corners[:, [1, 2, 0]] - corners
+        area += float(np.linalg.norm(np.cross(sides[:, 0], sides[:, 2]), axis=1).sum()) / 2
+        length += float(np.sqrt(np.square(sides).sum(axis=2).max(axis=1)).sum())
+    return area, length

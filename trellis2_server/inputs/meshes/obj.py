@@ -16,7 +16,14 @@ import numpy as np
 from trellis2_server.errors import InputError
 from trellis2_server.inputs.meshes.metadata import MetadataFilter
 from trellis2_server.inputs.meshes.polygons import triangulate
-from trellis2_server.inputs.meshes.scene import MAX_FACES, Part, Scene, check_size, make_part
+from trellis2_server.inputs.meshes.scene import (
+    MAX_FACES,
+    Part,
+    Scene,
+    check_corners,
+    check_size,
+    make_part,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +33,7 @@ if TYPE_CHECKING:
 #: Read of an object's name, bytes and characters.
 _NAME_BYTES: Final = 4096
 _NAME_LENGTH: Final = 256
-#: Corners of a face that are read before the limit on faces is checked.
+#: Corners of a face that are read before the limit on them is checked.
 _CORNERS: Final = 65_536
 
 
@@ -57,14 +64,15 @@ def read_obj(content: bytes) -> Scene:
             before = len(corners)
             for some in _batches(words[1:]):
                 corners.extend([_index(word, vertices) for word in some])
-                if faces + len(corners) - before > MAX_FACES:
-                    check_size(0, faces + len(corners) - before - 2)
+                check_corners(len(corners) - before)
             size = len(corners) - before
             if size < 3:  # noqa: PLR2004 - it has no triangle
                 del corners[before:]
                 continue
             sizes.append(size)
             faces += size - 2
+            if faces > MAX_FACES:
+                check_size(0, faces)
         elif words[0] == b"o":
             name = line[2 : 2 + _NAME_BYTES].decode("utf-8", "replace").strip()[:_NAME_LENGTH]
             groups.append((name, len(sizes)))
@@ -126,7 +134,10 @@ def _make_scene(
         rows, indices = np.unique(triangles[start:end], return_inverse=True)
         if rows[-1] >= len(positions) or rows[0] < 0:
             raise InputError("mesh: a face of the OBJ file refers to a vertex that does not exist")
-        parts.append(make_part(positions[rows], indices.reshape(-1, 3), len(parts)))
+        part = make_part(positions[rows], indices.reshape(-1, 3), len(parts))
+        if not len(part.faces):
+            continue
+        parts.append(part)
         names.append(metadata.name(name))
     nodes = [({"name": name} if name else {}) | {"mesh": at} for at, name in enumerate(names)]
     return Scene(tuple(parts), tuple(nodes), tuple(range(len(nodes))), tuple(names), is_smooth=True)

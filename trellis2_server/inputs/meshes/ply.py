@@ -18,6 +18,7 @@ from trellis2_server.errors import InputError
 from trellis2_server.inputs.meshes.polygons import triangulate
 from trellis2_server.inputs.meshes.scene import (
     MAX_FACES,
+    check_corners,
     check_count,
     check_size,
     make_part,
@@ -134,6 +135,7 @@ def _read_text_faces(lines: io.BytesIO, element: _Element) -> NDArray[np.int64]:
     for _ in range(element.count):
         words = _next_line(lines).split(None, before + 1)
         count = check_count(int(words[before]))
+        check_corners(count)
         total += max(count - 2, 0)
         if total > MAX_FACES:  # before the line is split: a word takes 40 bytes
             check_size(0, total)
@@ -230,6 +232,7 @@ def _read_uniform_faces(
             return None
     polygons = rows[f"l{_corners_position(element)}"].reshape(element.count, -1)
     sides = polygons.shape[1]
+    check_corners(sides)
     check_size(0, element.count * max(sides - 2, 0))
     faces = np.empty((element.count, max(sides - 2, 0), 3), np.int64)
     if faces.size:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trellis2_server.inputs.meshes.scene import check_size
+from trellis2_server.inputs.meshes.scene import check_corners, check_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,9 +26,10 @@ def triangulate(corners: NDArray[Any], sizes: NDArray[Any]) -> NDArray[np.int64]
         int64 [F, 3], in the order of the polygons.
 
     Raises:
-        TooLargeError: there are more triangles than the limit allows.
+        TooLargeError: there are more triangles, or corners of a polygon, than the limit allows.
     """
     sizes = np.asarray(sizes, np.int64)
+    check_corners(int(sizes.max(initial=0)))
     triangles = np.maximum(sizes - 2, 0)
     count = int(triangles.sum())
     check_size(0, count)

@@ -17,6 +17,7 @@ from trellis2_server.errors import InputError
 from trellis2_server.inputs.meshes.glb import is_glb, read_glb
 from trellis2_server.inputs.meshes.obj import is_obj, read_obj
 from trellis2_server.inputs.meshes.ply import is_ply, read_ply
+from trellis2_server.inputs.meshes.scene import check_density
 from trellis2_server.inputs.meshes.stl import (
     is_binary_stl,
     is_text_stl,
@@ -61,12 +62,16 @@ _READ_ERRORS: Final = (
 )  # fmt: skip
 
 
-def read_scene(content: bytes) -> Scene:
+def read_scene(content: bytes, *, is_own: bool = False) -> Scene:
     """Read a GLB, OBJ, PLY or STL file.
+
+    Args:
+        content: of the file.
+        is_own: whether the file is one of this server's, which may have many faces for its size.
 
     Raises:
         InputError: the file is of another format, damaged, truncated or has no triangles.
-        TooLargeError: the file exceeds a limit on vertices, faces or nodes.
+        TooLargeError: the file exceeds a limit on vertices, faces, corners of a face or nodes.
     """
     file_format = _recognize(content)
     name = file_format.name
@@ -80,6 +85,8 @@ def read_scene(content: bytes) -> Scene:
     faces = sum(len(part.faces) for part in scene.parts)
     if not faces:
         raise InputError(f"mesh: the {name} file has no triangle")
+    if not is_own:
+        check_density(sum(len(part.positions) for part in scene.parts), faces, len(content))
     for part in scene.parts:
         if part.faces.size and not 0 <= int(part.faces.min()) <= int(part.faces.max()) < len(
             part.positions

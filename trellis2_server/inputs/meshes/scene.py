@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from trellis2_server.errors import InputError, TooLargeError
+from trellis2_server.inputs.meshes.visibility import visible_faces
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,6 +20,15 @@ MAX_VERTICES: Final = 12_000_000
 MAX_FACES: Final = 4_000_000
 #: Maximum number of nodes, and of primitives.
 MAX_NODES: Final = 10_000
+#: Maximum number of corners of a polygon. An outline in a CAD file has some thousands.
+MAX_CORNERS: Final = 65_536
+#: Faces, and vertices, that a file may have, however small it is.
+_FREE_FACES: Final = 100_000
+_FREE_VERTICES: Final = 300_000
+#: Beyond that, a face or a vertex has to take so many bytes of the file. In files that programs
+#: write, faces take nine and more; fewer if they share few vertices, or primitives share all.
+_BYTES_PER_FACE: Final = 8
+_BYTES_PER_VERTEX: Final = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,10 +54,7 @@ class Part:
     @property
     def is_mirrored(self) -> bool:
         """Whether the placement turns the outside of the faces inside."""
-        linear = self.placement[:3, :3]
-        # Scaled first: a determinant of large or small numbers exceeds the range of numbers.
-        scale = float(np.abs(linear).max()) or 1.0
-        return bool(np.linalg.det(linear / scale) < 0)
+        return bool(are_mirrored(self.placement[None])[0])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,19 +89,34 @@ class Scene:
         positions = np.empty((sum(len(part.positions) for part in self.parts), 3))
         faces: list[NDArray[np.int32]] = []
         count = 0
-        for part in self.parts:
+        flipped = are_mirrored(np.array([part.placement for part in self.parts])).tolist()
+        for part, is_flipped in zip(self.parts, flipped, strict=True):
             linear, translation = part.placement[:3, :3], part.placement[:3, 3]
             placed = positions[count : count + len(part.positions)]
             np.matmul(part.positions.astype(np.float64), linear.T, out=placed)
             placed += translation
-            corners = part.faces[:, ::-1] if part.is_mirrored else part.faces
+            corners = part.faces[:, ::-1] if is_flipped else part.faces
             faces.append(corners + np.int32(count))
             count += len(part.positions)
         return positions, np.concatenate(faces)
 
 
+def are_mirrored(placements: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which placements turn the outside of faces inside, bool [P].
+
+    Args:
+        placements: float64 [P, 4, 4].
+    """
+    linear = placements[:, :3, :3]
+    # Scaled first: a determinant of large or small numbers exceeds the range of numbers.
+    scale = np.abs(linear).max(axis=(1, 2), keepdims=True)
+    return np.linalg.det(linear / np.where(scale == 0, 1.0, scale)) < 0
+
+
 def make_part(positions: NDArray[Any], faces: NDArray[Any], mesh: int = 0) -> Part:
     """Make a part without normals and texture coordinates, in the scene's own frame.
+
+    Faces that show nothing are left out; see `visible_faces`.
 
     Args:
         positions: [N, 3], of any dtype.
@@ -102,7 +124,8 @@ def make_part(positions: NDArray[Any], faces: NDArray[Any], mesh: int = 0) -> Pa
         mesh: index of its mesh in the scene.
     """
     rows = np.ascontiguousarray(positions, np.float32)
-    return Part(mesh, rows, None, None, np.ascontiguousarray(faces, np.int32), np.eye(4))
+    corners = visible_faces(np.ascontiguousarray(faces, np.int32), len(rows))
+    return Part(mesh, rows, None, None, corners, np.eye(4))
 
 
 def single_part_scene(part: Part, *, is_smooth: bool) -> Scene:
@@ -122,6 +145,33 @@ def check_size(vertices: int, faces: int, nodes: int = 0) -> None:
         raise TooLargeError(f"mesh: over the limit of {MAX_FACES} faces")
     if nodes > MAX_NODES:
         raise TooLargeError(f"mesh: over the limit of {MAX_NODES} nodes")
+
+
+def check_corners(count: int) -> None:
+    """Check the number of corners of a polygon.
+
+    Raises:
+        TooLargeError: it is over `MAX_CORNERS`.
+    """
+    if count > MAX_CORNERS:
+        raise TooLargeError(f"mesh: a face over the limit of {MAX_CORNERS} corners")
+
+
+def check_density(vertices: int, faces: int, file_bytes: int) -> None:
+    """Check that the scene is in proportion to its file: memory and time grow with the scene.
+
+    Raises:
+        TooLargeError: a small file has many faces or vertices.
+    """
+    for what, count, free, each in (
+        ("faces", faces, _FREE_FACES, _BYTES_PER_FACE),
+        ("vertices", vertices, _FREE_VERTICES, _BYTES_PER_VERTEX),
+    ):
+        limit = free + file_bytes // each
+        if count > limit:
+            raise TooLargeError(
+                f"mesh: {count} {what} in a file of {file_bytes} bytes, over the limit of {limit}"
+            )
 
 
 def check_count(value: object, least: int = 0) -> int:
