@@ -20,11 +20,9 @@ import asyncio
 import inspect
 import logging
 import re
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,6 +32,7 @@ from trellis2_server.errors import (
     ServerError,
 )
 from trellis2_server.inputs.background import ModelPending
+from trellis2_server.jobs.pool import Pool
 from trellis2_server.jobs.time_limits import TimeLimit, resolve
 from trellis2_server.thread_priority import (
     EXPORT_NICENESS,
@@ -55,62 +54,6 @@ SPARE_PLACES: Final = 1
 
 class StepCancelled(Exception):  # noqa: N818 - no error: unwinds a step whose job has ended
     """Raised by a `report` function inside the engine or the exporter."""
-
-
-@dataclass(slots=True, eq=False)
-class _Pool:
-    """Threads of one kind.
-
-    Attributes:
-        executor: runs calls on them.
-        size: number of calls that may run at one time.
-        spare: number of further calls, each for a client of which no other one runs.
-        running: number of calls that have not returned.
-        hung: number of those that nobody waits for any more: they exceeded their time limit.
-        held: number of the other ones of each client.
-    """
-
-    executor: ThreadPoolExecutor
-    size: int
-    spare: int = 0
-    running: int = 0
-    hung: int = 0
-    held: Counter[str] = field(default_factory=Counter[str])
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another call may start, of some client."""
-        return self.running < self.size + self.spare
-
-    def has_room_for(self, clients: Collection[str]) -> bool:
-        """Return whether another call may start that these clients wait for."""
-        return self.running < self.size or (self.has_room and self.is_any_idle(clients))
-
-    def is_any_idle(self, clients: Collection[str]) -> bool:
-        """Return whether no call runs that one of these clients waits for."""
-        return not all(self.held[client] for client in clients or [""])
-
-    def take_place(self, clients: Collection[str]) -> str:
-        """Count a call that starts; return the client whose place it takes."""
-        client = min(clients or [""], key=self.held.__getitem__)
-        self.running += 1
-        self.held[client] += 1
-        return client
-
-    def leave_place(self, client: str, *, is_hung: bool) -> None:
-        """Count a call that has returned, or that nobody waits for any more."""
-        self.held[client] -= 1
-        if not self.held[client]:
-            del self.held[client]
-        if is_hung:
-            self.hung += 1
-        else:
-            self.running -= 1
-
-    @property
-    def is_stuck(self) -> bool:
-        """Whether every thread is in a call that exceeded its time limit."""
-        return self.hung >= self.size + self.spare
 
 
 class ThreadPools:
@@ -150,17 +93,17 @@ class ThreadPools:
         self.steps_running = 0
         self.device_is_reserved = True
         self.lookups = 0
-        self._device = _Pool(
+        self._device = Pool(
             ThreadPoolExecutor(1, "device", lower_priority, (device_niceness,)), device_slots
         )
-        self._cpu = _Pool(
+        self._cpu = Pool(
             ThreadPoolExecutor(
                 cpu_workers + SPARE_PLACES, "cpu", lower_priority, (EXPORT_NICENESS,)
             ),
             cpu_workers,
             SPARE_PLACES,
         )
-        self._lookup = _Pool(ThreadPoolExecutor(1, "lookup", lower_priority), 1)
+        self._lookup = Pool(ThreadPoolExecutor(1, "lookup", lower_priority), 1)
         self._stuck_since_s: float | None = None
 
     @property
@@ -303,7 +246,7 @@ class ThreadPools:
 
     def _run(  # noqa: PLR0913, PLR0917 - what a call needs
         self,
-        pool: _Pool,
+        pool: Pool,
         what: str,
         call: Callable[[], Any],
         settled: Callable[[], None],
