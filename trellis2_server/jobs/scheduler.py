@@ -176,18 +176,21 @@ class Scheduler:
 
     def _next_step(self, kinds: set[Step]) -> JobStep | None:
         """Return the step of these kinds that is due first and has a place; None: there is none."""
+        is_device_promised = False
         for step in self._queue:
-            clients = self._active_jobs.registry.clients(step.active.uid)
-            needs_device = step.name in self._threads.device_steps
             if step.name not in kinds:
                 continue
-            if not (needs_device or self._threads.cpu_has_room_for(clients)):
+            clients = self._active_jobs.registry.clients(step.active.uid)
+            if step.name not in self._threads.device_steps:
+                if not self._threads.cpu_has_room_for(clients):
+                    continue
+            elif is_device_promised and step.active.running:
                 continue
             if step.active.running or self._has_room_for(clients):
                 return step
-            if needs_device:
+            if step.name in self._threads.device_steps:
                 # It gets the device as soon as it has a place: not a texture that is due later.
-                kinds = kinds - self._threads.device_steps
+                is_device_promised = True
         return None
 
     def _startable_steps(self) -> set[Step]:
