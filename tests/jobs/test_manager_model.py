@@ -231,10 +231,8 @@ class Faults(StoppingJobs):
         async def ask() -> None:
             is_open = self.closing is None and self.manager.availability.fatal_error is None
             try:
-                caller = Caller(client=str(seed % 2))
-                job = await self.service.submit(
-                    picture(seed), options(seed), caller, texture=texture
-                )
+                who = Caller(client=str(seed % 2))
+                job = await self.service.submit(picture(seed), options(seed), who, texture=texture)
             except QueueFullError:
                 return
             except UnavailableError:
@@ -391,8 +389,8 @@ class Faults(StoppingJobs):
             clients = manager.registry.clients(step.active.uid)
             needs_device = step.name in DEVICE_STEPS
             if scheduler._has_room_for(clients):
-                is_place_free = needs_device or manager.threads.cpu_has_room_for(clients)
-                assert step.name not in kinds or not is_place_free
+                has_thread = needs_device or manager.threads.cpu_has_room_for(clients)
+                assert not (has_thread and step.name in kinds)
                 if needs_device and not manager.threads.device_is_busy:
                     assert manager.lifecycle.is_resident
 
