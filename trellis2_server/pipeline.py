@@ -178,9 +178,10 @@ def cpu_workers(settings: Settings) -> int:
 def make_decoders(settings: Settings) -> DecoderPool:
     """Return the processes that decode pictures and meshes; they start when they are needed.
 
-    There are enough of them for every step that may decode something, and for one lookup.
+    There are enough of them for every step that may decode something, also at the place that is
+    kept for another client, and for one lookup.
     """
-    return DecoderPool(decoder_limits(settings), cpu_workers(settings) + 1)
+    return DecoderPool(decoder_limits(settings), cpu_workers(settings) + 2)
 
 
 def make_cutter(engine: Engine, settings: Settings, decoders: DecoderPool | None = None) -> Cutter:

@@ -9,11 +9,22 @@ import pytest
 
 from tests.support.engines import GatedEngine
 from tests.support.exports import has_ended
-from tests.support.managers import HeldCutter, Leap, begin, in_a_loop, submit, until, working
+from tests.support.managers import (
+    HeldCutter,
+    JobsUnderTest,
+    Leap,
+    begin,
+    in_a_loop,
+    options,
+    submit,
+    until,
+    working,
+)
 from tests.support.server import fields, picture, serving, settings
 from trellis2_server.errors import EngineBrokenError, StepTimeoutError, UnhealthyError
 from trellis2_server.jobs.cleanup import ALL_THREADS_HANG
-from trellis2_server.jobs.job import Status
+from trellis2_server.jobs.job import Caller, Status
+from trellis2_server.jobs.threads import SPARE_PLACES
 
 #: Longer than any step here takes that is not held.
 TIMEOUT_S = 10.0
@@ -111,9 +122,22 @@ async def test_a_thread_that_returns_late_serves_the_steps_that_wait_for_it(
         leap(TIMEOUT_S)
         with pytest.raises(StepTimeoutError):
             await service.wait_for_shape(waiting)
-        # The pool has one thread, so the job's exports wait until it returns.
-        cutter.gate.set()
+        # The thread hangs still: the job's exports run at the spare place.
         assert (await service.wait_for_texture(job)).textured_glb
+        cutter.gate.set()
+
+
+async def all_threads_hang(service: JobsUnderTest, cutter: HeldCutter, leap: Leap) -> None:
+    """Have a cut-out of each of several clients exceed its time, where one may run at a time."""
+    hanging = [
+        await service.submit(picture(), options(number), Caller(client=str(number)), texture=None)
+        for number in range(1 + SPARE_PLACES)
+    ]
+    await until(lambda: len(cutter.calls) == len(hanging))
+    leap(TIMEOUT_S)
+    for job in hanging:
+        with pytest.raises(StepTimeoutError):
+            await service.wait_for_shape(job)
 
 
 @in_a_loop
@@ -125,15 +149,11 @@ async def test_when_every_thread_of_the_pool_hangs_for_long_and_work_waits_the_s
     async with working(engine, cutter=cutter, **limits) as service:
         manager = service.manager
         cutter.gate.clear()
-        hanging = await submit(service, 1)
-        await until(lambda: len(cutter.calls) == 1)
-        leap(TIMEOUT_S)
-        with pytest.raises(StepTimeoutError):
-            await service.wait_for_shape(hanging)
+        await all_threads_hang(service, cutter, leap)
         leap(1.1 * TIMEOUT_S)
         manager.clean_up()
         assert manager.availability.fatal_error is None  # nothing waits
-        waiting = asyncio.ensure_future(service.wait_for_shape(await submit(service, 2)))
+        waiting = asyncio.ensure_future(service.wait_for_shape(await submit(service, 9)))
         await asyncio.sleep(0)
         manager.clean_up()
         assert manager.availability.fatal_error == ALL_THREADS_HANG
@@ -149,12 +169,8 @@ async def test_a_thread_that_returns_in_time_does_not_end_the_server(engine: Gat
     limits = {"limit_model_concurrency": 1, "stage_timeout_seconds": TIMEOUT_S}
     async with working(engine, cutter=cutter, **limits) as service:
         cutter.gate.clear()
-        hanging = await submit(service, 1)
-        await until(lambda: len(cutter.calls) == 1)
-        leap(TIMEOUT_S)
-        with pytest.raises(StepTimeoutError):
-            await service.wait_for_shape(hanging)
-        waiting = await submit(service, 2)
+        await all_threads_hang(service, cutter, leap)
+        waiting = await submit(service, 9)
         leap(TIMEOUT_S - 1)
         service.manager.clean_up()
         cutter.gate.set()

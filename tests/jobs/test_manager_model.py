@@ -32,7 +32,7 @@ from trellis2_server.errors import (
 )
 from trellis2_server.jobs.cleanup import ALL_THREADS_HANG
 from trellis2_server.jobs.executor import LocalExecutor
-from trellis2_server.jobs.job import Job, Status
+from trellis2_server.jobs.job import Caller, Job, Status
 from trellis2_server.jobs.local_service import LocalJobService
 from trellis2_server.jobs.manager import JobManager
 from trellis2_server.jobs.time_limits import STOP_GRACE_S
@@ -231,7 +231,8 @@ class Faults(StoppingJobs):
         async def ask() -> None:
             is_open = self.closing is None and self.manager.availability.fatal_error is None
             try:
-                job = await self.service.submit(picture(seed), options(seed), texture=texture)
+                who = Caller(client=str(seed % 2))
+                job = await self.service.submit(picture(seed), options(seed), who, texture=texture)
             except QueueFullError:
                 return
             except UnavailableError:
@@ -382,13 +383,16 @@ class Faults(StoppingJobs):
         if manager is None or manager.availability.is_closing or manager.availability.fatal_error:
             return
         scheduler = manager.scheduler
-        kinds, has_room = scheduler._startable_steps(), scheduler._has_room
+        kinds = scheduler._startable_steps()
         assert scheduler._next_step(kinds) is None
-        waiting = {step.name for step in manager.queue}
-        assert not has_room or not (kinds & waiting)
-        wants_device = bool(waiting & DEVICE_STEPS)
-        if wants_device and has_room and not manager.threads.device_is_busy:
-            assert manager.lifecycle.is_resident
+        for step in manager.queue:
+            clients = manager.registry.clients(step.active.uid)
+            needs_device = step.name in DEVICE_STEPS
+            if scheduler._has_room_for(clients):
+                has_thread = needs_device or manager.threads.cpu_has_room_for(clients)
+                assert not (has_thread and step.name in kinds)
+                if needs_device and not manager.threads.device_is_busy:
+                    assert manager.lifecycle.is_resident
 
 
 TestFaults = Faults.TestCase

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,11 +16,21 @@ from tests.support.managers import (
     HeldCutter,
     begin,
     in_a_loop,
+    options,
     submit,
     until,
     working,
 )
-from trellis2_server.jobs.job import Status
+from tests.support.meshes import as_bytes, egg
+from tests.support.server import picture
+from trellis2_server.digests import md5
+from trellis2_server.jobs.export_calls import ExportWork
+from trellis2_server.jobs.job import Caller, Status
+
+if TYPE_CHECKING:
+    from tests.support.managers import JobsUnderTest
+    from trellis2_server.jobs.job import Job
+    from trellis2_server.reports import Report
 
 
 @in_a_loop
@@ -120,3 +134,102 @@ async def test_progress_never_goes_back(engine: GatedEngine) -> None:
             fractions = [fraction for at, fraction in seen if at is status]
             assert fractions == sorted(fractions)
             assert all(0 <= fraction <= 1 for fraction in fractions)
+
+
+# ---- slow files of one client ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+@in_a_loop
+async def test_slow_pictures_of_one_client_do_not_keep_another_one_waiting(limit: int) -> None:
+    cutter = HeldCutter()
+    slow = cutter.gate = threading.Event()
+    async with working(GatedEngine(), cutter=cutter, limit_model_concurrency=limit) as service:
+        workers = service.manager.threads.cpu_workers
+        jobs = [await send(service, seed, "greedy") for seed in range(1, workers + 3)]
+        await until(lambda: len(cutter.calls) == workers)
+        cutter.gate = opened()
+        other = await send(service, 99, "other")
+        assert (await service.wait_for_texture(other)).textured_glb
+        assert len(cutter.calls) == workers + 1
+        slow.set()
+        await asyncio.gather(*(service.wait_for_texture(job) for job in jobs))
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+@in_a_loop
+async def test_slow_meshes_of_one_client_do_not_keep_another_one_waiting(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, mesh = threading.Event(), as_bytes(egg(), "stl")
+    reading: list[bytes] = []
+    async with working(GatedEngine(), limit_model_concurrency=limit) as service:
+        workers = service.manager.threads.cpu_workers
+        read_mesh: Any = service.manager.executor.read_mesh
+
+        def read_slowly(content: bytes, *more: Any) -> object:
+            reading.append(content)
+            assert gate.wait(PATIENCE_S)
+            return read_mesh(content, *more)
+
+        monkeypatch.setattr(service.manager.executor, "read_mesh", read_slowly)
+        jobs = [await send(service, seed, "greedy", mesh) for seed in range(1, workers + 2)]
+        await until(lambda: len(reading) == workers)
+        other = await send(service, 99, "other")
+        assert (await service.wait_for_texture(other)).textured_glb
+        assert len(reading) == workers
+        gate.set()
+        await asyncio.gather(*(service.wait_for_texture(job) for job in jobs))
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+@in_a_loop
+async def test_slow_exports_of_one_client_do_not_keep_another_one_waiting(limit: int) -> None:
+    gate = threading.Event()
+    started: list[int] = []
+    async with working(GatedEngine(), limit_model_concurrency=limit) as service:
+        calls, workers = service.manager.export_calls, service.manager.threads.cpu_workers
+
+        def export(number: int, report: Report) -> bytes:
+            del report
+            started.append(number)
+            assert gate.wait(PATIENCE_S)
+            return b""
+
+        waiting = [
+            asyncio.ensure_future(calls.run(ExportWork(partial(export, number)), "greedy"))
+            for number in range(workers + 2)
+        ]
+        await until(lambda: len(started) == workers)
+        other = await send(service, 99, "other")
+        assert (await service.wait_for_texture(other)).textured_glb
+        assert len(started) == workers
+        assert await calls.run(ExportWork(lambda _: b"done"), "other")
+        gate.set()
+        await asyncio.gather(*waiting)
+
+
+@in_a_loop
+async def test_who_waits_for_a_job_of_a_client_with_slow_pictures_gets_it_served() -> None:
+    cutter = HeldCutter()
+    slow = cutter.gate = threading.Event()
+    async with working(GatedEngine(), cutter=cutter, limit_model_concurrency=1) as service:
+        first = await send(service, 1, "greedy")
+        await until(lambda: len(cutter.calls) == 1)
+        waiting = await send(service, 2, "greedy")
+        cutter.gate = opened()
+        assert (await send(service, 2, "other")).uid == waiting.uid
+        assert (await service.wait_for_texture(waiting)).textured_glb
+        slow.set()
+        await service.wait_for_texture(first)
+
+
+def opened() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
+
+
+async def send(service: JobsUnderTest, seed: int, client: str, mesh: bytes | None = None) -> Job:
+    chosen = replace(options(seed), mesh=mesh and md5(mesh))
+    return await service.submit(picture(), chosen, Caller(client=client), texture=None, mesh=mesh)

@@ -123,7 +123,7 @@ async def test_no_shape_and_no_texture_starts_while_many_results_wait() -> None:
     parts, threads = Parts(), ThreadPools(2, frozenset({"shape", "texture"}), 3)
     threads.device_is_reserved = False
     maintenance: Any = SimpleNamespace(is_engine_ready=True)
-    unused: Any = None
+    unused: Any = SimpleNamespace()
     scheduler = Scheduler(parts.queue, parts.active_jobs, threads, unused, unused, maintenance)
     exported = [parts.add(running="shape_export") for _ in range(2)]
     parts.add(waiting_for=("shape_export", "texture"))

@@ -61,7 +61,8 @@ async def test_only_a_step_on_the_device_that_takes_too_long_breaks_the_engine(
     assert type(caught.value) is kind
     assert (threads.steps_running, threads.hung) == (0, 1)
     assert threads.device_has_room == (step != "shape")
-    assert threads.cpu_has_room == (step == "shape")
+    assert threads.cpu_has_room  # at the spare place
+    assert threads.cpu_running == (step != "shape")
     gate.set()
     await freed.wait()
     assert threads.device_has_room
@@ -156,3 +157,51 @@ async def test_lookups_leave_room_for_steps_until_their_own_thread_hangs() -> No
     await third
     await until(lambda: threads.lookups == threads.hung == 0)
     threads.close()
+
+
+@in_a_loop
+async def test_one_place_of_the_pool_is_for_a_client_of_which_nothing_runs() -> None:
+    threads, gate = ThreadPools(2, frozenset(), 9), threading.Event()
+
+    def start(*clients: str) -> asyncio.Future[None]:
+        return threads.start_step("cutout", lambda: assert_opened(gate), clients=frozenset(clients))
+
+    running = [start("greedy"), start("greedy")]
+    assert not threads.cpu_has_room_for({"greedy"})
+    assert threads.cpu_has_room_for({"another"})
+    assert threads.cpu_has_room_for({"greedy", "another"})  # who waits for the same call
+    running.append(start("greedy", "another"))  # which takes the place of the one with fewer
+    assert not threads.cpu_has_room
+    assert not threads.cpu_has_room_for({"a third"})
+    gate.set()
+    await asyncio.gather(*running)
+    assert threads.cpu_running == 0
+    assert threads.is_any_idle({"greedy"})
+    threads.close()
+
+
+@in_a_loop
+async def test_a_call_that_hangs_holds_no_place_of_its_client() -> None:
+    leap, gate = Leap(), threading.Event()
+    threads = ThreadPools(1, frozenset(), 9, TIMEOUT_S)
+
+    def start() -> asyncio.Future[None]:
+        return threads.start_step("cutout", lambda: assert_opened(gate), clients={"only"})
+
+    hanging = start()
+    assert not threads.cpu_has_room_for({"only"})
+    await asyncio.sleep(0)
+    leap(TIMEOUT_S)
+    with pytest.raises(StepTimeoutError):
+        await hanging
+    assert threads.cpu_has_room_for({"only"})
+    further = start()
+    assert not threads.cpu_has_room
+    gate.set()
+    await further
+    await until(lambda: threads.hung == 0)
+    threads.close()
+
+
+def assert_opened(gate: threading.Event) -> None:
+    assert gate.wait(PATIENCE_S)

@@ -4,7 +4,8 @@ The request head must arrive within a time limit, bodies must be transferred at 
 and the number of connections is limited, also that of one client; when it is exceeded, the
 connection that has waited the longest for a request is closed. Slow clients, and clients with many
 connections, thus do not block others. A request whose body is not read to its end closes its
-connection. Error responses have the body `{text, error_code}`, like those of the routes.
+connection. What arrives is parsed in bounded turns (`paced_parsing`). Error responses have the
+body `{text, error_code}`, like those of the routes.
 
 Does not know: routes, API keys.
 """
@@ -21,10 +22,10 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from trellis2_server import request_ids
 from trellis2_server.api.client_connections import ClientConnections
+from trellis2_server.api.paced_parsing import PacedProtocol, ParsingTurns
 from trellis2_server.api.staged_close import StagedTransport
 from trellis2_server.api.transfer_allowance import TransferAllowance
 
@@ -66,6 +67,7 @@ def uvicorn_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
         timeout_s=settings.transfer_timeout_seconds,
         max_connections=settings.max_connections,
         clients=ClientConnections(settings.max_connections_per_client, settings.trusted_proxies),
+        turns=ParsingTurns(),
     )
     return uvicorn.Config(
         app,
@@ -82,11 +84,10 @@ def uvicorn_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE_S,
         http=connection,  # pyright: ignore[reportArgumentType]
         ws="none",
-        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
 
 
-class Connection(H11Protocol):
+class Connection(PacedProtocol):
     """The connection of one client.
 
     A connection can be in three limited phases: *waiting* for the head of a request,
@@ -98,6 +99,7 @@ class Connection(H11Protocol):
         timeout_s: time limit of a phase in which nothing is transferred, seconds.
         max_connections: limit of the connections of all clients together.
         clients: the connections by client.
+        turns: when the connections parse what they have received.
         uvicorn_arguments: arguments of uvicorn's protocol.
 
     Attributes:
@@ -110,9 +112,10 @@ class Connection(H11Protocol):
         timeout_s: float,
         max_connections: int,
         clients: ClientConnections[Connection],
+        turns: ParsingTurns,
         **uvicorn_arguments: Any,
     ) -> None:
-        super().__init__(**uvicorn_arguments)
+        super().__init__(turns=turns, max_head_bytes=MAX_HEAD_BYTES, **uvicorn_arguments)
         self.access_log = False  # `RequestContextMiddleware` logs requests, without their query
         self._timeout_s = timeout_s
         self._max_connections = max_connections
@@ -244,6 +247,8 @@ class Connection(H11Protocol):
     def _current_phase(self) -> str:
         if self.transport.get_write_buffer_size():
             return "sending"
+        if self.has_more_to_parse:  # the server has more to parse than it has time for
+            return ""
         if self._staged.is_lingering:  # it has a limit of its own
             return ""
         if self.conn.their_state is h11.SEND_BODY:

@@ -26,7 +26,7 @@ from trellis2_server.jobs.threads import StepCancelled
 from trellis2_server.storage.content import BytesContent
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable
+    from collections.abc import Awaitable, Callable, Collection, Hashable
 
     from trellis2_server.jobs.availability import Availability
     from trellis2_server.jobs.endings import JobEndings
@@ -88,6 +88,7 @@ class ExportCalls:
 
     Attributes:
         on_change: called when a call was added, has ended or was withdrawn.
+        can_start: returns whether there is room for a call that these clients wait for.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class ExportCalls:
         limits: WorkerSettings,
     ) -> None:
         self.on_change: Callable[[], None] = lambda: None
+        self.can_start: Callable[[Collection[str]], bool] = lambda _: True
         self._threads = threads
         self._availability = availability
         self._endings = endings
@@ -131,8 +133,11 @@ class ExportCalls:
 
     @property
     def next_deadline(self) -> float | None:
-        """Deadline of the call that starts next; None: none waits."""
-        return min(map(self._deadline, self._waiting), default=None)
+        """Deadline of the call that starts next; None: none can start."""
+        return min(map(self._deadline, self._startable()), default=None)
+
+    def _startable(self) -> list[ExportCall]:
+        return [call for call in self._waiting if self.can_start(call.clients)]
 
     def _deadline(self, call: ExportCall) -> float:
         return min(self._due(client, since) for client, since in call.clients.items())
@@ -210,8 +215,12 @@ class ExportCalls:
     # ---- running -------------------------------------------------------------------------
 
     def start_next(self) -> None:
-        """Start the call that is due first; of several, the one that has waited longest."""
-        call = min(self._waiting, key=self._deadline)
+        """Start the call that is due first; of several, the one that has waited longest.
+
+        Raises:
+            ValueError: none can start.
+        """
+        call = min(self._startable(), key=self._deadline)
         self._waiting.remove(call)
 
         def report(stage: str, done: int, of: int) -> None:
@@ -221,7 +230,9 @@ class ExportCalls:
 
         self._running.add(call)
         self._note_turn(call)
-        future = self._threads.start_step("shape_export", partial(call.work.call, report))
+        future = self._threads.start_step(
+            "shape_export", partial(call.work.call, report), clients=call.clients
+        )
         future.add_done_callback(partial(self._ended, call))
 
     def _note_turn(self, call: ExportCall) -> None:

@@ -193,7 +193,7 @@ class Lookups:
             remove_background=lookup.upload.remove_background,
             report=lookup.report,
         )
-        future = self._threads.look_up(cut_out, lookup.context)
+        future = self._threads.look_up(cut_out, lookup.context, lookup.clients)
         future.add_done_callback(partial(self._ended, lookup), context=lookup.context)
 
     def _ended(self, lookup: Lookup, future: asyncio.Future[Cutout]) -> None:

@@ -214,6 +214,7 @@ class JobManager:
         self.runner.results = self.step_results
         self.step_results.enqueue = self.scheduler.enqueue
         self.scheduler.on_room = self.lookups.wake
+        self.submissions.on_request = self.scheduler.wake
         self.runner.on_end = self.scheduler.wake
         self.export_calls.on_change = self.scheduler.wake
         self.maintenance.on_change = self.scheduler.wake

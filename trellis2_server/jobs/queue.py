@@ -52,6 +52,12 @@ class JobStep:
         """Whether the step has started."""
         return self.started_at is not None
 
+    @property
+    def reads_upload(self) -> bool:
+        """Whether the step decodes what the client sent: a picture, or a mesh."""
+        is_given = self.name == "shape_export" and self.active.data.shape is None
+        return self.name == "cutout" or is_given
+
 
 @dataclass(slots=True, eq=False)
 class Intermediates:

@@ -19,7 +19,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from trellis2_server.jobs.active_jobs import ActiveJobs
     from trellis2_server.jobs.export_calls import ExportCalls
@@ -66,6 +66,7 @@ class Scheduler:
         self._threads = threads
         self._runner = runner
         self._export_calls = export_calls
+        export_calls.can_start = self._can_call
         self._maintenance = maintenance
 
     @property
@@ -127,23 +128,43 @@ class Scheduler:
             for step in self._queue.waiting_for_device():
                 self._active_jobs.note_loading(step)
 
-    @property
-    def _has_room(self) -> bool:
-        """Whether a step may start of a job of which none runs, or an export call.
+    def _has_room_for(self, clients: Collection[str]) -> bool:
+        """Return whether a step may start of a job of which none runs, or an export call.
 
         `worker.limit_model_concurrency` limits jobs in progress. The second step of a job takes no
         place: it works with the shape that the first one holds, and each job has one at most. With
         a limit of 1, the device would otherwise be idle during the export of every shape.
+
+        Export calls, and jobs whose upload is being read, hold nothing that the engine has made.
+        So they do not take the places of clients for which the CPU pool does nothing.
+
+        Args:
+            clients: who waits for it.
         """
-        jobs_running = self._threads.steps_running - self._active_jobs.second_steps
-        return jobs_running < self._threads.max_steps
+        running = self._threads.steps_running - self._active_jobs.second_steps
+        if running < self._threads.max_steps:
+            return True
+        return self._engaged < self._threads.max_steps and self._threads.is_any_idle(clients)
+
+    @property
+    def _engaged(self) -> int:
+        """Number of jobs of which a step runs that does more than read the upload."""
+        device_steps = self._threads.device_steps
+        return sum(
+            any(
+                step.is_running and (step.name in device_steps or not step.reads_upload)
+                for step in active.steps.values()
+            )
+            for active in self._active_jobs
+        )
+
+    def _can_call(self, clients: Collection[str]) -> bool:
+        return self._threads.cpu_has_room_for(clients) and self._has_room_for(clients)
 
     def _start_next(self) -> bool:
         """Start the step or export call that is due first, of those that can start."""
-        kinds = self._startable_steps()
-        step = self._next_step(kinds)
-        can_call = self._has_room and "shape_export" in kinds
-        call_due = self._export_calls.next_deadline if can_call else None
+        step = self._next_step(self._startable_steps())
+        call_due = self._export_calls.next_deadline
         if call_due is not None and (step is None or call_due <= step.deadline):
             self._export_calls.start_next()
             return True
@@ -155,15 +176,21 @@ class Scheduler:
 
     def _next_step(self, kinds: set[Step]) -> JobStep | None:
         """Return the step of these kinds that is due first and has a place; None: there is none."""
-        has_room = self._has_room
+        is_device_promised = False
         for step in self._queue:
             if step.name not in kinds:
                 continue
-            if has_room or step.active.running:
+            clients = self._active_jobs.registry.clients(step.active.uid)
+            if step.name not in self._threads.device_steps:
+                if not self._threads.cpu_has_room_for(clients):
+                    continue
+            elif is_device_promised and step.active.running:
+                continue
+            if step.active.running or self._has_room_for(clients):
                 return step
             if step.name in self._threads.device_steps:
                 # It gets the device as soon as it has a place: not a texture that is due later.
-                kinds = kinds - self._threads.device_steps
+                is_device_promised = True
         return None
 
     def _startable_steps(self) -> set[Step]:

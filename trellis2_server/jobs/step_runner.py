@@ -98,7 +98,8 @@ class StepRunner:
             active.has_used_engine = True
             work = self._lifecycle.watched(step.name, step.call)
         stop = partial(active.timed_out.add, step.name)
-        future = self._threads.start_step(step.name, work, active.context, stop)
+        clients = self._active_jobs.registry.clients(active.uid)
+        future = self._threads.start_step(step.name, work, active.context, stop, clients)
         future.add_done_callback(partial(self._ended, step), context=active.context)
 
     def _ended(self, step: JobStep, future: asyncio.Future[Any]) -> None:

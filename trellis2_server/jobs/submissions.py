@@ -18,6 +18,8 @@ from trellis2_server.jobs.queue import ActiveJob, job_future
 from trellis2_server.jobs.uploads import Upload
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trellis2_server.jobs.active_jobs import ActiveJobs
     from trellis2_server.jobs.admission import Admission
     from trellis2_server.jobs.job import Caller
@@ -41,6 +43,8 @@ class Submissions:
 
     Attributes:
         engine: name of the engine, recorded with each job.
+        on_request: called when a client has requested a known job: it may start at that client's
+            place.
     """
 
     engine: str
@@ -53,6 +57,7 @@ class Submissions:
         lookups: Lookups,
         results: StepResults,
     ) -> None:
+        self.on_request: Callable[[], None] = lambda: None
         self._active_jobs = active_jobs
         self._registry = active_jobs.registry
         self._admission = admission
@@ -89,19 +94,22 @@ class Submissions:
         job = self._matcher.find_by_upload(upload, options, texture=texture is not False)
         if job is None:
             self._admission.check_new_job(len(picture) + len(mesh or b""), caller)
-            job = self._create(picture, upload, options, texture=texture, mesh=mesh)
-        self._registry.add_client(job.uid, caller.client)
+            job = self._create(picture, upload, options, caller, texture=texture, mesh=mesh)
+        else:
+            self._registry.add_client(job.uid, caller.client)
+            self.on_request()
         self._active_jobs.note_request(job.uid)
         active = self._active_jobs.get(job.uid)
         if active and texture is not False and not (active.wants_texture or active.texture_done):
             self._results.request_texture(job)
         return self._registry[job.uid]
 
-    def _create(
+    def _create(  # noqa: PLR0913 - what a job is made of
         self,
         picture: bytes,
         upload: Upload,
         options: Options,
+        caller: Caller,
         *,
         texture: bool | None,
         mesh: bytes | None,
@@ -117,6 +125,7 @@ class Submissions:
                 created_unix_s=time.time(),
             )
         )
+        self._registry.add_client(job.uid, caller.client)  # before a step starts: places are shared
         key = upload_key(upload, options)
         if key is not None:
             self._registry.bind_key(key, job.uid)

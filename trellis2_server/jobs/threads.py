@@ -1,5 +1,8 @@
 """`ThreadPools`: the device thread, the CPU pool, and a thread for lookups.
 
+The CPU pool has one place more than CPU workers, for a client of which it runs nothing: one client
+with slow files, whose threads only wait for decoders, does not keep all others waiting.
+
 A coroutine function is awaited on the event loop and takes no thread, but counts as a running
 step. All exceptions of a call are translated into the project's own errors.
 
@@ -20,9 +23,8 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.errors import (
     EngineError,
@@ -30,6 +32,7 @@ from trellis2_server.errors import (
     ServerError,
 )
 from trellis2_server.inputs.background import ModelPending
+from trellis2_server.jobs.pool import Pool
 from trellis2_server.jobs.time_limits import TimeLimit, resolve
 from trellis2_server.thread_priority import (
     EXPORT_NICENESS,
@@ -38,50 +41,26 @@ from trellis2_server.thread_priority import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import Callable, Collection, Coroutine, Generator
     from contextvars import Context
 
     from trellis2_server.jobs.steps import Step
 
 logger = logging.getLogger(__name__)
 
+#: Places of the CPU pool beyond its workers, for clients of which it runs nothing.
+SPARE_PLACES: Final = 1
+
 
 class StepCancelled(Exception):  # noqa: N818 - no error: unwinds a step whose job has ended
     """Raised by a `report` function inside the engine or the exporter."""
-
-
-@dataclass(slots=True, eq=False)
-class _Pool:
-    """Threads of one kind.
-
-    Attributes:
-        executor: runs calls on them.
-        size: number of calls that may run at one time.
-        running: number of calls that have not returned.
-        hung: number of those that nobody waits for any more: they exceeded their time limit.
-    """
-
-    executor: ThreadPoolExecutor
-    size: int
-    running: int = 0
-    hung: int = 0
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another call may start."""
-        return self.running < self.size
-
-    @property
-    def is_stuck(self) -> bool:
-        """Whether every thread is in a call that exceeded its time limit."""
-        return self.hung >= self.size
 
 
 class ThreadPools:
     """Runs calls on threads, and counts them. Belongs to the event loop's thread.
 
     Args:
-        cpu_workers: number of threads of the CPU pool.
+        cpu_workers: number of calls on the CPU pool at one time; see `cpu_has_room_for`.
         device_steps: the steps that run on the device thread.
         max_steps: limit for the scheduler: number of jobs that may run at one time.
         timeout_s: time limit of a call, seconds; None: no limit.
@@ -114,18 +93,22 @@ class ThreadPools:
         self.steps_running = 0
         self.device_is_reserved = True
         self.lookups = 0
-        self._device = _Pool(
+        self._device = Pool(
             ThreadPoolExecutor(1, "device", lower_priority, (device_niceness,)), device_slots
         )
-        self._cpu = _Pool(
-            ThreadPoolExecutor(cpu_workers, "cpu", lower_priority, (EXPORT_NICENESS,)), cpu_workers
+        self._cpu = Pool(
+            ThreadPoolExecutor(
+                cpu_workers + SPARE_PLACES, "cpu", lower_priority, (EXPORT_NICENESS,)
+            ),
+            cpu_workers,
+            SPARE_PLACES,
         )
-        self._lookup = _Pool(ThreadPoolExecutor(1, "lookup", lower_priority), 1)
+        self._lookup = Pool(ThreadPoolExecutor(1, "lookup", lower_priority), 1)
         self._stuck_since_s: float | None = None
 
     @property
     def cpu_workers(self) -> int:
-        """Number of threads of the CPU pool."""
+        """Number of calls on the CPU pool at one time, without the spare places."""
         return self._cpu.size
 
     @property
@@ -155,8 +138,19 @@ class ThreadPools:
 
     @property
     def cpu_has_room(self) -> bool:
-        """Whether a thread of the CPU pool is free."""
+        """Whether a thread of the CPU pool is free, for some client."""
         return self._cpu.has_room
+
+    def cpu_has_room_for(self, clients: Collection[str]) -> bool:
+        """Return whether a call that these clients wait for may start on the CPU pool.
+
+        Beyond `cpu_workers`, one may of which the pool runs nothing else.
+        """
+        return self._cpu.has_room_for(clients)
+
+    def is_any_idle(self, clients: Collection[str]) -> bool:
+        """Return whether the CPU pool does nothing for one of these clients."""
+        return self._cpu.is_any_idle(clients)
 
     @property
     def lookup_has_room(self) -> bool:
@@ -189,6 +183,7 @@ class ThreadPools:
         call: Callable[[], Any],
         context: Context | None = None,
         stop: Callable[[], None] | None = None,
+        clients: Collection[str] = (),
     ) -> asyncio.Future[Any]:
         """Start a step; return the future of its result.
 
@@ -203,6 +198,7 @@ class ThreadPools:
             context: of the call.
             stop: called when the time limit is exceeded; has the call raise `StepCancelled` soon.
                 None: the call cannot be stopped.
+            clients: who waits for it; the one with the fewest places is charged.
         """
 
         def settled() -> None:
@@ -210,7 +206,7 @@ class ThreadPools:
 
         self.steps_running += 1
         pool = self._device if step in self.device_steps else self._cpu
-        return self._run(pool, step, call, settled, self._timeout_s, context, stop)
+        return self._run(pool, step, call, settled, self._timeout_s, context, stop, clients)
 
     def run_on_device(
         self, what: str, call: Callable[[], Any], *, is_timed: bool = True
@@ -225,7 +221,10 @@ class ThreadPools:
         return self._run(self._device, what, call, settled, self._timeout_s if is_timed else None)
 
     def look_up(
-        self, call: Callable[[], Any], context: Context | None = None
+        self,
+        call: Callable[[], Any],
+        context: Context | None = None,
+        clients: Collection[str] = (),
     ) -> asyncio.Future[Any]:
         """Run a cut-out that only serves to find an image hash; see `start_step`.
 
@@ -237,7 +236,7 @@ class ThreadPools:
 
         self.lookups += 1
         pool = self._lookup if self._lookup.has_room else self._cpu
-        return self._run(pool, "cutout", call, settled, self._timeout_s, context)
+        return self._run(pool, "cutout", call, settled, self._timeout_s, context, clients=clients)
 
     def close(self) -> None:
         """Start no more calls; running ones continue."""
@@ -247,20 +246,21 @@ class ThreadPools:
 
     def _run(  # noqa: PLR0913, PLR0917 - what a call needs
         self,
-        pool: _Pool,
+        pool: Pool,
         what: str,
         call: Callable[[], Any],
         settled: Callable[[], None],
         timeout_s: float | None,
         context: Context | None = None,
         stop: Callable[[], None] | None = None,
+        clients: Collection[str] = (),
     ) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         result: asyncio.Future[Any] = loop.create_future()
         context = (context or copy_context()).copy()
         work: asyncio.Future[Any]
         is_hung = False
-        pool.running += 1
+        client = pool.take_place(clients)
         if inspect.iscoroutinefunction(call):
             work = context.run(loop.create_task, _translated_coroutine(what, call))
         else:
@@ -281,11 +281,9 @@ class ThreadPools:
 
         def count(_: object) -> None:
             nonlocal is_hung
-            if work.done():  # at the same time as the result is taken
-                pool.running -= 1
-            else:
-                is_hung = True
-                pool.hung += 1
+            is_hung = not work.done()
+            pool.leave_place(client, is_hung=is_hung)  # at the same time as the result is taken
+            if is_hung:
                 self._note_hung()
             settled()
 
