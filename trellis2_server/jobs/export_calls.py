@@ -132,6 +132,11 @@ class ExportCalls:
         return len(self._waiting) + len(self._running)
 
     @property
+    def running(self) -> int:
+        """Number of calls that run."""
+        return len(self._running)
+
+    @property
     def next_deadline(self) -> float | None:
         """Deadline of the call that starts next; None: none can start."""
         return min(map(self._deadline, self._startable()), default=None)

@@ -128,38 +128,42 @@ class Scheduler:
             for step in self._queue.waiting_for_device():
                 self._active_jobs.note_loading(step)
 
-    def _has_room_for(self, clients: Collection[str]) -> bool:
-        """Return whether a step may start of a job of which none runs, or an export call.
+    @property
+    def _has_room(self) -> bool:
+        """Whether a step may start of a job of which none runs, or an export call.
 
         `worker.limit_model_concurrency` limits jobs in progress. The second step of a job takes no
         place: it works with the shape that the first one holds, and each job has one at most. With
         a limit of 1, the device would otherwise be idle during the export of every shape.
+        """
+        return self._jobs_running < self._threads.max_steps
+
+    def _has_spare_room_for(self, clients: Collection[str]) -> bool:
+        """Return whether such a step may start although there is no room for others.
 
         Export calls, and jobs whose upload is being read, hold nothing that the engine has made.
         So they do not take the places of clients for which the CPU pool does nothing.
 
         Args:
-            clients: who waits for it.
+            clients: who waits for the step.
         """
-        running = self._threads.steps_running - self._active_jobs.second_steps
-        if running < self._threads.max_steps:
-            return True
-        return self._engaged < self._threads.max_steps and self._threads.is_any_idle(clients)
+        if not self._threads.is_any_idle(clients):
+            return False
+        readers = sum(
+            _only_reads(active, self._threads.device_steps) for active in self._active_jobs
+        )
+        engaged = self._jobs_running - readers - self._export_calls.running
+        return engaged < self._threads.max_steps
 
     @property
-    def _engaged(self) -> int:
-        """Number of jobs of which a step runs that does more than read the upload."""
-        device_steps = self._threads.device_steps
-        return sum(
-            any(
-                step.is_running and (step.name in device_steps or not step.reads_upload)
-                for step in active.steps.values()
-            )
-            for active in self._active_jobs
-        )
+    def _jobs_running(self) -> int:
+        """Number of export calls that run, and of jobs of which a step runs, cancelled ones too."""
+        return self._threads.steps_running - self._active_jobs.second_steps
 
     def _can_call(self, clients: Collection[str]) -> bool:
-        return self._threads.cpu_has_room_for(clients) and self._has_room_for(clients)
+        return self._threads.cpu_has_room_for(clients) and (
+            self._has_room or self._has_spare_room_for(clients)
+        )
 
     def _start_next(self) -> bool:
         """Start the step or export call that is due first, of those that can start."""
@@ -176,6 +180,7 @@ class Scheduler:
 
     def _next_step(self, kinds: set[Step]) -> JobStep | None:
         """Return the step of these kinds that is due first and has a place; None: there is none."""
+        has_room = self._has_room
         is_device_promised = False
         for step in self._queue:
             if step.name not in kinds:
@@ -186,7 +191,7 @@ class Scheduler:
                     continue
             elif is_device_promised and step.active.running:
                 continue
-            if step.active.running or self._has_room_for(clients):
+            if step.active.running or has_room or self._has_spare_room_for(clients):
                 return step
             if step.name in self._threads.device_steps:
                 # It gets the device as soon as it has a place: not a texture that is due later.
@@ -227,3 +232,11 @@ class Scheduler:
         elif not self.is_idle.is_set():
             self.is_idle.set()
             self._maintenance.schedule_idle_unload()
+
+
+def _only_reads(active: ActiveJob, device_steps: Collection[Step]) -> bool:
+    """Whether steps of a job run, and none of them does more than read what the client sent."""
+    running = [step for step in active.steps.values() if step.is_running]
+    return bool(running) and all(
+        step.reads_upload and step.name not in device_steps for step in running
+    )
