@@ -53,7 +53,7 @@ async def run_jobs(jobs: int, folder: str | None) -> dict[str, Any]:
         archive.save_record(uid, "a record")
         stored = [archive.store_file(uid, name, content) for name, content in contents.items()]
         on_loop.append(time.perf_counter() - begin)
-        await archive.wait_until_written()
+        await archive.wait_until_saved(uid)
         until_written.append(time.perf_counter() - begin)
         del contents
         begin = time.perf_counter()
