@@ -84,7 +84,7 @@ class ResultDatabase:
             rows = self._connect()
             if rows.damage is None:
                 return rows
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if not is_damage(error):
                 raise
             rows = Rows(damage=error_reason(error))

@@ -74,8 +74,11 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
     return version
 
 
-def is_damage(error: sqlite3.Error) -> bool:
-    """Whether an error tells of damaged content, in contrast to a failing disk or folder."""
+def is_damage(error: Exception) -> bool:
+    """Whether an error tells of damaged content, in contrast to a failing disk or folder.
+
+    `UnicodeDecodeError` is what Python makes of SQLite's message about a damaged name.
+    """
     # Python 3.11 has `sqlite_errorcode`; errors that this package raises itself have none.
     code = getattr(error, "sqlite_errorcode", None)
     if code is not None:
@@ -115,7 +118,7 @@ def _scan(connection: sqlite3.Connection, rows: Rows, table: _Table) -> Generato
     query = f"SELECT {table.columns} FROM {table.name}"  # noqa: S608 - constants
     try:
         yield from connection.execute(f"{query} ORDER BY {', '.join(table.key)}")
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         if not is_damage(error):
             raise
         rows.damage = str(error)
@@ -128,7 +131,7 @@ def _scan(connection: sqlite3.Connection, rows: Rows, table: _Table) -> Generato
             for end in ("", " DESC"):
                 part = f"{query} WHERE {where}{table.text} >= ? AND {table.text} < ?"
                 order = ", ".join(column + end for column in table.key)
-                with contextlib.suppress(sqlite3.DatabaseError):
+                with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
                     yield from connection.execute(f"{part} ORDER BY {order}", given)
 
 
@@ -222,12 +225,12 @@ def _read_copied(path: Path, folder: Path) -> Rows:
         (mode,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         try:
             is_empty = check_version(connection, path) == 0
-        except sqlite3.DatabaseError:
+        except (sqlite3.DatabaseError, UnicodeDecodeError):
             is_empty = False
         rows = Rows() if is_empty else read_rows(connection)
         if mode != "ok":
             rows.damage = rows.damage or f"malformed: {mode}"
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         if not is_damage(error):
             raise
         return Rows(damage=str(error))
