@@ -81,7 +81,12 @@ class Client:
 
     def fields(self, **more: Any) -> dict[str, Any]:
         picture, seed = self.random.choice(PICTURES), self.random.randrange(10**6)
-        return {"image": picture, "seed": seed, "texture_size": 256, "decimation_target": 1000} | more
+        return {
+            "image": picture,
+            "seed": seed,
+            "texture_size": 256,
+            "decimation_target": 1000,
+        } | more
 
     def generate(self) -> None:
         texture = self.random.random() < 0.5

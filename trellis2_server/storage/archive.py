@@ -120,7 +120,7 @@ class Archive:
 
     async def wait_until_deleted(self, uid: str) -> bool:
         """Wait until a removed job cannot come back after a restart; return whether that is so."""
-        return await self._writes.wait_until_deleted(uid)
+        return not self.is_persistent or await self._writes.wait_until_deleted(uid)
 
     def retry_failed_writes(self) -> None:
         """Write again what could not be written."""
