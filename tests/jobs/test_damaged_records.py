@@ -38,7 +38,7 @@ def registry_of(archive: Archive) -> tuple[JobRecords, JobRegistry]:
 async def fill(folder: Path) -> list[Job]:
     archive = Archive(DiskStore(folder), max_evictable_bytes=0)
     archive.open()
-    records, registry = registry_of(archive)
+    _, registry = registry_of(archive)
     jobs: list[Job] = []
     for number, content in enumerate(CONTENTS):
         uid = str(uuid.UUID(int=random.Random(number).getrandbits(128)))  # noqa: S311 - no secret
@@ -128,4 +128,4 @@ def test_a_bit_that_flips_anywhere_in_the_database_never_makes_a_wrong_job(tmp_p
         return random.Random(2).sample(written, 120)  # noqa: S311 - the same places each time
 
     found = flips(tmp_path, choose)
-    assert sum(good >= JOBS - 1 for _, good, _ in found) >= 0.9 * len(found)
+    assert all(good >= JOBS - 1 for _, good, _ in found), found

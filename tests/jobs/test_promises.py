@@ -73,10 +73,16 @@ def server(commits: Commits, tmp_path: Path) -> Generator[Server]:
 def held_back(server: Server, commits: Commits, reply: Future[Any]) -> None:
     """The reply waits for the commit, and nothing else waits for it."""
     assert commits.held.wait(PATIENCE_S)
-    until(lambda: server.manager.scheduler.is_idle.is_set(), "all steps are done")
+    until(server.manager.scheduler.is_idle.is_set, "all steps are done")
     for _ in range(20):
         assert server.client.get("/healthcheck").is_success
     assert not reply.done()
+
+
+def last_event(server: Server, uid: str) -> str:
+    with server.client.stream("GET", f"/events/{uid}") as stream:
+        lines = [line for line in stream.iter_lines() if line.startswith("data: ")]
+    return json.loads(lines[-1][6:])["status"]
 
 
 REQUESTS: dict[str, Callable[[Server, str], Any]] = {
@@ -84,16 +90,10 @@ REQUESTS: dict[str, Callable[[Server, str], Any]] = {
     "the list": lambda server, _: server.client.get("/jobs").json()["jobs"][0]["status"],
     "a file": lambda server, uid: server.client.get(f"/jobs/{uid}/textured.glb").status_code,
     "status": lambda server, uid: server.client.get(f"/status/{uid}").json()["status"],
-    "an event": lambda server, uid: events(server, uid)[-1],
+    "an event": last_event,
     "texture": lambda server, uid: server.texture(uid=uid).status_code,
     "the same request": lambda server, _: server.generate(fields(texture=True)).status_code,
 }
-
-
-def events(server: Server, uid: str) -> list[str]:
-    with server.client.stream("GET", f"/events/{uid}") as stream:
-        lines = [line for line in stream.iter_lines() if line.startswith("data: ")]
-    return [json.loads(line[6:])["status"] for line in lines]
 
 
 @pytest.mark.parametrize("kind", REQUESTS)

@@ -110,7 +110,7 @@ class ArchiveMachine(RuleBasedStateMachine):
         return not self.is_failing
 
     @rule(has_file=st.booleans(), is_awaited=st.booleans())
-    def make(self, has_file: bool, is_awaited: bool) -> None:
+    def make(self, *, has_file: bool, is_awaited: bool) -> None:
         uid = str(uuid.UUID(int=next(self.numbers) << 96 | 7))
 
         async def change() -> None:
@@ -126,7 +126,7 @@ class ArchiveMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: any(self.now.values()))
     @rule(at=st.integers(0, 99), is_awaited=st.booleans(), is_bulk=st.booleans())
-    def go_on(self, at: int, is_awaited: bool, is_bulk: bool) -> None:
+    def go_on(self, at: int, *, is_awaited: bool, is_bulk: bool) -> None:
         uid = self.pick(at)
         record, files = self.now[uid] or ("", ())
         number = int(record.partition(" ")[0]) + 1
@@ -158,7 +158,7 @@ class ArchiveMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: any(self.now.values()))
     @rule(at=st.integers(0, 99), is_awaited=st.booleans())
-    def delete(self, at: int, is_awaited: bool) -> None:
+    def delete(self, at: int, *, is_awaited: bool) -> None:
         uid = self.pick(at)
 
         async def change() -> bool:
@@ -187,7 +187,7 @@ class ArchiveMachine(RuleBasedStateMachine):
         self.possible = {uid: {state} for uid, state in self.now.items()}
 
     @rule(is_killed=st.booleans())
-    def restart(self, is_killed: bool) -> None:
+    def restart(self, *, is_killed: bool) -> None:
         if is_killed:
             self.disk.set(0, count=None)
         self.run(self.archive.close())
@@ -210,7 +210,7 @@ class ArchiveMachine(RuleBasedStateMachine):
                         assert await opened.read() == content(uid, name)
                     except StoreError as error:
                         assert not error.is_lost  # noqa: PT017
-                        assert self.disk.fails_at is not None  # noqa: PT017
+                        assert self.disk.fails_at is not None
 
         self.run(read())
 

@@ -76,7 +76,7 @@ def test_a_damaged_database_is_set_aside(tmp_path: Path) -> None:
     path.write_bytes(b"not a database at all" * 1000)
     database = ResultDatabase(path)
     rows = database.connect()
-    assert "0 jobs could; the damaged file is results.sqlite.broken" in (rows.damage or "")
+    assert "0 jobs could be read; the damaged file is results.sqlite.broken" in (rows.damage or "")
     assert not rows.records
     assert path.with_name("results.sqlite.broken").read_bytes() == b"not a database at all" * 1000
     database.close()

@@ -131,7 +131,7 @@ _SHM_FAILED, _TRUNCATE_FAILED, _DELETE_FAILED = 4874, 1546, 2570
 class _Methods(ctypes.Structure):
     """sqlite3_io_methods."""
 
-    _fields_ = [  # noqa: RUF012 - ctypes' own form
+    _fields_ = [
         ("version", _INT), ("close", _POINTER), ("read", _POINTER), ("write", _WRITE),
         ("truncate", _TRUNCATE), ("sync", _SYNC), ("size", _POINTER), ("lock", _POINTER),
         ("unlock", _POINTER), ("check_lock", _POINTER), ("control", _POINTER),
@@ -144,7 +144,7 @@ class _Methods(ctypes.Structure):
 class _Vfs(ctypes.Structure):
     """sqlite3_vfs, as far as it is replaced; the rest is copied."""
 
-    _fields_ = [  # noqa: RUF012 - ctypes' own form
+    _fields_ = [
         ("version", _INT), ("file_size", _INT), ("max_path", _INT), ("next", _POINTER),
         ("name", ctypes.c_char_p), ("data", _POINTER), ("open", _OPEN), ("delete", _DELETE),
         ("rest", _POINTER * 14),

@@ -9,6 +9,7 @@
     store            the protocol of stores, and what they hold
     memory_store     until the process ends
     disk_store       in a folder: `database` has the records, `job_files` the files
+    record_copy      a copy of the records, for what damage makes unreadable
     rows             reads what is readable of a database, damaged ones too
     snapshots        geometry and material of a job, for exporting again
     serialization    arrays → compressed bytes

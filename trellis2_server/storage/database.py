@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from trellis2_server.errors import StoreError
 from trellis2_server.storage.file_system import error_reason
+from trellis2_server.storage.record_copy import RecordCopy
 from trellis2_server.storage.rows import (
     SCHEMA_VERSION,
     Rows,
@@ -26,7 +27,7 @@ from trellis2_server.storage.rows import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
     from pathlib import Path
 
     from trellis2_server.storage.store import Artifact, JobName
@@ -65,13 +66,14 @@ class ResultDatabase:
         self._path = path
         self._broken = path.with_name(f"{path.name}.broken")
         self._replacement = path.with_name(f"{path.name}.new")
+        self._copy = RecordCopy(path.with_name(f"{path.stem}.copy{path.suffix}"))
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
 
     # ---- connection ------------------------------------------------------------------
 
     def connect(self) -> Rows:
-        """Connect and load all rows; a damaged database is replaced by its readable rows.
+        """Connect and load all rows; a damaged database is replaced by what its copy completes.
 
         Returns:
             The rows. Their `damage` is a sentence about what was lost and set aside.
@@ -83,6 +85,7 @@ class ResultDatabase:
         try:
             rows = self._connect()
             if rows.damage is None:
+                self._copy.make(self.check())
                 return rows
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if not is_damage(error):
@@ -90,11 +93,13 @@ class ResultDatabase:
             rows = Rows(damage=error_reason(error))
         self.close()
         damage, rows = rows.damage, read_copy(self._path)
+        self._copy.complete(rows)
         self._replace(rows)
         self._connect()
+        self._copy.make(self.check())
         rows.damage = (
-            f"some records of earlier results could not be read ({rows.damage or damage}), "
-            f"{len(rows.records)} jobs could; the damaged file is {self._broken.name}"
+            f"the records of earlier results were damaged ({rows.damage or damage}); "
+            f"{len(rows.records)} jobs could be read; the damaged file is {self._broken.name}"
         )
         return rows
 
@@ -106,10 +111,14 @@ class ResultDatabase:
         """
         if not self._path.exists() and self._replacement.exists():
             return read_copy(self._replacement)
-        return read_copy(self._path)
+        rows = read_copy(self._path)
+        if rows.damage is not None:
+            self._copy.complete(rows)
+        return rows
 
     def close(self) -> None:
         """Close the connection."""
+        self._copy.close()
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
@@ -206,8 +215,10 @@ class ResultDatabase:
         Raises:
             StoreError: nothing was saved.
         """
+        names = list(names)
         with self._transaction() as connection:
             _save(connection, records, files, names)
+        self._copy.change(lambda copy: _save(copy, records, files, names))
 
     def delete_file(self, artifact: Artifact) -> None:
         """Delete the row of a file.
@@ -215,10 +226,13 @@ class ResultDatabase:
         Raises:
             StoreError: nothing was deleted.
         """
-        with self._transaction() as connection:
+
+        def delete(connection: sqlite3.Connection) -> None:
             connection.execute(
                 "DELETE FROM files WHERE uid = ? AND name = ?", (artifact.uid, artifact.name)
             )
+
+        self._delete(delete)
 
     def delete_jobs(self, uids: Iterable[str]) -> None:
         """Delete records with the rows of their files and names.
@@ -226,8 +240,14 @@ class ResultDatabase:
         Raises:
             StoreError: nothing was deleted.
         """
+        rows = [(uid,) for uid in uids]
+        self._delete(lambda found: found.executemany("DELETE FROM jobs WHERE uid = ?", rows))
+
+    def _delete(self, delete: Callable[[sqlite3.Connection], object]) -> None:
+        self.check()
+        self._copy.change(delete)
         with self._transaction() as connection:
-            connection.executemany("DELETE FROM jobs WHERE uid = ?", [(uid,) for uid in uids])
+            delete(connection)
 
     @contextlib.contextmanager
     def _transaction(self) -> Generator[sqlite3.Connection]:

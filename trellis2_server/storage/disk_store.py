@@ -1,8 +1,9 @@
 """`DiskStore`: records and files in a folder.
 
-    results.sqlite   a record for each job, the sizes and SHA-256 of its files, names
-    files/           `<uid>-<name>`, written under another name, synced, then renamed
-    lock             locked by the process that uses the folder
+    results.sqlite        a record for each job, the sizes and SHA-256 of its files, names
+    results.copy.sqlite   the same, for rows that damage makes unreadable
+    files/                `<uid>-<name>`, written under another name, synced, then renamed
+    lock                  locked by the process that uses the folder
 
 Records are written after the files that they list, and deleted before them; only where the disk
 has no room for that, after them. At any moment, a file is therefore complete, unlisted, or one of
@@ -10,7 +11,7 @@ a job that is being deleted; unlisted files are removed when the folder is opene
 A file is served only if it has the size and SHA-256 of its record, which is verified when the file
 is opened for the first time, and again whenever it was replaced or written to.
 
-Of a damaged database, all rows that can be read are taken over into a new one. The damaged one is
+A damaged database is replaced by one with all rows that can be read in it or in its copy. It is
 set aside as `results.sqlite.broken`, unlisted files as `files.broken`, for a week.
 
 If the folder cannot be written to, what is in it is served all the same; see `StoreContents`.
