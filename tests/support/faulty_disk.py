@@ -115,8 +115,9 @@ _WRITE = ctypes.CFUNCTYPE(_INT, _POINTER, _POINTER, _INT, _INT64)
 _SYNC = ctypes.CFUNCTYPE(_INT, _POINTER, _INT)
 _TRUNCATE = ctypes.CFUNCTYPE(_INT, _POINTER, _INT64)
 _SHM_MAP = ctypes.CFUNCTYPE(_INT, _POINTER, _INT, _INT, _INT, _POINTER)
-_OPEN = ctypes.CFUNCTYPE(_INT, _POINTER, ctypes.c_char_p, _POINTER, _INT, _POINTER)
-_DELETE = ctypes.CFUNCTYPE(_INT, _POINTER, ctypes.c_char_p, _INT)
+# Names are passed on as pointers: SQLite keeps them.
+_OPEN = ctypes.CFUNCTYPE(_INT, _POINTER, _POINTER, _POINTER, _INT, _POINTER)
+_DELETE = ctypes.CFUNCTYPE(_INT, _POINTER, _POINTER, _INT)
 
 #: SQLite's results for each kind of failure: of a write, a sync, an open.
 _RESULTS = {
@@ -182,9 +183,10 @@ class _FaultyVfs:
     def _result(self, index: int) -> int:
         return _RESULTS[self.disk.kind][index]
 
-    def _open(self, vfs: Any, name: bytes, file: int, flags: int, out: Any) -> int:
+    def _open(self, vfs: Any, name: int | None, file: int, flags: int, out: Any) -> int:
         folder = self.disk.folder
-        if folder is not None and not (name or b"").startswith(bytes(folder)):
+        path = b"" if name is None else ctypes.string_at(name)
+        if folder is not None and not path.startswith(bytes(folder)):
             return self.real.contents.open(vfs, name, file, flags, out)
         if self.disk.fails("open of the database"):
             ctypes.cast(file, ctypes.POINTER(_POINTER))[0] = None
@@ -195,7 +197,7 @@ class _FaultyVfs:
             slot[0] = self._stand_in(slot[0])
         return result
 
-    def _delete(self, vfs: Any, name: bytes, sync: int) -> int:
+    def _delete(self, vfs: Any, name: int, sync: int) -> int:
         if self.disk.fails("unlink of the log"):
             return _DELETE_FAILED
         return self.real.contents.delete(vfs, name, sync)
