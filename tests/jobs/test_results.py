@@ -10,6 +10,7 @@ from tests.support.engines import GatedEngine
 from tests.support.managers import in_a_loop, options, until, working
 from trellis2_server.jobs import results
 from trellis2_server.jobs.job import Job, Status
+from trellis2_server.storage.store import StoreContents
 
 if TYPE_CHECKING:
     from tests.support.managers import JobsUnderTest
@@ -64,7 +65,7 @@ async def test_a_lower_limit_holds_from_the_start_on_and_not_after_the_end() -> 
         manager = service.manager
         uids = store_jobs(service, 3 * results.JOBS_PER_TURN)
         manager.results._max_bytes = 0
-        manager.results.restore()
+        manager.results.restore(manager._records, StoreContents())
         assert len(manager.registry) == 2 * results.JOBS_PER_TURN
         manager.results.close()
         for _ in range(5):

@@ -1,53 +1,59 @@
 from __future__ import annotations
 
 import sqlite3
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
 
 from trellis2_server.errors import StoreError
-from trellis2_server.storage.database import ResultDatabase, error_reason
+from trellis2_server.storage.database import ResultDatabase
+from trellis2_server.storage.file_system import error_reason
+from trellis2_server.storage.rows import Rows
 from trellis2_server.storage.store import Artifact, JobName
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-SHAPE = Artifact("a", "shape.glb", 7)
+A, B = str(uuid.UUID(int=1)), str(uuid.UUID(int=2))
+SHAPE = Artifact(A, "shape.glb", 7)
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Generator[ResultDatabase]:
     database = ResultDatabase(tmp_path / "results.sqlite")
-    assert database.connect() is None
+    assert database.connect() == Rows()
     yield database
     database.close()
 
 
 def test_saved_rows_are_loaded_again(database: ResultDatabase) -> None:
-    database.save({"b": "1", "a": "2"}, {SHAPE: b"sum"}, [JobName("key", "k", "a", "x")])
-    database.save({"b": "3"}, {}, [JobName("key", "other", "unknown job")])
+    database.save({B: "1", A: "2"}, {SHAPE: b"sum"}, [JobName("key", "k", A, "x")])
+    database.save({B: "3"}, {}, [JobName("key", "other", "unknown job")])
     database.close()
-    assert database.connect() is None
-    assert list(database.load_records().items()) == [("a", "2"), ("b", "3")]
-    assert database.load_files() == {SHAPE: b"sum"}
-    assert database.load_names() == [JobName("key", "k", "a", "x")]
+    rows = database.connect()
+    assert list(rows.records.items()) == [(A, "2"), (B, "3")]
+    assert rows.files == {SHAPE: b"sum"}
+    assert rows.names == [JobName("key", "k", A, "x")]
+    assert rows.damage is None
 
 
 def test_a_deleted_job_takes_its_files_and_names_along(database: ResultDatabase) -> None:
-    database.save({"a": ""}, {SHAPE: b"sum"}, [JobName("key", "k", "a")])
-    database.delete_file(Artifact("a", "textured.glb", 1))
-    assert database.load_files()
-    database.delete_jobs({"a"})
-    assert not database.load_records()
-    assert not database.load_files()
-    assert not database.load_names()
+    database.save({A: ""}, {SHAPE: b"sum"}, [JobName("key", "k", A)])
+    database.delete_file(Artifact(A, "textured.glb", 1))
+    database.close()
+    assert database.connect().files
+    database.delete_jobs({A})
+    database.close()
+    assert database.connect() == Rows()
 
 
 def test_a_failed_transaction_saves_nothing(database: ResultDatabase) -> None:
     with pytest.raises(StoreError, match="a record could not be written: FOREIGN KEY"):
-        database.save({"b": ""}, {SHAPE: b"sum"}, [])
-    assert not database.load_records()
+        database.save({B: ""}, {SHAPE: b"sum"}, [])
+    database.close()
+    assert database.connect() == Rows()
 
 
 def test_a_closed_or_replaced_database_is_an_error(
@@ -69,8 +75,10 @@ def test_a_damaged_database_is_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "results.sqlite"
     path.write_bytes(b"not a database at all" * 1000)
     database = ResultDatabase(path)
-    assert "set aside as results.sqlite.broken" in (database.connect() or "")
-    assert not database.load_records()
+    rows = database.connect()
+    assert "0 jobs could be read; the damaged file is results.sqlite.broken" in (rows.damage or "")
+    assert not rows.records
+    assert path.with_name("results.sqlite.broken").read_bytes() == b"not a database at all" * 1000
     database.close()
 
 

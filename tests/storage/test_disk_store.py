@@ -93,11 +93,10 @@ def test_a_damaged_file_is_never_served(store: DiskStore, tmp_path: Path, damage
             path.mkdir()
     with pytest.raises(StoreError) as caught:
         store.open_file(SHAPE).read()
-    assert caught.value.is_lost == (damage != "folder")
+    assert caught.value.is_lost
     assert str(tmp_path) not in str(caught.value)
-    if damage != "folder":
-        opened = again(store)
-        assert bool(opened.jobs[0].files) == (damage == "flip")  # noticed only when read
+    opened = again(store)
+    assert bool(opened.jobs[0].files) == (damage == "flip")  # noticed only when read
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "shape.glb.exe", "SHAPE", "c:x", "x\0"])
@@ -138,9 +137,10 @@ def test_the_folder_of_a_newer_version_is_unchanged(store: DiskStore, tmp_path: 
     assert (tmp_path / "results" / "files" / f"{UID}-shape.glb").exists()
 
 
+@pytest.mark.parametrize("has_copy", [True, False], ids=["with a copy", "without"])
 @pytest.mark.parametrize("damage", ["other", "empty page", "half"])
 def test_a_damaged_database_is_set_aside_and_replaced(
-    store: DiskStore, tmp_path: Path, damage: str
+    store: DiskStore, tmp_path: Path, damage: str, *, has_copy: bool
 ) -> None:
     fill(store)
     store.close()
@@ -152,11 +152,18 @@ def test_a_damaged_database_is_set_aside_and_replaced(
         path.write_bytes(content[:4096] + b"\xaa" * 4096 + content[8192:])
     else:
         path.write_bytes(content[: len(content) // 2])
+    if not has_copy:
+        path.with_name("results.copy.sqlite").unlink()
     opened = store.open()
-    assert not opened.jobs
-    assert "set aside as results.sqlite.broken" in opened.warnings[0]
-    assert (tmp_path / "results" / "files.broken" / f"{UID}-shape.glb").read_bytes() == CONTENT
-    fill(store)
+    assert "the damaged file is results.sqlite.broken" in opened.warnings[0]
+    if has_copy:
+        assert [list(job.files) for job in opened.jobs] == [["shape.glb"]]
+        assert opened.names
+    else:
+        assert not opened.jobs
+        broken = tmp_path / "results" / "files.broken" / f"{UID}-shape.glb"
+        assert broken.read_bytes() == CONTENT
+        fill(store)
     assert store.open_file(SHAPE).read() == CONTENT
     assert again(store).jobs
 

@@ -140,7 +140,8 @@ class Conversions:
 
     def _store(self, model: Artifact, file_type: FileType, made: bytes) -> Content:
         if self._archive.find(model.uid, model.name) == model and self._has_room(len(made)):
-            self._touch(self._archive.store_file(model.uid, _name(model, file_type), made))
+            name = _name(model, file_type)
+            self._touch(self._archive.store_file(model.uid, name, made, is_bulk=True))
         return BytesContent(made)
 
     def _has_room(self, size: int) -> bool:

@@ -1,5 +1,8 @@
 """`LocalJobService`: the job service of the process that has the jobs.
 
+What it tells of a job is saved before: a client that has received a file, or was told that a job
+is completed or deleted, finds it so after the process was killed.
+
 Does not know: HTTP, how a job is worked on.
 """
 
@@ -9,7 +12,7 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from trellis2_server.errors import JobNotFoundError
+from trellis2_server.errors import JobNotFoundError, UnavailableError
 from trellis2_server.jobs.job import ANONYMOUS
 from trellis2_server.jobs.service import Health, JobView
 from trellis2_server.parameters import Delivery
@@ -28,6 +31,11 @@ logger = logging.getLogger(__name__)
 
 #: Minimum time between two states that a subscription receives, seconds.
 WATCH_INTERVAL_S: Final = 0.1
+#: Why a deletion is not confirmed.
+_NOT_DELETED: Final = (
+    "the folder for results fails: the job is not served any more, but may be again after a "
+    "restart; it is deleted when the folder can be written to"
+)
 
 
 class LocalJobService:
@@ -48,10 +56,9 @@ class LocalJobService:
         self._registry = manager.registry
         self._active_jobs = manager.active_jobs
         self._results = manager.results
+        self._archive = manager.archive
         self.submit = manager.submissions.submit
         self.identify = manager.submissions.identify
-        self.wait_for_shape = manager.waiter.wait_for_shape
-        self.wait_for_texture = manager.waiter.wait_for_texture
         self.read_file = manager.results.open_file
 
     @property
@@ -101,7 +108,9 @@ class LocalJobService:
         """Return the same job with the state around it."""
         delivery = self._registry.alias_delivery(name)
         job = self._find(name, caller)
-        return self._view(job, delivery if isinstance(delivery, Delivery) else None)
+        view = self._view(job, delivery if isinstance(delivery, Delivery) else None)
+        await self._archive.wait_until_saved(job.uid)
+        return view
 
     async def list_jobs(
         self, caller: Caller = ANONYMOUS, *, limit: int, before: str | None = None
@@ -111,7 +120,10 @@ class LocalJobService:
         if before is not None:
             uid = self._registry.get(before, caller.owner).uid
             jobs = jobs[next(at for at, job in enumerate(jobs, 1) if job.uid == uid) :]
-        return [self._view(job) for job in jobs[:limit]], len(jobs) > limit
+        views = [self._view(job) for job in jobs[:limit]]
+        for view in views:
+            await self._archive.wait_until_saved(view.job.uid)
+        return views, len(jobs) > limit
 
     def _find(self, name: str, caller: Caller) -> Job:
         job = self._registry.get(name, caller.owner)
@@ -129,6 +141,20 @@ class LocalJobService:
             delivery=delivery,
         )
 
+    # ---- waiting for results -------------------------------------------------------------
+
+    async def wait_for_shape(self, job: Job) -> Job:
+        """Return the job with its untextured GLB, once that exists and is saved."""
+        job = await self.manager.waiter.wait_for_shape(job)
+        await self._archive.wait_until_saved(job.uid)
+        return job
+
+    async def wait_for_texture(self, job: Job, timeout_s: float | None = None) -> Job:
+        """Return the job with its textured GLB, once that exists and is saved."""
+        job = await self.manager.waiter.wait_for_texture(job, timeout_s)
+        await self._archive.wait_until_saved(job.uid)
+        return job
+
     # ---- following and ending jobs -------------------------------------------------------
 
     async def watch(self, job: Job, *, heartbeat_s: float) -> AsyncGenerator[JobView | None]:
@@ -141,7 +167,9 @@ class LocalJobService:
         with self._active_jobs.subscriptions.subscribe(job) as subscription:
             while True:
                 state = subscription.job
-                yield self._view(state)
+                view = self._view(state)
+                await self._archive.wait_until_saved(state.uid)
+                yield view
                 if state.status.is_finished:
                     return
                 await subscription.pause(WATCH_INTERVAL_S)
@@ -151,7 +179,7 @@ class LocalJobService:
     async def create_alias(self, job: Job, delivery: Delivery) -> str:
         """Return another uid of the job, which also stands for what is to be delivered."""
         alias = self._registry.create_alias(job, delivery)
-        await self.manager.archive.wait_until_written()
+        await self._archive.wait_until_saved(self._registry.get(alias, job.owner).uid)
         return alias
 
     async def delete(self, name: str, caller: Caller = ANONYMOUS) -> None:
@@ -162,10 +190,13 @@ class LocalJobService:
         if job.status.is_finished:
             self._results.delete(job)
             logger.info("Job deleted", extra={"uid": job.uid})
+            if not await self._archive.wait_until_deleted(job.uid):
+                raise UnavailableError(_NOT_DELETED, retry_after_s=60)
             return
         active = self._active_jobs.get(job.uid)
         if active:
             self.manager.endings.cancel(active)
+            await self._archive.wait_until_saved(job.uid)
 
     # ---- files ---------------------------------------------------------------------------
 
@@ -174,7 +205,9 @@ class LocalJobService:
     ) -> tuple[Job, Artifact]:
         """Return the caller's job, and one of its files."""
         job = self._find(name, caller)
-        return job, self._results.file(job, file_name)
+        file = self._results.file(job, file_name)
+        await self._archive.wait_until_saved(job.uid)
+        return job, file
 
     async def find_conversion(self, model: Artifact, file_type: FileType) -> Artifact | None:
         """Return the stored conversion of a model; None: it has to be made."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from trellis2_server import __version__
@@ -211,6 +212,7 @@ class JobManager:
         """Connect the callbacks: the end of a step may start another one."""
         self.submissions.engine = self.executor.name
         self.archive.on_stored = self.results.note_stored
+        self.archive.on_opened = partial(self.results.restore, self._records)
         self.runner.results = self.step_results
         self.step_results.enqueue = self.scheduler.enqueue
         self.scheduler.on_room = self.lookups.wake
@@ -227,8 +229,7 @@ class JobManager:
     def start(self) -> None:
         """Read stored jobs, start to load the engine, and start the cleanup."""
         self._loop = asyncio.get_running_loop()
-        self._records.restore(self.archive.open(), self.registry)
-        self.results.restore()
+        self.results.restore(self._records, self.archive.open())
         self.clean_up()
         for coroutine in (self._load(), self._cleanup.run_regularly(), self._drain()):
             task = self._loop.create_task(coroutine)

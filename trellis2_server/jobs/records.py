@@ -1,7 +1,7 @@
 """`JobRecords`: writes the registry's jobs and names to the archive, and reads them back.
 
 A job that was not finished when the process ended is an error afterwards. The files that it had
-made stay.
+made stay. A record has a checksum; one that was damaged costs its job only.
 
 Does not know: threads, HTTP, where the archive stores records.
 """
@@ -12,6 +12,7 @@ import functools
 import json
 import logging
 import time
+import zlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RESTARTED: Final = "the server was restarted"
+#: Key of a record's checksum. Earlier versions ignore it.
+_CHECKSUM: Final = "crc32"
 #: Kinds of names that stand for a time; see `JobJournal.name`.
 _TIMES: Final = frozenset({"asked", "used"})
 
@@ -108,12 +111,12 @@ class JobRecords:
     def _restored(self, saved: SavedJob) -> Job | None:
         try:
             return self._job(saved)
-        except (ValueError, KeyError, TypeError):
+        except Exception:  # whatever is in it, the other jobs are served
             logger.exception("A record cannot be read", extra={"uid": saved.uid})
             return None
 
     def _job(self, saved: SavedJob) -> Job:
-        record: dict[str, Any] = json.loads(saved.record)
+        record = _read(saved)
         now_unix_s, now = time.time(), self._clock()
         status, error = Status(record["status"]), _error(record["error"])
         ended_unix_s: float | None = record["finished"]
@@ -171,7 +174,25 @@ def _text(job: Job) -> str:
         "timings": dict(job.timings),
         "options": asdict(job.options),
     }
-    return json.dumps(record)
+    text = json.dumps(record)
+    return json.dumps({**record, _CHECKSUM: _checksum(job.uid, text)})
+
+
+def _read(saved: SavedJob) -> dict[str, Any]:
+    """Return what a record says. Those of earlier versions have no checksum.
+
+    Raises:
+        ValueError: it was damaged.
+    """
+    record: dict[str, Any] = json.loads(saved.record)
+    checksum = record.pop(_CHECKSUM, None)
+    if checksum is not None and checksum != _checksum(saved.uid, json.dumps(record)):
+        raise ValueError("the checksum is wrong")
+    return record
+
+
+def _checksum(uid: str, text: str) -> int:
+    return zlib.crc32(f"{uid} {text}".encode())
 
 
 def _meaning(name: JobName) -> Any:

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.executor import Executor
     from trellis2_server.jobs.export_calls import ExportCalls
     from trellis2_server.jobs.job import Job
+    from trellis2_server.jobs.records import JobRecords
     from trellis2_server.parameters import FileType, Options
     from trellis2_server.settings import WorkerSettings
     from trellis2_server.storage.archive import Archive
     from trellis2_server.storage.content import Content
-    from trellis2_server.storage.store import Artifact
+    from trellis2_server.storage.store import Artifact, StoreContents
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +76,14 @@ class JobResults:
 
     # ---- room ------------------------------------------------------------------------
 
-    def restore(self) -> None:
-        """Take over what was stored before, and make room if the limit is lower now."""
+    def restore(self, records: JobRecords, contents: StoreContents) -> None:
+        """Take over what was stored before, and make room if the limit is lower now.
+
+        Args:
+            records: puts the jobs and names into the registry.
+            contents: what was stored.
+        """
+        records.restore(contents, self._registry)
         self._conversions.restore(job.uid for job in self._registry)
         self._make_room()
 

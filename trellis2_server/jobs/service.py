@@ -184,6 +184,8 @@ class JobService(Protocol):
 
         Raises:
             JobNotFoundError: the caller has no such job.
+            UnavailableError: the job is not served any more, but the store fails: it may be
+                served again after a restart.
         """
         ...
 

@@ -8,19 +8,18 @@ Does not know: HTTP, jobs, the content of records.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from trellis2_server.errors import StoreError
 from trellis2_server.storage.content import BytesContent
+from trellis2_server.storage.deferred_files import DeferredFiles
 from trellis2_server.storage.evictable import EvictableFiles
 from trellis2_server.storage.index import ArchiveIndex
 from trellis2_server.storage.shared_reads import SharedReads
 from trellis2_server.storage.store import Artifact, JobName, StoreContents
 from trellis2_server.storage.write_queue import WriteQueue
-from trellis2_server.thread_priority import lower_priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Threads that make deferred files; two, so that a picture need not wait for a geometry.
-_DEFERRED_THREADS: Final = 2
 #: Maximum number of deferred files that wait; evictable files beyond it are not stored.
 MAX_DEFERRED_FILES: Final = 4
 
@@ -47,26 +44,31 @@ class Archive:
     Attributes:
         is_persistent: whether results remain after a restart.
         on_stored: called with each new file.
+        on_opened: called with the contents of a folder that could not be read at the start, once
+            it can be.
     """
 
     def __init__(self, store: Store, *, max_evictable_bytes: int) -> None:
         self.is_persistent = store.is_persistent
         self.on_stored: Callable[[Artifact], None] | None = None
+        self.on_opened: Callable[[StoreContents], None] | None = None
         self._store = store
         self._index = ArchiveIndex()
         self._evictable = EvictableFiles(max_evictable_bytes)
         self._writes = WriteQueue(
             store, self._index, on_written=self._note_written, on_failed=self._evict
         )
+        self._writes.on_opened = self._note_opened
         self._reads = SharedReads(store, self._note_lost)
-        self._deferred: dict[asyncio.Task[None], tuple[str, str]] = {}
-        self._deferred_executor = ThreadPoolExecutor(_DEFERRED_THREADS, "deferred", lower_priority)
+        self._deferred = DeferredFiles()
         self._warnings: tuple[str, ...] = ()
 
     # ---- opening, closing, state -----------------------------------------------------
 
     def open(self) -> StoreContents:
         """Open the store and return its contents. Blocks: call it before serving.
+
+        What is on a disk that is full or read-only is served; see `notes`.
 
         Raises:
             ConfigError: another process uses the store, or a newer version wrote it.
@@ -76,17 +78,23 @@ class Archive:
         except StoreError as error:
             self._writes.set_failed(error)
             return StoreContents()
-        self._writes.set_open()
+        self._writes.set_open(contents.failure)
+        return self._add(contents)
+
+    def _add(self, contents: StoreContents) -> StoreContents:
         self._warnings = tuple(contents.warnings)
         for warning in contents.warnings:
             logger.warning(warning)
-        for job in contents.jobs:
-            self._index.records[job.uid] = job.record
-            for artifact in job.files.values():
-                self._index.add_file(artifact)
-        for name in contents.names:
-            self._index.add_name(name)
-        return contents
+        return self._index.add(contents)
+
+    def _note_opened(self, contents: StoreContents) -> None:
+        """Add the contents of a folder that could not be read at the start."""
+        added = self._add(contents)
+        if self.on_opened is not None and added.jobs:
+            try:
+                self.on_opened(added)
+            except Exception:  # what was made since is written all the same
+                logger.exception("Stored jobs cannot be served")
 
     async def close(self) -> None:
         """Write what is left, if possible, and close the store."""
@@ -95,20 +103,24 @@ class Archive:
         await self.flush()
         await self._writes.close()
         self._reads.close()
-        self._deferred_executor.shutdown(wait=False)
+        self._deferred.close()
 
     async def flush(self) -> None:
         """Wait until everything, deferred files included, is written or could not be."""
-        while self._deferred:
-            await asyncio.wait(self._deferred)
-        await self.wait_until_written()
-
-    async def wait_until_written(self) -> None:
-        """Wait until all stored files and records are written or could not be.
-
-        Does not wait for deferred files.
-        """
+        await self._deferred.wait()
         await self._writes.wait()
+
+    async def wait_until_saved(self, uid: str) -> None:
+        """Wait until a job, as it is now, is written, without bulk files; see `WriteQueue`.
+
+        Returns at once without a folder, and while the folder fails (see `notes`).
+        """
+        if self.is_persistent:
+            await self._writes.wait_until_saved(uid)
+
+    async def wait_until_deleted(self, uid: str) -> bool:
+        """Wait until a removed job cannot come back after a restart; return whether that is so."""
+        return not self.is_persistent or await self._writes.wait_until_deleted(uid)
 
     def retry_failed_writes(self) -> None:
         """Write again what could not be written."""
@@ -152,14 +164,17 @@ class Archive:
         self._index.add_name(name)
         self._writes.write_name(name)
 
-    def store_file(self, uid: str, name: str, content: bytes) -> Artifact:
-        """Store a file of a job that has a record; it can be read at once."""
+    def store_file(self, uid: str, name: str, content: bytes, *, is_bulk: bool = False) -> Artifact:
+        """Store a file of a job that has a record; it can be read at once.
+
+        A bulk file is written after everything else, and nobody waits for that.
+        """
         artifact = Artifact(uid, name, len(content))
         replaced = self.find(uid, name)
         if replaced is not None:
             self._drop(replaced)
         self._index.add_file(artifact)
-        self._writes.write_file(artifact, content)
+        self._writes.write_file(artifact, content, is_bulk=is_bulk)
         if self.on_stored is not None:
             self.on_stored(artifact)
         return artifact
@@ -180,28 +195,16 @@ class Archive:
             not self._evictable.max_bytes or len(self._deferred) >= MAX_DEFERRED_FILES
         ):
             return
-        task = asyncio.get_running_loop().create_task(
-            self._store_deferred(uid, name, make, is_evictable=is_evictable)
-        )
-        self._deferred[task] = (uid, name)
-        task.add_done_callback(self._deferred.pop)
+        store = partial(self._store_made, uid, name, is_evictable=is_evictable)
+        self._deferred.start(uid, name, make, store)
 
-    async def _store_deferred(
-        self, uid: str, name: str, make: Callable[[], bytes], *, is_evictable: bool
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            content = await loop.run_in_executor(self._deferred_executor, make)
-        except Exception as error:  # noqa: BLE001 - the job itself is not affected
-            logger.warning("File not stored: %s", error, extra={"uid": uid, "file": name})
-            return
-        if uid not in self._index.records:
-            return
-        artifact = self.store_file(uid, name, content)
-        if is_evictable:
-            self._evictable.add(artifact)
-            if not self.is_persistent:
-                self._evict()
+    def _store_made(self, uid: str, name: str, content: bytes, *, is_evictable: bool) -> None:
+        if uid in self._index.records:
+            artifact = self.store_file(uid, name, content, is_bulk=is_evictable)
+            if is_evictable:
+                self._evictable.add(artifact)
+                if not self.is_persistent:
+                    self._evict()
 
     # ---- finding and removing --------------------------------------------------------
 
@@ -211,12 +214,11 @@ class Archive:
 
     def is_coming(self, uid: str, name: str) -> bool:
         """Whether a deferred file of a job is being made."""
-        return uid in self._index.records and (uid, name) in self._deferred.values()
+        return uid in self._index.records and self._deferred.has(uid, name)
 
     async def find_soon(self, uid: str, name: str) -> Artifact | None:
         """Find a file of a job; if it is deferred, wait until it is stored."""
-        while making := [task for task, file in self._deferred.items() if file == (uid, name)]:
-            await asyncio.wait(making)
+        await self._deferred.wait_for(uid, name)
         return self.find(uid, name)
 
     def files(self, uid: str) -> list[Artifact]:

@@ -1,5 +1,8 @@
 """`ResultDatabase`: job records, sizes and checksums of files, and names, in SQLite.
 
+A transaction that has ended survives a killed process, and a power failure where the disk keeps
+what was synced (`synchronous = FULL`).
+
 Does not know: the files themselves, the content of records.
 """
 
@@ -8,17 +11,27 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from typing import TYPE_CHECKING, Final
 
-from trellis2_server.errors import ConfigError, StoreError
-from trellis2_server.storage.store import Artifact, JobName
+from trellis2_server.errors import StoreError
+from trellis2_server.storage.file_system import error_reason
+from trellis2_server.storage.record_copy import RecordCopy
+from trellis2_server.storage.rows import (
+    SCHEMA_VERSION,
+    Rows,
+    check_version,
+    is_damage,
+    read_copy,
+    read_rows,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
     from pathlib import Path
 
-#: `PRAGMA user_version` of the database.
-SCHEMA_VERSION: Final = 1
+    from trellis2_server.storage.store import Artifact, JobName
+
 #: The columns `says` hold a job's record and a name's payload.
 _SCHEMA: Final = """
 CREATE TABLE jobs (uid TEXT PRIMARY KEY, says TEXT NOT NULL) WITHOUT ROWID;
@@ -51,32 +64,61 @@ class ResultDatabase:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._broken = path.with_name(f"{path.name}.broken")
+        self._replacement = path.with_name(f"{path.name}.new")
+        self._copy = RecordCopy(path.with_name(f"{path.stem}.copy{path.suffix}"))
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
 
     # ---- connection ------------------------------------------------------------------
 
-    def connect(self) -> str | None:
-        """Connect; replace a damaged database by an empty one.
+    def connect(self) -> Rows:
+        """Connect and load all rows; a damaged database is replaced by what its copy completes.
 
         Returns:
-            If the database was damaged, a sentence about what was set aside.
+            The rows. Their `damage` is a sentence about what was lost and set aside.
 
         Raises:
             ConfigError: a newer version wrote the database.
         """
+        self._finish_replacement()
         try:
-            self._connect()
-        except sqlite3.DatabaseError as error:
-            if not _is_damage(error):
+            rows = self._connect()
+            if rows.damage is None:
+                self._copy.make(self.check())
+                return rows
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if not is_damage(error):
                 raise
-            damage = self._rename_damaged(error)
-            self._connect()
-            return damage
-        return None
+            rows = Rows(damage=error_reason(error))
+        self.close()
+        damage, rows = rows.damage, read_copy(self._path)
+        self._copy.complete(rows)
+        self._replace(rows)
+        self._connect()
+        self._copy.make(self.check())
+        rows.damage = (
+            f"the records of earlier results were damaged ({rows.damage or damage}); "
+            f"{len(rows.records)} jobs could be read; the damaged file is {self._broken.name}"
+        )
+        return rows
+
+    def read_only(self) -> Rows:
+        """Load all rows that can be read, without connecting or writing to the folder.
+
+        Raises:
+            ConfigError: a newer version wrote the database.
+        """
+        if not self._path.exists() and self._replacement.exists():
+            return read_copy(self._replacement)
+        rows = read_copy(self._path)
+        if rows.damage is not None:
+            self._copy.complete(rows)
+        return rows
 
     def close(self) -> None:
         """Close the connection."""
+        self._copy.close()
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
@@ -100,62 +142,68 @@ class ResultDatabase:
             raise StoreError("the folder for results was replaced")
         return self._connection
 
-    def _connect(self) -> None:
+    def _connect(self) -> Rows:
         self._path.touch(mode=0o600)
         connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
         self._connection = connection
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise sqlite3.DatabaseError(f"malformed: {found}")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
-            raise ConfigError(
-                f"worker.result_dir: {self._path.parent} was written by a newer version of this "
-                "server"
-            )
-        if version == 0:
+        if check_version(connection, self._path) == 0:
             connection.executescript(
                 f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
         status = self._path.stat()
         self._inode = status.st_dev, status.st_ino
+        return read_rows(connection)
 
-    def _rename_damaged(self, error: sqlite3.Error) -> str:
-        """Rename a damaged database, for a person to inspect; replaces an earlier one."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        broken = self._path.with_name(f"{self._path.name}.broken")
-        os.replace(self._path, broken)  # noqa: PTH105
-        for suffix in ("-wal", "-shm"):
-            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-        return (
-            f"the records of earlier results could not be read ({error_reason(error)}); "
-            f"they were set aside as {broken.name}"
-        )
+    # ---- replacing a damaged database ------------------------------------------------
 
-    # ---- reading ---------------------------------------------------------------------
+    def _replace(self, rows: Rows) -> None:
+        """Rename a damaged database, for a person to inspect, and make one with the rows.
 
-    def load_records(self) -> dict[str, str]:
-        """Load all records, by uid, ordered by uid."""
-        return dict(self.check().execute("SELECT uid, says FROM jobs ORDER BY uid"))
-
-    def load_files(self) -> dict[Artifact, bytes]:
-        """Load all files with their SHA-256."""
-        return {
-            Artifact(uid, name, size): digest
-            for uid, name, size, digest in self.check().execute(
-                "SELECT uid, name, size, sha256 FROM files"
+        A process that is killed in between leaves either the damaged database or the new one.
+        """
+        self._replacement.unlink(missing_ok=True)
+        self._replacement.touch(mode=0o600)
+        connection = sqlite3.connect(self._replacement, isolation_level=None)
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.executescript(
+                f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
-        }
+            connection.execute("BEGIN")
+            files = {file: sha for file, sha in rows.files.items() if file.uid in rows.records}
+            _save(connection, rows.records, files, rows.names)
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+        os.utime(self._path)  # when it was found
+        os.replace(self._path, self._broken)  # noqa: PTH105
+        self._finish_replacement()
 
-    def load_names(self) -> list[JobName]:
-        """Load all names."""
-        rows = self.check().execute("SELECT kind, name, uid, says FROM names")
-        return [JobName(*row) for row in rows]
+    def _finish_replacement(self) -> None:
+        """Put the new database in place of a damaged one that was renamed."""
+        if self._path.exists():
+            self._replacement.unlink(missing_ok=True)
+        elif self._replacement.exists():
+            for suffix in ("-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            os.replace(self._replacement, self._path)  # noqa: PTH105
+
+    def broken_age_s(self) -> float | None:
+        """Return how long ago a damaged database was renamed, seconds; None: there is none."""
+        try:
+            return time.time() - self._broken.stat().st_mtime
+        except OSError:
+            return None
+
+    def remove_broken(self) -> None:
+        """Remove a damaged database that was renamed."""
+        self._broken.unlink(missing_ok=True)
 
     # ---- writing: each call is one transaction ---------------------------------------
 
@@ -167,21 +215,10 @@ class ResultDatabase:
         Raises:
             StoreError: nothing was saved.
         """
+        names = list(names)
         with self._transaction() as connection:
-            connection.executemany(
-                "INSERT INTO jobs VALUES (?, ?) "
-                "ON CONFLICT (uid) DO UPDATE SET says = excluded.says",
-                records.items(),
-            )
-            connection.executemany(
-                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)",
-                [(file.uid, file.name, file.size, digest) for file, digest in files.items()],
-            )
-            connection.executemany(
-                "INSERT OR REPLACE INTO names SELECT ?, ?, ?, ? "
-                "WHERE EXISTS (SELECT 1 FROM jobs WHERE uid = ?)",
-                [(name.kind, name.name, name.uid, name.payload, name.uid) for name in names],
-            )
+            _save(connection, records, files, names)
+        self._copy.change(lambda copy: _save(copy, records, files, names))
 
     def delete_file(self, artifact: Artifact) -> None:
         """Delete the row of a file.
@@ -189,10 +226,13 @@ class ResultDatabase:
         Raises:
             StoreError: nothing was deleted.
         """
-        with self._transaction() as connection:
+
+        def delete(connection: sqlite3.Connection) -> None:
             connection.execute(
                 "DELETE FROM files WHERE uid = ? AND name = ?", (artifact.uid, artifact.name)
             )
+
+        self._delete(delete)
 
     def delete_jobs(self, uids: Iterable[str]) -> None:
         """Delete records with the rows of their files and names.
@@ -200,8 +240,14 @@ class ResultDatabase:
         Raises:
             StoreError: nothing was deleted.
         """
+        rows = [(uid,) for uid in uids]
+        self._delete(lambda found: found.executemany("DELETE FROM jobs WHERE uid = ?", rows))
+
+    def _delete(self, delete: Callable[[sqlite3.Connection], object]) -> None:
+        self.check()
+        self._copy.change(delete)
         with self._transaction() as connection:
-            connection.executemany("DELETE FROM jobs WHERE uid = ?", [(uid,) for uid in uids])
+            delete(connection)
 
     @contextlib.contextmanager
     def _transaction(self) -> Generator[sqlite3.Connection]:
@@ -219,17 +265,22 @@ class ResultDatabase:
             raise StoreError(f"a record could not be written: {error_reason(error)}") from error
 
 
-def error_reason(error: BaseException) -> str:
-    """Return an error's message without a path."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__
-
-
-def _is_damage(error: sqlite3.Error) -> bool:
-    """Whether the database is damaged, in contrast to a failing disk or folder."""
-    # Python 3.11 has `sqlite_errorcode`; 11 is SQLITE_CORRUPT, 26 SQLITE_NOTADB.
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is not None:
-        return code & 0xFF in {11, 26}
-    return any(word in str(error) for word in ("malformed", "not a database", "corrupt"))
+def _save(
+    connection: sqlite3.Connection,
+    records: Mapping[str, str],
+    files: Mapping[Artifact, bytes],
+    names: Iterable[JobName],
+) -> None:
+    connection.executemany(
+        "INSERT INTO jobs VALUES (?, ?) ON CONFLICT (uid) DO UPDATE SET says = excluded.says",
+        records.items(),
+    )
+    connection.executemany(
+        "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)",
+        [(file.uid, file.name, file.size, digest) for file, digest in files.items()],
+    )
+    connection.executemany(
+        "INSERT OR REPLACE INTO names SELECT ?, ?, ?, ? "
+        "WHERE EXISTS (SELECT 1 FROM jobs WHERE uid = ?)",
+        [(name.kind, name.name, name.uid, name.payload, name.uid) for name in names],
+    )

@@ -1,16 +1,20 @@
 """`DiskStore`: records and files in a folder.
 
-    results.sqlite   a record for each job, the sizes and SHA-256 of its files, names
-    files/           `<uid>-<name>`, written under another name, synced, then renamed
-    lock             locked by the process that uses the folder
+    results.sqlite        a record for each job, the sizes and SHA-256 of its files, names
+    results.copy.sqlite   the same, for rows that damage makes unreadable
+    files/                `<uid>-<name>`, written under another name, synced, then renamed
+    lock                  locked by the process that uses the folder
 
-Records are written after the files that they list, and deleted before them. At any moment, a
-file is therefore complete or unlisted; unlisted files are removed when the folder is opened.
+Records are written after the files that they list, and deleted before them; only where the disk
+has no room for that, after them. At any moment, a file is therefore complete, unlisted, or one of
+a job that is being deleted; unlisted files are removed when the folder is opened.
 A file is served only if it has the size and SHA-256 of its record, which is verified when the file
 is opened for the first time, and again whenever it was replaced or written to.
 
-A damaged database is set aside as `results.sqlite.broken`, with its files as `files.broken`,
-and replaced by an empty one.
+A damaged database is replaced by one with all rows that can be read in it or in its copy. It is
+set aside as `results.sqlite.broken`, unlisted files as `files.broken`, for a week.
+
+If the folder cannot be written to, what is in it is served all the same; see `StoreContents`.
 
 Does not know: HTTP, threads, the content of records.
 """
@@ -18,31 +22,32 @@ Does not know: HTTP, threads, the content of records.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
-import os
-import re
-import shutil
 import sqlite3
 from typing import TYPE_CHECKING, Final
-from weakref import WeakValueDictionary
 
 from trellis2_server.errors import ConfigError, StoreError
-from trellis2_server.storage.content import OpenFile
-from trellis2_server.storage.database import ResultDatabase, error_reason
-from trellis2_server.storage.file_system import FileSystem, FolderLock, make_private_folder
-from trellis2_server.storage.store import UID, Artifact, JobName, SavedJob, StoreContents
+from trellis2_server.storage.database import ResultDatabase
+from trellis2_server.storage.file_system import (
+    FileSystem,
+    FolderLock,
+    error_reason,
+    make_private_folder,
+)
+from trellis2_server.storage.job_files import JobFiles
+from trellis2_server.storage.store import Artifact, JobName, SavedJob, StoreContents
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
     from pathlib import Path
 
-    from trellis2_server.storage.content import FileIdentity
+    from trellis2_server.storage.content import OpenFile
+    from trellis2_server.storage.rows import Rows
 
 logger = logging.getLogger(__name__)
 
-#: Versions that know no conversions remove files with a hyphen at their start.
-_FILE_NAME: Final = re.compile(r"[a-z_]+(\.[a-z]+|\.[a-z_]+-[a-z0-9_]+)?")
+#: How long what was set aside is kept, seconds.
+BROKEN_KEPT_S: Final = 7 * 24 * 3600.0
 
 
 class DiskStore:
@@ -57,13 +62,10 @@ class DiskStore:
 
     def __init__(self, folder: Path, file_system: FileSystem | None = None) -> None:
         self._folder = folder
-        self._files_folder = folder / "files"
         self._lock = FolderLock(folder)
         self._database = ResultDatabase(folder / "results.sqlite")
-        self._file_system = file_system or FileSystem()
-        self._sums: dict[Artifact, bytes] = {}
-        self._verified: dict[Artifact, FileIdentity] = {}
-        self._open_files: WeakValueDictionary[Artifact, OpenFile] = WeakValueDictionary()
+        self._files = JobFiles(folder / "files", file_system or FileSystem())
+        self._is_loaded = False
 
     # ---- opening and closing ---------------------------------------------------------
 
@@ -84,37 +86,53 @@ class DiskStore:
 
         Raises:
             ConfigError: another process uses the folder, or a newer version wrote it.
-            StoreError: the folder cannot be used at the moment.
+            StoreError: the folder cannot be used at the moment, not even for reading.
         """
-        self.claim()
-        warnings: list[str] = []
-        with self._translated_errors():
-            damage = self._database.connect()
-            if damage:
-                broken = self._folder / "files.broken"
-                shutil.rmtree(broken, ignore_errors=True)
-                if self._files_folder.exists():
-                    os.replace(self._files_folder, broken)  # noqa: PTH105
-                warnings.append(f"{damage}; their files are in {broken.name}")
-            make_private_folder(self._files_folder)
-            jobs, names = self._load()
-            self._remove_unlisted_files()
-        return StoreContents(jobs, names, warnings)
+        try:
+            return self._open()
+        except StoreError as error:
+            with contextlib.suppress(StoreError):
+                self.claim()  # so that no other process changes what is read
+            try:
+                rows = self._database.read_only()
+            except (OSError, sqlite3.Error):
+                self.close()
+                raise error from None
+            except ConfigError:
+                self.close()
+                raise
+            return self._load(rows, error)
 
-    def reopen(self) -> None:
+    def _open(self) -> StoreContents:
+        self.claim()
+        with self._translated_errors():
+            self._files.prepare()
+            rows = self._database.connect()
+            contents = self._load(rows)
+            self._sweep(set_aside=rows.damage is not None)
+        return contents
+
+    def reopen(self) -> StoreContents:
         """Open the folder again after a failure; known files stay known.
+
+        Returns:
+            The contents, if the folder could not be read before; otherwise nothing.
 
         Raises:
             ConfigError: another process uses the folder, or a newer version wrote it.
             StoreError: the folder cannot be used at the moment.
         """
         self.close()
+        if not self._is_loaded:
+            return self._open()
         self.claim()
         with self._translated_errors():
-            damage = self._database.connect()
+            self._files.prepare()
+            damage = self._database.connect().damage
             if damage:
-                logger.warning("%s; they are written again", damage)
-            make_private_folder(self._files_folder)
+                logger.warning("%s; those of this process are written again", damage)
+            self._sweep(set_aside=False)
+        return StoreContents()
 
     def close(self) -> None:
         """Close the database and unlock the folder."""
@@ -135,98 +153,62 @@ class DiskStore:
             self.close()
             raise
 
-    def _load(self) -> tuple[list[SavedJob], list[JobName]]:
-        """Load jobs and names; leave out files that are missing or have another size."""
-        records = self._database.load_records()
-        files: dict[str, dict[str, Artifact]] = {uid: {} for uid in records}
-        sums: dict[Artifact, bytes] = {}
-        for artifact, digest in self._database.load_files().items():
-            if artifact.uid not in files or not _is_valid(artifact):
-                continue
-            with contextlib.suppress(OSError):
-                if self._path(artifact).stat().st_size == artifact.size:
-                    sums[artifact] = digest
-                    files[artifact.uid][artifact.name] = artifact
-        names = [name for name in self._database.load_names() if name.uid in records]
-        self._sums = sums
-        return [SavedJob(uid, record, files[uid]) for uid, record in records.items()], names
+    # ---- contents --------------------------------------------------------------------
 
-    def _remove_unlisted_files(self) -> None:
-        listed = {self._path(artifact).name for artifact in self._sums}
-        for path in self._files_folder.iterdir():
-            if path.name not in listed:
-                self._file_system.remove(path)
+    def _load(self, rows: Rows, failure: StoreError | None = None) -> StoreContents:
+        """Take over the rows; leave out files that are missing or have another size."""
+        known = rows.records
+        self._files.load({file: sha for file, sha in rows.files.items() if file.uid in known})
+        self._is_loaded = True
+        return StoreContents(
+            [
+                SavedJob(uid, record, {file.name: file for file in self._files.of(uid)})
+                for uid, record in known.items()
+            ],
+            [name for name in rows.names if name.uid in known],
+            [rows.damage] if rows.damage else [],
+            failure,
+        )
+
+    def _sweep(self, *, set_aside: bool) -> None:
+        """Remove files that no record lists, and what was set aside long ago."""
+        age_s = self._database.broken_age_s()
+        if not set_aside and age_s is not None and age_s > BROKEN_KEPT_S:
+            self._files.remove_broken()
+            self._database.remove_broken()
+        self._files.sweep(set_aside=set_aside)
 
     # ---- files -----------------------------------------------------------------------
-
-    def _path(self, artifact: Artifact) -> Path:
-        """Return the path of a file; made only of names that the server itself chose."""
-        if not _is_valid(artifact):
-            raise ValueError(f"not a file of a job: {artifact}")
-        return self._files_folder / f"{artifact.uid}-{artifact.name}"
 
     def write(self, artifact: Artifact, content: bytes) -> None:
         """Write a file. It remains after a restart once a record of its job is saved.
 
         Raises:
-            StoreError: the file could not be written, and no part of it is left.
+            StoreError: the file could not be written; what is left of it is never served.
         """
         self._database.check()
-        path = self._path(artifact)
-        draft = path.with_name(f"{path.name}~")
-        try:
-            self._file_system.write(draft, content)
-            self._file_system.replace(draft, path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self._file_system.remove(draft)
-            raise StoreError(f"a result could not be written: {error_reason(error)}") from error
-        self._sums[artifact] = hashlib.sha256(content).digest()
+        self._files.write(artifact, content)
 
     def open_file(self, artifact: Artifact) -> OpenFile:
-        """Open a file that is exactly as it was written; the same one while it is open.
-
-        Thread-safe, except that one thread at a time may open the same file.
+        """Open a file that is exactly as it was written; see `JobFiles.open_file`.
 
         Raises:
             StoreError: the file is missing, damaged, or cannot be read.
         """
-        digest = self._sums.get(artifact)
-        if digest is None:
-            raise StoreError(f"{artifact.name} is no longer stored", is_lost=True)
-        try:
-            file = OpenFile(self._file_system.open(self._path(artifact)), artifact.name)
-        except OSError as error:
-            raise StoreError(
-                f"{artifact.name} cannot be read: {error_reason(error)}",
-                is_lost=isinstance(error, FileNotFoundError | NotADirectoryError),
-            ) from error
-        known = self._open_files.get(artifact)
-        if known is not None and known.identity == file.identity:
-            return known
-        if self._verified.get(artifact) != file.identity:
-            if file.size != artifact.size or file.sha256() != digest:
-                raise StoreError(f"{artifact.name} was damaged on the disk", is_lost=True)
-            self._verified[artifact] = file.identity
-        self._open_files[artifact] = file
-        return file
+        return self._files.open_file(artifact)
 
     def delete_file(self, artifact: Artifact) -> None:
         """Delete one file.
 
         Raises:
-            StoreError: the record still lists the file.
+            StoreError: the record still lists the file, which may be deleted.
         """
-        self._database.delete_file(artifact)
-        self._remove_files([artifact])
-
-    def _remove_files(self, artifacts: Iterable[Artifact]) -> None:
-        for artifact in artifacts:
-            self._sums.pop(artifact, None)
-            self._verified.pop(artifact, None)
-            # Files that cannot be removed now are removed at the next start.
-            with contextlib.suppress(OSError):
-                self._file_system.remove(self._path(artifact))
+        try:
+            self._database.delete_file(artifact)
+        except StoreError:  # a full disk: the file makes room
+            self._files.remove(artifact)
+            self._database.delete_file(artifact)
+        self._files.remove(artifact)
 
     # ---- records ---------------------------------------------------------------------
 
@@ -236,8 +218,9 @@ class DiskStore:
         Raises:
             StoreError: nothing was saved.
         """
+        self._files.sync()
         files = {
-            artifact: digest for artifact, digest in self._sums.items() if artifact.uid in records
+            artifact: digest for uid in records for artifact, digest in self._files.of(uid).items()
         }
         self._database.save(records, files, names)
 
@@ -245,12 +228,16 @@ class DiskStore:
         """Delete jobs, their files and their names.
 
         Raises:
-            StoreError: the records still exist.
+            StoreError: the records still exist, though the files may be deleted.
         """
-        deleted = set(uids)
-        self._database.delete_jobs(deleted)
-        self._remove_files([artifact for artifact in list(self._sums) if artifact.uid in deleted])
+        deleted = list(uids)
+        try:
+            self._database.delete_jobs(deleted)
+        except StoreError:
+            self.delete_files_of(deleted)
+            self._database.delete_jobs(deleted)
+        self.delete_files_of(deleted)
 
-
-def _is_valid(artifact: Artifact) -> bool:
-    return bool(UID.fullmatch(artifact.uid) and _FILE_NAME.fullmatch(artifact.name))
+    def delete_files_of(self, uids: Iterable[str]) -> None:
+        """Delete the files of jobs that are to be deleted, whether the folder is open or not."""
+        self._files.remove_of(uids)

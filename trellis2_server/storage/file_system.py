@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import sys
 from typing import IO, TYPE_CHECKING
@@ -29,14 +30,29 @@ class FileSystem:
             os.fsync(file.fileno())
 
     def replace(self, old: Path, new: Path) -> None:
-        """Rename a file and sync its folder."""
+        """Rename a file, over one of that name."""
         os.replace(old, new)  # noqa: PTH105 - as its siblings here
+
+    def sync_folder(self, path: Path) -> None:
+        """Sync the names in a folder: files that were renamed there stay after a power failure."""
         if sys.platform != "win32":
-            folder = os.open(new.parent, os.O_RDONLY)
+            folder = os.open(path, os.O_RDONLY)
             try:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+    def size(self, path: Path) -> int | None:
+        """Return the size of a file, bytes; None: there is no such file."""
+        try:
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def entries(self, folder: Path) -> list[Path]:
+        """Return the paths of all files and folders in a folder."""
+        return list(folder.iterdir())
 
     def open(self, path: Path) -> int:
         """Open a file for reading; return its descriptor."""
@@ -49,6 +65,10 @@ class FileSystem:
     def remove(self, path: Path) -> None:
         """Remove a file, if it exists."""
         path.unlink(missing_ok=True)
+
+    def remove_folder(self, path: Path) -> None:
+        """Remove a folder and all that is in it."""
+        shutil.rmtree(path)
 
 
 class FolderLock:
@@ -70,10 +90,19 @@ class FolderLock:
     def acquire(self) -> None:
         """Acquire the lock; call `release` if this fails.
 
+        A lock file that exists can be locked on a read-only disk, too.
+
         Raises:
             ConfigError: another process holds the lock.
+            OSError: there is no lock file, and none can be made.
         """
-        self._file = (self._folder / "lock").open("ab")
+        path = self._folder / "lock"
+        try:
+            self._file = path.open("ab")
+        except OSError:
+            if sys.platform == "win32" or not path.is_file():
+                raise
+            self._file = path.open("rb")
         try:
             if sys.platform == "win32":
                 import msvcrt
@@ -100,3 +129,10 @@ class FolderLock:
 def make_private_folder(path: Path) -> None:
     """Make a folder that only this user can use; an existing one stays unchanged."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def error_reason(error: BaseException) -> str:
+    """Return an error's message without a path."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

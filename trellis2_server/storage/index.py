@@ -5,10 +5,11 @@ Does not know: the contents of files, whether something is written.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trellis2_server.storage.store import Artifact, JobName
+    from trellis2_server.storage.store import Artifact, JobName, StoreContents
 
 
 class ArchiveIndex:
@@ -26,6 +27,17 @@ class ArchiveIndex:
         self.names: dict[tuple[str, str], JobName] = {}
         self._files: dict[str, dict[str, Artifact]] = {}
         self._names_of: dict[str, set[tuple[str, str]]] = {}
+
+    def add(self, contents: StoreContents) -> StoreContents:
+        """Add the contents of a store; return them without names that are known already."""
+        for job in contents.jobs:
+            self.records[job.uid] = job.record
+            for artifact in job.files.values():
+                self.add_file(artifact)
+        names = [name for name in contents.names if (name.kind, name.name) not in self.names]
+        for name in names:
+            self.add_name(name)
+        return replace(contents, names=names)
 
     def find(self, uid: str, name: str) -> Artifact | None:
         """Find a file of a job."""

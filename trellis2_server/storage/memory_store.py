@@ -28,8 +28,9 @@ class MemoryStore:
         """Return empty contents."""
         return StoreContents()
 
-    def reopen(self) -> None:
+    def reopen(self) -> StoreContents:
         """Do nothing: memory does not fail."""
+        return StoreContents()
 
     def close(self) -> None:
         """Drop all files."""
@@ -58,6 +59,10 @@ class MemoryStore:
         self._files.pop(artifact, None)
 
     def delete_jobs(self, uids: Iterable[str]) -> None:
+        """Drop the files of jobs."""
+        self.delete_files_of(uids)
+
+    def delete_files_of(self, uids: Iterable[str]) -> None:
         """Drop the files of jobs."""
         deleted = set(uids)
         for artifact in [a for a in self._files if a.uid in deleted]:

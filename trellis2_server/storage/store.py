@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from trellis2_server.errors import StoreError
     from trellis2_server.storage.content import OpenFile
-
 
 #: A uid of a job, in lower case.
 UID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+#: A name of a stored file. Versions that know no conversions remove files with a hyphen.
+FILE_NAME: Final = re.compile(r"[a-z_]+(\.[a-z]+|\.[a-z_]+-[a-z0-9_]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +81,13 @@ class StoreContents:
         jobs: ordered by uid.
         names: names of these jobs.
         warnings: sentences for the operator.
+        failure: why nothing can be written at the moment; None: it can.
     """
 
     jobs: Sequence[SavedJob] = ()
     names: Sequence[JobName] = ()
     warnings: Sequence[str] = ()
+    failure: StoreError | None = None
 
 
 class Store(Protocol):
@@ -105,18 +109,21 @@ class Store(Protocol):
         ...
 
     def open(self) -> StoreContents:
-        """Open the store and return its contents.
+        """Open the store and return its contents; those that can be read, if it is read-only.
 
         Raises:
             ConfigError: another process uses the store, or a newer version wrote it.
-            StoreError: the store cannot be used at the moment.
+            StoreError: the store cannot be used at the moment, not even for reading.
         """
         ...
 
-    def reopen(self) -> None:
+    def reopen(self) -> StoreContents:
         """Open the store again after a failure; known files stay known.
 
         The caller must save all records again, because damaged ones are discarded.
+
+        Returns:
+            The contents, if `open` could not read them; otherwise nothing.
 
         Raises:
             ConfigError: as in `open`.
@@ -132,7 +139,7 @@ class Store(Protocol):
         """Write a file. It remains after a restart once a record of its job is saved.
 
         Raises:
-            StoreError: the file could not be written, and no part of it is left.
+            StoreError: the file could not be written; what is left of it is never served.
         """
         ...
 
@@ -147,6 +154,8 @@ class Store(Protocol):
     def save(self, records: Mapping[str, str], names: Iterable[JobName]) -> None:
         """Save records, by uid, with the files written so far, and names.
 
+        What was saved survives that the process is killed from then on.
+
         Raises:
             StoreError: nothing was saved.
         """
@@ -156,7 +165,7 @@ class Store(Protocol):
         """Delete one file.
 
         Raises:
-            StoreError: the record still lists the file.
+            StoreError: the record still lists the file, which may be deleted.
         """
         ...
 
@@ -164,6 +173,13 @@ class Store(Protocol):
         """Delete jobs, their files and their names.
 
         Raises:
-            StoreError: the records still exist.
+            StoreError: the records still exist, though the files may be deleted.
+        """
+        ...
+
+    def delete_files_of(self, uids: Iterable[str]) -> None:
+        """Delete the files of jobs that are to be deleted, whether the store is open or not.
+
+        This makes room on a full disk, which has none for the deletion of the records.
         """
         ...

@@ -1,7 +1,13 @@
 """`WriteQueue`: writes changes to a store in batches, on one thread.
 
+Those who tell a client of a result wait until its record and files are written, and those who tell
+that a job is deleted until its record is gone (`wait_until_saved`, `wait_until_deleted`). Large
+files that nobody waits for are written one at a time, after everything else.
+
 Changes that cannot be written stay queued, with a note for the operator. Nothing is written
-then until `retry`, which writes all of them: the server continues without its disk.
+then until `retry`, which writes all of them: the server continues without its disk. Deletions try
+again at once, because they may make room. Nobody waits for a disk that fails, or that does not
+answer for `STALL_S`.
 
 Does not know: HTTP, jobs, the content of records.
 """
@@ -11,44 +17,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.errors import ServerError, StoreError
-from trellis2_server.storage.store import Artifact, JobName
+from trellis2_server.storage.pending_writes import PendingWrites
 from trellis2_server.thread_priority import lower_priority
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable
 
     from trellis2_server.storage.index import ArchiveIndex
-    from trellis2_server.storage.store import Store
+    from trellis2_server.storage.pending_writes import Batch
+    from trellis2_server.storage.store import Artifact, JobName, Store, StoreContents
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(slots=True)
-class _Batch:
-    """Changes that are written together.
-
-    Attributes:
-        deleted_jobs: uids.
-        deleted_files: files of jobs that remain.
-        files: contents of new files.
-        records: new or changed records, by uid.
-        names: new or changed names, by kind and name.
-    """
-
-    deleted_jobs: set[str] = field(default_factory=set[str])
-    deleted_files: set[Artifact] = field(default_factory=set[Artifact])
-    files: dict[Artifact, bytes] = field(default_factory=dict[Artifact, bytes])
-    records: dict[str, str] = field(default_factory=dict[str, str])
-    names: dict[tuple[str, str], JobName] = field(default_factory=dict[tuple[str, str], JobName])
-
-    def __bool__(self) -> bool:
-        return bool(
-            self.deleted_jobs or self.deleted_files or self.files or self.records or self.names
-        )
+#: How long a batch may take until the disk counts as failing, seconds.
+STALL_S: Final = 30.0
 
 
 class WriteQueue:
@@ -62,6 +48,8 @@ class WriteQueue:
 
     Attributes:
         failure: the reason why nothing is written at the moment, or None.
+        on_opened: called with the contents of a store that could not be read at the start, before
+            anything is written to it.
     """
 
     def __init__(
@@ -73,22 +61,25 @@ class WriteQueue:
         on_failed: Callable[[], None],
     ) -> None:
         self._store = store
-        self._index = index
         self._on_written = on_written
         self._on_failed = on_failed
         self.failure: str | None = None
+        self.on_opened: Callable[[StoreContents], None] = lambda _: None
         self._is_open = False
         self._must_reopen = False
-        self._unwritten: dict[Artifact, bytes] = {}
-        self._next = _Batch()
+        self._pending = PendingWrites(index)
+        self._turn_ended = asyncio.Event()
+        self._is_stalled = False
         self._writing: asyncio.Task[None] | None = None
         self._executor = ThreadPoolExecutor(1, "archive", lower_priority)
 
     # ---- state -----------------------------------------------------------------------
 
-    def set_open(self) -> None:
-        """Start to write: the store is open."""
-        self._is_open = True
+    def set_open(self, failure: StoreError | None = None) -> None:
+        """Start to write: the store is open. After a failure, it is open for reading only."""
+        self._is_open = failure is None
+        if failure is not None:
+            self.set_failed(failure)
 
     def set_failed(self, error: ServerError) -> None:
         """Stop to write until `retry`."""
@@ -113,6 +104,24 @@ class WriteQueue:
         if self._writing is not None:
             await asyncio.shield(self._writing)
 
+    async def wait_until_saved(self, uid: str) -> None:
+        """Wait until a job's record, names and files are written as they are now.
+
+        Returns at once while nothing can be written, and does not wait for bulk files.
+        """
+        batch = self._pending.find(uid)
+        if batch is not None and self.failure is None:
+            await batch.ended.wait()
+
+    async def wait_until_deleted(self, uid: str) -> bool:
+        """Wait until a removed job is deleted from the store; return whether it is.
+
+        It is not if the store fails, or does not answer.
+        """
+        while self._pending.is_deleting(uid) and self._writing is not None and not self._is_stalled:
+            await self._turn_ended.wait()
+        return not self._pending.is_deleting(uid)
+
     async def close(self) -> None:
         """Close the store and accept no more changes."""
         loop = asyncio.get_running_loop()
@@ -124,46 +133,49 @@ class WriteQueue:
     @property
     def unwritten_bytes(self) -> int:
         """Total size of the files that are not written yet, in bytes."""
-        return sum(len(content) for content in self._unwritten.values())
+        return sum(len(content) for content in self._pending.unwritten.values())
 
     def unwritten(self, artifact: Artifact) -> bytes | None:
         """Return the content of a file that is not written yet."""
-        return self._unwritten.get(artifact)
+        return self._pending.unwritten.get(artifact)
 
-    def write_file(self, artifact: Artifact, content: bytes) -> None:
-        """Queue a file of a job that has a record."""
-        self._unwritten[artifact] = self._next.files[artifact] = content
-        # The store lists files when it saves the record of their job.
-        self._next.records.setdefault(artifact.uid, self._index.records[artifact.uid])
+    def write_file(self, artifact: Artifact, content: bytes, *, is_bulk: bool = False) -> None:
+        """Queue a file of a job that has a record.
+
+        Args:
+            artifact: the file.
+            content: its bytes.
+            is_bulk: whether it may be written after everything else.
+        """
+        self._pending.add_file(artifact, content, is_bulk=is_bulk)
         self._start()
 
     def write_record(self, uid: str, record: str) -> None:
         """Queue a record."""
-        self._next.records[uid] = record
+        self._pending.next.records[uid] = record
         self._start()
 
     def write_name(self, name: JobName) -> None:
         """Queue a name."""
-        self._next.names[name.kind, name.name] = name
+        self._pending.next.names[name.kind, name.name] = name
         self._start()
 
     def cancel_file(self, artifact: Artifact) -> None:
         """Remove a file from the queue."""
-        self._unwritten.pop(artifact, None)
-        self._next.files.pop(artifact, None)
+        self._pending.cancel_file(artifact)
 
     def delete_file(self, artifact: Artifact) -> None:
         """Queue the deletion of a file."""
-        self._next.deleted_files.add(artifact)
+        self._pending.next.deleted_files.add(artifact)
         self._start()
 
     def delete_jobs(self, uids: set[str], names: Iterable[tuple[str, str]]) -> None:
-        """Queue the deletion of jobs; remove their records and names from the queue."""
-        for uid in uids:
-            self._next.records.pop(uid, None)
-        for key in names:
-            self._next.names.pop(key, None)
-        self._next.deleted_jobs |= uids
+        """Queue the deletion of jobs; remove their records and names from the queue.
+
+        It is tried at once even if writing failed: it may make room.
+        """
+        self._pending.delete_jobs(uids, names)
+        self._must_reopen = self._must_reopen or self.failure is not None
         self._start()
 
     # ---- writing ---------------------------------------------------------------------
@@ -176,40 +188,83 @@ class WriteQueue:
     async def _write_all(self) -> None:
         try:
             is_written = True
-            while self._must_reopen or (is_written and self._next):
-                is_written = await self._write_next()
+            while self._must_reopen or (is_written and self._pending):
+                with self._stall_noted():
+                    is_written = await self._write_next()
         finally:
             self._writing = None
+            self._end_turn()
+
+    @contextmanager
+    def _stall_noted(self) -> Generator[None]:
+        """Count the disk as failing if a turn takes too long, until it ends."""
+        timer = asyncio.get_running_loop().call_later(STALL_S, self._note_stall)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self._is_stalled = False
+            self._end_turn()
+
+    def _note_stall(self) -> None:
+        self._is_stalled = True
+        self.set_failed(StoreError(f"it has not answered for {STALL_S:.0f} s"))
+        self._end_turn()
+
+    def _end_turn(self) -> None:
+        """Wake those who wait for the batch that was written or, after a failure, for any."""
+        self._turn_ended.set()
+        self._turn_ended = asyncio.Event()
+        self._pending.current.ended.set()
+        if self.failure is not None:
+            self._pending.next.ended.set()
+            self._pending.next.ended = asyncio.Event()
 
     async def _write_next(self) -> bool:
-        """Write the queued changes; return whether that succeeded."""
-        loop = asyncio.get_running_loop()
-        batch = _Batch()
+        """Write the queued changes, or one bulk file; return whether that succeeded."""
         try:
             if self._must_reopen:
-                self._must_reopen = False
-                await loop.run_in_executor(self._executor, self._store.reopen)
-                self._is_open = True
-                self._next.records = dict(self._index.records)
-                self._next.names = dict(self._index.names)
-            batch, self._next = self._next, batch
-            await loop.run_in_executor(self._executor, self._write, batch)
+                await self._reopen()
+            await self._on_thread(self._write, self._pending.take())
         except ServerError as error:
             self.set_failed(error)
         except Exception as error:
             logger.exception("Results could not be written")
             self.set_failed(StoreError(type(error).__name__))
         else:
-            self._finish(batch)
+            self._finish()
             return True
-        self._requeue(batch)
+        self._pending.requeue()
         self._on_failed()
         return False
 
-    def _write(self, batch: _Batch) -> None:
+    async def _reopen(self) -> None:
+        self._must_reopen = False
+        contents = await self._on_thread(
+            self._reopen_store, frozenset(self._pending.next.deleted_jobs)
+        )
+        self._is_open = True
+        self.on_opened(contents)
+        self._pending.add_everything()
+
+    async def _on_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call, *arguments)
+
+    def _reopen_store(self, deleted_jobs: frozenset[str]) -> StoreContents:
+        """Open the store again; runs on the writer's thread."""
+        try:
+            return self._store.reopen()
+        except StoreError:
+            if not deleted_jobs:
+                raise
+            self._store.delete_files_of(deleted_jobs)
+            return self._store.reopen()
+
+    def _write(self, batch: Batch) -> None:
         """Write a batch; runs on the writer's thread."""
         if batch.deleted_jobs:
             self._store.delete_jobs(batch.deleted_jobs)
+            batch.deleted_jobs = set()  # done, even if the rest fails
         for artifact in batch.deleted_files:
             self._store.delete_file(artifact)
         for artifact, content in batch.files.items():
@@ -217,31 +272,10 @@ class WriteQueue:
         if batch.records or batch.names:
             self._store.save(batch.records, batch.names.values())
 
-    def _finish(self, batch: _Batch) -> None:
-        for artifact in batch.files:
-            self._unwritten.pop(artifact, None)
-        self._on_written(batch.files)
+    def _finish(self) -> None:
+        files = list(self._pending.current.files)
+        self._pending.finish()
+        self._on_written(files)
         if self.failure is not None:
             logger.warning("Results are written to worker.result_dir again")
             self.failure = None
-
-    def _requeue(self, batch: _Batch) -> None:
-        """Queue a failed batch again, without what was removed in the meantime."""
-        queued = self._next
-        queued.deleted_jobs |= batch.deleted_jobs
-        queued.deleted_files |= batch.deleted_files
-        queued.files = {
-            artifact: content
-            for artifact, content in (batch.files | queued.files).items()
-            if artifact in self._unwritten
-        }
-        queued.records = {
-            uid: record
-            for uid, record in (batch.records | queued.records).items()
-            if uid in self._index.records
-        }
-        queued.names = {
-            key: name
-            for key, name in (batch.names | queued.names).items()
-            if key in self._index.names
-        }

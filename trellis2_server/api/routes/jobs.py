@@ -69,7 +69,7 @@ async def job(name: UidOrHash, service: ServiceDep, caller: CallerDep) -> JobRep
     status_code=204,
     response_class=Response,
     summary="Cancel a job, or delete a finished one",
-    responses={**errors(401, 404), **INVALID_REQUEST},
+    responses={**errors(401, 404, 503), **INVALID_REQUEST},
 )
 async def delete(name: UidOrHash, service: ServiceDep, caller: CallerDep) -> None:
     """Cancel a waiting or running job; delete a finished job and its files.
