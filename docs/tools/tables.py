@@ -1,4 +1,4 @@
-"""The tables of settings and of request fields in Markdown files, made from their declarations.
+"""Tables in Markdown files: settings and request fields, by their declarations; measured figures.
 
     python docs/tools/tables.py                        # rewrites stale tables in README.md, docs/
     python docs/tools/tables.py --check                # names stale files; exit code 1 if any
@@ -6,7 +6,7 @@
     python docs/tools/tables.py docs/configuration.md  # other files
 
 A file has a table between `<!-- settings -->` and `<!-- /settings -->`, or between
-`<!-- parameters -->` and `<!-- /parameters -->`.
+`<!-- parameters -->` and `<!-- /parameters -->`; the tables of `measured` have such names, too.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
+from docs.tools import measured  # noqa: E402
 from trellis2_server.request_fields import FIELDS, Group, RequestField  # noqa: E402
 from trellis2_server.settings import Settings  # noqa: E402
 
@@ -63,6 +64,7 @@ def parameters_table() -> str:
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "settings": settings_table,
     "parameters": parameters_table,
+    **measured.TABLES,
 }
 
 
