@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.decoder_tasks import TABLE
 from trellis2_server import errors
-from trellis2_server.decoders import DecoderLimits, DecoderPool
+from trellis2_server.decoders import DecoderLimits, DecoderPool, process
 from trellis2_server.decoders.transport import CAN_SEND_DESCRIPTORS
 from trellis2_server.decoders.worker import ends_with_server
 
@@ -180,13 +180,34 @@ def test_what_a_check_raises_kills_the_process(make_pool: MakePool) -> None:
     assert pool.running == 0
 
 
-def test_a_check_ends_the_start_of_a_process_too(make_pool: MakePool) -> None:
-    def check() -> None:
-        raise LostInterestError
+def lose_interest() -> None:
+    raise LostInterestError
 
+
+def test_a_call_that_is_over_soon_does_not_cost_its_process(make_pool: MakePool) -> None:
+    pool = make_pool()
+    first = pool.call("echo", b"", {}).meta["pid"]
+    with pytest.raises(LostInterestError):
+        pool.call("nothing", b"", {}, check=lose_interest)
+    assert pool.call("echo", b"", {}).meta["pid"] == first
+    assert pool.counts == {"started": 1}
+
+
+def test_a_process_whose_start_nobody_waits_for_serves_the_next_call(make_pool: MakePool) -> None:
     pool = make_pool()
     with pytest.raises(LostInterestError):
-        pool.call("nothing", b"", {}, check=check)
+        pool.call("nothing", b"", {}, check=lose_interest)
+    (started,) = pool.pids
+    assert pool.call("echo", b"", {}).meta["pid"] == started
+
+
+def test_a_check_ends_the_start_of_a_process_that_takes_long(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "START_GRACE_S", 0.0)
+    pool = make_pool()
+    with pytest.raises(LostInterestError):
+        pool.call("nothing", b"", {}, check=lose_interest)
     assert pool.running == 0
 
 

@@ -138,7 +138,8 @@ class DecoderPool:
             timeout_s: time limit, seconds; None: that of the limits.
             result_bytes: maximum size of the arrays that the task returns, bytes; None: that of
                 the limits.
-            check: called at least every 50 ms; if it raises, the process is killed.
+            check: called at least every 50 ms; what it raises is raised as soon as the process is
+                free again, or has been killed since it took longer, see `DecoderProcess`.
 
         Raises:
             InputError: the file is refused: by the task, because of its time, or because the
@@ -192,7 +193,8 @@ class DecoderPool:
                     self.note_end("memory", task, str(error))
                 raise
             except BaseException:
-                self.note_end("cancelled", task, "")
+                if process.is_spent:
+                    self.note_end("cancelled", task, "")
                 raise
             finally:
                 if process.is_spent:
@@ -225,7 +227,8 @@ class DecoderPool:
                     extra={"attempt": attempt + 1, "cause": str(error)},
                 )
             except BaseException:
-                self._discard(place)
+                if process is None or process.is_spent:
+                    self._discard(place)
                 raise
             else:
                 return process

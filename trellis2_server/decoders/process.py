@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import weakref
 from contextlib import suppress
 from dataclasses import astuple
@@ -56,6 +57,11 @@ _KEPT_BYTES: Final = 2**25
 _START_TIMEOUT_S: Final = 60.0
 #: How long the end of a killed process is waited for, seconds.
 _KILL_TIMEOUT_S: Final = 5.0
+#: How long a call that nobody waits for any more may go on before its process is killed, seconds:
+#: most pictures take less, and starting the next process takes more.
+GRACE_S: Final = 0.25
+#: The same for the start of a process, which serves the next call as well.
+START_GRACE_S: Final = 5.0
 #: Environment variables that a decoder gets, if they are set. None of them is a secret.
 _VARIABLES: Final = frozenset({
     "PATH", "LANG", "LANGUAGE", "TZ", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",
@@ -165,13 +171,18 @@ class DecoderProcess:
     def wait_until_ready(self, check: Check) -> None:
         """Wait until the process has confined itself.
 
+        Args:
+            check: called at least every 50 ms; what it raises is raised when the process is ready,
+                or after `START_GRACE_S`, and then the process is killed.
+
         Raises:
             DecoderEndedError: it could not be started.
         """
         if self._is_ready:
             return
+        grace = _Grace(check, START_GRACE_S)
         try:
-            message = self._link.receive(Patience(_START_TIMEOUT_S, check))
+            message = self._link.receive(Patience(_START_TIMEOUT_S, grace))
             fault = message.get("fault")
             if fault is not None:
                 logger.error("A decoder could not start", extra={"trace": str(fault)})
@@ -182,6 +193,7 @@ class DecoderProcess:
             self.kill()
             raise
         self._is_ready = True
+        grace.raise_what_was_caught()
 
     def call(  # noqa: PLR0913 - what a task gets, and its limits
         self,
@@ -206,7 +218,8 @@ class DecoderProcess:
             result_bytes: maximum size of the arrays that the task returns, bytes; None: that of
                 the limits.
             idle_s: how long the process may wait for the next call; None: for ever.
-            check: called at least every 50 ms; if it raises, the process is killed.
+            check: called at least every 50 ms; what it raises is raised when the task has ended, or
+                after `GRACE_S`, and then the process is killed.
 
         Raises:
             InputError: as raised by the task; so are `TooLargeError` and errors of the engine.
@@ -222,12 +235,13 @@ class DecoderProcess:
             "timeout_s": timeout_s,
             "idle_s": idle_s,
         }
+        grace = _Grace(check, GRACE_S)
         try:
             reply = self._link.exchange(
                 request,
                 content,
                 self._limits.result_bytes if result_bytes is None else result_bytes,
-                Patience(timeout_s, self._watched(check)),
+                Patience(timeout_s, self._watched(grace)),
             )
             if reply.message.get("is_last"):
                 self.is_spent = True
@@ -236,6 +250,7 @@ class DecoderProcess:
         except BaseException:
             self.kill()
             raise
+        grace.raise_what_was_caught()
         return self._result(reply)
 
     def _watched(self, check: Check) -> Check:
@@ -291,6 +306,37 @@ class DecoderProcess:
         """End the process, and free all that belongs to it. Only while no other thread calls."""
         self.is_spent = True
         self._end()
+
+
+class _Grace:
+    """A check that raises what another one has raised, but only after some time.
+
+    Args:
+        check: the other one.
+        seconds: the time.
+    """
+
+    def __init__(self, check: Check, seconds: float) -> None:
+        self._check = check
+        self._seconds = seconds
+        self._caught: BaseException | None = None
+        self._until_s = 0.0
+
+    def __call__(self) -> None:
+        """Raise if the time is up."""
+        if self._caught is None:
+            try:
+                self._check()
+            except BaseException as error:  # noqa: BLE001 - it is raised later
+                self._caught = error
+                self._until_s = time.monotonic() + self._seconds
+        if self._caught is not None and time.monotonic() >= self._until_s:
+            raise self._caught
+
+    def raise_what_was_caught(self) -> None:
+        """Raise what the check has raised: what it would have interrupted has ended."""
+        if self._caught is not None:
+            raise self._caught
 
 
 def _end(process: subprocess.Popen[bytes], link: Link) -> None:
