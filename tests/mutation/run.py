@@ -20,11 +20,12 @@ import argparse
 import json
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT)]
@@ -36,11 +37,14 @@ from tests.mutation.operators import Mutant, mutants  # noqa: E402
 from tests.mutation.runner import Runner, copy_tree, warm_up  # noqa: E402
 from tests.mutation.selection import (  # noqa: E402
     ROOMS,
-    Tests,
+    NearbyTests,
     files_of_room,
     recent_files,
     room_of,
 )
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 #: With `--latest`: files are added until they have so many times more mutants than are drawn.
 _POOL_FACTOR: Final = 3
@@ -95,6 +99,15 @@ def is_kernel(path: str) -> bool:
     return "/kernels/" in path
 
 
+class _StoppedError(Exception):
+    """The run was told to stop."""
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    del signum, frame
+    raise _StoppedError
+
+
 class Session:
     """Runs mutants in one copy of the repository.
 
@@ -105,7 +118,7 @@ class Session:
 
     def __init__(self, folder: Path, test_seconds: float) -> None:
         self._runner = Runner(copy_tree(ROOT, folder / "tree"), folder / "scratch")
-        self._tests = Tests(ROOT)
+        self._tests = NearbyTests(ROOT)
         self._test_seconds = test_seconds
         self._chosen: dict[str, list[dict[str, float]]] = {}
 
@@ -174,11 +187,21 @@ def run_all(drawn: list[Mutant], arguments: argparse.Namespace) -> list[dict[str
                 try:
                     _work(drawn[number :: arguments.processes], own, listed, arguments)
                     code = 0
+                except _StoppedError:  # what has been run so far counts
+                    code = 0
                 finally:
                     sys.stdout.flush()
                     os._exit(code)
             children.append(child)
-        codes = [os.waitpid(child, 0)[1] for child in children]
+        codes: list[int] = []
+        for child in children:
+            while True:
+                try:
+                    codes.append(os.waitpid(child, 0)[1])
+                    break
+                except _StoppedError:
+                    for each in children:
+                        os.kill(each, signal.SIGTERM)
         rows = [json.loads(line) for file in files for line in file.read_text("utf-8").splitlines()]
     if any(codes):
         raise SystemExit("a process of the run has failed")
@@ -234,6 +257,8 @@ def main() -> int:
         for mutant in drawn:
             print(f"{mutant.path}:{mutant.line}: {mutant.before}  ->  {mutant.after}")
         return 0
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
     started = time.monotonic()
     rows = run_all(drawn, arguments)
     table = scores(rows)

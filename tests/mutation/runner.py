@@ -41,13 +41,40 @@ if TYPE_CHECKING:
 
 #: Imported by the warm process, if installed.
 _HEAVY: Final = (
-    "_pytest.assertion.rewrite numpy numpy.testing scipy.spatial scipy.ndimage scipy.sparse numba "
-    "numba.core.caching PIL.Image PIL.ImageDraw PIL.PngImagePlugin PIL.WebPImagePlugin PIL.ImageCms "
-    "fastapi fastapi.testclient starlette.applications uvicorn uvicorn.protocols.http.h11_impl "
-    "httpx httpcore anyio._backends._asyncio asyncio pydantic hypothesis hypothesis.stateful "
-    "hypothesis.extra.numpy trimesh concurrent.futures.process sqlite3 xatlas xml.dom.minidom "
-    "hypothesis.strategies._internal.core _hypothesis_pytestplugin"
-).split()
+    "_pytest.assertion.rewrite",
+    "numpy",
+    "numpy.testing",
+    "scipy.spatial",
+    "scipy.ndimage",
+    "scipy.sparse",
+    "numba",
+    "numba.core.caching",
+    "PIL.Image",
+    "PIL.ImageDraw",
+    "PIL.PngImagePlugin",
+    "PIL.WebPImagePlugin",
+    "PIL.ImageCms",
+    "fastapi",
+    "fastapi.testclient",
+    "starlette.applications",
+    "uvicorn",
+    "uvicorn.protocols.http.h11_impl",
+    "httpx",
+    "httpcore",
+    "anyio._backends._asyncio",
+    "asyncio",
+    "pydantic",
+    "hypothesis",
+    "hypothesis.stateful",
+    "hypothesis.extra.numpy",
+    "trimesh",
+    "concurrent.futures.process",
+    "sqlite3",
+    "xatlas",
+    "xml.dom.minidom",
+    "hypothesis.strategies._internal.core",
+    "_hypothesis_pytestplugin",
+)
 #: For files below these folders also.
 _HEAVY_TORCH: Final = ("torch", "torch.nn.functional")
 _PASSED, _NO_TESTS = 0, 5
@@ -124,12 +151,12 @@ class Runner:
         key = file, is_compiled
         if key not in self._durations:
             lines = self._run([[file]], is_compiled=is_compiled, is_unchanged=True)
-            self._durations[key] = durations = {}
+            durations: dict[str, float] = {}
             end = time.monotonic() + limit_s
             with contextlib.closing(lines):
-                for name, seconds, has_failed in lines.within(lambda: end - time.monotonic()):
-                    if not has_failed:
-                        durations[name] = seconds
+                rows = lines.within(lambda: end - time.monotonic())
+                durations |= {name: seconds for name, seconds, has_failed in rows if not has_failed}
+            self._durations[key] = durations
         return self._durations[key]
 
     def noticed(
@@ -175,13 +202,13 @@ class Runner:
         self._scratch.mkdir()
         readable, writable = os.pipe()
         child = os.fork()
-        if child:
-            os.close(writable)
-            return _Lines(child, readable)
-        os.close(readable)
-        # Later runs read the bytecode of tests, but not that of a mutant.
-        sys.dont_write_bytecode = not is_unchanged
-        self._child(tests, _Reporter(writable), is_compiled=is_compiled, stops=not is_unchanged)
+        if child == 0:
+            os.close(readable)
+            # Later runs read the bytecode of tests, but not that of a mutant.
+            sys.dont_write_bytecode = not is_unchanged
+            self._child(tests, _Reporter(writable), is_compiled=is_compiled, stops=not is_unchanged)
+        os.close(writable)
+        return _Lines(child, readable)
 
     def _child(
         self, tests: Sequence[Sequence[str]], report: _Reporter, *, is_compiled: bool, stops: bool
@@ -266,6 +293,8 @@ class _Lines:
 
 def _prepare_child(tree: Path, scratch: Path, *, is_compiled: bool) -> None:
     """Make the forked process one that has been started in the copy."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
     silence = os.open(os.devnull, os.O_RDWR)
     log = os.open(scratch.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(silence, 0)
@@ -304,7 +333,7 @@ def _pytest(
     arguments += [
         "-W",
         "ignore::pytest.PytestAssertRewriteWarning",
-    ]  # of the warm process's imports
+    ]  # the warm process has it
     if stops:
         arguments.append("-x")
     if not is_compiled:

@@ -34,7 +34,6 @@ ROOMS: Final = (
 )
 #: Tests that take long, and that no other folder's modules are meant for.
 _OWN_ONLY: Final = (
-    "tests/bench",
     "tests/cli",
     "tests/docs",
     "tests/gpu",
@@ -73,7 +72,7 @@ def recent_files(root: Path, since: str | None = None) -> list[str]:
     return list(dict.fromkeys(line for line in log.splitlines() if line))
 
 
-class Tests:
+class NearbyTests:
     """The test files of a repository, and what they import.
 
     Args:
@@ -97,8 +96,14 @@ class Tests:
         name = f"test_{PurePosixPath(path).name}"
         mirrored = (folder / name).as_posix()
         room = (PurePosixPath("tests") / room_of(path)).as_posix() if room_of(path) else ""
+        # Other tests of the folder may start the file as a program of its own.
+        farthest = {
+            test: _FARTHEST + 1
+            for test in self._files
+            if PurePosixPath(test).parent == folder and PurePosixPath(test).name.startswith("test_")
+        }
         ranked: list[tuple[int, int, str]] = []
-        for test, distance in self._distances(path).items():
+        for test, distance in (farthest | self._distances(path)).items():
             # The tests of `kernels/charts.py` may stand in the folder above.
             own = test.startswith(f"{folder.as_posix()}/") or (
                 PurePosixPath(test).name == name and PurePosixPath(test).parent == folder.parent

@@ -116,7 +116,11 @@ def test_a_model_is_read_from_its_glb_with_textures_the_right_way_round() -> Non
     assert expected.base_color is not None
     assert expected.metal_rough is not None
     geometry = GltfGeometry(
-        POSITIONS, np.tile(np.float32([0, 0, 1]), (4, 1)), MIDDLES, FACES.astype(np.uint32), False
+        POSITIONS,
+        np.tile(np.float32([0, 0, 1]), (4, 1)),
+        MIDDLES,
+        FACES.astype(np.uint32),
+        is_double_sided=False,
     )
     material = Material(encoded(expected.base_color), encoded(expected.metal_rough))
     read = read_model(pack(geometry, material, extras={}, generator="test"))
