@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 try:
     import numba
-    from numba.core import cgutils, types
+    from numba.core import cgutils, config, types
     from numba.extending import intrinsic
 except ImportError as error:
     raise MissingPackageError("The exporter needs numba: run `pip install numba`.") from error
@@ -68,5 +68,6 @@ def _poll_uncompiled(flag: Any) -> bool:
 #: For loops: whether the flag of the export is set, see `cancellation.flag`. An atomic load, which
 #: no compiler moves out of a loop. While a test observes the loop, it counts the calls.
 is_cancelled = cast(
-    "Callable[[Any], bool]", _poll_uncompiled if numba.config.DISABLE_JIT else intrinsic(_poll)
+    "Callable[[Any], bool]",
+    _poll_uncompiled if cast("Any", config).DISABLE_JIT else intrinsic(_poll),
 )
