@@ -49,3 +49,10 @@ def test_the_texture_is_the_right_way_up(view: str, *, is_turned: bool) -> None:
     wanted = TEXELS[:, ::-1] if is_turned else TEXELS
     # The texture is smoothed and repeated: each quarter's own colour is the strongest.
     assert np.abs(quarters - wanted.astype(int)).max() < 110
+
+
+def test_a_face_covers_its_pixels_and_no_others() -> None:
+    alpha = draw_model(square(double_sided=False), size_px=104, view="front")[..., 3]
+    wanted = np.zeros((104, 104), np.uint8)
+    wanted[2:102, 2:102] = 255  # the square, without the margin
+    np.testing.assert_array_equal(alpha, wanted)
