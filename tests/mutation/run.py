@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 #: With `--latest`: files are added until they have so many times more mutants than are drawn.
 _POOL_FACTOR: Final = 3
-#: The tests of a file may take so many times longer than those of a mutant; the rest is left out.
-_PATIENCE: Final = 3.0
+#: Tests of a file that have not been measured after this time are left out, seconds.
+_PATIENCE_S: Final = 40.0
 #: Starting the tests of another file, seconds.
 _FILE_S: Final = 0.3
 
@@ -129,9 +129,7 @@ class Session:
         chosen = self._chosen[path] = []
         is_compiled, left_s = not is_kernel(path), self._test_seconds
         for file in self._tests.nearest(path):
-            durations = self._runner.durations(
-                file, is_compiled=is_compiled, limit_s=_PATIENCE * self._test_seconds
-            )
+            durations = self._runner.durations(file, is_compiled=is_compiled, limit_s=_PATIENCE_S)
             some: dict[str, float] = {}
             # The quick ones first: as many tests as possible.
             for name, seconds in sorted(durations.items(), key=lambda item: item[1]):

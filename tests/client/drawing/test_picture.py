@@ -5,6 +5,7 @@ import pytest
 
 from trellis2_server.client.drawing.model import DrawnModel
 from trellis2_server.client.drawing.picture import draw_model
+from trellis2_server.client.drawing.rasterizer import rasterize
 
 #: A square of two faces, seen from +Z.
 CORNERS = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]], np.float32)
@@ -56,3 +57,20 @@ def test_a_face_covers_its_pixels_and_no_others() -> None:
     wanted = np.zeros((104, 104), np.uint8)
     wanted[2:102, 2:102] = 255  # the square, without the margin
     np.testing.assert_array_equal(alpha, wanted)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_samples_inside_a_triangle_are_those_on_the_inner_side_of_its_edges(seed: int) -> None:
+    n = 40
+    points = np.random.default_rng(seed).uniform(-5, 45, (3, 3))
+    y, x = np.mgrid[:n, :n] + 0.5
+    following = np.roll(points, -1, axis=0)
+    side = np.array(
+        [
+            (b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0])
+            for a, b in zip(points, following, strict=True)
+        ]
+    )
+    wanted = (side > 0).all(0) | (side < 0).all(0)
+    owner = rasterize(points, np.array([[0, 1, 2]], np.int32), n, cull=False)
+    np.testing.assert_array_equal(owner.reshape(n, n) == 0, wanted)
