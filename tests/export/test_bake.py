@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from scipy.interpolate import RegularGridInterpolator
 
 from tests.support import shapes
@@ -151,3 +152,15 @@ def test_a_search_with_a_seed_finds_the_same_points_as_one_without(shape: str) -
     have = maps.base_color[row[wide], column[wide]]
     assert len(have) > 1000
     assert np.abs(have - wanted[:, [0, 1, 2, 5]]).max() < 0.51
+
+
+@pytest.mark.parametrize(("size", "width"), [(128, 2), (1024, 3)])
+def test_a_gutter_with_the_colours_of_the_chart_is_around_each_chart(size: int, width: int) -> None:
+    mesh = shapes.sphere(6)
+    coords = shapes.field(8).coords
+    values = np.full((len(coords), 6), 0.5, np.float32)
+    maps = bake.bake(mesh, unwrap(mesh, size), bake.build_index(VoxelField(coords, values, 8)))
+    inside = maps.covered == 1
+    near = ndimage.binary_dilation(inside, np.ones((3, 3)), width)
+    assert (near & ~inside).sum() > 100
+    np.testing.assert_array_equal(maps.covered == 2, near & ~inside)

@@ -13,6 +13,7 @@ from tests.support import khronos, shapes
 from tests.support.glb_files import opened, to_gltf
 from trellis2_server import export
 from trellis2_server.errors import ExportError
+from trellis2_server.export.material import NEUTRAL
 
 if TYPE_CHECKING:
     from trellis2_server.mesh import Mesh, VoxelField
@@ -156,3 +157,23 @@ def test_every_format_and_alpha_mode_is_valid(
             assert picture.get_format_mimetype() == image["mimeType"]
     uses_webp = any(image["mimeType"] == "image/webp" for image in document["images"])
     assert ("EXT_texture_webp" in document.get("extensionsRequired", [])) == uses_webp
+
+
+def test_a_model_without_textures_has_the_factors_of_its_material() -> None:
+    document, _ = opened(export.untextured_glb(shapes.sphere(4)))
+    (material,) = document["materials"]
+    assert material["pbrMetallicRoughness"] == {
+        "baseColorFactor": list(NEUTRAL.color),
+        "metallicFactor": NEUTRAL.metallic,
+        "roughnessFactor": NEUTRAL.roughness,
+    }
+    assert not set(material) & {"alphaMode", "doubleSided"}
+
+
+def test_factors_of_one_are_left_out(field: VoxelField) -> None:
+    document, _ = opened(export.textured_glb(shapes.sphere(4), field, texture_size=64))
+    (material,) = document["materials"]
+    assert set(material["pbrMetallicRoughness"]) == {
+        "baseColorTexture",
+        "metallicRoughnessTexture",
+    }

@@ -39,3 +39,26 @@ def test_kernels_are_compiled_in_memory_if_no_directory_is_writable(tmp_path: Pa
     done = run_python(code, PYTHONPATH=str(tmp_path), PYTHONDONTWRITEBYTECODE="1", **folders)
     assert done.stdout.strip() == "[-1, 3, -1, 1, -1, -1]", done.stderr
     assert not list(tmp_path.rglob("*.nb?"))
+
+
+def test_loops_run_in_the_interpreter_if_numba_is_told_not_to_compile() -> None:
+    code = (
+        "from trellis2_server.export.adjacency import twins\n"
+        "from trellis2_server.export.cancellation import CANCELLED, OBSERVED, new_flag\n"
+        "from trellis2_server.export.jit import is_cancelled\n"
+        "import numpy as np\n"
+        "flag = new_flag()\n"
+        "print(is_cancelled(flag), flag[1])\n"
+        "flag[0] = OBSERVED\n"
+        "print(is_cancelled(flag), is_cancelled(flag), flag[1])\n"
+        "flag[0] = CANCELLED\n"
+        "print(is_cancelled(flag), flag[1])\n"
+        "print(twins(np.array([[0, 1, 2], [2, 1, 3]], np.int32), 4).tolist())"
+    )
+    done = run_python(code, NUMBA_DISABLE_JIT="1")
+    assert done.stdout.splitlines() == [
+        "False 0",
+        "False False 2",
+        "True 2",
+        "[-1, 3, -1, 1, -1, -1]",
+    ], done.stderr

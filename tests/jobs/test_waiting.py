@@ -114,3 +114,22 @@ async def test_a_job_that_has_ended_meanwhile_is_still_answered(engine: GatedEng
         joined = await service.submit(picture(0, file_format="WEBP"), options(2), texture=None)
         await until(lambda: service.job(joined.uid).uid == early.uid)
         assert (await service.wait_for_shape(joined)).uid == early.uid
+
+
+@in_a_loop
+async def test_a_request_that_leaves_takes_the_shape_from_nobody_else(engine: GatedEngine) -> None:
+    held = engine.hold("shape", 1)
+    async with working(engine) as service:
+        job = await submit(service, 1)
+        await begin(engine, "shape")
+        leaving, patient = (
+            asyncio.ensure_future(service.wait_for_shape(job)),
+            asyncio.ensure_future(service.wait_for_shape(job)),
+        )
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.sleep(0)
+        assert leaving.cancelled()
+        assert not patient.done()
+        held.set()
+        assert (await patient).shape_glb

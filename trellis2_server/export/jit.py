@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 try:
     import numba
-    from numba.core import cgutils, types
+    from numba.core import cgutils, config, types
     from numba.extending import intrinsic
 except ImportError as error:
     raise MissingPackageError("The exporter needs numba: run `pip install numba`.") from error
@@ -58,6 +58,16 @@ def _poll(typing_context: Any, flag: Any) -> Any:
     return signature, generate
 
 
+def _poll_uncompiled(flag: Any) -> bool:
+    """Poll the flag where loops are not compiled, as with `NUMBA_DISABLE_JIT`."""
+    if flag[0] == OBSERVED:
+        flag[1] += 1
+    return bool(flag[0] == CANCELLED)
+
+
 #: For loops: whether the flag of the export is set, see `cancellation.flag`. An atomic load, which
 #: no compiler moves out of a loop. While a test observes the loop, it counts the calls.
-is_cancelled = cast("Callable[[Any], bool]", intrinsic(_poll))
+is_cancelled = cast(
+    "Callable[[Any], bool]",
+    _poll_uncompiled if cast("Any", config).DISABLE_JIT else intrinsic(_poll),
+)

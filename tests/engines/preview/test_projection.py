@@ -99,3 +99,28 @@ def test_every_point_of_a_mesh_has_all_its_voxels(engine: PreviewEngine) -> None
     points = samples(mesh, mesh.faces, 2_000)
     points = points[(abs(points) < 0.5 - 1 / field.resolution).all(axis=1)]
     assert (look_up(field, points) >= 0).all()
+
+
+@pytest.mark.parametrize("move", [(0, 0), (0.2, -0.15)])
+def test_the_picture_lies_where_the_mesh_is(
+    engine: PreviewEngine, move: tuple[float, float]
+) -> None:
+    """The middle of the picture is at the middle of the mesh, to the voxel."""
+    whole = box(0.25)
+    aside = np.array([move[0], 0, move[1]], np.float32)
+    mesh = Mesh(whole.vertices * np.array([0.5, 1, 0.6], np.float32) + aside, whole.faces)
+    color = np.zeros((128, 128, 3), np.uint8)
+    color[:64, :64], color[:64, 64:] = (200, 0, 0), (200, 0, 200)
+    color[64:, 64:] = (0, 0, 200)
+    field = engine.texture_mesh(mesh, cutout(np.ones((128, 128)), color), Request(), ignore)
+    size = field.resolution
+    front = (field.coords[:, 1] + 0.5) / size - 0.5 < -0.25 + 0.5 / size
+    places, values = field.coords[front], field.attributes[front][:, BASE_COLOR]
+    for axis, channel, is_high in ((0, 2, True), (2, 0, True)):
+        at = places[:, axis]
+        is_coloured = values[:, channel] > 100 / 255
+        high, low = at[is_coloured == is_high], at[is_coloured != is_high]
+        # The first line of one half and the last line of the other one meet in the middle.
+        seam = (np.quantile(high, 0.001) + np.quantile(low, 0.999) + 1) / 2
+        middle = (float(aside[axis]) + 0.5) * size
+        assert abs(seam - middle) < 1.01

@@ -102,3 +102,36 @@ def test_texture_coordinates_that_do_not_fit_are_left_out() -> None:
     tree = triangle(accessors=accessors, meshes=[{"primitives": [primitive]}])
     (part,) = read_scene(glb(tree, CORNERS)).parts
     assert part.uv is None
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_nodes_are_placed_as_another_reader_places_them(seed: int) -> None:
+    random = np.random.default_rng(seed)
+
+    def transform() -> dict[str, object]:
+        turn = random.normal(size=4)
+        matrix = np.eye(4)
+        matrix[:3] = random.normal(size=(3, 4))
+        return random.choice(
+            [
+                {"matrix": matrix.T.ravel().tolist()},
+                {
+                    "translation": random.normal(size=3).tolist(),
+                    "rotation": (turn / np.linalg.norm(turn)).tolist(),
+                    "scale": random.uniform(-2, 2, 3).tolist(),
+                },
+                {"rotation": (turn / np.linalg.norm(turn)).tolist()},
+            ]
+        )
+
+    nodes: list[dict[str, object]] = [
+        {"children": [1], **transform()},
+        {"children": [2], **transform()},
+        {"mesh": 0, "name": "leaf", **transform()},
+    ]
+    content = glb(triangle(nodes=nodes), CORNERS)
+    (part,) = read_scene(content).parts
+    known = trimesh.load(io.BytesIO(content), file_type="glb", process=False)
+    placement, _ = known.graph[known.graph.nodes_geometry[0]]
+    np.testing.assert_allclose(part.placement, placement, atol=1e-9)
+    assert part.is_mirrored == (np.linalg.det(placement) < 0)
