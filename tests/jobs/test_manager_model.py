@@ -388,7 +388,7 @@ class Faults(StoppingJobs):
         for step in manager.queue:
             clients = manager.registry.clients(step.active.uid)
             needs_device = step.name in DEVICE_STEPS
-            if scheduler._has_room_for(clients):
+            if scheduler._has_room or scheduler._has_spare_room_for(clients):
                 has_thread = needs_device or manager.threads.cpu_has_room_for(clients)
                 assert not (has_thread and step.name in kinds)
                 if needs_device and not manager.threads.device_is_busy:
