@@ -269,12 +269,12 @@ class ModelSettings(_Section):
         description="PyTorch's kernel for attention. `auto`: by device, length and batch; an "
         "installed flash_attn is used instead. Any other value also replaces flash_attn.",
     )
-    compile: Literal["auto", "none", "blocks", "graphs"] = Field(
+    compile: Literal["auto", "none", "blocks", "graphs", "both"] = Field(
         default="auto",
         repr=False,
         description="Compilation of the sampling models. `blocks`: `torch.compile` of the "
         "parts of each block, equal to rounding. `graphs`: CUDA graphs of whole models, the same "
-        "bits. `auto`: `blocks` on CUDA, otherwise `none`.",
+        "bits. `auto`: `both` on CUDA, otherwise `none`.",
     )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "measured"
 _H100: Final = "gpu-h100-2026-11-26"
+_H200: Final = "gpu-h200-2026-11-26"
 
 Row = dict[str, Any]
 
@@ -48,83 +49,123 @@ def markdown(head: Sequence[str], body: Sequence[Sequence[str]], *runs: str) -> 
 
 def gpu_jobs() -> str:
     """Whole jobs: tokens, voxels, seconds, memory."""
-    run = f"{_H100}-all-parts"
-    found = [row for part in ("512", "whole") for row in rows(run, part, "job") if "job_s" in row]
+    runs = {
+        f"{_H100}-all-parts": ("H100", "none", ("512", "whole")),
+        f"{_H200}-whole": ("H200", "both", ("whole",)),
+    }
     body = [
         [
+            card,
+            f"`{compilation}`",
             f"`{row['type']}`",
             f"{row['tokens']:,}",
             f"{row['voxels'] / 1e6:.1f} million",
             f"{row['job_s']:.1f}",
-            f"{row['overhead_percent']:+.1f} %",
+            f"{row['overhead_percent']:+.1f} %" if "overhead_percent" in row else "",
             f"{row['peak_gib']:.1f}",
         ]
-        for row in found
+        for run, (card, compilation, parts) in runs.items()
+        for part in parts
+        for row in rows(run, part, "job")
+        if "job_s" in row
     ]
     head = (
-        "type",
-        "tokens",
-        "voxels",
-        "sampling and decoding, s",
-        "against bare calls",
-        "peak, GiB",
-    )
-    return markdown(head, body, run)
+        "card", "`model.compile`", "type", "tokens", "voxels", "sampling and decoding, s",
+        "against bare calls", "peak, GiB",
+    )  # fmt: skip
+    return markdown(head, body, *runs)
 
 
 def gpu_stages() -> str:
     """Seconds of each stage of the jobs."""
-    run = f"{_H100}-all-parts"
-    found = [row for part in ("512", "whole") for row in rows(run, part, "stages")]
-    types = list(dict.fromkeys(row["type"] for row in found))
-    seconds = {(row["step"], row["stage"], row["type"]): row["seconds"] for row in found}
-    stages = dict.fromkeys((row["step"], row["stage"]) for row in found)
+    first, second = f"{_H100}-all-parts", f"{_H200}-whole"
+    found = {
+        "H100": [row for part in ("512", "whole") for row in rows(first, part, "stages")],
+        "H200": rows(second, "whole", "stages"),
+    }
+    jobs = list(dict.fromkeys((card, row["type"]) for card, of in found.items() for row in of))
+    seconds = {
+        (row["step"], row["stage"], card, row["type"]): row["seconds"]
+        for card, of in found.items()
+        for row in of
+    }
+    stages = dict.fromkeys((row["step"], row["stage"]) for row in found["H100"])
     body = [
-        [f"{stage} ({step})", *(f"{seconds[step, stage, kind]:.2f}" for kind in types)]
+        [f"{stage} ({step})", *(f"{seconds[(step, stage, *each)]:.2f}" for each in jobs)]
         for step, stage in stages
     ]
-    return markdown(("stage (of the step), s", *(f"`{kind}`" for kind in types)), body, run)
+    head = ("stage (of the step), s", *(f"{card}, `{kind}`" for card, kind in jobs))
+    return markdown(head, body, first, second)
 
 
 def gpu_compile() -> str:
     """What `model.compile` brings."""
-    run = f"{_H100}-compile"
-    sampling = {row["compile"]: row["seconds"] for row in rows(run, "compile", "sampling")}
-    found = rows(run, "compile", "a 512 job")
-    reference = next(row for row in found if row["compile"] == "none")
-    body = [
-        [
-            f"`{row['compile']}`",
-            f"{row['job_s']:.2f}",
-            f"{reference['job_s'] / row['job_s']:.2f}",
-            *(f"{row[stage]:.2f}" for stage in ("structure_s", "shape_s", "texture_s")),
-            f"{sampling[row['compile']]:.2f}",
-            f"{sampling['none'] / sampling[row['compile']]:.2f}",
-            f"{row['ready_s']:.0f}",
-            "the same bits" if row["equal_to_none"] else f"{row['latent_difference']:.2%}",
+    runs = {"H100": f"{_H100}-compile", "H200": f"{_H200}-both"}
+    body: list[list[str]] = []
+    for card, run in runs.items():
+        sampling = {row["compile"]: row["seconds"] for row in rows(run, "compile", "sampling")}
+        found = rows(run, "compile", "a 512 job")
+        reference = next(row for row in found if row["compile"] == "none")
+        body += [
+            [
+                card,
+                f"`{row['compile']}`",
+                f"{row['job_s']:.2f}",
+                f"{reference['job_s'] / row['job_s']:.2f}",
+                *(f"{row[stage]:.2f}" for stage in ("structure_s", "shape_s", "texture_s")),
+                f"{sampling[row['compile']]:.2f}",
+                f"{sampling['none'] / sampling[row['compile']]:.2f}",
+                f"{row['peak_gib']:.1f}",
+                "the same bits" if row["equal_to_none"] else f"{row['latent_difference']:.2%}",
+            ]
+            for row in found
         ]
-        for row in found
-    ]
     head = (
-        "`model.compile`", "`512` job, s", "jobs against `none`", "structure, s", "shape, s",
-        "texture, s", "shape of 24,576 tokens, s", "against `none`", "until ready, s",
+        "card", "`model.compile`", "`512` job, s", "jobs against `none`", "structure, s",
+        "shape, s", "texture, s", "shape of 24,576 tokens, s", "against `none`", "peak, GiB",
         "latents differ by, of the largest value",
     )  # fmt: skip
-    return markdown(head, body, run)
+    return markdown(head, body, *runs.values())
 
 
 def gpu_beside() -> str:
-    """What slows the sampling of a short job down."""
-    runs = [f"{_H100}-{name}" for name in ("all-parts", "beside", "beside-why")]
+    """What slows sampling down."""
+    runs = {
+        **{f"{_H100}-{name}": "H100" for name in ("all-parts", "beside", "beside-why")},
+        f"{_H200}-both": "H200",
+    }
     body: list[list[str]] = []
-    for run in runs:
+    for run, card in runs.items():
         for row in rows(run, "beside", ""):
             ratio = row.get("ratio") or (
                 1 + row["slower_percent"] / 100 if "slower_percent" in row else None
             )
             if ratio is not None:
-                body.append([row["what"], f"{ratio:.2f}"])
-    return markdown(("a `512` job's shape stage", "times as long as alone"), body, *runs)
+                kind, compilation = row.get("type", "512"), row.get("compile", "none")
+                body.append([card, f"`{kind}`", f"`{compilation}`", row["what"], f"{ratio:.2f}"])
+    head = ("card", "type", "`model.compile`", "a job's shape stage", "times as long as alone")
+    return markdown(head, body, *runs)
+
+
+def gpu_exports() -> str:
+    """Seconds of an export by the threads that it has."""
+    runs = [f"{_H200}-{name}" for name in ("both", "exports")]
+    stages = (
+        "untextured_clean", "untextured_decimate", "textured_unwrap", "textured_bake",
+        "textured_encode",
+    )  # fmt: skip
+    body = [
+        [
+            str(row["threads"]),
+            f"{row['untextured_s'] + row['textured_s']:.1f}",
+            *(f"{row[stage]:.2f}" for stage in stages),
+        ]
+        for run in runs
+        for row in rows(run, "exports", "seconds of an export")
+        if "textured_s" in row
+    ]
+    head = ("threads", "both files, s", *(stage.partition("_")[2] for stage in stages))
+    return markdown(head, body, *runs)
 
 
 def gpu_attention() -> str:
@@ -199,6 +240,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "measured gpu-stages": gpu_stages,
     "measured gpu-compile": gpu_compile,
     "measured gpu-beside": gpu_beside,
+    "measured gpu-exports": gpu_exports,
     "measured gpu-attention": gpu_attention,
     "measured gpu-low-vram": gpu_low_vram,
     "measured gpu-decoders": gpu_decoders,

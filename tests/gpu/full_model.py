@@ -130,7 +130,11 @@ def build_with_row(session: Session, *, low_vram: bool) -> FullModel:
     """Build an engine with all random models, and a row on it."""
     made, seconds, peak = session.meter.run(lambda: build_model(session, low_vram=low_vram))
     described = made.engine.describe().items()
-    session.about(engine={k: v for k, v in described if not k.startswith("vram")})
+    session.about(
+        engine={k: v for k, v in described if not k.startswith("vram")},
+        torch=session.torch.__version__,
+        **({"name": session.torch.cuda.get_device_name()} if session.is_cuda else {}),
+    )
     session.row(
         "weights",
         what="random weights of all models",

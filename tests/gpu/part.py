@@ -129,23 +129,12 @@ PARTS: Final = (
         _ENGINE,
     ),
     Part(
-        "beside",
-        "tests.gpu.parts.beside",
-        "Sampling beside exports",
-        Estimate(
-            30, 18, 40,
-            "four samplings of 2 s; exports of 4 s one after the other and two at a time, until "
-            "the samplings are done",
-        ),
-        _EXPORT,
-    ),
-    Part(
         "compile",
         "tests.gpu.parts.compiled",
-        "Nothing compiled, CUDA graphs, compiled blocks",
+        "Nothing compiled, CUDA graphs, compiled blocks, both",
         Estimate(
-            23, 60, 30,
-            "the weights are there after `512`; for each of three modes three jobs of 3 s and a "
+            45, 80, 60,
+            "the weights are there after `512`; for each of four modes three jobs of 3 s and a "
             "sampling of 12 s at 25k tokens; compiling the blocks",
         ),
         _ENGINE,
@@ -162,11 +151,31 @@ PARTS: Final = (
         "tests.gpu.parts.whole",
         "Whole jobs at full resolution",
         Estimate(
-            5, 45, 60,
-            "1024_cascade: 22 s, bare calls the same, 5 s to warm up. Others, 64 s, start by "
+            45, 45, 60,
+            "the weights, 40 s; 1024_cascade: 22 s, bare calls the same, 5 s to warm up. Others, "
+            "64 s, start by "
             "themselves where time is left",
         ),
         _ENGINE,
+    ),
+    Part(
+        "exports",
+        "tests.gpu.parts.exports",
+        "Exports by threads",
+        Estimate(120, 0, 20, "the weights and the exporter's loops, 50 s; exports of 3 to 14 s"),
+        _EXPORT,
+    ),
+    Part(
+        "beside",
+        "tests.gpu.parts.beside",
+        "Sampling beside exports",
+        Estimate(
+            70, 240, 90,
+            "the 512 job's shape stage compiled in three ways, six samplings of 2 s each; six of "
+            "12 s with 1024_cascade; exports of 4 s one after the other and two at a time, until "
+            "the samplings are done",
+        ),
+        _EXPORT,
     ),
 )  # fmt: skip
 BY_NAME: Final = {part.name: part for part in PARTS}

@@ -164,6 +164,11 @@ class Session:
         }
         return ModelSettings.model_validate({**values, **self._more_settings, **more})
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the flow models are compiled unless a part asks for something else."""
+        return self.settings().compile != "none"
+
     def full(self) -> FullModel:
         """The engine with random weights at full size, or tiny; built once, with a row."""
         if self._full is None:

@@ -75,7 +75,7 @@ def test_tiny_models_have_estimates_of_their_own_that_no_device_corrects(clock: 
 
 def test_the_parts_that_matter_most_fit_into_seven_minutes(clock: Clock) -> None:
     made = budget(420, clock)
-    for part in PARTS[:-1]:
+    for part in PARTS[: [part.name for part in PARTS].index("whole")]:
         assert made.fits(part.estimate), part.name
         clock.now += made.seconds(part.estimate)
 

@@ -13,6 +13,8 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.gpu.full_model import warm_up
+from tests.gpu.parts.compiled import compiled
+from tests.gpu.parts.whole import TINY_TOKENS
 from tests.gpu.parts.whole_512 import export
 from tests.gpu.sample_job import job, picture, silent
 from trellis2_server.export import parallel
@@ -24,37 +26,50 @@ from trellis2_server.thread_priority import EXPORT_NICENESS, device_niceness
 if TYPE_CHECKING:
     from tests.gpu.full_model import FullModel
     from tests.gpu.session import Session
-    from trellis2_server.mesh import Shape, VoxelField
 
 _EXPORTS: Final = 2
 _ROUNDS: Final = 3
+#: Pipeline type, `model.compile`, and seconds on the modelled H100.
+_MEASURED: Final = (
+    ("512", "none", 20.0),
+    ("512", "blocks", 20.0),
+    ("512", "both", 20.0),
+    ("1024_cascade", "blocks", 90.0),
+)
+_ALSO_BESIDE_PROCESSES: Final = ("512", "both")
 
 
 def run(session: Session) -> None:
-    """Measure sampling alone, beside exports, and beside processes that share no lock with it."""
+    """Measure with each way of compilation, then beside processes that share no lock with it."""
     made = session.full()
     made.set_tokens("512", 60 if session.is_tiny else 4_096)
-    warm_up(made, "512", session.size)
+    made.set_tokens("1024_cascade", TINY_TOKENS["1024_cascade"] if session.is_tiny else 6_250)
     session.compile_exporter()
-    steps = 2 if session.is_tiny else 12
-    bench = _Bench(session, made, steps, *made.run(job("512", steps, session.size)))
-    table = "shape stage of a 512 job, the shortest of its runs"
-    session.attempt(table, {"what": f"beside {_EXPORTS} exports"}, 20.0, bench.beside_exports)
-    why = "why: the same stage, medians"
-    threads = parallel.thread_count(os.cpu_count() or 1)
-    labels = {"what": f"beside {threads} busy processes, no exports"}
-    session.attempt(why, labels, 10.0, lambda: bench.beside_processes(threads))
+    table = "shape stage of a job, the shortest of its runs"
+    for kind, mode, modelled_s in _MEASURED:
+        with compiled(session, made, mode) as (model, _):
+            warm_up(model, kind, session.size)
+            bench = _Bench(session, model, kind)
+            labels = {"what": f"beside {_EXPORTS} exports", "type": kind, "compile": mode}
+            session.attempt(table, labels, modelled_s, bench.beside_exports)
+            if (kind, mode) == _ALSO_BESIDE_PROCESSES:
+                threads = parallel.thread_count(os.cpu_count() or 1)
+                labels = {"what": f"beside {threads} busy processes, no exports"}
+                session.attempt(
+                    "why: the same stage, medians",
+                    labels | {"type": kind, "compile": mode},
+                    10.0,
+                    lambda bench=bench, threads=threads: bench.beside_processes(threads),
+                )
 
 
 class _Bench:
     """A stage that is timed with other work beside it."""
 
-    def __init__(
-        self, session: Session, made: FullModel, steps: int, shape: Shape, field: VoxelField
-    ) -> None:
+    def __init__(self, session: Session, made: FullModel, kind: str) -> None:
         self._session, self._made = session, made
-        self._shape, self._field = shape, field
-        self._requested = job("512", steps, session.size)
+        self._requested = job(kind, 2 if session.is_tiny else 12, session.size)
+        self._shape, self._field = made.run(self._requested)
 
     def beside_exports(self) -> dict[str, Any]:
         """Sample alone and beside exports, on the server's own threads."""

@@ -1,10 +1,11 @@
-"""What `model.compile` brings: nothing compiled, CUDA graphs, and compiled blocks, on one model.
+"""What `model.compile` brings: nothing, CUDA graphs, compiled blocks, both, on one model.
 
 Does not know: exports.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from tests.gpu.full_model import FullModel
@@ -15,12 +16,13 @@ from trellis2_server.engines.trellis2 import Trellis2Engine
 from trellis2_server.engines.trellis2.loaded_model import LoadedModel
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from tests.gpu.full_model import MeasuredJob
     from tests.gpu.session import Session
     from trellis2_server.engines.trellis2.state import Trellis2State
 
-#: In this order: blocks stay compiled until the end of the part.
-MODES: Final = ("none", "graphs", "blocks")
+MODES: Final = ("none", "graphs", "blocks", "both")
 _TOKENS: Final = {False: 4_096, True: 60}
 _STEPS: Final = {False: 12, True: 2}
 #: Runs of a job that are measured, after the first.
@@ -36,31 +38,49 @@ def run(session: Session) -> None:
     made.set_tokens("512", _TOKENS[session.is_tiny])
     references: dict[str, Any] = {}
     for mode in MODES:
-        engine = Trellis2Engine(session.settings(compile=mode), oom_fallback="none")
-        model = FullModel(made.upstream, engine, made.pipeline)
-        session.attempt(
-            "a 512 job",
-            {"compile": mode},
-            _JOBS_S,
-            lambda model=model: _measure_job(session, model, references),
-        )
-        session.attempt(
-            "sampling of a shape",
-            {"compile": mode},
-            _SAMPLING_S,
-            lambda model=model: _measure_sampling(session, model),
-        )
+        with compiled(session, made, mode) as (model, ready_s):
+            session.attempt(
+                "a 512 job",
+                {"compile": mode},
+                _JOBS_S,
+                lambda model=model, ready_s=ready_s: {
+                    "ready_s": ready_s,
+                    **_measure_job(session, model, references),
+                },
+            )
+            session.attempt(
+                "sampling of a shape",
+                {"compile": mode},
+                _SAMPLING_S,
+                lambda model=model: _measure_sampling(session, model),
+            )
+
+
+@contextlib.contextmanager
+def compiled(
+    session: Session, made: FullModel, mode: str
+) -> Generator[tuple[FullModel, float], None, None]:
+    """Compile the models in that way within the block; give the model and the seconds it took."""
+    engine = Trellis2Engine(session.settings(compile=mode), oom_fallback="none")
+    model = FullModel(made.upstream, engine, made.pipeline)
+    loaded = LoadedModel(made.upstream, made.pipeline)
+    _forget_blocks(made)
+    _, ready_s, _ = session.meter.run(lambda: engine.use(loaded))
+    try:
+        yield model, ready_s
+    finally:
+        _forget_blocks(made)
+        made.engine.use(loaded)
+
+
+def _forget_blocks(made: FullModel) -> None:
     for model in made.pipeline.models.values():
         for module in model.modules():
             module.__dict__.pop("forward", None)  # that of a compiled block
-    made.engine.use(LoadedModel(made.upstream, made.pipeline))
 
 
 def _measure_job(session: Session, model: FullModel, references: dict[str, Any]) -> dict[str, Any]:
     requested = job("512", _STEPS[session.is_tiny], session.size)
-    _, ready_s, _ = session.meter.run(
-        lambda: model.engine.use(LoadedModel(model.upstream, model.pipeline))
-    )
     first = model.measure(session.meter, requested)
     jobs = [model.measure(session.meter, requested) for _ in range(_ROUNDS)]
     best = min(jobs, key=lambda measured: measured.seconds)
@@ -72,7 +92,6 @@ def _measure_job(session: Session, model: FullModel, references: dict[str, Any])
     found = differences(reference, made)
     return {
         "in_use": described["compile"],
-        "ready_s": ready_s,
         "first_job_s": first.seconds,
         "job_s": best.seconds,
         **_stages(best),

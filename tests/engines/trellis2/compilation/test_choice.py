@@ -40,15 +40,17 @@ def test_nothing_is_compiled_where_it_is_not_asked_for(
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_blocks_are_compiled_on_cuda_without_being_asked_for(
+def test_blocks_and_graphs_are_used_on_cuda_without_being_asked_for(
     torch: Any, device: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     made, target = Compilation(torch, ModelSettings(device=device)), pipeline()
     made.install(target, ("sampler",))
-    assert target.sampler.graphs is None
+    assert isinstance(target.sampler.graphs, StageGraphs)
     # A pipeline without blocks says that it was tried.
-    assert made.describe() == {"compile": "none", "compile_failed": "the models have no blocks"}
+    assert made.describe() == {"compile": "graphs", "compile_failed": "the models have no blocks"}
     assert len(warnings(caplog)) == 1
+    target.sampler.graphs.note_failed(object(), "it waits")
+    assert made.describe()["compile_failed"] == "the models have no blocks; object: it waits"
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])
@@ -58,7 +60,7 @@ def test_a_device_without_graphs_is_one_warning(
     made = Compilation(torch, ModelSettings(device=device, compile="graphs"))
     target = pipeline()
     made.install(target, ("sampler",))
-    assert target.sampler.graphs == "before"
+    assert target.sampler.graphs is None
     assert warnings(caplog) == [f"model.compile: graphs: not used: {device} has no CUDA graphs"]
     assert made.describe() == {
         "compile": "none",

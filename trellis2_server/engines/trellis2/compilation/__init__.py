@@ -3,6 +3,7 @@
     choice        what the setting asks for, and what is really used
     graphs        CUDA graphs of whole evaluations; the same bits
     cuda_graphs   the same on a CUDA device
+    externals     memory that a graph must keep alive
     blocks        blocks whose element-wise parts are compiled; equal to rounding
     fusion        those parts
 

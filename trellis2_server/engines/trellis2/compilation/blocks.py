@@ -21,6 +21,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.engines.trellis2.compilation import fusion
+from trellis2_server.engines.trellis2.compilation.externals import visible
 from trellis2_server.engines.trellis2.device_errors import (
     first_line,
     is_out_of_memory,
@@ -84,7 +85,7 @@ class FusedBlocks:
         try:
             fusion.compile_in_this_process()
             self.functions = SimpleNamespace(
-                **{f.__name__: fusion.compiled(f, self._backend) for f in _FUNCTIONS}
+                **{f.__name__: visible(fusion.compiled(f, self._backend)) for f in _FUNCTIONS}
             )
             with torch.inference_mode():
                 for kind in {_kind(block): block for block in blocks}.values():

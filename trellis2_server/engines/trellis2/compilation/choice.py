@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 #: Part of the names of the models that samplers evaluate.
 _FLOW: Final = "flow_model"
+_WITH_BLOCKS: Final = ("blocks", "both")
+_WITH_GRAPHS: Final = ("graphs", "both")
 
 
 def compile_models(
@@ -53,13 +55,13 @@ class Compilation:
             pipeline: TRELLIS.2's, loaded.
             samplers: attributes of the pipeline, built by `samplers.build_sampler`.
         """
-        if self._mode == "graphs":
-            if not self._device.startswith("cuda"):
+        if self._mode in _WITH_GRAPHS:
+            if self._device.startswith("cuda"):
+                self._graphs = StageGraphs(self._torch, CudaGraphs(self._torch, self._device))
+            else:
                 self._why_not = f"{self._device} has no CUDA graphs"
                 logger.warning("model.compile: graphs: not used: %s", self._why_not)
-                return
-            self._graphs = StageGraphs(self._torch, CudaGraphs(self._torch, self._device))
-        elif self._mode == "blocks":
+        if self._mode in _WITH_BLOCKS:
             models = [model for name, model in pipeline.models.items() if _FLOW in name]
             self._blocks = _import("blocks").FusedBlocks()
             self._blocks.install(models, self._device)
@@ -68,22 +70,30 @@ class Compilation:
 
     def describe(self) -> dict[str, object]:
         """`compile`: the mode in use; `compile_failed`: what is not compiled, and why."""
-        failed = self._why_not
-        if self._blocks is not None:
-            failed = self._blocks.failed
-        if self._graphs is not None:
-            failed = "; ".join(f"{name}: {why}" for name, why in self._graphs.failed.items())
-            return {"compile": "graphs", **({"compile_failed": failed} if failed else {})}
-        if failed is not None:
-            return {"compile": "none", "compile_failed": failed}
-        return {"compile": self._mode}
+        has_blocks = self._blocks is not None and self._blocks.failed is None
+        in_use = {
+            (False, False): "none",
+            (True, False): "blocks",
+            (False, True): "graphs",
+            (True, True): "both",
+        }[has_blocks, self._graphs is not None]
+        failed = [
+            self._why_not,
+            self._blocks and self._blocks.failed,
+            *(
+                f"{name}: {why}"
+                for name, why in (self._graphs.failed if self._graphs else {}).items()
+            ),
+        ]
+        why = "; ".join(filter(None, failed))
+        return {"compile": in_use, **({"compile_failed": why} if why else {})}
 
 
 def _chosen(settings: ModelSettings) -> str:
     """`settings.compile`, with `auto` decided by the device: docs/gpu.md has the figures."""
     if settings.compile != "auto":
         return settings.compile
-    return "blocks" if settings.device.startswith("cuda") else "none"
+    return "both" if settings.device.startswith("cuda") else "none"
 
 
 def _import(name: str) -> Any:

@@ -15,6 +15,9 @@ memory. All graphs are freed when the sampler returns or raises.
 The embedding of the time runs before the graph: TRELLIS.2 makes its frequencies on the CPU and
 copies them to the device, which a capture does not allow.
 
+Evaluations of many tokens run as usual: the device computes longer than its kernels take to
+launch, and a graph would keep a second copy of the activations.
+
 Failures never fail a job: the evaluation runs as usual. After out of memory the rest of the
 sampler's call does; after any other failure every later evaluation of that class of model does,
 with one warning. The first graph of a class is checked against the usual evaluation.
@@ -25,11 +28,12 @@ Does not know: how a device captures (`cuda_graphs`), samplers, stages.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from trellis2_server.engines.trellis2.compilation.externals import recording
 from trellis2_server.engines.trellis2.device_errors import (
     first_line,
     is_out_of_memory,
@@ -46,6 +50,9 @@ Tensor = Any
 
 #: Most conditions of one sampler's call that get a graph; guidance has two.
 MAX_GRAPHS: Final = 4
+#: Longer evaluations are not captured: on an H100 a graph of 24,576 tokens brings nothing
+#: (docs/gpu.md).
+MAX_TOKENS: Final = 16_384
 #: Largest difference between a replay and the usual evaluation, of the largest value. Equal
 #: kernels give equal bits; a graph that reads memory of something else is far off.
 _TOLERANCE: Final = 1e-2
@@ -152,7 +159,8 @@ class _Evaluations:
     def __call__(self, x: Any, t: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Evaluate the model, as the model itself would."""
         key = _key(x, t, args, kwargs)
-        if self._is_usual or (key not in self._captured and len(self._captured) >= MAX_GRAPHS):
+        is_full = key not in self._captured and len(self._captured) >= MAX_GRAPHS
+        if self._is_usual or is_full or _tokens(x) > MAX_TOKENS:
             return self._model(x, t, *args, **kwargs)
         if key not in self._captured:
             self._captured[key] = None
@@ -198,7 +206,7 @@ class _Evaluations:
 
         def evaluate() -> Any:
             # Without the model's hooks: they ran in the first evaluation, and are not captured.
-            with _embedding(embedder, time), _recording_externals(torch, externals):
+            with _embedding(embedder, time), recording(torch, externals):
                 return self._model.forward(own_x, time if embedder is None else t, *args, **kwargs)
 
         expected = None
@@ -285,6 +293,13 @@ def _features(value: Any) -> Tensor:
     return value.feats if hasattr(value, "feats") else value
 
 
+def _tokens(value: Any) -> int:
+    """Voxels of a sparse tensor, or of a dense one [B, C, X, Y, Z]."""
+    if hasattr(value, "feats"):
+        return len(value.feats)
+    return math.prod(value.shape[2:])
+
+
 def _with_features(value: Any, features: Tensor) -> Any:
     """A sparse tensor with other features and the same caches, or the other tensor itself."""
     return value.replace(features) if hasattr(value, "feats") else features
@@ -313,33 +328,3 @@ def _embedding(embedder: Any, embedded: Tensor) -> Generator[None, None, None]:
         yield
     finally:
         del embedder.forward
-
-
-def _recording_externals(torch: Any, externals: list[Any]) -> Any:
-    """Return a context that adds the memory that calls read and did not make themselves.
-
-    A graph has only addresses. Caches of the model may drop a tensor that the graph still reads.
-    Calls that do not go through PyTorch's dispatcher are not seen.
-    """
-    modes: Any = importlib.import_module("torch.utils._python_dispatch")
-    leaves: Any = importlib.import_module("torch.utils._pytree").tree_leaves
-    made: set[int] = set()
-    seen: set[int] = set()
-
-    def memories(values: Any) -> Generator[Any, None, None]:
-        for value in leaves(values):
-            if isinstance(value, torch.Tensor):
-                yield value.untyped_storage()
-
-    class RecordingExternals(modes.TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
-            result = func(*args, **(kwargs or {}))
-            for memory in memories((args, kwargs)):
-                address = memory.data_ptr()
-                if address not in made and address not in seen:
-                    seen.add(address)
-                    externals.append(memory)
-            made.update({memory.data_ptr() for memory in memories(result)} - seen)
-            return result
-
-    return RecordingExternals()
