@@ -22,7 +22,6 @@ from tests.support.trellis2_engine import (
     same,
     silent,
 )
-from trellis2_server.engines.trellis2.compilation import graphs as compilation_graphs
 from trellis2_server.engines.trellis2.compilation.graphs import MAX_GRAPHS, StageGraphs
 from trellis2_server.engines.trellis2.samplers import SAMPLERS
 from trellis2_server.errors import OutOfMemoryError
@@ -123,40 +122,6 @@ def test_a_condition_or_shape_that_is_new_is_evaluated_as_usual(torch: Any, mode
                 for _ in range(2):
                     assert torch.equal(evaluate(x, t, condition), model(x, t, condition))
         assert backend.captured == MAX_GRAPHS
-
-
-class Voxels:
-    """A sparse tensor."""
-
-    def __init__(self, feats: Any, coords: Any) -> None:
-        self.feats, self.coords = feats, coords
-
-    def replace(self, feats: Any) -> Voxels:
-        return Voxels(feats, self.coords)
-
-
-@pytest.mark.parametrize("kind", ["dense", "sparse"])
-@pytest.mark.parametrize("more", [0, 1])
-def test_an_evaluation_of_too_many_tokens_is_not_captured(
-    torch: Any, monkeypatch: pytest.MonkeyPatch, kind: str, more: int
-) -> None:
-    monkeypatch.setattr(compilation_graphs, "MAX_TOKENS", 6)
-    x: Any = torch.ones(1, 4, 1, 2, 3 + more)
-    if kind == "sparse":
-        x = Voxels(torch.ones(6 + more, 4), torch.zeros(6 + more, 4))
-    backend, condition, t = RecordedGraphs(), torch.zeros(1), torch.zeros(1)
-
-    class Doubled:
-        def forward(self, x: Any, t: Any, condition: Any) -> Any:
-            del t, condition
-            return x.replace(x.feats * 2) if hasattr(x, "feats") else x * 2
-
-        __call__ = forward
-
-    with StageGraphs(torch, backend).stage(Doubled()) as evaluate:
-        for _ in range(3):
-            evaluate(x, t, condition)
-        assert backend.captured == (0 if more else 1)
 
 
 def test_the_embedding_of_the_time_is_not_captured(torch: Any) -> None:
