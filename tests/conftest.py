@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import functools
+import gc
 import os
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,30 +19,39 @@ if TYPE_CHECKING:
 
     from trellis2_server.decoders import DecoderPool
 
-pytest_plugins = ["tests.support.no_skips"]
+pytest_plugins = ["tests.support.no_skips", "tests.support.distribution"]
 
 # The first example of a test may compile what it tests.
 hypothesis_settings.register_profile("here", deadline=None, print_blob=True)
 hypothesis_settings.load_profile("here")
 
+# Every client of httpx reads all certificates of the machine, 20 ms each time. No test uses TLS.
+ssl.create_default_context = functools.cache(ssl.create_default_context)
+
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Two processes of pytest-xdist compile half of the loops each, instead of all of them both."""
+    """The first two processes of pytest-xdist compile half of the loops each; all wait for both."""
     worker = os.environ.get("PYTEST_XDIST_WORKER")
-    halves = {"gw0": _compile_the_exporter, "gw1": _compile_the_rest}
     config: Any = session.config
     # A test may start another pytest, which inherits the variables.
-    is_worker = hasattr(config, "workerinput")
-    if not is_worker or worker not in halves or os.environ["PYTEST_XDIST_WORKER_COUNT"] == "1":
+    if not hasattr(config, "workerinput") or os.environ["PYTEST_XDIST_WORKER_COUNT"] == "1":
         return
+    halves = {"gw0": _compile_the_exporter, "gw1": _compile_the_rest}
     folder = config._tmp_path_factory.getbasetemp().parent  # theirs in common
-    halves[worker]()
-    (folder / f"compiled-{worker}").touch()
+    if worker in halves:
+        halves[worker]()
+        (folder / f"compiled-{worker}").touch()
     until(
         lambda: all((folder / f"compiled-{each}").exists() for each in halves),
         "compiled",
         patience_s=COMPILING_S,
     )
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of garbage collections, of which many tests ask for some."""
+    gc.collect()
+    gc.freeze()
 
 
 def _compile_the_exporter() -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import distribution
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -52,6 +54,11 @@ def test_no_file_is_long_without_a_reason() -> None:
         if path.read_text("utf-8").count("\n") > MAX_FILE_LINES
     }
     assert long == set(LONGER_FILES)
+
+
+def test_files_that_are_run_first_are_there() -> None:
+    assert [name for name in distribution.LONG if not (ROOT / name).is_file()] == []
+    assert len(set(distribution.LONG)) == len(distribution.LONG)
 
 
 def test_no_class_is_long() -> None:

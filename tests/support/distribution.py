@@ -1,0 +1,63 @@
+"""A pytest plugin: how `-n auto` distributes the tests among processes.
+
+A file's tests stay together, since they share servers and browsers. The longest files come first:
+one that came last would keep one process at work while the others have nothing left to do.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadFileScheduling
+
+#: Files that take longer than seven seconds on two cores, longest first.
+LONG = (
+    "tests/hostile/test_attacks.py",
+    "tests/jobs/test_lookups_model.py",
+    "tests/page/test_generation.py",
+    "tests/decoders/test_server_process.py",
+    "tests/jobs/test_manager_model.py",
+    "tests/hostile/test_mutations.py",
+    "tests/cli/test_serve.py",
+    "tests/decoders/test_process.py",
+    "tests/page/test_viewer.py",
+    "tests/page/test_recovery.py",
+    "tests/page/test_accessibility.py",
+    "tests/export/test_interruption.py",
+    "tests/inputs/meshes/test_costly_files.py",
+    "tests/storage/test_disk_faults.py",
+    "tests/decoders/test_background.py",
+    "tests/decoders/test_confinement.py",
+    "tests/jobs/test_decoder_model.py",
+    "tests/api/test_fuzz.py",
+    "tests/docs/test_examples.py",
+    "tests/api/routes/test_mesh_texturing.py",
+    "tests/jobs/test_restarts.py",
+    "tests/storage/test_archive_model.py",
+    "tests/api/routes/test_hunyuan.py",
+    "tests/api/test_inflight_bodies.py",
+    "tests/cli/test_command.py",
+    "tests/test_wheel.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(LONG)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    return (os.cpu_count() or 1) + 1  # some tests wait
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False  # not by the number of tests
+    return LoadFileScheduling(config, log)
