@@ -40,59 +40,69 @@ def polygons(random: np.random.Generator, vertices: int, *, is_uniform: bool) ->
     ]
 
 
+class PlyWriter:
+    """Writes elements of a PLY with random types.
+
+    Args:
+        random: chooses the types.
+        encoding: of `ENCODINGS`.
+    """
+
+    def __init__(self, random: np.random.Generator, encoding: str) -> None:
+        self._random = random
+        self._encoding = encoding
+        self._header = ["ply", f"format {encoding} 1.0", "comment made by a test"]
+        self._body: list[bytes] = []
+
+    def add(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Add an element whose rows have numbers and lists, by the name of their property."""
+        self._header.append(f"element {name} {len(rows)}")
+        kinds: dict[str, tuple[str, str]] = {}
+        for key, value in rows[0].items():
+            kind = str(self._random.choice(list(NUMBERS if key in "xyz" else INTEGERS)))
+            length = str(self._random.choice(list(INTEGERS)))
+            kinds[key] = length, kind
+            what = f"list {length} {kind}" if isinstance(value, list) else kind
+            self._header.append(f"property {what} {key}")
+        for row in rows:
+            for key, value in row.items():
+                length, kind = kinds[key]
+                if isinstance(value, list):
+                    self._write(length, len(value))
+                for each in value if isinstance(value, list) else [value]:
+                    self._write(kind, each)
+            self._body += [b"\n"] if self._encoding == "ascii" else []
+
+    def to_bytes(self) -> bytes:
+        return "\n".join([*self._header, "end_header", ""]).encode() + b"".join(self._body)
+
+    def _write(self, kind: str, value: int) -> None:
+        if self._encoding == "ascii":
+            self._body.append(f"{value} ".encode())
+        else:
+            self._body.append(struct.pack(f"{ENCODINGS[self._encoding]}{NUMBERS[kind]}", value))
+
+
 def ply_file(
     random: np.random.Generator, encoding: str, points: np.ndarray, faces: Polygons
 ) -> bytes:
-    """A PLY with random types, and further properties and elements at random places."""
-    header = ["ply", f"format {encoding} 1.0", "comment made by a test"]
-    body: list[bytes] = []
-
-    def write(kind: str, value: int) -> None:
-        code = NUMBERS[kind]
-        if encoding == "ascii":
-            body.append(f"{value} ".encode())
-        else:
-            body.append(struct.pack(f"{ENCODINGS[encoding]}{code}", value))
-
-    def element(name: str, rows: list[dict[str, Any]]) -> None:
-        """Rows have numbers and lists, by the name of their property."""
-        header.append(f"element {name} {len(rows)}")
-        kinds: dict[str, tuple[str, str]] = {}
-        for key, value in rows[0].items():
-            kind = str(random.choice(list(NUMBERS if key in "xyz" else INTEGERS)))
-            length = str(random.choice(list(INTEGERS)))
-            kinds[key] = length, kind
-            what = f"list {length} {kind}" if isinstance(value, list) else kind
-            header.append(f"property {what} {key}")
-        for row in rows:
-            for key, value in row.items():
-                if isinstance(value, list):
-                    write(kinds[key][0], len(value))
-                for each in value if isinstance(value, list) else [value]:
-                    write(kinds[key][1], each)
-            if encoding == "ascii":
-                body.append(b"\n")
-
-    def shuffled(row: dict[str, Any]) -> list[str]:
-        return random.permutation(list(row)).tolist()
-
+    """A PLY with further properties and elements at random places."""
+    file = PlyWriter(random, encoding)
     vertices = [
         {"x": x, "y": y, "z": z, "nx": 1, "red": 2, "quality": 3} for x, y, z in points.tolist()
     ]
-    order = shuffled(vertices[0])
-    vertices = [{key: row[key] for key in order} for row in vertices]
+    order = random.permutation(list(vertices[0])).tolist()
+    before: list[dict[str, Any]] = [{}, {"flags": 7, "weight": 1}, {"material": 4}]
+    after: list[dict[str, Any]] = [{}, {"texcoord": [1, 2, 3, 4]}, {"last": 9}]
     name = str(random.choice(["vertex_indices", "vertex_index"]))
-    extra = int(random.integers(0, 3))
-    around = {0: {}, 1: {"flags": 7, "weight": 1}, 2: {"material": 4}}[extra]
-    after = {"texcoord": [1, 2, 3, 4]} if random.random() < 0.5 else {}
-    last = {"last": 9} if random.random() < 0.5 else {}
+    first, last = before[random.integers(3)], after[random.integers(3)]
     if random.random() < 0.5:
-        element("camera", [{"view": 5, "list": [1, 2]}, {"view": 6, "list": [3]}])
-    element("vertex", vertices)
+        file.add("camera", [{"view": 5, "list": [1, 2]}, {"view": 6, "list": [3]}])
+    file.add("vertex", [{key: row[key] for key in order} for row in vertices])
     if random.random() < 0.5:
-        element("edge", [{"vertex1": 0, "vertex2": 1}] * 3)
-    element("face", [around | {name: face} | after | last for face in faces])
-    return "\n".join([*header, "end_header", ""]).encode() + b"".join(body)
+        file.add("edge", [{"vertex1": 0, "vertex2": 1}] * 3)
+    file.add("face", [first | {name: face} | last for face in faces])
+    return file.to_bytes()
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -14,13 +14,15 @@ from trellis2_server.inputs.meshes import (
     glb_container,
     obj,
     pack_scene,
-    ply as ply_module,
     read_scene,
     scene,
     stl,
     to_model_frame,
     transfer,
     unpack_scene,
+)
+from trellis2_server.inputs.meshes import (
+    ply as ply_module,
 )
 from trellis2_server.inputs.meshes.obj import _NAME_LENGTH
 

@@ -169,7 +169,9 @@ CHANGES: dict[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]] = {
         "parts", lambda a: a - np.array([0, 0, 0, 2, 0], np.int32)
     ),
     "parts in another order": ("parts", lambda a: a[:, [0, 1, 2, 3, 4]][::-1]),
-    "a part of a mesh before the first": ("parts", lambda a: a - np.array([1, 0, 0, 0, 0], np.int32)),
+    "a part of a mesh before the first": (
+        "parts", lambda a: a - np.array([1, 0, 0, 0, 0], np.int32)
+    ),
     "parts of nothing": ("parts", lambda a: a * [1, 0, 1, 1, 1]),
     "negative sizes": ("parts", lambda a: a * np.array([1, -1, 1, 1, 1], np.int32)),
     "sizes that overflow": ("parts", lambda a: a | np.array([0, 2**30, 0, 0, 0], np.int32)),
