@@ -251,7 +251,7 @@ def hit_edges(
             known = hits.get((axis, *at))
             # The crossing nearest to the end outside.
             if known is None or (depth < known[0]) == bool(shells[at]):
-                hits[axis, *at] = depth, unit[face]
+                hits[(axis, *at)] = depth, unit[face]
         for at in np.argwhere(shells != shifted(shells, axis, 1)).tolist():
             upper = (np.array(at) + UNIT[axis]).tolist()
             if max(upper[axis], 0) >= shells.shape[axis]:
@@ -259,7 +259,7 @@ def hit_edges(
             inner, outer = (upper, at) if shells[tuple(at)] else (at, upper)
             if sheets[tuple(inner)]:  # inside only by the thickness of a sheet
                 t, normal = leave_shell(mesh, np.array(inner), np.array(outer), axis)
-                hits[axis, *at] = (t if inner == at else 1 - t), normal
+                hits[(axis, *at)] = (t if inner == at else 1 - t), normal
     return hits
 
 
