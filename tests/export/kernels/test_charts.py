@@ -145,24 +145,26 @@ def test_a_group_is_one_chart_unless_faces_share_texels() -> None:
     places[..., 2] = 0
     places[:, 3:6, 0] += random.uniform(0, 9, (groups, 1))
     places[:, 6:9, 1] += random.uniform(0, 9, (groups, 1))
-    vertices = places.reshape(-1, 3).astype(np.float32)
-    faces = np.arange(9 * groups, dtype=np.int32).reshape(-1, 3)
-    a, b, c = (vertices[faces[:, k], :2] for k in range(3))
-    is_down = np.cross(np.pad(b - a, ((0, 0), (0, 1))), np.pad(c - a, ((0, 0), (0, 1))))[:, 2] < 0
-    faces[is_down] = faces[is_down][:, ::-1]
-    mesh = Mesh(vertices, faces)
+    faces = np.arange(9, dtype=np.int32).reshape(-1, 3)
+    parts: list[Mesh] = []
+    axes = random.normal(size=(groups, 3))
+    for place, axis in zip(places, axes, strict=True):
+        part = Mesh(place, faces.copy())
+        is_down = crossed(part)[:, 2] < 0
+        part.faces[is_down] = part.faces[is_down][:, ::-1]
+        parts.append(tilted(part, *axis))
+    mesh = shapes.joined(*parts)
     group = np.repeat(np.arange(groups, dtype=np.int32), 3)
-    charts = build_charts(
-        mesh, np.full(faces.size, -1, np.int32), face_normals(mesh), group, 1.0, 64
-    )
+    twin = np.full(mesh.faces.size, -1, np.int32)
+    charts = build_charts(mesh, twin, face_normals(mesh), group, 1.0, 64)
     shared: list[bool] = []
-    for number in range(groups):
-        own = slice(3 * number, 3 * number + 3)
-        flat = whole(Mesh(vertices, np.ascontiguousarray(faces[own])), 0, 0, 1)
+    for number, (part, axis) in enumerate(zip(parts, axes, strict=True)):
+        flat = whole(part, *axis)
         overlaps = overlapping(flat.flat - flat.flat.min(axis=0) + 1.5, flat.uv_faces)
         shared.append(overlaps > 0)
         # Unconnected faces are charts of their own as soon as the group is split.
-        assert len({*charts.chart[own].tolist()}) == (3 if overlaps else 1), number
+        own = charts.chart[3 * number : 3 * number + 3]
+        assert len({*own.tolist()}) == (3 if overlaps else 1), number
     assert 10 < sum(shared) < 50
 
 
