@@ -95,6 +95,13 @@ def test_a_hole_is_closed_if_it_is_shorter_than_the_limit(*, is_filled: bool) ->
     assert mesh.num_boundaries == (0 if is_filled else 4)
 
 
+def test_a_hole_of_exactly_the_limit_stays() -> None:
+    mesh = holes.CuMesh()
+    mesh.init(*open_box())
+    mesh.fill_holes(4.0)
+    assert mesh.num_boundary_loops == 2
+
+
 def test_each_hole_has_a_fan_around_its_middle() -> None:
     mesh = holes.CuMesh()
     vertices, faces = fan(3, 7, 5, 40)
