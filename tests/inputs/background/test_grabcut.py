@@ -191,3 +191,16 @@ def test_without_edges_a_mask_has_a_soft_symmetric_edge(size: tuple[int, int], r
     np.testing.assert_allclose(row + row[::-1], 255, atol=1)
     soft = int(((row > 0) & (row < 255)).sum())
     assert 1.5 * radius <= soft <= 3 * radius + 1
+
+
+def test_certain_background_is_near_the_wall_however_noisy_its_frame_is() -> None:
+    """The frame is 1.5 above and below the wall, so that 3.75 would still be near it."""
+    lab = np.zeros((64, 64, 3), np.float32)
+    frame = np.ones((64, 64), bool)
+    frame[2:-2, 2:-2] = False
+    lab[frame, 0] = 1.5 * (-1) ** np.add(*np.nonzero(frame))
+    lab[12:24, 12:24, 1] = 2.4
+    lab[36:48, 36:48, 1] = 3.0
+    marks = _initial_marks(lab)
+    assert (marks[12:24, 12:24] == 0).all()
+    assert (marks[37:47, 37:47] == 2).all()
