@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -210,3 +211,24 @@ def test_attention_of_equal_lengths_equals_a_softmax(batch: int, keys: int) -> N
     for i in range(batch):
         expected = softmax_attention(q[i], k[i], v[i]) if keys else torch.zeros(50, 4, 8)
         assert (out[i] - expected).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("usable", [(), ("flash",), ("efficient",), ("flash", "efficient")])
+def test_scores_are_avoided_on_a_gpu_if_either_kernel_takes_the_tensors(
+    usable: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch decides, for these tensors: no mask, no dropout, not causal, no groups."""
+    asked: list[object] = []
+    cuda = torch.backends.cuda
+    monkeypatch.setattr(cuda, "SDPAParams", lambda *arguments: asked.append(arguments))
+    for kernel in ("flash", "efficient"):
+        is_usable = kernel in usable
+        name = f"can_use_{kernel}_attention"
+        monkeypatch.setattr(cuda, name, lambda _, is_usable=is_usable: is_usable)
+    q, k, v = (SimpleNamespace(device=torch.device("cuda")) for _ in range(3))
+    assert attention._avoids_scores(q, k, v) == bool(usable)
+    assert asked == [(q, k, v, None, 0.0, False, False)]
+    q.device = torch.device("mps")
+    assert not attention._avoids_scores(q, k, v)
+    q.device = torch.device("cpu")
+    assert attention._avoids_scores(q, k, v)

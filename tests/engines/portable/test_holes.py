@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -66,3 +67,101 @@ def test_simplify_reaches_its_target_and_remove_faces_drops_unused_vertices() ->
     mask[0] = False
     mesh.remove_faces(mask)
     assert (mesh.num_vertices, mesh.num_faces) == (3, 1)
+
+
+def fan(*sides: int, size: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Cones without a base beside each other, with so many sides each."""
+    vertices: list[list[float]] = []
+    faces: list[list[int]] = []
+    for number, count in enumerate(sides):
+        first = len(vertices)
+        angles = torch.arange(count) / count * 6.283185307179586
+        for angle in angles.tolist():
+            x, y = size * math.cos(angle), size * math.sin(angle)
+            vertices.append([x + 10 * number, y, 0.0])
+        vertices.append([10.0 * number, 0.0, 1.0])
+        faces += [[first + k, first + (k + 1) % count, first + count] for k in range(count)]
+    return torch.tensor(vertices), torch.tensor(faces, dtype=torch.int32)
+
+
+@pytest.mark.parametrize("is_filled", [True, False])
+def test_a_hole_is_closed_if_it_is_shorter_than_the_limit(*, is_filled: bool) -> None:
+    mesh = holes.CuMesh()
+    vertices, faces = fan(4)
+    mesh.init(vertices, faces)
+    perimeter = 4 * 2**0.5
+    mesh.fill_holes(perimeter * (1.001 if is_filled else 0.999))
+    assert mesh.num_faces == (8 if is_filled else 4)
+    assert mesh.num_boundaries == (0 if is_filled else 4)
+
+
+def test_a_hole_of_exactly_the_limit_stays() -> None:
+    mesh = holes.CuMesh()
+    mesh.init(*open_box())
+    mesh.fill_holes(4.0)
+    assert mesh.num_boundary_loops == 2
+
+
+def test_each_hole_has_a_fan_around_its_middle() -> None:
+    mesh = holes.CuMesh()
+    vertices, faces = fan(3, 7, 5, 40)
+    mesh.init(vertices, faces)
+    assert mesh.num_boundary_loops == 4
+    mesh.fill_holes(6.2)  # the last one is longer: 6.28
+    found, triangles = mesh.read()
+    assert torch.equal(found[: len(vertices)], vertices)
+    assert torch.equal(triangles[: len(faces)], faces)
+    assert triangles.dtype == faces.dtype
+    assert torch.allclose(
+        found[len(vertices) :], torch.tensor([[10.0 * k, 0, 0] for k in range(3)]), atol=1e-5
+    )
+    new = triangles[len(faces) :].tolist()
+    assert len(new) == 3 + 7 + 5
+    for a, b, middle in new:
+        assert middle - len(vertices) == round(float(found[a, 0] / 10))
+        edges = [tuple(face[[k, (k + 1) % 3]].tolist()) for face in faces for k in range(3)]
+        assert (b, a) in edges  # the other way round
+    assert mesh.num_boundary_loops == 1
+
+
+def test_boundaries_that_touch_are_no_loops() -> None:
+    """Two triangles that share a vertex, and one beside them."""
+    vertices = torch.rand(8, 3)
+    mesh = holes.CuMesh()
+    mesh.init(vertices, torch.tensor([[0, 1, 2], [0, 3, 4], [5, 6, 7]]))
+    assert mesh.num_boundaries == 9
+    assert mesh.num_boundary_loops == 1
+    mesh.fill_holes(100.0)
+    assert mesh.num_faces == 6
+    assert mesh.read()[1][3:, :2].sort(dim=0).values.tolist() == [[5, 5], [6, 6], [7, 7]]
+
+
+def test_what_is_derived_is_computed_again_after_a_change() -> None:
+    mesh = holes.CuMesh()
+    mesh.init(*fan(3))
+    assert mesh.num_boundary_loops == 1
+    mesh.init(*fan(3, 4))
+    assert (mesh.num_boundaries, mesh.num_boundary_loops) == (7, 2)
+    mesh.remove_faces(torch.tensor([True, *[False] * 6]))
+    assert mesh.num_faces == 6
+    assert (mesh.num_boundaries, mesh.num_boundary_loops) == (4 + 4, 2)
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_simplifying_merges_vertices_of_a_cell_into_their_mean(axis: int) -> None:
+    """Pairs that are close together, along each axis."""
+    vertices = torch.zeros(8, 3)
+    vertices[:, axis] = torch.tensor([0.0, 0.01, 1.0, 1.01, 2.0, 2.01, 3.0, 3.01])
+    vertices[:, (axis + 1) % 3] = torch.tensor([0.0, 0, 1, 1, 0, 0, 1, 1])
+    vertices[:, (axis + 2) % 3] = torch.tensor([0.0, 0, 0, 0, 2, 2, 2, 2])
+    faces = torch.tensor([[0, 2, 4], [1, 3, 5], [0, 1, 2], [2, 4, 6], [5, 3, 7], [6, 7, 4]])
+    mesh = holes.CuMesh()
+    mesh.init(vertices, faces)
+    mesh.simplify(6)
+    assert torch.equal(mesh.read()[0], vertices)  # few enough
+    merged, kept = mesh._merged(vertices.amin(0), 0.5)
+    assert len(merged) == len(kept) == 4
+    expected = vertices.view(4, 2, 3).mean(dim=1)
+    corners = [(0, 1, 2), (0, 1, 2), (1, 2, 3), (2, 1, 3)]
+    for face, wanted in zip(merged[kept], corners, strict=True):
+        assert torch.allclose(face, expected[[*wanted]], atol=1e-6)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from scipy.optimize import lsq_linear
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
@@ -45,3 +47,57 @@ def test_a_lowest_point_outside_is_moved_to_the_boundary() -> None:
         at = torch.tensor(point, dtype=torch.float64).expand(3, 3)
         sums = quadrics.plane_sums(normals, at).sum(dim=0, keepdim=True)
         assert lowest(sums) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_lowest_point_is_that_of_bounded_least_squares(seed: int) -> None:
+    """Of random planes and lines, in voxels of any place and size."""
+    random = np.random.default_rng(seed)
+    size, voxel = random.uniform(0.2, 3, 3), random.integers(-4, 5, 3)
+    low = voxel * size
+    planes, lines = random.integers(0, 4), random.integers(0, 3)
+    spread = (0.5, 3.0)[seed % 2]  # mostly within the voxel, mostly outside
+    centre = low + size * random.uniform(0.2, 0.8, 3)
+    rows, right = [np.sqrt(0.01) * np.eye(3)], [np.sqrt(0.01) * centre]
+    sums = torch.zeros(1, quadrics.SUMS, dtype=torch.float64)
+    for _ in range(planes):
+        normal, point = random.normal(size=3), low + size * random.normal(0.5, spread, 3)
+        normal /= np.linalg.norm(normal)
+        rows.append(normal[None])
+        right.append([normal @ point])
+        sums += quadrics.plane_sums(torch.tensor(normal[None]), torch.tensor(point[None]))
+    for _ in range(lines):
+        start, along = low + size * random.normal(0.5, spread, 3), random.normal(size=3)
+        across = np.linalg.svd(along[None])[2][1:]
+        rows.append(across)
+        right.append(across @ start)
+        end = torch.tensor((start + along)[None])
+        sums += quadrics.line_sums(torch.tensor(start[None]), end)
+    wanted = lsq_linear(np.vstack(rows), np.concatenate(right), (low, low + size), tol=1e-14).x
+    found = quadrics.lowest(
+        sums,
+        torch.tensor([0.01], dtype=torch.float64),
+        torch.tensor(centre[None]),
+        torch.tensor(voxel[None]),
+        torch.tensor(size),
+    )
+    np.testing.assert_allclose(found[0].numpy(), wanted, atol=1e-5)
+
+
+def test_each_sum_has_its_own_lowest_point() -> None:
+    """Some within their voxel, some not."""
+    normals = torch.eye(3, dtype=torch.float64)
+    points = torch.tensor([[0.2, 0.3, 0.9], [5, 0.5, 0.5], [2.5, 2.5, 2.5]], dtype=torch.float64)
+    sums = torch.stack([quadrics.plane_sums(normals, p.expand(3, 3)).sum(dim=0) for p in points])
+    voxels = torch.tensor([[0, 0, 0], [0, 0, 0], [2, 2, 2]])
+    weight = torch.full((3,), 1e-9, dtype=torch.float64)
+    found = quadrics.lowest(sums, weight, voxels + 0.5, voxels, ONE)
+    expected = [[0.2, 0.3, 0.9], [1, 0.5, 0.5], [2.5, 2.5, 2.5]]
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+
+
+def test_one_plane_has_a_lowest_point_nearest_to_the_centre() -> None:
+    normal = torch.tensor([[0.6, 0.0, 0.8]], dtype=torch.float64)
+    sums = quadrics.plane_sums(normal, torch.tensor([[0.5, 0.5, 0.75]], dtype=torch.float64))
+    found = np.array(lowest(sums))
+    np.testing.assert_allclose(found, 0.5 + 0.2 * normal[0].numpy(), atol=1e-5)

@@ -110,3 +110,10 @@ def test_the_decoding_of_textures_can_be_stopped(glb: bytes, file_type: FileType
 
     with pytest.raises(StopError):
         formats.convert(glb, file_type, report)
+
+
+def test_a_conversion_reports_when_it_begins_reads_and_ends(glb: bytes) -> None:
+    reports: list[tuple[str, int, int]] = []
+    formats.convert(glb, "stl", lambda *progress: reports.append(progress))
+    # A thread repeats the latest one.
+    assert list(dict.fromkeys(reports)) == [("convert", step, 2) for step in range(3)]

@@ -1,8 +1,16 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
+import pytest
 
 from trellis2_server.inputs.background.masks import mask_to_alpha, remove_small_parts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Bools = NDArray[np.bool_]
 
 
 def test_only_parts_of_a_minimum_size_remain() -> None:
@@ -13,6 +21,18 @@ def test_only_parts_of_a_minimum_size_remain() -> None:
     assert remove_small_parts(mask, least=0.05).sum() == 100
     assert remove_small_parts(mask, least=0.04).sum() == 104
     assert not remove_small_parts(np.zeros((4, 4), bool)).any()
+
+
+def test_a_part_of_a_fiftieth_remains_and_corners_connect() -> None:
+    mask = np.zeros((30, 30), bool)
+    mask[:10, :10] = True
+    mask[20, 20] = mask[21, 21] = True  # one part of two pixels
+    mask[27, 2] = True
+    kept = remove_small_parts(mask)
+    assert kept[:10, :10].all()
+    assert kept[20, 20]
+    assert kept[21, 21]
+    assert kept.sum() == 102
 
 
 def test_specks_and_grain_are_removed_and_certain_holes_stay() -> None:
@@ -27,3 +47,74 @@ def test_specks_and_grain_are_removed_and_certain_holes_stay() -> None:
     assert (alpha[60:64, 60:64] == 255).all()
     assert not alpha[104:116, 104:116].any()
     assert not alpha[:30].any()
+
+
+def grown(mask: Bools, pixels: int, *, outside: bool = False) -> Bools:
+    """Whether a pixel of the mask is at most so far, across or diagonally."""
+    padded = np.pad(mask, pixels, constant_values=outside)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * pixels + 1,) * 2)
+    return windows.any(axis=(2, 3))
+
+
+def regions(mask: Bools) -> list[list[tuple[int, int]]]:
+    """Pixels of each region whose pixels touch at sides."""
+    left = {*zip(*(at.tolist() for at in np.nonzero(mask)), strict=True)}
+    found: list[list[tuple[int, int]]] = []
+    while left:
+        stack, region = [left.pop()], []
+        while stack:
+            y, x = stack.pop()
+            region.append((y, x))
+            for near in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+                if near in left:
+                    left.remove(near)
+                    stack.append(near)
+        found.append(region)
+    return found
+
+
+def expected_alpha(mask: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """What `mask_to_alpha` promises, a pixel and a region at a time."""
+    share = mask / 255
+    offsets = np.arange(-4, 5)
+    kernel = np.exp(-(offsets**2) / 2)
+    kernel /= kernel.sum()
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(share, 4, mode="symmetric"), (9, 9))
+    level = np.einsum("yxij,i,j->yx", windows, kernel, kernel)
+    solid = (level > 0.45) & grown(remove_small_parts(level > 0.75, least=1 / 300), 4)
+    height, width = mask.shape
+    for region in regions(~solid):
+        touches = any(y in (0, height - 1) or x in (0, width - 1) for y, x in region)
+        if not touches and np.mean([share[at] for at in region]) > 0.15:
+            for at in region:
+                solid[at] = True
+    inside = ~grown(~solid, 7)
+    alpha = np.clip((share - 0.05) / 0.9, 0, 1) * grown(solid, 3)
+    return np.where(inside, 1, alpha) * 255
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_alpha_is_solid_inside_soft_at_the_edge_and_empty_outside(seed: int) -> None:
+    """The object touches another side of the frame each time, or none."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:64, 0:60]
+    centre = [(32, 30), (20, 30), (44, 30), (32, 16), (32, 44), (32, 30)][seed]
+    distance = np.hypot(y - centre[0], x - centre[1])
+    level = np.clip((26 - distance) / 12, 0, 1)
+    for _ in range(14):  # holes, of which the mask is more or less sure, and veils around it
+        top, left = random.integers(0, 56, 2)
+        tall, wide = random.integers(3, 9, 2)
+        level[top : top + tall, left : left + wide] = random.choice([0, 0.1, 0.2, 0.4, 0.6, 0.9])
+    mask = (np.clip(level + random.normal(0, 0.02, level.shape), 0, 1) * 255).astype(np.uint8)
+    np.testing.assert_allclose(mask_to_alpha(mask), expected_alpha(mask), atol=1)
+
+
+@pytest.mark.parametrize("side", range(4))
+def test_a_gap_at_the_frame_is_no_hole_however_doubtful(side: int) -> None:
+    mask = np.full((60, 60), 255, np.uint8)
+    mask[:12, 24:36] = 60
+    alpha = np.rot90(mask_to_alpha(np.rot90(mask, side).copy()), -side)
+    assert alpha[1:7, 28:32].max() < 60
+    mask[:12] = 255
+    mask[24:36, 24:36] = 60
+    assert (mask_to_alpha(mask) == 255).all()  # the same in the middle is filled

@@ -5,8 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+from PIL import Image
+
 from tests.support.background_packages import model_home, needs_opencv
 from tests.support.pictures import encode, photograph, vase
+from trellis2_server.errors import EngineError
+from trellis2_server.inputs.background.rembg_session import RembgSession
 from trellis2_server.inputs.images import Cutter
 
 OFFLINE = "BackgroundModel(open_session=partial(open_here, offline=True))"
@@ -51,3 +57,29 @@ def test_offline_without_the_model_grabcut_is_used(tmp_path: Path) -> None:
     assert done.stdout.startswith(b"grabcut ")
     assert b"GrabCut, which is less exact: " in done.stdout
     assert not list(tmp_path.rglob("*.onnx"))
+
+
+class Garments:
+    """As `rembg`'s session: a mask for each garment, or an error."""
+
+    def __init__(self, *masks: np.ndarray) -> None:
+        self.masks = masks
+
+    def predict(self, picture: Image.Image) -> list[Image.Image]:
+        if not self.masks:
+            raise RuntimeError("no mask")
+        assert picture.size == (4, 3)
+        return [Image.fromarray(mask) for mask in self.masks]
+
+
+def test_the_object_is_the_union_of_all_masks() -> None:
+    masks = np.random.default_rng(0).integers(0, 256, (3, 3, 4)).astype(np.uint8)
+    session = RembgSession("name", Garments(*masks), 7)
+    rgb = np.zeros((3, 4, 3), np.uint8)
+    np.testing.assert_array_equal(session.mask(rgb, lambda: None), masks.max(axis=0))
+    assert session.file_bytes == 7
+
+
+def test_a_model_that_fails_is_named() -> None:
+    with pytest.raises(EngineError, match=r"^the background model name failed \(RuntimeError\)$"):
+        RembgSession("name", Garments()).mask(np.zeros((3, 4, 3), np.uint8), lambda: None)

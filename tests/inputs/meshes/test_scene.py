@@ -10,6 +10,7 @@ from trellis2_server.inputs.meshes.scene import (
     MAX_VERTICES,
     Part,
     Scene,
+    are_mirrored,
     check_count,
     check_size,
 )
@@ -45,3 +46,9 @@ def test_merged_parts_are_placed_and_a_mirrored_one_keeps_its_outside() -> None:
     assert positions.tolist() == [*(corners + 5.0).tolist(), *(corners * [-1, 1, 1]).tolist()]
     assert faces.tolist() == [[0, 1, 2], [5, 4, 3]]
     assert (positions.dtype, faces.dtype) == (np.float64, np.int32)
+
+
+def test_placements_of_very_different_sizes_are_told_apart() -> None:
+    small, large = np.diag([-1e-150, 1e-150, 1e-150, 1.0]), np.diag([1e150, 1e150, 1e150, 1.0])
+    found = are_mirrored(np.array([small, large, -small, np.zeros((4, 4))]))
+    assert found.tolist() == [True, False, False, False]

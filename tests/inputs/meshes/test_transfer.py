@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -116,6 +117,7 @@ def assert_same(got: tuple[Scene, Mesh], sent: tuple[Scene, Mesh]) -> None:
     assert mesh.faces.tobytes() == sent_mesh.faces.tobytes()
 
 
+@functools.cache
 def packed() -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Return a scene of two nodes, one below the other, with two parts."""
     scene = read_scene(as_bytes(two_nodes(), "glb"))
@@ -163,6 +165,13 @@ CHANGES: dict[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]] = {
     "an infinite transform": ("numbers", lambda a: a * np.inf),
     "fewer normals": ("normals", lambda a: a[:-1]),
     "no part": ("parts", lambda a: a[:0]),
+    "a flag of normals that is negative": (
+        "parts", lambda a: a - np.array([0, 0, 0, 2, 0], np.int32)
+    ),
+    "parts in another order": ("parts", lambda a: a[:, [0, 1, 2, 3, 4]][::-1]),
+    "a part of a mesh before the first": (
+        "parts", lambda a: a - np.array([1, 0, 0, 0, 0], np.int32)
+    ),
     "parts of nothing": ("parts", lambda a: a * [1, 0, 1, 1, 1]),
     "negative sizes": ("parts", lambda a: a * np.array([1, -1, 1, 1, 1], np.int32)),
     "sizes that overflow": ("parts", lambda a: a | np.array([0, 2**30, 0, 0, 0], np.int32)),
@@ -171,6 +180,9 @@ CHANGES: dict[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]] = {
     "fewer placements": ("placements", lambda a: a[:-1]),
     "a node with a mesh that does not exist": ("nodes", lambda a: np.maximum(a, 2)),
     "unknown transforms": ("nodes", lambda a: a | np.array([0, 0, 16], np.int32)),
+    "a negative transform": ("nodes", lambda a: a - np.array([0, 0, 16], np.int32)),
+    "more children than there are": ("nodes", lambda a: a + np.array([0, 1, 0], np.int32)),
+    "more children": ("children", lambda a: np.concatenate([a, a])),
     "no node": ("nodes", lambda a: a[:0]),
     "a node that is its own child": ("children", np.zeros_like),
     "a child that does not exist": ("children", lambda a: a + 99),
@@ -181,6 +193,16 @@ CHANGES: dict[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]] = {
     "placed faces to nowhere": ("placed_faces", lambda a: a + 10_000),
     "fewer placed faces": ("placed_faces", lambda a: a[:-1]),
     "no placed vertex": ("placed_vertices", lambda a: a[:0]),
+    "more numbers": ("numbers", lambda a: np.concatenate([a, a])),
+    "more flags of numbers": ("is_whole", lambda a: np.concatenate([a, a])),
+    "a placed face that is negative": ("placed_faces", lambda a: a - 1),
+    "a placed face beyond the last vertex": ("placed_faces", lambda a: a + 1),
+    "more placed faces": ("placed_faces", lambda a: np.concatenate([a, a])),
+    "placed vertices that are not finite": ("placed_vertices", lambda a: a + np.float32("inf")),
+    "placements that are not finite": ("placements", lambda a: a * np.inf),
+    "normals that are not finite": ("normals", lambda a: a * np.float32("nan")),
+    "texture coordinates that are not finite": ("uv", lambda a: a * np.float32("nan")),
+    "fewer texture coordinates": ("uv", lambda a: a[:-1]),
     "text that is no JSON": ("text", lambda _: np.frombuffer(b"{", np.uint8)),
     "text of another form": ("text", lambda _: text({"a": 1})),
     "text with three items": ("text", lambda _: text([["a", "b"], [], []])),
@@ -190,6 +212,15 @@ CHANGES: dict[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]] = {
     "a number beyond JSON": ("text", lambda _: text([["a", "b"], [[0, None, float("inf")]]])),
     "a name that is a number": ("text", lambda _: text([[1, "b"], []])),
     "a label without a node": ("text", lambda _: text([["a", "b"], [[7, "x", 0]]])),
+    "a label of the node after the last": ("text", lambda _: text([["a", "b"], [[2, "x", 0]]])),
+    "a label of a negative node": ("text", lambda _: text([["a", "b"], [[-1, "x", 0]]])),
+    "a label with a fourth item": ("text", lambda _: text([["a", "b"], [[0, "x", 0, 0]]])),
+    "a label that is a number": ("text", lambda _: text([["a", "b"], [0]])),
+    "labels that are no list": ("text", lambda _: text([["a", "b"], {}])),
+    "names that are no list": ("text", lambda _: text([{"a": 0, "b": 0}, []])),
+    "no name": ("text", lambda _: text([[], []])),
+    "more names than meshes": ("text", lambda _: text([["a", "b", "c"], []])),
+    "fewer names than meshes": ("text", lambda _: text([["a"], []])),
     "a label of True": ("text", lambda _: text([["a", "b"], [[True, "x", 0]]])),
     "a label with a number as name": ("text", lambda _: text([["a", "b"], [[0, 1, 0]]])),
     "a label without extras": ("text", lambda _: text([["a", "b"], [[0, "x"]]])),
@@ -208,6 +239,51 @@ def test_a_result_that_is_not_a_scene_is_refused(
         unpack_scene(meta, changed)
 
 
+#: Of a tree of four nodes with a fifth beside it; each leaf has a mesh.
+TREE_CHANGES: dict[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]] = {
+    "a mesh below none": ("nodes", lambda a: np.where(a == -1, -2, a)),
+    "a mesh beyond the last": ("nodes", lambda a: np.where(a == [1, -9, -9], 2, a)),
+    "a negative number of children": (
+        "nodes", lambda a: a + np.array([[0, 0, 0]] * 2 + [[0, -1, 0], [0, 1, 0], [0, 0, 0]], "i4")
+    ),
+    "a circle": ("children", lambda a: np.where(a == 2, 1, np.where(a == 1, 2, a))),
+    "a node twice": ("children", lambda a: np.where(a == 3, 2, a)),
+    "a root that is a child": ("roots", lambda a: np.where(a == 4, 1, a)),
+    "numbers of another transform": ("nodes", lambda a: np.where(a == [-9, -9, 4], 2, a)),
+}  # fmt: skip
+
+
+def tree() -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return a scene of nodes 0 → 1 → 2, 0 → 3, and 4."""
+    scene, mesh = unpack_scene(*packed())
+    nodes: tuple[dict[str, Any], ...] = (
+        {"children": [1, 3], "translation": [1, 2, 3.5]},
+        {"children": [2]},
+        {"mesh": 0},
+        {"rotation": [0, 0, 0, 1], "mesh": 1},
+        {"name": "other", "mesh": 1},
+    )
+    return pack_scene(replace(scene, nodes=nodes, roots=(0, 4)), mesh)
+
+
+@pytest.mark.parametrize(("name", "change"), TREE_CHANGES.values(), ids=TREE_CHANGES.keys())
+def test_nodes_that_are_no_tree_are_refused(
+    name: str, change: Callable[[NDArray[Any]], NDArray[Any]]
+) -> None:
+    meta, sent = tree()
+    unpack_scene(meta, sent)
+    with pytest.raises(InputError, match="invalid result"):
+        unpack_scene(meta, sent | {name: change(sent[name])})
+
+
+def test_a_child_comes_after_its_parent() -> None:
+    meta, sent = tree()
+    # 0 → 3, 3 → 1 and 1 → 2: a tree, but not in the order in which nodes are read.
+    nodes = np.array([[-1, 1, 2], [-1, 1, 0], [0, 0, 0], [1, 1, 4], [1, 0, 0]], np.int32)
+    with pytest.raises(InputError, match="invalid result"):
+        unpack_scene(meta, sent | {"nodes": nodes, "children": np.array([3, 2, 1], np.int32)})
+
+
 def test_missing_arrays_and_flags_are_refused() -> None:
     meta, sent = packed()
     for wrong_meta, wrong in (
@@ -215,6 +291,7 @@ def test_missing_arrays_and_flags_are_refused() -> None:
         (meta, sent | {"more": sent["uv"]}),
         ({}, sent),
         (meta | {"is_smooth": 1}, sent),
+        (meta | {"is_double_sided": None}, sent),
     ):
         with pytest.raises(InputError, match="invalid result"):
             unpack_scene(wrong_meta, wrong)

@@ -383,8 +383,8 @@ def closest_on_face(corners, f, px, py, pz):
         pass
     elif d3 >= 0.0 and d4 <= d3:
         s = 1.0
-    elif vc <= 0.0 and d1 >= 0.0 and d3 <= 0.0:
-        s = d1 / (d1 - d3) if d1 > d3 else 0.0
+    elif vc <= 0.0 and d1 >= 0.0 and d3 <= 0.0 and d1 > d3:  # not if the edge is a point
+        s = d1 / (d1 - d3)
     elif d6 >= 0.0 and d5 <= d6:
         t = 1.0
     elif vb <= 0.0 and d2 >= 0.0 and d6 <= 0.0:
@@ -558,12 +558,12 @@ def pull_level(
                 for x in range(2 * column, min(2 * column + 2, size)):
                     if covered[y, x] != 0:
                         count += 1
-                        red += base_color[y, x, 0]
-                        green += base_color[y, x, 1]
-                        blue += base_color[y, x, 2]
-                        alpha += base_color[y, x, 3]
-                        roughness += metal_rough[y, x, 1]
-                        metallic += metal_rough[y, x, 2]
+                        red += np.int64(base_color[y, x, 0])
+                        green += np.int64(base_color[y, x, 1])
+                        blue += np.int64(base_color[y, x, 2])
+                        alpha += np.int64(base_color[y, x, 3])
+                        roughness += np.int64(metal_rough[y, x, 1])
+                        metallic += np.int64(metal_rough[y, x, 2])
             coarse_covered[row, column] = count
             if count > 0:
                 coarse_base[row, column, 0] = rounded_mean(red, count)

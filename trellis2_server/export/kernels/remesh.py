@@ -611,8 +611,8 @@ def closest_on_face(grid, a, b, c, x, y, z, point):
         pass
     elif d3 >= 0.0 and d4 <= d3:
         s = 1.0
-    elif vc <= 0.0 and d1 >= 0.0 and d3 <= 0.0:
-        s = d1 / (d1 - d3) if d1 > d3 else 0.0
+    elif vc <= 0.0 and d1 >= 0.0 and d3 <= 0.0 and d1 > d3:  # not if the edge is a point
+        s = d1 / (d1 - d3)
     elif d6 >= 0.0 and d5 <= d6:
         t = 1.0
     elif vb <= 0.0 and d2 >= 0.0 and d6 <= 0.0:
