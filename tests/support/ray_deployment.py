@@ -37,7 +37,12 @@ class Deployment:
     """
 
     def __init__(
-        self, cluster: Any, control: Control, address: tuple[str, int], url: str, folder: Path
+        self,
+        cluster: Any,
+        control: Control,
+        address: tuple[str, int] | str,
+        url: str,
+        folder: Path,
     ) -> None:
         self.cluster, self.control, self.url = cluster, control, url
         self._address, self._folder, self.results = address, folder, folder
