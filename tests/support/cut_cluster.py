@@ -56,6 +56,14 @@ SHORT_LIMITS = {
 }
 
 
+class PatientEngine(GatedEngine):
+    """Waits for its gates longer than Ray takes to give a machine up."""
+
+    def wait(self, stage: str, seed: int) -> None:
+        for gate in (self.gates[stage], self._held.get((stage, seed))):
+            assert gate is None or gate.wait(10 * LONG_S), f"the gate of {stage} was not opened"
+
+
 class CutCluster:
     """A head without engines, machines with one engine each, and a machine with clients.
 
@@ -86,6 +94,8 @@ class CutCluster:
             self._folder = Path(folder)
             self.results = self._folder / "results"
             self.control, _ = self._stack.enter_context(controlling(str(self._folder / CONTROL)))
+            self._processes: list[subprocess.Popen[str]] = []
+            self._stack.callback(self._close_pipes)  # when the machines have ended
             names = ("head", *machines, *spare, "client")
             self.network = self._stack.enter_context(Network(*names))
             for machine in self.network.machines.values():
@@ -109,6 +119,13 @@ class CutCluster:
         for client in self._clients:
             client.close()
         self._stack.close()
+
+    def _close_pipes(self) -> None:
+        for process in self._processes:
+            for pipe in (process.stdin, process.stdout):
+                assert pipe is not None
+                pipe.close()
+            process.wait(LONG_S)
 
     def __getitem__(self, name: str) -> Machine:
         return self.network[name]
@@ -137,7 +154,7 @@ class CutCluster:
         module, folder = "tests.support.cut_head", str(self._folder)
         command = [sys.executable, "-m", module, folder, self.network["head"].address]
         head = self._start("head", command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self._stack.callback(_close_pipes, head)
+        self._processes.append(head)
         assert head.stdout is not None
         assert head.stdout.readline(), (self._folder / "head.log").read_text()
         return head
@@ -165,6 +182,11 @@ class CutCluster:
         answer = self._head.stdout.readline()
         assert answer, (self._folder / "head.log").read_text()
         return json.loads(answer)
+
+    def machines_alive(self, name: str) -> list[str]:
+        """Return Ray's ids of the machines of that name that it holds to be alive."""
+        nodes = self._ask_head({"nodes": True})
+        return [node for node, at in nodes.items() if at == self.network[name].address]
 
     def machine_of(self, node: str) -> str:
         """Return the name of the machine with that id of Ray's."""
@@ -225,10 +247,3 @@ def answers(client: httpx.Client, path: str = "/healthcheck", timeout_s: float =
         return client.get(path, timeout=timeout_s).is_success
     except httpx.HTTPError:
         return False
-
-
-def _close_pipes(process: subprocess.Popen[str]) -> None:
-    for pipe in (process.stdin, process.stdout):
-        assert pipe is not None
-        pipe.close()
-    process.wait(LONG_S)

@@ -232,12 +232,12 @@ class Network:
         assert switch.stdout is not None
         assert switch.stdout.readline() == "\n", "the switch has ended"
 
-    def set_link(self, name: str, **link: float) -> None:
+    def set_link(self, name: str, **link: object) -> None:
         """Change the link of a machine; returns when it is changed.
 
         Args:
             name: the machine.
-            link: `is_cut`, `delay_s` and `loss`, see `network_switch.Port`.
+            link: `is_cut`, `delay_s`, `loss` and `hidden`, see `network_switch.Port`.
         """
         assert self._switch is not None
         assert self._switch.stdin is not None
@@ -254,7 +254,14 @@ class Network:
     def mend(self, *names: str) -> None:
         """Make the links of machines as they were at first."""
         for name in names:
-            self.set_link(name, is_cut=False, delay_s=0.0, loss=0.0)
+            self.set_link(name, is_cut=False, delay_s=0.0, loss=0.0, hidden=())
+
+    def cut_off(self, name: str, *others: str) -> None:
+        """Cut a machine off from some others, and from nobody else."""
+        numbers = {each: number for number, each in enumerate(self.machines)}
+        self.set_link(name, hidden=[numbers[other] for other in others])
+        for other in others:
+            self.set_link(other, hidden=[numbers[name]])
 
     def power_off(self, name: str) -> None:
         """End a machine as if it had lost its power: its processes end, and nobody is told."""

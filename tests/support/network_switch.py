@@ -6,7 +6,7 @@ switch. Kernels without `netem` can thus be tested on, too. It runs as a process
     python network_switch.py PROCESS...     a process in the network namespace of each port
 
 It reads commands from its standard input, one JSON object a line, and answers each with a line:
-`{"port": 0, "is_cut": true, "delay_s": 0.05, "loss": 0.01}`. It ends with its input.
+`{"port": 0, "is_cut": true, "delay_s": 0.05, "loss": 0.01, "hidden": [1]}`. It ends with its input.
 
 Does not know: addresses, what the machines send.
 """
@@ -27,6 +27,10 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: Name of the device in each machine.
 DEVICE = "net0"
@@ -45,7 +49,7 @@ def enter_network(namespace: int) -> None:
         raise OSError(ctypes.get_errno(), "setns")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Port:
     """A port of the switch.
 
@@ -54,12 +58,14 @@ class Port:
         is_cut: whether no frame passes.
         delay_s: delay of frames from and to the port, seconds each.
         loss: share of the frames, from and to the port each, that are lost.
+        hidden: numbers of the ports to which no frame from this port passes.
     """
 
     device: int
     is_cut: bool = False
     delay_s: float = 0.0
     loss: float = 0.0
+    hidden: Sequence[int] = ()
 
     def loses(self, chance: random.Random) -> bool:
         """Return whether the next frame is lost."""
@@ -124,7 +130,7 @@ class Switch:
                     self._forward(source, port, frame)
 
     def _forward(self, source: Port, port: Port, frame: bytes) -> None:
-        if port.loses(self._chance):
+        if port.loses(self._chance) or self._ports.index(port) in source.hidden:
             return
         delay_s = source.delay_s + port.delay_s
         if delay_s:
