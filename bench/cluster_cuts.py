@@ -35,7 +35,8 @@ from typing import TYPE_CHECKING, Any, Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.cluster_scenarios import engine  # noqa: E402 - after the path is set
+from bench.cluster_links import between, disk, slow  # noqa: E402 - after the path is set
+from bench.cluster_scenarios import engine  # noqa: E402
 from bench.cluster_services import desk, head, ingress  # noqa: E402
 from tests.support.network import why_unavailable  # noqa: E402
 
@@ -48,6 +49,9 @@ SCENARIOS: Final[dict[str, Callable[[ThreadPoolExecutor], Iterable[dict[str, Any
     "ingress": ingress,
     "desk": desk,
     "head": head,
+    "slow": slow,
+    "disk": disk,
+    "between": between,
 }
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Longest wait for anything, seconds.
 PATIENCE_S: Final = 900.0
 #: Lengths of the cuts after which the machine comes back, seconds.
-CUTS_S: Final = (5.0, 30.0)
+CUTS_S: Final = (5.0, 20.0)
 #: Faces of a mesh whose export takes seconds.
 _FACES: Final = 300_000
 
@@ -81,6 +81,10 @@ class Scene:
         self.engine = PatientEngine()
         self._seed = 0
 
+    def next_seeds(self, number: int) -> list[int]:
+        """Return the seeds of the next jobs."""
+        return [self._seed + 1 + n for n in range(number)]
+
     def restart(self, *closed: str) -> None:
         """Take a new engine, whose gates of these stages are closed."""
         self.engine = PatientEngine(*closed)
@@ -116,6 +120,15 @@ class Scene:
             return health.get("details", {}).get("engines", {}).get("running", 0)
 
         until_late(lambda: running() >= number, f"{number} engines")
+
+    def bring_back_if_lost(self, name: str) -> bool:
+        """Start the machine again if Ray has given it up; return whether it had."""
+        pause(5)
+        is_lost = not self.cluster.machines_alive(name)
+        if is_lost:
+            self.bring_back(name)
+        self.wait_for_engines(2)
+        return is_lost
 
     def bring_back(self, name: str) -> None:
         """Start the machine again, as after a repair."""
@@ -158,9 +171,8 @@ def _shape(scene: Scene) -> tuple[str, Future[Reply]]:
 def _between(scene: Scene) -> tuple[str, Future[Reply]]:
     """Both engines make shapes of others, which come first."""
     scene.restart()
-    scene.engine.hold("shape", scene._seed + 1)
-    scene.engine.hold("shape", scene._seed + 2)
-    scene.engine.hold("shape", scene._seed + 3)
+    for seed in scene.next_seeds(3):
+        scene.engine.hold("shape", seed)
     seed, reply = scene.job()
     machine = scene.machine_at("shape", seed)
     others = [scene.job()[0] for _ in range(2)]
@@ -227,7 +239,8 @@ def _cut_for(scene: Scene, machine: str, reply: Future[Reply], cut_s: float) -> 
     scene.engine.open_all()
     pause(cut_s / 2)
     scene.cluster.network.mend(machine)
-    return _row(scene, reply, begin, started)
+    row = _row(scene, reply, begin, started)
+    return row | {"is_lost": scene.bring_back_if_lost(machine)}
 
 
 def _end(scene: Scene, machine: str, reply: Future[Reply], end: Callable[[str], None]) -> Row:

@@ -108,7 +108,7 @@ def desk(pool: ThreadPoolExecutor) -> Iterable[Row]:
         scene = Scene(cluster, pool)
         scene.wait_for_engines(2)
         scene.job()[1].result(PATIENCE_S)
-        for cut_s in CUTS_S:
+        for cut_s in (*CUTS_S, 40.0):
             yield _lose_desk(scene, f"cut {cut_s} s", cluster.network.cut, cut_s)
         yield _lose_desk(scene, "kill", lambda name: cluster[name].kill_all())
         yield _lose_desk(scene, "power", cluster.network.power_off)
@@ -138,6 +138,7 @@ def _lose_desk(
     events = scene.pool.submit(_follow, scene.client, running)
     machine = machine_with(scene, "jobs")
     poll = Poll(scene, scene.client, f"/jobs/{done.name}/textured.glb")
+    pause(1)
     begin = time.monotonic()
     end(machine)
     if cut_s is not None:
@@ -154,12 +155,15 @@ def _lose_desk(
     pause(3)
     row |= poll.finish()
     row["finished_job"] = ask(scene.client, "GET", f"/jobs/{done.name}/textured.glb").outcome
-    row["running_job"] = scene.client.get(f"/jobs/{running}").text[:300]
+    state = scene.client.get(f"/jobs/{running}").json()
+    row["running_job"] = {name: state.get(name) for name in ("status", "error", "text")}
     again = scene.job()[1].result(PATIENCE_S)
     row["next_job"] = f"{again.outcome} {again.text}"
     row["runs_on"] = f"{machine} -> {machine_with(scene, 'jobs')}"
     if cut_s is None:
         scene.bring_back(machine)
+    else:
+        row["is_lost"] = scene.bring_back_if_lost(machine)
     return row
 
 
@@ -218,8 +222,10 @@ def _cut_from(scene: Scene, name: str, cut_s: float | None) -> Row:
         "submitted": _seconds(submitted, begin),
     }
     if cut_s is None:
-        pause(90 - (time.monotonic() - begin))
+        pause(max(0.0, 90 - (time.monotonic() - begin)))
     else:
         until_late(lambda: all(poll.is_answered for poll in polls), "all answer")
     row["polls"] = [poll.finish() for poll in polls]
+    if cut_s is not None and name != "head":
+        row["is_lost"] = scene.bring_back_if_lost(name)
     return row

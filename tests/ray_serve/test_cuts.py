@@ -18,6 +18,7 @@ from tests.support.server import fields
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from concurrent.futures import Future
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,13 @@ def cluster() -> Generator[CutCluster]:
 def follow(client: httpx.Client, uid: str) -> list[str]:
     with client.stream("GET", f"/events/{uid}") as reply:
         return [line for line in reply.iter_lines() if line.startswith("data:")]
+
+
+def outcome(future: Future[httpx.Response]) -> int | str:
+    try:
+        return future.result(LONG_S).status_code
+    except httpx.TransportError:
+        return "no answer"
 
 
 def job_of(client: httpx.Client, seed: int) -> dict[str, Any]:
@@ -88,10 +96,8 @@ def test_a_machine_that_is_cut_off_for_good_costs_its_jobs_time_only(cluster: Cu
         replies = [future.result(LONG_S) for future in waiting]
         assert [reply.status_code for reply in replies] == [200, 200]
         for future in (lost, asked):
-            try:
-                assert future.result(LONG_S).status_code == 503
-            except httpx.TransportError:
-                pass  # Ray has ended that machine's processes before the time limit
+            # Ray may end that machine's processes before the time limit.
+            assert outcome(future) in {503, "no answer"}
         assert head.get("/jobs").is_success
     # The stage on that machine was repeated.
     assert sorted(seed for stage, seed in engine.calls if stage == "shape") in (

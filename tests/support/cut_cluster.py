@@ -71,11 +71,14 @@ class CutCluster:
         machines: names of the machines, and the resources of each besides its engine.
         spare: names of machines that join later.
         limits: environment variables with Ray's limits; empty: Ray's defaults.
+        head_disk: size of a disk for Ray's files on the head, as `mount` reads it; None: that of
+            the host.
 
     Attributes:
         network: the machines `head`, `client` and the named ones.
         control: controls the engines.
         results: the folder of the server's results, which all machines share.
+        ray_folder: the folder of Ray's files, another one on each machine.
     """
 
     def __init__(
@@ -83,16 +86,17 @@ class CutCluster:
         machines: Mapping[str, Mapping[str, float]],
         spare: tuple[str, ...] = (),
         limits: Mapping[str, str] | None = None,
+        head_disk: str | None = None,
     ) -> None:
         self._stack = ExitStack()
         self._environment = {**_ENVIRONMENT, **(limits or {})}
         self._clients: list[httpx.Client] = []
         try:
             # Ray's sockets lie inside, and their paths must be short.
-            folder = tempfile.mkdtemp(prefix="cut", dir="/tmp")  # noqa: S108
+            folder = tempfile.mkdtemp(prefix="cut", dir="/tmp")
             self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
             self._folder = Path(folder)
-            self.results = self._folder / "results"
+            self.results, self.ray_folder = self._folder / "results", self._folder / "tmp"
             self.control, _ = self._stack.enter_context(controlling(str(self._folder / CONTROL)))
             self._processes: list[subprocess.Popen[str]] = []
             self._stack.callback(self._close_pipes)  # when the machines have ended
@@ -100,6 +104,9 @@ class CutCluster:
             self.network = self._stack.enter_context(Network(*names))
             for machine in self.network.machines.values():
                 self._give_folder(machine)
+            if head_disk is not None:
+                options = ["-t", "tmpfs", "-o", f"size={head_disk}", "tmp", str(self.ray_folder)]
+                self.network["head"].run(["mount", *options])
             self._head = self._start_head()
             started = [self.start_machine(name, **more) for name, more in machines.items()]
             for name, machine in zip(machines, started, strict=True):
@@ -132,19 +139,23 @@ class CutCluster:
 
     def _give_folder(self, machine: Machine) -> None:
         """Give the machine a folder of its own, at the same path on all machines."""
-        own, shown = self._folder / machine.name, self._folder / "tmp"
-        for folder in (own, shown):
+        own = self._folder / machine.name
+        for folder in (own, self.ray_folder):
             folder.mkdir(exist_ok=True)
-        machine.run(["mount", "--bind", str(own), str(shown)])
+        machine.run(["mount", "--bind", str(own), str(self.ray_folder)])
 
     # ---- Ray -----------------------------------------------------------------------------
 
-    def _start(self, name: str, command: list[str], **pipes: int) -> subprocess.Popen[str]:
-        environment = {"RAY_TMPDIR": str(self._folder / "tmp"), **self._environment}
+    def _start(
+        self, name: str, command: list[str], *, has_pipes: bool = False
+    ) -> subprocess.Popen[str]:
+        environment = {"RAY_TMPDIR": str(self.ray_folder), **self._environment}
         with (self._folder / f"{name}.log").open("a") as log:
             return subprocess.Popen(
                 self.network[name].command(command),
-                **{"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, **pipes},
+                stdin=subprocess.PIPE if has_pipes else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if has_pipes else log,
+                stderr=log,
                 text=True,
                 cwd=ROOT,
                 env={**os.environ, **environment},
@@ -153,7 +164,7 @@ class CutCluster:
     def _start_head(self) -> subprocess.Popen[str]:
         module, folder = "tests.support.cut_head", str(self._folder)
         command = [sys.executable, "-m", module, folder, self.network["head"].address]
-        head = self._start("head", command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        head = self._start("head", command, has_pipes=True)
         self._processes.append(head)
         assert head.stdout is not None
         assert head.stdout.readline(), (self._folder / "head.log").read_text()

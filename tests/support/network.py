@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 #: The machines' network: those of documentation are routed nowhere.
 _SUBNET = "192.0.2"
-_NAMESPACES = ("net", "pid", "mnt", "uts")
 #: Longest duration of a command that sets a machine up, seconds.
 _COMMAND_S = 60.0
 
@@ -73,7 +72,7 @@ class Machine:
     def __init__(self, name: str, number: int) -> None:
         self.name = name
         self.address = f"{_SUBNET}.{number}"
-        self._own = Path("/proc/thread-self/ns/net").open("rb")
+        self._own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         # The shell is the machine's first process: it reaps those that lose their parent, and
         # stays when all others are killed, until the pipe is closed.
         script = f"hostname {name} && mount -t tmpfs shm /dev/shm && echo up; until cat; do :; done"
@@ -85,7 +84,7 @@ class Machine:
         )
         assert self._keeper.stdout is not None
         assert self._keeper.stdout.readline() == b"up\n", "the machine does not start"
-        self._network = Path(f"/proc/{self.process}/ns/net").open("rb")
+        self._network = os.open(f"/proc/{self.process}/ns/net", os.O_RDONLY)
 
     @property
     def process(self) -> int:
@@ -134,10 +133,10 @@ class Machine:
 
     def close(self) -> None:
         """Remove the machine with all its processes."""
-        if self._network.closed:
+        if self._keeper.returncode is not None:
             return
-        self._network.close()
-        self._own.close()
+        os.close(self._network)
+        os.close(self._own)
         assert self._keeper.stdin is not None
         assert self._keeper.stdout is not None
         self._keeper.stdin.close()
@@ -149,11 +148,11 @@ class Machine:
     @contextmanager
     def inside(self) -> Generator[None]:
         """Make sockets of this thread belong to the machine."""
-        enter_network(self._network.fileno())
+        enter_network(self._network)
         try:
             yield
         finally:
-            enter_network(self._own.fileno())
+            enter_network(self._own)
 
     def client(self, server: str, timeout_s: float) -> httpx.Client:
         """Return a client on this machine of a server.

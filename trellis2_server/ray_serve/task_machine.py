@@ -29,7 +29,7 @@ class TaskMachine:
     """The machine of one task.
 
     Args:
-        preferred: Ray's id of the machine on which the task runs unless that is lost; None: unknown.
+        preferred: Ray's id of the machine on which the task runs unless that is lost; None: any.
 
     Attributes:
         node: Ray's id of the machine, as far as it is known.
