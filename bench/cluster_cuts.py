@@ -67,7 +67,7 @@ def measure(names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON line")
     parser.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     arguments = parser.parse_args()
@@ -76,7 +76,12 @@ def main() -> None:
         raise SystemExit(reason)
     begin = time.monotonic()
     rows = measure(arguments.scenario)
-    found = {"cpus": os.cpu_count(), "rows": rows, "seconds": round(time.monotonic() - begin)}
+    found = {
+        "cpus": os.cpu_count(),
+        "load": os.getloadavg(),
+        "seconds": round(time.monotonic() - begin),
+        "rows": rows,
+    }
     if arguments.json:
         print(json.dumps(found))
         return

@@ -9,9 +9,8 @@ import statistics
 import time
 from typing import TYPE_CHECKING, Any
 
-from bench.cluster_scenarios import PATIENCE_S, Scene, pause, two_machines
+from bench.cluster_scenarios import PATIENCE_S, Scene, pause, two_machines, wait_until
 from tests.support.cut_cluster import CutCluster
-from tests.support.ray_cluster import until_late
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -105,7 +104,7 @@ def _fill(scene: Scene, what: str, folder: str) -> Iterable[Row]:
     notes = len(health.json().get("notes", ()))
     begin = time.monotonic()
     head.run(["rm", f"{folder}/fill"])
-    until_late(
+    wait_until(
         lambda: notes <= 1 or len(scene.client.get("/healthcheck").json()["notes"]) < notes, "free"
     )
     freed_s = time.monotonic() - begin

@@ -14,7 +14,6 @@ import httpx
 
 from bench.ray_bytes import torus
 from tests.support.cut_cluster import CutCluster, PatientEngine
-from tests.support.ray_cluster import until_late
 from tests.support.server import fields
 from trellis2_server.mesh import Shape
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     Row = dict[str, Any]
 
 #: Longest wait for anything, seconds.
-PATIENCE_S: Final = 900.0
+PATIENCE_S: Final = 600.0
 #: Lengths of the cuts after which the machine comes back, seconds.
 CUTS_S: Final = (5.0, 20.0)
 #: Faces of a mesh whose export takes seconds.
@@ -61,6 +60,15 @@ def ask(client: httpx.Client, method: str, path: str, **named: Any) -> Reply:
         found, name = (type(error).__name__, str(error)), ""
     end = time.monotonic()
     return Reply(*found, end - begin, end, name)
+
+
+def wait_until(is_so: Callable[[], bool], what: str) -> None:
+    """Wait for a change; raise after `PATIENCE_S`."""
+    end = time.monotonic() + PATIENCE_S
+    while not is_so():
+        if time.monotonic() > end:
+            raise RuntimeError(f"never: {what}")
+        pause(0.2)
 
 
 def pause(seconds: float) -> None:
@@ -104,7 +112,7 @@ class Scene:
         def found() -> list[str]:
             return [each[3] for each in self.cluster.control.processes if each[:2] == (stage, seed)]
 
-        until_late(lambda: bool(found()), f"{stage} of {seed}")
+        wait_until(lambda: bool(found()), f"{stage} of {seed}")
         return self.cluster.machine_of(found()[-1])
 
     def view(self, seed: int) -> Row:
@@ -119,7 +127,7 @@ class Scene:
             health = self.client.get("/healthcheck").json()
             return health.get("details", {}).get("engines", {}).get("running", 0)
 
-        until_late(lambda: running() >= number, f"{number} engines")
+        wait_until(lambda: running() >= number, f"{number} engines")
 
     def bring_back_if_lost(self, name: str) -> bool:
         """Start the machine again if Ray has given it up; return whether it had."""
@@ -135,7 +143,7 @@ class Scene:
         self.cluster[name].kill_all()
         self.cluster.network.mend(name)
         assert self.cluster.start_machine(name).wait(PATIENCE_S) == 0
-        until_late(lambda: bool(self.cluster.machines_alive(name)), f"{name} has joined")
+        wait_until(lambda: bool(self.cluster.machines_alive(name)), f"{name} has joined")
         self.wait_for_engines(2)
 
 
@@ -158,7 +166,7 @@ def _queued(scene: Scene) -> tuple[str, Future[Reply]]:
     (first, _), _ = scene.job(), scene.job()
     scene.cluster.wait_for_stages(2)
     _, reply = scene.job()
-    until_late(lambda: scene.client.get("/healthcheck").json().get("queue_length", 3) >= 3, "3")
+    wait_until(lambda: scene.client.get("/healthcheck").json().get("queue_length", 3) >= 3, "3")
     return scene.machine_at("shape", first), reply
 
 
@@ -224,9 +232,8 @@ def engine(pool: ThreadPoolExecutor) -> Iterable[Row]:
         for what in ("kill", "power"):
             for state in ("shape", "export", "texture"):
                 machine, reply = STATES[state](scene)
-                end = scene.cluster.network.power_off
-                if what == "kill":
-                    end = lambda name: scene.cluster[name].kill_all()  # noqa: E731
+                network = scene.cluster.network
+                end = network.power_off if what == "power" else network.kill
                 yield {"state": state, "what": what} | _end(scene, machine, reply, end)
 
 

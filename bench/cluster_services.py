@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from bench.cluster_scenarios import CUTS_S, PATIENCE_S, Reply, Scene, ask, pause
+from bench.cluster_scenarios import CUTS_S, PATIENCE_S, Reply, Scene, ask, pause, wait_until
 from tests.support.cut_cluster import CutCluster
-from tests.support.ray_cluster import until_late
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
@@ -110,7 +109,7 @@ def desk(pool: ThreadPoolExecutor) -> Iterable[Row]:
         scene.job()[1].result(PATIENCE_S)
         for cut_s in (*CUTS_S, 40.0):
             yield _lose_desk(scene, f"cut {cut_s} s", cluster.network.cut, cut_s)
-        yield _lose_desk(scene, "kill", lambda name: cluster[name].kill_all())
+        yield _lose_desk(scene, "kill", cluster.network.kill)
         yield _lose_desk(scene, "power", cluster.network.power_off)
         yield _lose_desk(scene, "cut for good", cluster.network.cut)
 
@@ -151,7 +150,7 @@ def _lose_desk(
         "events": _seconds(events, begin),
     }
     scene.engine.open_all()
-    until_late(lambda: poll.is_answered, "the job service answers")
+    wait_until(lambda: poll.is_answered, "the job service answers")
     pause(3)
     row |= poll.finish()
     row["finished_job"] = ask(scene.client, "GET", f"/jobs/{done.name}/textured.glb").outcome
@@ -224,7 +223,7 @@ def _cut_from(scene: Scene, name: str, cut_s: float | None) -> Row:
     if cut_s is None:
         pause(max(0.0, 90 - (time.monotonic() - begin)))
     else:
-        until_late(lambda: all(poll.is_answered for poll in polls), "all answer")
+        wait_until(lambda: all(poll.is_answered for poll in polls), "all answer")
     row["polls"] = [poll.finish() for poll in polls]
     if cut_s is not None and name != "head":
         row["is_lost"] = scene.bring_back_if_lost(name)

@@ -45,9 +45,10 @@ def why_unavailable() -> str | None:
         return "needs Linux's namespaces"
     if os.geteuid() != 0:
         return "needs root, to make network namespaces"
-    for command, package in (("ip", "iproute2"), ("unshare", "util-linux"), ("mount", "mount")):
+    packages = {"ip": "iproute2", "unshare": "util-linux", "nsenter": "util-linux", "mount": "mount"}
+    for command, package in packages.items():
         if shutil.which(command) is None:
-            return f"needs root and {package}, to make network namespaces"
+            return f"needs {package}, to make network namespaces"
     if not Path("/dev/net/tun").exists():
         return "needs root and /dev/net/tun, to connect network namespaces"
     probe = ["unshare", "--net", "--mount", "--pid", "--uts", "--fork", "--mount-proc", "true"]
@@ -261,6 +262,10 @@ class Network:
         self.set_link(name, hidden=[numbers[other] for other in others])
         for other in others:
             self.set_link(other, hidden=[numbers[name]])
+
+    def kill(self, name: str) -> None:
+        """Kill all processes of a machine, whose kernel closes their connections."""
+        self.machines[name].kill_all()
 
     def power_off(self, name: str) -> None:
         """End a machine as if it had lost its power: its processes end, and nobody is told."""

@@ -61,7 +61,8 @@ class RemoteCalls:
     """
 
     def __init__(self, engines: Any, cutters: Any, task_cpus: float) -> None:
-        self._engines = engines.options(stream=True)
+        # By reference, as Ray tasks: large results stay on the engine's machine.
+        self._engines = engines.options(stream=True, _by_reference=True)
         self._cutters = cutters
         self._task_cpus = task_cpus
 

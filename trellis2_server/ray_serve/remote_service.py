@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from weakref import WeakValueDictionary
 
+from grpc import RpcError
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
@@ -42,6 +43,8 @@ ANSWER_TIMEOUT_S: Final = 20.0
 HEALTH_TIMEOUT_S: Final = 5.0
 #: Time between two messages of an ingress about the requests it has answered, seconds.
 METRICS_INTERVAL_S: Final = 1.0
+#: Exceptions of calls that the jobs process does not answer.
+_UNREACHABLE: Final = (RayError, RayServeException, RpcError, NoAnswerError)
 #: `Retry-After` when the jobs process does not answer, seconds.
 RETRY_AFTER_S: Final = 5
 
@@ -132,7 +135,7 @@ class RemoteJobService(JobService):
             return await asyncio.wait_for(answer(), timeout_s)
         except RayTaskError as error:  # a bug; its traceback belongs in the log only
             raise RuntimeError("the jobs process failed") from error
-        except (RayError, RayServeException, asyncio.TimeoutError, NoAnswerError) as error:
+        except (*_UNREACHABLE, asyncio.TimeoutError) as error:
             logger.warning("No answer from the jobs process: %s", type(error).__name__)
             raise UnavailableError(
                 "the jobs process does not answer, it may be restarting; try again",
@@ -164,7 +167,7 @@ class RemoteJobService(JobService):
                 yield await self._liveness.wait_for(anext(stream))
         except StopAsyncIteration:
             return
-        except (RayError, RayServeException, NoAnswerError) as error:
+        except _UNREACHABLE as error:
             logger.warning("The connection of a subscription was lost: %s", type(error).__name__)
         finally:
             stream.cancel()
