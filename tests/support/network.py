@@ -45,7 +45,8 @@ def why_unavailable() -> str | None:
         return "needs Linux's namespaces"
     if os.geteuid() != 0:
         return "needs root, to make network namespaces"
-    packages = {"ip": "iproute2", "unshare": "util-linux", "nsenter": "util-linux", "mount": "mount"}
+    packages = {"ip": "iproute2", "mount": "mount"}
+    packages |= dict.fromkeys(("unshare", "nsenter"), "util-linux")
     for command, package in packages.items():
         if shutil.which(command) is None:
             return f"needs {package}, to make network namespaces"
