@@ -81,10 +81,11 @@ class Scene:
     Args:
         cluster: deployed.
         pool: sends requests.
+        resources: of each machine, besides its engine.
     """
 
-    def __init__(self, cluster: CutCluster, pool: ThreadPoolExecutor) -> None:
-        self.cluster, self.pool = cluster, pool
+    def __init__(self, cluster: CutCluster, pool: ThreadPoolExecutor, **resources: float) -> None:
+        self.cluster, self.pool, self.resources = cluster, pool, resources
         self.client = cluster.client(timeout_s=PATIENCE_S)
         self.engine = PatientEngine()
         self._seed = 0
@@ -142,7 +143,7 @@ class Scene:
         """Start the machine again, as after a repair."""
         self.cluster[name].kill_all()
         self.cluster.network.mend(name)
-        assert self.cluster.start_machine(name).wait(PATIENCE_S) == 0
+        self.cluster.join(name, **self.resources)
         wait_until(lambda: bool(self.cluster.machines_alive(name)), f"{name} has joined")
         self.wait_for_engines(2)
 

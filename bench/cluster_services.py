@@ -104,7 +104,7 @@ def desk(pool: ThreadPoolExecutor) -> Iterable[Row]:
     machines = {"m1": {"jobs": 1.0}, "m2": {"jobs": 1.0}}
     with CutCluster(machines) as cluster:
         cluster.deploy(engines=2, jobs_resources={"jobs": 1})
-        scene = Scene(cluster, pool)
+        scene = Scene(cluster, pool, jobs=1)
         scene.wait_for_engines(2)
         scene.job()[1].result(PATIENCE_S)
         for cut_s in (*CUTS_S, 40.0):

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ CONTROL = "control"
 GCS_PORT = 6379
 HTTP_PORT = 8082
 _STORE_BYTES = 150_000_000
+_START_ATTEMPTS = 4
 #: Environment of all processes of the cluster.
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -110,9 +112,10 @@ class CutCluster:
                 options = ["-t", "tmpfs", "-o", f"size={head_disk}", "tmp", str(self.ray_folder)]
                 self.network["head"].run(["mount", *options])
             self._head = self._start_head()
-            started = [self.start_machine(name, **more) for name, more in machines.items()]
-            for name, machine in zip(machines, started, strict=True):
-                assert machine.wait(LONG_S) == 0, (self._folder / f"{name}.log").read_text()
+            with ThreadPoolExecutor() as pool:
+                starting = [pool.submit(self.join, name, **more) for name, more in machines.items()]
+                for machine in starting:
+                    machine.result()
         except BaseException:
             self._stack.close()
             raise
@@ -172,8 +175,18 @@ class CutCluster:
         assert head.stdout.readline(), (self._folder / "head.log").read_text()
         return head
 
-    def start_machine(self, name: str, **resources: float) -> subprocess.Popen[str]:
-        """Start Ray on a machine with one engine; the command ends when it has."""
+    def join(self, name: str, **resources: float) -> None:
+        """Start Ray on a machine with one engine.
+
+        Ray gives up after 30 s, which may be too short on a busy host.
+        """
+        for _ in range(_START_ATTEMPTS):
+            if self._start_ray(name, resources).wait(LONG_S) == 0:
+                return
+            self.network[name].kill_all()
+        raise RuntimeError((self._folder / f"{name}.log").read_text())
+
+    def _start_ray(self, name: str, resources: Mapping[str, float]) -> subprocess.Popen[str]:
         return self._start(
             name,
             [
