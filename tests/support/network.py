@@ -181,7 +181,10 @@ class _Transport(httpx.HTTPTransport):
     def __init__(self, machine: Machine) -> None:
         super().__init__()
         self._pool.close()
-        self._pool = httpcore.ConnectionPool(network_backend=_Backend(machine))
+        # A connection that was open during a cut may be closed when it is used next.
+        self._pool = httpcore.ConnectionPool(
+            max_keepalive_connections=0, network_backend=_Backend(machine)
+        )
 
 
 class Network:
