@@ -10,8 +10,9 @@ import pytest
 
 pytest.importorskip("ray", reason="needs ray")
 
+from tests.support.server import settings
 from trellis2_server.errors import ConfigError
-from trellis2_server.ray_serve import ClusterSettings, build
+from trellis2_server.ray_serve import ClusterSettings, application, build
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,3 +50,26 @@ def test_the_configuration_file_that_ships_is_valid_for_serve() -> None:
     config = ClusterSettings.model_validate(application.args).config
     assert config is not None
     assert (ROOT / config).is_file()
+
+
+@pytest.mark.parametrize(
+    ("ingresses", "variable", "noted"),
+    [
+        (1, None, 0),
+        (2, None, 1),
+        (2, "RAY_SERVE_PROXY_USE_GRPC", 0),
+        (2, "RAY_SERVE_USE_GRPC_BY_DEFAULT", 0),
+    ],
+)
+def test_several_ingresses_whose_proxies_do_not_call_them_over_grpc_are_noted(
+    monkeypatch: pytest.MonkeyPatch, ingresses: int, variable: str | None, noted: int
+) -> None:
+    monkeypatch.setattr(application.ray, "cluster_resources", dict)
+    for name in ("RAY_SERVE_PROXY_USE_GRPC", "RAY_SERVE_USE_GRPC_BY_DEFAULT"):
+        monkeypatch.delenv(name, raising=False)
+    if variable:
+        monkeypatch.setenv(variable, "1")
+    _, _, notes = application.resolve(
+        settings(model={"engine": "preview"}), ClusterSettings(engines=1, ingresses=ingresses)
+    )
+    assert sum("RAY_SERVE_PROXY_USE_GRPC=1" in note for note in notes) == noted

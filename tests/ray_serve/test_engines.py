@@ -5,11 +5,17 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+pytest.importorskip("ray", reason="needs ray")
+
+from tests.support.cut_cluster import PatientEngine
 from tests.support.engines import GatedEngine
 from tests.support.ray_cluster import LONG_S, until_late
 from tests.support.ray_deployment import machines
 from tests.support.server import fields, serving
 from trellis2_server.engines.preview import PreviewEngine
+from trellis2_server.ray_serve import application
 
 if TYPE_CHECKING:
     from tests.support.ray_deployment import Deployment
@@ -115,15 +121,10 @@ def test_when_no_engine_can_be_loaded_the_server_says_why(deployment: Deployment
         assert "the weights are not there" in reply.json()["text"]
 
 
-class PatientEngine(GatedEngine):
-    """Waits longer for its gates, because Ray takes long to start an engine."""
-
-    def wait(self, stage: str, seed: int) -> None:
-        del seed
-        assert self.gates[stage].wait(LONG_S)
-
-
-def test_an_engine_is_started_when_jobs_wait(deployment: Deployment) -> None:
+def test_an_engine_is_started_when_jobs_wait(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(application, "_UPSCALE_DELAY_S", 0.5)
     engine = PatientEngine("shape")
     with (
         deployment.serving(engine, engines=2, min_engines=1),

@@ -111,6 +111,18 @@ def test_a_reader_reports_progress_and_returns_the_references() -> None:
     assert seen == [("sampling", 1, 2)]
 
 
+def test_a_reader_notes_the_machine_of_a_task() -> None:
+    noted: list[str] = []
+    items = [("machine", "a node"), ("result", "value", 0)]
+
+    async def read() -> None:
+        assert await read_stream(opened(items), ignore) == ("value", [])
+        assert await read_stream(opened(items), ignore, noted.append) == ("value", [])
+
+    asyncio.run(read())
+    assert noted == ["a node"]
+
+
 def test_a_reader_raises_the_error_of_the_stream() -> None:
     async def read() -> None:
         await read_stream(opened([("error", EngineError("out of order"))]), ignore)

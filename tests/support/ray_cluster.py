@@ -161,12 +161,20 @@ _Manager.register("control", callable=lambda: _CONTROL)
 
 
 @contextmanager
-def controlling() -> Generator[tuple[Control, tuple[str, int]]]:
-    """Yield the control, and the address at which other processes find it."""
-    manager = _Manager(address=("127.0.0.1", 0), authkey=_AUTHORITY)
+def controlling(
+    address: tuple[str, int] | str = ("127.0.0.1", 0),
+) -> Generator[tuple[Control, tuple[str, int] | str]]:
+    """Yield the control, and the address at which other processes find it.
+
+    Args:
+        address: host and port, or the path of a Unix socket to make.
+    """
+    manager = _Manager(address=address, authkey=_AUTHORITY)
     server = manager.get_server()
     threading.Thread(target=_serve, args=(server,), name="control", daemon=True).start()
     yield _CONTROL, server.address
+    if isinstance(address, str):  # now, not at the end of the process, when its folder is gone
+        server.listener._listener._unlink()
 
 
 def _serve(server: Any) -> None:
@@ -179,7 +187,7 @@ def _serve(server: Any) -> None:
 class SteeredEngine(GatedEngine):
     """An engine in another process: a gated engine or the preview, as the test's engine is."""
 
-    def __init__(self, address: tuple[str, int]) -> None:
+    def __init__(self, address: tuple[str, int] | str) -> None:
         super().__init__()
         self._address = address
         self._preview = PreviewEngine()
@@ -236,7 +244,7 @@ class SteeredEngine(GatedEngine):
         return self._preview if self._control.is_preview() else super()
 
 
-def steered(address: tuple[str, int]) -> Callable[[Settings], SteeredEngine]:
+def steered(address: tuple[str, int] | str) -> Callable[[Settings], SteeredEngine]:
     """Return a function that makes such engines."""
 
     def choose(settings: Settings) -> SteeredEngine:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +36,12 @@ class Deployment:
     """
 
     def __init__(
-        self, cluster: Any, control: Control, address: tuple[str, int], url: str, folder: Path
+        self,
+        cluster: Any,
+        control: Control,
+        address: tuple[str, int] | str,
+        url: str,
+        folder: Path,
     ) -> None:
         self.cluster, self.control, self.url = cluster, control, url
         self._address, self._folder, self.results = address, folder, folder
@@ -135,11 +139,11 @@ def machines() -> list[str]:
 
 
 def processes(deployment: str) -> list[int]:
-    """Return the process ids of a deployment's replicas."""
-    listed = subprocess.run(
-        ["ps", "-eo", "pid,args"], check=True, capture_output=True, text=True
-    ).stdout
-    mark = f"ServeReplica:trellis2:{deployment}"
-    lines = [line.split(None, 1) for line in listed.splitlines() if mark in line]
-    assert lines, f"no process of {deployment}"
-    return [int(process) for process, _ in lines]
+    """Return the process ids of a deployment's replicas, in the cluster of this process only."""
+    from ray._private.state import actors
+
+    mark = f"SERVE_REPLICA::trellis2#{deployment}#"
+    alive = actors(actor_state_name="ALIVE").values()
+    found = [actor["Pid"] for actor in alive if (actor["Name"] or "").startswith(mark)]
+    assert found, f"no process of {deployment}"
+    return found

@@ -45,6 +45,9 @@ _MAX_CUTTER_CALLS: Final = 2
 _LOAD_ATTEMPTS: Final = 3
 #: How long a stage has to wait until another engine is started for it, seconds.
 _UPSCALE_DELAY_S: Final = 10.0
+#: Variables with which Serve's proxies call ingresses over gRPC. As Ray tasks, the calls of a proxy
+#: that is cut off stop an ingress for all its clients (`WaitAllObjectsReported`).
+_GRPC_VARIABLES: Final = ("RAY_SERVE_PROXY_USE_GRPC", "RAY_SERVE_USE_GRPC_BY_DEFAULT")
 #: How long a replica may take to shut down, in addition to the grace of its jobs, seconds.
 _ADDITIONAL_GRACE_S: Final = 12.0
 
@@ -148,6 +151,11 @@ def resolve(
             notes.append("serving the preview engine, not TRELLIS.2: the engines have no GPU")
     if gpus and model.device.startswith("cuda"):
         model = model.model_copy(update={"device": "cuda"})
+    if cluster.ingresses > 1 and not any(os.environ.get(name) == "1" for name in _GRPC_VARIABLES):
+        notes.append(
+            f"several ingresses: set {_GRPC_VARIABLES[0]}=1 where Ray is started, or an ingress "
+            "may stop answering for minutes when the machine of a proxy is cut off"
+        )
     engines = cluster.engines
     if engines is None:
         machines = sum(1 for node in ray.nodes() if node["Alive"])

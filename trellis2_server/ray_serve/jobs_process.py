@@ -108,6 +108,9 @@ class JobsProcess:
         except ServerError as error:
             return portable(error)
 
+    async def answer(self) -> None:
+        """Answer: an ingress asks regularly whether this process lives."""
+
     async def watch(self, job: Job, *, heartbeat_s: float) -> AsyncGenerator[JobView | None]:
         """See `JobService.watch`."""
         async with aclosing(self._service.watch(job, heartbeat_s=heartbeat_s)) as views:

@@ -7,6 +7,7 @@ Does not know: jobs, what a step does, what its result means.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -18,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from trellis2_server.errors import EngineBrokenError, EngineError, ServerError
 from trellis2_server.ray_serve import tasks
 from trellis2_server.ray_serve.stream import read_stream
+from trellis2_server.ray_serve.task_machine import TaskMachine
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -59,7 +61,8 @@ class RemoteCalls:
     """
 
     def __init__(self, engines: Any, cutters: Any, task_cpus: float) -> None:
-        self._engines = engines.options(stream=True)
+        # By reference, as Ray tasks: large results stay on the engine's machine.
+        self._engines = engines.options(stream=True, _by_reference=True)
         self._cutters = cutters
         self._task_cpus = task_cpus
 
@@ -105,9 +108,11 @@ class RemoteCalls:
         remote = streaming.options(**self._task_options(node))
 
         async def call() -> RemoteOutcome:
+            machine = await asyncio.to_thread(TaskMachine, node)
             items: Any = remote.remote(task.__name__, task, *args)
+            reading = read_stream(_returning(items), report, machine.note)
             try:
-                return RemoteOutcome(*await read_stream(_returning(items), report))
+                return RemoteOutcome(*await machine.watch(reading))
             except ServerError:
                 raise
             except BaseException:
@@ -126,7 +131,8 @@ class RemoteCalls:
         self, serialize: Callable[..., bytes], args: tuple[Any, ...], node: str
     ) -> bytes:
         remote = ray.remote(serialize).options(**self._task_options(node))
-        return ray.get(remote.remote(*args))
+        machine = TaskMachine(node)
+        return machine.get(remote.remote(*args))
 
     def _task_options(self, node: str | None) -> dict[str, Any]:
         options: dict[str, Any] = {"num_cpus": self._task_cpus, "max_retries": 0}

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from weakref import WeakValueDictionary
 
+from grpc import RpcError
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
@@ -20,6 +21,7 @@ from trellis2_server.errors import ServerError, UnavailableError
 from trellis2_server.jobs.job import ANONYMOUS
 from trellis2_server.jobs.service import Health, JobService
 from trellis2_server.ray_serve.deployments import JOBS
+from trellis2_server.ray_serve.liveness import Liveness, NoAnswerError
 from trellis2_server.storage.content import BytesContent
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ ANSWER_TIMEOUT_S: Final = 20.0
 HEALTH_TIMEOUT_S: Final = 5.0
 #: Time between two messages of an ingress about the requests it has answered, seconds.
 METRICS_INTERVAL_S: Final = 1.0
+#: Exceptions of calls that the jobs process does not answer.
+_UNREACHABLE: Final = (RayError, RayServeException, RpcError, NoAnswerError)
 #: `Retry-After` when the jobs process does not answer, seconds.
 RETRY_AFTER_S: Final = 5
 
@@ -50,7 +54,7 @@ def _remote(method: M, timeout_s: float | None) -> M:
 
     Args:
         method: a method of `JobService`, a coroutine function.
-        timeout_s: time limit of the answer, seconds; None: no limit.
+        timeout_s: time limit of the answer, seconds; None: as long as the jobs process lives.
     """
 
     @functools.wraps(method)
@@ -65,6 +69,7 @@ class RemoteJobService(JobService):
 
     def __init__(self) -> None:
         self._is_closing = False
+        self._liveness = Liveness(self._probe, ANSWER_TIMEOUT_S)
         self._answered: list[tuple[str, str, int, float, int, int]] = []
         self._contents: WeakValueDictionary[tuple[Artifact, FileType], BytesContent] = (
             WeakValueDictionary()
@@ -74,13 +79,17 @@ class RemoteJobService(JobService):
     async def open(self) -> AsyncGenerator[RemoteJobService]:
         """Connect to the jobs process; must run in a replica of Serve."""
         app = serve.get_replica_context().app_name
-        self._handle = serve.get_deployment_handle(JOBS, app)
-        sending = asyncio.get_running_loop().create_task(self._send_metrics())
+        # Not as a Ray task: a replica stands still while it sends results of one to a machine that
+        # is cut off (`WaitAllObjectsReported`), for all callers.
+        self._handle = serve.get_deployment_handle(JOBS, app).options(_by_reference=False)
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(each) for each in (self._send_metrics(), self._liveness.run())]
         try:
             yield self
         finally:
             self._is_closing = True
-            sending.cancel()
+            for task in tasks:
+                task.cancel()
 
     def note_request(  # noqa: PLR0913, PLR0917 - see `Metrics.note_request`
         self, method: str, route: str, status: int, seconds: float, received: int, sent: int
@@ -102,7 +111,7 @@ class RemoteJobService(JobService):
 
         Args:
             method: name of the method of `JobService`.
-            timeout_s: time limit of the answer, seconds; None: no limit.
+            timeout_s: time limit of the answer, seconds; None: as long as the jobs process lives.
             args: positional arguments of the method.
             named: keyword arguments of the method.
 
@@ -121,15 +130,20 @@ class RemoteJobService(JobService):
             return await response
 
         try:
+            if timeout_s is None:
+                return await self._liveness.wait_for(answer())
             return await asyncio.wait_for(answer(), timeout_s)
         except RayTaskError as error:  # a bug; its traceback belongs in the log only
             raise RuntimeError("the jobs process failed") from error
-        except (RayError, RayServeException, asyncio.TimeoutError) as error:
+        except (*_UNREACHABLE, asyncio.TimeoutError) as error:
             logger.warning("No answer from the jobs process: %s", type(error).__name__)
             raise UnavailableError(
                 "the jobs process does not answer, it may be restarting; try again",
                 retry_after_s=RETRY_AFTER_S,
             ) from error
+
+    async def _probe(self) -> None:
+        await self._handle.answer.remote()
 
     # ---- the methods of `JobService` -----------------------------------------------------
 
@@ -149,9 +163,11 @@ class RemoteJobService(JobService):
         """See `JobService.watch`; ends when the jobs process does."""
         stream: Any = self._handle.options(stream=True).watch.remote(job, heartbeat_s=heartbeat_s)
         try:
-            async for view in stream:
-                yield view
-        except (RayError, RayServeException) as error:
+            while True:
+                yield await self._liveness.wait_for(anext(stream))
+        except StopAsyncIteration:
+            return
+        except _UNREACHABLE as error:
             logger.warning("The connection of a subscription was lost: %s", type(error).__name__)
         finally:
             stream.cancel()

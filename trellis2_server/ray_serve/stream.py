@@ -1,5 +1,6 @@
 """Streams: how a step in another process sends its progress and its outcome.
 
+    ("machine", node)                   the first item of a task: Ray's id of its machine
     ("progress", stage, step, steps)    any number of times, `PROGRESS_INTERVAL_S` apart
     ("result", value, n)                followed by n large items, one by one; or
     ("error", a ServerError)
@@ -167,13 +168,18 @@ def portable(error: ServerError) -> ServerError:
 # ---- reading -----------------------------------------------------------------------------
 
 
-async def read_stream(opening: Awaitable[Any], report: Report) -> tuple[Any, list[Any]]:
+async def read_stream(
+    opening: Awaitable[Any],
+    report: Report,
+    note_machine: Callable[[str], None] | None = None,
+) -> tuple[Any, list[Any]]:
     """Read a stream to its end; return the value, and references to the large items.
 
     Args:
         opening: returns the stream, Ray's generator of references.
         report: called with each progress, and at least every `REPORT_INTERVAL_S`, so that it
             can raise `StepCancelled`.
+        note_machine: called with Ray's id of the machine, if the stream names it.
 
     Raises:
         ServerError: the stream ends with it.
@@ -196,6 +202,9 @@ async def read_stream(opening: Awaitable[Any], report: Report) -> tuple[Any, lis
         if kind == "progress":
             progress = (rest[0], rest[1], rest[2])
             report(*progress)
+        elif kind == "machine":
+            if note_machine is not None:
+                note_machine(rest[0])
         elif kind == "error":
             raise rest[0]
         else:

@@ -16,7 +16,7 @@ from trellis2_server.digests import md5
 from trellis2_server.export import formats
 from trellis2_server.mesh import Shape
 from trellis2_server.pipeline import Geometry
-from trellis2_server.ray_serve.references import writable
+from trellis2_server.ray_serve.references import current_node, writable
 from trellis2_server.ray_serve.stream import Outcome, stream_call
 from trellis2_server.storage import snapshots
 from trellis2_server.storage.snapshots import EngineName
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 def run_task(what: str, task: Callable[..., Outcome], *args: Any) -> Generator[Any]:
     """Yield the stream of one of the functions below, called with the arguments and a report."""
+    yield "machine", current_node()
     yield from stream_call(what, partial(task, *args))
 
 
