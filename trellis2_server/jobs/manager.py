@@ -263,6 +263,7 @@ class JobManager:
             await self._is_closed.wait()
             return
         self.availability.is_closing = self.lifecycle.is_stopped = True
+        self.maintenance.cancel_idle_unload()
         self._refuse(running=False)
         if not self.is_drained.is_set():
             with suppress(asyncio.TimeoutError):
