@@ -289,8 +289,7 @@ class JobManager:
     def close_soon(self) -> None:
         """Start `close` on the event loop; may be called from a signal handler."""
 
-        def begin() -> None:
-            # Referenced, because a task without a reference may be collected.
+        def begin() -> None:  # referenced, because a task without a reference may be collected
             self._closing.add(self._loop.create_task(self.close()))
 
         self._loop.call_soon_threadsafe(begin)

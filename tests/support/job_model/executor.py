@@ -292,4 +292,3 @@ class GatedExecutor:
 
     def close(self) -> None:
         self.decoders.pool.close()
-

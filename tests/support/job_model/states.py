@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.support.job_model.world import FIRST_MESH_SEED, Asked, World
+from tests.support.job_model.clients import FIRST_MESH_SEED, Asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.support.job_model.world import World
     from trellis2_server.jobs.queue import JobStep
 
 #: Seeds of the job whose state it is, of its twin with a mesh, and of the jobs in its way.
