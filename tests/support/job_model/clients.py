@@ -261,7 +261,8 @@ class Clients:
         """Check that every request was answered, by a result or one of the project's errors."""
         for task in self.tasks():
             assert task.done(), f"{task} was not answered"
-            error = None if task.cancelled() else task.exception()
+            assert not task.cancelled(), f"{task} was cancelled with another one"
+            error = task.exception()
             assert error is None or isinstance(error, ServerError), repr(error)
         for asked in self.asked:
             for received, task in asked.streams:

@@ -144,6 +144,7 @@ FAULTS: dict[str, Fault] = {
     "is asked for before it ages out": Fault(
         happenings.is_asked_for_before_it_ages_out, opens_gates=True
     ),
+    "one request leaves": Fault(happenings.one_request_leaves, always, goes_on),
     "requests leave": Fault(happenings.requests_leave, always, goes_on),
     "is deleted": Fault(happenings.is_deleted, always, _deleted_end),
     "is deleted by one of two": Fault(happenings.is_deleted_by_one_of_two, always, _one_of_two_end),

@@ -134,6 +134,21 @@ def requests_leave(world: World, asked: Asked) -> None:
             world.leave(request.task)
 
 
+def one_request_leaves(world: World, asked: Asked) -> None:
+    """Others wait for the same job, its texture, its exports and its picture."""
+    again = world.submit(asked.seed, caller=asked.caller)
+    world.look_up(asked.seed, asked.caller)
+    for size_px in (512, 512):
+        world.export_again(asked, size_px)
+        world.convert(asked, "obj")
+        world.look_up(asked.seed, asked.caller)
+    leaving = [*asked.waiters[:2], *(task for _, task in again.streams)]
+    leaving += [request.task for request in world.requests if request.seed == asked.seed][-3:]
+    for task in leaving:
+        if not task.done():
+            world.leave(task)
+
+
 def is_deleted(world: World, asked: Asked) -> None:
     world.delete(asked)
 
