@@ -164,6 +164,7 @@ FAULTS: dict[str, Fault] = {
     "shuts down over the grace": Fault(
         happenings.shuts_down_over_the_grace, always, _over_the_grace_end
     ),
+    "shuts down while the disk hangs": Fault(happenings.shuts_down_while_the_disk_hangs),
     "is closed and opened": Fault(happenings.is_closed_and_opened, always, _restarted_end),
     "is killed and opened": Fault(happenings.is_killed_and_opened, always, _killed_end),
     "is killed while the disk hangs": Fault(happenings.is_killed_while_the_disk_hangs),

@@ -119,6 +119,11 @@ def is_asked_for_before_it_ages_out(world: World, asked: Asked) -> None:
     assert job.status.is_finished
     world.watch(before)
     assert "event: end" in before.streams[-1][0][-1]
+    # The same with another file of that picture, which is found to be the same job.
+    world.loop.pass_time(MAX_AGE_S - 70)
+    merged = world.submit(asked.seed, variant="other")
+    world.loop.pass_time(MAX_AGE_S - 70)
+    assert world.job(merged) is not None
 
 
 # ---- requests ----------------------------------------------------------------------------
@@ -246,6 +251,17 @@ def shuts_down_over_the_grace(world: World, asked: Asked) -> None:
     world.shut_down()
     world.loop.pass_time(GRACE_S + ARCHIVE_GRACE_S + 1)
     world.check_answers()
+
+
+def shuts_down_while_the_disk_hangs(world: World, asked: Asked) -> None:
+    """Whoever waits until something is saved waits for no longer than the shutdown."""
+    assert world.gates.opened is not None
+    world.gates.opened.discard("save")
+    for _ in range(2):
+        for place in world.gates.places(asked.seed)[:1]:
+            world.gates.let_go(place)
+            world.loop.settle()
+    shuts_down_over_the_grace(world, asked)
 
 
 def is_closed_and_opened(world: World, asked: Asked) -> None:

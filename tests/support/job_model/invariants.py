@@ -5,6 +5,7 @@ Does not know: what has happened.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from tests.support.job_model.executor import picture
@@ -112,6 +113,9 @@ def _check_threads(world: World) -> None:
         assert pool.running == len(calls)
         assert pool.running <= pool.size + pool.spare
         assert pool.held.total() == pool.running - pool.hung
+    timers = Counter(timer._callback.__name__ for timer in world.loop.timers())
+    assert timers["_exceed"] + timers["_give_up"] <= len(world.loop.fibers)
+    assert timers["_set"] <= len(world.manager.subscriptions)
 
 
 def _check_queue(world: World) -> None:
