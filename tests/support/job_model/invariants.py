@@ -127,9 +127,13 @@ def _check_queue(world: World) -> None:
     kinds = scheduler._startable_steps()
     assert scheduler._next_step(kinds) is None
     assert manager.export_calls.next_deadline is None
+    is_device_promised = False  # to a step that is due earlier, and waits for a place
     for step in manager.queue:
         clients = manager.registry.clients(step.active.uid)
         needs_device = step.name in DEVICE_STEPS
+        if needs_device and step.active.running and is_device_promised:
+            continue
+        is_device_promised = is_device_promised or needs_device
         if scheduler._has_room or scheduler._has_spare_room_for(clients):
             has_thread = needs_device or manager.threads.cpu_has_room_for(clients)
             assert not (has_thread and step.name in kinds)

@@ -41,6 +41,7 @@ class Complaints(logging.Handler):
         record.exc_info = None  # pytest keeps records, and so the frames of what has failed
 
     def note(self, *what: object) -> None:
+        """Note something that must not happen."""
         if not self.are_allowed:
             (self.late if self._is_over else self.all).append(what)
 

@@ -252,9 +252,14 @@ class World(Clients):
                 self.loop.settle()
             self.close()
         finally:
-            logging.getLogger("trellis2_server").removeHandler(self.complaints)
+            self.abandon()
+
+    def abandon(self) -> None:
+        """End the world without a look: it has failed."""
+        logging.getLogger("trellis2_server").removeHandler(self.complaints)
+        if not self.loop.is_closed():
             self.loop.close()
-            self.complaints.note_later()
+        self.complaints.note_later()
 
 
 def _files(job: Job) -> set[str]:
