@@ -4,11 +4,14 @@
     python bench/soak.py --minutes 20 --json   print one JSON line
 
 Correct clients generate models, with and without textures, synchronously and asynchronously,
-follow jobs, cancel some of them, and read parts of files. Faulty clients send garbage, wrong keys
-and incomplete requests, disconnect at any time, and hold connections open. Each reply is compared
-with the statuses that are allowed for its request. Any other reply is an unexplained error; there
-must be none. Memory, file descriptors and threads of the process are sampled after a warm-up and
-at the end, while another process requests `/healthcheck` continuously.
+from pictures and meshes, export and convert them, follow jobs, ask for jobs that are about to age
+out, cancel or delete some of them, and read parts of files. Faulty clients send garbage, wrong keys
+and incomplete requests, disconnect at any time, and hold connections open; decoders are killed.
+Each reply is compared with the statuses that are allowed for its request: an error among them is
+counted as explained. Any other reply is an unexplained error; there must be none. Memory, file
+descriptors and threads of the server's process, and the number and memory of its children, are
+sampled each second after a warm-up: the medians of the first and last tenth, and the slope per
+hour. Meanwhile another process requests `/healthcheck` continuously.
 
 Routes that the server does not have are omitted and listed in `left_out`.
 """
@@ -19,7 +22,6 @@ import argparse
 import contextlib
 import http.client
 import json
-import statistics
 import subprocess
 import sys
 import threading
@@ -39,6 +41,8 @@ from bench.server import (  # noqa: E402 - after the path is set
     summarize_probe,
 )
 from bench.soak_client import KEYS, Client  # noqa: E402
+from bench.soak_models import ModelClient  # noqa: E402
+from bench.soak_process import sample, summarize  # noqa: E402
 
 CONFIG: Final = {
     "model": {"engine": "preview", "background": "none"},
@@ -61,15 +65,6 @@ CONFIG: Final = {
 OPTIONAL_ROUTES: Final = {
     "/jobs", "/jobs/{name}", "/jobs/{name}/{file_name}", "/jobs/{name}/export", "/events/{name}",
 }  # fmt: skip
-
-
-def sample(server: Server) -> dict[str, float]:
-    process = Path(f"/proc/{server.process.pid}")
-    return {
-        "rss_mb": server.resident_mb(),
-        "descriptors": sum(1 for _ in (process / "fd").iterdir()),
-        "threads": sum(1 for _ in (process / "task").iterdir()),
-    }
 
 
 def routes_of(server: Server) -> set[str]:
@@ -95,8 +90,9 @@ def soak(server: Server, minutes: float, clients: int) -> dict[str, Any]:
     done: Counter[str] = Counter()
     unexplained: list[str] = []
 
-    def run(number: int) -> None:
-        client = Client(server, number, routes)
+    all_clients = [ModelClient(server, number, routes) for number in range(clients)]
+
+    def run(client: Client) -> None:
         kinds = client.behaviours()
         while time.monotonic() - begin < seconds:
             kind = client.random.choice(kinds)
@@ -106,7 +102,7 @@ def soak(server: Server, minutes: float, clients: int) -> dict[str, Any]:
                 unexplained.append(f"{kind.__name__}: {type(error).__name__}: {error}")
             done[kind.__name__] += 1
 
-    threads = [threading.Thread(target=run, args=(k,)) for k in range(clients)]
+    threads = [threading.Thread(target=run, args=(client,)) for client in all_clients]
     for thread in threads:
         thread.start()
     threading.Event().wait(warm_s)
@@ -116,20 +112,19 @@ def soak(server: Server, minutes: float, clients: int) -> dict[str, Any]:
         stdout=subprocess.PIPE,
     ) as probe:
         while any(thread.is_alive() for thread in threads):
-            samples.append((time.monotonic() - begin, sample(server)))
+            samples.append((time.monotonic() - begin, sample(server.process.pid)))
             threading.Event().wait(1)
         health = summarize_probe(probe.communicate()[0])
-    busy = [each for at, each in samples if at <= seconds]
-    part = max(1, len(busy) // 10)
+    busy = [(at, each) for at, each in samples if at <= seconds]
     result: dict[str, Any] = {"minutes": minutes, "clients": clients, "left_out": []}
     result["left_out"] = sorted(OPTIONAL_ROUTES - routes)
-    for name in ("rss_mb", "descriptors", "threads"):
-        result[f"{name}_early"] = statistics.median(each[name] for each in busy[:part])
-        result[f"{name}_late"] = statistics.median(each[name] for each in busy[-part:])
+    result |= summarize(busy)
     wait_until_idle(server)
-    result |= {f"{name}_idle": value for name, value in sample(server).items()}
+    result |= {f"{name}_idle": value for name, value in sample(server.process.pid).items()}
     result |= health
     result["requests"] = dict(sorted(done.items()))
+    explained = sum((client.explained for client in all_clients), Counter[str]())
+    result["explained"] = dict(sorted(explained.items()))
     result["unexplained"] = len(unexplained)
     result["examples"] = unexplained[:10]
     return result

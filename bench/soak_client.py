@@ -10,6 +10,7 @@ import random
 import socket
 import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from bench.server import (
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 KEYS: Final = ("soak-key-one-5c1d", "soak-key-two-90ef")
 
 
+#: Longest time until the reply to a correct request, seconds.
+PATIENCE_S: Final = 240.0
 #: Longest time until the server closes the connection of a faulty client, seconds.
 SHORT_S: Final = 30.0
 
@@ -49,6 +52,9 @@ class Client:
         server: the server.
         number: number of the client, which determines its seed, key and pictures.
         routes: routes that the server has.
+
+    Attributes:
+        explained: number of errors that are allowed for their requests, by status.
     """
 
     def __init__(self, server: Server, number: int, routes: set[str]) -> None:
@@ -56,6 +62,7 @@ class Client:
         self.random = random.Random(number)  # noqa: S311 - no secret
         self.key = KEYS[number % len(KEYS)]
         self.routes = routes
+        self.explained: Counter[str] = Counter()
         self.pictures = [
             base64.b64encode(png(draw_picture(number % 4 * 10 + k, 128))).decode() for k in range(4)
         ]
@@ -75,13 +82,20 @@ class Client:
         if key is not None:
             sent["X-API-Key"] = key or self.key
         content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        connection = http.client.HTTPConnection(HOST, self.server.port, timeout=120)
+        connection = http.client.HTTPConnection(HOST, self.server.port, timeout=PATIENCE_S)
         with contextlib.closing(connection):
-            connection.request(method, path, content, sent)
-            response = connection.getresponse()
-            received = {name.lower(): value for name, value in response.getheaders()}
-            reply = Reply(response.status, received, response.read())
+            try:
+                connection.request(method, path, content, sent)
+                response = connection.getresponse()
+                received = {name.lower(): value for name, value in response.getheaders()}
+                reply = Reply(response.status, received, response.read())
+            except TimeoutError as error:
+                raise UnexplainedError(
+                    f"{method} {path}: no reply in {PATIENCE_S:.0f} s"
+                ) from error
         self.check(f"{method} {path}", reply, allowed, sent["X-Request-Id"])
+        if reply.status >= 400:
+            self.explained[str(reply.status)] += 1
         return reply
 
     @staticmethod
@@ -174,7 +188,7 @@ class Client:
         if sent.status != 200:
             return
         uid = json.loads(sent.content)["uid"]
-        connection = http.client.HTTPConnection(HOST, self.server.port, timeout=120)
+        connection = http.client.HTTPConnection(HOST, self.server.port, timeout=PATIENCE_S)
         with contextlib.closing(connection):
             connection.request("GET", f"/events/{uid}", headers={"X-API-Key": self.key})
             reply = connection.getresponse()

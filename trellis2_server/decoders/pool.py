@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from functools import partial
+from operator import methodcaller
 from typing import TYPE_CHECKING, Final, Protocol
 
 from trellis2_server.decoders.process import (
@@ -151,8 +152,8 @@ class DecoderPool:
         started = time.monotonic()
         try:
             with self._place(check) as place:
-                call = partial(
-                    DecoderProcess.call,
+                call = methodcaller(
+                    "call",
                     task=task,
                     content=content,
                     arguments=arguments,

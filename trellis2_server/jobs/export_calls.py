@@ -215,6 +215,7 @@ class ExportCalls:
             call.is_stopped = True
             if is_waiting:
                 self._waiting.remove(call)
+                self._forget_idle_clients()
                 self.on_change()
 
     # ---- running -------------------------------------------------------------------------
@@ -241,9 +242,12 @@ class ExportCalls:
         future.add_done_callback(partial(self._ended, call))
 
     def _note_turn(self, call: ExportCall) -> None:
+        self._last_turns.update(dict.fromkeys(call.clients, self._clock()))
+        self._forget_idle_clients()
+
+    def _forget_idle_clients(self) -> None:
         busy = {client for each in (*self._waiting, *self._running) for client in each.clients}
-        turns = self._last_turns | dict.fromkeys(call.clients, self._clock())
-        self._last_turns = {client: at for client, at in turns.items() if client in busy}
+        self._last_turns = {client: at for client, at in self._last_turns.items() if client in busy}
 
     def _ended(self, call: ExportCall, future: asyncio.Future[bytes]) -> None:
         self._running.discard(call)
@@ -267,6 +271,7 @@ class ExportCalls:
             if not call.done.done():
                 _fail(call, error)
         self._waiting.clear()
+        self._forget_idle_clients()
 
 
 def _fail(call: ExportCall, error: ServerError) -> None:

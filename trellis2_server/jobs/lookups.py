@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from trellis2_server.errors import EngineBrokenError, JobCancelledError, ServerError
 from trellis2_server.inputs.background import ModelPending
-from trellis2_server.jobs.pending_models import call_when_loaded
+from trellis2_server.jobs.pending_models import ModelWait
 from trellis2_server.jobs.threads import StepCancelled
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Lookup:
         done: future that resolves to the name of the picture's job, or to the error.
         is_stopped: set when no request waits; the cut-out stops at its next report.
         context: of the first request; the cut-out runs in a copy of it.
+        model_wait: while it waits for a background model.
     """
 
     upload: Upload
@@ -58,6 +59,7 @@ class Lookup:
     done: asyncio.Future[str | ServerError] = field(default_factory=_future)
     is_stopped: bool = False
     context: Context = field(default_factory=copy_context)
+    model_wait: ModelWait | None = None
 
     def report(self, stage: str, step: int, steps: int) -> None:
         """Do nothing, on any thread, while a request waits.
@@ -220,7 +222,7 @@ class Lookups:
                 self._queue.append(lookup)
                 self.wake()
 
-        call_when_loaded(pending, requeue)
+        lookup.model_wait = ModelWait(pending, requeue)
 
     def _resolve(self, lookup: Lookup, name: str | ServerError) -> None:
         if not lookup.done.done():
@@ -231,7 +233,9 @@ class Lookups:
     def _drop(self, lookup: Lookup) -> None:
         """Forget a lookup; a cut-out that runs stops at its next report."""
         lookup.is_stopped = True
-        lookup.picture = b""  # a timer, or a model that loads, may refer to the lookup for long
+        lookup.picture = b""  # the step's thread may refer to the lookup for long
+        if lookup.model_wait is not None:
+            lookup.model_wait.cancel()
         if self._by_upload.get(lookup.upload) is lookup:
             del self._by_upload[lookup.upload]
         if lookup in self._queue:

@@ -98,9 +98,12 @@ class EngineMaintenance:
         return True
 
     def schedule_idle_unload(self) -> None:
-        """Unload the engine after the idle time, unless that is cancelled before."""
+        """Unload the engine after the idle time, unless that is cancelled before.
+
+        Does nothing once the process accepts no more work: no timer is left behind.
+        """
         self.cancel_idle_unload()
-        if self._idle_unload_s is not None:
+        if self._idle_unload_s is not None and self._availability.is_open:
             loop = asyncio.get_running_loop()
             self._idle_timer = loop.call_later(self._idle_unload_s, self._unload)
 

@@ -263,6 +263,7 @@ class JobManager:
             await self._is_closed.wait()
             return
         self.availability.is_closing = self.lifecycle.is_stopped = True
+        self.maintenance.cancel_idle_unload()
         self._refuse(running=False)
         if not self.is_drained.is_set():
             with suppress(asyncio.TimeoutError):
@@ -288,8 +289,7 @@ class JobManager:
     def close_soon(self) -> None:
         """Start `close` on the event loop; may be called from a signal handler."""
 
-        def begin() -> None:
-            # Referenced, because a task without a reference may be collected.
+        def begin() -> None:  # referenced, because a task without a reference may be collected
             self._closing.add(self._loop.create_task(self.close()))
 
         self._loop.call_soon_threadsafe(begin)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trellis2_server.errors import ServerError
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.jobs.job import Job, Progress
+    from trellis2_server.jobs.pending_models import ModelWait
     from trellis2_server.jobs.steps import Step
     from trellis2_server.jobs.uploads import Upload
 
@@ -104,6 +105,7 @@ class ActiveJob:
         context: of the request that created the job; its steps run in copies of it.
         has_used_engine: whether the engine has worked for the job.
         is_counted: whether the job has been counted as one that used the engine.
+        model_wait: while its cut-out waits for a background model.
     """
 
     uid: str
@@ -126,6 +128,7 @@ class ActiveJob:
     context: Context = dataclass_field(default_factory=copy_context)
     has_used_engine: bool = False
     is_counted: bool = False
+    model_wait: ModelWait | None = None
 
     def add_step(self, name: Step, call: Callable[[], Any]) -> JobStep:
         """Add a step that waits; return it."""
@@ -159,6 +162,8 @@ class ActiveJob:
             if not step.is_running:
                 del self.steps[name]
                 step.call = _do_nothing  # others may refer to the step for long; a call holds files
+        if self.model_wait is not None:
+            self.model_wait.cancel()
         self.mesh = None
         self.data = Intermediates()
 

@@ -172,10 +172,16 @@ def _text(job: Job) -> str:
         "files": [artifact.name for artifact in files if artifact],
         "error": [type(job.error).__name__, str(job.error)] if job.error else None,
         "timings": dict(job.timings),
-        "options": asdict(job.options),
+        "options": _option_values(job.options),
     }
     text = json.dumps(record)
     return json.dumps({**record, _CHECKSUM: _checksum(job.uid, text)})
+
+
+@functools.lru_cache(maxsize=256)
+def _option_values(options: Options) -> Mapping[str, object]:
+    """Return the options as JSON values: a job has about ten records with the same ones."""
+    return asdict(options)
 
 
 def _read(saved: SavedJob) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from trellis2_server.errors import EngineBrokenError, ServerError
 from trellis2_server.jobs.endings import bare
 from trellis2_server.jobs.job import INPUT_FILE, SHAPE_FILE, TEXTURED_FILE, Progress, Status
-from trellis2_server.jobs.pending_models import call_when_loaded
+from trellis2_server.jobs.pending_models import ModelWait
 from trellis2_server.jobs.queue import job_future
 from trellis2_server.jobs.scheduler import TEXTURE_PATIENCE_S
 from trellis2_server.storage.snapshots import FIELD_SNAPSHOT, SHAPE_SNAPSHOT, mesh_snapshot
@@ -132,7 +132,7 @@ class StepResults:
             if active.steps.get("cutout") is waiting:
                 self.enqueue(active, "cutout", waiting.call)
 
-        call_when_loaded(pending, requeue)
+        active.model_wait = ModelWait(pending, requeue)
 
     # ---- results -------------------------------------------------------------------------
 

@@ -98,12 +98,15 @@ class Archive:
 
     async def close(self) -> None:
         """Write what is left, if possible, and close the store."""
-        await self.flush()
-        self.retry_failed_writes()
-        await self.flush()
-        await self._writes.close()
-        self._reads.close()
-        self._deferred.close()
+        try:
+            await self.flush()
+            self.retry_failed_writes()
+            await self.flush()
+        finally:  # also if a disk does not answer, and this is cancelled
+            closed = self._writes.close()
+            self._reads.close()
+            self._deferred.close()
+        await closed
 
     async def flush(self) -> None:
         """Wait until everything, deferred files included, is written or could not be."""
@@ -111,15 +114,12 @@ class Archive:
         await self._writes.wait()
 
     async def wait_until_saved(self, uid: str) -> None:
-        """Wait until a job, as it is now, is written, without bulk files; see `WriteQueue`.
-
-        Returns at once without a folder, and while the folder fails (see `notes`).
-        """
+        """Wait until a job, as it is now, is written, without bulk files; not while that fails."""
         if self.is_persistent:
             await self._writes.wait_until_saved(uid)
 
     async def wait_until_deleted(self, uid: str) -> bool:
-        """Wait until a removed job cannot come back after a restart; return whether that is so."""
+        """Wait until a removed job cannot come back after a restart; return whether it cannot."""
         return not self.is_persistent or await self._writes.wait_until_deleted(uid)
 
     def retry_failed_writes(self) -> None:

@@ -122,11 +122,17 @@ class WriteQueue:
             await self._turn_ended.wait()
         return not self._pending.is_deleting(uid)
 
-    async def close(self) -> None:
-        """Close the store and accept no more changes."""
+    def close(self) -> asyncio.Future[None]:
+        """Accept no more changes, and close the store as soon as a write that runs has ended.
+
+        Nobody waits for that write any more.
+        """
+        if self._writing is not None:
+            self._give_up("it does not answer")
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._executor, self._store.close)
+        closing = loop.run_in_executor(self._executor, self._store.close)
         self._executor.shutdown(wait=False)
+        return closing
 
     # ---- changes ---------------------------------------------------------------------
 
@@ -198,7 +204,8 @@ class WriteQueue:
     @contextmanager
     def _stall_noted(self) -> Generator[None]:
         """Count the disk as failing if a turn takes too long, until it ends."""
-        timer = asyncio.get_running_loop().call_later(STALL_S, self._note_stall)
+        text = f"it has not answered for {STALL_S:.0f} s"
+        timer = asyncio.get_running_loop().call_later(STALL_S, self._give_up, text)
         try:
             yield
         finally:
@@ -206,9 +213,10 @@ class WriteQueue:
             self._is_stalled = False
             self._end_turn()
 
-    def _note_stall(self) -> None:
+    def _give_up(self, reason: str) -> None:
+        """Have nobody wait for the turn that runs."""
         self._is_stalled = True
-        self.set_failed(StoreError(f"it has not answered for {STALL_S:.0f} s"))
+        self.set_failed(StoreError(reason))
         self._end_turn()
 
     def _end_turn(self) -> None:
