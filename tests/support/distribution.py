@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 #: Files that take longer than seven seconds on two cores, longest first.
 LONG = (
     "tests/hostile/test_attacks.py",
-    "tests/jobs/test_lookups_model.py",
+    "tests/jobs/test_job_states.py",
     "tests/page/test_generation.py",
     "tests/decoders/test_server_process.py",
-    "tests/jobs/test_manager_model.py",
+    "tests/jobs/test_job_model.py",
     "tests/hostile/test_mutations.py",
     "tests/cli/test_serve.py",
     "tests/decoders/test_process.py",
@@ -32,7 +32,6 @@ LONG = (
     "tests/storage/test_disk_faults.py",
     "tests/decoders/test_background.py",
     "tests/decoders/test_confinement.py",
-    "tests/jobs/test_decoder_model.py",
     "tests/api/test_fuzz.py",
     "tests/docs/test_examples.py",
     "tests/api/routes/test_mesh_texturing.py",
