@@ -246,6 +246,20 @@ def test_interleaved_values_are_told_apart_by_offset_and_stride() -> None:
     assert read_accessor(glb.document, glb.data, second).tolist() == uvs[1:].tolist()
 
 
+def test_an_offset_that_is_not_given_is_zero() -> None:
+    glb = Glb()
+    index = glb.accessor(CORNERS)
+    del glb.document["bufferViews"][0]["byteOffset"]
+    assert read_accessor(glb.document, glb.data, index).tolist() == CORNERS.tolist()
+    glb = Glb()
+    glb.view(png(noise(2, 2)))
+    glb.primitive()
+    glb.material(pbrMetallicRoughness={"baseColorTexture": {"index": 0}})
+    glb.document |= {"textures": [{"source": 0}], "images": [{"bufferView": 0}]}
+    del glb.document["bufferViews"][0]["byteOffset"]
+    assert load_glb(bytes(glb)).base_color.tolist() == noise(2, 2).tolist()
+
+
 @pytest.mark.parametrize(
     ("dtype", "values", "wanted"),
     [

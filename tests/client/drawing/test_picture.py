@@ -133,7 +133,9 @@ def test_the_default_frame_is_that_of_the_model() -> None:
 
 
 def ball() -> bytes:
-    content = trimesh.creation.icosphere(subdivisions=1).export(file_type="glb")
+    mesh = trimesh.creation.icosphere(subdivisions=1)
+    mesh.apply_translation([1.0, 3.0, -0.5])
+    content = mesh.export(file_type="glb")
     assert isinstance(content, bytes)
     return content
 
