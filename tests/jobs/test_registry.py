@@ -235,3 +235,160 @@ class Tables(RuleBasedStateMachine):
 
 TestTables = Tables.TestCase
 TestTables.settings = settings(max_examples=30, stateful_step_count=20)
+
+
+# ---- names, clients, owners ----------------------------------------------------------------------
+
+
+def test_clients_of_a_job_come_and_go() -> None:
+    registry = JobRegistry()
+    known, other = registry.put(job()), registry.put(job())
+    for client in ("a", "b", "a"):
+        registry.add_client(known.uid, client)
+    assert registry.clients(known.uid) == {"a", "b"}
+    assert registry.clients(other.uid) == registry.clients("unknown") == frozenset()
+    assert not registry.remove_client(known.uid, "a")
+    assert registry.remove_client(known.uid, "never asked")
+    assert registry.remove_client(known.uid, "b")
+    assert registry.clients(known.uid) == frozenset()
+
+
+def test_a_merged_job_leaves_its_clients_and_names_to_the_known_one() -> None:
+    journal = Journal()
+    registry = JobRegistry(journal)
+    known, merged, third = (registry.put(job(image_hash=HASH)) for _ in range(3))
+    registry.add_client(known.uid, "a")
+    registry.add_client(merged.uid, "b")
+    alias = registry.create_alias(merged, "obj")
+    other = registry.create_alias(third, "obj")
+    registry.merge(merged.uid, known.uid)
+    assert registry.clients(known.uid) == {"a", "b"}
+    assert merged.uid not in registry
+    assert registry[merged.uid] is known
+    assert registry.get(alias).uid == registry.get(merged.uid).uid == known.uid
+    assert registry.get(other).uid == third.uid
+    assert registry.alias_delivery(f" {alias.upper()} ") == "obj"
+    assert registry.alias_delivery(merged.uid) is None
+    assert journal.stored["alias", merged.uid] == (known.uid, None)
+    assert journal.stored["ticket", alias] == (known.uid, "obj")
+    assert journal.stored["ticket", other] == (third.uid, "obj")
+    registry.remove(third.uid)
+    with pytest.raises(JobNotFoundError):
+        registry.get(other)
+    assert registry.alias_delivery(other) is None
+    assert registry.get(alias).uid == known.uid
+
+
+def test_the_same_delivery_of_a_job_has_one_alias() -> None:
+    journal = Journal()
+    registry = JobRegistry(journal)
+    known, other = registry.put(job()), registry.put(job())
+    first = registry.create_alias(known, "obj")
+    assert registry.create_alias(known, "obj") == first
+    assert len({first, registry.create_alias(known, "glb"), registry.create_alias(other, "obj")}) == 3
+    assert journal.names.count(("ticket", known.uid)) == 2
+    after = JobRegistry()
+    after.put(known)
+    journal.restore(after)
+    assert after.create_alias(known, "obj") == first
+
+
+def test_an_owner_finds_their_own_jobs_only() -> None:
+    registry = JobRegistry()
+    hers = registry.put(job(owner="alice", image_hash=HASH, shape_md5="c" * 32))
+    his = registry.put(job(owner="bob", image_hash=HASH))
+    assert registry.get(HASH, "alice") is hers
+    assert registry.get(HASH, "bob") is his
+    assert registry.find_by_shape("c" * 32, "alice") is hers
+    assert registry.find_by_shape("c" * 32, "bob") is None
+    assert registry.find_by_shape("d" * 32, "alice") is None
+    later = registry.put(job(owner="alice"))
+    assert registry.list_newest("alice") == [later, hers]
+    for name, owner in ((hers.uid, "bob"), (his.uid, "alice"), (hers.uid, ""), (HASH, "")):
+        with pytest.raises(JobNotFoundError, match="never created, or it has aged out"):
+            registry.get(name, owner)
+
+
+def test_a_shape_is_of_the_job_that_made_it_last_until_that_fails_or_goes() -> None:
+    registry = JobRegistry()
+    first, second = (registry.put(job(shape_md5="c" * 32)) for _ in range(2))
+    assert registry.find_by_shape("c" * 32) is second
+    registry.remove(first.uid)
+    assert registry.find_by_shape("c" * 32) is second
+    registry.put(second.changed(1.0, status=Status.ERROR, error=EngineError("no")))
+    assert registry.find_by_shape("c" * 32) is None
+    third = registry.put(job(shape_md5="c" * 32))
+    registry.remove(third.uid)
+    assert not registry._by_shape
+
+
+def test_a_key_is_of_its_origin_and_is_found_in_another_process() -> None:
+    journal = Journal()
+    before = JobRegistry(journal, "v1")
+    known = before.put(job())
+    before.bind_key(("upload", "x"), known.uid)
+    for origin, is_found in (("v1", True), ("v2", False), (None, False)):
+        after = JobRegistry(origin=origin)
+        after.put(known)
+        journal.restore(after)
+        assert (after.find_by_key(("upload", "x")) is known) is is_found
+        assert after.find_by_key(("upload", "y")) is None
+    assert journal.names == [("key", known.uid)]
+    assert before.find_by_key(("upload", "x")) is known
+    assert journal.names == [("key", known.uid), ("asked", known.uid)]
+    before.remove(known.uid)
+    assert before.find_by_key(("upload", "x")) is None
+    assert not before._by_key
+
+
+def test_a_journal_hears_of_every_job_and_its_end() -> None:
+    heard: list[tuple[str, str]] = []
+
+    class Listening(Journal):
+        def note(self, job: Job) -> None:
+            heard.append(("note", job.uid))
+
+        def remove(self, uid: str) -> None:
+            heard.append(("remove", uid))
+
+    registry = JobRegistry(Listening())
+    known = registry.put(job())
+    registry.put(known.changed(1.0, status=Status.COMPLETED))
+    aged = registry.remove_aged(2.0)
+    assert [each.uid for each in aged] == [known.uid]
+    assert heard == [("note", known.uid)] * 2 + [("remove", known.uid)]
+    assert registry.remove_aged(2.0) == []
+
+
+def test_a_job_whose_texture_is_requested_does_not_age_until_it_ends_again() -> None:
+    registry = JobRegistry()
+    done = registry.put(registry.put(job()).changed(1.0, status=Status.COMPLETED))
+    working = registry.put(done.changed(2.0, status=Status.TEXTURE_PROCESSING))
+    assert registry.remove_aged(100.0) == []
+    registry.put(working.changed(50.0, status=Status.COMPLETED))
+    assert registry.remove_aged(50.0) == []
+    assert len(registry.remove_aged(50.1)) == 1
+
+
+def test_as_many_old_jobs_are_given_as_asked_for() -> None:
+    registry = JobRegistry()
+    uids = [registry.put(registry.put(job()).changed(at, status=Status.ERROR)).uid for at in (1.0, 2.0, 3.0)]
+    assert [each.uid for each in registry.oldest_finished(2)] == uids[:2]
+    assert registry.oldest_finished(0) == []
+    assert (len(registry), [each.uid for each in registry]) == (3, uids)
+
+
+def test_restored_requests_count_for_the_age() -> None:
+    registry = JobRegistry()
+    old, new = (registry.put(registry.put(job()).changed(at, status=Status.COMPLETED)) for at in (1.0, 2.0))
+    registry.restore_requests({old.uid: 9.0})
+    assert [each.uid for each in registry.oldest_finished(9)] == [new.uid, old.uid]
+
+
+def test_unix_times_follow_from_the_clock() -> None:
+    known = job(created_unix_s=1000.0)
+    assert known.finished_unix_s is None
+    begun = Job(known.uid, OPTIONS, "gated", 50.0, created_unix_s=1000.0)
+    assert begun.changed(57.0, status=Status.ERROR).finished_unix_s == 1007.0
+    shown = begun.changed(51.0, status=Status.TEXTURE_PROCESSING, progress=Progress("bake", 0.5))
+    assert shown.progress == Progress("bake", 0.5)

@@ -94,6 +94,7 @@ class Rows:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.texts: list[str] = []
+        self.fraction = 0.0
         self.ended = 0
 
     def row(self, name: str) -> Rows:
@@ -102,6 +103,7 @@ class Rows:
 
     def show(self, progress: Progress) -> None:
         self.texts.append(progress.text)
+        self.fraction = progress.fraction
 
     def end(self) -> None:
         self.ended += 1
@@ -178,7 +180,7 @@ def test_a_thumbnail_of_another_type_is_drawn_from_the_glb(
     outcome, rows = run_alone(client, "--type", "ply", "--thumbnail", *arguments)
     assert client.asked[1] == ("u", file)
     assert "GLB" in str(outcome.error)
-    assert rows.texts[-1] == "drawing the thumbnail"
+    assert (rows.texts[-1], rows.fraction) == ("drawing the thumbnail", 1.0)
     del folder
 
 
