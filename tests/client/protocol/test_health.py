@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -91,7 +92,7 @@ def test_a_server_with_an_error_is_not_awaited_whatever_the_limit() -> None:
 def test_no_time_is_left_for_another_look_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "LOADING_POLL_S", 1.0)
     now = iter([100.0, 104.0, 104.001])
-    monkeypatch.setattr(health.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(health, "time", SimpleNamespace(monotonic=lambda: next(now)))
     done = waiting(LOADING, LOADING, limit_s=5.0)
     assert done.pauses == [1.0]
     assert isinstance(done.error, BusyError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -94,7 +95,7 @@ def test_the_time_limit_begins_with_the_first_failure_and_again_after_a_success(
 ) -> None:
     monkeypatch.setattr(retry.random, "random", lambda: 0.5)  # delays of 0.01, 0.02, …
     now = 100.0
-    monkeypatch.setattr(retry.time, "monotonic", lambda: now)
+    monkeypatch.setattr(retry, "time", SimpleNamespace(monotonic=lambda: now))
     error, backoff = UnreachableError("lost"), Backoff(10.0)
     backoff.next_delay_s(error)
     now = 109.98
