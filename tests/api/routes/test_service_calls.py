@@ -389,6 +389,7 @@ DOCUMENTED = {
     ("get", "/health"): {200, 503},
     ("get", "/worker_status"): {200, 401},
     ("get", "/metrics"): {200, 401},
+    ("get", "/page/options"): {200},
     ("get", "/jobs/{name}/{file_name}"): {200, 206, 304, 416, *READS, 429, 500, 503},
 }
 
