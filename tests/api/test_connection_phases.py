@@ -11,6 +11,7 @@ import pytest
 from uvicorn.server import ServerState
 
 from tests.support.managers import Clock, in_a_loop
+from tests.support.wire import Wire
 from trellis2_server.api import connections
 from trellis2_server.api.connections import (
     CHECK_INTERVAL_S,
@@ -20,7 +21,6 @@ from trellis2_server.api.connections import (
     Connection,
     uvicorn_config,
 )
-from trellis2_server.api.staged_close import LINGER_S, QUIET_S, StagedTransport
 from trellis2_server.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -28,53 +28,11 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 20.0
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+TWO_LENGTHS = (
+    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"0\r\n\r\n"
+)
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
-
-
-class Wire(asyncio.Transport):
-    """A transport that keeps what is written.
-
-    Attributes:
-        unsent: bytes that the client has not read.
-    """
-
-    def __init__(self, address: str, *, can_end: bool = True) -> None:
-        super().__init__()
-        self._address = address
-        self._can_end = can_end
-        self.written = b""
-        self.unsent = 0
-        self.is_aborted = self.is_closed = self.has_ended = self.is_paused = False
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return (self._address, 1) if name == "peername" else default
-
-    def write(self, data: Any) -> None:
-        self.written += bytes(data)
-
-    def get_write_buffer_size(self) -> int:
-        return self.unsent
-
-    def is_closing(self) -> bool:
-        return self.is_aborted or self.is_closed
-
-    def abort(self) -> None:
-        self.is_aborted = True
-
-    def close(self) -> None:
-        self.is_closed = True
-
-    def can_write_eof(self) -> bool:
-        return self._can_end
-
-    def write_eof(self) -> None:
-        self.has_ended = True
-
-    def pause_reading(self) -> None:
-        self.is_paused = True
-
-    def resume_reading(self) -> None:
-        self.is_paused = False
 
 
 class Serving:
@@ -103,9 +61,7 @@ class Serving:
     def connect(self, address: str = "192.0.2.1", **wire: bool) -> tuple[Connection, Wire]:
         protocol: Any = self.config.http_protocol_class
         loop = asyncio.get_running_loop()
-        connection = protocol(
-            config=self.config, server_state=self.state, app_state={}, _loop=loop
-        )
+        connection = protocol(config=self.config, server_state=self.state, app_state={}, _loop=loop)
         transport = Wire(address, **wire)
         connection.connection_made(transport)
         return connection, transport
@@ -293,7 +249,11 @@ async def test_if_all_connections_are_busy_anybody_is_refused() -> None:
     ("sent", "status", "text"),
     [
         (b"\x00\x01\r\n\r\n", 400, "this is not a valid HTTP request"),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * MAX_HEAD_BYTES, 431, "over the limit of 32768"),
+        (
+            b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * MAX_HEAD_BYTES,
+            431,
+            "over the limit of 32768",
+        ),
         (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501, "only chunked"),
     ],
 )
@@ -357,8 +317,7 @@ async def test_a_request_that_was_read_keeps_its_connection() -> None:
     "head",
     [
         POST,
-        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
-        b"0\r\n\r\n",
+        TWO_LENGTHS,
     ],
     ids=["not read", "two lengths"],
 )
@@ -404,83 +363,4 @@ def test_the_configuration_follows_from_the_settings() -> None:
 
 def test_the_limits_are_what_they_are_said_to_be() -> None:
     assert (MAX_HEAD_BYTES, KEEP_ALIVE_S, CONNECTIONS_FULL_RETRY_AFTER_S) == (32_768, 30, 5)
-    assert (CHECK_INTERVAL_S, LINGER_S, QUIET_S) == (1.0, 5.0, 1.0)
-
-
-# ---- closing in stages -----------------------------------------------------------------------------
-
-
-class Loop:
-    """Timers that a test lets go off."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.timers: list[tuple[float, Any]] = []
-        self.cancelled = 0
-
-    def time(self) -> float:
-        return self.now
-
-    def call_later(self, delay_s: float, call: Any) -> Any:
-        self.timers.append((self.now + delay_s, call))
-        return self
-
-    def cancel(self) -> None:
-        self.cancelled += 1
-
-    def go_on(self) -> None:
-        self.now, call = self.timers.pop(0)
-        call()
-
-
-def staged(*, is_receiving: bool = True, can_end: bool = True) -> tuple[StagedTransport, Wire, Loop]:
-    wire, loop = Wire("", can_end=can_end), Loop()
-    timers: Any = loop
-    return StagedTransport(wire, lambda: is_receiving, timers), wire, loop
-
-
-def test_a_client_that_sends_nothing_is_closed_at_once() -> None:
-    for arguments in ({"is_receiving": False}, {"can_end": False}):
-        transport, wire, loop = staged(**arguments)
-        transport.close()
-        assert (wire.is_closed, wire.has_ended, loop.timers) == (True, False, [])
-        assert transport.is_closing()
-        assert not transport.is_lingering
-
-
-def test_a_client_that_still_sends_gets_time_to_read_the_response() -> None:
-    transport, wire, loop = staged()
-    wire.pause_reading()
-    assert not transport.is_closing()
-    transport.close()
-    assert (wire.is_closed, wire.has_ended, wire.is_paused) == (False, True, False)
-    assert transport.is_closing()
-    assert transport.is_lingering
-    wire.has_ended = False
-    transport.close()
-    assert not wire.has_ended
-    for _ in range(4):
-        transport.discard()
-        loop.go_on()
-        assert not wire.is_aborted
-    transport.discard()
-    loop.go_on()  # at the end of the time
-    assert (wire.is_aborted, loop.now) == (True, LINGER_S)
-
-
-def test_a_client_that_is_quiet_is_closed_and_one_that_still_reads_is_not() -> None:
-    transport, wire, loop = staged()
-    transport.close()
-    wire.unsent = 1
-    for _ in range(9):
-        loop.go_on()
-        assert not wire.is_aborted
-    wire.unsent = 0
-    loop.go_on()
-    assert wire.is_aborted
-    assert loop.now == 10 * QUIET_S
-    transport.closed()
-    assert loop.cancelled == 1
-    other, _, none = staged()
-    other.closed()
-    assert none.cancelled == 0
+    assert CHECK_INTERVAL_S == 1.0

@@ -301,7 +301,7 @@ def test_a_body_is_held_once_beside_its_file(kind: str) -> None:
     assert peak < size * (copies + 0.3)
 
 
-# ---- limits: at, and one over ----------------------------------------------------------------------
+# ---- limits: at, and one over --------------------------------------------------------------------
 
 
 def refuses(content: bytes, kind: str = TYPE) -> bool:

@@ -34,7 +34,7 @@ class Service:
         self.answers = answers
         self.calls: list[str] = []
         self.given: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
-        self.on_call: Any = lambda name: None
+        self.on_call: Any = lambda _: None
 
     def __getattr__(self, name: str) -> Any:
         async def call(*arguments: Any, **named: Any) -> Any:
@@ -103,7 +103,9 @@ def test_without_a_picture_a_request_is_told_what_is_missing(
 
 
 @pytest.mark.parametrize("texture", [None, False, True])
-def test_files_are_released_before_a_model_is_waited_for(texture: bool | None) -> None:
+def test_files_are_released_before_a_model_is_waited_for(
+    texture: bool | None,  # noqa: FBT001 - a parameter of the test
+) -> None:
     asked = request(texture=texture, file_type="ply")
     service: Any = Service(
         submit=PLAIN, wait_for_shape=SHAPED, wait_for_texture=DONE, convert="content"
@@ -185,7 +187,7 @@ def test_a_job_is_named_by_its_hash_then_its_uid_then_its_picture() -> None:
     )  # fmt: skip
     for field in ("image_hash", "uid"):
         for value in (7, 0, ["x"]):
-            with pytest.raises(InputError, match=f"^{field}: must be a string$"):
+            with pytest.raises(InputError, match=rf"^{field}: must be a string$"):
                 run(find_job(request(**{field: value}), service, ANONYMOUS))
-    with pytest.raises(InputError, match="^image_hash: missing"):
+    with pytest.raises(InputError, match=r"^image_hash: missing"):
         run(find_job(request(None), service, ANONYMOUS))

@@ -126,7 +126,7 @@ def test_files_above_the_limit_are_not_decoded() -> None:
             decode_base64(text, max_bytes=limit)
 
 
-# ---- limits: at, and one over ----------------------------------------------------------------------
+# ---- limits: at, and one over --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("length", "is_long"), [(LONG_BYTES - 1, False), (LONG_BYTES, True)])

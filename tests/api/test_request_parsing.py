@@ -129,7 +129,7 @@ def test_any_form_is_parsed_or_rejected(parts: list[bytes]) -> None:
         str(error).encode()
 
 
-# ---- the account of the body -----------------------------------------------------------------------
+# ---- the account of the body ---------------------------------------------------------------------
 
 
 def account(budget: int = 2**30) -> BodyAccount:
@@ -142,9 +142,7 @@ def test_after_parsing_only_the_files_are_held(kind: str) -> None:
     content, content_type = {
         "json": (json.dumps({"image": encoded(picture()), "mesh": encoded(mesh)}).encode(), ""),
         "form": (
-            form(
-                ('name="image"; filename="a"', picture()), ('name="mesh"; filename="b"', mesh)
-            ),
+            form(('name="image"; filename="a"', picture()), ('name="mesh"; filename="b"', mesh)),
             FORM,
         ),
         "picture": (picture(), "image/png"),
@@ -244,9 +242,9 @@ def test_a_body_that_is_no_request_is_told_why(content: bytes, message: str) -> 
 
 
 def test_a_form_has_no_other_files_and_no_empty_ones() -> None:
-    with pytest.raises(InputError, match="^image: empty$"):
+    with pytest.raises(InputError, match=r"^image: empty$"):
         parse([form(('name="image"; filename="a"', b""))], FORM)
-    with pytest.raises(InputError, match="^photo: is a file; only image and mesh may be files$"):
+    with pytest.raises(InputError, match=r"^photo: is a file; only image and mesh may be files$"):
         parse([form(('name="photo"; filename="a"', b"x"))], FORM)
     assert FILES == ("image", "mesh")
     nothing = parse([b'{"image": null, "mesh": null}'])

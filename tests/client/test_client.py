@@ -279,7 +279,9 @@ def test_generating_has_all_of_its_arguments() -> None:
 def test_submitting_waits_for_nothing(*, texture: bool) -> None:
     client = ByHand(b"picture", b"mesh", SENT) if texture else ByHand(b"picture", SENT)
     mesh = b"mesh" if texture else None
-    uid = client.submit(b"picture", mesh=mesh, texture=texture, type="ply", extra={"new": 1}, seed=3)
+    uid = client.submit(
+        b"picture", mesh=mesh, texture=texture, type="ply", extra={"new": 1}, seed=3
+    )
     assert uid == "a"
     sent = client.performed.asked[-1]
     assert isinstance(sent, Call)

@@ -92,7 +92,7 @@ def test_a_server_that_sends_no_data_times_out(ask: Ask, server: Server) -> None
         ask(server, "health", client={"timeout_s": 0.1})
 
 
-# ---- how httpx is used -----------------------------------------------------------------------------
+# ---- how httpx is used ---------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -178,9 +178,7 @@ def test_a_request_has_what_its_action_says() -> None:
 
 def test_a_reply_has_its_body_only_once_it_is_read() -> None:
     response = httpx.Response(201, headers={"ETag": "x"}, content=b"body")
-    assert read_reply(response) == Reply(
-        201, {"etag": "x", "content-length": "4"}, b"body"
-    )
+    assert read_reply(response) == Reply(201, {"etag": "x", "content-length": "4"}, b"body")
     unread = httpx.Response(200, stream=httpx.ByteStream(b"body"))
     assert read_reply(unread).body == b""
 

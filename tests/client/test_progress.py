@@ -155,7 +155,10 @@ def test_a_server_has_progress(health: Health, fraction: float, text: str) -> No
     [
         (JobState("a", "error"), "failed"),
         (JobState("a", "texture_processing"), "texture"),
-        (JobState("a", "shape_processing", queue_position=1, stage="s"), "waiting, position 1 in the queue"),
+        (
+            JobState("a", "shape_processing", queue_position=1, stage="s"),
+            "waiting, position 1 in the queue",
+        ),
         (JobState("a", "shape_processing", stage="s", step=0, steps=2), "shape: s 0 of 2"),
         (JobState("a", "shape_processing", stage="s", step=1), "shape: s"),
         (JobState("a", "shape_processing", stage="s", steps=2), "shape: s"),

@@ -68,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Served
 
-    def do_GET(self) -> None:  # noqa: N802 - as the base class calls it
+    def do_GET(self) -> None:
         if self.path == "/held":
             self.send_response(200)
             self.send_header("Content-Length", "1000")
@@ -81,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._answer(404 if self.path == "/none" else 200, self.headers.get("X-Sent", "").encode())
 
-    def do_POST(self) -> None:  # noqa: N802 - same
+    def do_POST(self) -> None:
         self._answer(201, self.rfile.read(int(self.headers["Content-Length"])))
 
     def _answer(self, status: int, body: bytes) -> None:

@@ -77,7 +77,9 @@ class Parts:
     def __init__(self, shelf: Shelf | None = None, **worker: Any) -> None:
         self.shelf, self.calls = shelf or Shelf(), Calls()
         # Smaller than an operator may set it: sizes stay readable.
-        limits = Settings().worker.model_copy(update={"max_result_bytes": MAX_RESULT_BYTES, **worker})
+        limits = Settings().worker.model_copy(
+            update={"max_result_bytes": MAX_RESULT_BYTES, **worker}
+        )
         archive: Any = self.shelf
         calls: Any = self.calls
         executor: Any = type("Executor", (), {"convert": staticmethod(lambda *_: b"")})

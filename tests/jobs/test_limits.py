@@ -1,4 +1,4 @@
-"""Limits of the settings at and one over, without threads: admission, conversions, client shares."""
+"""Limits of the settings, each at the limit and one over it; without threads."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from trellis2_server.errors import (
     TooManyRequestsError,
     UnhealthyError,
 )
-from trellis2_server.jobs import ages, export_calls, manager, progress, results, scheduler
 from trellis2_server.jobs import admission as module
+from trellis2_server.jobs import ages, export_calls, manager, progress, results, scheduler
 from trellis2_server.jobs.admission import Admission
 from trellis2_server.jobs.cleanup import ALL_THREADS_HANG, Cleanup
 from trellis2_server.jobs.export_calls import ExportCalls, ExportWork
@@ -123,7 +123,7 @@ async def test_a_client_may_have_as_many_unfinished_jobs_as_the_limit(
         gate.add(OTHERS, running="shape")
         gate.parts.endings.complete_shape(gate.add(MINE, running="shape_export"))
     if is_refused:
-        with pytest.raises(TooManyRequestsError, match="^2 of your jobs are not finished yet"):
+        with pytest.raises(TooManyRequestsError, match=r"^2 of your jobs are not finished yet"):
             gate.admission.check_new_job(0, MINE)
     else:
         gate.admission.check_new_job(0, MINE)
@@ -149,7 +149,7 @@ async def test_a_server_that_loads_or_closes_is_not_open() -> None:
         gate.admission.check_open()
 
 
-# ---- exports ---------------------------------------------------------------------------------------
+# ---- exports -------------------------------------------------------------------------------------
 
 
 class Exports:
@@ -241,7 +241,7 @@ async def test_clients_take_turns() -> None:
     exports.leave()
 
 
-# ---- cleanup ---------------------------------------------------------------------------------------
+# ---- cleanup -------------------------------------------------------------------------------------
 
 
 class Tidy:
@@ -264,7 +264,9 @@ class Tidy:
 
 @pytest.mark.parametrize(("age_s", "is_kept"), [(100.0, True), (100.1, False)])
 @in_a_loop
-async def test_a_finished_job_is_kept_for_as_long_as_the_limit(age_s: float, *, is_kept: bool) -> None:
+async def test_a_finished_job_is_kept_for_as_long_as_the_limit(
+    age_s: float, *, is_kept: bool
+) -> None:
     tidy = Tidy(job_max_age_seconds=100)
     active = tidy.parts.add(running="shape_export")
     tidy.parts.endings.complete_shape(active)  # its texture may still be requested
@@ -290,7 +292,7 @@ async def test_abandoned_jobs_are_cancelled_and_hung_threads_are_fatal() -> None
         assert tidy.parts.availability.fatal_error == ALL_THREADS_HANG
 
 
-# ---- constants -------------------------------------------------------------------------------------
+# ---- constants -----------------------------------------------------------------------------------
 
 
 def test_the_times_and_sizes_are_what_they_are_said_to_be() -> None:
@@ -308,7 +310,9 @@ def test_the_settings_of_decoders_reach_each_of_their_processes() -> None:
         worker = Settings().worker.model_copy(update=update)
         limits = decoder_limits(Settings().model_copy(update={"worker": worker}))
         assert limits.timeout_s == seconds
-        assert limits.memory_bytes - size == base.memory_bytes - Settings().worker.decode_memory_bytes
+        assert (
+            limits.memory_bytes - size == base.memory_bytes - Settings().worker.decode_memory_bytes
+        )
 
 
 #: The limits of the settings, and where each is tested at the limit and over it. That a decoder
@@ -343,9 +347,7 @@ TESTED = {
 INTERVALS = {"job_cleanup_interval_seconds"}
 
 
-@pytest.mark.parametrize(
-    "name", [*WorkerSettings.model_fields, *ServerSettings.model_fields]
-)
+@pytest.mark.parametrize("name", [*WorkerSettings.model_fields, *ServerSettings.model_fields])
 def test_every_limit_of_the_settings_is_tested_at_and_over_it(name: str) -> None:
     """A new limit fails here until the table says where."""
     endings = ("_seconds", "_after_jobs", "_concurrency", "_per_minute", "memory_bytes")

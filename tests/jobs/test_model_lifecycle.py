@@ -28,7 +28,7 @@ class Engine:
         self.calls: list[str] = []
         self.memory: dict[str, int] = {"used": 100 * MB, "weights": 10 * MB, "total": 10**12}
         self.error: Exception | None = None
-        self.on_load: Callable[[Any], None] = lambda report: None
+        self.on_load: Callable[[Any], None] = lambda _: None
 
     def load(self, report: Any) -> None:
         self.calls.append("load")
@@ -239,7 +239,9 @@ async def test_memory_that_is_not_freed_by_loading_again_breaks_the_engine() -> 
     parts.engine.memory["used"] = 150 * MB
     await parts.lifecycle.reload()
     parts.engine.memory["used"] = 150 * MB + 1
-    with pytest.raises(EngineBrokenError, match=r": 140 MB are in use besides weights after loading again, 90 MB"):
+    with pytest.raises(
+        EngineBrokenError, match=r": 140 MB are in use besides weights after loading again, 90 MB"
+    ):
         await parts.lifecycle.reload()
     assert not parts.lifecycle.is_reloading
     parts.engine.memory |= {"used": 150 * MB, "outside": 50 * MB}

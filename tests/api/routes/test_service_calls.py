@@ -4,139 +4,22 @@ from __future__ import annotations
 
 import base64
 import json
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fastapi.testclient import TestClient
 
-from tests.support.managers import options
+from tests.support.api_alone import BEGUN, CONTENTS, DONE, HASH, SHAPE, SHAPED, TEXTURED, UID, Api
 from tests.support.server import encoded
-from trellis2_server.api.app import create_api
 from trellis2_server.api.routes import hunyuan
 from trellis2_server.errors import EngineError
 from trellis2_server.jobs.job import Job, Status
 from trellis2_server.jobs.service import Health, JobView
 from trellis2_server.parameters import Delivery
 from trellis2_server.settings import Settings
-from trellis2_server.storage.content import BytesContent
-from trellis2_server.storage.store import Artifact
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
-
-UID = "12345678-1234-1234-1234-123456789abc"
-HASH = "a" * 32
-SHAPE, TEXTURED = Artifact(UID, "shape.glb", 5), Artifact(UID, "textured.glb", 8)
-BEGUN = Job(UID, options(7), "engine", 0.0, image_hash=HASH, background="alpha")
-SHAPED = replace(BEGUN, shape_glb=SHAPE, status=Status.TEXTURE_PROCESSING)
-DONE = replace(SHAPED, textured_glb=TEXTURED, status=Status.COMPLETED)
-CONTENTS = {SHAPE: b"shape", TEXTURED: b"textured", None: b"none"}
-
-
-class Service:
-    """A job service with one job."""
-
-    def __init__(self) -> None:
-        self.is_closing = False
-        self.job = DONE
-        self.delivery: Delivery | None = None
-        self.views: list[JobView | None] | None = None
-        self.health_state = Health("ok", "engine", queue_length=3)
-        self.asked: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
-        self.has_conversion = False
-
-    def _note(self, name: str, *arguments: Any, **named: Any) -> None:
-        self.asked.append((name, arguments, named))
-
-    def _view(self, job: Job) -> JobView:
-        return JobView(job, 2, 1.5, (SHAPE,), can_export=True, delivery=self.delivery)
-
-    async def health(self) -> Health:
-        return self.health_state
-
-    async def metrics(self) -> bytes:
-        return b"metrics"
-
-    async def submit(self, picture: bytes, options: Any, caller: Any, **named: Any) -> Job:
-        self._note("submit", picture, options.seed, caller.client, **named)
-        return self.job
-
-    async def identify(self, picture: bytes, caller: Any, **named: Any) -> str:
-        self._note("identify", picture, **named)
-        return HASH
-
-    async def get_job(self, name: str, caller: Any) -> Job:
-        del caller
-        self._note("get_job", name)
-        return self.job
-
-    async def get_view(self, name: str, caller: Any) -> JobView:
-        del caller
-        self._note("get_view", name)
-        return self._view(self.job)
-
-    async def list_jobs(self, caller: Any, **named: Any) -> tuple[list[JobView], bool]:
-        del caller
-        self._note("list_jobs", **named)
-        return [self._view(self.job)] * min(named["limit"], 3), named["limit"] < 3
-
-    async def watch(self, job: Job, *, heartbeat_s: float) -> AsyncGenerator[JobView | None]:
-        self._note("watch", job.uid, heartbeat_s)
-        for view in self.views or []:
-            yield view
-
-    async def wait_for_shape(self, job: Job) -> Job:
-        return job
-
-    async def wait_for_texture(self, job: Job, timeout_s: float | None = None) -> Job:
-        self._note("wait_for_texture", timeout_s)
-        return job
-
-    async def create_alias(self, job: Job, delivery: Delivery) -> str:
-        self._note("create_alias", job.uid, delivery)
-        return UID
-
-    async def delete(self, name: str, caller: Any) -> None:
-        del caller
-        self._note("delete", name)
-
-    async def find_conversion(self, model: Any, file_type: str) -> Artifact | None:
-        self._note("find_conversion", model, file_type)
-        return SHAPE if self.has_conversion else None
-
-    async def convert(self, model: Any, file_type: str, caller: Any, **named: Any) -> BytesContent:
-        del caller
-        self._note("convert", model, file_type, **named)
-        return BytesContent(CONTENTS[model])
-
-    async def export(self, job: Job, options: Any, caller: Any, **named: Any) -> BytesContent:
-        del caller
-        self._note("export", job.uid, options.texture_size, **named)
-        return BytesContent(b"exported")
-
-    async def get_file(self, name: str, file_name: str, caller: Any) -> tuple[Job, Artifact]:
-        del caller
-        self._note("get_file", name, file_name)
-        return self.job, SHAPE if file_name == "shape.glb" else TEXTURED
-
-    async def read_file(self, artifact: Any) -> BytesContent:
-        return BytesContent(CONTENTS[artifact])
-
-
-class Api:
-    def __init__(self, **server: Any) -> None:
-        self.service = Service()
-        service: Any = self.service
-
-        @asynccontextmanager
-        async def open_service() -> AsyncGenerator[Any]:
-            yield service
-
-        configured = Settings.model_validate({"server": server})
-        self.app = create_api(configured, open_service, lambda *_: None)
-        self.client = TestClient(self.app)
+    from collections.abc import Generator
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +51,11 @@ PICTURE = ("submit", (b"picture", 7, "testclient"))
     ],
 )
 def test_a_model_has_the_facts_of_its_job_in_headers(
-    api: Api, fields: dict[str, Any], texture: bool | None, content: bytes, kind: str
+    api: Api,
+    fields: dict[str, Any],
+    texture: bool | None,  # noqa: FBT001 - a parameter of the test
+    content: bytes,
+    kind: str,
 ) -> None:
     reply = api.client.post("/generate", json={**BODY, **fields})
     assert (reply.status_code, reply.content) == (200, content)
@@ -224,7 +111,11 @@ def test_a_job_is_shown_and_deleted(api: Api) -> None:
     assert (shown["uid"], shown["queue_position"], shown["eta_seconds"]) == (UID, 2, 1.5)
     assert "error" not in shown
     status = api.client.get(f"/status/{HASH}").json()
-    assert (status["status"], status["texture_ready"], "files" in status) == ("completed", True, False)
+    assert (status["status"], status["texture_ready"], "files" in status) == (
+        "completed",
+        True,
+        False,
+    )
     gone = api.client.delete(f"/jobs/{UID}")
     assert (gone.status_code, gone.content) == (204, b"")
     assert [name for name, *_ in api.service.asked] == ["get_view", "get_view", "delete"]
@@ -262,7 +153,11 @@ def test_a_file_of_a_job_is_sent_or_converted(api: Api) -> None:
 
 @pytest.mark.parametrize(
     ("status", "code", "word", "is_loading"),
-    [("ok", 200, "healthy", False), ("loading", 503, "loading", True), ("error", 503, "error", False)],
+    [
+        ("ok", 200, "healthy", False),
+        ("loading", 503, "loading", True),
+        ("error", 503, "error", False),
+    ],
 )
 def test_the_health_is_told_in_the_words_of_each_client(
     api: Api, status: Any, code: int, word: str, *, is_loading: bool
@@ -280,11 +175,14 @@ def test_the_health_is_told_in_the_words_of_each_client(
     assert api.client.get("/status/test").json() == {"status": "ok"}
 
 
-# ---- Hunyuan3D's clients -----------------------------------------------------------------------------
+# ---- Hunyuan3D's clients -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("texture", [None, False, True])
-def test_a_job_is_sent_with_what_is_to_be_delivered(api: Api, texture: bool | None) -> None:
+def test_a_job_is_sent_with_what_is_to_be_delivered(
+    api: Api,
+    texture: bool | None,  # noqa: FBT001 - a parameter of the test
+) -> None:
     fields = {} if texture is None else {"texture": texture}
     reply = api.client.post("/send", json={**BODY, **fields, "type": "obj"})
     assert reply.json() == {"uid": UID}
@@ -356,7 +254,7 @@ def test_a_status_that_is_not_ascii_is_sent_as_it_is(api: Api) -> None:
     assert api.client.get(f"/status/{UID}").text == '{"status":"error","message":"kein Gerät"}'
 
 
-# ---- limits, documentation -----------------------------------------------------------------------------
+# ---- limits, documentation -----------------------------------------------------------------------
 
 
 def test_a_get_that_has_a_file_made_counts_as_a_request() -> None:

@@ -173,9 +173,7 @@ def test_arguments_that_cannot_be_used_are_refused(folder: Path, arguments: list
     "arguments", [[], ["one.png", "--type", "fbx"], ["one.png", "--texture-size", "7"],
                   ["one.png", "--geo-rotation", "x"], ["one.png", "--jobs", "x"]]
 )  # fmt: skip
-def test_arguments_that_argparse_knows_to_be_wrong_exit(
-    folder: Path, arguments: list[str]
-) -> None:
+def test_arguments_that_argparse_knows_to_be_wrong_exit(folder: Path, arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match=r"^2$"):
         read_command(arguments)
     del folder

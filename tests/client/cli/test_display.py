@@ -61,7 +61,9 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     return screen
 
 
-def test_a_bar_shows_the_fraction_and_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_shows_the_fraction_and_the_time_that_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     terminal(monkeypatch)
     row = choose_display(is_quiet=False).row("one.png")
     for eta_s in (None, 0.9, 1.0, 12.6):
@@ -86,12 +88,12 @@ def test_a_bar_shows_the_fraction_and_the_time_that_is_left(monkeypatch: pytest.
         ("{a}", "{{a}}" + " " * 21),
     ],
 )
-def test_a_name_has_24_columns(
-    monkeypatch: pytest.MonkeyPatch, name: str, shown: str
-) -> None:
+def test_a_name_has_24_columns(monkeypatch: pytest.MonkeyPatch, name: str, shown: str) -> None:
     terminal(monkeypatch)
     choose_display(is_quiet=False).row(name)
-    assert Bar.made[0].arguments["bar_format"] == f"{shown} {{percentage:3.0f}}% |{{bar:24}}| {{desc}}"
+    assert (
+        Bar.made[0].arguments["bar_format"] == f"{shown} {{percentage:3.0f}}% |{{bar:24}}| {{desc}}"
+    )
 
 
 def test_a_problem_is_written_once_until_it_changes(

@@ -109,7 +109,7 @@ class Rows:
         self.ended += 1
 
     def write(self, line: str, file: Any = None) -> None:
-        raise AssertionError
+        raise AssertionError(line, file)
 
 
 @pytest.fixture
@@ -131,7 +131,9 @@ RESULT = Result("u", "glb", None, b"model", image_hash="h", seed=7)
 
 def test_the_model_is_written_under_what_is_known_of_its_job(folder: Path) -> None:
     client = Generating(RESULT)
-    outcome, rows = run_alone(client, "--output", "{stem}-{index}-{seed}-{uid}-{hash}", "--seed", "7")
+    outcome, rows = run_alone(
+        client, "--output", "{stem}-{index}-{seed}-{uid}-{hash}", "--seed", "7"
+    )
     assert outcome.files == {"model": Path("two-2-7-u-h.glb")}
     assert (folder / "two-2-7-u-h.glb").read_bytes() == b"model"
     assert (outcome.picture, outcome.result, outcome.error) == (Path("two.png"), RESULT, None)
@@ -142,9 +144,7 @@ def test_the_model_is_written_under_what_is_known_of_its_job(folder: Path) -> No
 
 def test_a_shape_is_written_early_under_what_is_known_by_then_and_once(folder: Path) -> None:
     state = JobState("u", "texture_processing", seed=7)
-    early = Generating(
-        Result("u", "glb", b"shape", b"model", seed=8), state, shape=b"shape"
-    )
+    early = Generating(Result("u", "glb", b"shape", b"model", seed=8), state, shape=b"shape")
     outcome, _ = run_alone(early, "--with-shape", "--output", "{index}_{seed}_{hash}")
     assert outcome.files == {
         "shape": Path("2_7_unknown_shape.glb"), "model": Path("2_8_unknown.glb"),
@@ -184,7 +184,7 @@ def test_a_thumbnail_of_another_type_is_drawn_from_the_glb(
     del folder
 
 
-# ---- waiting for the server ------------------------------------------------------------------------
+# ---- waiting for the server ----------------------------------------------------------------------
 
 
 class Waiting:

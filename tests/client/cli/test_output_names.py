@@ -112,6 +112,4 @@ def test_a_message_says_what_is_wrong_with_a_pattern() -> None:
 
 def test_a_mesh_is_not_overwritten() -> None:
     with pytest.raises(UsageError, match=r"^one\.glb: would be overwritten; choose another"):
-        read_output_names(
-            None, [Path("one.png")], "glb", kinds=["model"], mesh=Path("one.glb")
-        )
+        read_output_names(None, [Path("one.png")], "glb", kinds=["model"], mesh=Path("one.glb"))

@@ -92,7 +92,9 @@ def printed(
     outcome: Outcome, capsys: pytest.CaptureFixture[str], *, json: bool = False
 ) -> tuple[str, str]:
     names = read_output_names(None, [Path("one.png")], "glb", kinds=["model"])
-    arguments = OutputArguments(names, ["model"], "glb", has_texture=True, json=json, is_quiet=False)
+    arguments = OutputArguments(
+        names, ["model"], "glb", has_texture=True, json=json, is_quiet=False
+    )
     print_outcome(outcome, arguments, choose_display(is_quiet=True))
     return capsys.readouterr()
 
@@ -143,7 +145,7 @@ def test_an_error_of_a_file_names_it_and_a_failed_job_is_not_done(
     ("is_output", "is_error", "is_said"),
     [(True, True, False), (True, False, True), (False, True, True), (False, False, True)],
 )
-def test_a_terminal_shows_one_line_for_each_file(
+def test_a_terminal_shows_one_line_for_each_file(  # noqa: PLR0913, PLR0917 - fixtures, parameters
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

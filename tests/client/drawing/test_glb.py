@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,78 +10,13 @@ import pytest
 import trimesh
 from PIL import Image
 
+from tests.support.built_glb import CORNERS, FACES, TYPES, Glb
 from trellis2_server.client import DrawingError
 from trellis2_server.client.drawing import load_glb
 from trellis2_server.client.drawing.glb import read_accessor, split_glb
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-_JSON, _BIN = 0x4E4F534A, 0x004E4942
-_TYPES = {"<f4": 5126, "<u2": 5123, "<u4": 5125, "u1": 5121, "i1": 5120, "<i2": 5122}
-_SHAPES = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4"}
-CORNERS = np.float32([[0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 3]])
-FACES = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
-
-
-class Glb:
-    """A GLB that a test puts together, chunk by chunk."""
-
-    def __init__(self) -> None:
-        self.document: dict[str, Any] = {
-            "asset": {"version": "2.0"},
-            "scenes": [{"nodes": [0]}],
-            "nodes": [{"mesh": 0}],
-            "meshes": [{"primitives": []}],
-            "accessors": [],
-            "bufferViews": [],
-        }
-        self.data = b""
-
-    def view(self, content: bytes, **more: Any) -> int:
-        """Append bytes; return the index of their view."""
-        view = {"buffer": 0, "byteOffset": len(self.data), "byteLength": len(content), **more}
-        self.document["bufferViews"].append(view)
-        self.data += content + bytes(-len(content) % 4)
-        return len(self.document["bufferViews"]) - 1
-
-    def accessor(self, values: NDArray[Any], dtype: str = "<f4", **more: Any) -> int:
-        """Append values [count, width]; return the index of their accessor."""
-        shape = values.reshape(len(values), -1)
-        view = self.view(shape.astype(dtype).tobytes())
-        return self.accessor_of(view, len(shape), shape.shape[1], dtype, **more)
-
-    def accessor_of(self, view: int, count: int, width: int, dtype: str, **more: Any) -> int:
-        self.document["accessors"].append(
-            {"bufferView": view, "count": count, "type": _SHAPES[width],
-             "componentType": _TYPES[dtype], **more}
-        )  # fmt: skip
-        return len(self.document["accessors"]) - 1
-
-    def primitive(self, indices: int | None = None, **more: Any) -> dict[str, Any]:
-        """Append a tetrahedron with these further keys and attributes; return it."""
-        attributes = {"POSITION": self.accessor(CORNERS), **more.pop("attributes", {})}
-        if indices is None:
-            indices = self.accessor(FACES.reshape(-1, 1), "<u2")
-        primitive = {"attributes": attributes, "indices": indices, **more}
-        self.document["meshes"][0]["primitives"].append(primitive)
-        return primitive
-
-    def material(self, content: bytes = b"", **material: Any) -> None:
-        """Add the material, and its image if there is one, and use it for the first primitive."""
-        self.document["materials"] = [{}, material]
-        self.document["meshes"][0]["primitives"][0]["material"] = 1
-        if content:
-            self.document["images"] = [{}, {"bufferView": self.view(content)}]
-            self.document["textures"] = [{}, {"source": 1}]
-
-    def __bytes__(self) -> bytes:
-        text = json.dumps(self.document).encode()
-        text += b" " * (-len(text) % 4)
-        chunks = struct.pack("<II", len(text), _JSON) + text
-        if self.data:
-            chunks += struct.pack("<II", len(self.data), _BIN) + self.data
-        return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
 
 
 def png(pixels: NDArray[np.uint8], file_format: str = "PNG") -> bytes:
@@ -113,7 +46,9 @@ def test_a_scene_of_moved_parts_is_where_another_reader_has_it(seed: int) -> Non
         name = f"part {number}"
         scene.add_geometry(part, node_name=name, parent_node_name=parent, transform=matrix)
         parent, chain = name, chain @ matrix  # each in the frame of the one before
-        wanted.append(trimesh.transformations.transform_points(part.triangles.reshape(-1, 3), chain))
+        wanted.append(
+            trimesh.transformations.transform_points(part.triangles.reshape(-1, 3), chain)
+        )
     content = scene.export(file_type="glb")
     assert isinstance(content, bytes)
     model = load_glb(content)
@@ -159,7 +94,8 @@ def test_only_the_default_scene_is_drawn_with_children_in_their_parents_frame() 
     glb.document["scenes"] = [{"nodes": [0]}, {"nodes": [1, 2]}]
     assert load_glb(bytes(glb)).positions == pytest.approx(CORNERS)
     glb.document["scene"] = 1
-    moved = [CORNERS + [0, 1, 0], CORNERS * 2 + [1, 0, 0], CORNERS + [1, 1, 0]]
+    up, right = np.float32([0, 1, 0]), np.float32([1, 0, 0])
+    moved = [CORNERS + up, CORNERS * 2 + right, CORNERS + up + right]
     assert load_glb(bytes(glb)).positions == pytest.approx(np.concatenate(moved))
     assert load_glb(bytes(glb)).faces.tolist() == [*FACES.tolist(), *(FACES + 4).tolist(),
                                                    *(FACES + 8).tolist()]  # fmt: skip
@@ -190,7 +126,7 @@ def test_a_vertex_without_a_normal_gets_that_of_its_faces_by_their_area() -> Non
     glb.primitive()
     corners = CORNERS[FACES].astype(np.float64)
     flat = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    wanted = np.array([flat[(FACES == vertex).any(1)].sum(0) for vertex in range(4)])
+    wanted = np.array([flat[(vertex == FACES).any(1)].sum(0) for vertex in range(4)])
     wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
     assert load_glb(bytes(glb)).normals == pytest.approx(wanted, abs=1e-6)
 
@@ -224,7 +160,7 @@ def test_parts_with_and_without_texture_coordinates_are_joined() -> None:
 # ---- accessors -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", _TYPES)
+@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("width", [1, 2, 3, 4])
 def test_values_of_each_type_are_read(dtype: str, width: int) -> None:
     glb = Glb()
@@ -307,11 +243,12 @@ def test_the_texture_is_read_as_it_is(file_format: str, channels: int) -> None:
     pixels = noise(3, 5, channels)
     glb = Glb()
     glb.primitive()
-    glb.material(
-        png(pixels, file_format), pbrMetallicRoughness={"baseColorTexture": {"index": 1}}
-    )
+    glb.material(png(pixels, file_format), pbrMetallicRoughness={"baseColorTexture": {"index": 1}})
     if file_format == "WEBP":
-        glb.document["textures"][1] = {"source": 0, "extensions": {"EXT_texture_webp": {"source": 1}}}
+        glb.document["textures"][1] = {
+            "source": 0,
+            "extensions": {"EXT_texture_webp": {"source": 1}},
+        }
     model = load_glb(bytes(glb))
     assert model.is_textured
     assert model.base_color.shape == (3, 5, 4)

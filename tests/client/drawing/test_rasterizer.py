@@ -46,7 +46,9 @@ def soup(seed: int, count: int = 8) -> tuple[NDArray[np.float64], NDArray[np.int
     """Triangles of all sizes that lie across each other, and beyond the picture."""
     chance = np.random.default_rng(seed)
     centers = chance.uniform(-4, N + 4, (count, 1, 2))
-    corners = centers + chance.uniform(-1, 1, (count, 3, 2)) * chance.uniform(0.5, 20, (count, 1, 1))
+    corners = centers + chance.uniform(-1, 1, (count, 3, 2)) * chance.uniform(
+        0.5, 20, (count, 1, 1)
+    )
     points = np.dstack([corners, chance.uniform(-9, 9, (count, 3, 1))]).reshape(-1, 3)
     return points, chance.permutation(3 * count).reshape(-1, 3).astype(np.int32)
 
@@ -99,7 +101,7 @@ def test_faces_without_an_area_and_outside_the_picture_are_not_seen() -> None:
     line = np.array([[1.0, 1, 0], [5, 5, 0], [9, 9, 0], [-9, -9, 0], [-3, -9, 0], [-9, -2, 0]])
     faces = np.array([[0, 1, 2], [3, 4, 5], [3, 5, 4]], np.int32)
     assert set(rasterize(line, faces, N, cull=False).tolist()) == {-1}
-    far = line + [N + 9, N + 9, 0]
+    far = line + np.array([N + 9, N + 9, 0])
     assert set(rasterize(far, faces, N, cull=False).tolist()) == {-1}
 
 
@@ -129,13 +131,12 @@ def test_colours_and_normals_between_corners_are_those_of_another_implementation
     sample = np.flatnonzero(owner >= 0)
     color, normal = interpolate(model, points, faces[owner[sample]], sample, N)
     weights = np.array(
-        [
-            weights_at(points[faces[owner[each]]], each % N + 0.5, each // N + 0.5)
-            for each in sample
-        ]
+        [weights_at(points[faces[owner[each]]], each % N + 0.5, each // N + 0.5) for each in sample]
     )
     corners = faces[owner[sample]]
-    assert normal == pytest.approx(np.einsum("sk,skc->sc", weights, model.normals[corners]), abs=1e-4)
+    assert normal == pytest.approx(
+        np.einsum("sk,skc->sc", weights, model.normals[corners]), abs=1e-4
+    )
     uv = np.einsum("sk,skc->sc", weights, model.uvs[corners])
     places = [uv[:, 1] * size[0] - 0.5, uv[:, 0] * size[1] - 0.5]
     wanted = np.stack(

@@ -124,9 +124,7 @@ def test_a_file_that_is_cut_short_anywhere_is_not_taken_for_whole(received: int)
     content = b"glTF done"
     begin = [content[:received]] if received else []
     rest = Reply(206, {"etag": '"1"', "content-range": f"bytes {received}-8/9"})
-    done = downloading(
-        whole(), *begin, b"", rest if received else whole(), content[received:], b""
-    )
+    done = downloading(whole(), *begin, b"", rest if received else whole(), content[received:], b"")
     assert done.result == content
     assert done.headers[1].get("Range") == (f"bytes={received}-" if received else None)
     assert len(done.pauses) == 1

@@ -187,7 +187,9 @@ def test_every_field_of_a_state_is_read() -> None:
 @pytest.mark.parametrize("name", sorted(STATE.keys() - {"uid", "status", "newer", "image_hash"}))
 @pytest.mark.parametrize("value", [None, "", [], {}, True, float("nan"), float("inf")])
 def test_a_field_of_another_type_is_left_out(name: str, value: Any) -> None:
-    plain, odd = (read_state({"uid": "a", "status": "completed", **more}) for more in ({}, {name: value}))
+    plain, odd = (
+        read_state({"uid": "a", "status": "completed", **more}) for more in ({}, {name: value})
+    )
     is_flag = value is True and name.endswith("_ready")
     assert getattr(odd, name) == (True if is_flag else getattr(plain, name))
 
@@ -213,7 +215,12 @@ def test_every_field_of_a_health_is_read(status: Any) -> None:
 
 
 def test_a_health_that_is_none_is_unknown_or_an_error() -> None:
-    for reply_ in (json_reply(404), json_reply(405), json_reply(200), json_reply(200, '{"status": 1}')):
+    for reply_ in (
+        json_reply(404),
+        json_reply(405),
+        json_reply(200),
+        json_reply(200, '{"status": 1}'),
+    ):
         assert read_health(reply_) == Health("unknown")
     for text in ("?", "{}"):
         with pytest.raises(BusyError):
