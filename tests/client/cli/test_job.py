@@ -222,3 +222,29 @@ def test_a_server_that_is_ready_is_not_worth_a_row() -> None:
     rows = Rows()
     asyncio.run(batch._connect(Waiting([1.0]), rows, is_awaited=False))  # pyright: ignore[reportArgumentType]
     assert rows.texts == []
+
+
+@pytest.mark.parametrize("error", [None, UnreachableError("refused")])
+def test_nothing_is_sent_to_a_server_that_cannot_be_used(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    error: UnreachableError | None,
+) -> None:
+    ran: list[int] = []
+
+    async def connect(*_: Any, **__: Any) -> UnreachableError | None:
+        return error
+
+    async def run(_: Any, command: Any, index: int, __: Any) -> Outcome:
+        ran.append(index)
+        return Outcome(command.pictures[index - 1])
+
+    monkeypatch.setattr(batch, "_connect", connect)
+    monkeypatch.setattr(batch, "run_job", run)
+    code = asyncio.run(batch.run_batch(read_command(["one.png", "two.png", "--server", "host"])))
+    assert code == (0 if error is None else 3)
+    assert ran == ([1, 2] if error is None else [])
+    assert ("error: refused" in capsys.readouterr().err) is (error is not None)
+    del folder
