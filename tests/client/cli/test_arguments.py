@@ -80,6 +80,9 @@ def test_the_help_lists_every_exit_code_and_option(capsys: pytest.CaptureFixture
         assert re.search(rf"^  {code:d}  ", text, re.MULTILINE)
     for option in OPTIONS:
         assert f"--{option.name.replace('_', '-')}" in text
+    words = " ".join(text.split())
+    for low, high in (option.bounds for option in OPTIONS if option.bounds):
+        assert f", {low:,} … {high:,}" in words
 
 
 @pytest.mark.parametrize("called", ["/usr/bin/trellis2", "trellis2"])
