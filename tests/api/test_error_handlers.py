@@ -2,12 +2,27 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 
 import pytest
+from fastapi import FastAPI, HTTPException
+from fastapi.testclient import TestClient
+from starlette.requests import ClientDisconnect
 
 from trellis2_server import errors
-from trellis2_server.api.error_handlers import HTTP_ERRORS
-from trellis2_server.errors import ServerError
+from trellis2_server.api.error_handlers import (
+    HTTP_ERRORS,
+    add_error_handlers,
+    error_response,
+    text_response,
+)
+from trellis2_server.errors import (
+    InputError,
+    QueueFullError,
+    ServerError,
+    UnauthorizedError,
+    UnavailableError,
+)
 
 TREE = [
     value
@@ -65,3 +80,79 @@ def test_a_copied_error_has_the_same_message_and_no_traceback(error: type[Server
         copied = copy.copy(raised)
     assert (str(copied), type(copied), copied.__traceback__) == ("why", error, None)
     assert vars(copied) == vars(error("why"))
+
+
+@pytest.mark.parametrize("error", TREE)
+def test_every_error_is_answered_with_its_text_and_what_a_client_may_do(
+    error: type[ServerError],
+) -> None:
+    response = error_response(error("why"))
+    status, code = status_of(error)
+    assert response.status_code == status
+    assert json.loads(bytes(response.body)) == {"text": "why", "error_code": code}
+    retry_after = error("why").retry_after_s if issubclass(error, UnavailableError) else None
+    expected = None if retry_after is None else str(retry_after)
+    assert response.headers.get("retry-after") == expected
+    is_key = issubclass(error, UnauthorizedError)
+    assert response.headers.get("www-authenticate") == ("Bearer" if is_key else None)
+
+
+def test_a_text_has_the_code_of_invalid_input_unless_another_is_given() -> None:
+    response = text_response("why", 414, headers={"X-Y": "z"})
+    assert json.loads(bytes(response.body)) == {"text": "why", "error_code": 1}
+    assert (response.status_code, response.headers["x-y"]) == (414, "z")
+    assert json.loads(bytes(text_response("why", 503, 3).body))["error_code"] == 3
+
+
+def application() -> TestClient:
+    app = FastAPI()
+    add_error_handlers(app)
+
+    @app.get("/both")
+    def read(limit: int = 1) -> int:
+        return limit
+
+    @app.post("/both")
+    def write() -> None:
+        raise QueueFullError("full", retry_after_s=9)
+
+    @app.get("/raises/{kind}")
+    def fail(kind: str) -> None:
+        raise {
+            "input": InputError("no"),
+            "teapot": HTTPException(418, "short", {"X-Y": "z"}),
+            "gone": ClientDisconnect(),
+        }[kind]
+
+    return TestClient(app)
+
+
+def test_every_failure_of_an_application_has_the_same_body() -> None:
+    client = application()
+    for path, status, text, code in (
+        ("/raises/input", 400, "no", 1), ("/raises/teapot", 418, "short", 1),
+        ("/raises/gone", 400, "the client closed the connection", 1),
+        ("/nowhere", 404, "Not Found", 1),
+    ):  # fmt: skip
+        reply = client.get(path)
+        assert reply.status_code == status
+        assert reply.json() == {"text": text, "error_code": code}
+    assert client.get("/raises/teapot").headers["x-y"] == "z"
+    full = client.post("/both")
+    assert (full.status_code, full.headers["retry-after"]) == (503, "9")
+    invalid = client.get("/both?limit=x")
+    assert invalid.status_code == 400
+    assert invalid.json()["text"].startswith("limit: ")
+
+
+def test_a_method_that_a_path_does_not_have_is_told_those_that_it_has() -> None:
+    client = application()
+    refused = client.put("/both")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, OPTIONS, POST")
+    assert refused.json()["error_code"] == 1
+    asked = client.options("/both")
+    assert (asked.status_code, asked.headers["allow"], asked.content) == (
+        204, "GET, OPTIONS, POST", b"",
+    )  # fmt: skip
+    assert client.delete("/raises/input").headers["allow"] == "GET, OPTIONS"
+    assert client.options("/nowhere").status_code == 404

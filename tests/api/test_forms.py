@@ -299,3 +299,86 @@ def test_a_body_is_held_once_beside_its_file(kind: str) -> None:
     assert len(picture) > size * 0.7
     copies = 1 if kind == "picture" else 2
     assert peak < size * (copies + 0.3)
+
+
+# ---- limits: at, and one over --------------------------------------------------------------------
+
+
+def refuses(content: bytes, kind: str = TYPE) -> bool:
+    try:
+        parse(content, kind)
+    except (InputError, TooLargeError):
+        return True
+    return False
+
+
+def headers_of(size: int) -> bytes:
+    """A form whose only part has headers whose names and values have that many bytes."""
+    own = len('Content-Dispositionform-data; name="a"')
+    left = size - own - len("ABC")
+    values = ["b" * (left // 3 + (at < left % 3)) for at in range(3)]
+    lines = [f"{name}: {each}" for name, each in zip("ABC", values, strict=True)]
+    return form(part("\r\n".join([DISPOSITION, *lines])))
+
+
+@pytest.mark.parametrize(
+    ("limit", "content"),
+    [
+        (forms.MAX_FIELDS, lambda n: form(*(text(f"a{k}") for k in range(n)))),
+        (forms.MAX_HEADERS, lambda n: form(part(DISPOSITION + "\r\nA: b" * (n - 1)))),
+        (forms.MAX_MARGIN_BYTES, lambda n: b" " * (n - 2) + b"\r\n" + form(text("a"))),
+        (forms.MAX_TEXT_BYTES, lambda n: form(*(
+            text(f"a{at}", b" " * min(16_000, n - at)) for at in range(0, n, 16_000)
+        ))),
+    ],
+    ids=["fields", "headers", "margin", "text"],
+)  # fmt: skip
+def test_a_form_may_have_as_much_as_the_limit_and_no_more(limit: int, content: Any) -> None:
+    if limit != forms.MAX_MARGIN_BYTES:  # where the parser wants nothing before the first part
+        assert not refuses(content(limit))
+    assert refuses(content(limit + 1))
+
+
+def test_what_follows_a_form_may_be_as_long_as_the_limit() -> None:
+    whole = form(text("a"))
+    rest = len(b"--\r\n")  # counts
+    assert not refuses(whole + b" " * (forms.MAX_MARGIN_BYTES - rest))
+    assert refuses(whole + b" " * (forms.MAX_MARGIN_BYTES - rest + 1))
+
+
+def test_headers_may_be_as_long_as_the_limit() -> None:
+    assert not refuses(headers_of(forms.MAX_HEADER_BYTES))
+    assert refuses(headers_of(forms.MAX_HEADER_BYTES + 1))
+
+
+def test_a_boundary_may_be_as_long_as_the_limit() -> None:
+    for length, is_refused in ((200, False), (201, True)):
+        boundary = b"x" * length
+        content = form(text("a")).replace(b"--x", b"--" + boundary)
+        kind = f"multipart/form-data; boundary={boundary.decode()}"
+        assert refuses(content, kind) is is_refused
+
+
+def test_a_text_is_long_from_a_size_on() -> None:
+    for size, is_long in ((forms.LONG_BYTES - 1, False), (forms.LONG_BYTES, True)):
+        [found] = parse(form(text("a", b"x" * size))).texts.values()
+        assert found == ("x" * 80 + "…" if is_long else "x" * size)
+
+
+def test_the_limits_are_what_they_are_said_to_be() -> None:
+    assert (forms.MAX_FIELDS, forms.MAX_HEADERS, forms.MAX_HEADER_BYTES) == (200, 8, 8_192)
+    assert (forms.MAX_MARGIN_BYTES, forms.MAX_BOUNDARY_BYTES) == (4_096, 200)
+    assert (forms.LONG_BYTES, forms.MAX_TEXT_BYTES, forms.STRIDE_BYTES) == (
+        16_384, 131_072, 262_144,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("stride", [4, 5, 6, 7, 64])
+def test_delimiters_are_found_wherever_a_stride_ends(
+    monkeypatch: pytest.MonkeyPatch, stride: int
+) -> None:
+    monkeypatch.setattr(forms, "STRIDE_BYTES", stride)
+    for filler in range(9):
+        body = b"." * filler + b"\r\n--x" + b"." * filler + b"\r\n--x\r\n--x"
+        found = list(forms._occurrences(body, b"\r\n--x"))
+        assert found == [filler, 2 * filler + 5, 2 * filler + 10]

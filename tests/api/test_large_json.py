@@ -124,3 +124,63 @@ def test_files_above_the_limit_are_not_decoded() -> None:
     for limit in (999_999, 100):
         with pytest.raises(TooLargeError, match=f"image: over the limit of {limit} bytes"):
             decode_base64(text, max_bytes=limit)
+
+
+# ---- limits: at, and one over --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("length", "is_long"), [(LONG_BYTES - 1, False), (LONG_BYTES, True)])
+def test_a_string_is_cut_out_from_a_length_on(length: int, *, is_long: bool) -> None:
+    value, long = parse(b'{"a": "' + b"x" * length + b'"}')
+    assert ("a" in long) is is_long
+    assert value["a"] == ("x" * 80 + "…" if is_long else "x" * length)
+
+
+@pytest.mark.parametrize("begin", [b"[", b'["x"', b'["x", "y"', b'{"a": 7'])
+def test_what_is_left_may_be_as_large_as_the_limit(begin: bytes) -> None:
+    end = b"}" if begin.startswith(b"{") else b"]"
+    filler = b" " * (MAX_REMAINDER_BYTES - len(begin) - 1)
+    counted = len(begin) + 1 - begin.count(b'"') // 2  # a closing quotation mark is not counted
+    assert parse(begin + filler + end)[1] == {}
+    more = b" " * (MAX_REMAINDER_BYTES - counted + 1)
+    with pytest.raises(TooLargeError, match=f"over the limit of {MAX_REMAINDER_BYTES} bytes"):
+        parse(begin + more + end)
+
+
+def test_long_strings_do_not_count_in_what_is_left() -> None:
+    long = b"x" * LONG_BYTES
+    content = b'{"a": "' + long + b'"' + b" " * (MAX_REMAINDER_BYTES - 100) + b"}"
+    assert bytes(parse(content)[1]["a"]) == long
+
+
+def test_as_many_quotation_marks_as_the_limit_may_be_escaped() -> None:
+    text = b"x" * LONG_BYTES + b'\\"' * MAX_ESCAPED_QUOTES
+    value, long = parse(b'{"a": "' + text + b'"}')
+    assert bytes(long["a"]) == text
+    half = b'\\"' * (MAX_ESCAPED_QUOTES // 2) + b"x" * LONG_BYTES
+    two = b'{"a": "' + half + b'", "b": "' + half + b'%b"}'
+    assert parse(two % b"")[1].keys() == {"a", "b"}
+    with pytest.raises(TooLargeError, match=f"more than {MAX_ESCAPED_QUOTES} quotation marks"):
+        parse(two % b'\\"')
+    del value
+
+
+@pytest.mark.parametrize("count", range(1, 8))
+@pytest.mark.parametrize("stride", [1, 2, 3, 1 << 20])
+def test_a_quotation_mark_ends_a_string_unless_it_is_escaped(
+    monkeypatch: pytest.MonkeyPatch, count: int, stride: int
+) -> None:
+    """However many backslashes are before it, and wherever a stride ends."""
+    monkeypatch.setattr("trellis2_server.api.large_json._STRIDE", stride)
+    content = b'{"a": "x' + b"\\" * count + b'", "b": "y"}'
+    try:
+        expected = json.loads(content)
+    except ValueError:
+        with pytest.raises(ValueError):  # noqa: PT011 - as json itself
+            parse(content)
+    else:
+        assert parse(content) == (expected, {})
+
+
+def test_the_limits_are_what_they_are_said_to_be() -> None:
+    assert (LONG_BYTES, MAX_REMAINDER_BYTES, MAX_ESCAPED_QUOTES) == (16_384, 131_072, 65_536)

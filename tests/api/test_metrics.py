@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -8,9 +9,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.engines import GatedEngine
 from tests.support.server import Server, encoded, fields, picture, serving, until
+from trellis2_server.api import metrics as module
+from trellis2_server.api.metrics import Metrics
 from trellis2_server.errors import EngineError
+from trellis2_server.jobs.job import Status
+from trellis2_server.jobs.service import Health
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from prometheus_client.samples import Sample
 
     from trellis2_server.inputs.images import Cutout
@@ -144,3 +151,108 @@ def test_retries_after_running_out_of_memory_are_counted() -> None:
         server.wait_until_loaded()
         assert server.generate().is_success
         assert value(server, "trellis2_out_of_memory_retries_total") == 2
+
+
+# ---- by themselves -----------------------------------------------------------------------------
+
+
+def rendered(metrics: Metrics, health: Health | None = None) -> dict[tuple[str, ...], float]:
+    """Every sample by its name and the values of its labels, without those of the process.
+
+    The bound of a bucket is the last one.
+    """
+    text = metrics.render(health or Health("ok", "preview")).decode()
+    return {
+        (
+            sample.name,
+            *(each for name, each in sample.labels.items() if name != "le"),
+            *(each for name, each in sample.labels.items() if name == "le"),
+        ): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith("trellis2_") and not sample.name.endswith("_created")
+    }
+
+
+HTTP_BOUNDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300]
+STEP_BOUNDS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600]
+
+
+@pytest.mark.parametrize(
+    ("name", "bounds"),
+    [
+        ("trellis2_http_request_seconds", HTTP_BOUNDS),
+        ("trellis2_step_seconds", STEP_BOUNDS),
+        ("trellis2_decoding_seconds", STEP_BOUNDS),
+    ],
+)
+def test_durations_are_counted_in_the_buckets_that_dashboards_know(
+    name: str, bounds: list[float]
+) -> None:
+    """Other bounds make another histogram: recorded ones cannot be added up with it."""
+    metrics = Metrics()
+    for seconds in (0.04, 3.0, 10_000.0):
+        metrics.note_request("GET", "/x", 200, seconds, 0, 0)
+        metrics.note_step("shape", seconds)
+        metrics.note_decoding("shape", seconds)
+    found = rendered(metrics)
+    label = "/x" if "http" in name else "shape"
+    buckets = [key for key in found if key[:2] == (f"{name}_bucket", label)]
+    assert [float(key[2]) for key in buckets] == [*bounds, float("inf")]
+    counts = [found[key] for key in buckets]
+    assert counts == [sum(s <= bound for s in (0.04, 3.0, 10_000.0)) for bound in (*bounds, 1e9)]
+    assert found[f"{name}_sum", label] == pytest.approx(10_003.04)
+
+
+def test_everything_that_happens_is_counted_once() -> None:
+    metrics = Metrics()
+    metrics.note_request("POST", "/generate", 200, 1.0, 100, 7)
+    metrics.note_request("POST", "/generate", 200, 1.0, 20, 3)
+    metrics.note_request("PUT", "/generate", 405, 1.0, 0, 0)
+    metrics.note_end("preview", Status.CANCELLED)
+    metrics.note_match("upload")
+    metrics.note_retry()
+    metrics.note_decoder_end("crash")
+    metrics.note_decoders(4)
+    found = rendered(metrics)
+    assert found["trellis2_http_requests_total", "POST", "/generate", "200"] == 2
+    assert found["trellis2_http_requests_total", "other", "/generate", "405"] == 1
+    assert found["trellis2_http_received_bytes_total",] == 120
+    assert found["trellis2_http_sent_bytes_total",] == 10
+    assert found["trellis2_jobs_ended_total", "preview", "cancelled"] == 1
+    assert found["trellis2_jobs_matched_total", "upload"] == 1
+    assert found["trellis2_out_of_memory_retries_total",] == 1
+    assert found["trellis2_decoder_ends_total", "crash"] == 1
+    assert found["trellis2_decoders",] == 4
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "HEAD", "OPTIONS"])
+def test_the_methods_of_the_api_are_counted_by_their_names(method: str) -> None:
+    metrics = Metrics()
+    metrics.note_request(method, "/x", 200, 0.0, 0, 0)
+    assert rendered(metrics)["trellis2_http_requests_total", method, "/x", "200"] == 1
+
+
+def test_the_state_is_that_of_the_health() -> None:
+    metrics = Metrics()
+    health = Health(
+        "ok", "preview", queue_length=3, jobs={Status.ERROR: 2}, memory={"used": 5, "total": 9}
+    )
+    found = rendered(metrics, health)
+    assert found["trellis2_ready", "preview"] == 1
+    assert found["trellis2_queue_length",] == 3
+    assert {status: found["trellis2_jobs_kept", status.value] for status in Status} == {
+        status: 2 if status is Status.ERROR else 0 for status in Status
+    }
+    assert found["trellis2_device_memory_bytes", "used"] == 5
+    for state in ("loading", "error"):
+        assert rendered(metrics, Health(state, "preview"))["trellis2_ready", "preview"] == 0
+
+
+def test_each_thread_counts_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "_THREADS", tmp_path)
+    for name in ("1", "2", "3"):
+        (tmp_path / name).touch()
+    assert rendered(Metrics())["trellis2_threads",] == 3
+    monkeypatch.setattr(module, "_THREADS", tmp_path / "none")  # not Linux
+    assert rendered(Metrics())["trellis2_threads",] == threading.active_count()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -243,6 +244,19 @@ async def test_a_turn_begins_again_although_no_connection_waits() -> None:
         turns.count_event()
     assert turns.is_over
     await until(lambda: not turns.is_over)
+
+
+@in_a_loop
+async def test_what_is_forgotten_is_not_parsed_and_the_others_keep_their_order() -> None:
+    turns = ParsingTurns()
+    parsed: list[int] = []
+    calls = [partial(parsed.append, number) for number in range(4)]
+    for call in calls:
+        turns.go_on_later(call)
+    turns.forget(calls[1])
+    turns.forget(calls[1])
+    await until(lambda: len(parsed) == 3)
+    assert parsed == [0, 2, 3]
 
 
 def test_an_application_that_wants_more_gets_it_when_the_parser_lets_go() -> None:

@@ -11,8 +11,14 @@ from starlette.requests import Request
 
 from tests.support.server import encoded, picture
 from trellis2_server.api.inflight_bodies import BodyAccount, InflightBodies
-from trellis2_server.api.request_parsing import MAX_INLINE_BYTES, ParsedRequest, parse_request
-from trellis2_server.errors import InputError, TooLargeError
+from trellis2_server.api.request_parsing import (
+    FILES,
+    MAX_INLINE_BYTES,
+    ParsedRequest,
+    parse_fields,
+    parse_request,
+)
+from trellis2_server.errors import InputError, QueueFullError, TooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -121,3 +127,147 @@ def test_any_form_is_parsed_or_rejected(parts: list[bytes]) -> None:
         parse([b"".join(parts)], FORM + "; charset=undefined")
     except InputError as error:
         str(error).encode()
+
+
+# ---- the account of the body ---------------------------------------------------------------------
+
+
+def account(budget: int = 2**30) -> BodyAccount:
+    return InflightBodies(budget).open("client")
+
+
+@pytest.mark.parametrize("kind", ["json", "form", "picture", "none"])
+def test_after_parsing_only_the_files_are_held(kind: str) -> None:
+    held, mesh = account(), b"mesh" * 100
+    content, content_type = {
+        "json": (json.dumps({"image": encoded(picture()), "mesh": encoded(mesh)}).encode(), ""),
+        "form": (
+            form(('name="image"; filename="a"', picture()), ('name="mesh"; filename="b"', mesh)),
+            FORM,
+        ),
+        "picture": (picture(), "image/png"),
+        "none": (b'{"seed": 1}' + b" " * 1000, ""),
+    }[kind]
+    parsed = parse([content], content_type, account=held)
+    files = [each for each in (parsed.picture, parsed.mesh) if each]
+    assert held.held_bytes == sum(map(len, files))
+    assert parsed.mesh == (mesh if kind in {"json", "form"} else None)
+    assert (parsed.picture == picture()) is (kind != "none")
+
+
+def test_bytes_are_taken_before_they_are_read() -> None:
+    small = account(999)
+    with pytest.raises(QueueFullError):
+        parse([b" " * 500, b" " * 500], account=small)
+    assert small.held_bytes == 500
+    exact = account(1000)
+    with pytest.raises(InputError, match="the body is empty"):
+        parse([b" " * 500, b" " * 500], account=exact)
+    assert exact.held_bytes == 1000
+
+
+def receive_all(*parts: bytes, declared: str | None = None, limit: int = LIMIT) -> BodyAccount:
+    """Receive a body whose length is declared; return its account, before it is parsed."""
+    held = account()
+    messages = [
+        *({"type": "http.request", "body": part, "more_body": True} for part in parts),
+        {"type": "http.request", "body": b"", "more_body": False},
+    ]
+
+    async def receive() -> dict[str, Any]:
+        taken.append(held.held_bytes)
+        return messages.pop(0)
+
+    taken: list[int] = []
+    headers = [] if declared is None else [(b"content-length", declared.encode())]
+    scope = {
+        "type": "http", "method": "POST", "headers": [*headers, (b"content-type", b"image/x")],
+        "query_string": b"", "state": {"body": held},
+    }  # fmt: skip
+    asyncio.run(parse_request(Request(scope, receive), max_bytes=limit))
+    held.held_bytes = taken[0]
+    return held
+
+
+def test_a_declared_length_is_taken_and_checked_at_once() -> None:
+    assert receive_all(b"x" * 9, declared="9").held_bytes == 9
+    assert receive_all(b"x" * 9).held_bytes == 0
+    assert receive_all(b"x" * 9, declared="odd").held_bytes == 0
+    assert receive_all(b"x" * 10, declared="10", limit=10)
+    with pytest.raises(TooLargeError, match="over the limit of 10 bytes"):
+        receive_all(declared="11", limit=10)
+    with pytest.raises(TooLargeError):
+        receive_all(declared="9" * 30, limit=10)
+
+
+@pytest.mark.parametrize(("size", "is_refused"), [(10, False), (11, True)])
+@pytest.mark.parametrize("parts", [1, 2, 11])
+def test_a_body_of_the_limit_is_received_and_a_larger_one_is_not(
+    size: int, parts: int, *, is_refused: bool
+) -> None:
+    content = b"x" * size
+    split = [content[at * size // parts : (at + 1) * size // parts] for at in range(parts)]
+    if is_refused:
+        with pytest.raises(TooLargeError):
+            parse(split, "image/x", limit=10)
+    else:
+        assert parse(split, "image/x", limit=10).picture == content
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b" " * MAX_INLINE_BYTES])
+def test_an_empty_body_is_said_to_be_so(content: bytes) -> None:
+    with pytest.raises(InputError, match="the body is empty: send JSON"):
+        parse([content])
+
+
+def test_a_body_of_white_space_is_no_empty_one_above_the_size() -> None:
+    with pytest.raises(InputError, match="not JSON"):
+        parse([b" " * (MAX_INLINE_BYTES + 1)])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[1]", "must be a JSON object"),
+        (b"{", "is not JSON: .* at character 1"),
+        (b'{"a": \xff}', "not JSON: not UTF-8"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "a number that is too long"),
+        (b'{"image": 7}', "^image: must be a base64 string$"),
+        (b'{"mesh": []}', "^mesh: must be a base64 string$"),
+    ],
+)
+def test_a_body_that_is_no_request_is_told_why(content: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse([content])
+
+
+def test_a_form_has_no_other_files_and_no_empty_ones() -> None:
+    with pytest.raises(InputError, match=r"^image: empty$"):
+        parse([form(('name="image"; filename="a"', b""))], FORM)
+    with pytest.raises(InputError, match=r"^photo: is a file; only image and mesh may be files$"):
+        parse([form(('name="photo"; filename="a"', b"x"))], FORM)
+    assert FILES == ("image", "mesh")
+    nothing = parse([b'{"image": null, "mesh": null}'])
+    assert (nothing.picture, nothing.mesh, nothing.fields) == (None, None, {})
+
+
+def fields_of(content: bytes, query: bytes = b"") -> tuple[dict[str, object], int]:
+    held = account()
+    messages = [{"type": "http.request", "body": content, "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    scope = {
+        "type": "http", "method": "POST", "headers": [], "query_string": query,
+        "state": {"body": held},
+    }  # fmt: skip
+    found = asyncio.run(parse_fields(Request(scope, receive), max_bytes=LIMIT))
+    return found, held.held_bytes
+
+
+def test_fields_alone_may_be_in_the_query_and_hold_nothing() -> None:
+    assert fields_of(b"", b"a=1") == ({"a": "1"}, 0)
+    assert fields_of(b" ", b"a=1") == ({"a": "1"}, 0)
+    with_file = json.dumps({"a": 2, "image": encoded(b"file")}).encode()
+    assert fields_of(with_file, b"a=1") == ({"a": 2}, 0)

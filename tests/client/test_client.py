@@ -14,11 +14,28 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.engines import PATIENCE_S, GatedEngine
+from tests.support.operations import Performed, json_reply, perform
 from tests.support.server import SMALL, Server, picture
-from trellis2_server.client import AsyncClient, Client, NotFoundError, ProtocolError, UsageError
+from trellis2_server.client import (
+    AsyncClient,
+    BusyError,
+    Client,
+    Health,
+    JobState,
+    NotFoundError,
+    ProtocolError,
+    Result,
+    UsageError,
+)
+from trellis2_server.client.client import PATIENCE_S as CLIENT_PATIENCE_S
+from trellis2_server.client.protocol.actions import Call, ReadFile
+from trellis2_server.client.protocol.replies import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from trellis2_server.client.connection import Connection
+    from trellis2_server.client.protocol.actions import Operation
 
     Ask = Callable[..., Any]
 
@@ -176,3 +193,139 @@ def test_the_client_imports_nothing_of_the_server() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "trellis2_server.request_fields"  # standard library only
+
+
+# ---- what the methods do -----------------------------------------------------------------------
+
+
+class ByHand(Client):
+    """A client whose operations are performed by hand, with these answers."""
+
+    def __init__(self, *answers: object, **arguments: Any) -> None:
+        self.answers = answers
+        self.performed = Performed()
+        super().__init__("host", **arguments)
+
+    def _open(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def _run(self, operation: Operation[Any]) -> Any:
+        self.performed = perform(operation, *self.answers)
+        if self.performed.error is not None:
+            raise self.performed.error
+        return self.performed.result
+
+
+STATE = '{"uid": "a", "status": "completed"}'
+SENT = json_reply(200, '{"uid": "a"}')
+STREAM = Reply(200, {"content-type": "text/event-stream"})
+END = f"event: end\ndata: {STATE}\n\n".encode()
+
+
+def file(content: bytes) -> tuple[object, ...]:
+    return Reply(200, {}), content, b""
+
+
+def test_each_method_asks_for_what_it_is_named_after() -> None:
+    client = ByHand(json_reply(204))
+    assert client.cancel("a") is None
+    assert client.performed.asked == [Call("DELETE", "jobs/a")]
+    client = ByHand(json_reply(200, STATE))
+    assert client.job("a") == JobState("a", "completed")
+    client = ByHand(json_reply(200, f'{{"jobs": [{STATE}]}}'))
+    assert client.jobs() == [JobState("a", "completed")]
+    assert client.performed.paths == ["jobs?limit=20"]
+    client.jobs(limit=7, before="b")
+    assert client.performed.paths == ["jobs?limit=7&before=b"]
+    client = ByHand(*file(b"glTF"))
+    assert client.download("a") == b"glTF"
+    assert client.performed.paths == ["jobs/a/textured.glb"]
+    client.download("a", "input.png")
+    assert client.performed.paths == ["jobs/a/input.png"]
+    client = ByHand(json_reply(200, '{"status": "ok"}'))
+    assert client.health() == client.wait_until_ready() == Health("ok")
+
+
+def test_generating_has_all_of_its_arguments() -> None:
+    progress: list[Any] = []
+    shapes: list[bytes] = []
+    ready = b'event: status\ndata: {"uid": "a", "status": "texture_processing", '
+    ready += b'"shape_ready": true}\n\n'
+    client = ByHand(
+        b"picture", SENT, STREAM, ready, *file(b"shape"), STREAM, END, *file(b"textured")
+    )
+    result = client.generate(
+        "one.png", on_progress=progress.append, on_shape=shapes.append, extra={"new": 1}, seed=3
+    )
+    assert isinstance(result, Result)
+    assert (result.shape, result.textured, shapes) == (b"shape", b"textured", [b"shape"])
+    assert progress[-1].fraction <= 1
+    assert progress[0].fraction == pytest.approx(0.4)  # of a job with a texture
+    assert client.performed.updates == []
+    [picture_, sent] = client.performed.asked[:2]
+    assert picture_ == ReadFile("one.png")
+    assert isinstance(sent, Call)
+    assert sent.body is not None
+    assert sent.body.items() >= {"seed": 3, "new": 1, "texture": True, "type": "glb"}.items()
+    plain = ByHand(b"picture", SENT, STREAM, END, *file(b"shape"))
+    assert plain.generate(b"x", texture=False, shape=False).shape == b"shape"
+    both = ByHand(b"picture", SENT, STREAM, END, *file(b"textured"))
+    assert both.generate(b"x", shape=False).shape is None
+    with pytest.raises(UsageError, match="no such option"):
+        client.generate(b"x", sede=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+@pytest.mark.parametrize("texture", [True, False])
+def test_submitting_waits_for_nothing(*, texture: bool) -> None:
+    client = ByHand(b"picture", b"mesh", SENT) if texture else ByHand(b"picture", SENT)
+    mesh = b"mesh" if texture else None
+    uid = client.submit(
+        b"picture", mesh=mesh, texture=texture, type="ply", extra={"new": 1}, seed=3
+    )
+    assert uid == "a"
+    sent = client.performed.asked[-1]
+    assert isinstance(sent, Call)
+    assert sent.body is not None
+    wanted = {"seed": 3, "new": 1, "texture": texture, "type": "ply"}
+    assert sent.body.items() >= wanted.items()
+    assert ("mesh" in sent.body) is texture
+
+
+def test_a_client_retries_as_long_as_it_is_told_to() -> None:
+    busy = json_reply(503, retry_after="200")
+    patient = ByHand(busy, json_reply(200, STATE))
+    assert patient.job("a").uid == "a"
+    assert CLIENT_PATIENCE_S == 300
+    with pytest.raises(BusyError):
+        ByHand(busy, patience_s=199.0).job("a")
+    with pytest.raises(BusyError):
+        ByHand(busy).wait_until_ready(5.0)
+
+
+def test_a_client_shows_its_server_and_not_its_key() -> None:
+    client = ByHand(api_key="secret", timeout_s=7.0)
+    assert (client.server, repr(client)) == ("http://host", "ByHand('http://host')")
+    arguments = client.connection.client_arguments()
+    assert arguments["timeout"].read == 7.0
+    assert arguments["headers"]["Authorization"] == "Bearer secret"
+
+
+def test_a_result_has_the_best_model_that_there_is() -> None:
+    for shape, textured, model in (
+        (b"s", b"t", b"t"), (b"s", None, b"s"), (None, b"t", b"t"), (None, None, b""),
+    ):  # fmt: skip
+        assert Result("a", "glb", shape, textured).model == model
+    for status, is_finished in (
+        ("shape_processing", False), ("texture_processing", False), ("completed", True),
+        ("error", True),
+    ):  # fmt: skip
+        state: Any = status
+        assert JobState("a", state).is_finished is is_finished
+
+
+def test_errors_have_what_a_program_needs() -> None:
+    error = BusyError("full", status=503, code=3, retry_after_s=1.5)
+    assert (str(error), error.status, error.code, error.retry_after_s) == ("full", 503, 3, 1.5)
+    assert BusyError("full", status=503).retry_after_s is None
+    missing = NotFoundError("no", status=404)
+    assert (str(missing), missing.status, missing.code) == ("no", 404, None)

@@ -59,3 +59,53 @@ async def test_a_job_waits_only_while_none_of_its_steps_runs() -> None:
     assert (parts.active_jobs.unfinished, parts.active_jobs.second_steps) == (3, 1)
     both.data.field = "held"
     assert parts.active_jobs.held_fields == 1
+
+
+@in_a_loop
+async def test_a_job_is_being_textured_from_the_first_step_to_the_export() -> None:
+    parts = Parts()
+    assert not parts.add(waiting_for="shape_export").has_texture_to_come
+    assert parts.add(running="texture").has_texture_to_come
+    assert parts.add(waiting_for="texture_export").has_texture_to_come
+    held = parts.add(running="shape_export")
+    held.data.field = "field"
+    assert held.has_texture_to_come
+
+
+@in_a_loop
+async def test_only_a_step_that_decodes_what_was_sent_reads_an_upload() -> None:
+    parts = Parts()
+    given, made = parts.add(waiting_for="shape_export"), parts.add(waiting_for="shape_export")
+    made.data.shape = "shape"
+    assert given.steps["shape_export"].reads_upload
+    assert not made.steps["shape_export"].reads_upload
+    assert parts.add(running="cutout").steps["cutout"].reads_upload
+    assert not parts.add(running="shape").steps["shape"].reads_upload
+
+
+@in_a_loop
+async def test_a_job_that_has_ended_holds_no_data_but_knows_what_still_runs() -> None:
+    parts = Parts()
+    active = parts.add(running="shape_export", waiting_for="texture", mesh=b"mesh")
+    active.data.shape = "shape"
+    waiting = active.steps["texture"]
+    held = [b"files"]
+    waiting.call = held.pop
+    active.release()
+    assert active.steps.keys() == {"shape_export"}
+    assert (active.mesh, active.data.shape) == (None, None)
+    assert waiting.call() is None
+    assert held == [b"files"]
+
+
+@in_a_loop
+async def test_steps_of_the_same_time_keep_their_order_when_others_leave() -> None:
+    parts = Parts()
+    jobs = [parts.add(waiting_for="shape", deadline=1.0) for _ in range(4)]
+    steps = [job.steps["shape"] for job in jobs]
+    parts.queue.remove(steps[0], steps[2])
+    assert list(parts.queue) == [steps[1], steps[3]]
+    assert parts.moved == [jobs[1].uid, jobs[3].uid]
+    assert steps[1].is_running is False
+    steps[1].started_at = 0.0
+    assert steps[1].is_running

@@ -4,9 +4,8 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from trellis2_server.errors import EngineError, JobNotFoundError
 from trellis2_server.jobs.job import TRANSITIONS, Job, Progress, Status
@@ -138,100 +137,165 @@ def test_a_job_that_is_asked_for_every_second_is_recorded_once_a_minute() -> Non
     assert [aged.uid for aged in registry.remove_aged(301.5)] == [known.uid]
 
 
-class Tables(RuleBasedStateMachine):
-    """Whatever happens, a table keeps what runs, finds what it keeps, and forgets the rest."""
-
-    uids = Bundle("uids")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.registry = JobRegistry()
-        self.now = 0.0
-        self.used: dict[str, float] = {}
-
-    def known(self, uid: str) -> Job | None:
-        return next((known for known in self.registry if known.uid == uid), None)
-
-    @rule(target=uids, owner=st.sampled_from(["", "alice"]))
-    def add(self, owner: str) -> str:
-        added = self.registry.put(job(owner=owner))
-        self.registry.add_client(added.uid, owner)
-        self.registry.bind_key(added.uid[:2], added.uid)
-        return added.uid
-
-    @rule(uid=uids, image_hash=st.sampled_from(["a" * 32, "b" * 32]))
-    def cut_out(self, uid: str, image_hash: str) -> None:
-        known = self.known(uid)
-        if known and known.image_hash is None:
-            self.registry.put(known.changed(self.now, image_hash=image_hash))
-
-    @rule(uid=uids, status=st.sampled_from(Status))
-    def move(self, uid: str, status: Status) -> None:
-        known = self.known(uid)
-        self.now += 1
-        if known and status in TRANSITIONS[known.status]:
-            self.registry.put(known.changed(self.now, status=status))
-
-    @rule(uid=uids, other=uids)
-    def join(self, uid: str, other: str) -> None:
-        known, meant = self.known(uid), self.known(other)
-        if known and meant and known is not meant and known.owner == meant.owner:
-            self.registry.merge(uid, other)
-            assert self.registry.get(uid, meant.owner).uid == other
-
-    @rule(uid=uids)
-    def remove(self, uid: str) -> None:
-        known = self.known(uid)
-        if known:
-            self.registry.remove(known.uid)
-            assert known.uid not in self.registry
-
-    @rule(age=st.integers(0, 5))
-    def age(self, age: int) -> None:
-        before = self.now - age
-        for aged in self.registry.remove_aged(before):
-            assert aged.status.is_finished
-            assert max(aged.finished_at or 0.0, self.used.get(aged.uid, 0.0)) < before
-
-    @rule(uid=uids)
-    def ask(self, uid: str) -> None:
-        self.now += 1
-        if self.known(uid):
-            self.registry.note_request(uid, self.now)
-            self.used[uid] = self.now
-
-    @invariant()
-    def finished_jobs_age_from_their_last_use(self) -> None:
-        ages = {
-            known.uid: max(known.finished_at, self.used.get(known.uid, 0.0))
-            for known in self.registry
-            if known.finished_at is not None
-        }
-        found = [known.uid for known in self.registry.oldest_finished(100)]
-        assert sorted(found) == sorted(ages)
-        assert [ages[uid] for uid in found] == sorted(ages.values())
-
-    @invariant()
-    def nothing_is_kept_for_jobs_that_are_gone(self) -> None:
-        kept = {known.uid for known in self.registry}
-        hashed = [uid for uids in self.registry._by_hash.values() for uid in uids]
-        assert set(self.registry._last_requests) == kept
-        assert sorted(hashed) == sorted(j.uid for j in self.registry if j.image_hash)
-        assert all(self.registry._by_hash.values())
-        assert set(self.registry._clients) == kept
-        for owner, image_hash in self.registry._by_hash:
-            found = self.registry.get(image_hash, owner)
-            assert (found.owner, found.image_hash) == (owner, image_hash)
-
-    def teardown(self) -> None:
-        for known in self.registry:
-            if not known.status.is_finished:
-                self.registry.put(known.changed(self.now, status=Status.CANCELLED))
-        self.registry.remove_aged(self.now + 1)
-        assert not len(self.registry)
-        assert not self.registry._by_key
-        assert not self.registry._merged
+# ---- names, clients, owners ----------------------------------------------------------------------
 
 
-TestTables = Tables.TestCase
-TestTables.settings = settings(max_examples=30, stateful_step_count=20)
+def test_clients_of_a_job_come_and_go() -> None:
+    registry = JobRegistry()
+    known, other = registry.put(job()), registry.put(job())
+    for client in ("a", "b", "a"):
+        registry.add_client(known.uid, client)
+    assert registry.clients(known.uid) == {"a", "b"}
+    assert registry.clients(other.uid) == registry.clients("unknown") == frozenset()
+    assert not registry.remove_client(known.uid, "a")
+    assert registry.remove_client(known.uid, "never asked")
+    assert registry.remove_client(known.uid, "b")
+    assert registry.clients(known.uid) == frozenset()
+
+
+def test_a_merged_job_leaves_its_clients_and_names_to_the_known_one() -> None:
+    journal = Journal()
+    registry = JobRegistry(journal)
+    known, merged, third = (registry.put(job(image_hash=HASH)) for _ in range(3))
+    registry.add_client(known.uid, "a")
+    registry.add_client(merged.uid, "b")
+    alias = registry.create_alias(merged, "obj")
+    other = registry.create_alias(third, "obj")
+    registry.merge(merged.uid, known.uid)
+    assert registry.clients(known.uid) == {"a", "b"}
+    assert merged.uid not in registry
+    assert registry[merged.uid] is known
+    assert registry.get(alias).uid == registry.get(merged.uid).uid == known.uid
+    assert registry.get(other).uid == third.uid
+    assert registry.alias_delivery(f" {alias.upper()} ") == "obj"
+    assert registry.alias_delivery(merged.uid) is None
+    assert journal.stored["alias", merged.uid] == (known.uid, None)
+    assert journal.stored["ticket", alias] == (known.uid, "obj")
+    assert journal.stored["ticket", other] == (third.uid, "obj")
+    registry.remove(third.uid)
+    with pytest.raises(JobNotFoundError):
+        registry.get(other)
+    assert registry.alias_delivery(other) is None
+    assert registry.get(alias).uid == known.uid
+
+
+def test_the_same_delivery_of_a_job_has_one_alias() -> None:
+    journal = Journal()
+    registry = JobRegistry(journal)
+    known, other = registry.put(job()), registry.put(job())
+    first = registry.create_alias(known, "obj")
+    assert registry.create_alias(known, "obj") == first
+    assert (
+        len({first, registry.create_alias(known, "glb"), registry.create_alias(other, "obj")}) == 3
+    )
+    assert journal.names.count(("ticket", known.uid)) == 2
+    after = JobRegistry()
+    after.put(known)
+    journal.restore(after)
+    assert after.create_alias(known, "obj") == first
+
+
+def test_an_owner_finds_their_own_jobs_only() -> None:
+    registry = JobRegistry()
+    hers = registry.put(job(owner="alice", image_hash=HASH, shape_md5="c" * 32))
+    his = registry.put(job(owner="bob", image_hash=HASH))
+    assert registry.get(HASH, "alice") is hers
+    assert registry.get(HASH, "bob") is his
+    assert registry.find_by_shape("c" * 32, "alice") is hers
+    assert registry.find_by_shape("c" * 32, "bob") is None
+    assert registry.find_by_shape("d" * 32, "alice") is None
+    later = registry.put(job(owner="alice"))
+    assert registry.list_newest("alice") == [later, hers]
+    for name, owner in ((hers.uid, "bob"), (his.uid, "alice"), (hers.uid, ""), (HASH, "")):
+        with pytest.raises(JobNotFoundError, match="never created, or it has aged out"):
+            registry.get(name, owner)
+
+
+def test_a_shape_is_of_the_job_that_made_it_last_until_that_fails_or_goes() -> None:
+    registry = JobRegistry()
+    first, second = (registry.put(job(shape_md5="c" * 32)) for _ in range(2))
+    assert registry.find_by_shape("c" * 32) is second
+    registry.remove(first.uid)
+    assert registry.find_by_shape("c" * 32) is second
+    registry.put(second.changed(1.0, status=Status.ERROR, error=EngineError("no")))
+    assert registry.find_by_shape("c" * 32) is None
+    third = registry.put(job(shape_md5="c" * 32))
+    registry.remove(third.uid)
+    assert not registry._by_shape
+
+
+def test_a_key_is_of_its_origin_and_is_found_in_another_process() -> None:
+    journal = Journal()
+    before = JobRegistry(journal, "v1")
+    known = before.put(job())
+    before.bind_key(("upload", "x"), known.uid)
+    for origin, is_found in (("v1", True), ("v2", False), (None, False)):
+        after = JobRegistry(origin=origin)
+        after.put(known)
+        journal.restore(after)
+        assert (after.find_by_key(("upload", "x")) is known) is is_found
+        assert after.find_by_key(("upload", "y")) is None
+    assert journal.names == [("key", known.uid)]
+    assert before.find_by_key(("upload", "x")) is known
+    assert journal.names == [("key", known.uid), ("asked", known.uid)]
+    before.remove(known.uid)
+    assert before.find_by_key(("upload", "x")) is None
+    assert not before._by_key
+
+
+def test_a_journal_hears_of_every_job_and_its_end() -> None:
+    heard: list[tuple[str, str]] = []
+
+    class Listening(Journal):
+        def note(self, job: Job) -> None:
+            heard.append(("note", job.uid))
+
+        def remove(self, uid: str) -> None:
+            heard.append(("remove", uid))
+
+    registry = JobRegistry(Listening())
+    known = registry.put(job())
+    registry.put(known.changed(1.0, status=Status.COMPLETED))
+    aged = registry.remove_aged(2.0)
+    assert [each.uid for each in aged] == [known.uid]
+    assert heard == [("note", known.uid)] * 2 + [("remove", known.uid)]
+    assert registry.remove_aged(2.0) == []
+
+
+def test_a_job_whose_texture_is_requested_does_not_age_until_it_ends_again() -> None:
+    registry = JobRegistry()
+    done = registry.put(registry.put(job()).changed(1.0, status=Status.COMPLETED))
+    working = registry.put(done.changed(2.0, status=Status.TEXTURE_PROCESSING))
+    assert registry.remove_aged(100.0) == []
+    registry.put(working.changed(50.0, status=Status.COMPLETED))
+    assert registry.remove_aged(50.0) == []
+    assert len(registry.remove_aged(50.1)) == 1
+
+
+def test_as_many_old_jobs_are_given_as_asked_for() -> None:
+    registry = JobRegistry()
+    uids = [
+        registry.put(registry.put(job()).changed(at, status=Status.ERROR)).uid
+        for at in (1.0, 2.0, 3.0)
+    ]
+    assert [each.uid for each in registry.oldest_finished(2)] == uids[:2]
+    assert registry.oldest_finished(0) == []
+    assert (len(registry), [each.uid for each in registry]) == (3, uids)
+
+
+def test_restored_requests_count_for_the_age() -> None:
+    registry = JobRegistry()
+    old, new = (
+        registry.put(registry.put(job()).changed(at, status=Status.COMPLETED)) for at in (1.0, 2.0)
+    )
+    registry.restore_requests({old.uid: 9.0})
+    assert [each.uid for each in registry.oldest_finished(9)] == [new.uid, old.uid]
+
+
+def test_unix_times_follow_from_the_clock() -> None:
+    known = job(created_unix_s=1000.0)
+    assert known.finished_unix_s is None
+    begun = Job(known.uid, OPTIONS, "gated", 50.0, created_unix_s=1000.0)
+    assert begun.changed(57.0, status=Status.ERROR).finished_unix_s == 1007.0
+    shown = begun.changed(51.0, status=Status.TEXTURE_PROCESSING, progress=Progress("bake", 0.5))
+    assert shown.progress == Progress("bake", 0.5)

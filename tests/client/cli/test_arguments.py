@@ -6,11 +6,13 @@ import json
 import re
 import runpy
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from trellis2_server.client import cli
+from trellis2_server.client import UsageError, cli
+from trellis2_server.client.cli.arguments import read_command
 from trellis2_server.client.cli.exit_codes import ExitCode
 from trellis2_server.client.options import OPTIONS
 
@@ -78,6 +80,9 @@ def test_the_help_lists_every_exit_code_and_option(capsys: pytest.CaptureFixture
         assert re.search(rf"^  {code:d}  ", text, re.MULTILINE)
     for option in OPTIONS:
         assert f"--{option.name.replace('_', '-')}" in text
+    words = " ".join(text.split())
+    for low, high in (option.bounds for option in OPTIONS if option.bounds):
+        assert f", {low:,} … {high:,}" in words
 
 
 @pytest.mark.parametrize("called", ["/usr/bin/trellis2", "trellis2"])
@@ -98,3 +103,80 @@ def test_the_usage_shows_the_module_if_it_is_run_as_one(
         runpy.run_module("trellis2_server.client", run_name="__main__")
     expected = "usage: python -m trellis2_server.client [options] PICTURE"
     assert capsys.readouterr().out.startswith(expected)
+
+
+# ---- by themselves -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one.png", "two.png", "mesh.ply"):
+        (tmp_path / name).touch()
+    (tmp_path / "key").write_text(" secret\n")
+    return tmp_path
+
+
+def test_without_arguments_everything_is_the_servers_default(folder: Path) -> None:
+    command = read_command(["one.png"])
+    assert command.pictures == [Path("one.png")]
+    assert command.request == {
+        "mesh": None, "texture": True, "shape": False, "type": "glb", "extra": {},
+    }  # fmt: skip
+    server, output = command.server, command.output
+    assert (server.address, server.api_key, server.patience_s) == (None, None, 300.0)
+    assert (server.is_awaited, command.jobs) == (False, 4)
+    assert (output.kinds, output.type) == (["model"], "glb")
+    assert (output.has_texture, output.json, output.is_quiet) == (True, False, False)
+    del folder
+
+
+def test_each_argument_is_passed_on(folder: Path) -> None:
+    command = read_command(
+        ["one.png", "two.png", "--server", "host", "--api-key-file", "key", "--wait-for-server",
+         "--patience", "0", "--jobs", "1", "--with-shape", "--thumbnail", "--json", "-q",
+         "--type", "ply", "--seed", "7", "--no-remesh", "--tex-guidance-interval", "0.1", "0.9",
+         "--option", "a=1", "--option", "b=x=y", "--option", "c="]
+    )  # fmt: skip
+    assert command.request == {
+        "mesh": None, "texture": True, "shape": True, "type": "ply",
+        "extra": {"a": 1, "b": "x=y", "c": ""}, "seed": 7, "remesh": False,
+        "tex_guidance_interval": [0.1, 0.9],
+    }  # fmt: skip
+    server, output = command.server, command.output
+    assert (server.address, server.api_key, server.patience_s) == ("host", "secret", 0.0)
+    assert (server.is_awaited, command.jobs, output.type) == (True, 1, "ply")
+    assert output.kinds == ["model", "shape", "thumbnail"]
+    assert (output.has_texture, output.json, output.is_quiet) == (True, True, True)
+    bare = read_command(["one.png", "--shape-only", "--api-key", "", "--api-key-file", "key"])
+    assert (bare.request["texture"], bare.output.has_texture) == (False, False)
+    assert bare.server.api_key == ""
+    textured = read_command(["one.png", "--mesh", "mesh.ply"])
+    assert textured.request["mesh"] == Path("mesh.ply")
+    del folder
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--option", "=1"], ["--jobs", "0"], ["--patience", "-0.1"], ["--mesh", "."],
+        ["--mesh", "mesh.ply", "--shape-only"], ["--mesh", "mesh.ply", "--with-shape"],
+        ["--mesh", "mesh.ply", "--output", "mesh.ply"],
+    ],
+)  # fmt: skip
+def test_arguments_that_cannot_be_used_are_refused(folder: Path, arguments: list[str]) -> None:
+    with pytest.raises(UsageError):
+        read_command(["one.png", *arguments])
+    with pytest.raises(UsageError):
+        read_command(["."])
+    del folder
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["one.png", "--type", "fbx"], ["one.png", "--texture-size", "7"],
+                  ["one.png", "--geo-rotation", "x"], ["one.png", "--jobs", "x"]]
+)  # fmt: skip
+def test_arguments_that_argparse_knows_to_be_wrong_exit(folder: Path, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^2$"):
+        read_command(arguments)
+    del folder

@@ -16,6 +16,8 @@ import pytest
 from tests.support.engines import PATIENCE_S, GatedEngine
 from tests.support.faults import cut
 from tests.support.server import Server, picture, until
+from trellis2_server.client import UsageError, cli
+from trellis2_server.client.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,3 +115,49 @@ def test_a_closed_standard_output_causes_no_stack_trace(server: Server, tmp_path
         assert running.stderr
         assert running.stderr.read() == ""
         assert running.wait(PATIENCE_S) == 5
+
+
+# ---- the exit code -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ending(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], int]:
+    """Runs the command line with a batch that ends like that."""
+
+    def run(outcome: Any) -> int:
+        async def batch(_: Any) -> Any:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+
+        monkeypatch.setattr(cli, "run_batch", batch)
+        monkeypatch.setattr(cli, "read_command", lambda arguments, program: (arguments, program))
+        return cli.main(["one.png"])
+
+    return run
+
+
+def test_the_exit_code_is_that_of_the_batch(ending: Callable[[Any], int]) -> None:
+    assert ending(ExitCode.SOME_FAILED) == 1
+    assert ending(ExitCode.DONE) == 0
+
+
+def test_wrong_arguments_are_said_on_standard_error(
+    ending: Callable[[Any], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ending(UsageError("no such file")) == 2
+    assert capsys.readouterr() == ("", "error: no such file\n")
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_an_interrupt_overwrites_what_a_terminal_shows_of_it(
+    ending: Callable[[Any], int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_terminal: bool,
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    assert ending(KeyboardInterrupt()) == 130
+    text = "interrupted; jobs in progress are cancelled\n"
+    assert capsys.readouterr().err == ("\r" if is_terminal else "") + text

@@ -36,3 +36,14 @@ def test_several_jobs_have_the_code_of_their_failures_if_it_is_the_same() -> Non
     assert combine([done, done]) == done
     assert combine([done, unreachable, unreachable]) == unreachable
     assert combine([done, ExitCode.UNAUTHORIZED, unreachable]) == failed
+
+
+def test_the_numbers_are_those_that_scripts_know() -> None:
+    assert {code.name: code.value for code in ExitCode} == {
+        "DONE": 0, "SOME_FAILED": 1, "USAGE": 2, "UNREACHABLE": 3, "UNAUTHORIZED": 4,
+        "NOT_WRITTEN": 5, "INTERRUPTED": 130,
+    }  # fmt: skip
+
+
+def test_no_jobs_are_done() -> None:
+    assert combine([]) == ExitCode.DONE

@@ -9,10 +9,14 @@ import pytest
 
 from tests.support.engines import GatedEngine
 from tests.support.faults import cut, reply
+from tests.support.operations import Performed, perform
 from tests.support.server import SMALL, Server, picture, serving, settings
-from trellis2_server.client import UnreachableError
-from trellis2_server.client.protocol.download import PartialDownload
+from trellis2_server.client import NotFoundError, ProtocolError, UnreachableError
+from trellis2_server.client.protocol import retry
+from trellis2_server.client.protocol.actions import DownloadProgress, Open, Read
+from trellis2_server.client.protocol.download import PartialDownload, download
 from trellis2_server.client.protocol.replies import Reply
+from trellis2_server.client.protocol.retry import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,3 +96,92 @@ def test_a_file_with_a_weak_tag_is_downloaded_from_its_beginning() -> None:
     assert "Range" not in partial.request_headers()
     partial.start(Reply(200, {}))
     assert (partial.content, partial.total) == (b"", None)
+
+
+# ---- by hand ---------------------------------------------------------------------------------
+
+
+def downloading(*answers: object, patience_s: float = 1e9) -> Performed:
+    return perform(download("uid-1", "shape.glb", Backoff(patience_s)), *answers)
+
+
+def whole(length: int = 9, **more: str) -> Reply:
+    return Reply(200, {"etag": '"1"', "content-length": str(length), **more})
+
+
+def test_a_download_is_one_request_and_reports_each_chunk() -> None:
+    done = downloading(whole(), b"glTF", b" done", b"")
+    assert done.result == b"glTF done"
+    assert done.asked == [
+        Open("jobs/uid-1/shape.glb", {"Accept-Encoding": "identity"}), Read(), Read(), Read(),
+    ]  # fmt: skip
+    assert done.updates == [DownloadProgress(4, 9), DownloadProgress(9, 9)]
+    assert done.pauses == []
+
+
+@pytest.mark.parametrize("received", range(9))
+def test_a_file_that_is_cut_short_anywhere_is_not_taken_for_whole(received: int) -> None:
+    content = b"glTF done"
+    begin = [content[:received]] if received else []
+    rest = Reply(206, {"etag": '"1"', "content-range": f"bytes {received}-8/9"})
+    done = downloading(whole(), *begin, b"", rest if received else whole(), content[received:], b"")
+    assert done.result == content
+    assert done.headers[1].get("Range") == (f"bytes={received}-" if received else None)
+    assert len(done.pauses) == 1
+    assert "the connection was lost during the download" in str(done.updates)
+    impatient = downloading(whole(), *begin, b"", patience_s=0)
+    assert isinstance(impatient.error, UnreachableError)
+    assert impatient.result is None
+
+
+def test_a_file_of_unknown_size_is_whole_when_its_reply_ends() -> None:
+    for length in ({}, {"content-length": ""}, {"content-length": "9, 9"}):
+        done = downloading(Reply(200, length), b"glTF", b"")
+        assert (done.result, done.updates) == (b"glTF", [DownloadProgress(4, None)])
+
+
+def test_a_file_that_comes_in_many_parts_is_put_together() -> None:
+    parts: list[object] = [whole(), b"g", UnreachableError("lost")]
+    for at in range(1, 8):
+        head = {"etag": '"1"', "content-length": "1", "content-range": f"bytes {at}-8/9"}
+        parts += [Reply(206, head), b"glTF done"[at : at + 1], b""]
+    head = {"etag": '"1"', "content-range": "bytes 8-8/9"}
+    done = downloading(*parts, Reply(206, head), b"e", b"")
+    assert done.result == b"glTF done"
+    assert [each.get("Range") for each in done.headers[1:]] == [
+        f"bytes={at}-" for at in range(1, 9)
+    ]
+    # Something came each time: the next delay is again the first one.
+    assert max(done.pauses) <= 1.25 * retry.FIRST_DELAY_S
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Reply(206, {"content-range": "bytes 3-8/9"}),
+        Reply(206, {"content-range": "bytes 5-8/9"}),
+        Reply(206, {"content-range": "bytes 40-80/90"}),
+        Reply(206, {}),
+        Reply(416, {}),
+    ],
+)
+def test_the_rest_of_something_else_is_not_appended(answer: Reply) -> None:
+    done = downloading(whole(), b"glTF", b"", answer, whole(), b"glTF done", b"")
+    assert done.result == b"glTF done"
+    assert [each.get("Range") for each in done.headers] == [None, "bytes=4-", None]
+
+
+def test_a_changed_file_replaces_what_was_received() -> None:
+    done = downloading(whole(), b"glTF", b"", whole(3), b"new", b"")
+    assert done.result == b"new"
+    assert done.updates[-1] == DownloadProgress(3, 3)
+
+
+def test_a_file_that_is_not_there_is_not_asked_for_again() -> None:
+    assert isinstance(downloading(Reply(404, {})).error, NotFoundError)
+    assert downloading(Reply(503, {}), whole(1), b"x", b"").result == b"x"
+
+
+def test_the_name_of_a_job_cannot_leave_its_path() -> None:
+    with pytest.raises(ProtocolError):
+        next(download("../x", "shape.glb", Backoff(0)))

@@ -26,7 +26,7 @@ _MAGIC: Final = 0x46546C67
 _VERSION: Final = 2
 _JSON: Final = 0x4E4F534A
 _COMPONENT: Final = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
-_WIDTH: Final = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
+_WIDTH: Final = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
 
 
 def load_glb(glb: bytes) -> DrawnModel:
