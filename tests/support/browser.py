@@ -75,7 +75,8 @@ class Tab:
         if not in_3d:
             context.route(_VIEWER, lambda route: route.abort())
         self.page: Page = context.new_page()
-        self.page.set_default_timeout(PATIENCE_S * 1000)
+        # A frame of the viewer takes seconds beside other tests.
+        self.page.set_default_timeout(PATIENCE_S * 1000 * (4 if in_3d else 1))
         self.console_errors: list[str] = []
         self.page.on("console", self._record)
         self.page.on("pageerror", lambda error: self.console_errors.append(str(error)))
