@@ -111,30 +111,29 @@ class SimulatedExecutor(LocalExecutor):
     def load(self, report: object) -> None:
         """Do nothing."""
 
-    def cut_out(self, picture: bytes, *, remove_background: bool) -> Cutout:
+    def cut_out(self, picture: bytes, **_: object) -> Cutout:
         """Return a picture that differs with the file."""
-        del remove_background
         rgba = np.full((16, 16, 4), 255, np.uint8)
         rgba[0, 0, :3] = np.frombuffer(picture[-3:], np.uint8)
         rgba[0, 1, :3] = np.frombuffer(picture[-6:-3], np.uint8)
         return Cutout(rgba, "alpha")
 
-    def make_shape(self, *_: object) -> Any:
+    def make_shape(self, *_: object, **__: object) -> Any:
         """Wait."""
         self._on_device(self._model.shape)
         return SimpleNamespace(resolution=512, warnings=(), state=None, mesh=None)
 
-    def export_shape(self, *_: object) -> ExportedShape:
+    def export_shape(self, *_: object, **__: object) -> ExportedShape:
         """Wait."""
         self._wait(self._model.shape_export)
         return ExportedShape(SimpleNamespace(shape=None, mesh=None), b"glb", "0" * 32)
 
-    def make_texture(self, *_: object) -> Any:
+    def make_texture(self, *_: object, **__: object) -> Any:
         """Wait."""
         self._on_device(self._model.texture)
         return SimpleNamespace(warnings=())
 
-    def export_model(self, *_: object) -> bytes:
+    def export_model(self, *_: object, **__: object) -> bytes:
         """Wait."""
         self._wait(self._model.texture_export)
         return b"glb"
