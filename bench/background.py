@@ -23,6 +23,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from bench.record import Record, add_option  # noqa: E402 - after the path is set
+
 WAYS = ("here", "server")
 
 
@@ -83,11 +85,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("photo", type=Path, help="an opaque picture")
     parser.add_argument("--pictures", type=int, default=5, help="pictures after the first one")
+    add_option(parser)
     parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
     parsed = parser.parse_args()
     if parsed.case:
         print(json.dumps(measure(*parsed.case, parsed.photo, parsed.pictures)))
         return 0
+    record = Record(__file__, parsed)
     for background in ("rembg", "grabcut"):
         keys: set[str] = set()
         for way in WAYS:
@@ -95,6 +99,7 @@ def main() -> int:
             command += ["--pictures", str(parsed.pictures)]
             figures = json.loads(subprocess.check_output(command))
             keys.add(figures.pop("key"))
+            record.add("background", {"background": background, "way": way} | figures)
             print(f"{background:8} {way:7} {json.dumps(figures)}", flush=True)
         assert len(keys) == 1, "the cut-outs differ"
     return 0

@@ -1,6 +1,6 @@
 """How much exports slow down the thread that drives the device.
 
-    python bench/beside.py [--rounds N] [--exports N] [--json]
+    python bench/beside.py [--rounds N] [--exports N] [--json FILE]
 
 A thread evaluates a model of 30 blocks on small tensors, as the device thread does for each step
 of a sampler: about 2,000 short calls of PyTorch, and 90 waits of half a millisecond, in which a
@@ -18,7 +18,6 @@ the part `beside` of tests/gpu/run.py.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import threading
@@ -33,6 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402 - after the path is set
 
+from bench.record import Record, add_option  # noqa: E402
 from tests.support import shapes  # noqa: E402
 from trellis2_server import export  # noqa: E402
 from trellis2_server.export import parallel  # noqa: E402
@@ -126,16 +126,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="of each mode (3)")
     parser.add_argument("--exports", type=int, default=2, help="at the same time (2)")
-    parser.add_argument("--json", action="store_true")
+    add_option(parser)
     arguments = parser.parse_args()
+    record = Record(__file__, arguments)
     torch.set_num_threads(1)
     export.warm_up()
     found = measure(arguments.rounds, arguments.exports)
     found |= {f"{mode}_ratio": found[mode] / found["alone"] for mode in ("served", "equal")}
-    if arguments.json:
-        print(json.dumps(found))
-    else:
-        print("  ".join(f"{name} {value:.2f}" for name, value in found.items()))
+    record.add("beside", found)
+    print("  ".join(f"{name} {value:.2f}" for name, value in found.items()))
 
 
 if __name__ == "__main__":

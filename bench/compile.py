@@ -17,6 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.record import Record, add_option
 from trellis2_server.engines.trellis2.upstream import import_upstream
 from trellis2_server.settings import ModelSettings
 
@@ -53,7 +54,9 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--repeats", type=int, default=5)
+    add_option(parser)
     given = parser.parse_args()
+    record = Record(__file__, given)
     upstream = import_upstream(ModelSettings(engine="trellis2", device=given.device))
     torch = upstream.torch
     from trellis2_server.engines.trellis2.compilation.blocks import FusedBlocks
@@ -63,7 +66,8 @@ def main() -> None:
     start = time.perf_counter()
     blocks = FusedBlocks()
     blocks.install([fused], given.device)
-    print(f"compilation {time.perf_counter() - start:.1f} s, failed: {blocks.failed}")
+    compilation_s = time.perf_counter() - start
+    print(f"compilation {compilation_s:.1f} s, failed: {blocks.failed}")
     coords = torch.randint(0, 64, (given.tokens, 4), dtype=torch.int32)
     coords[:, 0] = 0
     feats, condition = torch.randn(given.tokens, 32), torch.randn(1, 1029, 1024)
@@ -83,6 +87,16 @@ def main() -> None:
         times = [(evaluate(usual)[1], evaluate(fused)[1]) for _ in range(given.repeats)]
     before, after = (statistics.median(column) for column in zip(*times, strict=True))
     difference = ((result - expected).abs().max() / expected.abs().max()).item()
+    record.add(
+        "compile",
+        {
+            "usual_ms": before,
+            "fused_ms": after,
+            "ratio": before / after,
+            "difference": difference,
+            "compilation_s": compilation_s,
+        },
+    )
     print(
         f"{given.tokens} tokens: {before:.0f} ms, fused {after:.0f} ms, {before / after:.2f} times"
     )

@@ -1,6 +1,6 @@
 """Measure decoder processes: what a picture costs more than in the server's own process.
 
-    python bench/decoders.py [--json] [--rounds 30]
+    python bench/decoders.py [--json FILE] [--rounds 30]
 
 Both sides decode the same pictures in turns, in one run. Times are the median of all rounds: of
 wall time, which means something on an idle machine only, and of processor time, which for a decoder
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import statistics
 import sys
 import time
@@ -23,6 +22,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.record import Record, add_option
 from trellis2_server import pipeline
 from trellis2_server.decoders import pictures
 from trellis2_server.inputs.images.decoding import decode_image
@@ -103,13 +105,14 @@ def measure(rounds: int) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_option(parser)
     parser.add_argument("--rounds", type=int, default=30)
     parsed = parser.parse_args()
+    record = Record(__file__, parsed)
     results = measure(parsed.rounds)
-    if parsed.json:
-        print(json.dumps(results, indent=2))
-        return 0
+    for name, row in results["pictures"].items():
+        record.add("pictures", {"picture": name} | row)
+    record.add("decoder", {key: value for key, value in results.items() if key != "pictures"})
     columns = (
         "inside_ms",
         "outside_ms",

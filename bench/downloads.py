@@ -1,7 +1,6 @@
 """Measure what downloads and conversions cost other clients, with the preview engine.
 
-    python bench/downloads.py                      print a table
-    python bench/downloads.py --json               print one JSON line
+    python bench/downloads.py [--json FILE]
     python bench/downloads.py --against CHECKOUT   measure another checkout in the same run, too
 
 Measurements:
@@ -35,7 +34,8 @@ from typing import TYPE_CHECKING, Any, Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.server import HOST, draw_picture, png  # noqa: E402 - after the path is set
+from bench.record import Record, add_option  # noqa: E402 - after the path is set
+from bench.server import HOST, draw_picture, png  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -195,18 +195,16 @@ def measure(checkout: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON line")
+    add_option(parser)
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout")
     arguments = parser.parse_args()
+    record = Record(__file__, arguments)
     checkouts = {"this": ROOT}
     if arguments.against:
         checkouts["against"] = arguments.against.resolve()
-    found = {name: measure(checkout) for name, checkout in checkouts.items()}
-    if arguments.json:
-        print(json.dumps(found))
-        return
-    for name, result in found.items():
-        for what, figures in result.items():
+    for name, checkout in checkouts.items():
+        for what, figures in measure(checkout).items():
+            record.add(what, {"checkout": name} | figures)
             for key, value in figures.items():
                 print(f"{name:8} {what:8} {key:22} {value}")
 

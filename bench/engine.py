@@ -1,6 +1,7 @@
 """Overhead of the engine and the queue over direct calls of TRELLIS.2.
 
-    TRELLIS2_HOME=path/to/TRELLIS.2 python bench/engine.py [--json] [--types 1024_cascade,512]
+    TRELLIS2_HOME=path/to/TRELLIS.2 python bench/engine.py [--json FILE]
+        [--types 1024_cascade,512]
 
 Uses a random tiny checkpoint in a temporary folder, unless `--model` names another. Without
 TRELLIS2_HOME it uses the tests' stand-in for TRELLIS.2, whose times mean little.
@@ -30,7 +31,6 @@ import contextlib
 import gc
 import importlib
 import io
-import json
 import os
 import statistics
 import sys
@@ -47,6 +47,7 @@ sys.path[:0] = [str(ROOT)]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from bench import trace  # noqa: E402
+from bench.record import Record, add_option  # noqa: E402
 from trellis2_server.engines.trellis2 import Trellis2Engine, environment  # noqa: E402
 from trellis2_server.engines.trellis2.pipeline_types import PIPELINE_TYPES  # noqa: E402
 from trellis2_server.engines.trellis2.state import Trellis2State  # noqa: E402
@@ -319,9 +320,9 @@ async def _queue(  # noqa: PLR0913, PLR0917 - a script
 
 
 def main() -> None:
-    """Measure; print a table or JSON."""
+    """Measure; print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true")
+    add_option(parser)
     parser.add_argument("--types", default=",".join(PIPELINE_TYPES))
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=5)
@@ -332,6 +333,7 @@ def main() -> None:
     parser.add_argument("--trace", type=Path, help="write a timeline of the queue there")
     parser.add_argument("--model", help="folder of a checkpoint; default: a random tiny one")
     arguments = parser.parse_args()
+    record = Record(__file__, arguments)
 
     home = os.environ.get(environment.HOME_VARIABLE) or str(ROOT / "tests" / "support" / "standin")
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
@@ -368,23 +370,15 @@ def main() -> None:
                     made, torch, picture(512), cascade, arguments.rounds, arguments.trace
                 )
             )
-    report = {
-        "package": "stand-in" if home.endswith("standin") else "TRELLIS.2",
-        "torch": torch.__version__,
-        "device": arguments.device,
-        "threads": arguments.threads,
-        "steps": arguments.steps,
-        "rounds": arguments.rounds,
-        "load_s": round(load_s, 3),
-        "types": results,
-        **more,
-    }
-    if arguments.json:
-        print(json.dumps(report, indent=2))
-        return
-    print(
-        f"{report['package']}, torch {report['torch']}, {arguments.device}, {arguments.steps} steps"
-    )
+    package = "stand-in" if home.endswith("standin") else "TRELLIS.2"
+    record.add("load", {"package": package, "load_s": round(load_s, 3)})
+    for kind, row in results.items():
+        record.add("types", {"type": kind} | row)
+    record.add("small", {"small_s": more["small_s"]})
+    for name in ("memory", "queue"):
+        if name in more:
+            record.add(name, more[name])
+    print(f"{package}, torch {torch.__version__}, {arguments.device}, {arguments.steps} steps")
     for kind, row in results.items():
         print(f"{kind:14}", "  ".join(f"{name} {value}" for name, value in row.items()))
     print(f"small          512 with 4 steps {more['small_s']} s")

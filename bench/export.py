@@ -1,6 +1,6 @@
 """Measure the exporter's time and quality, and compare them with upstream's, in one run.
 
-    python bench/export.py --faces 200000 --texture 2048 --json
+    python bench/export.py --faces 200000 --texture 2048
 
 Upstream's side is its CPU work: xatlas on clusters of 90 degree cones (the clustering itself is not
 counted), OpenCV's inpainting of four maps, Pillow's WebP at its defaults, trimesh. `ratio` compares
@@ -13,6 +13,10 @@ does not move vertices.
 
 prints the quality of all shapes, ours and upstream's, as one table.
 
+    python bench/export.py --shape crowded --only-prepare --repeat 5
+
+measures cleaning and decimation only.
+
 The shapes after `sheet` are dual grids like TRELLIS.2's at `--resolution`, see `export_shapes`;
 `--mesh FILE` makes one of any mesh file.
 
@@ -23,7 +27,6 @@ meshoptimizer and opencv-python-headless.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import threading
 import time
@@ -37,12 +40,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.export_baseline import baseline, decimated_by_meshoptimizer
 from bench.export_quality import errors, is_watertight, judge, validate
 from bench.export_shapes import DUAL_GRIDS, SHAPES, dual_grid, surface, voxels
+from bench.record import Record, add_option
 from trellis2_server import export
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from trellis2_server.mesh import Mesh
+    from trellis2_server.mesh import Mesh, VoxelField
 
 
 def original_of(args: argparse.Namespace) -> Mesh:
@@ -145,10 +149,31 @@ def prepared(original: Mesh, args: argparse.Namespace) -> tuple[dict[str, object
 def measure(args: argparse.Namespace) -> dict[str, object]:
     """Export one shape and measure it, and upstream's side unless `--no-baseline` is given."""
     original = original_of(args)
-    field = voxels(original, args.resolution, alpha=args.alpha)
     result, mesh = prepared(original, args)
-    result["voxels"] = len(field.coords)
     result |= errors(original, mesh, args.resolution)
+    if not args.no_baseline:
+        result |= decimated(original, args, float(str(result["decimate_seconds"])))
+    if not args.only_prepare:
+        field = voxels(original, args.resolution, alpha=args.alpha)
+        result |= exported(original, mesh, field, args)
+    return result
+
+
+def decimated(original: Mesh, args: argparse.Namespace, ours_s: float) -> dict[str, object]:
+    """Measure meshoptimizer's decimation; `ours_s` is the time of ours."""
+    other, seconds = decimated_by_meshoptimizer(original, args.faces, args.repeat)
+    apart = errors(original, other, args.resolution)
+    return {f"baseline_{name}": value for name, value in apart.items()} | {
+        "baseline_decimate_seconds": seconds,
+        "decimate_ratio": seconds / ours_s,
+    }
+
+
+def exported(
+    original: Mesh, mesh: Mesh, field: VoxelField, args: argparse.Namespace
+) -> dict[str, object]:
+    """Export a prepared mesh and measure it, and upstream's side."""
+    result: dict[str, object] = {"voxels": len(field.coords)}
     best = float("inf")
     content = b""
     for _ in range(args.repeat):
@@ -176,17 +201,13 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     result |= judge(content, original, field)
     result["validator"] = validate(content)
     if not args.no_baseline:
-        other, seconds = decimated_by_meshoptimizer(original, args.faces, args.repeat)
-        apart = errors(original, other, args.resolution)
-        result |= {f"baseline_{name}": value for name, value in apart.items()}
-        result["baseline_decimate_seconds"] = seconds
-        result["decimate_ratio"] = seconds / float(str(result["decimate_seconds"]))
-        result |= baseline(mesh, args.texture, alpha=args.alpha, clusters_wanted=args.clusters)
-        result["ratio"] = result["baseline_seconds"] / result["own_cpu_seconds"]
+        other = baseline(mesh, args.texture, alpha=args.alpha, clusters_wanted=args.clusters)
+        result |= other
+        result["ratio"] = other["baseline_seconds"] / float(str(result["own_cpu_seconds"]))
     return result
 
 
-def judge_all(args: argparse.Namespace) -> None:
+def judge_all(args: argparse.Namespace, record: Record) -> None:
     """Print a table of the quality of all shapes, with upstream's charts of the same meshes."""
     columns = ("psnr_base", "psnr_metal_rough", "psnr_alpha", "seam", "faces_without_uv",
                "points_without_data", "stretch_p99", "baseline_stretch_p99", "use",
@@ -196,6 +217,7 @@ def judge_all(args: argparse.Namespace) -> None:
     for shape in SHAPES + DUAL_GRIDS:
         args.shape = shape
         result = measure(args)
+        record.add("export", {"shape": shape} | result)
         cells = [result.get(name, "") for name in columns]
         cells = [f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells]
         print(f"| {shape} |", " | ".join(cells), "|", flush=True)
@@ -217,21 +239,22 @@ def main() -> None:
     parser.add_argument("--no-baseline", action="store_true")
     parser.add_argument("--repeat", type=int, default=1, help="number of runs, the fastest counts")
     parser.add_argument("--save", type=Path, help="write the GLB here")
-    parser.add_argument("--json", action="store_true", help="one line instead of a table")
+    parser.add_argument("--only-prepare", action="store_true", help="clean and decimate only")
+    add_option(parser)
     args = parser.parse_args()
 
+    record = Record(__file__, args)
     start = time.perf_counter()
     export.warm_up()
     warm = time.perf_counter() - start
     if args.shape == "all":
-        judge_all(args)
+        judge_all(args, record)
         return
-    result = {"warm_up_seconds": warm} | measure(args)
-    if args.json:
-        print(json.dumps(result))
-    else:
-        for key, value in result.items():
-            print(f"{key:26} {value:.4g}" if isinstance(value, float) else f"{key:26} {value}")
+    shape = args.mesh.name if args.mesh else args.shape
+    result = {"shape": shape, "warm_up_seconds": warm} | measure(args)
+    record.add("export", result)
+    for key, value in result.items():
+        print(f"{key:26} {value:.4g}" if isinstance(value, float) else f"{key:26} {value}")
 
 
 if __name__ == "__main__":

@@ -13,26 +13,35 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from bench.record import Record, add_option  # noqa: E402 - after the path is set
+
 #: Numbers of faces at one texture size, texture sizes at one number of faces, and both varied.
 FACES = [(faces, 2048) for faces in (50_000, 100_000, 200_000, 500_000, 1_000_000)]
 TEXELS = [(200_000, size) for size in (512, 1024, 2048, 4096, 8192)]
 BOTH = [(50_000, 1024), (200_000, 2048), (1_000_000, 4096), (2_000_000, 8192)]
 
 
-def measure(faces: int, texture: int) -> dict[str, float]:
-    """Run bench/export.py once and return its result."""
-    command = [
-        sys.executable, str(HERE / "export.py"), "--faces", str(faces), "--texture", str(texture),
-        "--no-baseline", "--json",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+def measure(faces: int, texture: int) -> dict[str, Any]:
+    """Run bench/export.py once and return its row."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "export.json"
+        command = [
+            sys.executable, str(ROOT / "bench" / "export.py"), "--faces", str(faces),
+            "--texture", str(texture), "--no-baseline", "--json", str(file),
+        ]  # fmt: skip
+        subprocess.run(command, capture_output=True, check=True)
+        (row,) = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    return row
 
 
-def draw(found: dict[tuple[int, int], dict[str, float]], path: Path) -> None:
+def draw(found: dict[tuple[int, int], dict[str, Any]], path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -67,10 +76,12 @@ def draw(found: dict[tuple[int, int], dict[str, float]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=HERE / "export_scaling.svg")
+    parser.add_argument("--output", type=Path, default=ROOT / "bench" / "export_scaling.svg")
     parser.add_argument("--most", type=int, default=2_000_000, help="maximum number of faces")
     parser.add_argument("--widest", type=int, default=8192, help="maximum texture size")
+    add_option(parser)
     args = parser.parse_args()
+    record = Record(__file__, args)
     found = {}
     print("| faces | texture | s | processor s | decimate s | peak MB | stall ms |")
     print("|---|---|---|---|---|---|---|")
@@ -78,6 +89,7 @@ def main() -> None:
         if faces > args.most or texture > args.widest:
             continue
         result = found[faces, texture] = measure(faces, texture)
+        record.add("export", result | {"target_faces": faces, "texture": texture})
         print(
             f"| {faces:,} | {texture}² | {result['seconds']:.2f} "
             f"| {result['all_threads_cpu_seconds']:.2f} | {result['decimate_seconds']:.2f} "

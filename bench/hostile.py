@@ -47,6 +47,7 @@ from bench.hostile_meshes import stl_dust  # noqa: E402
 from bench.hostile_rows import ROWS, Row  # noqa: E402
 from bench.hostile_send import Attacker  # noqa: E402
 from bench.hostile_witness import small_picture  # noqa: E402
+from bench.record import Record, add_option  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -322,7 +323,7 @@ def chosen(patterns: list[str] | None) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--json", type=Path, help="file for every figure")
+    add_option(parser)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="rows; * is a wildcard")
     parser.add_argument("--server", type=Path, default=ROOT, help="checkout of the server (this)")
     parser.add_argument("--list", action="store_true", help="print the names of the rows")
@@ -332,6 +333,7 @@ def main() -> int:
         print("\n".join(f"{name:24} {ROWS[name].why}".rstrip() for name in names))
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # which ends the server
+    record = Record(__file__, arguments, checkout=arguments.server.resolve())
     servers = Servers(arguments.server.resolve())
     print(
         f"{'row':24} {'':4} {'good s':>6} {'<=':>5} {'p99 ms':>7} {'max ms':>7} {'late ms':>7} "
@@ -342,8 +344,7 @@ def main() -> int:
         for name in names:
             results.append(run(name, servers))
             print_row(results[-1])
-            if arguments.json:
-                arguments.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
+            record.add("attacks", results[-1])
     finally:
         left = servers.discard()
     for what in left:

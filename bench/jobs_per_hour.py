@@ -1,6 +1,7 @@
 """Jobs an hour of one GPU, by number of clients: the real scheduler on a simulated device.
 
-    python bench/jobs_per_hour.py [--against CHECKOUT] [--json] [--jobs N] [--types 512,…]
+    python bench/jobs_per_hour.py [--against CHECKOUT] [--jobs N] [--types 512,…]
+        [--json FILE]
 
 The job manager of this checkout runs on an executor whose steps only wait, as long as the model
 says (`MODELS`, divided by `--speed`): device steps on the device thread, exports on the CPU pool.
@@ -29,12 +30,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
-ROOT: Final = Path(os.environ.get("JOBS_PER_HOUR_CHECKOUT") or Path(__file__).resolve().parents[1])
-sys.path.insert(0, str(ROOT))
+HERE: Final = Path(__file__).resolve().parents[1]
+ROOT: Final = Path(os.environ.get("JOBS_PER_HOUR_CHECKOUT") or HERE)
+sys.path[:0] = [str(ROOT), str(HERE)]  # the package is the checkout's
 
 import numpy as np  # noqa: E402 - after the path is set
 from PIL import Image  # noqa: E402
 
+from bench.record import Record, add_option  # noqa: E402
 from trellis2_server.inputs.images import Cutout, Cutter  # noqa: E402
 from trellis2_server.jobs.executor import ExportedShape, LocalExecutor  # noqa: E402
 from trellis2_server.jobs.manager import JobManager  # noqa: E402
@@ -108,30 +111,29 @@ class SimulatedExecutor(LocalExecutor):
     def load(self, report: object) -> None:
         """Do nothing."""
 
-    def cut_out(self, picture: bytes, *, remove_background: bool) -> Cutout:
+    def cut_out(self, picture: bytes, **_: object) -> Cutout:
         """Return a picture that differs with the file."""
-        del remove_background
         rgba = np.full((16, 16, 4), 255, np.uint8)
         rgba[0, 0, :3] = np.frombuffer(picture[-3:], np.uint8)
         rgba[0, 1, :3] = np.frombuffer(picture[-6:-3], np.uint8)
         return Cutout(rgba, "alpha")
 
-    def make_shape(self, *_: object) -> Any:
+    def make_shape(self, *_: object, **__: object) -> Any:
         """Wait."""
         self._on_device(self._model.shape)
         return SimpleNamespace(resolution=512, warnings=(), state=None, mesh=None)
 
-    def export_shape(self, *_: object) -> ExportedShape:
+    def export_shape(self, *_: object, **__: object) -> ExportedShape:
         """Wait."""
         self._wait(self._model.shape_export)
         return ExportedShape(SimpleNamespace(shape=None, mesh=None), b"glb", "0" * 32)
 
-    def make_texture(self, *_: object) -> Any:
+    def make_texture(self, *_: object, **__: object) -> Any:
         """Wait."""
         self._on_device(self._model.texture)
         return SimpleNamespace(warnings=())
 
-    def export_model(self, *_: object) -> bytes:
+    def export_model(self, *_: object, **__: object) -> bytes:
         """Wait."""
         self._wait(self._model.texture_export)
         return b"glb"
@@ -208,19 +210,19 @@ def of_checkout(checkout: Path, kind: str, clients: int, jobs: int) -> dict[str,
 
 
 def main() -> None:
-    """Print a table or JSON."""
+    """Print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--against", type=Path, help="another checkout, for a comparison")
     parser.add_argument("--types", default=",".join(MODELS))
     parser.add_argument("--jobs", type=int, default=24, help="of each measurement (24)")
-    parser.add_argument("--json", action="store_true")
+    add_option(parser)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         kind, clients, jobs = arguments.one.split(",")
         print(json.dumps(asyncio.run(run(kind, int(clients), int(jobs)))))
         return
-    rows: list[dict[str, Any]] = []
+    record = Record(__file__, arguments)
     for kind in arguments.types.split(","):
         for clients in CLIENTS:
             ours = of_checkout(ROOT, kind, clients, arguments.jobs)
@@ -229,14 +231,9 @@ def main() -> None:
                 theirs = of_checkout(arguments.against.resolve(), kind, clients, arguments.jobs)
                 row |= {f"against_{key}": value for key, value in theirs.items()}
                 row["ratio"] = ours["jobs_per_hour"] / theirs["jobs_per_hour"]
-            rows.append(row)
-            if not arguments.json:
-                values = (
-                    f"{k} {v:.3g}" if isinstance(v, float) else str(v) for k, v in row.items()
-                )
-                print("  ".join(values), flush=True)
-    if arguments.json:
-        print(json.dumps(rows, indent=1))
+            record.add("jobs per hour", row)
+            values = (f"{k} {v:.3g}" if isinstance(v, float) else str(v) for k, v in row.items())
+            print("  ".join(values), flush=True)
 
 
 if __name__ == "__main__":

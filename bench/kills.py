@@ -1,7 +1,6 @@
 """Kill the server under load, again and again; count what clients lose.
 
-    python bench/kills.py --kills 200          print a table
-    python bench/kills.py --kills 200 --json   print one JSON line
+    python bench/kills.py --kills 200 [--json FILE]
 
 Clients generate models, with and without textures, send jobs and ask for their status, follow
 events, get files and delete jobs. They note everything that they receive: the bytes of each file,
@@ -34,7 +33,8 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.server import HOST, Server, draw_picture, png  # noqa: E402 - after the path is set
+from bench.record import Record, add_option  # noqa: E402 - after the path is set
+from bench.server import HOST, Server, draw_picture, png  # noqa: E402
 
 CLIENTS: Final = 6
 PICTURES: Final = [base64.b64encode(png(draw_picture(k, 64))).decode() for k in range(8)]
@@ -241,14 +241,13 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50, help="how often to kill (50)")
     parser.add_argument("--seed", type=int, default=0, help="of clients and moments (0)")
     parser.add_argument("--load-seconds", type=float, default=3.0, help="until a kill, at most (3)")
-    parser.add_argument("--json", action="store_true", help="print one JSON line")
+    add_option(parser)
     arguments = parser.parse_args()
+    record = Record(__file__, arguments)
     result = run(arguments.kills, arguments.seed, arguments.load_seconds)
-    if arguments.json:
-        print(json.dumps(result))
-    else:
-        for key, value in result.items():
-            print(f"{key:20} {value}")
+    record.add("kills", result)
+    for key, value in result.items():
+        print(f"{key:20} {value}")
     return int(any(result[kind] for kind in ("lost_files", "lost_completions", "returned")))
 
 

@@ -1,7 +1,6 @@
 """Measure the queue under more clients than the server can serve at the same time.
 
-    python bench/load.py              print a table
-    python bench/load.py --json       print one JSON line
+    python bench/load.py [--json FILE]
 
 Fifty clients request one untextured model after the other. The engine is the preview engine, but
 each shape step occupies the device for `--stage` seconds without using the CPU, like a GPU.
@@ -29,7 +28,8 @@ from typing import TYPE_CHECKING, Any, Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.server import (  # noqa: E402 - after the path is set
+from bench.record import Record, add_option  # noqa: E402 - after the path is set
+from bench.server import (  # noqa: E402
     HEALTH_PROBE,
     Server,
     draw_picture,
@@ -141,7 +141,7 @@ def measure(server: Server, clients: int, seconds: float) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON line")
+    add_option(parser)
     parser.add_argument("--clients", type=int, default=50, help="number of clients (50)")
     parser.add_argument("--seconds", type=float, default=60, help="duration (60)")
     parser.add_argument(
@@ -154,6 +154,7 @@ def main() -> None:
     if arguments.serve:
         serve(arguments.host, arguments.port, arguments.stage)
         return
+    record = Record(__file__, arguments)
     script = str(Path(__file__).resolve())
     server = Server([sys.executable, script, "--serve", "--stage", str(arguments.stage)])
     try:
@@ -161,9 +162,7 @@ def main() -> None:
         result = measure(server, arguments.clients, arguments.seconds)
     finally:
         server.stop()
-    if arguments.json:
-        print(json.dumps(result))
-        return
+    record.add("load", result)
     for key, value in result.items():
         print(f"{key:16} {value:.3f}" if isinstance(value, float) else f"{key:16} {value}")
 

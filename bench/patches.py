@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import json
 import os
 import sys
 import time
@@ -38,6 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from bench.record import Record, add_option  # noqa: E402
 from trellis2_server.engines.trellis2 import environment, patches  # noqa: E402
 from trellis2_server.engines.trellis2.samplers import build_sampler  # noqa: E402
 from trellis2_server.engines.trellis2.upstream import import_upstream  # noqa: E402
@@ -166,11 +166,11 @@ def measure(bench: Bench, steps: int, rounds: int) -> dict[str, dict[str, object
 
 
 def main() -> None:
-    """Measure; print a table or JSON."""
+    """Measure; print a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", action="store_true")
+    add_option(parser)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--tokens", type=int, default=2000)
@@ -195,10 +195,10 @@ def main() -> None:
         if missing:
             parser.error(f"patches that do not fit this TRELLIS.2: {', '.join(sorted(missing))}")
         rows = measure(Bench(upstream, arguments), arguments.steps, arguments.rounds)
-    report = {"torch": upstream.torch.__version__, **vars(arguments), "variants": rows}
-    if arguments.json:
-        print(json.dumps(report, indent=2))
-        return
+    record = Record(__file__, arguments)
+    for name, row in rows.items():
+        record.add("patches", {"variant": name} | row)
+    report = {"torch": upstream.torch.__version__, **vars(arguments)}
     size = ("tokens", "features", "channels", "blocks", "dtype", "device", "torch")
     print("  ".join(f"{name} {report[name]}" for name in size))
     for name, row in rows.items():

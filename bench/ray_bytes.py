@@ -1,7 +1,6 @@
 """Measure network traffic of a job between machines on Ray Serve, and throughput of an ingress.
 
-    python bench/ray_bytes.py              print tables
-    python bench/ray_bytes.py --json       print one JSON line
+    python bench/ray_bytes.py [--json FILE]
 
 A cluster is simulated on this machine: a head (proxy, ingress, job service, cutter) and two
 machines with one engine each. The results of the engines' steps have the size of TRELLIS.2's
@@ -44,6 +43,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.ray_scale import PATIENCE_S, WaitingEngine, running_engines  # noqa: E402 - after the path is set
+from bench.record import Record, add_option  # noqa: E402
 from bench.server import Server  # noqa: E402
 from tests.support.ray_cluster import deploy, ray_cluster  # noqa: E402
 from tests.support.server import picture  # noqa: E402
@@ -312,17 +312,18 @@ def measure_one_process() -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON line")
+    add_option(parser)
     parser.add_argument("--faces", type=int, default=2_500_000, help="faces of the mesh (2500000)")
     parser.add_argument(
         "--jobs", type=int, default=2, help="jobs with, and as many without snapshots (2)"
     )
     arguments = parser.parse_args()
+    record = Record(__file__, arguments)
     found = measure(arguments.faces, arguments.jobs)
-    if arguments.json:
-        print(json.dumps(found))
-        return
+    record.add("sizes", {k: v for k, v in found.items() if k not in {"jobs", "ingress"}})
     for name in ("jobs", "ingress"):
+        for each in found[name]:
+            record.add(name, each)
         print("| " + " | ".join(found[name][0]) + " |\n" + "|---" * len(found[name][0]) + "|")
         for each in found[name]:
             cells = (f"{v:.1f}" if isinstance(v, float) else str(v) for v in each.values())

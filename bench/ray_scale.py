@@ -1,7 +1,6 @@
 """Measure whether the throughput on Ray Serve grows with the number of engines.
 
-    python bench/ray_scale.py              print a table
-    python bench/ray_scale.py --json       print one JSON line
+    python bench/ray_scale.py [--json FILE]
 
 A cluster of several machines is simulated on this machine, on the loopback interface. The shape
 and texture steps of its engines wait for `--stage-seconds` without using the CPU, like a GPU.
@@ -22,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import json
 import os
 import statistics
 import sys
@@ -41,7 +39,8 @@ import httpx
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.support.engines import cube, voxels  # noqa: E402 - after the path is set
+from bench.record import Record, add_option  # noqa: E402 - after the path is set
+from tests.support.engines import cube, voxels  # noqa: E402
 from tests.support.ray_cluster import deploy, ray_cluster  # noqa: E402
 from tests.support.server import picture  # noqa: E402
 from trellis2_server.inputs.images import Cutter  # noqa: E402
@@ -202,7 +201,7 @@ def cluster_for(engines: int) -> Generator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON line")
+    add_option(parser)
     parser.add_argument("--replicas", default="1,2,4", help="numbers of engines (1,2,4)")
     parser.add_argument(
         "--stage-seconds",
@@ -211,6 +210,7 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=4, help="jobs for each replica (4)")
     arguments = parser.parse_args()
+    record = Record(__file__, arguments)
     counts = [int(n) for n in arguments.replicas.split(",")]
     shape_s, texture_s = (float(s) for s in arguments.stage_seconds.split(","))
     with cluster_for(max(counts)) as url:
@@ -218,9 +218,7 @@ def main() -> None:
     alone = found[0]["throughput"] / counts[0]
     for each in found:
         each["scaling"] = each["throughput"] / (each["replicas"] * alone)
-    if arguments.json:
-        print(json.dumps({key: [each[key] for each in found] for key in found[0]}))
-        return
+        record.add("scaling", each)
     print("| replicas | jobs/s | scaling | busy | gap median, longest, ms |")
     print("|---|---|---|---|---|")
     for each in found:

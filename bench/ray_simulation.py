@@ -2,8 +2,8 @@
 
     python bench/ray_simulation.py --output docs/scale.svg
 
-prints the tables of docs/scale.md and draws their plot. It is a model of the parts that determine
-the duration of a job; nothing is measured.
+prints the tables of docs/scale.md and draws their plot; `--json FILE` writes the tables, too. It
+is a model of the parts that determine the duration of a job; nothing is measured.
 
 - Requests arrive independently (Poisson process); each is for a textured model.
 - A GPU runs one shape or texture step at a time, with the duration that the authors of TRELLIS.2
@@ -37,7 +37,8 @@ import numpy as np
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from trellis2_server.jobs.scheduler import TEXTURE_PATIENCE_S  # noqa: E402 - after the path is set
+from bench.record import Record, add_option  # noqa: E402 - after the path is set
+from trellis2_server.jobs.scheduler import TEXTURE_PATIENCE_S  # noqa: E402
 
 Kind = Literal["shape", "shape_export", "texture", "texture_export"]
 
@@ -319,10 +320,13 @@ def main() -> None:
         help="limits for the textured file, seconds (60,120,300)",
     )
     parser.add_argument("--output", type=Path, help="also write a plot to this file")
+    add_option(parser)
     arguments = parser.parse_args()
+    record = Record(__file__, arguments)
 
     print("| load | queued, simulated, s | by the formula of M/D/1 |\n|---|---|---|")
     for load, simulated, formula in check():
+        record.add("formula", {"load": load, "simulated_s": simulated, "formula_s": formula})
         print(f"| {load} | {simulated:.2f} | {formula:.2f} |")
 
     alone = Cluster(
@@ -342,8 +346,16 @@ def main() -> None:
         for load in LOADS:
             found = simulate(cluster, load * cluster.capacity_per_s, arguments.jobs)
             waits.setdefault(gpus, []).append(float(np.quantile(found.textured, 0.95)))
+            per_h = 3600 * load * cluster.capacity_per_s
+            record.add(
+                "load",
+                {"gpus": gpus, "load": load, "requests_per_hour": per_h}
+                | _figures("untextured", found.untextured)
+                | _figures("textured", found.textured)
+                | {"gpu_busy": found.gpu_busy, "export_busy": found.export_busy},
+            )
             print(
-                f"| {gpus} | {load} | {3600 * load * cluster.capacity_per_s:.0f} "
+                f"| {gpus} | {load} | {per_h:.0f} "
                 f"| {_summary(found.untextured)} | {_summary(found.textured)} "
                 f"| {found.gpu_busy:.2f} | {found.export_busy:.2f} |"
             )
@@ -356,9 +368,18 @@ def main() -> None:
     print("\n| requests/h | " + " | ".join(f"p95 within {p:.0f} s" for p in patiences) + " |")
     print("|---" * (1 + len(patiences)) + "|")
     for k, rate in enumerate(RATES):
+        record.add(
+            "gpus",
+            {"requests_per_hour": rate} | {f"within_{p:.0f}_s": needed[p][k] for p in patiences},
+        )
         print(f"| {rate} | " + " | ".join(str(needed[p][k] or "-") for p in patiences) + " |")
     if arguments.output:
         draw(waits, needed, arguments.output)
+
+
+def _figures(name: str, seconds: np.ndarray) -> dict[str, float]:
+    p50, p95 = np.quantile(seconds, [0.5, 0.95])
+    return {f"{name}_mean_s": seconds.mean(), f"{name}_p50_s": p50, f"{name}_p95_s": p95}
 
 
 def _summary(seconds: np.ndarray) -> str:

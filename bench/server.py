@@ -1,7 +1,6 @@
 """Measure the server over HTTP, with the preview engine.
 
-    python bench/server.py            print a table
-    python bench/server.py --json     print one JSON line
+    python bench/server.py [--json FILE]
 
 Measurements:
 
@@ -44,7 +43,8 @@ from PIL import Image, ImageDraw
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.render import front_view_match  # noqa: E402 - after the path is set
+from bench.record import Record, add_option  # noqa: E402 - after the path is set
+from bench.render import front_view_match  # noqa: E402
 from trellis2_server import pipeline  # noqa: E402
 from trellis2_server.inputs.images import Cutter  # noqa: E402
 from trellis2_server.parameters import read_options  # noqa: E402
@@ -324,7 +324,7 @@ def measure_blocking() -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON line")
+    add_option(parser)
     parser.add_argument("--images", type=Path, help="folder of cut-out pictures (PNG, WebP)")
     parser.add_argument(
         "--jobs", type=int, default=200, help="pictures for the memory measurement (200)"
@@ -336,6 +336,7 @@ def main() -> None:
     if arguments.serve_blocking:
         serve_blocking(arguments.host, arguments.port)
         return
+    record = Record(__file__, arguments)
     shared = ROOT.parent / "shared" / "images"
     folder = arguments.images or (shared if shared.is_dir() else None)
     result: dict[str, Any] = measure_start()
@@ -352,13 +353,12 @@ def main() -> None:
     with serving(short_lived) as server:
         server.wait_for_health((200,))
         result |= measure_memory(server, arguments.jobs)
-    if arguments.json:
-        print(json.dumps(result, default=float))
-        return
     for row in result.pop("pictures"):
+        record.add("pictures", row)
         print(
             "  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{v:14}" for k, v in row.items())
         )
+    record.add("server", result)
     for key, value in result.items():
         print(f"{key:28} {value:.3f}" if isinstance(value, float) else f"{key:28} {value}")
 

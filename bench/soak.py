@@ -1,7 +1,6 @@
 """Run mixed traffic, including faulty clients, for any length of time.
 
-    python bench/soak.py --minutes 20          print a table
-    python bench/soak.py --minutes 20 --json   print one JSON line
+    python bench/soak.py --minutes 20 [--json FILE]
 
 Correct clients generate models, with and without textures, synchronously and asynchronously,
 from pictures and meshes, export and convert them, follow jobs, ask for jobs that are about to age
@@ -33,7 +32,8 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.server import (  # noqa: E402 - after the path is set
+from bench.record import Record, add_option  # noqa: E402 - after the path is set
+from bench.server import (  # noqa: E402
     HEALTH_PROBE,
     HOST,
     Server,
@@ -134,16 +134,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=20, help="duration (20)")
     parser.add_argument("--clients", type=int, default=16, help="number of clients (16)")
-    parser.add_argument("--json", action="store_true", help="print one JSON line")
+    add_option(parser)
     arguments = parser.parse_args()
+    record = Record(__file__, arguments)
     with serving(CONFIG) as server:
         server.wait_for_health((200,))
         result = soak(server, arguments.minutes, arguments.clients)
-    if arguments.json:
-        print(json.dumps(result))
-    else:
-        for key, value in result.items():
-            print(f"{key:22} {value:.1f}" if isinstance(value, float) else f"{key:22} {value}")
+    record.add("soak", result)
+    for key, value in result.items():
+        print(f"{key:22} {value:.1f}" if isinstance(value, float) else f"{key:22} {value}")
     return int(result["unexplained"] > 0)
 
 

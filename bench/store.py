@@ -26,6 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.record import Record, add_option
 from trellis2_server.storage import make_store
 from trellis2_server.storage.archive import Archive
 
@@ -140,14 +141,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--snapshot", type=int, metavar="FACES")
+    add_option(parser)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(asyncio.run(run_jobs(*json.loads(arguments.one)))))
-    elif arguments.snapshot:
-        print(json.dumps(serialize(arguments.snapshot), indent=1))
+        return
+    record = Record(__file__, arguments)
+    if arguments.snapshot:
+        found = serialize(arguments.snapshot)
+        record.add("snapshot", found)
+        print(json.dumps(found, indent=1))
     else:
         for name, figures in cases(arguments.jobs):
+            record.add("store", {"where": name} | figures)
             print(name, json.dumps(figures))
 
 

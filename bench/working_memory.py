@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.record import Record, add_option
 from tests.gpu.random_pipeline import full_models
 from trellis2_server.engines.trellis2 import weights
 from trellis2_server.engines.trellis2.upstream import import_upstream
@@ -85,13 +86,15 @@ def sheet(up: Any, count: int) -> Any:
     return up.sparse.SparseTensor(feats=torch.randn(len(coords), 32), coords=coords)
 
 
-def show(what: str, count: int, unit: str, size: int) -> None:
-    """Print a row."""
+def show(record: Record, what: str, count: int, unit: str, size: int) -> None:
+    """Print and record a row."""
+    figures = {"what": what, "unit": unit, "count": count, "bytes": size}
+    record.add("working memory", figures | {"bytes_per_unit": size / count})
     print(f"{what}: {count} {unit}s, {size / 1e6:.1f} MB, {size / count:.0f} B a {unit}")
 
 
-def measure_sampling(up: Any, tokens: tuple[int, ...]) -> None:
-    """Print the peak of one evaluation of a sampling model."""
+def measure_sampling(record: Record, up: Any, tokens: tuple[int, ...]) -> None:
+    """Measure the peak of one evaluation of a sampling model."""
     torch = up.torch
     model = build(up, "shape_slat_flow_model_1024", num_blocks=2)
     condition = torch.zeros(1, 4101, 1024)
@@ -99,11 +102,11 @@ def measure_sampling(up: Any, tokens: tuple[int, ...]) -> None:
         latent = sheet(up, count)
         with live_bytes(torch) as counted:
             model(latent, torch.tensor([500.0]), condition)
-        show("sampling", len(latent.coords), "token", counted.peak)
+        show(record, "sampling", len(latent.coords), "token", counted.peak)
 
 
-def measure_decoding(up: Any, tokens: tuple[int, ...]) -> None:
-    """Print the peak of both decoders."""
+def measure_decoding(record: Record, up: Any, tokens: tuple[int, ...]) -> None:
+    """Measure the peak of both decoders."""
     blocks = {"num_blocks": [1, 1, 1, 1, 0]}
     shape, texture = (
         build(up, name, **blocks) for name in ("shape_slat_decoder", "tex_slat_decoder")
@@ -112,10 +115,10 @@ def measure_decoding(up: Any, tokens: tuple[int, ...]) -> None:
         with live_bytes(up.torch) as counted:
             meshes, guides = shape(sheet(up, count), return_subs=True)
         voxels = len(meshes[0].vertices)
-        show("shape decoder", voxels, "voxel", counted.peak)
+        show(record, "shape decoder", voxels, "voxel", counted.peak)
         with live_bytes(up.torch) as counted:
             texture(sheet(up, count), guide_subs=guides)
-        show("texture decoder", voxels, "voxel", counted.peak)
+        show(record, "texture decoder", voxels, "voxel", counted.peak)
 
 
 def main() -> None:
@@ -123,11 +126,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Working memory of models.")
     parser.add_argument("--tokens", type=int, default=1024, help="of the sampling models")
     parser.add_argument("--decoded", type=int, default=64, help="tokens that are decoded")
+    add_option(parser)
     arguments = parser.parse_args()
+    record = Record(__file__, arguments)
     up = import_upstream(ModelSettings(engine="trellis2", device="cpu"))
     with up.torch.inference_mode():
-        measure_sampling(up, (arguments.tokens, 4 * arguments.tokens))
-        measure_decoding(up, (arguments.decoded, 4 * arguments.decoded))
+        measure_sampling(record, up, (arguments.tokens, 4 * arguments.tokens))
+        measure_decoding(record, up, (arguments.decoded, 4 * arguments.decoded))
 
 
 if __name__ == "__main__":

@@ -13,17 +13,16 @@ machine, to test the script. Exits with 1 if something failed or is over its lim
 from __future__ import annotations
 
 import argparse
-import platform
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from tests.gpu import needs  # noqa: E402 - after the path is set
+from bench import record  # noqa: E402 - after the path is set
+from tests.gpu import needs  # noqa: E402
 from tests.gpu.budget import Budget  # noqa: E402
 from tests.gpu.part import BY_NAME, PARTS, Part  # noqa: E402
 from tests.gpu.report import Report  # noqa: E402
@@ -90,8 +89,9 @@ def main() -> int:
         "size": arguments.size,
         "weights": "random",
         "budget_s": arguments.budget,
-        "python": platform.python_version(),
-        "started": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+        **record.state_of(ROOT),
+        "machine": record.machine(),
+        "started": record.started(),
     }
     settings = dict(arguments.settings)
     if settings:

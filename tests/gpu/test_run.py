@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bench import record
 from tests.support.trellis2_engine import HOME, NEEDED, ROOT
 
 if TYPE_CHECKING:
@@ -69,6 +70,10 @@ def test_the_script_for_gpus_runs_on_a_cpu(tmp_path: Path) -> None:
     assert text in run.stdout
     assert "Nothing failed." in text
     assert written["about"]["torch"] in text
+    assert written["about"]["machine"] == record.machine()
+    assert {name: written["about"][name] for name in ("commit", "is_dirty")} == record.state_of(
+        ROOT
+    )
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")

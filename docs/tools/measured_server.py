@@ -1,0 +1,80 @@
+"""Tables of what the server's benchmarks measured, for docs/operations.md and docs/preview.md.
+
+Does not know: Markdown files, how anything is measured.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from docs.tools.figures import markdown, recorded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_STORE: Final = "store-2026-11-27"
+_DECODERS: Final = "decoders-2026-11-27"
+_SERVER: Final = "server-2026-11-27-pictures"
+
+
+def store() -> str:
+    """What storing a job costs."""
+    row = next(row for row in recorded(_STORE, "store") if row["where"] == "result_dir")
+    median, most = row["completion_saved_ms_median"], row["completion_saved_ms_p95"]
+    body = [
+        ["a reply that completes a job with a model of 1.5 MB waits for", f"{median:.1f}",
+         f"{most:.1f}"],
+        ["work on the event loop for a job with three files, 5 MB",
+         f"{row['store_ms_median']:.2f}", ""],
+    ]  # fmt: skip
+    return markdown(("cost, ms", "median", "95 %"), body, _STORE)
+
+
+def decoders() -> str:
+    """What decoding outside of the server's process costs."""
+    body = [
+        [
+            row["picture"],
+            f"{row['inside_cpu_ms']:.1f}",
+            f"{row['outside_cpu_ms']:.1f}",
+            f"{row['more_cpu_ms']:.1f}",
+        ]
+        for row in recorded(_DECODERS, "pictures")
+    ]
+    (decoder,) = recorded(_DECODERS, "decoder")
+    body.append(["start of a decoder", "", f"{decoder['start_cpu_ms']:.0f}", ""])
+    head = ("processor time, ms", "in the server's process", "in a decoder", "more")
+    return markdown(head, body, _DECODERS)
+
+
+def preview() -> str:
+    """What the server does with the preview engine."""
+    (row,) = recorded(_SERVER, "server")
+    pictures = len(recorded(_SERVER, "pictures"))
+    likeness = f"PSNR {row['psnr_db']:.1f} dB inside the mask, outline IoU {row['iou']:.3f} (means)"
+    health = [f"{row[f'{app}health_p99_ms']:.0f} ms" for app in ("", "blocking_")]
+    start = f"{row['first_reply_warm_s']:.1f} s, {row['ok_warm_s']:.1f} s"
+    cold = f"{row['ok_cold_s']:.0f} s to `ok` when nothing is compiled yet"
+    memory = f"{row['rss_20_mb']:.0f} MiB, {row['rss_end_mb']:.0f} MiB"
+    body = [
+        [
+            f"request to {kind} GLB, {pictures} pictures",
+            f"median {row[f'{kind}_s']:.2f} s, maximum {row[f'{kind}_max_s']:.2f} s",
+        ]
+        for kind in ("untextured", "textured")
+    ]
+    body += [
+        ["front view of the textured model against the picture", likeness],
+        ["`/healthcheck` with four jobs in progress, p99", health[0]],
+        ["the same of an app that works inside its handlers", health[1]],
+        ["process start to first answer, to `ok`", f"{start}; {cold}"],
+        [f"memory after the 20th and the last of {row['jobs']} pictures", memory],
+    ]
+    return markdown(("what", "measured"), body, _SERVER)
+
+
+TABLES: Final[dict[str, Callable[[], str]]] = {
+    "measured store": store,
+    "measured decoders": decoders,
+    "measured preview": preview,
+}
