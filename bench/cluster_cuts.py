@@ -2,7 +2,7 @@
 
     python bench/cluster_cuts.py                        everything; takes about 40 minutes
     python bench/cluster_cuts.py --scenario desk        some scenarios
-    python bench/cluster_cuts.py --json                 print one JSON line
+    python bench/cluster_cuts.py --json cuts.json       write all rows there, too
 
 The machines are namespaces of this host with addresses, processes and shared memory of their own
 (`tests/support/network.py`): a head, machines with one engine each, and one with the clients. The
@@ -24,10 +24,8 @@ Linux only, as root. Requires the packages of the tests on Ray.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -38,10 +36,11 @@ sys.path.insert(0, str(ROOT))
 from bench.cluster_links import between, disk, slow  # noqa: E402 - after the path is set
 from bench.cluster_scenarios import engine  # noqa: E402
 from bench.cluster_services import desk, head, ingress  # noqa: E402
+from bench.record import Record, add_option  # noqa: E402
 from tests.support.network import why_unavailable  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
 
 SCENARIOS: Final[dict[str, Callable[[ThreadPoolExecutor], Iterable[dict[str, Any]]]]] = {
@@ -55,38 +54,25 @@ SCENARIOS: Final[dict[str, Callable[[ThreadPoolExecutor], Iterable[dict[str, Any
 }
 
 
-def measure(names: Sequence[str]) -> list[dict[str, Any]]:
-    """Run scenarios; return what each found."""
-    rows: list[dict[str, Any]] = []
+def measure(names: list[str], record: Record) -> None:
+    """Measure scenarios; print each row."""
     with ThreadPoolExecutor(64) as pool:
         for name in names:
             for row in SCENARIOS[name](pool):
-                rows.append({"scenario": name, **row})
-                print(rows[-1], file=sys.stderr, flush=True)
-    return rows
+                record.add(name, {"load": os.getloadavg()[0], **row})
+                print("| " + " | ".join(str(value) for value in (name, *row.values())) + " |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON line")
     parser.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
+    add_option(parser)
     arguments = parser.parse_args()
     reason = why_unavailable()
     if reason:
         raise SystemExit(reason)
-    begin = time.monotonic()
-    rows = measure(arguments.scenario)
-    found = {
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg(),
-        "seconds": round(time.monotonic() - begin),
-        "rows": rows,
-    }
-    if arguments.json:
-        print(json.dumps(found))
-        return
-    for row in rows:
-        print("| " + " | ".join(str(value) for value in row.values()) + " |")
+    record = Record(__file__, arguments)
+    measure(arguments.scenario, record)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ import json
 
 import pytest
 from fastapi import FastAPI, HTTPException
-from fastapi.testclient import TestClient
 from starlette.requests import ClientDisconnect
 
+from tests.support.app_client import AppClient
 from trellis2_server import errors
 from trellis2_server.api.error_handlers import (
     HTTP_ERRORS,
@@ -104,7 +104,7 @@ def test_a_text_has_the_code_of_invalid_input_unless_another_is_given() -> None:
     assert json.loads(bytes(text_response("why", 503, 3).body))["error_code"] == 3
 
 
-def application() -> TestClient:
+def application() -> AppClient:
     app = FastAPI()
     add_error_handlers(app)
 
@@ -124,7 +124,7 @@ def application() -> TestClient:
             "gone": ClientDisconnect(),
         }[kind]
 
-    return TestClient(app)
+    return AppClient(app)
 
 
 def test_every_failure_of_an_application_has_the_same_body() -> None:

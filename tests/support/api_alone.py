@@ -6,8 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from fastapi.testclient import TestClient
-
+from tests.support.app_client import AppClient
 from tests.support.managers import options
 from trellis2_server.api.app import create_api
 from trellis2_server.jobs.job import Job, Status
@@ -132,4 +131,4 @@ class Api:
 
         configured = Settings.model_validate({"server": server})
         self.app = create_api(configured, open_service, lambda *_: None)
-        self.client = TestClient(self.app)
+        self.client = AppClient(self.app)

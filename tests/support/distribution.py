@@ -6,7 +6,6 @@ one that came last would keep one process at work while the others have nothing 
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -47,11 +46,6 @@ LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(LONG)))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    return (os.cpu_count() or 1) + 1  # some tests wait
 
 
 @pytest.hookimpl(optionalhook=True)

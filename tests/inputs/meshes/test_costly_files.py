@@ -15,6 +15,8 @@ from trellis2_server.errors import InputError
 from trellis2_server.inputs.meshes import pack_scene, read_scene, to_model_frame, unpack_scene
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from trellis2_server.inputs.meshes import Scene
     from trellis2_server.mesh import Mesh
 
@@ -81,6 +83,12 @@ def read(name: str) -> tuple[int, Scene, Mesh] | InputError:
     except InputError as error:
         assert len(content) < MAX_BYTES
         return error
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_kept() -> Generator[None]:
+    yield
+    read.cache_clear()  # other tests look for large objects
 
 
 @pytest.mark.parametrize(("name", "reason"), REFUSED.items())
