@@ -5,10 +5,11 @@ Does not know: jobs, routes.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import ClientDisconnect
+
+from trellis2_server.races import result_unless
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -29,13 +30,4 @@ async def while_connected(request: Request, call: Coroutine[Any, Any, T]) -> T:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    result = asyncio.ensure_future(call)
-    disconnect = asyncio.ensure_future(disconnected())
-    try:
-        await asyncio.wait((result, disconnect), return_when=asyncio.FIRST_COMPLETED)
-        if not result.done():
-            raise ClientDisconnect
-        return result.result()
-    finally:
-        disconnect.cancel()
-        result.cancel()
+    return await result_unless(call, disconnected(), ClientDisconnect())

@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from trellis2_server.races import result_unless
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
@@ -62,13 +64,4 @@ class Liveness:
         Raises:
             NoAnswerError: it does not answer any more; the call is cancelled.
         """
-        answering = asyncio.ensure_future(answer)
-        losing = asyncio.ensure_future(self._lost.wait())
-        try:
-            await asyncio.wait({answering, losing}, return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
-                raise NoAnswerError
-            return answering.result()
-        finally:
-            answering.cancel()
-            losing.cancel()
+        return await result_unless(answer, self._lost.wait(), NoAnswerError())

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import ray
 from ray.exceptions import NodeDiedError
 
+from trellis2_server.races import result_unless
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
@@ -48,16 +50,7 @@ class TaskMachine:
         Raises:
             NodeDiedError: the machine was lost; `outcome` is cancelled.
         """
-        ending = asyncio.ensure_future(outcome)
-        losing = asyncio.ensure_future(self._wait_until_lost())
-        try:
-            await asyncio.wait({ending, losing}, return_when=asyncio.FIRST_COMPLETED)
-            if not ending.done():
-                raise NodeDiedError(_LOST)
-            return ending.result()
-        finally:
-            ending.cancel()
-            losing.cancel()
+        return await result_unless(outcome, self._wait_until_lost(), NodeDiedError(_LOST))
 
     async def _wait_until_lost(self) -> None:
         while True:
