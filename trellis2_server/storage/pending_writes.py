@@ -127,11 +127,17 @@ class PendingWrites:
         self.current = batch
         return batch
 
-    def finish(self) -> None:
-        """Note that the current batch is written."""
-        for artifact in self.current.files:
+    def finish(self) -> list[Artifact]:
+        """Note that the current batch is written; return its files, but those added again since."""
+        written = [artifact for artifact in self.current.files if not self._is_queued(artifact)]
+        for artifact in written:
             self.unwritten.pop(artifact, None)
         self.current = Batch(ended=self.current.ended)
+        return written
+
+    def _is_queued(self, artifact: Artifact) -> bool:
+        """Whether a file is to be written, perhaps after an earlier one of its name and size."""
+        return artifact in self.next.files or artifact in self._bulk
 
     def requeue(self) -> None:
         """Add the current batch, which failed, again, without what was removed since."""
@@ -139,7 +145,7 @@ class PendingWrites:
         files = {
             artifact: content
             for artifact, content in failed.files.items()
-            if artifact in self.unwritten
+            if artifact in self.unwritten and not self._is_queued(artifact)
         }
         if failed.is_bulk:
             self._bulk = files | self._bulk

@@ -281,9 +281,7 @@ class WriteQueue:
             self._store.save(batch.records, batch.names.values())
 
     def _finish(self) -> None:
-        files = list(self._pending.current.files)
-        self._pending.finish()
-        self._on_written(files)
+        self._on_written(self._pending.finish())
         if self.failure is not None:
             logger.warning("Results are written to worker.result_dir again")
             self.failure = None
