@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -19,8 +20,9 @@ from tests.support.background_packages import (
 )
 from tests.support.server import until
 from trellis2_server.errors import EngineError, MissingPackageError
-from trellis2_server.inputs.background import fetcher
+from trellis2_server.inputs.background import fetch, fetcher
 from trellis2_server.inputs.background.fetcher import ModelFetcher
+from trellis2_server.inputs.background.model_files import ModelFile
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -94,6 +96,20 @@ def test_two_servers_fetch_a_damaged_file_at_once(tmp_path: Path, origin: Origin
     assert path.read_bytes() == MODEL
     assert path.with_name(f"{path.name}.damaged").read_bytes() == b"damaged"
     assert files(tmp_path) == {path.name, f"{path.name}.damaged"}
+
+
+def test_a_file_that_another_server_has_just_put_there_is_not_set_aside(tmp_path: Path) -> None:
+    whole, damaged = tmp_path / "a.onnx", tmp_path / "a.onnx.damaged"
+    digest = f"sha256:{hashlib.sha256(MODEL).hexdigest()}"
+    for content in (MODEL, b"damaged again"):
+        whole.write_bytes(content)
+        damaged.write_bytes(b"damaged")
+        fetch._set_aside(ModelFile(whole, None, digest), digest)
+        left = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+        if content == MODEL:
+            assert left == {"a.onnx": MODEL, "a.onnx.damaged": b"damaged"}
+        else:
+            assert left == {"a.onnx.damaged": content}
 
 
 def test_closing_ends_a_download_and_leaves_nothing(tmp_path: Path, origin: Origin) -> None:

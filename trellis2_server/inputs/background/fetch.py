@@ -24,7 +24,9 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
@@ -104,9 +106,22 @@ def _move(part: Path, file: ModelFile, digest: str) -> None:
         return
     if existing is not None:
         with suppress(OSError):
-            file.path.replace(file.path.with_name(f"{file.path.name}.damaged"))
+            _set_aside(file, digest)
     part.chmod(0o644)  # temporary files are their owner's alone; the folder may be shared
     part.replace(file.path)
+
+
+def _set_aside(file: ModelFile, digest: str) -> None:
+    """Rename a damaged file to `NAME.onnx.damaged`.
+
+    Under a name of its own first, where it is looked at again: another server may have put a whole
+    file into the place, which must not replace what that server has set aside.
+    """
+    name = file.path.name
+    held = file.path.with_name(f"{name}.{uuid.uuid4().hex}.damaged")
+    file.path.replace(held)
+    is_whole = replace(file, path=held).digest() == digest
+    held.replace(file.path if is_whole else file.path.with_name(f"{name}.damaged"))
 
 
 def _remove_leftovers(folder: Path) -> None:
