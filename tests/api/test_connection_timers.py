@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.engines import PATIENCE_S
+from tests.support.live_objects import live_objects
 from tests.support.server import ON_RAY, until
 from trellis2_server.api.connections import Connection
 
@@ -20,8 +20,7 @@ pytestmark = pytest.mark.skipif(ON_RAY, reason="needs the single process")
 
 def connections() -> int:
     """Number of connections that something still refers to."""
-    gc.collect()
-    return sum(isinstance(each, Connection) for each in gc.get_objects())
+    return len(live_objects(Connection))
 
 
 REQUEST = b"GET /healthcheck HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
 import threading
 from concurrent.futures import Future
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.engines import PATIENCE_S, GatedEngine
+from tests.support.live_objects import live_objects
 from tests.support.managers import begin, in_a_loop, options, submit, until, working
 from tests.support.server import ON_RAY, fields, picture, serving
 from tests.support.server import until as until_so
@@ -358,13 +358,8 @@ async def test_a_picture_that_nobody_waits_for_is_forgotten_while_its_background
         executor.cut_out = cut_out  # type: ignore[method-assign]
         asked = ask(service, picture())
         await until(lambda: lookups.waiting == 1 and not service.manager.threads.lookups)
-        assert [lookup.picture for lookup in lookups_in_memory()] == [picture()]
+        assert [lookup.picture for lookup in live_objects(Lookup)] == [picture()]
         asked.cancel()
         await asyncio.wait([asked])
-        assert not any(lookup.picture for lookup in lookups_in_memory())
+        assert not any(lookup.picture for lookup in live_objects(Lookup))
         loaded.set_result(None)
-
-
-def lookups_in_memory() -> list[Lookup]:
-    gc.collect()
-    return [each for each in gc.get_objects() if isinstance(each, Lookup)]

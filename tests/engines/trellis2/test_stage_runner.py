@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.engines import PATIENCE_S
+from tests.support.live_objects import live_objects
 from tests.support.trellis2_engine import (
     CancelledError,
     cone,
@@ -35,13 +36,12 @@ PERMANENT = (
 
 
 def live_tensors(torch: Any) -> int:
-    gc.collect()
-    return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
+    return len(live_objects(torch.Tensor))
 
 
 def held_tensors(torch: Any) -> int:
     """Number of tensors, with those that only a garbage collection would free."""
-    return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
+    return len(live_objects(torch.Tensor, collect=False))
 
 
 @pytest.mark.parametrize("low_vram", [False, True])
