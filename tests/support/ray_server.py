@@ -150,9 +150,9 @@ class RayServer(Server):
 
     def __init__(self, configured: Settings, engine: Any) -> None:
         control, self.url, jobs, ingress = _deployment()
-        control.engine = engine
         self._jobs = jobs
         jobs.reset.remote(configured, engine.name).result()
+        control.engine = engine  # not before: jobs of an earlier test may still have run
         ingress.reset.remote(configured).result()
         host, port = self.url.removeprefix("http://").split(":")
         self.address = host, int(port)
