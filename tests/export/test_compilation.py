@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,10 +10,10 @@ import pytest
 from tests.support.interpreter import ROOT, run_python
 from trellis2_server.export import compilation
 from trellis2_server.export.compilation import PARTS, Compilation
+from trellis2_server.export.kernels import decimate
 
 if TYPE_CHECKING:
     import subprocess
-    from pathlib import Path
 
 QUERY = (
     "from trellis2_server.export.compilation import PARTS, is_compiled\n"
@@ -49,6 +50,19 @@ def test_compiled_parts_are_known_without_compiling_them(tmp_path: Path) -> None
     )
     assert run_python(QUERY).stdout.strip() == str(list(PARTS))
     assert run_python(QUERY, NUMBA_CACHE_DIR=str(tmp_path)).stdout.strip() == "[]"
+
+
+def test_a_source_that_was_only_touched_is_not_compiled_again() -> None:
+    run_python("from trellis2_server import export; export.warm_up(remesh=True)")
+    source = Path(str(decimate.__file__))
+    dates = source.stat()
+    try:
+        os.utime(source)
+        # Whatever numba goes by: once it has compiled again, nothing is left to do.
+        run_python("from trellis2_server import export; export.warm_up(remesh=True)")
+        assert run_python(QUERY).stdout.strip() == str(list(PARTS))
+    finally:
+        os.utime(source, ns=(dates.st_atime_ns, dates.st_mtime_ns))
 
 
 @pytest.fixture

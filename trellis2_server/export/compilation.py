@@ -15,7 +15,6 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -114,23 +113,23 @@ def is_compiled(part: str) -> bool:
     """Return whether numba's cache has all loops of the part, or whether there is no cache."""
     for name in PARTS[part]:
         module = importlib.import_module(f"trellis2_server.export.kernels.{name}")
-        loops: dict[str, Any] = {
-            f"{name}.{key}": value
-            for key, value in vars(module).items()
-            if hasattr(value, "py_func") and value.py_func.__module__ == module.__name__
-        }
-        folder = next(iter(loops.values())).stats.cache_path
-        if folder is None:
-            continue
-        changed_at = Path(str(module.__file__)).stat().st_mtime
-        cached = {
-            index.name.split("-")[0]
-            for index in Path(folder).glob(f"{name}.*.nbi")
-            if index.stat().st_mtime >= changed_at
-        }
-        if not cached >= loops.keys() - _OPTIONAL:
-            return False
+        for key, value in vars(module).items():
+            is_loop = hasattr(value, "py_func") and value.py_func.__module__ == module.__name__
+            if is_loop and f"{name}.{key}" not in _OPTIONAL and not _is_cached(value):
+                return False
     return True
+
+
+def _is_cached(loop: Any) -> bool:
+    """Return whether numba would load a loop from its cache, or whether it has none.
+
+    Asked of numba itself: it may compare the source's text, so that dates say nothing.
+    """
+    file: Any = getattr(loop._cache, "_cache_file", None)  # noqa: SLF001 - there is no other way
+    try:
+        return file is None or bool(file._load_index())  # noqa: SLF001
+    except OSError:
+        return False
 
 
 def _start(part: str) -> subprocess.Popen[bytes] | None:
