@@ -58,6 +58,8 @@ LOOK_S: Final = 3.0
 ATTACK_S: Final = 75.0
 #: Time that the server has to let go of what the attack used.
 SETTLE_S: Final = 15.0
+#: How often a new server is warmed up with thirteen requests.
+WARM_UPS: Final = 6
 #: Memory that comes and goes in an idle server.
 STEADY_BYTES: Final = 2_000_000
 
@@ -80,13 +82,15 @@ class Servers:
 
     Args:
         checkout: folder with the server's sources.
+        warm_ups: how often a new server is warmed up; fewer are enough if memory is not judged.
 
     Attributes:
         busy_bytes: the largest resident memory of the present one in its warm-up.
     """
 
-    def __init__(self, checkout: Path) -> None:
+    def __init__(self, checkout: Path, warm_ups: int = WARM_UPS) -> None:
         self._checkout = checkout
+        self._warm_ups = warm_ups
         self._known = known_settings(checkout)
         self._current: CagedServer | None = None
         self._sections: dict[str, Any] = {}
@@ -104,7 +108,7 @@ class Servers:
             started = CagedServer(self._checkout, sections)
             self._current, self._sections = started, sections
             started.wait_until_ready()
-            self._children = warm_up(started)
+            self._children = warm_up(started, self._warm_ups)
             self.busy_bytes = started.peak_rss_bytes()
         return self._current, self._children
 
@@ -115,7 +119,7 @@ class Servers:
         return left
 
 
-def warm_up(server: CagedServer) -> int:
+def warm_up(server: CagedServer, times: int) -> int:
     """Use what the rows use, so that they measure themselves; return the number of children."""
     client = Attacker(server.port, server.pid)
     other = Attacker(server.port, server.pid, "127.0.0.67")
@@ -129,7 +133,7 @@ def warm_up(server: CagedServer) -> int:
     def given_mesh() -> None:
         client.form(image=small_picture(), mesh=mesh, texture="true", seed=1)
 
-    for begin in range(0, 72, 12):
+    for begin in range(0, 12 * times, 12):
         client.together(*map(picture, range(begin, begin + 12)), given_mesh)
         most = max(most, server.holdings().children)
     outcomes = [*client.outcomes, *other.outcomes]
@@ -216,13 +220,16 @@ _NO_HEALTH: Final = {"health_s": [], "late_s": [], "bad": ["no answer"]}
 _NO_ATTACK: Final = {"statuses": {}, "texts": {}, "slowest_s": 0.0, "requests": 0, "most_bytes": 0}
 
 
-def run(name: str, servers: Servers, look_s: float = LOOK_S) -> dict[str, Any]:
+def run(
+    name: str, servers: Servers, look_s: float = LOOK_S, settle_s: float = SETTLE_S
+) -> dict[str, Any]:
     """Run one row; return its figures, with `problems`.
 
     Args:
         name: of the row.
         servers: where its server comes from.
         look_s: shortest time that the witnesses look, seconds.
+        settle_s: time that the server has to let go of what the attack used, seconds.
     """
     row = ROWS[name]
     server, children = servers.take(row)
@@ -244,7 +251,7 @@ def run(name: str, servers: Servers, look_s: float = LOOK_S) -> dict[str, Any]:
     base = max(before.rss_bytes, servers.busy_bytes if row.has_jobs else 0)
     growth = server.peak_rss_bytes() - base
     code = server.process.poll()
-    left, after = ([], None) if code is not None else settle(server, before, children)
+    left, after = ([], None) if code is not None else settle(server, before, children, settle_s)
     measured = {
         "good": witnesses[1],
         "health": witnesses[0],
@@ -271,7 +278,7 @@ def most_bytes(row: Row, attack: dict[str, Any]) -> int:
 
 
 def settle(
-    server: CagedServer, before: Holdings, children: int
+    server: CagedServer, before: Holdings, children: int, limit_s: float
 ) -> tuple[list[str], Holdings | None]:
     """Wait until the server has let go of everything; return what it has not."""
     now: list[Holdings] = []
@@ -292,7 +299,7 @@ def settle(
         found += [f"temporary files are left: {sorted(files)[:3]}"] if files else []
         return found
 
-    wait_until(lambda: not left(), SETTLE_S)
+    wait_until(lambda: not left(), limit_s)
     return left(), now[0] if now else None
 
 

@@ -172,7 +172,8 @@ def disconnect_storm(attacker: Attacker) -> Iterator[None]:
     """Requests whose clients leave at a random moment."""
     yield
     part = form_part("image", small_picture()) + form_part("seed", b"-1")
-    part += form_part("texture", b"true") + f"--{BOUNDARY}--\r\n".encode()
+    part += form_part("texture", b"true") + form_part("texture_size", b"256")
+    part += f"--{BOUNDARY}--\r\n".encode()
     begin = head("/generate", f"Content-Type: {_FORM}", f"Content-Length: {len(part)}")
     chance = random.Random(0)  # noqa: S311 - no secret
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,12 @@ def lines(node: ast.ClassDef) -> int:
     return (node.end_lineno or node.lineno) - node.lineno + 1
 
 
-def classes() -> Iterator[tuple[str, ast.ClassDef]]:
+@functools.cache
+def classes() -> list[tuple[str, ast.ClassDef]]:
+    return list(_classes())
+
+
+def _classes() -> Iterator[tuple[str, ast.ClassDef]]:
     for path in SOURCES:
         if path.suffix == ".py":
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):

@@ -16,6 +16,7 @@ from bench.hostile_judge import delays, figures, harm
 from bench.hostile_meshes import MESHES
 from bench.hostile_rows import ROWS, Row
 from bench.hostile_send import MAX_BYTES, Attacker
+from tests.support.engines import PATIENCE_S
 from tests.support.server import ON_RAY
 
 if TYPE_CHECKING:
@@ -37,14 +38,14 @@ NAMES = (
 
 @pytest.fixture(scope="module")
 def servers() -> Generator[hostile.Servers]:
-    caged = hostile.Servers(ROOT)
+    caged = hostile.Servers(ROOT, warm_ups=1)
     yield caged
     assert caged.discard() == []
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_attack_is_refused_and_hurts_nobody(servers: hostile.Servers, name: str) -> None:
-    found = hostile.run(name, servers, look_s=0.5)
+    found = hostile.run(name, servers, look_s=0.5, settle_s=4 * PATIENCE_S)
     assert harm(ROWS[name], found) == [], found.get("log")
 
 

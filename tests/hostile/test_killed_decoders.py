@@ -10,9 +10,9 @@ from contextlib import suppress
 
 import pytest
 
+from tests.support.engines import GatedEngine
 from tests.support.meshes import as_bytes, egg
 from tests.support.server import ON_RAY, Server, encoded, fields, serving, until
-from trellis2_server.engines.preview import PreviewEngine
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL"),
@@ -35,7 +35,7 @@ def test_a_killed_decoder_costs_no_job_but_the_one_that_it_decoded_twice() -> No
             reply = server.generate(fields(seed % 7, **more, seed=seed))
             replies.append((reply.status_code, "" if reply.is_success else reply.text))
 
-    with serving(PreviewEngine()) as server:
+    with serving(GatedEngine()) as server:
         server.wait_until_loaded()
         decoders = server.manager.executor.decoders
         threads = [threading.Thread(target=ask, args=(server, k)) for k in range(3)]
