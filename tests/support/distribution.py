@@ -6,6 +6,8 @@ one that came last would keep one process at work while the others have nothing 
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +15,8 @@ import pytest
 if TYPE_CHECKING:
     from xdist.scheduler import LoadFileScheduling
 
+#: Processes for which there is enough to do where one waits: with more, the longest file decides.
+MOST_WAITING = 8
 #: Files that take longer than seven seconds on two cores, longest first.
 LONG = (
     "tests/hostile/test_attacks.py",
@@ -41,6 +45,13 @@ LONG = (
     "tests/cli/test_command.py",
     "tests/test_wheel.py",
 )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the number of processes: tests that start servers wait half of the time."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(cores, min(2 * cores, MOST_WAITING))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
