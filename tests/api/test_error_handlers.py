@@ -109,8 +109,8 @@ def application() -> AppClient:
     add_error_handlers(app)
 
     @app.get("/both")
-    def read(limit: int = 1) -> int:
-        return limit
+    def read(limit: int = 1, offset: int = 0) -> int:
+        return limit + offset
 
     @app.post("/both")
     def write() -> None:
@@ -140,7 +140,7 @@ def test_every_failure_of_an_application_has_the_same_body() -> None:
     assert client.get("/raises/teapot").headers["x-y"] == "z"
     full = client.post("/both")
     assert (full.status_code, full.headers["retry-after"]) == (503, "9")
-    invalid = client.get("/both?limit=x")
+    invalid = client.get("/both?offset=y&limit=x")  # the first parameter is named
     assert invalid.status_code == 400
     assert invalid.json()["text"].startswith("limit: ")
 
