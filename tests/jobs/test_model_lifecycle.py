@@ -70,6 +70,7 @@ class Threads:
 class Loaded:
     def __init__(self, **worker: Any) -> None:
         self.clock, self.engine = Clock(), Engine()
+        self.clock.now = 100.0
         self.threads = Threads(self.clock)
         executor: Any = self.engine
         threads: Any = self.threads

@@ -37,6 +37,39 @@ def test_a_step_runs_where_it_is_told_to() -> None:
     assert cpu.startswith("cpu")
 
 
+@in_a_loop
+async def test_the_device_takes_no_step_while_it_does_something_else() -> None:
+    gate = threading.Event()
+    threads = ThreadPools(1, frozenset({"shape"}), 2, device_slots=2)
+    for what in ("load", "unload"):
+        call = threads.run_on_device(what, lambda: gate.wait(PATIENCE_S))
+        assert threads.device_is_busy
+        assert not threads.device_has_room
+        gate.set()
+        assert await call
+        gate.clear()
+        assert threads.device_has_room
+    threads.close()
+
+
+@in_a_loop
+async def test_the_threads_end_when_they_are_closed() -> None:
+    def thread() -> threading.Thread:
+        return threading.current_thread()
+
+    pools = ThreadPools(1, frozenset({"shape"}), 2)
+    used = [
+        await pools.run_on_device("load", thread),
+        await pools.start_step("shape_export", thread),
+        await pools.look_up(thread),
+    ]
+    assert len(set(used)) == 3
+    pools.close()
+    for each in used:
+        await asyncio.to_thread(each.join, PATIENCE_S)
+        assert not each.is_alive()
+
+
 @pytest.mark.parametrize(
     ("step", "kind"), [("shape", EngineBrokenError), ("shape_export", StepTimeoutError)]
 )
