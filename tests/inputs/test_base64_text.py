@@ -42,6 +42,14 @@ def test_base64_over_the_limit_is_too_large_and_names_the_limit() -> None:
         decode_base64(text, max_bytes=299)
 
 
+@pytest.mark.parametrize("size", [301, 302])
+def test_the_limit_counts_the_last_bytes_of_a_text_without_padding(size: int) -> None:
+    text = base64.b64encode(bytes(size)).decode().rstrip("=")
+    assert decode_base64(text, max_bytes=size) == bytes(size)
+    with pytest.raises(TooLargeError):
+        decode_base64(text, max_bytes=size - 1)
+
+
 @given(st.text(max_size=60))
 def test_arbitrary_text_raises_at_most_an_input_error(text: str) -> None:
     with allow_input_error():
