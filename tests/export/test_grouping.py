@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.support import shapes
+from trellis2_server.export import grouping
 from trellis2_server.export.adjacency import twins
 from trellis2_server.export.cancellation import call
 from trellis2_server.export.charts import face_normals
@@ -15,6 +16,20 @@ def test_no_direction_is_farther_than_37_degrees_from_one_of_the_list() -> None:
     directions = np.random.default_rng(0).normal(size=(10_000, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     assert (directions @ DIRECTIONS.T).max(axis=1).min() > np.cos(np.radians(37))
+
+
+def test_groups_are_merged_until_none_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = shapes.ALL["noisy_blob"]()
+    twin, normals = twins(mesh.faces, len(mesh.vertices)), face_normals(mesh)
+
+    def count() -> int:
+        return group_faces(mesh.vertices, mesh.faces, twin, normals, 1000.0).max() + 1
+
+    merged = count()
+    monkeypatch.setattr(grouping, "_MERGE_ROUNDS", 1)
+    assert count() > merged
+    monkeypatch.setattr(grouping, "_MERGE_ROUNDS", 100)
+    assert count() == merged
 
 
 @pytest.mark.parametrize("shape", shapes.ALL)

@@ -11,6 +11,7 @@ import pytest
 from tests.support.sampling import sample_field
 from trellis2_server.export import bake
 from trellis2_server.export.atlas import Atlas
+from trellis2_server.export.kernels import bake as kernels
 from trellis2_server.mesh import Mesh, VoxelField
 
 if TYPE_CHECKING:
@@ -255,6 +256,16 @@ def test_gaps_are_filled_from_ever_coarser_levels(size: int, share: float) -> No
     after = np.concatenate([base, metal], axis=2)
     for bands in ([0, 1, 2], [3, 4, 5], [6, 5, 4]):
         np.testing.assert_array_equal(after[..., bands], filled(before[..., bands], covered > 0))
+
+
+def test_a_search_range_is_rounded_outward_and_has_seven_bits() -> None:
+    for cell in (0, 5):
+        for place in np.linspace(-0.5, 1.5, 4001):
+            query = kernels.quantize_query(cell + place, cell + place, cell)
+            high, low = int(query[0]) - 128, 255 - int(query[1])
+            exact = place * 127
+            assert max(0, min(127, exact - 1.02)) <= low <= max(0, min(127, exact))
+            assert max(0, min(127, exact)) <= high <= max(0, min(127, exact + 1.02))
 
 
 def test_all_bits_of_a_brick_have_their_row() -> None:

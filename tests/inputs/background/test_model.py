@@ -210,10 +210,22 @@ def test_a_picture_that_waits_for_its_turn_can_be_cancelled() -> None:
 
 
 def test_a_picture_that_waits_for_a_download_can_be_cancelled() -> None:
-    network = threading.Event()
-    cutter = Cutter(background="rembg", model=BackgroundModel(open_session=opens_after(network)))
-    with pytest.raises(Cancelled):
-        cutter.cut_out(encode(photograph()), check=cancel)
+    network, begun = threading.Event(), threading.Event()
+    opens = opens_after(network)
+
+    def open_session(name: str) -> ColorSession:
+        begun.set()
+        return opens(name)
+
+    def cancel_while_it_loads() -> None:
+        if begun.is_set():
+            raise Cancelled
+
+    cutter = Cutter(background="rembg", model=BackgroundModel(open_session=open_session))
+    with ThreadPoolExecutor(1) as threads:
+        picture = threads.submit(cutter.cut_out, encode(photograph()), check=cancel_while_it_loads)
+        with pytest.raises(Cancelled):
+            picture.result(60)
     network.set()
 
 
