@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _STORE: Final = "store-2026-11-27"
+_KILLS: Final = "kills-2026-11-27"
 _DECODERS: Final = "decoders-2026-11-27"
 _SERVER: Final = "server-2026-11-27-pictures"
 
@@ -28,6 +29,17 @@ def store() -> str:
          f"{row['store_ms_median']:.2f}", ""],
     ]  # fmt: skip
     return markdown(("cost, ms", "median", "95 %"), body, _STORE)
+
+
+def kills() -> str:
+    """What clients lose when the server is killed under load."""
+    (row,) = recorded(_KILLS, "kills")
+    body = [
+        ["files that clients had received", f"{row['files']:,}", str(row["lost_files"])],
+        ["jobs said to be completed", f"{row['completions']:,}", str(row["lost_completions"])],
+        ["confirmed deletions", f"{row['deletions']:,}", f"{row['returned']} came back"],
+    ]
+    return markdown((f"after {row['kills']} times `kill -9`", "checked", "lost"), body, _KILLS)
 
 
 def decoders() -> str:
@@ -75,6 +87,7 @@ def preview() -> str:
 
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "measured store": store,
+    "measured kills": kills,
     "measured decoders": decoders,
     "measured preview": preview,
 }
