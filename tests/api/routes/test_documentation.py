@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,7 @@ from tests.support.hostile import error_text
 from tests.support.server import ON_RAY, Server, serving, settings
 from trellis2_server.api.app import HUNYUAN_PREFIX
 from trellis2_server.api.error_handlers import METHODS
+from trellis2_server.api.model_responses import MEDIA_TYPES
 from trellis2_server.api.routes import ROUTERS, documentation, page
 
 if TYPE_CHECKING:
@@ -165,6 +167,18 @@ def test_every_path_names_exactly_the_methods_that_it_has(server: Server) -> Non
             else:
                 accepted.add(method)
         assert set(named) == accepted, path
+
+
+def test_every_documented_status_exists_and_files_have_the_types_that_they_are_sent_with(
+    server: Server,
+) -> None:
+    documented = server.client.get("/openapi.json").json()["paths"]
+    for path, operations in documented.items():
+        for method, operation in operations.items():
+            for status in operation["responses"]:
+                assert HTTPStatus(int(status)).phrase, (path, method)
+    file = documented["/jobs/{name}/{file_name}"]["get"]["responses"]["200"]
+    assert set(file["content"]) == {"image/png", *MEDIA_TYPES.values()}
 
 
 def test_a_path_that_does_not_exist_has_no_methods(server: Server) -> None:
