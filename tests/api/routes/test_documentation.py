@@ -175,7 +175,8 @@ def test_every_documented_status_exists_and_files_have_the_types_that_they_are_s
     documented = server.client.get("/openapi.json").json()["paths"]
     for path, operations in documented.items():
         for method, operation in operations.items():
-            for status in operation["responses"]:
+            ranges = {"4XX", "5XX"}
+            for status in operation["responses"].keys() - ranges:
                 assert HTTPStatus(int(status)).phrase, (path, method)
     file = documented["/jobs/{name}/{file_name}"]["get"]["responses"]["200"]
     assert set(file["content"]) == {"image/png", *MEDIA_TYPES.values()}
