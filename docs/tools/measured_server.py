@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _STORE: Final = "store-2026-11-27"
 _KILLS: Final = "kills-2026-11-27"
+_SOAK: Final = "soak-2026-11-27"
 _DECODERS: Final = "decoders-2026-11-27"
 _SERVER: Final = "server-2026-11-27-pictures"
 
@@ -40,6 +41,36 @@ def kills() -> str:
         ["confirmed deletions", f"{row['deletions']:,}", f"{row['returned']} came back"],
     ]
     return markdown((f"after {row['kills']} times `kill -9`", "checked", "lost"), body, _KILLS)
+
+
+def soak() -> str:
+    """What mixed traffic, with faulty clients and dying decoders, leaves in the server."""
+    (row,) = recorded(_SOAK, "soak")
+    parts = {
+        "resident memory of the server, MB": "rss_mb",
+        "of its other processes, MB": "children_mb",
+        "descriptors": "descriptors",
+        "threads": "threads",
+        "processes": "processes",
+    }
+    body = [
+        [
+            what,
+            *(f"{row[f'{key}_{when}']:.0f}" for when in ("early", "late")),
+            f"{row[f'{key}_per_hour']:+.1f}",
+            f"{row[f'{key}_idle']:.0f}",
+        ]
+        for what, key in parts.items()
+    ]
+    requests, others = sum(row["requests"].values()), row["unexplained"]
+    minutes = row["minutes"]
+    body.append(
+        [f"replies that the docs do not explain, of {requests:,} requests", "", str(others)]
+    )
+    body.append(["`/healthcheck`, 99 %, ms", "", f"{row['health_p99_ms']:.0f}"])
+    body = [[*line, "", "", ""][:5] for line in body]
+    head = (f"{minutes:.0f} minutes", "first tenth", "last tenth", "slope per hour", "idle after")
+    return markdown(head, body, _SOAK)
 
 
 def decoders() -> str:
@@ -88,6 +119,7 @@ def preview() -> str:
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "measured store": store,
     "measured kills": kills,
+    "measured soak": soak,
     "measured decoders": decoders,
     "measured preview": preview,
 }
