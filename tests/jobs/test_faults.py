@@ -189,7 +189,8 @@ async def test_a_lookup_that_takes_too_long_ends_only_its_requests(engine: Gated
             asyncio.ensure_future(service.identify(picture(), remove_background=True))
             for _ in range(2)
         ]
-        await until(lambda: len(cutter.calls) == 1)
+        both = 2 * len(picture())
+        await until(lambda: len(cutter.calls) == 1 and service.manager.lookups.held_bytes == both)
         stuck, cutter.gate = cutter.gate, threading.Event()
         cutter.gate.set()
         leap(TIMEOUT_S)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Longest wait; only a failing test reaches it.
 PATIENCE_S = 30.0
+#: How long an engine waits until a test opens a gate, seconds: a browser may be slow meanwhile.
+GATE_S = 10 * PATIENCE_S
 
 
 def cube() -> Mesh:
@@ -80,9 +82,9 @@ class GatedEngine:
 
     def wait(self, stage: str, seed: int) -> None:
         """Wait until the gates of a stage are open."""
-        assert self.gates[stage].wait(PATIENCE_S), f"the gate of {stage} was not opened"
+        assert self.gates[stage].wait(GATE_S), f"the gate of {stage} was not opened"
         held = self._held.get((stage, seed))
-        assert held is None or held.wait(PATIENCE_S), (
+        assert held is None or held.wait(GATE_S), (
             f"the gate of {stage} for seed {seed} was not opened"
         )
 
