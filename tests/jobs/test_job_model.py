@@ -5,13 +5,11 @@ TRELLIS2_TEST_EXAMPLES sets the number of orders that are tried (60); thousands 
 
 from __future__ import annotations
 
-import gc
 import os
 from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
-import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -40,7 +38,7 @@ from trellis2_server.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
 EXAMPLES = int(os.environ.get("TRELLIS2_TEST_EXAMPLES", "60"))
 #: Choices of a move: it takes the rest of a division of it for each thing that it chooses.
@@ -213,15 +211,6 @@ MOVES: dict[str, tuple[int, Callable[[World, int], None]]] = {
         if not fault.opens_gates
     },
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _few_objects() -> Generator[None]:
-    """Collections look at what a world leaves, not at all modules."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @hypothesis_settings(max_examples=EXAMPLES, deadline=None)

@@ -5,9 +5,6 @@ Everybody who waits is answered, nothing is left, and a restart knows what clien
 
 from __future__ import annotations
 
-import gc
-from typing import TYPE_CHECKING
-
 import pytest
 
 from tests.support.job_model import invariants
@@ -16,20 +13,8 @@ from tests.support.job_model.leftovers import Complaints
 from tests.support.job_model.states import STATES, WORLDS, state_of
 from tests.support.job_model.world import World
 
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
 #: Which faults have met which states, as they were found.
 met: set[tuple[str, str]] = set()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _few_objects() -> Generator[None]:
-    """Collections look at what a world leaves, not at all modules."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.mark.parametrize("state", STATES)

@@ -8,14 +8,7 @@ from concurrent.futures import Future
 import pytest
 
 from tests.support.managers import in_a_loop, until
-from tests.support.steps_alone import (
-    CUTOUT,
-    EXPORTED,
-    FIELD,
-    SHAPE,
-    Stage,
-    shaped,
-)
+from tests.support.steps_alone import CUTOUT, EXPORTED, FIELD, SHAPE, Stage, shaped
 from trellis2_server.errors import (
     EngineBrokenError,
     EngineError,

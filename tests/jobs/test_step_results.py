@@ -10,17 +10,8 @@ import pytest
 
 from tests.support.engines import cube, voxels
 from tests.support.managers import in_a_loop, submit, working
-from tests.support.steps_alone import (
-    CUTOUT,
-    EXPORTED,
-    FIELD,
-    SHAPE,
-    Stage,
-    shaped,
-)
-from trellis2_server.errors import (
-    ShuttingDownError,
-)
+from tests.support.steps_alone import CUTOUT, EXPORTED, FIELD, SHAPE, Stage, shaped
+from trellis2_server.errors import ShuttingDownError
 from trellis2_server.jobs.job import Progress, Status
 from trellis2_server.jobs.scheduler import TEXTURE_PATIENCE_S
 from trellis2_server.mesh import Shape

@@ -6,11 +6,11 @@ one that came last would keep one process at work while the others have nothing 
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from bench.record import cores
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadFileScheduling
@@ -50,8 +50,7 @@ LONG = (
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Return the number of processes: tests that start servers wait half of the time."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return max(cores, min(2 * cores, MOST_WAITING))
+    return max(cores(), min(2 * cores(), MOST_WAITING))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any, Final
 
+from bench.record import cores
 from tests.gpu.meter import GIB
 from tests.gpu.parts import probe_attention, probe_convolution
 from tests.gpu.standins import check_standins, limit
@@ -67,9 +68,7 @@ def versions(session: Session) -> dict[str, Any]:
     found: dict[str, Any] = {
         "torch": torch.__version__,
         "platform": platform.platform(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": cores(),
     }
     found["environment"] = {k: v for k, v in os.environ.items() if k.startswith(_VARIABLES)}
     installed = {d.name.lower(): d.version for d in importlib.metadata.distributions()}
