@@ -4,6 +4,7 @@
     ├── ConfigError                the operator's settings are invalid; the start is aborted
     ├── InputError                 the client's input is invalid
     │   ├── TooLargeError          … or exceeds a limit
+    │   ├── ContentCodingError     … or is encoded in a way that the server cannot decode
     │   └── JobNotFoundError       … or names a job that does not exist
     ├── UnauthorizedError          the API key is missing or wrong
     ├── JobCancelledError          the job was cancelled while a client waited for it
@@ -45,6 +46,10 @@ class InputError(ServerError):
 
 class TooLargeError(InputError):
     """A request body, image or mesh exceeds a limit. The message names the limit."""
+
+
+class ContentCodingError(InputError):
+    """The `Content-Encoding` of a request is not supported. The message names it."""
 
 
 class JobNotFoundError(InputError):

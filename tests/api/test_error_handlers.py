@@ -46,6 +46,7 @@ def test_the_table_matches_the_http_contract() -> None:
         "ConfigError": (500, 1),
         "InputError": (400, 1),
         "TooLargeError": (413, 6),
+        "ContentCodingError": (415, 1),
         "JobNotFoundError": (404, 1),
         "UnauthorizedError": (401, 4),
         "JobCancelledError": (409, 5),

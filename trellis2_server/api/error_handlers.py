@@ -14,8 +14,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
+from trellis2_server.api.content_coding import CODINGS
 from trellis2_server.errors import (
     ConfigError,
+    ContentCodingError,
     EngineError,
     InputError,
     JobCancelledError,
@@ -41,6 +43,7 @@ HTTP_ERRORS: Final[dict[type[ServerError], tuple[int, int]]] = {
     ConfigError: (500, 1),
     InputError: (400, 1),
     TooLargeError: (413, 6),
+    ContentCodingError: (415, 1),
     JobNotFoundError: (404, 1),
     UnauthorizedError: (401, 4),
     JobCancelledError: (409, 5),
@@ -64,6 +67,8 @@ def error_response(error: ServerError) -> JSONResponse:
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, UnauthorizedError):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, ContentCodingError):
+        headers["Accept-Encoding"] = ", ".join(CODINGS)
     return text_response(str(error), status, code, headers)
 
 

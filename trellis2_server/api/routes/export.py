@@ -24,7 +24,7 @@ router = APIRouter()
     summary="Export the model of a job with other parameters",
     responses={
         200: MODEL_RESPONSE,
-        **errors(400, 401, 404, 409, 413, 429, 500, 503),
+        **errors(400, 401, 404, 409, 413, 415, 429, 500, 503),
         **INVALID_REQUEST,
     },
     openapi_extra=export_body({"decimation_target": 50_000, "texture_size": 1024}),

@@ -71,7 +71,7 @@ class HealthyReply(BaseModel):
 @router.post(
     "/send",
     summary="Submit a job and return at once",
-    responses=errors(400, 401, 413, 429, 503),
+    responses=errors(400, 401, 413, 415, 429, 503),
     openapi_extra=request_body(
         schema("image", "mesh", "text", "*", required=("image",)), {"image": EXAMPLE_PICTURE}
     ),
