@@ -7,6 +7,7 @@
     │   ├── ContentCodingError     … or is encoded in a way that the server cannot decode
     │   └── JobNotFoundError       … or names a job that does not exist
     ├── UnauthorizedError          the API key is missing or wrong
+    ├── JobNotReadyError           what the client asks of a job is not there yet
     ├── JobCancelledError          the job was cancelled while a client waited for it
     ├── TextureTimeoutError        the texture was not ready in time; the job continues
     ├── EngineError                the engine failed on this job
@@ -58,6 +59,10 @@ class JobNotFoundError(InputError):
 
 class UnauthorizedError(ServerError):
     """API keys are configured, and the request has no key or a wrong one."""
+
+
+class JobNotReadyError(ServerError):
+    """A job has not yet made what the client asks for. The message names it."""
 
 
 class JobCancelledError(ServerError):

@@ -49,6 +49,7 @@ def test_the_table_matches_the_http_contract() -> None:
         "ContentCodingError": (415, 1),
         "JobNotFoundError": (404, 1),
         "UnauthorizedError": (401, 4),
+        "JobNotReadyError": (409, 2),
         "JobCancelledError": (409, 5),
         "TextureTimeoutError": (408, 2),
         "EngineError": (500, 1),

@@ -157,7 +157,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         401: "API keys are configured, and the request has none or a wrong one.",
         404: "No such job.",
         408: "Not ready in time; the job continues.",
-        409: "The job was cancelled.",
+        409: "The job was cancelled, or has not made the model yet.",
         413: "Body, picture or mesh too large.",
         415: "Content-Encoding other than gzip and deflate.",
         429: "Too many requests from this client: see Retry-After.",
