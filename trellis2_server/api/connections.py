@@ -71,7 +71,7 @@ def uvicorn_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
     )
     return uvicorn.Config(
         app,
-        host=settings.host,
+        host=settings.host[0],  # where no sockets are given
         port=settings.port,
         log_config=None,
         access_log=False,
