@@ -19,6 +19,7 @@
     ├── StoreError                 a stored file is damaged, missing, or cannot be written
     └── UnavailableError           temporary: retry after `retry_after_s`
         ├── LoadingError           the model is loading, or failed to load
+        ├── NoSpaceError           a temporary folder, or the memory for files, is full
         ├── QueueFullError         the queue is full
         ├── TooManyRequestsError   this client exceeds its own rate or concurrency limit
         ├── UnhealthyError         the process cannot recover; it must be restarted
@@ -123,6 +124,10 @@ class UnavailableError(ServerError):
 
 class LoadingError(UnavailableError):
     """The model is loading, or failed to load. The message gives the cause."""
+
+
+class NoSpaceError(UnavailableError):
+    """There is no space for temporary files. An operator may have to make some."""
 
 
 class QueueFullError(UnavailableError):

@@ -61,6 +61,7 @@ def test_the_table_matches_the_http_contract() -> None:
         "StoreError": (500, 1),
         "UnavailableError": (503, 3),
         "LoadingError": (503, 3),
+        "NoSpaceError": (507, 3),
         "QueueFullError": (503, 3),
         "TooManyRequestsError": (429, 3),
         "UnhealthyError": (503, 3),

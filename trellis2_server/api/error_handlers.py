@@ -23,6 +23,7 @@ from trellis2_server.errors import (
     JobCancelledError,
     JobNotFoundError,
     JobNotReadyError,
+    NoSpaceError,
     OutOfMemoryError,
     ServerError,
     TextureTimeoutError,
@@ -54,6 +55,7 @@ HTTP_ERRORS: Final[dict[type[ServerError], tuple[int, int]]] = {
     OutOfMemoryError: (507, 7),
     UnavailableError: (503, 3),
     TooManyRequestsError: (429, 3),
+    NoSpaceError: (507, 3),
 }
 
 

@@ -163,6 +163,6 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         429: "Too many requests from this client: see Retry-After.",
         500: "The engine failed.",
         503: "Loading, shutting down or queue full: see Retry-After.",
-        507: "Out of device memory.",
+        507: "Out of device memory, or of space for temporary files.",
     }
     return {status: {"model": ErrorReply, "description": meanings[status]} for status in statuses}
