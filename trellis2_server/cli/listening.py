@@ -50,7 +50,7 @@ def open_listeners(hosts: Sequence[str], port: int) -> list[socket.socket]:
     """
     addresses = list(dict.fromkeys(each for host in hosts for each in _expanded(host)))
     listeners = _open_at_a_free_port(addresses) if port == 0 else _open_all(addresses, port)
-    at = [address_text(*each.getsockname()[:2]) for each in listeners]
+    at = ", ".join(address_text(*each.getsockname()[:2]) for each in listeners)
     logger.info("Listening", extra={"at": at})
     return listeners
 
