@@ -4,8 +4,10 @@
     ├── ConfigError                the operator's settings are invalid; the start is aborted
     ├── InputError                 the client's input is invalid
     │   ├── TooLargeError          … or exceeds a limit
+    │   ├── ContentCodingError     … or is encoded in a way that the server cannot decode
     │   └── JobNotFoundError       … or names a job that does not exist
     ├── UnauthorizedError          the API key is missing or wrong
+    ├── JobNotReadyError           what the client asks of a job is not there yet
     ├── JobCancelledError          the job was cancelled while a client waited for it
     ├── TextureTimeoutError        the texture was not ready in time; the job continues
     ├── EngineError                the engine failed on this job
@@ -17,6 +19,7 @@
     ├── StoreError                 a stored file is damaged, missing, or cannot be written
     └── UnavailableError           temporary: retry after `retry_after_s`
         ├── LoadingError           the model is loading, or failed to load
+        ├── NoSpaceError           a temporary folder, or the memory for files, is full
         ├── QueueFullError         the queue is full
         ├── TooManyRequestsError   this client exceeds its own rate or concurrency limit
         ├── UnhealthyError         the process cannot recover; it must be restarted
@@ -47,12 +50,20 @@ class TooLargeError(InputError):
     """A request body, image or mesh exceeds a limit. The message names the limit."""
 
 
+class ContentCodingError(InputError):
+    """The `Content-Encoding` of a request is not supported. The message names it."""
+
+
 class JobNotFoundError(InputError):
     """No job has this image hash or uid, or the job was removed."""
 
 
 class UnauthorizedError(ServerError):
     """API keys are configured, and the request has no key or a wrong one."""
+
+
+class JobNotReadyError(ServerError):
+    """A job has not yet made what the client asks for. The message names it."""
 
 
 class JobCancelledError(ServerError):
@@ -113,6 +124,10 @@ class UnavailableError(ServerError):
 
 class LoadingError(UnavailableError):
     """The model is loading, or failed to load. The message gives the cause."""
+
+
+class NoSpaceError(UnavailableError):
+    """There is no space for temporary files. An operator may have to make some."""
 
 
 class QueueFullError(UnavailableError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -56,7 +56,12 @@ class _Section(BaseModel):
 class ServerSettings(_Section):
     """Address, access, limits and logging of the HTTP server."""
 
-    host: str = Field(default="0.0.0.0", min_length=1, description="Address to listen on.")  # noqa: S104
+    host: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=("0.0.0.0", "::"),  # noqa: S104
+        min_length=1,
+        description="Addresses to listen on, a list or one. `::` is every IPv6 and IPv4 address; "
+        "an address that the machine has no protocol for is left out beside others.",
+    )
     port: int = Field(default=8082, ge=0, le=65_535, description="TCP port; 0: any free port.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe level that is logged, to standard error."
@@ -148,7 +153,13 @@ class ServerSettings(_Section):
         description="Time that running stages have to end at shutdown, seconds.",
     )
 
-    @field_validator("api_keys", "cors_origins", "trusted_proxies", mode="before")
+    @field_validator("host", mode="before")
+    @classmethod
+    def _one(cls, value: object) -> object:
+        """Accept one address."""
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("host", "api_keys", "cors_origins", "trusted_proxies", mode="before")
     @classmethod
     def _list(cls, value: object) -> object:
         """Convert a list to a tuple, which JSON does not have."""

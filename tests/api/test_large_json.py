@@ -182,3 +182,11 @@ def test_a_quotation_mark_ends_a_string_unless_it_is_escaped(
 
 def test_the_limits_are_what_they_are_said_to_be() -> None:
     assert (LONG_BYTES, MAX_REMAINDER_BYTES, MAX_ESCAPED_QUOTES) == (16_384, 131_072, 65_536)
+
+
+def test_keys_that_may_be_there_once_are_not_lost() -> None:
+    for value in ('"a"', '"' + "a" * 20_000 + '"', "null"):
+        text = f'{{"image": {value}, "seed": 1, "seed": 2, "image": "b"}}'.encode()
+        assert parse(text)[0] == {"image": "b", "seed": 2}
+        with pytest.raises(InputError, match=r"^image: sent more than once$"):
+            parse(text, ("image", "mesh"))

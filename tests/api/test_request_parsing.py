@@ -9,58 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 
+from tests.support.requests_in_parts import FORM, LIMIT, account, form, parse
 from tests.support.server import encoded, picture
-from trellis2_server.api.inflight_bodies import BodyAccount, InflightBodies
 from trellis2_server.api.request_parsing import (
     FILES,
     MAX_INLINE_BYTES,
-    ParsedRequest,
     parse_fields,
     parse_request,
 )
 from trellis2_server.errors import InputError, QueueFullError, TooLargeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
-LIMIT = 1_000_000
-
-
-def parse(
-    parts: Iterable[bytes],
-    content_type: str = "",
-    query: str = "",
-    limit: int = LIMIT,
-    account: BodyAccount | None = None,
-) -> ParsedRequest:
-    """Parse content that arrives in these parts; then the client disconnects."""
-
-    def messages() -> Iterator[dict[str, Any]]:
-        for part in parts:
-            yield {"type": "http.request", "body": part, "more_body": True}
-        yield {"type": "http.request", "body": b"", "more_body": False}
-        yield {"type": "http.disconnect"}
-
-    remaining = messages()
-
-    async def receive() -> dict[str, Any]:
-        return next(remaining)
-
-    headers = [(b"content-type", content_type.encode())] if content_type else []
-    scope = {
-        "type": "http", "method": "POST", "headers": headers, "query_string": query.encode(),
-        "state": {"body": account or InflightBodies(2**30).open("client")},
-    }  # fmt: skip
-    return asyncio.run(parse_request(Request(scope, receive), max_bytes=limit))
-
-
-def form(*parts: tuple[str, bytes]) -> bytes:
-    lines = [b"--x\r\nContent-Disposition: form-data; %b\r\n\r\n%b\r\n" % (n.encode(), v)
-             for n, v in parts]  # fmt: skip
-    return b"".join(lines) + b"--x--\r\n"
-
-
-FORM = "multipart/form-data; boundary=x"
+    from trellis2_server.api.inflight_bodies import BodyAccount
 
 
 @given(st.integers(0, 200), st.sampled_from(["", "application/json", "text/plain"]))
@@ -130,10 +92,6 @@ def test_any_form_is_parsed_or_rejected(parts: list[bytes]) -> None:
 
 
 # ---- the account of the body ---------------------------------------------------------------------
-
-
-def account(budget: int = 2**30) -> BodyAccount:
-    return InflightBodies(budget).open("client")
 
 
 @pytest.mark.parametrize("kind", ["json", "form", "picture", "none"])

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.support.wire import Wire
-from trellis2_server.api.staged_close import LINGER_S, QUIET_S, StagedTransport
+from trellis2_server.api.staged_close import (
+    LINGER_BYTES,
+    LINGER_S,
+    QUIET_S,
+    SLOW_S,
+    StagedTransport,
+)
+from trellis2_server.api.transfer_allowance import MIN_BYTES_PER_S
 
 
 class Loop:
@@ -59,13 +68,33 @@ def test_a_client_that_still_sends_gets_time_to_read_the_response() -> None:
     wire.has_ended = False
     transport.close()
     assert not wire.has_ended
-    for _ in range(4):
-        transport.discard()
+    enough = round(MIN_BYTES_PER_S * QUIET_S)
+    for _ in range(round(LINGER_S / QUIET_S) - 1):
+        transport.discard(enough)
         loop.go_on()
         assert not wire.is_aborted
-    transport.discard()
+    transport.discard(enough)
     loop.go_on()  # at the end of the time
     assert (wire.is_aborted, loop.now) == (True, LINGER_S)
+
+
+def test_a_client_may_be_slow_for_a_while_only() -> None:
+    transport, wire, loop = staged()
+    transport.close()
+    while not wire.is_aborted:
+        transport.discard(1)
+        loop.go_on()
+    assert SLOW_S < loop.now <= SLOW_S + QUIET_S
+
+
+@pytest.mark.parametrize(("more", "is_cut"), [(0, False), (1, True)])
+def test_a_client_may_send_a_body_of_some_size(more: int, *, is_cut: bool) -> None:
+    transport, wire, loop = staged()
+    transport.close()
+    for size in (LINGER_BYTES - 1, 1 + more):
+        transport.discard(size)
+    loop.go_on()
+    assert wire.is_aborted is is_cut
 
 
 def test_a_client_that_is_quiet_is_closed_and_one_that_still_reads_is_not() -> None:
@@ -87,4 +116,5 @@ def test_a_client_that_is_quiet_is_closed_and_one_that_still_reads_is_not() -> N
 
 
 def test_the_times_are_what_they_are_said_to_be() -> None:
-    assert (LINGER_S, QUIET_S) == (5.0, 1.0)
+    assert (LINGER_S, SLOW_S, QUIET_S) == (120.0, 5.0, 2.0)
+    assert LINGER_BYTES == 2**30

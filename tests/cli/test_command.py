@@ -37,7 +37,7 @@ def test_a_check_reports_what_would_be_served(capsys: pytest.CaptureFixture[str]
     assert run("--check", "--host", "::1", "--port", 9) == 0
     said = capsys.readouterr().out
     assert re.search(r"engine +preview \(configured: auto\)", said)
-    assert "::1:9" in said
+    assert "[::1]:9, 0 API keys" in said
     assert __version__ in said
     assert "warning" in said
 
@@ -108,12 +108,14 @@ def test_the_installed_command_takes_the_file_of_the_current_folder_or_the_defau
     assert main(["--check"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"configuration +built-in defaults\n", said)
-    assert "0.0.0.0:8082" in said
+    assert "0.0.0.0:8082, [::]:8082, 0 API keys" in said
     (tmp_path / "other.json").rename(DEFAULT_CONFIG)
     assert main(["--check"]) == 0
     said = capsys.readouterr().out
     assert re.search(rf"configuration +{DEFAULT_CONFIG}\n", said)
-    assert "0.0.0.0:9," in said
+    assert "0.0.0.0:9, [::]:9," in said
+    assert main(["--check", "--host", "127.0.0.1,::1"]) == 0
+    assert "127.0.0.1:9, [::1]:9," in capsys.readouterr().out
 
 
 def test_the_help_names_the_program_and_where_its_configuration_is(

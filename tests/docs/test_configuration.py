@@ -15,4 +15,4 @@ if TYPE_CHECKING:
 def test_the_example_of_a_configuration_can_be_loaded(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text(block("config"))
-    assert load_settings(file).server.host == json.loads(block("config"))["server"]["host"]
+    assert load_settings(file).server.host == (json.loads(block("config"))["server"]["host"],)

@@ -20,10 +20,13 @@ from trellis2_server.api import file_responses, model_responses
 from trellis2_server.api.api_keys import KeyRing
 from trellis2_server.api.error_handlers import add_error_handlers
 from trellis2_server.api.event_streams import EventStreams
+from trellis2_server.api.head_routes import with_head
 from trellis2_server.api.inflight_bodies import InflightBodies
 from trellis2_server.api.metrics import Metrics
 from trellis2_server.api.middleware import (
     ApiKeyMiddleware,
+    PathSlashesMiddleware,
+    PrivateNetworkMiddleware,
     RateLimitMiddleware,
     RequestContextMiddleware,
     RequestLimitsMiddleware,
@@ -139,11 +142,11 @@ def create_api(settings: Settings, open_service: OpenService, observe: Observe) 
     app.state.event_streams = EventStreams(settings.server.max_event_streams_per_client)
     app.state.rate_limit = RateLimit(settings.server.rate_per_minute)
     app.state.worker_id = secrets.token_hex(3)
-    for router in ROUTERS:
+    for router in map(with_head, ROUTERS):
         app.include_router(router)
         app.include_router(router, prefix=HUNYUAN_PREFIX, include_in_schema=False)
-    app.include_router(documentation.router)
-    app.include_router(page.router)
+    app.include_router(with_head(documentation.router))
+    app.include_router(with_head(page.router))
     add_error_handlers(app)
     _add_middleware(app, settings.server, observe)
     return app
@@ -154,6 +157,7 @@ def _add_middleware(app: FastAPI, server: ServerSettings, observe: Observe) -> N
     keys: KeyRing = app.state.keys
     app.add_middleware(RateLimitMiddleware, rate_limit=app.state.rate_limit)
     app.add_middleware(RequestLimitsMiddleware, bodies=app.state.bodies)
+    app.add_middleware(PathSlashesMiddleware)
     app.add_middleware(ApiKeyMiddleware, keys=keys, open_paths=OPEN_PATHS, open_folder=OPEN_FOLDER)
     app.add_middleware(UnhandledErrorMiddleware)
     origins = server.cors_origins
@@ -171,6 +175,7 @@ def _add_middleware(app: FastAPI, server: ServerSettings, observe: Observe) -> N
                 *EXPOSED_HEADERS,
             ],
         )
+        app.add_middleware(PrivateNetworkMiddleware)
     app.add_middleware(RequestContextMiddleware, observe=observe)
 
 

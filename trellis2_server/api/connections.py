@@ -71,7 +71,7 @@ def uvicorn_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
     )
     return uvicorn.Config(
         app,
-        host=settings.host,
+        host=settings.host[0],  # where no sockets are given
         port=settings.port,
         log_config=None,
         access_log=False,
@@ -187,7 +187,7 @@ class Connection(PacedProtocol):
     def data_received(self, data: bytes) -> None:
         """Count the received bytes and pass them on, unless they are of a refused request."""
         if self._staged.is_lingering:
-            self._staged.discard()
+            self._staged.discard(len(data))
             return
         self._received += len(data)
         at = 0

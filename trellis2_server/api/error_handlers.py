@@ -14,12 +14,16 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
+from trellis2_server.api.content_coding import CODINGS
 from trellis2_server.errors import (
     ConfigError,
+    ContentCodingError,
     EngineError,
     InputError,
     JobCancelledError,
     JobNotFoundError,
+    JobNotReadyError,
+    NoSpaceError,
     OutOfMemoryError,
     ServerError,
     TextureTimeoutError,
@@ -41,14 +45,17 @@ HTTP_ERRORS: Final[dict[type[ServerError], tuple[int, int]]] = {
     ConfigError: (500, 1),
     InputError: (400, 1),
     TooLargeError: (413, 6),
+    ContentCodingError: (415, 1),
     JobNotFoundError: (404, 1),
     UnauthorizedError: (401, 4),
+    JobNotReadyError: (409, 2),
     JobCancelledError: (409, 5),
     TextureTimeoutError: (408, 2),
     EngineError: (500, 1),
     OutOfMemoryError: (507, 7),
     UnavailableError: (503, 3),
     TooManyRequestsError: (429, 3),
+    NoSpaceError: (507, 3),
 }
 
 
@@ -64,6 +71,8 @@ def error_response(error: ServerError) -> JSONResponse:
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, UnauthorizedError):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, ContentCodingError):
+        headers["Accept-Encoding"] = ", ".join(CODINGS)
     return text_response(str(error), status, code, headers)
 
 

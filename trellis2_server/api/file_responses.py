@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Final
 from fastapi import Response
 from fastapi.responses import StreamingResponse
 
+from trellis2_server.api.head_routes import head_response
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from fastapi import Request
 
@@ -53,7 +55,7 @@ async def file_response(  # noqa: PLR0913 - one argument per header
     if request.method == "HEAD":
         if size is not None:
             all_headers["Content-Length"] = str(size)
-        return StreamingResponse(_nothing(), 200, all_headers, media_type=media_type)
+        return head_response(media_type, all_headers)
     content = await open_content()
     size = content.size
     first, last = 0, size - 1
@@ -99,9 +101,3 @@ def _parse_range(header: str, size: int) -> tuple[int, int] | None:
     if end and int(end) < int(begin):
         return None
     return (int(begin), min(int(end), size - 1) if end else size - 1)
-
-
-async def _nothing() -> AsyncGenerator[bytes]:
-    """Yield no body. A plain `Response` would add `Content-Length: 0`."""
-    return
-    yield b""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Final, cast
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Final, cast
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from trellis2_server.api.body_kinds import HEAD_BYTES, form_boundary
 from trellis2_server.errors import InputError, TooLargeError
 
 if TYPE_CHECKING:
@@ -48,14 +50,22 @@ _UTF_8: Final = ("utf-8", "utf8", "us-ascii", "ascii")
 _LATIN: Final = ("iso-8859-1", "latin-1", "latin1", "windows-1252", "cp1252")
 
 
+#: A file name that is percent-encoded (RFC 5987), which python-multipart leaves out.
+_EXTENDED_NAME: Final = re.compile(rb";\s*filename\*\s*=", re.IGNORECASE)
+#: Base64 in lines of any length.
+_BASE64: Final = re.compile(rb"[\w+/=\s-]*\Z", re.ASCII)
+#: What base64 does not have, and the text of a mesh does: words.
+_WORDS: Final = re.compile(rb"[\w+/=-][ \t]+[\w+/=-]", re.ASCII)
+
+
 @dataclass(slots=True)
 class FormContent:
-    """The parts of a form. A later part replaces an earlier one of the same name.
+    """The parts of a form. A later text replaces an earlier one of the same name.
 
     Attributes:
         texts: the text fields.
-        raw_texts: the text fields that `keep_raw` names, which are not decoded.
-        files: the parts with a file name.
+        raw_texts: the text fields that `file_names` names, which are not decoded.
+        files: the files.
     """
 
     texts: dict[str, str] = field(default_factory=dict[str, str])
@@ -68,27 +78,31 @@ def parse_form(
     content_type: str,
     *,
     max_files: int,
-    keep_raw: Collection[str] = (),
+    file_names: Collection[str] = (),
 ) -> FormContent:
     """Parse the body of a form.
 
+    A part with a file name is a file. One without is, if its name is one of `file_names` and its
+    content type or its bytes say so: some libraries send no file name, or a percent-encoded one.
+
     Args:
         take_body: returns the body and forgets it, so that it is freed before this returns.
-        content_type: the request's header.
-        max_files: limit of the parts with a file name.
-        keep_raw: names of text fields that may be long and are not decoded.
+        content_type: the request's header. If it has no boundary, the form's first line has.
+        max_files: limit of the files.
+        file_names: names of fields that are files or long texts, which are not decoded. Each of
+            them may be there once.
 
     Raises:
         InputError: the form is malformed, or a text is not UTF-8; the message names the field.
         TooLargeError: the text fields are too large.
     """
     _, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary", b"")
+    _check_charset(options.get(b"charset", b""), "the multipart body")
+    parts = _Parts(max_files, file_names)
+    body = take_body()
+    boundary = options.get(b"boundary", b"") or form_boundary(body[:HEAD_BYTES])
     if not boundary or len(boundary) > MAX_BOUNDARY_BYTES:
         raise InputError("the multipart body is broken: its boundary is missing or too long")
-    _check_charset(options.get(b"charset", b""), "the multipart body")
-    parts = _Parts(max_files, keep_raw)
-    body = take_body()
     _check_delimiters(body, b"\r\n--" + boundary, max_files + MAX_FIELDS)
     callbacks = {
         "on_part_begin": parts.begin,
@@ -108,7 +122,7 @@ def parse_form(
     except FormParserError as error:
         raise InputError("the multipart body is broken") from error
     if body and not parts.is_complete:
-        raise InputError("the multipart body is broken: its end is missing")
+        raise InputError("the multipart body is cut short: its end is missing")
     return parts.content
 
 
@@ -168,17 +182,17 @@ class _Parts:
         is_complete: whether the last delimiter has come.
     """
 
-    def __init__(self, max_files: int, keep_raw: Collection[str]) -> None:
+    def __init__(self, max_files: int, file_names: Collection[str]) -> None:
         self.content = FormContent()
         self.is_complete = False
         self._max_files = max_files
-        self._keep_raw = keep_raw
+        self._file_names = file_names
         self._files = self._fields = self._text_bytes = 0
         self._headers: dict[bytes, bytes] = {}
         self._header_name = self._header_value = b""
         self._header_count = self._header_bytes = 0
         self._name = ""
-        self._is_file = False
+        self._is_file = self._is_unnamed = False
         self._part: _Bytes | _Text = _Bytes()
 
     # ---- headers -----------------------------------------------------------------------------
@@ -219,22 +233,33 @@ class _Parts:
             self._name = options[b"name"].decode()
         except UnicodeDecodeError as error:
             raise InputError("the multipart body is broken: a name is not UTF-8") from error
-        self._is_file = b"filename" in options
+        content_type, of_type = parse_options_header(self._headers.get(b"content-type"))
+        self._is_file = b"filename" in options or self._has_other_sign_of_a_file(content_type)
+        self._is_unnamed = not options.get(b"filename", b"x")
         if self._is_file:
-            self._files += 1
-            if self._files > self._max_files:
-                raise InputError(f"the multipart body has more than {self._max_files} files")
+            self._count_file()
             self._part = _Bytes()
             return
         self._fields += 1
         if self._fields > MAX_FIELDS:
             raise InputError(f"the multipart body has more than {MAX_FIELDS} fields")
-        _, of_type = parse_options_header(self._headers.get(b"content-type"))
         declared = of_type.get(b"charset", b"")
         latin = name if (name := _charset(declared)) in _LATIN else None
         if latin is None:
             _check_charset(declared, f"{self._name:.60}")
-        self._part = _Bytes() if self._name in self._keep_raw else _Text(self._name, latin)
+        self._part = _Bytes() if self._name in self._file_names else _Text(self._name, latin)
+
+    def _has_other_sign_of_a_file(self, content_type: bytes) -> bool:
+        disposition = self._headers[b"content-disposition"]
+        if _EXTENDED_NAME.search(disposition):
+            return True
+        is_text = not content_type or content_type.startswith(b"text/")
+        return self._name in self._file_names and not is_text
+
+    def _count_file(self) -> None:
+        self._files += 1
+        if self._files > self._max_files:
+            raise InputError(f"the multipart body has more than {self._max_files} files")
 
     # ---- content -----------------------------------------------------------------------------
 
@@ -243,13 +268,20 @@ class _Parts:
 
     def end(self) -> None:
         name, part = self._name, self._part
-        for kind in (self.content.texts, self.content.raw_texts, self.content.files):
-            kind.pop(name, None)
         if isinstance(part, _Text):
+            self.content.files.pop(name, None)
             self.content.texts[name] = self._count_text(part.text())
+            return
+        content = part.content()
+        if not content and self._is_file and self._is_unnamed:
+            return  # a browser's empty file input
+        if name in self.content.raw_texts or name in self.content.files:
+            raise InputError(f"{name:.60}: sent more than once")
+        self.content.texts.pop(name, None)
+        if self._is_file or not _is_base64(content[:HEAD_BYTES]):
+            self.content.files[name] = content
         else:
-            kind = self.content.files if self._is_file else self.content.raw_texts
-            kind[name] = part.content()
+            self.content.raw_texts[name] = content
 
     def _count_text(self, text: str) -> str:
         self._text_bytes += len(text)
@@ -263,6 +295,11 @@ class _Parts:
 
     def end_all(self) -> None:
         self.is_complete = True
+
+
+def _is_base64(head: bytes) -> bool:
+    text = head.partition(b",")[2] if head.lstrip()[:5].lower() == b"data:" else head
+    return bool(_BASE64.match(text)) and not _WORDS.search(text)
 
 
 class _Bytes:

@@ -11,9 +11,14 @@ from __future__ import annotations
 
 import json
 import secrets
-from typing import Any, Final
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
-from trellis2_server.errors import TooLargeError
+from trellis2_server.errors import InputError, TooLargeError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 #: Minimum length of the strings that are cut out, bytes.
 LONG_BYTES: Final = 16_384
@@ -27,19 +32,24 @@ _STRIDE: Final = 1_048_576
 _PREVIEW_BYTES: Final = 80
 
 
-def parse(content: bytes) -> tuple[Any, dict[str, memoryview]]:
+def parse(content: bytes, once: Collection[str] = ()) -> tuple[Any, dict[str, memoryview]]:
     """Parse JSON; return the value, and the long strings among the values of an object.
 
     In the value, long strings are truncated. The long strings are returned by their keys, as
     views of `content` between the quotation marks, with their escape sequences.
 
+    Args:
+        content: the JSON, in UTF-8.
+        once: keys that an object may have only once; of other keys, the last one counts.
+
     Raises:
         ValueError: the content is not JSON.
+        InputError: an object has a key of `once` more than once.
         RecursionError: the content is nested too deeply.
         TooLargeError: the content is large even without its long strings.
     """
     remainder, spans = _cut_out_long_strings(content)
-    value: Any = json.loads(remainder)
+    value: Any = json.loads(remainder, object_pairs_hook=partial(_object, once))
     long: dict[str, memoryview] = {}
     if isinstance(value, dict):
         for key, text in value.items():
@@ -48,6 +58,16 @@ def parse(content: bytes) -> tuple[Any, dict[str, memoryview]]:
                 long[key] = memoryview(content)[begin:end]
                 value[key] = f"{content[begin : begin + _PREVIEW_BYTES].decode(errors='replace')}…"
     return value, long
+
+
+def _object(once: Collection[str], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        for key in once:
+            if counts[key] > 1:
+                raise InputError(f"{key}: sent more than once")
+    return value
 
 
 def _cut_out_long_strings(content: bytes) -> tuple[bytes, dict[str, tuple[int, int]]]:

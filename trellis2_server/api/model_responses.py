@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fastapi.responses import StreamingResponse
 
 from trellis2_server.api.disconnects import while_connected
+from trellis2_server.request_fields import EXTENSIONS
 
 if TYPE_CHECKING:
     from fastapi import Request, Response
@@ -38,9 +39,21 @@ MODEL_RESPONSE: Final[dict[str, Any]] = {
 }
 
 
-def model_response(job: Job, content: Content, file_type: FileType) -> Response:
-    """Return a job's model, which has that file type, in a response."""
+def model_response(
+    job: Job, content: Content, file_type: FileType, *, is_export: bool = False
+) -> Response:
+    """Return a job's model, which has that file type, in a response.
+
+    Args:
+        job: the job.
+        content: the file.
+        file_type: its type.
+        is_export: whether it is another file than those of the job, to be saved under its name.
+    """
     headers = {**_headers(job), "Content-Length": str(content.size)}
+    if is_export:
+        name = f"{job.uid}-export.{EXTENSIONS[file_type]}"
+        headers["Content-Disposition"] = f'attachment; filename="{name}"'
     return StreamingResponse(content.chunks(), media_type=MEDIA_TYPES[file_type], headers=headers)
 
 

@@ -1,4 +1,4 @@
-"""Parsing of request bodies, which may be JSON, a multipart form or an image.
+"""Parsing of request bodies, which may be JSON, a form or a picture.
 
 The size limit is enforced while a body is received. Large bodies are parsed off the event loop.
 
@@ -8,27 +8,40 @@ Does not know: what the fields mean, jobs, routes.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import io
 import json
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import ClientDisconnect
 
 from trellis2_server.api import large_json
+from trellis2_server.api.body_kinds import HEAD_BYTES, body_kind, json_codec
+from trellis2_server.api.content_coding import make_decoder
 from trellis2_server.api.forms import parse_form
+from trellis2_server.api.query_fields import add_query
+from trellis2_server.api.urlencoded import parse_urlencoded
 from trellis2_server.errors import InputError, TooLargeError
 from trellis2_server.inputs.base64_text import decode_base64
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.requests import Request
 
+    from trellis2_server.api.body_kinds import BodyKind
+    from trellis2_server.api.content_coding import BodyDecoder
+    from trellis2_server.api.forms import FormContent
     from trellis2_server.api.inflight_bodies import BodyAccount
 
 #: JSON bodies up to this size, in bytes, are parsed on the event loop.
 MAX_INLINE_BYTES: Final = 65_536
 #: Fields that contain files, as they are or in base64.
 FILES: Final = ("image", "mesh")
+#: Bytes of UTF-16 that are made UTF-8 at once; takes about a millisecond.
+_STRIDE: Final = 262_144
 
 
 # Without `repr`: asyncio puts that of results into messages; of a file it is four times as large.
@@ -52,20 +65,20 @@ async def parse_request(
 ) -> ParsedRequest:
     """Parse the fields and files of a request.
 
-    `multipart/form-data` has the files as parts, as they are or in base64. A body of type
-    `image/*` or `application/octet-stream` is the picture, and the query has the fields.
-    Every other body is JSON, with the files in base64.
+    A form has the files as parts, as they are or in base64; JSON has them in base64; any other
+    body is the picture itself. Where the content type is missing, unknown, or one that clients send
+    without meaning it, the first bytes decide. Fields may also be in the query.
 
     Args:
         request: the request, its body not read.
-        max_bytes: limit of the body's size.
-        may_be_empty: whether an empty body is valid; the query then has the fields.
+        max_bytes: limit of the body's size, as sent and decoded.
+        may_be_empty: whether a request without body and query is valid.
 
     The request's account (`request.state.body`) holds the bytes of the body while it is received
     and parsed, then those of its files.
 
     Raises:
-        InputError: the body is malformed.
+        InputError: the body is malformed, or the query contradicts it.
         TooLargeError: the body exceeds `max_bytes`; the rest of it is not read.
         UnavailableError: too many bytes are in flight; the rest of the body is not read.
     """
@@ -73,16 +86,23 @@ async def parse_request(
     content_type = request.headers.get("content-type", "")
     media_type = content_type.split(";")[0].strip().lower()
     body = await _receive(request, account, max_bytes)
-    if media_type == "multipart/form-data":
-        parsed = await asyncio.to_thread(_parse_form, body, content_type, max_bytes)
-    elif media_type.startswith("image/") or media_type == "application/octet-stream":
-        parsed = ParsedRequest(dict(request.query_params), body.take() or None)
-    elif may_be_empty and body.is_blank():
-        parsed = ParsedRequest(dict(request.query_params), None)
-    elif body.size <= MAX_INLINE_BYTES:
+    kind = body_kind(body.head(), media_type)
+    if kind == "empty" and not body.is_blank():
+        kind = "json"
+    if kind == "json" and json_codec(body.head()):
+        account.reserve(2 * body.size)  # `_as_utf_8` makes as much beside it, at most
+    if kind == "picture":
+        parsed = ParsedRequest({}, body.take() or None)
+    elif kind == "empty":
+        if not (may_be_empty or request.query_params):
+            raise InputError("the body is empty: send JSON, multipart/form-data or an image")
+        parsed = ParsedRequest({}, None)
+    elif kind == "json" and body.size <= MAX_INLINE_BYTES:
         parsed = _parse_json(body, max_bytes)
     else:
-        parsed = await asyncio.to_thread(_parse_json, body, max_bytes)
+        parsed = await asyncio.to_thread(_parse, kind, body, content_type, max_bytes)
+    if request.query_params:
+        parsed = _with_query(parsed, dict(request.query_params), max_bytes)
     account.shrink(len(parsed.picture or b"") + len(parsed.mesh or b""))
     return parsed
 
@@ -92,6 +112,18 @@ async def parse_fields(request: Request, *, max_bytes: int) -> dict[str, object]
     parsed = await parse_request(request, max_bytes=max_bytes, may_be_empty=True)
     request.state.body.close()
     return parsed.fields
+
+
+def _with_query(parsed: ParsedRequest, query: dict[str, object], max_bytes: int) -> ParsedRequest:
+    """Return a request with the fields and files of its query, which may also be in its body."""
+    files = {"image": parsed.picture, "mesh": parsed.mesh}
+    for name in FILES:
+        content = _take_file(query, name, max_bytes)
+        if content is not None:
+            if files[name] not in {None, content}:
+                raise InputError(f"{name}: the query has another one than the body")
+            files[name] = content
+    return ParsedRequest(add_query(parsed.fields, query), files["image"], files["mesh"])
 
 
 class _Body:
@@ -112,6 +144,10 @@ class _Body:
         self._buffer.write(chunk)
         self.size += len(chunk)
 
+    def head(self) -> bytes:
+        """Return the first bytes."""
+        return bytes(self._buffer.getbuffer()[:HEAD_BYTES])
+
     def is_blank(self) -> bool:
         """Return whether it is empty, or a little white space."""
         return self.size <= MAX_INLINE_BYTES and not self._buffer.getvalue().strip()
@@ -124,37 +160,70 @@ class _Body:
 
 
 async def _receive(request: Request, account: BodyAccount, max_bytes: int) -> _Body:
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal():
-        size = int(declared[:20])
-        if size > max_bytes:
-            raise _too_large(max_bytes)
-        account.reserve(size)
+    decoder = make_decoder(request.headers.get("content-encoding", ""))
+    account.reserve(_declared_size(request, max_bytes))
     body = _Body()
+    received = 0
+
+    def take(piece: bytes) -> None:
+        if body.size + len(piece) > max_bytes:
+            raise _too_large(max_bytes)
+        account.reserve(body.size + len(piece))
+        body.append(piece)
+
     try:
         async for chunk in request.stream():
-            if body.size + len(chunk) > max_bytes:
+            received += len(chunk)
+            if received > max_bytes:
                 raise _too_large(max_bytes)
-            account.reserve(body.size + len(chunk))
-            body.append(chunk)
+            if decoder is None:
+                take(chunk)
+            else:
+                await _decode(decoder, chunk, take)
     except ClientDisconnect as error:
         raise InputError("the connection was closed before the body was complete") from error
+    if decoder is not None:
+        decoder.finish()
     return body
+
+
+def _declared_size(request: Request, max_bytes: int) -> int:
+    declared = request.headers.get("content-length", "")
+    size = int(declared[:20]) if declared.isdecimal() else 0
+    if size > max_bytes:
+        raise _too_large(max_bytes)
+    return size
+
+
+async def _decode(decoder: BodyDecoder, chunk: bytes, take: Callable[[bytes], None]) -> None:
+    async with aclosing(decoder.decode(chunk)) as pieces:
+        async for piece in pieces:
+            take(piece)
 
 
 def _too_large(max_bytes: int) -> TooLargeError:
     return TooLargeError(f"the body is over the limit of {max_bytes} bytes")
 
 
+def _parse(kind: BodyKind, body: _Body, content_type: str, max_bytes: int) -> ParsedRequest:
+    if kind == "json":
+        return _parse_json(body, max_bytes)
+    if kind == "form":
+        form = parse_form(body.take, content_type, max_files=len(FILES), file_names=FILES)
+    else:
+        form = parse_urlencoded(body.take, file_names=FILES)
+    return _form_request(form, max_bytes)
+
+
 def _parse_json(body: _Body, max_bytes: int) -> ParsedRequest:
-    if body.is_blank():
-        raise InputError("the body is empty: send JSON, multipart/form-data or an image")
+    codec = json_codec(body.head())
     try:
-        fields, long = large_json.parse(body.take())
+        fields, long = large_json.parse(_as_utf_8(body, codec) if codec else body.take(), FILES)
     except RecursionError as error:
         raise InputError("the body is not valid JSON: nested too deeply") from error
     except UnicodeDecodeError as error:
-        raise InputError("the body is not JSON: not UTF-8") from error
+        encoding = codec.upper()[:6] if codec else "UTF-8"
+        raise InputError(f"the body is not JSON: not {encoding}") from error
     except json.JSONDecodeError as error:
         raise InputError(f"the body is not JSON: {error.msg} at character {error.pos}") from error
     except ValueError as error:  # an integer with thousands of digits
@@ -167,6 +236,26 @@ def _parse_json(body: _Body, max_bytes: int) -> ParsedRequest:
     )
 
 
+def _as_utf_8(body: _Body, codec: str) -> bytes:
+    """Return the content in UTF-8; other threads can run in between.
+
+    Files in base64 become half as long. What becomes longer is text that no field needs.
+    """
+    content = memoryview(body.take())
+    decoder = codecs.getincrementaldecoder(codec)()
+    encoded = io.BytesIO()
+    for at in range(0, len(content), _STRIDE):
+        is_last = at + _STRIDE >= len(content)
+        text = decoder.decode(content[at : at + _STRIDE], is_last)
+        encoded.write((text.removeprefix("\ufeff") if not at else text).encode())
+        if encoded.tell() > max(len(content), 2 * large_json.MAX_REMAINDER_BYTES):
+            raise TooLargeError(
+                "the body without its files is over the limit of "
+                f"{large_json.MAX_REMAINDER_BYTES} bytes"
+            )
+    return encoded.getvalue()
+
+
 def _take_file(fields: dict[str, Any], name: str, max_bytes: int) -> bytes | None:
     """Remove a file from the fields; return its decoded content."""
     text: object = fields.pop(name, None)
@@ -177,8 +266,7 @@ def _take_file(fields: dict[str, Any], name: str, max_bytes: int) -> bytes | Non
     return decode_base64(text, max_bytes=max_bytes, name=name)
 
 
-def _parse_form(body: _Body, content_type: str, max_bytes: int) -> ParsedRequest:
-    form = parse_form(body.take, content_type, max_files=len(FILES), keep_raw=FILES)
+def _form_request(form: FormContent, max_bytes: int) -> ParsedRequest:
     files: dict[str, bytes | None] = {}
     for name in FILES:
         files[name] = form.files.pop(name, None)

@@ -104,10 +104,22 @@ EXPORTS: Final = {
 }
 
 
+#: What OpenAPI cannot say of a body.
+_BODY: Final = (
+    "The first bytes decide where the content type is missing, unknown or not so. Fields may also "
+    "be in the query, beside any body. `Content-Encoding` may be `gzip` or `deflate`."
+)
+URLENCODED: Final = "application/x-www-form-urlencoded"
+
+
 def export_body(example: dict[str, Any]) -> dict[str, Any]:
     """Return the OpenAPI request body of `EXPORTS`, which is optional."""
-    content = {"schema": EXPORTS, "example": example}
-    return {"requestBody": {"required": False, "content": {"application/json": content}}}
+    content = {
+        "application/json": {"schema": EXPORTS, "example": example},
+        "multipart/form-data": {"schema": EXPORTS},
+        URLENCODED: {"schema": EXPORTS},
+    }
+    return {"requestBody": {"required": False, "description": _BODY, "content": content}}
 
 
 def request_body(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
@@ -124,12 +136,15 @@ def request_body(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, A
     return {
         "requestBody": {
             "required": True,
+            "description": _BODY,
             "content": {
                 "application/json": {"schema": schema, "example": example},
                 "multipart/form-data": {"schema": form},
+                URLENCODED: {"schema": schema},
                 "image/png": picture,
                 "image/jpeg": picture,
                 "image/webp": picture,
+                "application/octet-stream": picture,
             },
         }
     }
@@ -142,11 +157,12 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         401: "API keys are configured, and the request has none or a wrong one.",
         404: "No such job.",
         408: "Not ready in time; the job continues.",
-        409: "The job was cancelled.",
+        409: "The job was cancelled, or has not made the model yet.",
         413: "Body, picture or mesh too large.",
+        415: "Content-Encoding other than gzip and deflate.",
         429: "Too many requests from this client: see Retry-After.",
         500: "The engine failed.",
         503: "Loading, shutting down or queue full: see Retry-After.",
-        507: "Out of device memory.",
+        507: "Out of device memory, or of space for temporary files.",
     }
     return {status: {"model": ErrorReply, "description": meanings[status]} for status in statuses}

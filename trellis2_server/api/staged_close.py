@@ -7,14 +7,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from trellis2_server.api.transfer_allowance import MIN_BYTES_PER_S
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-#: Seconds that a closed connection at most discards what the client still sends.
-LINGER_S: Final = 5.0
+#: Limits of what a closed connection discards: a body that somebody sends by mistake, as slowly as
+#: over a telephone's connection. Many clients read the response only after they have sent it all.
+LINGER_S: Final = 120.0
+LINGER_BYTES: Final = 2**30
+#: Seconds during which a client may send as slowly as it likes.
+SLOW_S: Final = 5.0
 #: Seconds after which a client that sends nothing has read the response, or never will.
-QUIET_S: Final = 1.0
+QUIET_S: Final = 2.0
 
 
 class StagedTransport:
@@ -22,9 +28,9 @@ class StagedTransport:
 
     A socket that is closed while bytes of the client are unread is reset, and a reset destroys
     what the client has not read yet: the response that says why its body was refused. So `close`
-    ends the response first; then, for `LINGER_S` at most, what arrives is discarded, until the
-    client closes or is quiet (RFC 9112, section 9.6). Transports that cannot end one direction
-    only, as with TLS, are closed at once.
+    ends the response first; then what arrives is discarded, until the client closes, is quiet, or
+    exceeds a limit (RFC 9112, section 9.6). A lingering connection gives way to new ones.
+    Transports that cannot end one direction only, as with TLS, are closed at once.
 
     Args:
         transport: the transport.
@@ -45,8 +51,8 @@ class StagedTransport:
         self._is_receiving = is_receiving
         self._loop = loop
         self._next_check: asyncio.TimerHandle | None = None
-        self._end_s = 0.0
-        self._has_received = False
+        self._begin_s = 0.0
+        self._received = self._received_since_check = 0
         self.is_lingering = False
 
     def __getattr__(self, name: str) -> Any:
@@ -66,12 +72,13 @@ class StagedTransport:
         self.is_lingering = True
         self._transport.write_eof()
         self._transport.resume_reading()
-        self._end_s = self._loop.time() + LINGER_S
+        self._begin_s = self._loop.time()
         self._schedule_check()
 
-    def discard(self) -> None:
-        """Note that something has arrived which nobody wants."""
-        self._has_received = True
+    def discard(self, size: int) -> None:
+        """Count bytes that have arrived and that nobody wants."""
+        self._received += size
+        self._received_since_check += size
 
     def closed(self) -> None:
         """Note that the connection is lost."""
@@ -79,12 +86,18 @@ class StagedTransport:
             self._next_check.cancel()
 
     def _schedule_check(self) -> None:
-        self._has_received = False
+        self._received_since_check = 0
         self._next_check = self._loop.call_later(min(QUIET_S, LINGER_S), self._check)
 
     def _check(self) -> None:
         is_reading = self._transport.get_write_buffer_size() > 0
-        if is_reading or (self._has_received and self._loop.time() < self._end_s):
+        if is_reading or self._may_go_on(self._loop.time() - self._begin_s):
             self._schedule_check()
         else:
             self._transport.abort()
+
+    def _may_go_on(self, lingered_s: float) -> bool:
+        if lingered_s >= LINGER_S or self._received > LINGER_BYTES:
+            return False
+        least = 1 if lingered_s <= SLOW_S else MIN_BYTES_PER_S * QUIET_S
+        return self._received_since_check >= least

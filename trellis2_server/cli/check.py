@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from trellis2_server import __version__, logs
 from trellis2_server.cli.access import access_warnings
+from trellis2_server.cli.listening import address_text
 from trellis2_server.errors import EngineError
 from trellis2_server.settings import BUILT_IN
 
@@ -40,7 +41,15 @@ def check(settings: Settings, config: Path | None) -> int:
         ("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         ("configuration", str(config or BUILT_IN)),
         ("engine", f"{engine.name} (configured: {settings.model.engine})"),
-        ("address", f"{server.host}:{server.port}, {len(server.api_keys)} API keys"),
+        (
+            "address",
+            ", ".join(
+                (
+                    *(address_text(host, server.port) for host in server.host),
+                    f"{len(server.api_keys)} API keys",
+                )
+            ),
+        ),
         ("background", _background(settings.model)),
         ("pipeline type", settings.generation.pipeline_type),
         ("maximum faces", str(settings.export.glb_decimation_target)),

@@ -75,7 +75,12 @@ def _parse(arguments: Sequence[str] | None, config_folder: Path | None) -> argpa
         metavar="FILE",
         help=f"configuration file (default: {DEFAULT_CONFIG} {place})",
     )
-    parser.add_argument("--host", help="address to listen on; overrides server.host")
+    parser.add_argument(
+        "--host",
+        type=lambda text: text.split(","),
+        metavar="ADDRESS,…",
+        help="addresses to listen on, separated by commas; override server.host",
+    )
     parser.add_argument("--port", type=int, help="TCP port; overrides server.port")
     parser.add_argument(
         "--check", action="store_true", help="check the configuration and the engine, and exit"

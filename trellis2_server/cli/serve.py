@@ -17,6 +17,7 @@ from trellis2_server import logs, pipeline
 from trellis2_server.api.app import create_app
 from trellis2_server.api.connections import uvicorn_config
 from trellis2_server.cli.access import access_warnings
+from trellis2_server.cli.listening import open_listeners
 from trellis2_server.cli.process import (
     allow_descriptors,
     leave_out_of_collections,
@@ -68,10 +69,15 @@ def serve(
     cutter = pipeline.make_cutter(engine, settings, decoders)
     app = create_app(settings, engine, cutter, warnings, store, decoders=decoders)
     allow_descriptors(server.max_connections)
+    try:
+        listeners = open_listeners(server.host, server.port)
+    except OSError as error:
+        logger.error("Cannot listen on %s", error)  # noqa: TRY400 - the operator's error
+        return _EXIT_NOT_STARTED
     http_server = _Server(uvicorn_config(app, server), app)
     _handle_hangup(http_server, lambda: _reload(read_settings, app.state.keys))
-    with contextlib.suppress(SystemExit):  # it could not listen, and has logged why
-        http_server.run()
+    with contextlib.suppress(SystemExit):  # it could not start, and has logged why
+        http_server.run(listeners)
     manager = _manager(app)
     code = 0 if http_server.started else _EXIT_NOT_STARTED
     if manager is not None and manager.availability.fatal_error is not None:

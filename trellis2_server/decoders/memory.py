@@ -9,6 +9,8 @@ Does not know: what the bytes mean, who the other process is.
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import sys
 import tempfile
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from trellis2_server.decoders.messages import ProtocolError, check_array
+from trellis2_server.errors import NoSpaceError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
 
     from trellis2_server.decoders.messages import ArraySpec
 
+logger = logging.getLogger(__name__)
+
+#: A full disk, a quota, the limit of a file's size.
+_NO_SPACE: Final = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 #: Bytes of one system call; Linux moves at most 2 GiB in one.
 _CHUNK: Final = 2**26
 
@@ -34,24 +41,53 @@ def create_memory(size: int, *, is_named: bool = False) -> int:
 
     Args:
         size: bytes, all zero.
-        is_named: whether to take a temporary file, as on systems without anonymous memory.
+        is_named: whether to take a temporary file, as on systems without anonymous memory. Its
+            space is taken at once, where the system can do that: a decoder that writes to a full
+            disk through a mapping is killed.
+
+    Raises:
+        NoSpaceError: the temporary folder, or the memory for files, is full.
+        UnavailableError: the folder cannot be written to, or too many files are open.
     """
-    if is_named or not hasattr(os, "memfd_create"):
-        with tempfile.TemporaryFile(buffering=0) as file:
-            file.truncate(size)
-            return os.dup(file.fileno())
-    descriptor = os.memfd_create("decoder", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(descriptor, size)
+    try:
+        if is_named or not hasattr(os, "memfd_create"):
+            with tempfile.TemporaryFile(buffering=0) as file:
+                file.truncate(size)
+                if size and hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, size)
+                return os.dup(file.fileno())
+        descriptor = os.memfd_create("decoder", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(descriptor, size)
+        except BaseException:
+            os.close(descriptor)
+            raise
+    except OSError as error:
+        raise _unavailable(error) from error
     return descriptor
 
 
 def fill_memory(descriptor: int, content: bytes | memoryview) -> None:
-    """Write content from the start."""
-    with open(descriptor, "wb", buffering=0, closefd=False) as file:
-        file.seek(0)
-        view = memoryview(content)
-        while view:
-            view = view[file.write(view[:_CHUNK]) :]
+    """Write content from the start.
+
+    Raises:
+        UnavailableError: as in `create_memory`.
+    """
+    try:
+        with open(descriptor, "wb", buffering=0, closefd=False) as file:
+            file.seek(0)
+            view = memoryview(content)
+            while view:
+                view = view[file.write(view[:_CHUNK]) :]
+    except OSError as error:
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: OSError) -> UnavailableError:
+    logger.error("No temporary file", extra={"cause": error.strerror or str(error)})
+    if error.errno in _NO_SPACE:
+        return NoSpaceError("the server has no space for temporary files", retry_after_s=30)
+    return UnavailableError("the server cannot make temporary files", retry_after_s=30)
 
 
 def seal_memory(descriptor: int, *, is_written: bool) -> None:

@@ -9,6 +9,8 @@ Does not know: meshes, textures, threads.
 
 from __future__ import annotations
 
+import functools
+import logging
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from trellis2_server.errors import MissingPackageError
@@ -24,6 +26,8 @@ try:
 except ImportError as error:
     raise MissingPackageError("The exporter needs numba: run `pip install numba`.") from error
 
+logger = logging.getLogger(__name__)
+
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
 
@@ -34,12 +38,43 @@ def kernel(function: _F) -> _F:
     threads enter it at the same time. See `parallel.parallel_for`.
 
     The machine code is cached beside the package or in the user's cache directory (numba's rules,
-    `NUMBA_CACHE_DIR` first). If neither is writable, each process compiles the kernel in memory.
+    `NUMBA_CACHE_DIR` first). If neither is writable, or the disk is full, each process compiles the
+    kernel in memory, and a warning says so once.
     """
     try:
-        return cast("_F", numba.njit(nogil=True, cache=True, error_model="numpy")(function))
+        loop: Any = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
     except RuntimeError:  # numba: "no locator available", no cache directory is writable
+        _warn_once("no folder for it can be written to")
         return cast("_F", numba.njit(nogil=True, error_model="numpy")(function))
+    _forgive_errors_of_disk(getattr(loop, "_cache", None))
+    return cast("_F", loop)
+
+
+def _forgive_errors_of_disk(cache: Any) -> None:
+    """Have a cache that cannot be read or written be none: numba would fail the export."""
+
+    def forgiving(call: Callable[..., Any]) -> Callable[..., Any]:
+        def call_if_possible(*arguments: Any) -> Any:
+            try:
+                return call(*arguments)
+            except OSError as error:
+                _warn_once(str(error.strerror or error))
+                return None
+
+        return call_if_possible
+
+    for name in ("load_overload", "save_overload"):
+        if hasattr(cache, name):
+            setattr(cache, name, forgiving(getattr(cache, name)))
+
+
+@functools.cache
+def _warn_once(cause: str) -> None:
+    logger.warning(
+        "Compiled code cannot be cached: each start compiles again, for about a minute. Set "
+        "NUMBA_CACHE_DIR to a folder that can be written to",
+        extra={"cause": cause},
+    )
 
 
 def _poll(typing_context: Any, flag: Any) -> Any:

@@ -11,13 +11,14 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from trellis2_server.errors import JobNotFoundError, StoreError
+from trellis2_server.errors import JobNotFoundError, JobNotReadyError, StoreError
 from trellis2_server.jobs.conversions import Conversions
 from trellis2_server.jobs.export_calls import ExportWork, with_contents
 from trellis2_server.jobs.job import INPUT_FILE, SHAPE_FILE, TEXTURED_FILE, Status
 from trellis2_server.storage.snapshots import FIELD_SNAPSHOT, SHAPE_SNAPSHOT
 
 if TYPE_CHECKING:
+    from trellis2_server.errors import ServerError
     from trellis2_server.jobs.active_jobs import ActiveJobs
     from trellis2_server.jobs.executor import Executor
     from trellis2_server.jobs.export_calls import ExportCalls
@@ -37,6 +38,10 @@ FILES: Final = (INPUT_FILE, SHAPE_FILE, TEXTURED_FILE)
 _FIELDS: Final = {SHAPE_FILE: "shape_glb", TEXTURED_FILE: "textured_glb"}
 #: Jobs that are deleted at a time to make room; the event loop runs in between.
 JOBS_PER_TURN: Final = 32
+_NO_TEXTURE: Final = "this job has no texture; ask for one with /generate_texture"
+_TEXTURE_GONE: Final = (
+    "the texture of this job is no longer stored; send the picture again, or texture: false"
+)
 _GEOMETRY_GONE: Final = "the geometry of this job is no longer stored; send the picture again"
 
 
@@ -228,28 +233,34 @@ class JobResults:
         """Return the job's model, exported with other options.
 
         Snapshots that are being stored are waited for: right after the job has ended, the model
-        would otherwise lack its texture.
+        would otherwise lack its texture. A textured job is never exported without its texture,
+        unless the caller asks for that.
 
         Args:
             job: the job.
             options: those of the job, with other export options.
             client: see `ExportCalls.run`.
-            texture: whether it is textured; None: if there is a texture.
+            texture: whether it is textured; None: if there is a texture, or the job makes one.
             file_type: the type of the file.
 
         Raises:
+            JobNotReadyError: the job has not made it yet.
             JobNotFoundError: its geometry, or its texture, is not stored.
             TooManyRequestsError: see `ExportCalls.run`.
-            ServerError: the export failed.
+            ServerError: the export failed; or the job did, before it made what is needed.
         """
+        job = self._latest(job)
+        _check_is_made(job, texture=texture)
         shape = await self._archive.find_soon(job.uid, SHAPE_SNAPSHOT)
-        field = await self._archive.find_soon(job.uid, FIELD_SNAPSHOT)
+        field = None
+        if texture is not False:
+            field = await self._archive.find_soon(job.uid, FIELD_SNAPSHOT)
         if shape is None:
-            raise JobNotFoundError(_GEOMETRY_GONE)
-        if texture and field is None:
-            raise JobNotFoundError("the texture of this job is not stored; send the picture again")
-        if texture is False:
-            field = None
+            raise _error(job) or JobNotFoundError(_GEOMETRY_GONE)
+        if field is None and (texture or (texture is None and job.textured_glb is not None)):
+            raise _error(job) or JobNotFoundError(
+                _TEXTURE_GONE if job.textured_glb is not None else _NO_TEXTURE
+            )
         call = with_contents(
             partial(self._executor.export_again, job.engine, options=options),
             await self._snapshot(shape),
@@ -260,6 +271,11 @@ class JobResults:
             return glb
         return await self._conversions.convert_bytes(glb, file_type, client)
 
+    def _latest(self, job: Job) -> Job:
+        """Return the job as it is now: it may have changed since the caller got it."""
+        is_known = job.uid in self._registry
+        return self._registry[job.uid] if is_known else job
+
     async def _snapshot(self, artifact: Artifact) -> Content:
         try:
             return await self._archive.open_file(artifact)
@@ -267,3 +283,21 @@ class JobResults:
             if not error.is_lost:
                 raise
             raise JobNotFoundError(_GEOMETRY_GONE) from error
+
+
+def _check_is_made(job: Job, *, texture: bool | None) -> None:
+    """Check that the job is finished, or has at least the shape and nothing else is wanted.
+
+    Raises:
+        JobNotReadyError: it is not.
+    """
+    if job.status.is_finished or (texture is False and job.shape_glb is not None):
+        return
+    what = "untextured model" if job.shape_glb is None else "texture"
+    also = "" if job.shape_glb is None else ", or send texture: false"
+    raise JobNotReadyError(f"the {what} of this job is not there yet; wait until it ends{also}")
+
+
+def _error(job: Job) -> ServerError | None:
+    """Return why the job failed, to be raised; None: it did not."""
+    return copy.copy(job.error) if job.error is not None else None

@@ -21,6 +21,7 @@ from starlette.routing import Match
 
 from trellis2_server.api.dependencies import CallerDep, ServiceDep, SettingsDep
 from trellis2_server.api.generation import read_generation_request, submit
+from trellis2_server.api.head_routes import head_response
 from trellis2_server.api.model_responses import convert_on_get
 from trellis2_server.api.schemas import EXAMPLE_PICTURE, errors, request_body, schema
 from trellis2_server.jobs.job import Job, Status
@@ -71,7 +72,7 @@ class HealthyReply(BaseModel):
 @router.post(
     "/send",
     summary="Submit a job and return at once",
-    responses=errors(400, 401, 413, 429, 503),
+    responses=errors(400, 401, 413, 415, 429, 503),
     openapi_extra=request_body(
         schema("image", "mesh", "text", "*", required=("image",)), {"image": EXAMPLE_PICTURE}
     ),
@@ -102,6 +103,8 @@ async def status(
     """Return the status of a job; if it is completed, with its model."""
     view = await service.get_view(uid, caller)
     model = _result(view.job, view.delivery)
+    if request.method == "HEAD":  # makes no file
+        return head_response("application/json")
     if model is None:
         return _compact(_without_model(view.job, view.delivery))
     file_type = view.delivery.type if view.delivery else "glb"

@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 
 from trellis2_server.api.dependencies import CallerDep, ServiceDep, UidOrHash
 from trellis2_server.api.error_handlers import error_response
+from trellis2_server.api.head_routes import head_response
 from trellis2_server.api.responses import INVALID_REQUEST, JobReply, JobsReply, job_reply
 from trellis2_server.api.schemas import errors
 from trellis2_server.errors import TooManyRequestsError
@@ -104,6 +105,8 @@ async def events(
     is withdrawn, the stream ends within that time.
     """
     job = await service.get_job(name, caller)
+    if request.method == "HEAD":
+        return head_response("text/event-stream", _STREAM_HEADERS)
     is_accepted = partial(request.app.state.keys.accepts, caller.owner)
     return _EventStream(
         _events(service, job, is_accepted),

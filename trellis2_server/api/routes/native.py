@@ -34,7 +34,7 @@ router = APIRouter()
     "/generate",
     response_class=Response,
     summary="Generate a model from a picture",
-    responses={**_RESPONSES, **errors(400, 401, 409, 413, 429, 500, 503, 507)},
+    responses={**_RESPONSES, **errors(400, 401, 409, 413, 415, 429, 500, 503, 507)},
     openapi_extra=request_body(
         schema("image", "mesh", "text", "*", required=("image",)),
         {"image": EXAMPLE_PICTURE, "seed": 42},
@@ -57,7 +57,7 @@ async def generate(
     "/generate_texture",
     response_class=Response,
     summary="Get the textured model of a job",
-    responses={**_RESPONSES, **errors(400, 401, 404, 408, 409, 413, 429, 500, 503, 507)},
+    responses={**_RESPONSES, **errors(400, 401, 404, 408, 409, 413, 415, 429, 500, 503, 507)},
     openapi_extra=request_body(
         schema("image_hash", "uid", "image", "mesh", "*"),
         {"image_hash": "9e107d9d372bb6826bd81d3542a419d6"},
