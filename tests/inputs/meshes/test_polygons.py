@@ -21,10 +21,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@given(st.lists(st.lists(st.integers(0, 9), max_size=6), max_size=6))
-def test_polygons_become_fans(polygons: list[list[int]]) -> None:
+#: On a parabola, any points in their order are a convex polygon.
+CURVE = np.array([[at, at * at, 0] for at in range(10)], np.float64)
+
+
+@given(st.lists(st.sets(st.integers(0, 9), max_size=6).map(sorted), max_size=6))
+def test_convex_polygons_become_fans(polygons: list[list[int]]) -> None:
     corners = np.array([corner for polygon in polygons for corner in polygon], np.int64)
-    faces = triangulate(corners, np.array([len(polygon) for polygon in polygons], np.int64))
+    faces = triangulate(corners, np.array([len(polygon) for polygon in polygons], np.int64), CURVE)
     assert faces.tolist() == [
         [polygon[0], a, b] for polygon in polygons for a, b in pairwise(polygon[1:])
     ]
@@ -33,7 +37,7 @@ def test_polygons_become_fans(polygons: list[list[int]]) -> None:
 def test_too_many_triangles_are_refused_before_any_is_made() -> None:
     count = MAX_FACES // (MAX_CORNERS - 2) + 1
     with pytest.raises(TooLargeError, match="limit of 4000000 faces"):
-        triangulate(np.zeros(0, np.int64), np.full(count, MAX_CORNERS))
+        triangulate(np.zeros(0, np.int64), np.full(count, MAX_CORNERS), CURVE)
 
 
 def _disc(count: int) -> NDArray[np.float64]:

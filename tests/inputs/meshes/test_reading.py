@@ -41,7 +41,7 @@ def test_a_damaged_file_is_read_or_refused(kind: str, data: st.DataObject) -> No
         (b"hello", "not a GLB, OBJ, PLY or STL file"),
         (b' {"asset": {}}\nv 0 0 0\n', "glTF file as JSON text"),
         (b"v 0 0 0\n", "the OBJ file has no triangle"),
-        (b"v a b c\n", "a broken OBJ file"),
+        (b"v 1 2 3\nv a b c\n", 'line 2: "a": it is no number'),
         (bytes(84), "the STL file has no triangle"),
         (b"ply\nformat ascii 1.0\n", "the header of the PLY file has no end"),
     ],
