@@ -35,7 +35,7 @@ REFUSED = {
     "obj_of_empty_lines": "has no triangle",
     "obj_of_faces_without_corners": "has no triangle",
     "obj_of_one_long_face": "line 5 is over the limit of 2097152 bytes",
-    "obj_of_long_faces": "[0-9]+ faces in a file of [0-9]+ bytes",
+    "obj_of_long_faces": "too many concave faces",
     "ply_of_one_long_face": "limit of 65536 corners",
     "ply_of_one_long_face_among_others": "limit of 65536 corners",
     "ply_text_of_one_long_face": "line 13 is over the limit of 2097152 bytes",

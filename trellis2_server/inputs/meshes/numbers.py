@@ -74,7 +74,7 @@ def _single(words: Words, marks: NDArray[np.int64]) -> NDArray[np.int64] | None:
     return None if len(found) > 1 and bool((found[1:] == found[:-1]).any()) else found
 
 
-def decimals(words: Words) -> NDArray[np.float64] | None:  # noqa: PLR0911, PLR0914 - a grammar
+def decimals(words: Words) -> NDArray[np.float64] | None:  # noqa: C901, PLR0911 - a grammar
     """Return the numbers that the words are, float64 [W]; None if one of them is no number.
 
     A number is a sign, digits with at most one point, and an exponent; all but a digit may be
@@ -168,7 +168,7 @@ class Corners:
     normals: NDArray[np.int64] | None
 
 
-def corners(words: Words) -> Corners | None:  # noqa: PLR0911 - a grammar
+def corners(words: Words) -> Corners | None:
     """Return the corners that the words are; None if one of them is none.
 
     Args:

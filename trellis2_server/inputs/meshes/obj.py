@@ -23,6 +23,7 @@ import numpy as np
 
 from trellis2_server.inputs.meshes.metadata import MetadataFilter
 from trellis2_server.inputs.meshes.numbers import corners, decimals, find_words
+from trellis2_server.inputs.meshes.obj_lines import join_lines
 from trellis2_server.inputs.meshes.polygons import triangulate
 from trellis2_server.inputs.meshes.scene import (
     Part,
@@ -58,13 +59,11 @@ _NAME_LENGTH: Final = 256
 _VERTEX: Final = re.compile(rb"(?:^|[\r\n]|\xef\xbb\xbf)[ \t]*v[ \t]")
 #: Bytes in which binary files have a NUL.
 _BINARY_BYTES: Final = 65_536
-#: Lines of numbers, which a backslash continues.
-_NUMERIC: Final = {b"v", b"vn", b"vt", b"vp", b"f", b"fo", b"l", b"p"}
-_KEYWORD_BYTES: Final = 64
 _AXES: Final = 3
-_NEWLINE, _SPACE, _BACKSLASH, _HASH = b"\n \\#"
+_SPACE: Final = ord(" ")
 _V, _N, _F, _O, _S = b"vnfos"
 _LARGEST_INDEX: Final = 2**31 - 1
+_NO_INDEX: Final = 2**40
 
 
 def is_obj(content: bytes) -> bool:
@@ -77,31 +76,12 @@ def is_obj(content: bytes) -> bool:
 
 def read_obj(content: bytes) -> Scene:
     """Read an OBJ. Each object (`o`) becomes a node with one part."""
-    return _Reader(_joined(plain_text(content))).read()
+    return _Reader(plain_text(content)).read()
 
 
-def _joined(content: bytes) -> bytes:
-    r"""Return the file with continued lines joined: spaces instead of `\` and the line's end."""
-    if b"\\" not in content:
-        return content
-    content += b"\n"
-    text = np.frombuffer(content, np.uint8).copy()
-    ends = np.flatnonzero(text == _NEWLINE)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    hashes = np.flatnonzero(text == _HASH)
-    has_comment = np.searchsorted(hashes, starts) < np.searchsorted(hashes, ends)
-    continued = np.flatnonzero((text[ends - 1] == _BACKSLASH) & (ends > starts) & ~has_comment)
-    joined: list[int] = []
-    for line in continued.tolist():
-        if not joined or joined[-1] != line - 1:
-            start = int(starts[line])
-            words = content[start : start + _KEYWORD_BYTES].split(None, 1)
-            if words[0].rstrip(b"\\") not in _NUMERIC:
-                continue
-        joined.append(line)
-    for shift in (0, 1):
-        text[ends[joined] - shift] = _SPACE
-    return text.tobytes()
+def _bounded(word: bytes) -> int:
+    """Return an index; one that no file can have is made smaller, so that it fits int64."""
+    return max(min(int(word), _NO_INDEX), -_NO_INDEX)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,7 +110,7 @@ class _Reader:
     """Reads a file block by block.
 
     Args:
-        content: plain text, continued lines joined.
+        content: plain text.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -147,7 +127,8 @@ class _Reader:
 
     def read(self) -> Scene:
         """Read all blocks."""
-        for offset, block in line_blocks(np.frombuffer(self._content, np.uint8)):
+        # Joined lines have the same size: places in one text are those in the other.
+        for offset, block in line_blocks(np.frombuffer(join_lines(self._content), np.uint8)):
             self._read_block(offset, block)
         return self._scene()
 
@@ -246,7 +227,7 @@ class _Reader:
         for word in lines.words(line)[:_AXES]:
             try:
                 values.append(read_number(word))
-            except ValueError:
+            except ValueError:  # noqa: PERF203 - says which
                 raise number_error(self._content, int(lines.offsets[line]), word) from None
         return values
 
@@ -320,11 +301,10 @@ class _Reader:
             for word in lines.words(line):
                 fields = word.split(b"/")
                 try:
-                    index.append(max(min(int(fields[0]), 2**40), -(2**40)))
-                    normals.append(int(fields[2]) if len(fields) > 2 and fields[2] else 0)  # noqa: PLR2004
+                    index.append(_bounded(fields[0]))
+                    normals.append(_bounded((*fields, b"", b"")[2] or b"0"))
                 except ValueError:
                     raise number_error(self._content, int(lines.offsets[line]), word) from None
-        normals = [max(min(normal, 2**40), -(2**40)) for normal in normals]
         return np.array(index, np.int64), np.array(normals, np.int64)
 
     def _refuse_corner(self, lines: _Lines, corner: int, line_of: NDArray[np.int64]) -> None:
@@ -352,7 +332,9 @@ class _Reader:
             check_size(len(shaded.source), 0)
             positions, normals, index = positions[shaded.source], shaded.normals, shaded.corners
         triangles = triangulate(index, polygons.sizes, positions)
-        return self._split(positions, normals, triangles, polygons.sizes, is_smooth=is_smooth)
+        return _split(
+            self._groups, positions, normals, triangles, polygons.sizes, is_smooth=is_smooth
+        )
 
     def _all_normals(self) -> NDArray[np.int32] | None:
         if all(isinstance(each, int) for each in self._normals):
@@ -368,34 +350,44 @@ class _Reader:
         groups = np.concatenate(self._smoothing)
         return groups if (groups != UNSAID).any() else None
 
-    def _split(
-        self,
-        positions: NDArray[np.float64],
-        normals: NDArray[np.float32] | None,
-        triangles: NDArray[np.int64],
-        sizes: NDArray[np.int32],
-        *,
-        is_smooth: bool,
-    ) -> Scene:
-        """Make a scene of the triangles, with a node for each object that has some."""
-        offset = far_offset(positions, triangles)
-        before = np.concatenate([[0], np.cumsum(sizes.astype(np.int64) - 2)])
-        first = before[[polygon for _, polygon in self._groups]].tolist()
-        metadata = MetadataFilter()
-        parts: list[Part] = []
-        names: list[str | None] = []
-        ends = [*first[1:], len(triangles)]
-        for (name, _), start, end in zip(self._groups, first, ends, strict=True):
-            if start == end:
-                continue
-            faces, rows = triangles[start:end], slice(None)
-            if len(faces) < len(triangles):
-                rows, inverse = np.unique(faces, return_inverse=True)
-                faces = inverse.reshape(-1, 3)
-            own = None if normals is None else normals[rows]
-            part = make_part(positions[rows], faces, len(parts), offset, own)
-            if len(part.faces):
-                parts.append(part)
-                names.append(metadata.name(name))
-        nodes = [make_node(at, name, offset) for at, name in enumerate(names)]
-        return Scene(tuple(parts), tuple(nodes), tuple(range(len(nodes))), tuple(names), is_smooth)
+
+def _split(  # noqa: PLR0913 - arrays of one mesh
+    groups: list[tuple[str | None, int]],
+    positions: NDArray[np.float64],
+    normals: NDArray[np.float32] | None,
+    triangles: NDArray[np.int64],
+    sizes: NDArray[np.int32],
+    *,
+    is_smooth: bool,
+) -> Scene:
+    """Make a scene of the triangles, with a node for each object that has some.
+
+    Args:
+        groups: names of objects, and the number of polygons before them.
+        positions: float64 [N, 3].
+        normals: of the vertices.
+        triangles: of all polygons.
+        sizes: numbers of corners of the polygons.
+        is_smooth: whether vertices without normals are smooth.
+    """
+    offset = far_offset(positions, triangles)
+    before = np.concatenate([[0], np.cumsum(sizes.astype(np.int64) - 2)])
+    first = before[[polygon for _, polygon in groups]].tolist()
+    metadata = MetadataFilter()
+    parts: list[Part] = []
+    names: list[str | None] = []
+    ends = [*first[1:], len(triangles)]
+    for (name, _), start, end in zip(groups, first, ends, strict=True):
+        if start == end:
+            continue
+        faces, rows = triangles[start:end], slice(None)
+        if len(faces) < len(triangles):
+            rows, inverse = np.unique(faces, return_inverse=True)
+            faces = inverse.reshape(-1, 3)
+        own = None if normals is None else normals[rows]
+        part = make_part(positions[rows], faces, len(parts), offset, own)
+        if len(part.faces):
+            parts.append(part)
+            names.append(metadata.name(name))
+    nodes = [make_node(at, name, offset) for at, name in enumerate(names)]
+    return Scene(tuple(parts), tuple(nodes), tuple(range(len(nodes))), tuple(names), is_smooth)

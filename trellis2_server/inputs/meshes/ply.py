@@ -82,7 +82,7 @@ def read_ply(content: bytes) -> Scene:
     return _scene(rows)
 
 
-def _read_header(text: bytes) -> tuple[str, list[Element]]:
+def _read_header(text: bytes) -> tuple[str, list[Element]]:  # noqa: C901 - a grammar
     encoding, elements, size = "", list[Element](), 0
     for number, line in enumerate(text.decode("utf-8", "replace").split("\n"), 1):
         words = line.split()

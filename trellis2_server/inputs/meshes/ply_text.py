@@ -147,7 +147,7 @@ class _Reader:
                 self._take_list(element, values, at, sizes, offset)
             at += sizes
 
-    def _take_list(  # noqa: PLR0913, PLR0917 - arrays of one list
+    def _take_list(
         self,
         element: Element,
         values: NDArray[Any],

@@ -8,6 +8,7 @@ Does not know: file formats.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
@@ -26,9 +27,12 @@ _QUAD: Final = 4
 _FANS_AT_ONCE: Final = 1 << 17
 #: Area by which a triangle may be turned over, relative to its edges: rounded coordinates.
 _FLAT: Final = 1e-9
-#: Limit on the work for polygons that need earcut: the square of the corners of each, which is its
-#: time for an outline made to be slow, and something for each. The largest polygon is within it.
+#: Limit on the work for polygons that need earcut, in units of some nanoseconds: the square of the
+#: corners of each, which is its time for an outline made to be slow, and something for each. The
+#: largest polygon is within it.
 _MAX_WORK: Final = 5_000_000_000
+#: Factor for an outline that goes through the same points again and again. A hole costs two.
+_REPEATED: Final = 10
 _WORK_EACH: Final = 50_000
 
 
@@ -116,11 +120,14 @@ def _mend(
         _mend_quads(faces, corners, first[quads], starts[quads], positions)
         for row in bad[sizes[bad] > _QUAD].tolist():
             size, start = int(sizes[row]), int(starts[row])
-            work += size * size + _WORK_EACH
-            if work > _MAX_WORK:
-                raise TooLargeError("mesh: too many concave faces of more than four corners")
             outline = corners[first[row] : first[row] + size]
-            found = _earcut(np.asarray(positions[outline], np.float64))
+            points = np.asarray(positions[outline], np.float64)
+            work += _work(points)
+            if work > _MAX_WORK:
+                raise TooLargeError(
+                    "mesh: too many concave faces of more than four corners, or one of too many"
+                )
+            found = _earcut(points)
             faces[start : start + size - 2] = outline[found] if len(found) else outline[0]
 
 
@@ -181,6 +188,13 @@ def load_earcut() -> Callable[[NDArray[np.float64], NDArray[np.uint32]], NDArray
     return cast("Any", mapbox_earcut).triangulate_float64
 
 
+def _work(outline: NDArray[np.float64]) -> int:
+    """Return a bound on the work that a polygon is."""
+    different = len(np.unique(outline @ (1, 1j, 1 + 1j)))
+    factor = 1 if 2 * different >= len(outline) else _REPEATED
+    return factor * len(outline) ** 2 + _WORK_EACH
+
+
 def _earcut(outline: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return triangles that cover a polygon, int64 [N - 2, 3], rows of the outline.
 
@@ -235,7 +249,7 @@ def _with_all_corners(faces: NDArray[np.int64], count: int) -> NDArray[np.int64]
             face = triangles[at]
             apex = face[(k + 2) % 3]
             chain = [a, *between, b]
-            pieces = [[p, q, apex] for p, q in zip(chain, chain[1:], strict=False)]
+            pieces = [[p, q, apex] for p, q in pairwise(chain)]
             triangles[at] = pieces[0]
             triangles += pieces[1:]
             for place, piece in ((at, pieces[0]), (len(triangles) - 1, pieces[-1])):

@@ -29,8 +29,8 @@ _FREE_VERTICES: Final = 300_000
 #: write, faces take nine and more; fewer if they share few vertices, or primitives share all.
 _BYTES_PER_FACE: Final = 8
 _BYTES_PER_VERTEX: Final = 3
-#: Distance from the origin, in extents of the mesh, beyond which float32 loses more than a millionth
-#: of the extent.
+#: Distance from the origin, in extents of the mesh, beyond which float32 loses more than a
+#: millionth of the extent.
 _FAR: Final = 16.0
 
 

@@ -125,7 +125,7 @@ def _computed(
     _, rows = np.unique(keys, return_inverse=True)
     rows = rows.reshape(-1)
     sums = [np.bincount(rows, areas[owner, axis]) for axis in range(3)]
-    return _unit(np.stack(sums, axis=1))[0], rows
+    return _unit(np.stack(sums, axis=1).astype(np.float64))[0], rows
 
 
 def _area_vectors(

@@ -118,7 +118,11 @@ def read_text_stl(content: bytes) -> Scene:
 
 
 def _blocks(content: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where blocks of whole facets begin and end."""
+    """Yield where blocks of whole facets begin and end.
+
+    Raises:
+        InputError: the last solid has no end.
+    """
     solid = _SOLID.match(content)
     begin = solid.end() if solid is not None else 0
     while (first := _FIRST_FACET.search(content, begin)) is not None:
@@ -135,6 +139,8 @@ def _blocks(content: bytes) -> Iterator[tuple[int, int]]:
             if content[start:end].strip():
                 yield start, end
             start = end
+        if found < 0:
+            raise InputError("mesh: the STL file is cut short: it has no endsolid")
         begin = stop + 1
 
 

@@ -61,10 +61,7 @@ def line_blocks(text: NDArray[np.uint8], start: int = 0) -> Iterator[tuple[int, 
         stop = min(start + BLOCK_BYTES, len(text))
         if stop < len(text):
             ends = np.flatnonzero(text[start:stop] == _NEWLINE)
-            if len(ends):
-                stop = start + int(ends[-1]) + 1
-            else:
-                stop = _end_of_line(text, stop)
+            stop = start + int(ends[-1]) + 1 if len(ends) else _end_of_line(text, stop)
         yield start, text[start:stop]
         start = stop
 
