@@ -143,6 +143,8 @@ def integers(words: Words) -> NDArray[np.int64] | None:
         words: all words of a block.
     """
     text, starts, ends = words.text, words.starts, words.ends
+    if not len(starts):
+        return np.empty(0, np.int64)
     first = text[starts]
     is_signed = (first == _MINUS) | (first == _PLUS)
     digits = int(np.count_nonzero((text - np.uint8(_ZERO)) < 10))  # noqa: PLR2004 - wraps around
@@ -150,7 +152,7 @@ def integers(words: Words) -> NDArray[np.int64] | None:
     if digits + int(is_signed.sum()) != int(length.sum()):
         return None
     length -= is_signed
-    if len(length) and not 1 <= int(length.min()) <= int(length.max()) <= _INTEGER_DIGITS:
+    if not 1 <= int(length.min()) <= int(length.max()) <= _INTEGER_DIGITS:
         return None
     return np.fromstring(text.tobytes(), np.int64, sep=" ")
 
