@@ -21,18 +21,17 @@ from trellis2_server.inputs.meshes import (
     transfer,
     unpack_scene,
 )
-from trellis2_server.inputs.meshes import (
-    ply as ply_module,
-)
+from trellis2_server.inputs.meshes import ply as ply_module
 from trellis2_server.inputs.meshes.obj import _NAME_LENGTH
+from trellis2_server.inputs.meshes.text import BLOCK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: A fan over a zigzag: as many faces as vertices less two.
+#: A fan over a parabola: as many faces as vertices less two.
 VERTICES = 7
 FACES = 5
-POINTS = np.array([[at, at % 2, at // 3] for at in range(VERTICES)], "<f4")
+POINTS = np.array([[at, at * at, 1] for at in range(VERTICES)], "<f4")
 CORNERS = np.array([[0, at, at + 1] for at in range(1, FACES + 1)])
 
 
@@ -110,10 +109,12 @@ def _stl_binary() -> bytes:
 
 
 def _stl_text() -> bytes:
-    lines = [
-        f"facet\nvertex {x:g} {y:g} {z:g}" for x, y, z in POINTS[CORNERS].reshape(-1, 3).tolist()
-    ]
-    return "\n".join(["solid", *lines, ""]).encode()
+    lines = ["solid"]
+    for face in POINTS[CORNERS].tolist():
+        lines += ["facet normal 0 0 1", "outer loop"]
+        lines += [f"vertex {x:g} {y:g} {z:g}" for x, y, z in face]
+        lines += ["endloop", "endfacet"]
+    return "\n".join([*lines, "endsolid", ""]).encode()
 
 
 FILES = {
@@ -228,9 +229,12 @@ def test_too_many_vertices_are_refused_before_the_rest_is_read(
 ) -> None:
     """What follows is not a number, which only a reader that goes on would see."""
     _set(monkeypatch, "MAX_VERTICES", 65_535)
-    line = b"v 0 1 2\n" if kind == "obj" else b"vertex 0 1 2\n"
-    head = b"" if kind == "obj" else b"solid\nfacet\n"
-    content = head + line * 65_536 + line.replace(b"1", b"x")
+    line, head, count = b"v 0 1 2\n", b"", 65_536
+    if kind == "stl":
+        vertices = b"vertex 0 1 2 " * 3
+        line = b"facet normal 0 0 1 outer loop " + vertices + b"endloop endfacet\n"
+        head, count = b"solid\n", 21_846
+    content = head + line * 2 * count + line.replace(b"1", b"x")
     with pytest.raises(TooLargeError, match="limit of 65535 vertices"):
         read_scene(content)
 
@@ -240,9 +244,9 @@ def test_too_many_faces_of_text_are_refused_before_the_rest_is_read(
 ) -> None:
     _set(monkeypatch, "MAX_FACES", FACES - 1)
     with pytest.raises(TooLargeError, match="limit of 4 faces"):
-        read_scene(_obj_of_triangles() + b"f x y z\n")
+        read_scene(_obj_of_triangles() + b"\n" * BLOCK_BYTES + b"f x y z\n")
     with pytest.raises(TooLargeError, match="limit of 4 faces"):
-        read_scene(_ply_text().replace(b"face 2", b"face 3") + b"x y z zz\n")
+        read_scene(_ply_text().replace(b"face 2", b"face 3") + b"\n" * BLOCK_BYTES + b"x y z zz\n")
 
 
 def test_names_of_an_obj_are_cut() -> None:

@@ -22,8 +22,8 @@ def test_lines_continue_whatever_their_ends() -> None:
         content = (square + b"f 1 \\\n2 \\\n\\\n3 4\n").replace(b"\n", end)
         (part,) = read_scene(content).parts
         assert part.faces.tolist() == [[0, 1, 2], [0, 2, 3]], end
-    (part,) = read_scene(square + b"# f 1 2 4 \\\nf 2 3 4\nf 1 2 3\\").parts
-    assert part.faces.tolist() == [[0, 1, 2]]
+    (part,) = read_scene(square + b"f 1 2 \\\n4\nf 1 2 3\\").parts
+    assert part.faces.tolist() == [[0, 1, 3], [0, 1, 2]]
 
 
 def test_a_face_of_many_corners_is_read() -> None:

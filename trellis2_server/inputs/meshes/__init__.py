@@ -4,7 +4,10 @@
     glb … stl        one reader per format
     glb_nodes        the tree of nodes of a GLB
     glb_container    chunks, buffer views and accessors of a GLB
+    obj_lines, ply_text, ply_binary, ply_rows  parts of two readers
+    text, numbers    lines and numbers of text files, many at a time
     polygons         polygons → triangles
+    shading          normals of the corners of polygons
     scene            the result, `Scene`, and the limits on its size
     model_frame      scene → one mesh in the model frame
     metadata         what is kept of names and extras

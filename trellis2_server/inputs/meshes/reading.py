@@ -20,6 +20,7 @@ from trellis2_server.inputs.meshes.ply import is_ply, read_ply
 from trellis2_server.inputs.meshes.scene import check_density
 from trellis2_server.inputs.meshes.stl import (
     is_binary_stl,
+    is_binary_stl_of_other_size,
     is_text_stl,
     read_binary_stl,
     read_text_stl,
@@ -53,6 +54,7 @@ _FORMATS: Final = (
     _Format("STL", is_binary_stl, read_binary_stl),
     _Format("STL", is_text_stl, read_text_stl),
     _Format("OBJ", is_obj, read_obj),
+    _Format("STL", is_binary_stl_of_other_size, read_binary_stl),
 )
 
 #: Raised by readers on damaged files.

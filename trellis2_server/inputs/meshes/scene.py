@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from trellis2_server.errors import InputError, TooLargeError
-from trellis2_server.inputs.meshes.visibility import visible_faces
+from trellis2_server.inputs.meshes.visibility import used_vertices, visible_faces
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,6 +29,9 @@ _FREE_VERTICES: Final = 300_000
 #: write, faces take nine and more; fewer if they share few vertices, or primitives share all.
 _BYTES_PER_FACE: Final = 8
 _BYTES_PER_VERTEX: Final = 3
+#: Distance from the origin, in extents of the mesh, beyond which float32 loses more than a
+#: millionth of the extent.
+_FAR: Final = 16.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,24 +116,77 @@ def are_mirrored(placements: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.linalg.det(linear / np.where(scale == 0, 1.0, scale)) < 0
 
 
-def make_part(positions: NDArray[Any], faces: NDArray[Any], mesh: int = 0) -> Part:
-    """Make a part without normals and texture coordinates, in the scene's own frame.
+def make_part(
+    positions: NDArray[Any],
+    faces: NDArray[Any],
+    mesh: int = 0,
+    offset: NDArray[np.float64] | None = None,
+    normals: NDArray[np.float32] | None = None,
+) -> Part:
+    """Make a part without texture coordinates.
 
-    Faces that show nothing are left out; see `visible_faces`.
+    Faces that show nothing are left out, see `visible_faces`; so are vertices that no face uses.
 
     Args:
-        positions: [N, 3], of any dtype.
-        faces: [F, 3], of any dtype.
+        positions: [N, 3], of any dtype, in the scene's frame.
+        faces: [F, 3], of any dtype, rows of the positions.
         mesh: index of its mesh in the scene.
+        offset: from `far_offset`; the origin of the node's frame. None: that of the scene.
+        normals: float32 [N, 3], or None.
     """
+    corners = visible_faces(np.ascontiguousarray(faces, np.int32), len(positions))
+    used = used_vertices(corners, len(positions))
+    if used is not None:
+        positions = positions[used]
+        normals = None if normals is None else normals[used]
+        index = np.empty(int(used[-1]) + 1 if len(used) else 0, np.int32)
+        index[used] = np.arange(len(used), dtype=np.int32)
+        corners = index[corners]
+    placement = np.eye(4)
+    if offset is not None:
+        positions = positions - offset
+        placement[:3, 3] = offset
     rows = np.ascontiguousarray(positions, np.float32)
-    corners = visible_faces(np.ascontiguousarray(faces, np.int32), len(rows))
-    return Part(mesh, rows, None, None, corners, np.eye(4))
+    return Part(mesh, rows, normals, None, corners, placement)
 
 
-def single_part_scene(part: Part, *, is_smooth: bool) -> Scene:
-    """Make a scene of one node with one part."""
-    return Scene((part,), ({"mesh": 0},), (0,), (None,), is_smooth)
+def far_offset(positions: NDArray[Any], faces: NDArray[Any]) -> NDArray[np.float64] | None:
+    """Return the middle of a mesh that lies so far away that float32 would damage it; else None.
+
+    Geographic coordinates have millions of metres: float32 is exact to half a metre there.
+
+    Args:
+        positions: [N, 3]. What is float32 already has no more digits.
+        faces: integers [F, 3]; vertices that none of them uses do not count.
+
+    Returns:
+        float64 [3], of values that float32 holds exactly, as many programs read nodes.
+    """
+    if positions.dtype == np.float32 or not len(faces):
+        return None
+    used = used_vertices(faces, len(positions))
+    rows = positions if used is None else positions[used]
+    low, high = rows.min(axis=0), rows.max(axis=0)
+    extent, distance = float((high - low).max()), float(np.abs([low, high]).max())
+    middle = (low / 2 + high / 2).astype(np.float32).astype(np.float64)
+    if not (np.isfinite(distance) and np.isfinite(middle).all()) or distance <= _FAR * extent:
+        return None
+    return middle
+
+
+def make_node(mesh: int, name: str | None, offset: NDArray[np.float64] | None) -> dict[str, Any]:
+    """Return a node for parts that have that offset."""
+    node: dict[str, Any] = {"name": name} if name else {}
+    if offset is not None:
+        node["translation"] = offset.tolist()
+    return node | {"mesh": mesh}
+
+
+def single_part_scene(positions: NDArray[Any], faces: NDArray[Any], *, is_smooth: bool) -> Scene:
+    """Make a scene of one node with one part; see `make_part`."""
+    offset = far_offset(positions, faces)
+    part = make_part(positions, faces, 0, offset)
+    return Scene((part,), (make_node(0, None, offset),), (0,), (None,), is_smooth)
 
 
 def check_size(vertices: int, faces: int, nodes: int = 0) -> None:
@@ -145,6 +201,23 @@ def check_size(vertices: int, faces: int, nodes: int = 0) -> None:
         raise TooLargeError(f"mesh: over the limit of {MAX_FACES} faces")
     if nodes > MAX_NODES:
         raise TooLargeError(f"mesh: over the limit of {MAX_NODES} nodes")
+
+
+def check_indices(corners: NDArray[Any], vertices: int, format_name: str) -> None:
+    """Check that corners refer to vertices that exist.
+
+    Args:
+        corners: integers, of any shape.
+        vertices: number of vertices.
+        format_name: for the error message.
+
+    Raises:
+        InputError: one does not.
+    """
+    if corners.size and not 0 <= int(corners.min()) <= int(corners.max()) < vertices:
+        raise InputError(
+            f"mesh: a face of the {format_name} file refers to a vertex that does not exist"
+        )
 
 
 def check_corners(count: int) -> None:

@@ -43,7 +43,7 @@ def visible_faces(faces: NDArray[np.int32], vertices: int) -> NDArray[np.int32]:
 
 
 def used_vertices(faces: NDArray[np.int32], vertices: int) -> NDArray[np.int64] | None:
-    """Return the vertices that faces use, ascending, if they are less than half; else None.
+    """Return the vertices that faces use, ascending; None if faces use all.
 
     Primitives of a file may share all vertices; each has its own in a scene.
 
@@ -53,5 +53,4 @@ def used_vertices(faces: NDArray[np.int32], vertices: int) -> NDArray[np.int64] 
     """
     is_used = np.zeros(vertices, bool)
     is_used[faces] = True
-    used = np.flatnonzero(is_used)
-    return used if 2 * len(used) < vertices else None
+    return None if is_used.all() else np.flatnonzero(is_used)

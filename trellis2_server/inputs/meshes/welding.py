@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -11,6 +11,10 @@ from trellis2_server.mesh import Mesh
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+#: Odd numbers, by which the bits of coordinates are mixed.
+_FACTORS: Final = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
+_SHIFT: Final = np.uint64(29)
+
 
 def weld(points: NDArray[np.float32], faces: NDArray[np.int32]) -> Mesh:
     """Merge vertices with equal coordinates; faces keep their order.
@@ -18,12 +22,49 @@ def weld(points: NDArray[np.float32], faces: NDArray[np.int32]) -> Mesh:
     Args:
         points: float32 [N, 3].
         faces: int32 [F, 3].
+
+    Returns:
+        Vertices in the order of their last, then their second, then their first coordinate.
     """
-    points = points + np.float32(0)  # makes -0.0 and 0.0 equal
-    order = np.lexsort(points.T)
-    rows = points[order]
-    is_new = np.ones(len(rows), bool)
-    np.any(rows[1:] != rows[:-1], axis=1, out=is_new[1:])
-    index = np.empty(len(rows), np.int32)
-    index[order] = (np.cumsum(is_new) - 1).astype(np.int32)
-    return Mesh(np.ascontiguousarray(rows[is_new]), index[faces])
+    points = np.ascontiguousarray(points) + np.float32(0)  # makes -0.0 and 0.0 equal
+    first, index = _groups(points)
+    rows = points[first]
+    order = np.lexsort(rows.T)
+    rank = np.empty(len(rows), np.int32)
+    rank[order] = np.arange(len(rows), dtype=np.int32)
+    return Mesh(np.ascontiguousarray(rows[order]), rank[index[faces]])
+
+
+def _groups(points: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Return one point of each position, and the group of each point.
+
+    Sorting one mixed number is several times faster than sorting by three coordinates.
+
+    Args:
+        points: float32 [N, 3].
+    """
+    bits = points.view(np.uint32)
+    mixed = np.zeros(len(points), np.uint64)
+    for axis in range(3):
+        mixed += bits[:, axis]
+        mixed *= _FACTORS[axis]
+        mixed ^= mixed >> _SHIFT
+    order = np.argsort(mixed)
+    is_new = _changes(mixed[order])
+    rows = bits[order]
+    if (rows[1:][~is_new[1:]] != rows[:-1][~is_new[1:]]).any():
+        # Two positions have the same number, which a file can be made for.
+        order = np.lexsort(bits.T)
+        rows = bits[order]
+        is_new = np.ones(len(rows), bool)
+        np.any(rows[1:] != rows[:-1], axis=1, out=is_new[1:])
+    index = np.empty(len(points), np.int32)
+    index[order] = np.cumsum(is_new, dtype=np.int32) - 1
+    return order[is_new], index
+
+
+def _changes(values: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Return which of sorted values differ from the one before."""
+    is_new = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=is_new[1:])
+    return is_new

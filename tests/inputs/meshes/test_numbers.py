@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trellis2_server.inputs.meshes.numbers import Words, corners, decimals, find_words, integers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+
+
+def words(text: str) -> Words:
+    return find_words(np.frombuffer(text.encode(), np.uint8))
+
+
+@given(st.text(st.sampled_from("0159.+-eE \n\tx,"), max_size=24))
+def test_numbers_are_those_of_python(text: str) -> None:
+    found = decimals(words(text))
+    if all(NUMBER.fullmatch(word) for word in text.split()):
+        assert found is not None
+        assert found == pytest.approx([float(word) for word in text.split()], rel=3e-16, abs=0)
+    else:
+        assert found is None
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), max_size=20))
+def test_numbers_of_float32_come_back_as_they_were(values: list[float]) -> None:
+    for form in ("{:.9g}", "{!r}", "{:.17e}", "{:.60f}"):
+        found = decimals(words(" ".join(form.format(value) for value in values)))
+        assert found is not None
+        if form == "{:.60f}":
+            np.testing.assert_allclose(found, values, rtol=1e-6, atol=1e-45)
+        else:
+            assert found.astype(np.float32).tolist() == values
+
+
+@given(st.text(st.sampled_from("0159.- \n/"), max_size=24))
+def test_corners_are_those_of_their_grammar(text: str) -> None:
+    grammar = re.compile(r"[-]?\d+(/([-]?\d+)?(/([-]?\d+)?)?)?")
+    matches = [grammar.fullmatch(word) for word in text.split()]
+    found = corners(words(text))
+    if not all(matches):
+        assert found is None
+        return
+    assert found is not None
+    assert found.vertices.tolist() == [int(word.split("/")[0]) for word in text.split()]
+    expected = [int(match[4] or 0) for match in matches if match]
+    assert (found.normals is None and not any(expected)) or (
+        found.normals is not None and found.normals.tolist() == expected
+    )
+
+
+@pytest.mark.parametrize("read", [decimals, integers, corners])
+@pytest.mark.parametrize(
+    "word", ["nan", "inf", "1_0", "0x1", "1\0", "\xb2", "--1", "+-1", "1-2", "-", "/", "1//2/3"]
+)
+def test_other_words_are_no_numbers(word: str, read: Callable[[Words], object]) -> None:
+    assert read(words(f"1 {word} 2")) is None
+
+
+def test_control_characters_do_not_separate_words() -> None:
+    assert len(words("1\t2\n3\v4\f5\r6 7").starts) == 7
+    assert len(words("1\x002\x1f3\x7f4").starts) == 1

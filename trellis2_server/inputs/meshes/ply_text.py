@@ -1,0 +1,194 @@
+"""Rows of a text PLY: one line each, with lists of any length.
+
+Does not know: headers, what elements mean.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from trellis2_server.errors import InputError
+from trellis2_server.inputs.meshes.numbers import decimals, find_words, integers
+from trellis2_server.inputs.meshes.ply_rows import Rows
+from trellis2_server.inputs.meshes.scene import check_corners, check_size
+from trellis2_server.inputs.meshes.text import (
+    check_line,
+    line_blocks,
+    line_error,
+    line_starts,
+    number_error,
+    read_number,
+    words_in_lines,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from trellis2_server.inputs.meshes.numbers import Words
+    from trellis2_server.inputs.meshes.ply_rows import Element
+
+#: Numbers of lists up to this are whole as float64.
+_LARGEST: Final = 2.0**53
+
+
+def read_text_rows(
+    body: bytes, header_lines: int, elements: Sequence[Element], wanted: Mapping[str, Sequence[int]]
+) -> dict[str, Rows]:
+    """Read the elements of a text PLY, by their names.
+
+    Args:
+        body: plain text behind the header.
+        header_lines: number of lines before the body.
+        elements: of the header.
+        wanted: positions of the properties to read: scalars or one list.
+
+    Raises:
+        InputError: a line has too few values, or something that is no number; or lines are missing.
+        TooLargeError: lists have more corners or triangles than the limits allow.
+    """
+    return _Reader(body, header_lines, elements, wanted).read()
+
+
+class _Reader:
+    def __init__(
+        self,
+        body: bytes,
+        header_lines: int,
+        elements: Sequence[Element],
+        wanted: Mapping[str, Sequence[int]],
+    ) -> None:
+        # So that offsets of errors count the header's lines.
+        self._padding = header_lines
+        self._content = b"\n" * header_lines + body
+        self._elements = [element for element in elements if element.count]
+        self._wanted = wanted
+        self._columns: dict[str, list[list[NDArray[Any]]]] = {}
+        self._values: dict[str, list[NDArray[Any]]] = {}
+        self._sizes: dict[str, list[NDArray[Any]]] = {}
+        self._faces = 0
+        for element in elements:
+            scalars = [at for at in wanted[element.name] if element.properties[at][2] is None]
+            self._columns[element.name] = [[np.empty(0)] for _ in scalars]
+            self._values[element.name] = [np.empty(0, np.int64)]
+            self._sizes[element.name] = [np.empty(0, np.int64)]
+
+    def read(self) -> dict[str, Rows]:
+        elements = iter(self._elements)
+        element = next(elements, None)
+        left = element.count if element else 0
+        text = np.frombuffer(self._content, np.uint8)
+        for offset, block in line_blocks(text, self._padding):
+            if element is None:
+                break
+            starts = line_starts(block)
+            counts = words_in_lines(find_words(block), starts)
+            begins = np.append(starts[counts > 0], len(block))
+            row = 0
+            while element is not None and row < len(begins) - 1:
+                taken = min(left, len(begins) - 1 - row)
+                lines = begins[row : row + taken + 1]
+                if self._wanted[element.name]:
+                    self._read_lines(element, offset + int(lines[0]), block, lines)
+                row, left = row + taken, left - taken
+                while element is not None and not left:
+                    element = next(elements, None)
+                    left = element.count if element else 0
+        if element is not None:
+            raise InputError("mesh: the PLY file is cut short")
+        return {
+            name: Rows(
+                tuple(np.concatenate(column) for column in columns),
+                np.concatenate(self._values[name]),
+                np.concatenate(self._sizes[name]),
+            )
+            for name, columns in self._columns.items()
+        }
+
+    def _read_lines(
+        self, element: Element, offset: int, block: NDArray[np.uint8], lines: NDArray[np.int64]
+    ) -> None:
+        """Read some rows of an element.
+
+        Args:
+            element: their element.
+            offset: of the first line in the content.
+            block: whole lines.
+            lines: where the lines start in the block, and where the last ends.
+        """
+        check_line(self._content, offset, int(np.diff(lines).max()))
+        text, starts = block[lines[0] : lines[-1]], lines[:-1] - lines[0]
+        words = find_words(text)
+        counts = words_in_lines(words, starts)
+        values = self._numbers(element, words, offset)
+        wanted = self._wanted[element.name]
+        # Where the next value of each row is; after the last property, where the row ends.
+        first = np.cumsum(counts) - counts
+        at, end = first.copy(), first + counts
+        for position, (_, _, length) in enumerate(element.properties):
+            if (at >= end).any():
+                self._refuse_short(offset + int(starts[(at >= end).argmax()]))
+            if length is None:
+                if position in wanted:
+                    self._columns[element.name][wanted.index(position)].append(values[at])
+                at += 1
+                continue
+            sizes = self._whole(values[at], offset)
+            at += 1
+            is_short = (sizes < 0) | (sizes > end - at)
+            if is_short.any():
+                if position in wanted:
+                    check_corners(int(sizes.max()))
+                self._refuse_short(offset + int(starts[is_short.argmax()]))
+            if position in wanted:
+                self._take_list(element, values, at, sizes, offset)
+            at += sizes
+
+    def _take_list(
+        self,
+        element: Element,
+        values: NDArray[Any],
+        at: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+        offset: int,
+    ) -> None:
+        self._faces += int(np.maximum(sizes - 2, 0).sum())
+        check_size(0, self._faces)
+        before = np.cumsum(sizes) - sizes
+        places = np.arange(int(sizes.sum())) + np.repeat(at - before, sizes)
+        self._values[element.name].append(self._whole(values[places], offset))
+        self._sizes[element.name].append(sizes)
+
+    def _numbers(self, element: Element, words: Words, offset: int) -> NDArray[Any]:
+        """Return all numbers of some lines."""
+        values: NDArray[Any] | None = None
+        if all(kind[0] != "f" for _, kind, _ in element.properties):
+            values = integers(words)
+        if values is None:
+            values = decimals(words)
+        if values is not None:
+            return values
+        numbers: list[float] = []
+        for index, start in enumerate(words.starts.tolist()):
+            word = words.bytes_of(index)
+            try:
+                numbers.append(read_number(word))
+            except ValueError:
+                raise number_error(self._content, offset + start, word) from None
+        return np.array(numbers)
+
+    def _whole(self, values: NDArray[Any], offset: int) -> NDArray[np.int64]:
+        """Return numbers that must be whole as integers."""
+        if values.dtype != np.int64:
+            is_whole = (np.abs(values) <= _LARGEST) & (np.trunc(values) == values)
+            if not is_whole.all():
+                raise line_error(
+                    self._content, offset, "here or after it, an index or a length is not whole"
+                )
+        return values.astype(np.int64, copy=False)
+
+    def _refuse_short(self, offset: int) -> None:
+        raise line_error(self._content, offset, "fewer values than the header declares")
