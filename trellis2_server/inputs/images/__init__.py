@@ -4,6 +4,7 @@
     decoding         file → upright sRGB pixels of bounded size
     pixel_modes      any Pillow mode → 8-bit modes, and transparency
     color_profiles   ICC profile → sRGB
+    transparency     what a picture's own alpha means: cut-out, translucent object, nothing
     cutter           picture file → `Cutout`, in one call
     framing          square crop around the object
     cutout           the result and its hashes
