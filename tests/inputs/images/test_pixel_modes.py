@@ -128,8 +128,8 @@ def test_a_small_bright_object_on_black_stays_what_it_is() -> None:
     values = np.zeros((400, 400), np.float32)
     values[:4, :4] = 0.8
     decoded = decode_image(tiff(values, 3), max_pixels=200_000)
-    assert decoded.image.getpixel((1, 1))[0] == 204
-    assert decoded.image.getpixel((9, 9))[0] == 0
+    assert decoded.image.getpixel((1, 1)) == (204, 204, 204, 255)
+    assert decoded.image.getpixel((9, 9)) == (0, 0, 0, 255)
 
 
 @pytest.mark.parametrize("value", [-3.0, 0.0, 3e38, -3e38])
