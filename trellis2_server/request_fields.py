@@ -30,6 +30,9 @@ AlphaMode = Literal["auto", "OPAQUE", "MASK", "BLEND"]
 TextureFormat = Literal["auto", "webp", "png", "jpeg"]
 Compression = Literal["meshopt", "draco"]
 Stage = Literal["ss", "shape", "tex"]
+#: True: of a picture that is no cut-out, which is what requests get that leave the field out.
+#: "always": of a cut-out, too, which is what `true` in a request means. False: not at all.
+RemoveBackground = bool | Literal["always"]
 
 MAX_SEED: Final = 2**32 - 1
 RANDOM_SEED: Final = -1
@@ -183,10 +186,10 @@ FIELDS: Final = (
     RequestField(
         "remove_background",
         "boolean",
-        "Remove the background of an opaque picture. false: the whole frame is the object. A "
-        "picture with transparency is used as it is.",
+        "Remove the background. true: also that of a picture with transparency. false: the whole "
+        "frame is the object. Omitted: a cut-out, whose background is transparent, is used as it "
+        "is, and the background of any other picture is removed.",
         "general",
-        default=True,
     ),
     RequestField(
         "no_rembg", "boolean", "Opposite of remove_background, which takes precedence.", "general"

@@ -116,7 +116,8 @@ class ServerSettings(_Section):
         default=64_000_000,
         ge=65_536,
         le=178_000_000,
-        description="Maximum size of a picture, width x height, pixels.",
+        description="Maximum size of a picture, width x height, pixels. Of a JPEG of up to 200 "
+        "million pixels, what is decoded counts, which is up to 1/64 of them.",
     )
     max_connections: int = Field(
         default=1000,

@@ -66,7 +66,6 @@ PARAMETERS = {
     "alpha_mode": "auto",
     "texture_format": "auto",
     "remesh": False,
-    "remove_background": True,
     "compress": "none",
     "ss_guidance_scale": 7.5,
     "ss_sampling_steps": 12,

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tests.support.managers import JobsUnderTest
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.reports import Report
+    from trellis2_server.request_fields import RemoveBackground
 
 
 class Cutouts:
@@ -54,7 +55,9 @@ class Cutouts:
         for gate in self.held.values():
             gate.set()
 
-    def cut_out(self, picture: bytes, *, remove_background: bool, report: Report) -> Cutout:
+    def cut_out(
+        self, picture: bytes, *, remove_background: RemoveBackground, report: Report
+    ) -> Cutout:
         self.begun.append(picture)
         gate = self.held.get(picture)
         try:

@@ -220,7 +220,9 @@ def test_an_unknown_choice_is_refused(raw: dict[str, object]) -> None:
 
 def test_no_rembg_is_the_opposite_of_remove_background() -> None:
     assert options(no_rembg="1").remove_background is False
-    assert options(no_rembg=True, remove_background=True).remove_background is True
+    assert options(no_rembg=True, remove_background=True).remove_background == "always"
+    assert options(no_rembg=False).remove_background == "always"
+    assert options(no_rembg=None, remove_background=None).remove_background is True
     assert options(compress="none").compress is None
     assert options(compress="MESHOPT").compress == "meshopt"
 
@@ -301,6 +303,15 @@ def test_a_request_that_names_no_size_gets_the_servers_default() -> None:
 
 
 # ---- from parameters to fields --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("removal", [{}, {"remove_background": False}, {"no_rembg": False}])
+def test_the_removal_of_the_background_is_told_apart_from_no_wish(
+    removal: dict[str, object],
+) -> None:
+    read = read_options(removal, DEFAULTS)
+    assert read_options(fields_of(read), DEFAULTS) == read
+    assert ("remove_background" in fields_of(read)) is bool(removal)
 
 
 @pytest.mark.parametrize("mesh", [None, "0" * 32])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.job import Caller, Job
     from trellis2_server.jobs.service import Health
     from trellis2_server.reports import Check
+    from trellis2_server.request_fields import RemoveBackground
 
 
 def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -81,7 +82,7 @@ class HeldCutter(Cutter):
         self,
         data: bytes,
         *,
-        remove_background: bool = True,
+        remove_background: RemoveBackground = True,
         wait: bool = True,
         check: Check = no_check,
     ) -> Cutout:

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from trellis2_server.decoders.process import invalid_result
-from trellis2_server.inputs.images.decoding import MAX_SIZE_PX, DecodedImage
+from trellis2_server.inputs.images.decoding import DecodedImage
+from trellis2_server.inputs.images.loading import MAX_SIZE_PX
 
 if TYPE_CHECKING:
     from trellis2_server.decoders.pool import DecoderPool

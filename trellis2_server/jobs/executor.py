@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from trellis2_server.parameters import Options
     from trellis2_server.pipeline import Engine, Geometry, UploadedMesh
     from trellis2_server.reports import Report
+    from trellis2_server.request_fields import RemoveBackground
     from trellis2_server.settings import Settings
 
 
@@ -109,7 +110,7 @@ class Executor(Protocol):
         ...
 
     def cut_out(
-        self, picture: bytes, *, remove_background: bool, report: Report
+        self, picture: bytes, *, remove_background: RemoveBackground, report: Report
     ) -> Cutout | Awaitable[Cutout]:
         """Do the step `cutout`: return what the model sees of a picture.
 
@@ -226,7 +227,9 @@ class LocalExecutor:
         """Return the memory of the engine's device, bytes by kind."""
         return self._engine.device_memory()
 
-    def cut_out(self, picture: bytes, *, remove_background: bool, report: Report) -> Cutout:
+    def cut_out(
+        self, picture: bytes, *, remove_background: RemoveBackground, report: Report
+    ) -> Cutout:
         """Cut the picture out; do not wait for the background model.
 
         It ends at once, and the process that decodes the picture is killed, when `report` raises.

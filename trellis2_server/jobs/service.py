@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from trellis2_server.jobs.job import Caller, Job
     from trellis2_server.parameters import Delivery, FileType, Options
+    from trellis2_server.request_fields import RemoveBackground
     from trellis2_server.storage.content import Content
     from trellis2_server.storage.store import Artifact
 
@@ -115,7 +116,7 @@ class JobService(Protocol):
         ...
 
     async def identify(
-        self, picture: bytes, caller: Caller = ANONYMOUS, *, remove_background: bool
+        self, picture: bytes, caller: Caller = ANONYMOUS, *, remove_background: RemoveBackground
     ) -> str:
         """Return the name of a picture's job; see `Submissions.identify`."""
         ...

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.matching import JobMatcher
     from trellis2_server.jobs.step_results import StepResults
     from trellis2_server.parameters import Options
+    from trellis2_server.request_fields import RemoveBackground
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ class Submissions:
         return job
 
     async def identify(
-        self, picture: bytes, caller: Caller = ANONYMOUS, *, remove_background: bool
+        self, picture: bytes, caller: Caller = ANONYMOUS, *, remove_background: RemoveBackground
     ) -> str:
         """Return the image hash of a picture, or the uid of its job while that has no hash.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from trellis2_server.inputs.images import Cutout
+    from trellis2_server.request_fields import RemoveBackground
 
 #: Number of uploads whose image hash is remembered.
 MAX_KNOWN_UPLOADS: Final = 4096
@@ -26,7 +27,7 @@ class Upload(NamedTuple):
 
     owner: str
     digest: str
-    remove_background: bool
+    remove_background: RemoveBackground
 
 
 class Uploads:

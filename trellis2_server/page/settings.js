@@ -150,7 +150,8 @@ function inputFor(schema) {
   if (schema.enum || isFlag) {
     const select = document.createElement("select");
     const choices = isFlag ? [true, false] : (schema.enum ?? []);
-    select.add(new Option(`default: ${choiceWords(schema.default)}`, ""));
+    const words = isFlag && schema.default == null ? "automatic" : choiceWords(schema.default);
+    select.add(new Option(`default: ${words}`, ""));
     for (const each of choices) select.add(new Option(choiceWords(each), String(each ?? "none")));
     return select;
   }

@@ -19,7 +19,7 @@ from trellis2_server.request_fields import BY_NAME, FIELDS, MAX_SEED, RANDOM_SEE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trellis2_server.request_fields import PipelineType, RequestField, Stage
+    from trellis2_server.request_fields import PipelineType, RemoveBackground, RequestField, Stage
     from trellis2_server.settings import Settings
 
 #: Fields that change only how a shape and its material become a file.
@@ -36,6 +36,13 @@ _PIPELINE_TYPES: Final[Mapping[int, PipelineType]] = {
     512: "512",
     1024: "1024_cascade",
     1536: "1536_cascade",
+}
+#: A request's value of that field → the parameter. An omitted one has the value that stored keys
+#: have had for it since before the two were told apart.
+_REMOVALS: Final[Mapping[bool | None, RemoveBackground]] = {
+    None: True,
+    True: "always",
+    False: False,
 }
 
 
@@ -87,6 +94,7 @@ def read_options(raw: Mapping[str, object], settings: Settings, mesh: str | None
         else field.default
         for field in FIELDS
     }
+    values["remove_background"] = _REMOVALS[values["remove_background"]]
     values = _capped(values, settings)
     seed: int = values["seed"]
     if "seed" in raw and raw["seed"] is None:
@@ -149,11 +157,12 @@ def fields_of(options: Options) -> dict[str, object]:
             "alpha_mode",
             "texture_format",
             "remesh",
-            "remove_background",
         )
     }
-    turned = {"geo_rotation": options.geo_rotation} if options.mesh else {}
-    return {**others, "compress": options.compress or "none", **samplers, **turned}
+    given: dict[str, object] = {"geo_rotation": options.geo_rotation} if options.mesh else {}
+    if options.remove_background is not True:
+        given["remove_background"] = options.remove_background == "always"
+    return {**others, "compress": options.compress or "none", **samplers, **given}
 
 
 def _configured(field: RequestField, settings: Settings) -> Any:

@@ -14,6 +14,7 @@ from trellis2_server.request_fields import (  # noqa: TC001
     Compression,
     FileType,
     PipelineType,
+    RemoveBackground,
     TextureFormat,
 )
 
@@ -55,7 +56,7 @@ class Options:
         alpha_mode: glTF alpha mode, or "auto".
         texture_format: image format of the textures in the GLB.
         compress: geometry compression in the GLB.
-        remove_background: whether to remove the background of an opaque picture.
+        remove_background: whether to remove the background, and of which pictures.
         mesh: MD5 of the mesh file to texture; None: generate a shape.
         geo_rotation: degrees by which that mesh is turned before it is textured.
     """
@@ -73,7 +74,7 @@ class Options:
     alpha_mode: AlphaMode
     texture_format: TextureFormat
     compress: Compression | None
-    remove_background: bool
+    remove_background: RemoveBackground
     mesh: str | None = None
     geo_rotation: float = 0.0
 

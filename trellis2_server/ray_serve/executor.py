@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from trellis2_server.ray_serve.engine_monitor import EngineMonitor
     from trellis2_server.ray_serve.remote_calls import RemoteCalls
     from trellis2_server.reports import Report
+    from trellis2_server.request_fields import RemoveBackground
     from trellis2_server.settings import Settings
 
 P = ParamSpec("P")
@@ -127,7 +128,9 @@ class ClusterExecutor:
     # ---- steps ---------------------------------------------------------------------------
 
     @_translate_ray_errors
-    async def cut_out(self, picture: bytes, *, remove_background: bool, report: Report) -> Cutout:
+    async def cut_out(
+        self, picture: bytes, *, remove_background: RemoveBackground, report: Report
+    ) -> Cutout:
         """Cut the picture out, on a cutter or with the engine's own remover."""
         if not self._engine_cuts_out:
             return await self._calls.on_cutter(picture, remove_background=remove_background)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.ray_serve.stream import Outcome
     from trellis2_server.reports import Report
+    from trellis2_server.request_fields import RemoveBackground
 
 T = TypeVar("T")
 
@@ -82,7 +83,7 @@ class RemoteCalls:
 
         return await retry_once(call)
 
-    async def on_cutter(self, picture: bytes, *, remove_background: bool) -> Cutout:
+    async def on_cutter(self, picture: bytes, *, remove_background: RemoveBackground) -> Cutout:
         """Cut a picture out on a cutter."""
 
         async def call() -> Cutout:

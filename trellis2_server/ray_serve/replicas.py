@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from trellis2_server.parameters import Options
     from trellis2_server.pipeline import Engine, UploadedMesh
     from trellis2_server.reports import Report
+    from trellis2_server.request_fields import RemoveBackground
     from trellis2_server.settings import Settings
 
     ChooseEngine = Callable[[Settings], Engine]
@@ -95,7 +96,9 @@ class EngineReplica:
 
     # ---- steps: each method yields a stream, see stream.py -------------------------------
 
-    async def cut_out(self, picture: bytes, remove_background: bool) -> AsyncGenerator[Any]:  # noqa: FBT001 - called by Serve
+    async def cut_out(
+        self, picture: bytes, remove_background: RemoveBackground
+    ) -> AsyncGenerator[Any]:
         """Cut a picture out with the engine's own remover; the value is the cut-out."""
 
         def call(report: Report) -> Outcome:
@@ -214,7 +217,7 @@ class CutterReplica:
         logs.configure(settings.server)
         self._cutter = make_cutter()
 
-    def cut_out(self, picture: bytes, remove_background: bool) -> Cutout | ServerError:  # noqa: FBT001 - called by Serve
+    def cut_out(self, picture: bytes, remove_background: RemoveBackground) -> Cutout | ServerError:
         """Return the cut-out, or the error; wait while a background model is downloaded."""
         cut_out = partial(self._cutter.cut_out, picture, remove_background=remove_background)
         try:

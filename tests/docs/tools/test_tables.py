@@ -52,7 +52,7 @@ def test_a_setting_is_shown_with_its_default_and_bounds(row: str) -> None:
         "| `ss_guidance_interval` |  | two numbers, 0 … 1 | the checkpoint's |",
         "| `compress` |  | `meshopt`, `draco`, `null` | `export.compress` |",
         "| `type` |  | `glb`, `obj`, `ply`, `stl`, `obj_zip` | `glb` |",
-        "| `remove_background` |  | `true`, `false` | `true` |",
+        "| `remove_background` |  | `true`, `false` |  |",
     ],
 )
 def test_a_field_is_shown_with_its_aliases_default_and_values(row: str) -> None:

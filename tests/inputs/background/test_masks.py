@@ -118,3 +118,48 @@ def test_a_gap_at_the_frame_is_no_hole_however_doubtful(side: int) -> None:
     mask[:12] = 255
     mask[24:36, 24:36] = 60
     assert (mask_to_alpha(mask) == 255).all()  # the same in the middle is filled
+
+
+@pytest.mark.parametrize("sure", [0, 40, 80])
+def test_a_mask_that_is_sure_of_next_to_nothing_is_empty(sure: int) -> None:
+    mask = np.full((200, 200), 110, np.uint8)  # as of a blank wall
+    mask[80:120, 80 : 80 + sure] = 255
+    assert not mask_to_alpha(mask).any()
+    mask[40:160, 40:160] = 255
+    assert (mask_to_alpha(mask)[60:140, 60:140] == 255).all()
+
+
+def ring(back: tuple[int, int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Bools]:
+    """A ring on a lit wall, the mask of a model that fills it in doubt, and its hole."""
+    y, x = np.mgrid[:240, :240]
+    radius = np.hypot(y - 120, x - 120)
+    noise = np.random.default_rng(0).normal(0, 1.5, (240, 240, 3))
+    wall = np.array(back) + 0.08 * y[..., None] + noise
+    is_ring = (radius < 90) & (radius > 40)
+    rgb = np.where(is_ring[..., None], (200, 60, 40), wall).clip(0, 255).astype(np.uint8)
+    mask = np.where(is_ring, 250, np.where(radius < 90, 175, 2)).astype(np.uint8)
+    return rgb, mask, radius < 36
+
+
+def test_the_hole_of_a_ring_on_a_plain_wall_stays_open() -> None:
+    rgb, mask, hole = ring((180, 185, 190))
+    alpha = mask_to_alpha(mask, rgb)
+    assert not alpha[hole].any()
+    assert (alpha[(mask == 250) & ~grown(hole, 12)] > 204).mean() > 0.95
+    assert (mask_to_alpha(mask)[hole] == 255).all()  # without the picture
+
+
+def test_a_doubtful_part_of_another_colour_and_a_sure_one_of_the_walls_are_no_holes() -> None:
+    rgb, mask, hole = ring((180, 185, 190))
+    other = rgb.copy()
+    other[hole] = (120, 130, 90)
+    assert (mask_to_alpha(mask, other)[hole] == 255).all()
+    sure = mask.copy()
+    sure[mask == 175] = 245
+    assert (mask_to_alpha(sure, rgb)[hole] == 255).all()
+
+
+def test_a_busy_wall_shows_no_holes() -> None:
+    rgb, mask, hole = ring((180, 185, 190))
+    busy = np.random.default_rng(1).integers(0, 256, rgb.shape, np.uint8)
+    assert (mask_to_alpha(mask, busy)[hole] == 255).all()

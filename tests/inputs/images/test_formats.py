@@ -1,13 +1,44 @@
 from __future__ import annotations
 
+import base64
+import importlib.util
+import struct
+import sys
+from typing import Final
+
 import numpy as np
 import pytest
-from PIL import features
+from PIL import Image, features
 
 from tests.support.pictures import encode, photograph, vase
 from trellis2_server.errors import InputError
 from trellis2_server.inputs.images import Cutter
-from trellis2_server.inputs.images.formats import FORMATS, available_formats, format_names
+from trellis2_server.inputs.images.decoding import decode_image
+from trellis2_server.inputs.images.formats import (
+    FORMATS,
+    HEIF_PACKAGES,
+    available_formats,
+    format_names,
+)
+
+#: `photograph(64, 48)`, stored sideways, with an EXIF orientation of 6.
+HEIC: Final = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAchtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAA"
+    "AAAAAAAAADRpbG9jAAAAAERAAAIAAQAAAAAB7AABAAAAAAAAAccAAgAAAAADswABAAAAAAAAACQAAAA4aWluZgAAAAAA"
+    "AgAAABVpbmZlAgAAAAABAABodmMxAAAAABVpbmZlAgAAAQACAABFeGlmAAAAAA5waXRtAAAAAAABAAABB2lwcnAAAADm"
+    "aXBjbwAAAHZodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQAq"
+    "QgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFzwIkAAAATY29scm5jbHgAAQAN"
+    "AAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAAAAAoY2xhcAAAAEAAAAABAAAAMAAAAAEAAAAAAAAAAv////AAAAACAAAAEHBp"
+    "eGkAAAAAAwgICAAAAAlpcm90AwAAABlpcG1hAAAAAAAAAAEAAQaBAgMFhIYAAAAaaXJlZgAAAAAAAAAOY2RzYwACAAEA"
+    "AQAAAfNtZGF0AAABwygBrwng43CpqQVgtMH7fIamNJVCWBcvSas0w83ircueLpLGrgMtfyY+L7pgk+/Z+uZYN7tzDzK8"
+    "1NwFIcKsxyw07TKTGNMl56f+oznLrdz/jw5wRlJqwbN+0xHIHiFkMycA8VU5GnhNL7Mk3ewPlN7YkSSqKVa7k6ITqwvR"
+    "AoABJoy4U4/7JQseXCNH7qhoOo+Ms2uYBMOXD925lNjBI6m/DN3yi/3fWb9WAvP1yYeuNzvyHEkrLS/CPfJrejgmnzZu"
+    "toeENdlRFiSCUXlOxsxQKGmphzeNtXeA0fBeUmBBSJGnaSYup8IzMGiQPTiVMj6yLfHPp4Y33yHWw/DbYq6UtED8e/V9"
+    "h/ZcyjsFhGBx9yImJPRHWx2PgLcgL5WvHOfoRmkH3r5Qf5qfsfG7kjVlq2NVn6yTuu69Ztd3znanJ0/eBuRydM3kFn8I"
+    "uPmCOAnwhFJBvXFlTZvCY2aTFCw2NoJZUVF3N2HMR30E0I0C7WJgnOvAibOWTA8shTptG5K9SK3hVz2Xl1wEfkYoXRlZ"
+    "yE1Vw87230Kq+Fol7S5mN9Xspd7z0YqCxDqxdgoweBL+f3v9Sx5ZvgnKa/r4BIB+yZkAAAAGRXhpZgAATU0AKgAAAAgA"
+    "AQESAAMAAAABAAYAAAAAAAA="
+)
 
 
 def test_a_picture_has_the_same_hash_in_every_lossless_format() -> None:
@@ -40,5 +71,48 @@ def test_other_formats_are_not_opened(kind: str) -> None:
 
 
 def test_messages_name_every_accepted_format() -> None:
-    assert format_names() == "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
-    assert set(FORMATS) - set(available_formats()) <= {"AVIF"}
+    assert format_names() == "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
+    assert set(FORMATS) - set(available_formats()) <= {"AVIF", "HEIF"}
+
+
+@pytest.mark.skipif(
+    not any(importlib.util.find_spec(name) for name in HEIF_PACKAGES),
+    reason="neither pi-heif nor pillow-heif is installed",
+)
+def test_heic_is_read_by_an_optional_package_and_turned() -> None:
+    decoded = decode_image(HEIC, max_pixels=100_000)
+    assert decoded.image.size == (48, 64)
+    want = np.asarray(photograph(64, 48).transpose(Image.Transpose.ROTATE_270)).astype(int)
+    assert np.abs(np.asarray(decoded.image)[..., :3] - want).mean() < 8
+
+
+def test_without_the_package_the_message_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in HEIF_PACKAGES:
+        monkeypatch.setitem(sys.modules, name, None)  # not importable
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    with pytest.raises(InputError, match=r"a HEIC picture; .* lacks .* \(pip install pi-heif\)"):
+        decode_image(HEIC, max_pixels=100_000)
+
+
+def test_a_damaged_package_is_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in HEIF_PACKAGES:
+        monkeypatch.setitem(sys.modules, name, np)  # without `register_heif_opener`
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    assert "HEIF" not in available_formats()
+
+
+def bmp_of_32_bits(alpha: int) -> bytes:
+    """A BMP with a mask for alpha, all of one value."""
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 108, 32, 32, 1, 32, 3, 4096, 0, 0, 0, 0) + masks
+    header = header.ljust(108, b"\0")
+    pixels = bytes((40, 90, 200, alpha)) * 1024
+    start = 14 + len(header)
+    return struct.pack("<2sIHHI", b"BM", start + 4096, 0, 0, start) + header + pixels
+
+
+def test_a_bmp_whose_alpha_is_all_0_is_opaque() -> None:
+    for alpha, has_alpha in ((0, False), (255, False), (90, True)):
+        decoded = decode_image(bmp_of_32_bits(alpha), max_pixels=100_000)
+        assert decoded.has_alpha is has_alpha
+        assert decoded.image.getpixel((5, 5)) == (200, 90, 40, 90 if has_alpha else 255)

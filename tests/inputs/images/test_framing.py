@@ -33,8 +33,8 @@ def test_a_picture_within_the_limit_is_cropped_and_not_resampled() -> None:
 
 def test_transparent_and_tiny_objects_are_refused() -> None:
     empty = Image.new("RGBA", (100, 100), (9, 9, 9, 0))
-    faint = Image.new("RGBA", (100, 100), (9, 9, 9, 204))
-    for image in (empty, faint):
+    invisible = Image.new("RGBA", (100, 100), (9, 9, 9, 25))
+    for image in (empty, invisible):
         with pytest.raises(InputError, match="no object was found, everything in it is trans"):
             Cutter().cut_out(encode(image))
     tiny = empty.copy()

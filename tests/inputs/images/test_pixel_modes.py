@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import struct
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 from tests.support.pictures import encode, photograph
+from trellis2_server.errors import InputError
 from trellis2_server.inputs.images import Cutter, pixel_modes
+from trellis2_server.inputs.images.decoding import decode_image
 from trellis2_server.inputs.images.pixel_modes import to_8_bit
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def test_an_opaque_picture_has_the_same_hash_in_every_mode() -> None:
@@ -62,6 +70,77 @@ def test_16_bit_grey_is_scaled_and_not_clipped() -> None:
     ):
         cutout = Cutter(background="none").cut_out(encode(image, "TIFF"))
         assert np.abs(cutout.rgb[..., 1] - eight).max() <= 1, image.mode
+
+
+def tiff(values: NDArray[Any], kind: int) -> bytes:
+    """A TIFF of one sample of these values; its kind: 1 unsigned, 2 signed, 3 floating point."""
+    order = ">" if values.dtype.str[0] == ">" else "<"
+    height, width = values.shape
+    tags = {
+        256: width, 257: height, 258: 8 * values.itemsize, 259: 1, 262: 1, 273: 200, 277: 1,
+        278: height, 279: values.nbytes, 339: kind,
+    }  # fmt: skip
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, tags[tag]) for tag in tags)
+    header = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}IH", 8, len(tags))
+    return (header + entries).ljust(200, b"\0") + values.tobytes()
+
+
+RAMP = np.tile(np.linspace(0, 1, 128), (128, 1))
+DEEP = {
+    "float to 1": (RAMP, "<f4", 3),
+    "float just over 1": (RAMP * 1.002, "<f4", 3),
+    "float to 255.5": (RAMP * 255.5, "<f4", 3),
+    "float over 1": (RAMP * 1.3, "<f4", 3),
+    "float of small values": (RAMP * 0.01, ">f4", 3),
+    "float from -1": (RAMP * 2 - 1, "<f4", 3),
+    "float with highlights": (np.where(RAMP > 0.98, 50, RAMP), "<f4", 3),
+    "float with ringing": (np.where(RAMP < 0.02, -0.03, RAMP), "<f4", 3),
+    "float with infinities": (np.where(RAMP > 0.99, np.inf, RAMP), "<f4", 3),
+    "double": (RAMP, "<f8", 3),
+    "double, big endian": (RAMP * 255, ">f8", 3),
+    "32 signed bits to 256": (RAMP * 256, "<i4", 2),
+    "32 signed bits of 12": (RAMP * 4095, "<i4", 2),
+    "32 signed bits": ((RAMP - 0.5) * (2**32 - 4), ">i4", 2),
+    "32 unsigned bits": (RAMP * (2**32 - 1), "<u4", 1),
+    "32 unsigned bits, big endian": (RAMP * (2**32 - 1), ">u4", 1),
+    "32 unsigned bits of 16": (RAMP * 65535, "<u4", 1),
+    "16 signed bits": ((RAMP - 0.5) * 65534, "<i2", 2),
+    "16 signed bits, big endian, of 12": (RAMP * 4095, ">i2", 2),
+    "8 signed bits": ((RAMP - 0.5) * 254, "i1", 2),
+    "8 signed bits over 0": (RAMP * 127, "i1", 2),
+}
+
+
+@pytest.mark.parametrize(("values", "dtype", "kind"), DEEP.values(), ids=DEEP.keys())
+def test_a_ramp_is_grey_in_the_middle_whatever_its_values(
+    values: NDArray[Any], dtype: str, kind: int
+) -> None:
+    with np.errstate(all="ignore"):
+        data = tiff(values.astype(dtype), kind)
+    row = np.asarray(decode_image(data, max_pixels=100_000).image)[64, :, 0].astype(int)
+    assert abs(row[64] - 128) < 12
+    assert (np.diff(row[:120]) >= 0).all()
+    assert row[3] < 16
+    assert row[120] > 230
+
+
+def test_a_small_bright_object_on_black_stays_what_it_is() -> None:
+    values = np.zeros((400, 400), np.float32)
+    values[:4, :4] = 0.8
+    decoded = decode_image(tiff(values, 3), max_pixels=200_000)
+    assert decoded.image.getpixel((1, 1)) == (204, 204, 204, 255)
+    assert decoded.image.getpixel((9, 9)) == (0, 0, 0, 255)
+
+
+@pytest.mark.parametrize("value", [-3.0, 0.0, 3e38, -3e38])
+def test_a_picture_of_one_value_is_read(value: float) -> None:
+    data = tiff(np.full((40, 40), value, np.float32), 3)
+    assert decode_image(data, max_pixels=100_000).image.size == (40, 40)
+
+
+def test_a_tiff_that_cannot_be_read_is_described() -> None:
+    with pytest.raises(InputError, match="a TIFF file of 1 sample of 16 bits, floating point"):
+        decode_image(tiff(RAMP.astype("<f2"), 3), max_pixels=100_000)
 
 
 def test_a_picture_of_nan_is_black() -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tests.support.job_model.virtual_loop import VirtualLoop
     from trellis2_server.parameters import Options
     from trellis2_server.reports import Check, Report
+    from trellis2_server.request_fields import RemoveBackground
 
 #: Longest call of a decoder, seconds.
 DECODE_TIMEOUT_S = 30.0
@@ -230,7 +231,9 @@ class GatedExecutor:
         check = partial(report, "read", 0, 1)
         return self.decoders.pool.call(task, content, {}, field=field, check=check).meta["outcome"]
 
-    def cut_out(self, picture: bytes, *, remove_background: bool, report: Report) -> Cutout:
+    def cut_out(
+        self, picture: bytes, *, remove_background: RemoveBackground, report: Report
+    ) -> Cutout:
         del remove_background
         outcome = self._decode("decode_image", picture, report)
         if outcome == "pending":

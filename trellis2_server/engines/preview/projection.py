@@ -13,7 +13,7 @@ from PIL import Image
 from trellis2_server.engines.preview import kernels
 from trellis2_server.engines.preview.sheets import MARGIN_VOXELS, sheets
 from trellis2_server.export.cancellation import call
-from trellis2_server.inputs.images.framing import OPAQUE_ALPHA
+from trellis2_server.inputs.images.transparency import find_box
 from trellis2_server.mesh import VoxelField
 
 if TYPE_CHECKING:
@@ -80,10 +80,9 @@ def project(
 
 def _on_box(picture: NDArray[np.uint8], mesh: Mesh, size: int) -> NDArray[np.uint8]:
     """Stretch the object in the picture over the mesh's box as seen from the front."""
-    rows, columns = np.nonzero(picture[..., 3] > OPAQUE_ALPHA)
-    if not len(rows):
-        rows, columns = np.nonzero(np.ones(picture.shape[:2], bool))
-    box = int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+    found, _ = find_box(picture)
+    top, left, bottom, right = found or (0, 0, *picture.shape[:2])
+    box = left, top, right, bottom
     (left, right), (bottom, top) = (
         [round((float(end) + 0.5) * size) for end in (column.min(), column.max())]
         for column in (mesh.vertices[:, 0], mesh.vertices[:, 2])

@@ -80,7 +80,7 @@ class LocalFinder:
     ) -> NDArray[np.uint8]:
         """Cut the picture along an outline that is known; the check is not called."""
         del check
-        return _with_alpha(rgb, mask_to_alpha(outline) if kind == "mask" else outline)
+        return _with_alpha(rgb, mask_to_alpha(outline, rgb) if kind == "mask" else outline)
 
 
 def _with_alpha(rgb: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -2,8 +2,12 @@
 
     formats          accepted file formats; a new format goes here
     decoding         file → upright sRGB pixels of bounded size
+    loading          file → Pillow's picture; what browsers show and Pillow refuses
+    png_chunks       a PNG without what its pixels do not need
+    foreign_files    what a file is that is no picture
     pixel_modes      any Pillow mode → 8-bit modes, and transparency
     color_profiles   ICC profile → sRGB
+    transparency     what a picture's own alpha means: cut-out, translucent object, nothing
     cutter           picture file → `Cutout`, in one call
     framing          square crop around the object
     cutout           the result and its hashes

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from PIL import ImageCms
 
 if TYPE_CHECKING:
     from PIL import Image
+
+DAMAGED_PROFILE: Final = "image: its colour profile is damaged and was ignored"
 
 
 def to_srgb(image: Image.Image, icc_profile: bytes, warnings: list[str]) -> Image.Image:
@@ -40,5 +42,5 @@ def to_srgb(image: Image.Image, icc_profile: bytes, warnings: list[str]) -> Imag
             "Image.Image", ImageCms.profileToProfile(source, profile, srgb, outputMode="RGB")
         )
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        warnings.append("image: its colour profile is damaged and was ignored")
+        warnings.append(DAMAGED_PROFILE)
         return plain

@@ -29,9 +29,10 @@ class Cutout:
     """Square picture of an object on a transparent background.
 
     Attributes:
-        rgba: uint8 [S, S, 4], sRGB, straight alpha, read-only; 16 <= S <= 1024. The box of the
-            pixels with alpha over 204 touches two opposite sides of the frame and is centred
-            between the other two. Colour under alpha 0 is 0.
+        rgba: uint8 [S, S, 4], sRGB, straight alpha, read-only; 16 <= S <= 1024. The object's box
+            touches two opposite sides of the frame and is centred between the other two: that of
+            the pixels with alpha over 204, of a translucent object that of what is visible, or the
+            whole picture. Colour under alpha 0 is 0.
         background: how the object was found.
         warnings: sentences for the job and the log.
         image_hash: MD5 of the size and bytes of `rgb`, 32 hex digits.

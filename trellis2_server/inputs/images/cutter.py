@@ -1,7 +1,7 @@
 """`Cutter`: picture file → cut-out, with TRELLIS.2's own preprocessing.
 
 Scales the longer side to at most 1024 pixels, removes the background, and crops to a square
-that the object's box touches.
+that the object's box touches. Whether a picture is a cut-out already: `transparency`.
 
 Does not know: HTTP, jobs, engines, in which process a picture is decoded or an object found.
 """
@@ -19,6 +19,16 @@ from trellis2_server.inputs.background.objects import LocalFinder
 from trellis2_server.inputs.images.cutout import Cutout
 from trellis2_server.inputs.images.decoding import decode_image
 from trellis2_server.inputs.images.framing import crop_to_object
+from trellis2_server.inputs.images.transparency import (
+    OPAQUE_ALPHA,
+    TRANSLUCENT,
+    Box,
+    find_box,
+    flatten,
+    is_cut_out,
+    search_box,
+    stretch_alpha,
+)
 from trellis2_server.reports import no_check
 
 if TYPE_CHECKING:
@@ -30,6 +40,7 @@ if TYPE_CHECKING:
     from trellis2_server.inputs.images.cutout import Background
     from trellis2_server.inputs.images.decoding import DecodedImage
     from trellis2_server.reports import Check
+    from trellis2_server.request_fields import RemoveBackground
 
 logger = logging.getLogger(__name__)
 
@@ -84,22 +95,21 @@ class Cutter:
         self,
         data: bytes,
         *,
-        remove_background: bool = True,
+        remove_background: RemoveBackground = True,
         wait: bool = True,
         check: Check = no_check,
     ) -> Cutout:
         """Cut out the object of a picture file.
 
-        If a pixel has alpha under 255, the picture's alpha is the object, regardless of
-        `remove_background` and the configuration: clients send `remove_background: false`
-        together with such pictures. Otherwise, `remove_background=False` makes the whole frame
-        the object.
+        A picture is a cut-out if its transparency looks like one. What is faint as a whole is made
+        opaque first.
 
         Decodes only the first frame of an animation.
 
         Args:
             data: a file of one of the accepted formats (`images.formats`).
-            remove_background: whether to find the object in a picture without transparency.
+            remove_background: True: find the object in a picture that is no cut-out. "always":
+                also in what is visible of a cut-out. False: the whole frame is the object.
             wait: whether to wait for a background model that is loading. A download can take
                 minutes.
             check: called again and again, as far as what runs allows. An exception that it raises
@@ -118,19 +128,67 @@ class Cutter:
         warnings = [*decoded.warnings]
         rgba = np.array(decoded.image)  # a copy: Pillow's buffer is read-only
         if decoded.has_alpha:
-            background: Background = "alpha"
-        elif not remove_background or self._background == "none":
+            alpha = stretch_alpha(rgba[..., 3])
+            if alpha is not None:
+                rgba[..., 3] = alpha
+                warnings.append(TRANSLUCENT)
+        is_cutout = decoded.has_alpha and is_cut_out(rgba[..., 3])
+        box: Box | None = None
+        if remove_background is False:
+            background: Background = "none"
+        elif is_cutout and (remove_background is True or self._background == "none"):
+            background = "alpha"
+        elif self._background == "none":
             background = "none"
         else:
-            rgb = np.ascontiguousarray(rgba[..., :3])
-            background, rgba = self._find_object(rgb, warnings, wait=wait, check=check)
+            background, rgba = self._remove_background(
+                rgba, warnings, wait=wait, check=check, is_cutout=is_cutout
+            )
+        if background == "alpha":
+            box, warning = find_box(rgba)
+            warnings += [warning] if warning else []
+        elif background == "none":
+            box = Box(0, 0, *rgba.shape[:2])
+            if not rgba[..., 3].any():  # only what it hides is left of such a picture
+                rgba[..., 3] = 255
         for warning in warnings:
             logger.warning("Picture cut out with a warning", extra={"warning": warning})
-        return Cutout(crop_to_object(rgba, background), background, tuple(warnings))
+        return Cutout(crop_to_object(rgba, background, box), background, tuple(warnings))
 
     def close(self) -> None:
         """Free the background model; pictures that need it fail from now on."""
         self._model.close()
+
+    def _remove_background(
+        self,
+        rgba: NDArray[np.uint8],
+        warnings: list[str],
+        *,
+        wait: bool,
+        check: Check,
+        is_cutout: bool,
+    ) -> tuple[Background, NDArray[np.uint8]]:
+        """Find the object in what is visible; return how, and its picture, uint8 [H, W, 4].
+
+        What is transparent stays so. A cut-out in which nothing is found is its own object.
+        """
+        if rgba[..., 3].min() == 255:  # noqa: PLR2004 - opaque
+            rgb = np.ascontiguousarray(rgba[..., :3])
+            return self._find_object(rgb, warnings, wait=wait, check=check)
+        box = search_box(rgba[..., 3])
+        seen = rgba[box.rows, box.columns]
+        background, found = self._find_object(flatten(seen), warnings, wait=wait, check=check)
+        is_faint = seen[..., 3] < 255  # noqa: PLR2004 - their colours are mixed with another
+        found[is_faint, :3] = seen[is_faint, :3]
+        found[..., 3] = np.minimum(found[..., 3], seen[..., 3])
+        if is_cutout and not (found[..., 3] > OPAQUE_ALPHA).any():
+            warnings.append(
+                "image: no background was found to remove; the picture's transparency was used"
+            )
+            return "alpha", rgba
+        removed = np.zeros_like(rgba)
+        removed[box.rows, box.columns] = found
+        return background, removed
 
     def _find_object(
         self, rgb: NDArray[np.uint8], warnings: list[str], *, wait: bool, check: Check

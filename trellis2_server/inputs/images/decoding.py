@@ -1,7 +1,7 @@
 """Decode picture files to upright sRGB pixels of bounded size.
 
 Checks the file's structure and the size in its header before anything is decoded. Accepted formats:
-`formats`.
+`formats`; what is decoded of a file: `loading`, `png_chunks`.
 
 Up to 20 bytes a pixel of the file are in use at a time (WebP; others up to 10). `max_pixels` bounds
 them.
@@ -11,26 +11,29 @@ Does not know: how the object is found, HTTP.
 
 from __future__ import annotations
 
-import io
 import logging
 import warnings
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from trellis2_server.errors import InputError, ServerError, TooLargeError
-from trellis2_server.inputs.images.color_profiles import to_srgb
-from trellis2_server.inputs.images.formats import available_formats, format_names
-from trellis2_server.inputs.images.pixel_modes import to_8_bit
+from trellis2_server.inputs.images.color_profiles import DAMAGED_PROFILE, to_srgb
+from trellis2_server.inputs.images.loading import MAX_REDUCED_PIXELS, MAX_SIZE_PX, load_picture
+from trellis2_server.inputs.images.pixel_modes import SampleKind, to_8_bit
+from trellis2_server.inputs.images.png_chunks import clean_png
 from trellis2_server.inputs.images.structure import check_structure, is_exif_bounded
 
-#: Maximum of the longer side after decoding, in pixels, as in TRELLIS.2.
-MAX_SIZE_PX: Final = 1024
-#: Maximum ratio of the longer to the shorter side. At 32, 1024 x 32 pixels remain.
-MAX_ASPECT: Final = 32
-
 _ORIENTATION_TAG: Final = 0x0112
+_BITS_TAG, _SAMPLE_FORMAT_TAG = 258, 339
+#: Byte order, photometric interpretation, formats of samples, order of bits, bits, further samples
+#: → mode and raw mode: grey of 32 unsigned bits and of 64-bit floating point.
+_MORE_TIFFS: Final[dict[Any, tuple[str, str]]] = {
+    (b"MM", 1, (1,), 1, (32,), ()): ("I", "I;32B"),
+    (b"II", 1, (3,), 1, (64,), ()): ("F", "F;64F"),
+    (b"MM", 1, (3,), 1, (64,), ()): ("F", "F;64BF"),
+}
 #: EXIF 2.32, tag Orientation: the operation that turns the stored pixels upright.
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -76,17 +79,13 @@ def decode_image(data: bytes, *, max_pixels: int) -> DecodedImage:
     if not data:
         raise InputError("image: empty")
     check_structure(data)
-    _silence_pillow()
+    _prepare_pillow()
     notes: list[str] = []
     try:
-        image = _open(data, max_pixels)
-        icc_profile: object = image.info.get("icc_profile")
-        image.draft(None, (2 * MAX_SIZE_PX, 2 * MAX_SIZE_PX))  # JPEG only: decodes at 1/2, 1/4, 1/8
-        image.load()
-        _check_size(image.size, max_pixels)  # a GIF frame can be larger than its header says
-        has_alpha, image = to_8_bit(_upright(image))
+        image, icc_profile = _load(data, max_pixels, notes)
+        has_alpha, image = _to_8_bit(image)
         image = _fit(image)
-        if isinstance(icc_profile, bytes) and icc_profile:
+        if icc_profile:
             alpha = image.getchannel("A") if has_alpha else None
             image = to_srgb(image, icc_profile, notes)
             if alpha is not None:
@@ -104,11 +103,39 @@ def decode_image(data: bytes, *, max_pixels: int) -> DecodedImage:
     return DecodedImage(image, has_alpha, tuple(notes))
 
 
-def _silence_pillow() -> None:
+def _load(data: bytes, max_pixels: int, notes: list[str]) -> tuple[Image.Image, bytes | None]:
+    """Return a picture with its pixels loaded, and its colour profile."""
+    png = clean_png(data)
+    image = load_picture(png.content, max_pixels, notes)
+    if png.is_profile_damaged:
+        notes.append(DAMAGED_PROFILE)
+    if png.transparent is not None and "transparency" in image.info:
+        image.info["transparency"] = png.transparent
+    icc_profile: object = png.icc_profile or image.info.get("icc_profile")
+    return image, icc_profile if isinstance(icc_profile, bytes) else None
+
+
+def _to_8_bit(image: Image.Image) -> tuple[bool, Image.Image]:
+    """Return whether a picture has transparency, and the picture, upright and of 8 bits."""
+    is_bmp, kind = image.format == "BMP", _sample_kind(image)
+    has_alpha, image = to_8_bit(_upright(image), kind)
+    if is_bmp and has_alpha and not image.getchannel("A").getbbox():
+        return False, image.convert("RGB")  # a channel that is not in use, as browsers take it
+    return has_alpha, image
+
+
+def _prepare_pillow() -> None:
     """Ignore Pillow's warnings and log records: they concern a client's file, not this code.
+
+    Pillow's own limit of pixels counts those of a JPEG before it is reduced.
+
+    Its table of TIFFs lacks layouts that its decoder knows.
 
     `warnings.catch_warnings` does not work here: it replaces a list shared by all threads.
     """
+    Image.MAX_IMAGE_PIXELS = MAX_REDUCED_PIXELS // 2  # twice as many are an error
+    for layout, modes in _MORE_TIFFS.items():
+        TiffImagePlugin.OPEN_INFO.setdefault(layout, modes)
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     pattern = r"PIL(\.|$)"
     if not any(
@@ -118,28 +145,16 @@ def _silence_pillow() -> None:
         warnings.filterwarnings("ignore", module=pattern)
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(data), formats=available_formats())
-    except Image.UnidentifiedImageError as error:
-        raise InputError(f"image: not a {format_names()} file, or a damaged one") from error
-    _check_size(image.size, max_pixels)
-    return image
-
-
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if width * height > max_pixels:
-        raise TooLargeError(
-            f"image: {width} x {height} pixels, over the limit of {max_pixels} pixels"
-        )
-    if min(size) < 1:
-        raise InputError("image: it has no pixels")
-    if max(size) > MAX_ASPECT * min(size):
-        raise InputError(
-            f"image: {width} x {height} pixels is too elongated, "
-            f"one side may be at most {MAX_ASPECT} times the other"
-        )
+def _sample_kind(image: Image.Image) -> SampleKind:
+    """Return how the values of a TIFF differ from what its mode says."""
+    tags: Any = getattr(image, "tag_v2", {})
+    layout = image.mode, tags.get(_BITS_TAG), tags.get(_SAMPLE_FORMAT_TAG, (1,))
+    kinds: dict[object, SampleKind] = {
+        ("I", (32,), (1,)): "unsigned",
+        ("L", (8,), (2,)): "signed",
+        ("I", (16,), (2,)): "short",
+    }
+    return kinds.get(layout, "usual")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -154,15 +169,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _exif(image: Image.Image) -> bytes:
-    """Return the EXIF data that Pillow would read, but for TIFF; `b""` if there is none.
-
-    Raises:
-        ValueError: it is text that is not hexadecimal.
-    """
+    """Return the EXIF data that Pillow would read, but for TIFF; `b""` if there is none."""
     exif: object = image.info.get("exif")
-    text: object = image.info.get("Raw profile type exif")  # ImageMagick's, in a PNG
-    if exif is None and isinstance(text, str):
-        return bytes.fromhex("".join(text.split("\n")[3:]))
     return exif if isinstance(exif, bytes) else b""
 
 

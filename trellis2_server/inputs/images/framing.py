@@ -7,24 +7,26 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from trellis2_server.errors import InputError
+from trellis2_server.inputs.images.transparency import OPAQUE_ALPHA, Box, box_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trellis2_server.inputs.images.cutout import Background
 
-#: Pixels with a higher alpha belong to the object's box: TRELLIS.2's 0.8 * 255.
-OPAQUE_ALPHA: Final = 204
 #: Minimum of the longer side of the object's box, in pixels.
 MIN_OBJECT_PX: Final = 16
 
 
-def crop_to_object(rgba: NDArray[np.uint8], background: Background) -> NDArray[np.uint8]:
+def crop_to_object(
+    rgba: NDArray[np.uint8], background: Background, box: Box | None = None
+) -> NDArray[np.uint8]:
     """Crop to the square around the object's box; empty where it exceeds the picture.
 
     Args:
         rgba: uint8 [H, W, 4], straight alpha.
         background: how the object was found; for the error message.
+        box: the object's box; None: that of the pixels with alpha over 204.
 
     Returns:
         uint8 [S, S, 4]; colour under alpha 0 is 0.
@@ -32,17 +34,15 @@ def crop_to_object(rgba: NDArray[np.uint8], background: Background) -> NDArray[n
     Raises:
         InputError: the picture has no object, or one smaller than 16 pixels.
     """
-    solid = rgba[..., 3] > OPAQUE_ALPHA
-    rows = np.flatnonzero(solid.any(axis=1))
-    columns = np.flatnonzero(solid.any(axis=0))
-    if not len(rows):
+    box = box or box_of(rgba[..., 3] > OPAQUE_ALPHA)
+    if box is None:
         reason = {
             "alpha": "everything in it is transparent",
             "none": "it is empty",
         }.get(background, "nothing is left after the background was removed")
         raise InputError(f"image: no object was found, {reason}")
-    top, left = int(rows[0]), int(columns[0])
-    height, width = int(rows[-1]) + 1 - top, int(columns[-1]) + 1 - left
+    top, left, bottom, right = box
+    height, width = bottom - top, right - left
     side = max(height, width)
     if side < MIN_OBJECT_PX:
         raise InputError(

@@ -16,16 +16,22 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from trellis2_server.errors import InputError, TooLargeError
+from trellis2_server.inputs.images.jpeg_segments import (
+    APP1,
+    START_OF_FRAME,
+    START_OF_SCAN,
+    read_segments,
+)
 from trellis2_server.inputs.images.tiff_directory import read_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from trellis2_server.inputs.images.tiff_directory import TiffDirectory
 
 #: JPEG: scans of a picture. Programs write about 10; libtiff has the same limit. Each takes time
 #: for all pixels, even if it is empty.
 MAX_SCANS: Final = 100
+#: JPEG: pixels of all scans together.
+MAX_SCANS_PIXELS: Final = 6_400_000_000
 #: JPEG: segments before and between the scans. A segment has up to 64 KB, so that those of large
 #: depth maps and histories are some hundred.
 MAX_SEGMENTS: Final = 4096
@@ -45,13 +51,6 @@ MAX_NUMBERS: Final = 200_000
 _TILE: Final = 16
 #: TIFF: strips or tiles that any picture may have, and that none may exceed.
 _MIN_STRIPS, _MAX_STRIPS = 4096, 300_000
-
-_MARKER: Final = re.compile(rb"\xff[^\x00\xff]")
-#: Inside a scan, restart markers do not end it.
-_END_OF_SCAN: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-_START_OF_SCAN, _END_OF_IMAGE, _APP1 = 0xDA, 0xD9, 0xE1
-#: Markers without content: TEM, restarts, start and end of image.
-_BARE: Final = {0x01, *range(0xD0, 0xDA)}
 
 #: First bytes of TIFF files. Pillow also accepts the third and fourth one the wrong way round.
 _TIFF: Final = {b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0"}
@@ -96,16 +95,19 @@ def _limit(what: str, limit: int) -> TooLargeError:
 
 def _check_jpeg(data: bytes) -> None:
     """Check the first picture of a JPEG file."""
-    scans = segments = fill = 0
+    scans = segments = fill = pixels = 0
     exif: list[bytes] = []
-    for marker, content, skipped in _jpeg_segments(data):
-        segments, fill = segments + 1, fill + skipped
-        scans += marker == _START_OF_SCAN
-        if marker == _APP1 and content.startswith(b"Exif\0\0"):
-            exif.append(content[6:])
+    for segment in read_segments(data):
+        segments, fill = segments + 1, fill + segment.skipped
+        scans += segment.marker == START_OF_SCAN
+        if segment.marker in START_OF_FRAME:
+            pixels = max(pixels, segment.pixels)
+        if segment.marker == APP1 and segment.content.startswith(b"Exif\0\0"):
+            exif.append(segment.content[6:])
+        max_scans = min(MAX_SCANS, max(MAX_SCANS_PIXELS // max(pixels, 1), 1))
         for count, limit, what in (
             (segments, MAX_SEGMENTS, "segments in a JPEG file"),
-            (scans, MAX_SCANS, "scans in a JPEG file"),
+            (scans, max_scans, "scans in a JPEG file of this size"),
             (len(exif), MAX_EXIF_SEGMENTS, "segments with EXIF data"),
             (fill, MAX_FILL_BYTES, "bytes between the segments of a JPEG file"),
         ):
@@ -113,27 +115,6 @@ def _check_jpeg(data: bytes) -> None:
                 raise _limit(what, limit)
     if exif and not is_exif_bounded(b"".join(exif)):
         raise InputError("image: its EXIF data is damaged")
-
-
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Yield the marker and the content of each segment, and how many bytes were skipped before it.
-
-    The pixels of a scan are not counted as skipped. The last item is the end of the first picture
-    or of the file.
-    """
-    at, pattern = 2, _MARKER
-    while found := pattern.search(data, at):
-        start, marker = found.start(), data[found.end() - 1]
-        skipped = start - at if pattern is _MARKER else 0
-        at, content = found.end(), b""
-        if marker not in _BARE:
-            end = max(at + int.from_bytes(data[at : at + 2], "big"), at + 2)
-            at, content = end, data[at + 2 : end]
-        yield marker, content, skipped
-        if marker == _END_OF_IMAGE:
-            return
-        pattern = _END_OF_SCAN if marker == _START_OF_SCAN else _MARKER
-    yield _END_OF_IMAGE, b"", len(data) - at if pattern is _MARKER else 0
 
 
 def _check_png(data: bytes) -> None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 #: Size of a value by TIFF's number of its type, bytes: byte, ASCII, short, long, rational, …
 _SIZES: Final = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8])
 _SHORT: Final = 3
+_BITS, _SAMPLES, _SAMPLE_FORMAT = 258, 277, 339
+#: First bytes of a TIFF and of a BigTIFF.
+_HEADERS: Final = {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}
 #: Types of which Pillow keeps bytes: byte, ASCII, undefined.
 _BYTES: Final = (1, 2, 7)
 
@@ -61,6 +64,25 @@ class TiffDirectory:
             size = 2 if self.kinds[index] == _SHORT else 4
             content = self.values[index].tobytes()[:size]
             found.append(int.from_bytes(content, "little" if self.order == "<" else "big"))
+        return found
+
+    def first_values(self, content: bytes, tag: int) -> list[int]:
+        """Return the first value of each entry with this tag, wherever it is stored.
+
+        Args:
+            content: the file.
+            tag: one whose values are of the type short or long.
+        """
+        found: list[int] = []
+        for value, index in zip(
+            self.integers(tag), np.flatnonzero(self.tags == tag).tolist(), strict=True
+        ):
+            size = 2 if self.kinds[index] == _SHORT else 4
+            if self.counts[index] * size <= self.values.dtype.itemsize:
+                found.append(value)
+            else:
+                at = _integer(self.values[index].tobytes(), self.order)
+                found.append(_integer(content[at : at + size], self.order))
         return found
 
 
@@ -107,6 +129,23 @@ def read_directory(
         rows["value"],
         order,
     )
+
+
+def describe_samples(content: bytes) -> str | None:
+    """Describe the values of a TIFF's pixels, such as "3 samples of 32 bits, floating point".
+
+    None: it is no TIFF.
+    """
+    directory = read_directory(content)
+    if content[:4] not in _HEADERS or directory is None:
+        return None
+    count, bits, kind = (
+        next(iter(directory.first_values(content, tag)), default)
+        for tag, default in ((_SAMPLES, 1), (_BITS, 1), (_SAMPLE_FORMAT, 1))
+    )
+    words = {1: "unsigned", 2: "signed", 3: "floating point", 5: "complex", 6: "complex"}
+    samples = "1 sample" if count == 1 else f"{count} samples"
+    return f"{samples} of {bits} bits, {words.get(kind, 'of an unknown kind')}"
 
 
 def _integer(content: bytes, order: str) -> int:

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import base64
+import struct
+
+import pytest
+
+from trellis2_server.errors import InputError
+from trellis2_server.inputs.images.decoding import decode_image
+from trellis2_server.inputs.images.foreign_files import describe_file, is_heif
+
+
+def boxes(brand: bytes, *more: bytes) -> bytes:
+    """The beginning of an ISO base media file."""
+    brands = brand + bytes(4) + b"".join(more)
+    return struct.pack(">I", 8 + len(brands)) + b"ftyp" + brands + bytes(2000)
+
+
+FILES = {
+    "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG drawing"),
+    "SVG with a declaration": (b"<?xml version='1.0'?>\n<!-- a -->\n<svg/>", "an SVG drawing"),
+    "SVG with a BOM": (b"\xef\xbb\xbf <SVG viewBox='0 0 1 1'>", "an SVG drawing"),
+    "SVG in UTF-16": ("\ufeff<svg width='1'/>".encode("utf-16-le"), "an SVG drawing"),
+    "PDF": (b"%PDF-1.7\n%\xe2\xe3", "a PDF document"),
+    "HTML": (b"<!DOCTYPE html><html><body>404", "an HTML page"),
+    "HTML with a comment": (b"\n<!-- cached -->\n<html lang=en>", "an HTML page"),
+    "XML": (b"<?xml version='1.0'?><Error/>", "an XML document"),
+    "MP4": (boxes(b"isom", b"mp41"), "a video (MP4)"),
+    "MOV": (boxes(b"qt  "), "a video (QuickTime)"),
+    "old MOV": (b"\0\0\0\x08wide\0\0\1\0mdat", "a video (QuickTime)"),
+    "M4A": (boxes(b"M4A ", b"mp42"), "a sound file (M4A)"),
+    "WebM": (b"\x1aE\xdf\xa3\x9fB\x86\x81\1", "a video (WebM or Matroska)"),
+    "AVI": (b"RIFF\x10\0\0\0AVI LIST", "a video (AVI)"),
+    "PSD": (b"8BPS\0\1", "a Photoshop document (PSD)"),
+    "JPEG XL": (b"\xff\x0a\xfa\x1f", "a JPEG XL picture"),
+    "OpenEXR": (b"v/1\x01\2\0\0\0", "an OpenEXR picture"),
+    "ICO": (b"\0\0\1\0\1\0\x10\x10", "an icon (ICO)"),
+    "GLB": (b"glTF\2\0\0\0", "a mesh (GLB)"),
+    "ZIP": (b"PK\3\4\x14\0", "a ZIP archive or an Office document"),
+    "URL": (b"https://example.org/a/cat.png?size=2\n", "the address of a picture (URL)"),
+    "URL without a scheme": (b"www.example.org/cat.png", "the address of a picture (URL)"),
+    "blob URL": (b"blob:https://example.org/1b2c", "the address of a picture (URL)"),
+    "path": (b"/home/user/My pictures/cat.JPG", "the path of a file"),
+    "Windows path": (b"C:\\Users\\me\\cat.png", "the path of a file"),
+    "file name": (b"cat.webp", "the path of a file"),
+    "data URL": (b"data:image/png;base64,iVBORw0KGgo=", "a data: URL"),
+    "JSON": (b'{"image": "..."}', "JSON text"),
+    "base64": (base64.b64encode(bytes(range(200))), "base64 text"),
+    "text": ("a red chair, Möbel".encode(), "text"),
+    "zeros": (bytes(5000), "a file of zeros"),
+}
+
+
+@pytest.mark.parametrize(("data", "what"), FILES.values(), ids=FILES.keys())
+def test_the_message_says_what_a_file_is(data: bytes, what: str) -> None:
+    assert describe_file(data) == what
+    with pytest.raises(InputError, match=r"^image: not a PNG") as caught:
+        decode_image(data, max_pixels=100_000)
+    assert str(caught.value).endswith(f" file but {what}")
+
+
+@pytest.mark.parametrize("data", [b"", b"\1\2\3", b"\x80" * 300, b"\0", b"abc\1\2"])
+def test_unknown_bytes_are_not_described(data: bytes) -> None:
+    assert describe_file(data) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [(boxes(b"heic", b"mif1", b"heic"), True), (boxes(b"mif1", b"mif1", b"heic"), True),
+     (boxes(b"avif", b"mif1", b"avif"), False), (boxes(b"mif1", b"avif"), False),
+     (boxes(b"isom"), False), (b"", False), (b"\xff\xd8\xff", False)],
+)  # fmt: skip
+def test_heic_is_told_from_avif_and_video(data: bytes, *, expected: bool) -> None:
+    assert is_heif(data) is expected

@@ -1,0 +1,152 @@
+"""Say what a file is that is no picture, or a picture that cannot be read.
+
+Does not know: the accepted formats, how they are decoded.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+#: Bytes at the beginning of a file that are looked at.
+_HEAD_BYTES: Final = 1024
+#: First bytes of a file, and what it is.
+_BEGINNINGS: Final[tuple[tuple[bytes, str], ...]] = (
+    (b"%PDF-", "a PDF document"),
+    (b"%!PS", "a PostScript document"),
+    (b"8BPS", "a Photoshop document (PSD)"),
+    (b"\xff\x0a", "a JPEG XL picture"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
+    (b"\0\0\0\x0cjP  ", "a JPEG 2000 picture"),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000 picture"),
+    (b"v/1\x01", "an OpenEXR picture"),
+    (b"#?RADIANCE", "a Radiance HDR picture"),
+    (b"#?RGBE", "a Radiance HDR picture"),
+    (b"DDS ", "a DDS texture"),
+    (b"\xabKTX", "a KTX texture"),
+    (b"\0\0\1\0", "an icon (ICO)"),
+    (b"FUJIFILMCCD-RAW", "a camera's raw file"),
+    (b"IIRO", "a camera's raw file"),
+    (b"IIU\0", "a camera's raw file"),
+    (b"\x1aE\xdf\xa3", "a video (WebM or Matroska)"),
+    (b"\0\0\1\xba", "a video (MPEG)"),
+    (b"\0\0\1\xb3", "a video (MPEG)"),
+    (b"FLV\1", "a video (FLV)"),
+    (b"OggS", "an Ogg file (sound or video)"),
+    (b"ID3", "a sound file (MP3)"),
+    (b"fLaC", "a sound file (FLAC)"),
+    (b"glTF", "a mesh (GLB)"),
+    (b"ply\n", "a mesh (PLY)"),
+    (b"ply\r", "a mesh (PLY)"),
+    (b"solid ", "a mesh (STL)"),
+    (b"PK\3\4", "a ZIP archive or an Office document"),
+    (b"Rar!", "a RAR archive"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\xd0\xcf\x11\xe0", "an Office document"),
+    (b"{\\rtf", "an RTF document"),
+    (b"\0" * 64, "a file of zeros"),
+    (b"\x7fELF", "a program"),
+    (b"MZ", "a program"),
+)
+#: Brands of ISO base media files: pictures; others are videos.
+_HEIF_BRANDS: Final = {
+    b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"mif2",
+}  # fmt: skip
+_AVIF_BRANDS: Final = {b"avif", b"avis"}
+_RIFF: Final = {b"AVI ": "a video (AVI)", b"WAVE": "a sound file (WAV)"}
+#: The first three letters of other brands.
+_BRANDS: Final = {
+    b"qt ": "a video (QuickTime)",
+    b"M4A": "a sound file (M4A)",
+    b"M4B": "a sound file (M4A)",
+    b"crx": "a camera's raw file",
+}
+
+_LINES: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = (
+    (
+        re.compile(rb"(?:https?://?|ftp://|file:/|blob:)\S+|www\.\S+", re.IGNORECASE),
+        "the address of a picture (URL)",
+    ),
+    (
+        re.compile(
+            rb"[^\0-\x1f<>|{}\"]+\.(?:png|jpe?g|webp|gif|bmp|tiff?|avif|hei[cf]|svg|glb|obj)",
+            re.IGNORECASE,
+        ),
+        "the path of a file",
+    ),
+)
+_TEXTS: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = (
+    (re.compile(rb"<(?:.{0,1000}<)?svg\b", re.IGNORECASE | re.DOTALL), "an SVG drawing"),
+    (
+        re.compile(
+            rb"(?:<!--.{0,900}?-->\s*)?<(?:!doctype html|html|head|body)\b",
+            re.IGNORECASE | re.DOTALL,
+        ),
+        "an HTML page",
+    ),
+    (re.compile(rb"<\?xml\b"), "an XML document"),
+    (re.compile(rb"data:", re.IGNORECASE), "a data: URL"),
+    (re.compile(rb"[{\[]"), "JSON text"),
+    (re.compile(rb"[A-Za-z0-9+/_-]{64,}={0,2}"), "base64 text"),
+)
+_CONTROL: Final = re.compile(rb"[\0-\x08\x0b\x0e-\x1f\x7f]")
+
+
+def is_heif(data: bytes) -> bool:
+    """Whether a file is a picture of the kind that phones call HEIC."""
+    return data[4:8] == b"ftyp" and not _brands(data) & _AVIF_BRANDS and _is_heif_brand(data)
+
+
+def describe_file(data: bytes) -> str | None:
+    """Return what a file is, with its article, for a message; None: unknown.
+
+    Args:
+        data: the file, none of the accepted pictures.
+    """
+    head = data[:_HEAD_BYTES]
+    known = next((what for start, what in _BEGINNINGS if head.startswith(start)), None)
+    return known or _describe_media(head) or _describe_text(head, len(data))
+
+
+def _brands(data: bytes) -> set[bytes]:
+    size = min(int.from_bytes(data[:4], "big"), _HEAD_BYTES)
+    return {data[8:12], *(data[at : at + 4] for at in range(16, size - 3, 4))}
+
+
+def _is_heif_brand(data: bytes) -> bool:
+    return data[8:12] in _HEIF_BRANDS or bool(_brands(data) & {b"heic", b"heix", b"mif1"})
+
+
+def _describe_media(head: bytes) -> str | None:
+    """Describe a file of boxes or of RIFF chunks: pictures, videos, sound."""
+    if head[:4] == b"RIFF":
+        return _RIFF.get(head[8:12])
+    if head[4:8] != b"ftyp":
+        return "a video (QuickTime)" if head[4:8] in {b"moov", b"mdat", b"wide"} else None
+    if _brands(head) & _AVIF_BRANDS:
+        return "an AVIF picture"
+    return "a HEIC picture" if _is_heif_brand(head) else _BRANDS.get(head[8:11], "a video (MP4)")
+
+
+def _describe_text(head: bytes, length: int) -> str | None:
+    for mark, charset in ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):
+        if head.startswith(mark):
+            head = head[2:].decode(charset, "ignore").encode()
+    text = head.removeprefix(b"\xef\xbb\xbf").strip()
+    if length <= _HEAD_BYTES:
+        whole = next((what for pattern, what in _LINES if pattern.fullmatch(text)), None)
+        if whole is not None:
+            return whole
+    known = next((what for pattern, what in _TEXTS if pattern.match(text)), None)
+    if known is not None or not text or _CONTROL.search(text) or not _is_utf8(text):
+        return known
+    return "text"
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text[:-3].decode()
+    except UnicodeDecodeError:
+        return False
+    return True
