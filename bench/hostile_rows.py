@@ -100,8 +100,8 @@ _BOTH: Final = SERVED | REFUSED
 #: Files that are invalid, or of which nothing is left to show. All others are valid, if costly:
 #: they may be served as well as refused.
 _INVALID: Final = {
-    "jpeg-empty-scans", "jpeg-cut", "tiff-tiny-strips", "tiff-directory-loop", "png-text-bombs",
-    "png-profile-bomb", "gif-huge-frame", "webp-wrong-sizes", "avif-cut",
+    "jpeg-empty-scans", "tiff-tiny-strips", "tiff-directory-loop", "png-text-bombs",
+    "gif-huge-frame", "webp-wrong-sizes", "avif-cut",
     "obj-without-area", "obj-points", "obj-thin", "stl-not-finite", "stl-text",
     "ply-long-text-face", "glb-amplified", "glb-sparse", "glb-doubling-tree", "glb-circle",
     "glb-many-nodes",
