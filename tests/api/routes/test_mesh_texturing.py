@@ -193,6 +193,36 @@ def test_an_invalid_mesh_is_rejected_with_the_cause(
     assert reply.json()["text"].startswith(cause)
 
 
+def test_a_mesh_with_a_picture_leaves_its_hash_to_the_model_of_the_picture(
+    default_preview: Server,
+) -> None:
+    own = default_preview.generate({"image": encoded(red_and_green())})
+    image_hash = own.headers["X-Image-Hash"]
+    given = textured(default_preview, as_bytes(egg(), "glb"))
+    broken = textured(default_preview, b"v 0 0 0\nf 1 2 3\n")
+    assert (given.status_code, broken.status_code) == (200, 400)
+    assert given.headers["X-Image-Hash"] not in {image_hash, ""}
+    by_hash = default_preview.texture(image_hash=image_hash)
+    by_picture = default_preview.texture(image=encoded(red_and_green()))
+    assert by_hash.headers["X-Job-Id"] == own.headers["X-Job-Id"]
+    assert by_picture.headers["X-Job-Id"] == own.headers["X-Job-Id"]
+    again = default_preview.texture(image_hash=given.headers["X-Image-Hash"])
+    assert again.content == given.content
+
+
+def test_the_hash_of_a_job_is_that_of_its_picture_and_its_mesh(default_preview: Server) -> None:
+    egg_glb, egg_stl = as_bytes(egg(), "glb"), as_bytes(egg(), "stl")
+    one, turned, other = (
+        textured(default_preview, egg_glb),
+        textured(default_preview, egg_glb, geo_rotation=90),
+        textured(default_preview, egg_stl),
+    )
+    hashes = [reply.headers["X-Image-Hash"] for reply in (one, turned, other)]
+    assert hashes[0] == hashes[1] != hashes[2]
+    named = default_preview.client.get(f"/jobs/{hashes[0]}").json()["uid"]
+    assert named == turned.headers["X-Job-Id"]
+
+
 def test_a_finished_job_does_not_hold_its_mesh_and_models(server: Server) -> None:
     uid = textured(server, as_bytes(egg(), "glb")).headers["x-job-id"]
     assert uid not in server.manager.active_jobs
