@@ -11,10 +11,11 @@ import pytest
 import trimesh
 from PIL import Image, ImageDraw
 
+from tests.support.glb_files import opened
 from tests.support.hunyuan import finished, send
 from tests.support.khronos import messages
 from tests.support.meshes import as_bytes, egg, load_scene, ply, two_nodes
-from tests.support.server import encoded, fields, picture
+from tests.support.server import encoded, fields, picture, until
 
 if TYPE_CHECKING:
     import httpx
@@ -191,6 +192,25 @@ def test_an_invalid_mesh_is_rejected_with_the_cause(
     reply = server.generate(fields(mesh=mesh, texture=True))
     assert reply.status_code == 400
     assert reply.json()["text"].startswith(cause)
+
+
+@pytest.mark.parametrize(
+    ("compress", "extension"),
+    [("meshopt", "EXT_meshopt_compression"), ("draco", "KHR_draco_mesh_compression")],
+)
+def test_an_uploaded_mesh_is_returned_compressed(
+    default_preview: Server, compress: str, extension: str
+) -> None:
+    reply = textured(default_preview, as_bytes(egg(), "glb"), compress=compress)
+    if reply.status_code == 500:
+        pytest.skip(f"{compress} is not installed")
+    plain = textured(default_preview, as_bytes(egg(), "glb"))
+    assert plain.headers["X-Job-Id"] != reply.headers["X-Job-Id"]
+    assert extension in opened(reply.content)[0]["extensionsRequired"]
+    uid = reply.headers["X-Job-Id"]
+    until(lambda: default_preview.client.get(f"/jobs/{uid}").json()["can_export"], "stored")
+    again = default_preview.client.post(f"/jobs/{uid}/export", json={"compress": "none"})
+    assert again.content == plain.content
 
 
 def test_a_mesh_with_a_picture_leaves_its_hash_to_the_model_of_the_picture(
