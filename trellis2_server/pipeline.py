@@ -288,7 +288,12 @@ def read_mesh(
     report("read", 1, 2)
     extras = _extras(engine, mesh, options)
     glb = retexture.untextured_glb(
-        scene, mesh, extras=extras, generator=_generator(engine), report=report
+        scene,
+        mesh,
+        extras=extras,
+        generator=_generator(engine),
+        compress=options.compress,
+        report=report,
     )
     report("read", 2, 2)
     return UploadedMesh(scene, mesh), glb
@@ -338,6 +343,7 @@ def export_model(  # noqa: PLR0913, PLR0917 - one argument per input
             texture_size=options.texture_size,
             alpha_mode=options.alpha_mode,
             texture_format=options.texture_format,
+            compress=options.compress,
             unwrap=settings.unwrap,
             extras=_extras(engine, geometry.mesh, options),
             generator=_generator(engine),

@@ -304,12 +304,12 @@ FIELDS: Final = (
     RequestField(
         "compress",
         "string",
-        "Geometry compression in the GLB. Only for type glb, and not for a mesh of the request.",
+        "Geometry compression in the GLB. Only for type glb. Of a mesh of the request, meshopt "
+        "keeps the positions and the order of the faces, draco does not.",
         "export",
         choices=get_args(Compression),
         is_nullable=True,
         setting="export.compress",
-        mesh="excluded",
         is_glb_only=True,
     ),
 )

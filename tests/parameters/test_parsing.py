@@ -245,7 +245,8 @@ def test_a_field_that_does_not_apply_has_its_declared_default() -> None:
     mesh = "0" * 32
     assert read_options({}, configured).compress == "draco"
     assert read_options({"type": "obj"}, configured).compress is None
-    assert read_options({}, configured, mesh=mesh).compress is None
+    assert read_options({}, configured, mesh=mesh).remesh is False
+    assert read_options({}, configured, mesh=mesh).compress == "draco"
     assert read_options({"geo_rotation": -450}, configured).geo_rotation == 0
     assert read_options({"geo_rotation": -450}, configured, mesh=mesh).geo_rotation == -90
 
@@ -262,9 +263,11 @@ def test_an_export_changes_fields_of_the_export_only() -> None:
         read_export({"seed": "x"}, made, DEFAULTS)
 
 
-def test_an_export_of_a_mesh_neither_remeshes_nor_compresses() -> None:
+def test_an_export_of_a_mesh_compresses_but_does_not_remesh() -> None:
     made = read_options({"seed": 1}, DEFAULTS, mesh="0" * 32)
-    assert read_export({"remesh": True, "compress": "draco"}, made, DEFAULTS) == made
+    assert read_export({"remesh": True}, made, DEFAULTS) == made
+    packed = read_export({"remesh": True, "compress": "draco"}, made, DEFAULTS)
+    assert packed == dataclasses.replace(made, compress="draco")
 
 
 # ---- the operator's maxima -------------------------------------------------------------------

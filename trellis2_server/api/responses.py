@@ -30,7 +30,9 @@ class StatusReply(BaseModel):
 
     status: Literal["shape_processing", "texture_processing", "completed", "error"]
     uid: str = Field(description="Id of the job. An image hash can later refer to a newer job.")
-    image_hash: str | None = Field(default=None, description="MD5 of the cut-out picture.")
+    image_hash: str | None = Field(
+        default=None, description="MD5 of the cut-out picture, or of it and the mesh."
+    )
     engine: str = Field(description="`trellis2` or `preview`.")
     error: str | None = Field(
         default=None, description="Cause of the error; `cancelled` for a cancelled job."

@@ -11,10 +11,11 @@ import pytest
 import trimesh
 from PIL import Image, ImageDraw
 
+from tests.support.glb_files import opened
 from tests.support.hunyuan import finished, send
 from tests.support.khronos import messages
 from tests.support.meshes import as_bytes, egg, load_scene, ply, two_nodes
-from tests.support.server import encoded, fields, picture
+from tests.support.server import encoded, fields, picture, until
 
 if TYPE_CHECKING:
     import httpx
@@ -191,6 +192,55 @@ def test_an_invalid_mesh_is_rejected_with_the_cause(
     reply = server.generate(fields(mesh=mesh, texture=True))
     assert reply.status_code == 400
     assert reply.json()["text"].startswith(cause)
+
+
+@pytest.mark.parametrize(
+    ("compress", "extension"),
+    [("meshopt", "EXT_meshopt_compression"), ("draco", "KHR_draco_mesh_compression")],
+)
+def test_an_uploaded_mesh_is_returned_compressed(
+    default_preview: Server, compress: str, extension: str
+) -> None:
+    reply = textured(default_preview, as_bytes(egg(), "glb"), compress=compress)
+    if reply.status_code == 500:
+        pytest.skip(f"{compress} is not installed")
+    plain = textured(default_preview, as_bytes(egg(), "glb"))
+    assert plain.headers["X-Job-Id"] != reply.headers["X-Job-Id"]
+    assert extension in opened(reply.content)[0]["extensionsRequired"]
+    uid = reply.headers["X-Job-Id"]
+    until(lambda: default_preview.client.get(f"/jobs/{uid}").json()["can_export"], "stored")
+    again = default_preview.client.post(f"/jobs/{uid}/export", json={"compress": "none"})
+    assert again.content == plain.content
+
+
+def test_a_mesh_with_a_picture_leaves_its_hash_to_the_model_of_the_picture(
+    default_preview: Server,
+) -> None:
+    own = default_preview.generate({"image": encoded(red_and_green())})
+    image_hash = own.headers["X-Image-Hash"]
+    given = textured(default_preview, as_bytes(egg(), "glb"))
+    broken = textured(default_preview, b"v 0 0 0\nf 1 2 3\n")
+    assert (given.status_code, broken.status_code) == (200, 400)
+    assert given.headers["X-Image-Hash"] not in {image_hash, ""}
+    by_hash = default_preview.texture(image_hash=image_hash)
+    by_picture = default_preview.texture(image=encoded(red_and_green()))
+    assert by_hash.headers["X-Job-Id"] == own.headers["X-Job-Id"]
+    assert by_picture.headers["X-Job-Id"] == own.headers["X-Job-Id"]
+    again = default_preview.texture(image_hash=given.headers["X-Image-Hash"])
+    assert again.content == given.content
+
+
+def test_the_hash_of_a_job_is_that_of_its_picture_and_its_mesh(default_preview: Server) -> None:
+    egg_glb, egg_stl = as_bytes(egg(), "glb"), as_bytes(egg(), "stl")
+    one, turned, other = (
+        textured(default_preview, egg_glb),
+        textured(default_preview, egg_glb, geo_rotation=90),
+        textured(default_preview, egg_stl),
+    )
+    hashes = [reply.headers["X-Image-Hash"] for reply in (one, turned, other)]
+    assert hashes[0] == hashes[1] != hashes[2]
+    named = default_preview.client.get(f"/jobs/{hashes[0]}").json()["uid"]
+    assert named == turned.headers["X-Job-Id"]
 
 
 def test_a_finished_job_does_not_hold_its_mesh_and_models(server: Server) -> None:
