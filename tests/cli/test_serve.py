@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from tests.support.background_packages import MODEL, NAME, needs_pooch, stand_in_packages
 from tests.support.server import encoded, fields, picture, until
 from tests.support.server_command import ENTRY, ROOT, configured
 from trellis2_server.cli.serve import EXIT_UNHEALTHY
@@ -36,12 +37,13 @@ class Process:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.began = time.monotonic()
+        more = [environment["PYTHONPATH"]] if environment and "PYTHONPATH" in environment else []
         self.process = subprocess.Popen(
             [sys.executable, entry, "--config", config, "--host", "127.0.0.1",
              "--port", str(self.port)],
             stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
             env=(environment or os.environ)
-            | {"PYTHONWARNINGS": "default", "PYTHONPATH": str(ROOT)},
+            | {"PYTHONWARNINGS": "default", "PYTHONPATH": os.pathsep.join((str(ROOT), *more))},
         )  # fmt: skip
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read)
@@ -93,6 +95,41 @@ def test_an_idle_process_exits_at_once_with_0(tmp_path: Path, number: int) -> No
     said = "".join(server.log)
     assert "Traceback" not in said
     assert " Ready engine=preview" in said
+
+
+@needs_pooch
+@pytest.mark.parametrize("wanted", [None, True, False])
+def test_a_server_is_ready_while_it_fetches_its_background_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, wanted: bool | None
+) -> None:
+    with stand_in_packages(tmp_path, monkeypatch) as origin:
+        origin.may_end.clear()
+        config = configured(
+            tmp_path,
+            model={
+                "engine": "preview",
+                "background": "auto" if wanted is None else "grabcut",
+                "background_model": NAME,
+                "background_prefetch": wanted,
+            },
+        )
+        environment = os.environ | {"PYTHONPATH": str(tmp_path / "packages")}
+        with process(config, environment) as server:
+            until(lambda: server.health()["status"] == "ok", "ok")
+            if wanted is False:
+                assert "background_model" not in server.health()
+                return
+            assert origin.reached.wait(60)
+            until(lambda: server.health()["background_model"].get("bytes", 0) > 0, "progress")
+            state = server.health()["background_model"]
+            assert state["bytes"] < state["total"] == len(MODEL)
+            assert (state["name"], state["state"]) == (NAME, "fetching")
+            assert state["file"] == f"{NAME}.onnx"
+            origin.may_end.set()
+            ready = {"name": NAME, "state": "ready"}
+            until(lambda: server.health()["background_model"] == ready, "the model")
+            assert server.stop()[0] == 0
+    assert origin.downloads == 1
 
 
 def test_a_busy_process_exits_in_time_and_answers_every_client(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from trellis2_server.decoders import DecoderPool
     from trellis2_server.export.formats import FileType
+    from trellis2_server.inputs.background import FetchState
     from trellis2_server.inputs.images import Cutout, Cutter
     from trellis2_server.mesh import VoxelField
     from trellis2_server.parameters import Options
@@ -107,6 +108,10 @@ class Executor(Protocol):
 
     def device_memory(self) -> Mapping[str, int]:
         """Return the device memory; see `Engine.device_memory`."""
+        ...
+
+    def background_model(self) -> FetchState | None:
+        """Return how far the background model is; None: nothing was done for it here."""
         ...
 
     def cut_out(
@@ -226,6 +231,10 @@ class LocalExecutor:
     def device_memory(self) -> Mapping[str, int]:
         """Return the memory of the engine's device, bytes by kind."""
         return self._engine.device_memory()
+
+    def background_model(self) -> FetchState | None:
+        """Return how far the cutter's background model is."""
+        return self._cutter.model_state()
 
     def cut_out(
         self, picture: bytes, *, remove_background: RemoveBackground, report: Report

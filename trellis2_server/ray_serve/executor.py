@@ -125,6 +125,9 @@ class ClusterExecutor:
         """Return nothing: each engine watches its own device."""
         return {}
 
+    def background_model(self) -> None:
+        """Return nothing: each cutter has a model of its own."""
+
     # ---- steps ---------------------------------------------------------------------------
 
     @_translate_ray_errors

@@ -10,14 +10,16 @@ from trellis2_server.errors import InputError, TooLargeError
 from trellis2_server.inputs.meshes.welding import weld
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from trellis2_server.inputs.meshes.scene import Scene
     from trellis2_server.mesh import Mesh
 
 #: Share of the cube's edge that the mesh fills, as in TRELLIS.2.
 FILL: Final = 0.99999
-#: Minimum area of all faces. Coordinates are exact to 6e-8 there; less than the square of that is
-#: the area of lines and points.
-MIN_AREA: Final = 4e-15
+#: A face has an area if that is more than this share of the square of its longest edge. Rounding
+#: gives a line about 1e-16.
+MIN_SHARE: Final = 1e-12
 #: Maximum area of all faces, in sides of the cube. A voxelised mesh takes work and memory in
 #: proportion to it: at a resolution of 1024, a million voxels for each side. A closed box has 6.
 MAX_AREA: Final = 200.0
@@ -61,15 +63,16 @@ def to_model_frame(scene: Scene, rotation_deg: float = 0.0) -> Mesh:
     if not np.isfinite([extent, *center]).all():
         raise InputError("mesh: its size exceeds the range of numbers")
     if extent <= 0 or not np.isfinite(FILL / extent):
-        raise InputError("mesh: it has no size")
+        raise InputError("mesh: it has no size, its faces have no area")
     points -= center
     points *= FILL / extent
+    # Before they are rounded: faces far apart may be points in single precision.
+    if not _has_area(points, faces):
+        raise InputError("mesh: it has no surface, its faces have no area")
     # A vertex that no face uses may lie anywhere. It would count in the mesh's bounds.
     points[~is_used] = points[faces[0, 0]]
     mesh = weld(points.astype(np.float32), faces)
     area, length = _measure(mesh)
-    if area < MIN_AREA:
-        raise InputError("mesh: it has no surface, its faces have no area")
     if area > MAX_AREA:
         raise TooLargeError(
             f"mesh: its faces have {area:.0f} times the area of the side of a cube around it, "
@@ -81,6 +84,20 @@ def to_model_frame(scene: Scene, rotation_deg: float = 0.0) -> Mesh:
             f"side of a cube around it, over the limit of {MAX_LENGTH:.0f}"
         )
     return mesh
+
+
+def _has_area(points: NDArray[np.float64], faces: NDArray[np.int32]) -> bool:
+    """Return whether any face is more than a line or a point."""
+    for start in range(0, len(faces), _FACES_AT_ONCE):
+        corners = points[faces[start : start + _FACES_AT_ONCE]]
+        sides = corners[:, [1, 2, 0]] - corners
+        # Each face in its own size: the squares of tiny edges would be zero.
+        size = np.abs(sides).max(axis=(1, 2))
+        sides = sides[size > 0] / size[size > 0, None, None]
+        double = np.linalg.norm(np.cross(sides[:, 0], sides[:, 2]), axis=1)
+        if (double > 2 * MIN_SHARE * np.square(sides).sum(axis=2).max(axis=1)).any():
+            return True
+    return False
 
 
 def _measure(mesh: Mesh) -> tuple[float, float]:
