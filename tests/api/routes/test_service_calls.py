@@ -280,7 +280,7 @@ DOCUMENTED = {
     ("get", "/jobs/{name}"): {200, *READS},
     ("delete", "/jobs/{name}"): {204, *READS, 503},
     ("get", "/events/{name}"): {200, *READS, 429},
-    ("post", "/jobs/{name}/export"): {200, *GENERATES, 404, 409, 500},
+    ("post", "/jobs/{name}/export"): {200, *GENERATES, 404, 409, 500, 507},
     ("post", "/send"): {200, *GENERATES},
     ("get", "/status/test"): {200},
     ("get", "/healthcheck"): {200, 503},
