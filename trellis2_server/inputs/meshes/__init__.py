@@ -3,7 +3,10 @@
     reading          recognizes the format; a new format goes into its table
     glb … stl        one reader per format
     glb_nodes        the tree of nodes of a GLB
-    glb_container    chunks, buffer views and accessors of a GLB
+    glb_primitives   the triangles of a mesh of a GLB
+    glb_accessors    rows of numbers of a GLB
+    glb_container    chunks and buffer views of a GLB
+    glb_json, data_uris  parts of that
     obj_lines, ply_text, ply_binary, ply_rows  parts of two readers
     text, numbers    lines and numbers of text files, many at a time
     polygons         polygons → triangles

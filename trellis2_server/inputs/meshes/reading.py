@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from trellis2_server.errors import InputError
-from trellis2_server.inputs.meshes.glb import is_glb, read_glb
+from trellis2_server.inputs.meshes.glb import read_glb
+from trellis2_server.inputs.meshes.glb_container import is_glb, is_gltf_text
 from trellis2_server.inputs.meshes.obj import is_obj, read_obj
 from trellis2_server.inputs.meshes.ply import is_ply, read_ply
 from trellis2_server.inputs.meshes.scene import check_density
@@ -50,6 +51,7 @@ class _Format:
 #: In the order in which they are tried.
 _FORMATS: Final = (
     _Format("GLB", is_glb, read_glb),
+    _Format("glTF", is_gltf_text, read_glb),
     _Format("PLY", is_ply, read_ply),
     _Format("STL", is_binary_stl, read_binary_stl),
     _Format("STL", is_text_stl, read_text_stl),
@@ -65,7 +67,7 @@ _READ_ERRORS: Final = (
 
 
 def read_scene(content: bytes, *, is_own: bool = False) -> Scene:
-    """Read a GLB, OBJ, PLY or STL file.
+    """Read a GLB, glTF, OBJ, PLY or STL file.
 
     Args:
         content: of the file.
@@ -105,6 +107,4 @@ def _recognize(content: bytes) -> _Format:
     for file_format in _FORMATS:
         if file_format.matches(content):
             return file_format
-    if content[:65_536].lstrip()[:1] == b"{":
-        raise InputError("mesh: a glTF file as JSON text; send a GLB, which contains all data")
     raise InputError("mesh: not a GLB, OBJ, PLY or STL file, or its beginning is missing")

@@ -29,6 +29,8 @@ _FREE_VERTICES: Final = 300_000
 #: write, faces take nine and more; fewer if they share few vertices, or primitives share all.
 _BYTES_PER_FACE: Final = 8
 _BYTES_PER_VERTEX: Final = 3
+#: Faces that a file may declare, for each that it may have: strips have many that show nothing.
+_DECLARED: Final = 2
 #: Distance from the origin, in extents of the mesh, beyond which float32 loses more than a
 #: millionth of the extent.
 _FAR: Final = 16.0
@@ -245,6 +247,19 @@ def check_density(vertices: int, faces: int, file_bytes: int) -> None:
             raise TooLargeError(
                 f"mesh: {count} {what} in a file of {file_bytes} bytes, over the limit of {limit}"
             )
+
+
+def check_declared(faces: int, file_bytes: int) -> None:
+    """Check a number of declared faces, before they are read; see `check_density`.
+
+    Raises:
+        TooLargeError: a small file declares many faces.
+    """
+    limit = _DECLARED * (_FREE_FACES + file_bytes // _BYTES_PER_FACE)
+    if faces > limit:
+        raise TooLargeError(
+            f"mesh: {faces} faces in a file of {file_bytes} bytes, over the limit of {limit}"
+        )
 
 
 def check_count(value: object, least: int = 0) -> int:
