@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from tests.support.background_packages import MODEL, NAME, needs_pooch, stand_in_packages
+from tests.support.engines import PATIENCE_S
 from tests.support.server import encoded, fields, picture, until
 from tests.support.server_command import ENTRY, ROOT, configured
 from trellis2_server.cli.serve import EXIT_UNHEALTHY
@@ -85,10 +86,15 @@ def process(
         running.end()
 
 
+def until_ready(server: Process) -> None:
+    """Wait as long as a start takes on a busy machine."""
+    until(lambda: server.health()["status"] == "ok", "ok", patience_s=4 * PATIENCE_S)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_idle_process_exits_at_once_with_0(tmp_path: Path, number: int) -> None:
     with process(configured(tmp_path)) as server:
-        until(lambda: server.health()["status"] == "ok", "ok")
+        until_ready(server)
         code, seconds = server.stop(number)
     assert code == 0
     assert seconds < 3
@@ -115,7 +121,7 @@ def test_a_server_is_ready_while_it_fetches_its_background_model(
         )
         environment = os.environ | {"PYTHONPATH": str(tmp_path / "packages")}
         with process(config, environment) as server:
-            until(lambda: server.health()["status"] == "ok", "ok")
+            until_ready(server)
             if wanted is False:
                 assert "background_model" not in server.health()
                 return
@@ -136,7 +142,7 @@ def test_a_busy_process_exits_in_time_and_answers_every_client(tmp_path: Path) -
     manager = {"limit_model_concurrency": 1}
     grace = {"shutdown_grace_seconds": 1.0}
     with process(configured(tmp_path, worker=manager, server=grace)) as server:
-        until(lambda: server.health()["status"] == "ok", "ok")
+        until_ready(server)
         replies: list[httpx.Response] = []
 
         def ask(shade: int) -> None:
@@ -166,7 +172,7 @@ def test_a_busy_process_exits_in_time_and_answers_every_client(tmp_path: Path) -
 
 def test_a_client_that_never_ends_its_request_gets_503_at_shutdown(tmp_path: Path) -> None:
     with process(configured(tmp_path, server={"shutdown_grace_seconds": 0.2})) as server:
-        until(lambda: server.health()["status"] == "ok", "ok")
+        until_ready(server)
         head = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
         with (
             socket.create_connection(("127.0.0.1", server.port), timeout=20) as half,
@@ -193,7 +199,7 @@ def test_a_loading_process_exits_in_time(tmp_path: Path) -> None:
 def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     grace = {"shutdown_grace_seconds": 60.0}
     with process(configured(tmp_path, server=grace)) as server:
-        until(lambda: server.health()["status"] == "ok", "ok")
+        until_ready(server)
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as half:
             half.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
             until(lambda: server.health()["status"] == "ok", "a later connection's answer")
@@ -214,7 +220,7 @@ def test_a_hangup_reloads_the_keys_and_the_log_level(tmp_path: Path) -> None:
     file.write_text(KEYS[0])
     config = configured(tmp_path, server={"api_keys_file": str(file)})
     with process(config) as server:
-        until(lambda: server.health()["status"] == "ok", "ok")
+        until_ready(server)
 
         def status(key: str) -> int:
             headers = {"X-API-Key": key}
@@ -250,7 +256,7 @@ def test_no_key_is_ever_written(tmp_path: Path, log_format: str) -> None:
     environment = os.environ | {"TRELLIS2_SERVER_API_KEYS": KEYS[2]}
     wrong = "wrong-key-55ff"
     with process(config, environment) as server:
-        until(lambda: server.health()["status"] == "ok", "ok")
+        until_ready(server)
         for key in (*KEYS, wrong):
             for headers in ({"X-API-Key": key}, {"Authorization": f"Bearer {key}"}):
                 for method, path in (
@@ -284,7 +290,7 @@ def test_a_client_cannot_choose_its_address_except_through_a_trusted_proxy(tmp_p
     def statuses(proxies: list[str], *forwarded: str) -> list[int]:
         server = {"trusted_proxies": proxies, "rate_per_minute": 1}
         with process(configured(tmp_path, server=server)) as running:
-            until(lambda: running.health()["status"] == "ok", "ok")
+            until_ready(running)
             return [
                 httpx.post(running.url + "/send", headers={"X-Forwarded-For": each}).status_code
                 for each in forwarded
@@ -300,7 +306,7 @@ def test_a_process_whose_engine_hangs_logs_it_and_exits_with_70(tmp_path: Path) 
     limits = {"stage_timeout_seconds": 2.0}
     config = configured(tmp_path, worker=limits)
     with process(config, entry=ROOT / "tests" / "support" / "hanging_server.py") as server:
-        until(lambda: server.health()["status"] == "ok", "ok")
+        until_ready(server)
         reply = httpx.post(server.url + "/generate", json=fields(), timeout=60)
         assert (reply.status_code, reply.json()["text"]) == (500, "shape: did not end within 2 s")
         assert server.process.wait(20) == EXIT_UNHEALTHY == 70
