@@ -27,6 +27,7 @@ from trellis2_server.request_fields import (
     Resolution,
     TextureFormat,
     TextureSize,
+    UpAxis,
 )
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Options(TypedDict, total=False):
     guidance_scale: float
     num_inference_steps: int
     geo_rotation: float
+    up_axis: UpAxis
     pipeline_type: PipelineType
     resolution: Resolution
     max_num_tokens: int
