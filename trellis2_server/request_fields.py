@@ -30,6 +30,7 @@ AlphaMode = Literal["auto", "OPAQUE", "MASK", "BLEND"]
 TextureFormat = Literal["auto", "webp", "png", "jpeg"]
 Compression = Literal["meshopt", "draco"]
 UpAxis = Literal["auto", "y", "z"]
+UvSource = Literal["new", "keep"]
 Stage = Literal["ss", "shape", "tex"]
 #: True: of a picture that is no cut-out, which is what requests get that leave the field out.
 #: "always": of a cut-out, too, which is what `true` in a request means. False: not at all.
@@ -323,6 +324,16 @@ FIELDS: Final = (
         is_nullable=True,
         setting="export.compress",
         is_glb_only=True,
+    ),
+    RequestField(
+        "uv",
+        "string",
+        "Texture coordinates of a mesh of the request. new: those of a new layout. keep: its own, "
+        "which must be inside the square and must not overlap.",
+        "export",
+        choices=get_args(UvSource),
+        default="new",
+        mesh="required",
     ),
 )
 

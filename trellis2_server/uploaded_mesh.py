@@ -70,7 +70,7 @@ def read_mesh(
         InputError: the file is not a mesh, or is damaged.
         TooLargeError: the mesh is over a limit.
     """
-    from trellis2_server.export import retexture
+    from trellis2_server.export import given_uv, retexture
 
     check = partial(report, "read", 0, 2)
     scene, mesh = meshes.read_mesh(
@@ -84,6 +84,8 @@ def read_mesh(
     up_axis = scene.up_axis if options.up_axis == "auto" else options.up_axis
     warnings = (_TAKEN_AS_Z_UP,) if is_auto and up_axis == "z" else ()
     uploaded = UploadedMesh(scene, mesh, up_axis, warnings)
+    if options.uv == "keep":
+        given_uv.check_uv(scene, mesh, report)
     report("read", 1, 2)
     glb = retexture.untextured_glb(
         scene,
@@ -117,6 +119,7 @@ def textured_mesh(  # noqa: PLR0913, PLR0917 - the parameters of `pipeline.expor
         texture_format=options.texture_format,
         compress=options.compress,
         unwrap=settings.unwrap,
+        keep_uv=options.uv == "keep",
         extras=_mesh_extras(engine, uploaded, options),
         generator=generator(engine),
         report=report,

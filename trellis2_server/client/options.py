@@ -28,6 +28,7 @@ from trellis2_server.request_fields import (
     TextureFormat,
     TextureSize,
     UpAxis,
+    UvSource,
 )
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Options(TypedDict, total=False):
     alpha_mode: AlphaMode
     texture_format: TextureFormat
     compress: Compression | Literal["none"]
+    uv: UvSource
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,11 @@ from trellis2_server.request_fields import (  # noqa: TC001
     RemoveBackground,
     TextureFormat,
     UpAxis,
+    UvSource,
 )
 
 #: Fields of `Options` that are newer than stored keys: the `repr` has them only if they are set.
-_NEWER: Final = frozenset({"up_axis"})
+_NEWER: Final = frozenset({"up_axis", "uv"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class Options:
         mesh: MD5 of the mesh file to texture; None: generate a shape.
         geo_rotation: degrees by which that mesh is turned before it is textured.
         up_axis: axis of that mesh's file that points up.
+        uv: whether that mesh gets new texture coordinates or keeps its own.
     """
 
     seed: int
@@ -84,6 +86,7 @@ class Options:
     mesh: str | None = None
     geo_rotation: float = 0.0
     up_axis: UpAxis = "auto"
+    uv: UvSource = "new"
 
     def __repr__(self) -> str:
         """Return all fields; those that stored keys do not have, only if they are set."""
