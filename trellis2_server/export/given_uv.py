@@ -117,7 +117,7 @@ def _merge(scene: Scene) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
 
 
 def _check_inside(scene: Scene, uv: NDArray[np.float32], faces: NDArray[np.int32]) -> None:
-    is_outside = ((uv < -_OUTSIDE) | (uv > 1 + _OUTSIDE)).any(axis=1)
+    is_outside: NDArray[np.bool_] = np.any((uv < -_OUTSIDE) | (uv > 1 + _OUTSIDE), axis=1)
     if not is_outside.any():
         return
     found = np.flatnonzero(is_outside[faces].reshape(-1))
