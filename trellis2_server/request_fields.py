@@ -29,6 +29,8 @@ TextureSize = Literal[256, 512, 1024, 2048, 4096, 8192]
 AlphaMode = Literal["auto", "OPAQUE", "MASK", "BLEND"]
 TextureFormat = Literal["auto", "webp", "png", "jpeg"]
 Compression = Literal["meshopt", "draco"]
+UpAxis = Literal["auto", "y", "z"]
+UvSource = Literal["new", "keep"]
 Stage = Literal["ss", "shape", "tex"]
 #: True: of a picture that is no cut-out, which is what requests get that leave the field out.
 #: "always": of a cut-out, too, which is what `true` in a request means. False: not at all.
@@ -216,10 +218,21 @@ FIELDS: Final = (
     RequestField(
         "geo_rotation",
         "number",
-        "Degrees by which the mesh is turned before the picture is projected onto its front (+Z "
-        "in its file). Positive turns counter-clockwise seen from above. The reply is not turned.",
+        "Degrees by which the mesh is turned before the picture is projected onto its front. The "
+        "front is +Z in its file, -Y if Z points up. Positive turns counter-clockwise seen from "
+        "above. The reply is not turned.",
         "mesh",
         default=0.0,
+        mesh="required",
+    ),
+    RequestField(
+        "up_axis",
+        "string",
+        "Axis that points up in the file of the mesh. auto is z for STL, unless this server wrote "
+        "it with Y up, and y for other formats. The reply is not turned.",
+        "mesh",
+        choices=get_args(UpAxis),
+        default="auto",
         mesh="required",
     ),
     RequestField(
@@ -311,6 +324,16 @@ FIELDS: Final = (
         is_nullable=True,
         setting="export.compress",
         is_glb_only=True,
+    ),
+    RequestField(
+        "uv",
+        "string",
+        "Texture coordinates of a mesh of the request. new: those of a new layout. keep: its own, "
+        "which must be inside the square and must not overlap.",
+        "export",
+        choices=get_args(UvSource),
+        default="new",
+        mesh="required",
     ),
 )
 

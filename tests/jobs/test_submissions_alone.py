@@ -141,7 +141,10 @@ async def test_a_mesh_that_a_job_made_of_that_picture_is_that_job() -> None:
         return known and known.uid
 
     assert found(asked) == job.uid
+    assert found(replace(asked, up_axis="y")) == job.uid
     assert found(replace(asked, geo_rotation=90.0)) is None
+    assert found(replace(asked, up_axis="z")) is None
+    assert found(replace(asked, uv="keep")) is None
     assert found(replace(asked, mesh="d" * 32)) is None
     assert found(replace(asked, mesh=None)) is None
     assert found(asked, upload._replace(digest="other")) is None

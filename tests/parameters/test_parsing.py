@@ -323,9 +323,11 @@ def test_the_fields_of_parameters_give_the_same_parameters(mesh: str | None) -> 
         "seed": 3, "ss_rescale_t": 2, "tex_guidance_interval": [0.1, 0.5], "compress": "meshopt",
         "geo_rotation": 30, "pipeline_type": "512", "remove_background": False, "remesh": True,
         "max_num_tokens": 5000, "decimation_target": 2000, "alpha_mode": "BLEND",
-        "texture_format": "png", "shape_guidance_rescale": 0.5,
+        "texture_format": "png", "shape_guidance_rescale": 0.5, "up_axis": "Z",
+        "uv": "keep",
     }  # fmt: skip
     read = read_options(raw, DEFAULTS, mesh=mesh)
+    assert read.up_axis == ("z" if mesh else "auto")
     other = Settings.model_validate(
         {"generation": {"seed": 7, "ss_sampling_steps": 3}, "export": {"compress": "draco"}}
     )

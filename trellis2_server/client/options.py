@@ -27,6 +27,8 @@ from trellis2_server.request_fields import (
     Resolution,
     TextureFormat,
     TextureSize,
+    UpAxis,
+    UvSource,
 )
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ class Options(TypedDict, total=False):
     guidance_scale: float
     num_inference_steps: int
     geo_rotation: float
+    up_axis: UpAxis
     pipeline_type: PipelineType
     resolution: Resolution
     max_num_tokens: int
@@ -74,6 +77,7 @@ class Options(TypedDict, total=False):
     alpha_mode: AlphaMode
     texture_format: TextureFormat
     compress: Compression | Literal["none"]
+    uv: UvSource
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,10 +49,11 @@ def read_mesh(content: memoryview, arguments: Mapping[str, Any]) -> Result:
 
     Args:
         content: the file.
-        arguments: `rotation_deg`.
+        arguments: `rotation_deg`, `up_axis`.
     """
     scene = read_scene(bytes(content))
-    return pack_scene(scene, to_model_frame(scene, arguments["rotation_deg"]))
+    mesh = to_model_frame(scene, arguments["rotation_deg"], arguments["up_axis"])
+    return pack_scene(scene, mesh)
 
 
 TASKS: Final[dict[str, Task]] = {

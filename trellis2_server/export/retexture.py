@@ -14,6 +14,7 @@ from trellis2_server.export import glb
 from trellis2_server.export.adjacency import is_watertight, twins
 from trellis2_server.export.cancellation import cancellable, check
 from trellis2_server.export.geometry import GltfParts, pair_rows, smooth_normals
+from trellis2_server.export.given_uv import given_atlas
 from trellis2_server.export.material import NEUTRAL
 from trellis2_server.export.textures import create_textures
 from trellis2_server.export.validation import checked_field, checked_mesh
@@ -84,6 +85,7 @@ def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
     texture_format: TextureFormat = "auto",
     compress: Compression | None = None,
     unwrap: Literal["own", "xatlas"] = "own",
+    keep_uv: bool = False,
     extras: Mapping[str, object],
     generator: str,
     report: Report | None = None,
@@ -102,6 +104,7 @@ def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
         texture_format: "auto" is JPEG, and WebP for a base colour with alpha.
         compress: compression of the triangles; None: uncompressed. See `scene_compression`.
         unwrap: the method that creates the charts.
+        keep_uv: whether to use the scene's own texture coordinates, checked by `check_uv`.
         extras: JSON values, written to `asset.extras`.
         generator: name and version of the program.
         report: stages "unwrap", "bake", "encode" and "pack".
@@ -120,6 +123,7 @@ def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
             alpha_mode=alpha_mode,
             texture_format=texture_format,
             unwrap=unwrap,
+            atlas=given_atlas(scene, placed, texture_size) if keep_uv else None,
             report=watched,
         )
         finished = stage_report(watched, "pack", 1)

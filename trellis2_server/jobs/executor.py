@@ -69,11 +69,13 @@ class ExportedShape(NamedTuple):
         geometry: input of the textured file and, for an uploaded mesh, of the texture step.
         glb: the untextured file.
         md5: of the file, 32 hex digits.
+        warnings: sentences for the client.
     """
 
     geometry: Any
     glb: bytes
     md5: str
+    warnings: tuple[str, ...] = ()
 
 
 class Executor(Protocol):
@@ -308,4 +310,5 @@ class LocalExecutor:
 
 def exported_shape(geometry: Geometry | UploadedMesh, glb: bytes) -> ExportedShape:
     """Return the results of an export with the MD5 of the file."""
-    return ExportedShape(geometry, glb, md5(glb))
+    warnings = geometry.warnings if isinstance(geometry, pipeline.UploadedMesh) else ()
+    return ExportedShape(geometry, glb, md5(glb), warnings)

@@ -103,7 +103,8 @@ class JobMatcher:
 
     def _find_by_own_mesh(self, options: Options, image_hash: str | None, owner: str) -> Job | None:
         """Return the job of that picture whose untextured GLB is the mesh to be textured."""
-        if options.geo_rotation or not options.mesh:
+        is_as_made = not options.geo_rotation and options.up_axis != "z" and options.uv == "new"
+        if not is_as_made or not options.mesh:
             return None
         job = self._registry.find_by_shape(options.mesh, owner)
         if job is None or image_hash is None:

@@ -192,8 +192,18 @@ class StepResults:
         if active.wants_texture and not self._availability.is_closing:
             self._start_texture(active)
 
-    def _take_shape_glb(self, active: ActiveJob, geometry: Any, glb: bytes, digest: str) -> None:
+    def _take_shape_glb(
+        self,
+        active: ActiveJob,
+        geometry: Any,
+        glb: bytes,
+        digest: str,
+        warnings: tuple[str, ...] = (),
+    ) -> None:
         active.data.geometry = geometry
+        if warnings:
+            warnings = (*self._active_jobs.record(active).warnings, *warnings)
+            self._active_jobs.change(active, warnings=warnings)
         self._store_shape_snapshot(active)
         active.upload_bytes = 0
         shape_glb = self._archive.store_file(active.uid, SHAPE_FILE, glb)

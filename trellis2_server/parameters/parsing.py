@@ -160,6 +160,10 @@ def fields_of(options: Options) -> dict[str, object]:
         )
     }
     given: dict[str, object] = {"geo_rotation": options.geo_rotation} if options.mesh else {}
+    if options.up_axis != "auto":
+        given["up_axis"] = options.up_axis
+    if options.uv != "new":
+        given["uv"] = options.uv
     if options.remove_background is not True:
         given["remove_background"] = options.remove_background == "always"
     return {**others, "compress": options.compress or "none", **samplers, **given}

@@ -176,7 +176,8 @@ class ClusterExecutor:
         )  # fmt: skip
         mesh, glb = outcome.large
         geometry = GeometryReference(None, mesh, options, reference)
-        return ExportedShape(geometry, await glb, outcome.value)
+        digest, warnings = outcome.value
+        return ExportedShape(geometry, await glb, digest, warnings)
 
     @_translate_ray_errors
     async def make_texture(

@@ -92,6 +92,40 @@ def test_geo_rotation_rotates_the_projection_but_not_the_returned_mesh(
     assert ((colors[:, 0] > colors[:, 1]) == (positions[:, 0] > 0))[seen].all()
 
 
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [("stl", {}), ("stl", {"up_axis": "Z"}), ("obj", {"up_axis": "z"}), ("glb", {"up_axis": "z"})],
+)
+def test_the_picture_stands_upright_on_a_mesh_with_z_up(
+    default_preview: Server, kind: str, more: dict[str, Any]
+) -> None:
+    standing = egg().apply_transform(trimesh.transformations.rotation_matrix(np.pi / 2, (1, 0, 0)))
+    reply = textured(default_preview, as_bytes(standing, kind), seed=41, **more)
+    positions, colors = colors_at(reply.content)
+    assert positions.max(0) == pytest.approx(standing.bounds[1], abs=1e-5)
+    seen = (np.abs(positions[:, 0]) > 0.3) & (positions[:, 1] < -0.2)
+    assert ((colors[:, 0] > colors[:, 1]) == (positions[:, 0] < 0))[seen].all()
+    assert opened(reply.content)[0]["asset"]["extras"]["up_axis"] == "z"
+    job = default_preview.client.get(f"/jobs/{reply.headers['x-job-id']}").json()
+    assert job["parameters"].get("up_axis") == ("z" if more else None)
+    assert ("up_axis: y" in " ".join(job.get("warnings", ()))) is not more
+    again = default_preview.client.post(f"/jobs/{job['uid']}/export", json={"texture": True})
+    assert again.content == reply.content
+
+
+@pytest.mark.parametrize(("kind", "more"), [("stl", {"up_axis": "y"}), ("glb", {})])
+def test_nothing_is_said_of_a_mesh_with_y_up(
+    default_preview: Server, kind: str, more: dict[str, Any]
+) -> None:
+    reply = textured(default_preview, as_bytes(egg(), kind), seed=42, **more)
+    positions, colors = colors_at(reply.content)
+    seen = (np.abs(positions[:, 0]) > 0.3) & (positions[:, 2] > 0.2)
+    assert ((colors[:, 0] > colors[:, 1]) == (positions[:, 0] < 0))[seen].all()
+    assert "up_axis" not in opened(reply.content)[0]["asset"]["extras"]
+    job = default_preview.client.get(f"/jobs/{reply.headers['x-job-id']}").json()
+    assert not job.get("warnings")
+
+
 @pytest.mark.parametrize("kind", ["obj", "ply", "stl"])
 def test_other_mesh_files_are_returned_as_a_textured_glb(
     default_preview: Server, kind: str

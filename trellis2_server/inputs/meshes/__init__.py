@@ -25,7 +25,16 @@ memory, which libraries do not do.
 from trellis2_server.inputs.meshes.glb_container import Glb
 from trellis2_server.inputs.meshes.model_frame import to_model_frame
 from trellis2_server.inputs.meshes.reading import read_scene
-from trellis2_server.inputs.meshes.scene import Part, Scene
+from trellis2_server.inputs.meshes.scene import Axis, Part, Scene
 from trellis2_server.inputs.meshes.transfer import pack_scene, unpack_scene
 
-__all__ = ["Glb", "Part", "Scene", "pack_scene", "read_scene", "to_model_frame", "unpack_scene"]
+__all__ = [
+    "Axis",
+    "Glb",
+    "Part",
+    "Scene",
+    "pack_scene",
+    "read_scene",
+    "to_model_frame",
+    "unpack_scene",
+]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from trellis2_server.inputs.meshes.scene import Scene
     from trellis2_server.mesh import Mesh
+    from trellis2_server.request_fields import UpAxis
 
 #: Share of the cube's edge that the mesh fills, as in TRELLIS.2.
 FILL: Final = 0.99999
@@ -31,15 +32,16 @@ _FACES_AT_ONCE: Final = 65_536
 
 
 @np.errstate(all="ignore")
-def to_model_frame(scene: Scene, rotation_deg: float = 0.0) -> Mesh:
+def to_model_frame(scene: Scene, rotation_deg: float = 0.0, up_axis: UpAxis = "auto") -> Mesh:
     """Merge all parts into one mesh in the model frame that fills the cube.
 
-    The scene's front, +Z, faces -Y. Vertices at the same position are merged, those that no face
-    uses left out; faces are in the order of the parts.
+    The scene's front, +Z if Y points up and -Y if Z does, faces -Y. Vertices at the same position
+    are merged, those that no face uses left out; faces are in the order of the parts.
 
     Args:
         scene: not changed.
         rotation_deg: rotation, counter-clockwise seen from above, in degrees.
+        up_axis: axis that points up in the scene; "auto": that of the scene.
 
     Raises:
         InputError: the extent of the scene is zero or not finite, or its faces have no area.
@@ -54,9 +56,14 @@ def to_model_frame(scene: Scene, rotation_deg: float = 0.0) -> Mesh:
     x, y, z = positions.T
     # In place from here on: each copy takes 24 bytes a vertex.
     points = np.empty_like(positions)
-    points[:, 0] = x * cosine + z * sine
-    points[:, 1] = x * sine - z * cosine
-    points[:, 2] = y
+    if (scene.up_axis if up_axis == "auto" else up_axis) == "z":
+        points[:, 0] = x * cosine - y * sine
+        points[:, 1] = x * sine + y * cosine
+        points[:, 2] = z
+    else:
+        points[:, 0] = x * cosine + z * sine
+        points[:, 1] = x * sine - z * cosine
+        points[:, 2] = y
     del positions, x, y, z
     low, high = np.array([[f(column[is_used]) for column in points.T] for f in (np.min, np.max)])
     extent, center = float((high - low).max()), (low + high) / 2

@@ -8,7 +8,7 @@ Does not know: what is inside a file, HTTP, jobs, engines.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -30,7 +30,7 @@ from trellis2_server.inputs.meshes.stl import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trellis2_server.inputs.meshes.scene import Scene
+    from trellis2_server.inputs.meshes.scene import Axis, Scene
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +41,27 @@ class _Format:
         name: for error messages.
         matches: whether a file's content looks like this format.
         read: reads the file; may raise any of `_READ_ERRORS`.
+        up_axis: the axis that points up in most files.
     """
 
     name: str
     matches: Callable[[bytes], bool]
     read: Callable[[bytes], Scene]
+    up_axis: Axis = "y"
 
+
+#: Header of the binary STL files that this server has written with Y up.
+_OWN_STL_HEADER: Final = b"trellis2-server".ljust(80)
 
 #: In the order in which they are tried.
 _FORMATS: Final = (
     _Format("GLB", is_glb, read_glb),
     _Format("glTF", is_gltf_text, read_glb),
     _Format("PLY", is_ply, read_ply),
-    _Format("STL", is_binary_stl, read_binary_stl),
-    _Format("STL", is_text_stl, read_text_stl),
+    _Format("STL", is_binary_stl, read_binary_stl, "z"),
+    _Format("STL", is_text_stl, read_text_stl, "z"),
     _Format("OBJ", is_obj, read_obj),
-    _Format("STL", is_binary_stl_of_other_size, read_binary_stl),
+    _Format("STL", is_binary_stl_of_other_size, read_binary_stl, "z"),
 )
 
 #: Raised by readers on damaged files.
@@ -100,7 +105,8 @@ def read_scene(content: bytes, *, is_own: bool = False) -> Scene:
             )
         if not np.isfinite(part.positions).all():
             raise InputError(f"mesh: a vertex of the {name} file is not finite")
-    return scene
+    is_own_y_up = file_format.up_axis == "z" and content.startswith(_OWN_STL_HEADER)
+    return replace(scene, up_axis="y" if is_own_y_up else file_format.up_axis)
 
 
 def _recognize(content: bytes) -> _Format:

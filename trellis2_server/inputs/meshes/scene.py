@@ -6,7 +6,7 @@ Does not know: file formats.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from trellis2_server.inputs.meshes.visibility import used_vertices, visible_face
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+#: The axis that points up.
+Axis = Literal["y", "z"]
 
 MAX_VERTICES: Final = 12_000_000
 MAX_FACES: Final = 4_000_000
@@ -64,7 +67,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """Content of a mesh file, in the file's own frame; Y up, as in glTF.
+    """Content of a mesh file, in the file's own frame.
 
     Attributes:
         parts: at least one, ordered by mesh.
@@ -73,6 +76,7 @@ class Scene:
         meshes: names of the meshes; None for a mesh without a name.
         is_smooth: whether parts without normals are smooth and need computed normals.
         is_double_sided: whether the file declares faces visible from both sides.
+        up_axis: the axis that points up in most files of that format.
     """
 
     parts: tuple[Part, ...]
@@ -81,6 +85,7 @@ class Scene:
     meshes: tuple[str | None, ...]
     is_smooth: bool = False
     is_double_sided: bool = False
+    up_axis: Axis = "y"
 
     def merge(self) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
         """Return the vertices and faces of all parts, in the scene's frame.
