@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from trellis2_server.decoders import object_tasks
+from trellis2_server.errors import TooLargeError
 from trellis2_server.inputs.images.decoding import decode_image
 from trellis2_server.inputs.images.formats import available_formats
 from trellis2_server.inputs.meshes import read_scene, to_model_frame
+from trellis2_server.inputs.meshes.placements import prefer_front, separate_placements
 from trellis2_server.inputs.meshes.transfer import pack_scene
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trellis2_server.decoders.messages import Result, Task
+    from trellis2_server.inputs.meshes import Scene
+    from trellis2_server.mesh import Mesh
 
 
 def prepare() -> None:
@@ -52,7 +56,19 @@ def read_mesh(content: memoryview, arguments: Mapping[str, Any]) -> Result:
         arguments: `rotation_deg`.
     """
     scene = read_scene(bytes(content))
-    return pack_scene(scene, to_model_frame(scene, arguments["rotation_deg"]))
+    return pack_scene(*_place(scene, len(content), arguments["rotation_deg"]))
+
+
+def _place(scene: Scene, file_bytes: int, rotation_deg: float) -> tuple[Scene, Mesh]:
+    """Bring a scene into the model frame; give each place of a mesh a copy, if there can be."""
+    separate = prefer_front(separate_placements(scene, file_bytes), rotation_deg)
+    try:
+        return separate, to_model_frame(separate, rotation_deg)
+    except TooLargeError:
+        if len(separate.parts) == len(scene.parts):
+            raise
+    scene = prefer_front(scene, rotation_deg)
+    return scene, to_model_frame(scene, rotation_deg)
 
 
 TASKS: Final[dict[str, Task]] = {
