@@ -78,6 +78,7 @@ def read_mesh(
         content,
         rotation_deg=options.geo_rotation,
         up_axis=options.up_axis,
+        may_copy=options.uv != "keep",  # copies would share their texels
         check=check,
     )
     is_auto = options.up_axis == "auto"

@@ -3,7 +3,9 @@
     reading          recognizes the format; a new format goes into its table
     glb … stl        one reader per format
     glb_nodes        the tree of nodes of a GLB
-    glb_primitives   the triangles of a mesh of a GLB
+    glb_instances, glb_transforms  parts of that
+    glb_meshes       the triangles of a mesh of a GLB
+    glb_primitives, glb_morphs, glb_skins  parts of that
     glb_accessors    rows of numbers of a GLB
     glb_container    chunks and buffer views of a GLB
     glb_json, data_uris  parts of that
@@ -11,6 +13,7 @@
     text, numbers    lines and numbers of text files, many at a time
     polygons         polygons → triangles
     shading          normals of the corners of polygons
+    placements       where nodes place meshes
     scene            the result, `Scene`, and the limits on its size
     model_frame      scene → one mesh in the model frame
     metadata         what is kept of names and extras

@@ -7,24 +7,28 @@ Does not know: how data is stored in a file.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
 
 from trellis2_server.inputs.meshes.glb_accessors import Accessors
 from trellis2_server.inputs.meshes.glb_container import Glb
 from trellis2_server.inputs.meshes.glb_extensions import check_required
+from trellis2_server.inputs.meshes.glb_meshes import MeshReader
 from trellis2_server.inputs.meshes.glb_nodes import read_nodes
-from trellis2_server.inputs.meshes.glb_primitives import (
-    declared_faces,
-    has_triangles,
-    read_primitive,
-)
 from trellis2_server.inputs.meshes.metadata import MetadataFilter
-from trellis2_server.inputs.meshes.scene import Part, Scene, check_declared, check_size
+from trellis2_server.inputs.meshes.placements import node_placements
+from trellis2_server.inputs.meshes.scene import Part, Scene, check_size
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
+
+    from trellis2_server.inputs.meshes.glb_nodes import MeshUse, NodeTree
+
+#: What is kept of a node, in the order in which it is passed on.
+_NODE: Final = (
+    "name", "children", "matrix", "translation", "rotation", "scale", "extras", "mesh",
+)  # fmt: skip
 
 
 def read_glb(content: bytes) -> Scene:
@@ -34,67 +38,81 @@ def read_glb(content: bytes) -> Scene:
     """
     file = Glb(content)
     check_required(file.json)
-    metadata = MetadataFilter()
-    tree = read_nodes(file, metadata)
-    parts, names = _read_parts(file, tree.placements, metadata)
-    mesh_index = {mesh: at for at, mesh in enumerate(names)}
+    accessors, metadata = Accessors(file), MetadataFilter()
+    tree = read_nodes(file, accessors, metadata)
+    parts, names, posed = _read_parts(file, accessors, tree, metadata)
+    _place_posed(tree, posed)
+    mesh_index = {use: at for at, use in enumerate(names)}
     for node in tree.nodes:
         if "mesh" in node:
             at = mesh_index.get(node.pop("mesh"))
             if at is not None:
                 node["mesh"] = at
+    nodes = [{key: node[key] for key in _NODE if key in node} for node in tree.nodes]
     is_double_sided = any(
         material.get("doubleSided") is True for material in file.json.get("materials", [])
     )
     return Scene(
-        parts=tuple(replace(part, mesh=mesh_index[part.mesh]) for part in parts),
-        nodes=tuple(tree.nodes),
+        parts=tuple(parts),
+        nodes=tuple(nodes),
         roots=tuple(tree.roots),
         meshes=tuple(names.values()),
         is_double_sided=is_double_sided,
     )
 
 
-def _check_totals(file: Glb, accessors: Accessors, meshes: list[int]) -> None:
-    """Check the sizes that the placed meshes declare, before any of them is read.
-
-    Primitives can share an accessor: a small file can declare many copies of its faces. A face has
-    at most three vertices of its own, so that the limit on faces is one on vertices, too.
-    """
-    faces = primitives = 0
-    for index in meshes:
-        for primitive in file.item("meshes", index)["primitives"]:
-            primitives += 1
-            if has_triangles(primitive):
-                faces += declared_faces(accessors, primitive)
-            check_size(0, faces, primitives)
-    check_declared(faces, file.size)
-
-
 def _read_parts(
-    file: Glb, placements: dict[int, NDArray[np.float64]], metadata: MetadataFilter
-) -> tuple[list[Part], dict[int, str | None]]:
-    """Read the triangles of the placed meshes; return parts, and names of meshes with parts."""
-    accessors = Accessors(file)
-    _check_totals(file, accessors, sorted(placements))
+    file: Glb, accessors: Accessors, tree: NodeTree, metadata: MetadataFilter
+) -> tuple[list[Part], dict[MeshUse, str | None], dict[MeshUse, NDArray[np.float64]]]:
+    """Read the triangles of the placed meshes.
+
+    Returns:
+        The parts.
+        Names of the meshes with parts, in their order.
+        Where skins place meshes, float64 [4, 4].
+    """
+    reader = MeshReader(file, accessors)
+    uses = sorted(tree.placements, key=lambda use: use.mesh)
+    reader.check_totals(uses)
     parts: list[Part] = []
-    names: dict[int, str | None] = {}
-    vertices = 0
-    for index in sorted(placements):
-        mesh = file.item("meshes", index)
-        for at, primitive in enumerate(mesh["primitives"]):
-            if not has_triangles(primitive):
-                continue
-            name = f"meshes[{index}].primitives[{at}]"
-            read = read_primitive(accessors, primitive, name)
-            vertices += len(read.positions)
-            check_size(vertices, 0)
-            if len(read.faces):
-                placement = placements[index]
-                parts.append(
-                    Part(index, read.positions, read.normals, read.uv, read.faces, placement)
-                )
-                names[index] = None
-        if index in names:
-            names[index] = metadata.name(mesh.get("name"))
-    return parts, names
+    names: dict[MeshUse, str | None] = {}
+    posed: dict[MeshUse, NDArray[np.float64]] = {}
+    for use in uses:
+        geometries, pose = reader.read(use)
+        if not geometries:
+            continue
+        placement = tree.placements[use]
+        if pose is not None:
+            placement = posed[use] = pose
+        parts += [
+            Part(len(names), each.positions, each.normals, each.uv, each.faces, placement)
+            for each in geometries
+        ]
+        names[use] = metadata.name(file.item("meshes", use.mesh).get("name"))
+    return parts, names, posed
+
+
+def _place_posed(tree: NodeTree, posed: dict[MeshUse, NDArray[np.float64]]) -> None:
+    """Place the meshes that have skins: the transforms of their nodes do not count.
+
+    Where a node is elsewhere, a root gets its mesh, name and extras.
+
+    Args:
+        tree: changed.
+        posed: float64 [4, 4], by use.
+    """
+    if not posed:
+        return
+    placements = node_placements(tree.nodes, tree.roots)
+    for node, placement in zip(tree.nodes.copy(), placements, strict=True):
+        if node.get("mesh") not in posed:
+            continue
+        matrix = posed[node["mesh"]]
+        if np.array_equal(placement, matrix):
+            continue
+        moved = {name: node.pop(name) for name in ("name", "extras") if name in node}
+        moved["matrix"] = matrix.T.ravel().tolist()
+        moved["mesh"] = node.pop("mesh")
+        tree.roots.append(len(tree.nodes))
+        tree.nodes.append(moved)
+        check_size(0, 0, len(tree.nodes))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from trellis2_server.errors import InputError
+from trellis2_server.inputs.meshes.glb_skins import Influences, read_influences
 from trellis2_server.inputs.meshes.scene import check_size
 from trellis2_server.inputs.meshes.visibility import compact, visible_faces
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trellis2_server.inputs.meshes.glb_accessors import Accessors, Rows
+    from trellis2_server.inputs.meshes.glb_morphs import MorphTargets
 
 #: glTF's `primitive.mode`.
 _TRIANGLES, _STRIP, _FAN = 4, 5, 6
@@ -35,12 +37,14 @@ class Geometry:
         normals: float32 [N, 3] of length 1, or None.
         uv: float32 [N, 2], or None.
         faces: int32 [F, 3].
+        influences: of the joints of a skin, or None.
     """
 
     positions: NDArray[np.float32]
     normals: NDArray[np.float32] | None
     uv: NDArray[np.float32] | None
     faces: NDArray[np.int32]
+    influences: Influences | None = None
 
 
 def has_triangles(primitive: dict[str, Any]) -> bool:
@@ -55,13 +59,24 @@ def declared_faces(accessors: Accessors, primitive: dict[str, Any]) -> int:
     return corners // 3 if mode == _TRIANGLES else max(corners - 2, 0)
 
 
-def read_primitive(accessors: Accessors, primitive: dict[str, Any], name: str) -> Geometry:
+def read_primitive(  # noqa: PLR0913 - what a node adds to a primitive
+    accessors: Accessors,
+    primitive: dict[str, Any],
+    name: str,
+    morphs: MorphTargets,
+    weights: tuple[float, ...] = (),
+    *,
+    is_skinned: bool = False,
+) -> Geometry:
     """Read a primitive of triangles.
 
     Args:
         accessors: of the file.
         primitive: from the JSON; what it declares is within the limits.
         name: of the primitive, for error messages.
+        morphs: applies morph targets.
+        weights: of the morph targets.
+        is_skinned: whether joints and their weights are read, too.
 
     Raises:
         InputError: an accessor cannot be read, or they do not fit together.
@@ -76,13 +91,23 @@ def read_primitive(accessors: Accessors, primitive: dict[str, Any], name: str) -
             raise InputError(
                 f"mesh: {name} of the GLB has {positions.count} vertices but {rows.count} normals"
             )
-        normals = unit_normals(_floats(rows, used))
+        directions = _floats(rows, used)
+        if weights:
+            count = positions.count
+            directions = morphs.apply(directions, primitive, "NORMAL", weights, count, used)
+        normals = unit_normals(directions)
     if "TEXCOORD_0" in attributes:
         rows = accessors.rows(attributes["TEXCOORD_0"], "VEC2")
         if rows.count == positions.count:
             uv = _floats(rows, used)
             uv[~np.isfinite(uv)] = 0
-    return Geometry(_floats(positions, used), normals, uv, faces)
+    points = _floats(positions, used)
+    if weights:
+        points = morphs.apply(points, primitive, "POSITION", weights, positions.count, used)
+    influences = None
+    if is_skinned:
+        influences = read_influences(accessors, attributes, positions.count, used, name)
+    return Geometry(points, normals, uv, faces, influences)
 
 
 def _floats(rows: Rows, used: NDArray[np.int64] | None) -> NDArray[np.float32]:

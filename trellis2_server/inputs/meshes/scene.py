@@ -237,6 +237,14 @@ def check_corners(count: int) -> None:
         raise TooLargeError(f"mesh: a face over the limit of {MAX_CORNERS} corners")
 
 
+def density_limits(file_bytes: int) -> tuple[int, int]:
+    """Return how many faces, and vertices, the scene of a file may have."""
+    return (
+        min(MAX_FACES, _FREE_FACES + file_bytes // _BYTES_PER_FACE),
+        min(MAX_VERTICES, _FREE_VERTICES + file_bytes // _BYTES_PER_VERTEX),
+    )
+
+
 def check_density(vertices: int, faces: int, file_bytes: int) -> None:
     """Check that the scene is in proportion to its file: memory and time grow with the scene.
 
