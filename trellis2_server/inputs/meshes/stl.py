@@ -128,8 +128,7 @@ def _small_letters(content: bytes) -> bytes:
         block = text[start : start + BLOCK_BYTES]
         is_capital = (block - np.uint8(_CAPITAL_A)) < 26  # noqa: PLR2004 - wraps around
         if is_capital.any():
-            if changed is None:
-                changed = text.copy()
+            changed = text.copy() if changed is None else changed
             changed[start : start + len(block)] += is_capital.view(np.uint8) << np.uint8(5)
     return content if changed is None else changed.tobytes()
 
