@@ -97,6 +97,25 @@ def test_hidden_nodes_and_their_children_are_not_there() -> None:
     assert scene.parts[0].placement[0, 3] == 2
 
 
+def test_a_file_of_hidden_nodes_shows_nothing() -> None:
+    file = built()
+    file.document["nodes"][0]["extensions"] = {"KHR_node_visibility": {"visible": False}}
+    with pytest.raises(InputError, match="are hidden"):
+        read(file)
+
+
+def test_hidden_children_count_as_nodes() -> None:
+    """Each node lists the same six thousand."""
+    file = built()
+    hidden = {"extensions": {"KHR_node_visibility": {"visible": False}}}
+    file.document["nodes"] += [hidden, {"children": [1] * 6000}]
+    file.document["nodes"][0]["children"] = [1] * 6000
+    assert len(read(file).nodes) == 1
+    file.document["scenes"] = [{"nodes": [0, 2]}]
+    with pytest.raises(TooLargeError, match="limit of 10000 nodes"):
+        read(file)
+
+
 @pytest.mark.parametrize("place", ["nodes", "meshes"])
 def test_weights_at_rest_move_positions_and_normals(place: str) -> None:
     file = built(NORMAL=0)

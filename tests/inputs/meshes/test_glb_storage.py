@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,6 +17,9 @@ from tests.support.built_glb import FACES, Glb
 from tests.support.meshes import glb, triangle
 from trellis2_server.errors import InputError, TooLargeError
 from trellis2_server.inputs.meshes import Part, read_scene
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CORNERS = np.asarray(POINTS)
 
@@ -63,18 +66,18 @@ def test_unknown_chunks_are_passed_over() -> None:
     check_tetrahedron(only_part(with_json(text, built.data, other, other)))
 
 
-@pytest.mark.parametrize(
-    "write",
-    [
-        data_uri,
-        lambda data: data_uri(data, "application/gltf-buffer"),
-        lambda data: data_uri(data).rstrip("="),
-        lambda data: "DATA:;base64," + base64.urlsafe_b64encode(data).decode(),
-        lambda data: data_uri(data).replace("+", "%2B").replace("/", "%2F"),
-        lambda data: "data:," + "".join(f"%{byte:02x}" for byte in data),
-    ],
-)
-def test_a_buffer_may_be_a_data_uri(write: Any) -> None:
+URIS: list[Callable[[bytes], str]] = [
+    data_uri,
+    lambda data: data_uri(data, "application/gltf-buffer"),
+    lambda data: data_uri(data).rstrip("="),
+    lambda data: "DATA:;base64," + base64.urlsafe_b64encode(data).decode(),
+    lambda data: data_uri(data).replace("+", "%2B").replace("/", "%2F"),
+    lambda data: "data:," + "".join(f"%{byte:02x}" for byte in data),
+]
+
+
+@pytest.mark.parametrize("write", URIS)
+def test_a_buffer_may_be_a_data_uri(write: Callable[[bytes], str]) -> None:
     built = tetrahedron()
     built.document["buffers"][0]["uri"] = write(built.data)
     check_tetrahedron(only_part(glb(built.document)))
@@ -85,7 +88,7 @@ def test_gltf_as_text_is_read_if_it_embeds_its_data() -> None:
     ball = trimesh.creation.icosphere(3)
     files: Any = ball.export(file_type="gltf", embed_buffers=True)
     (content,) = files.values() if isinstance(files, dict) else (files,)
-    known = trimesh.load(io.BytesIO(content), file_type="gltf", process=False)
+    known: Any = trimesh.load(io.BytesIO(content), file_type="gltf", process=False)
     (mesh,) = known.geometry.values()
     for text in (content, b"\xef\xbb\xbf\n" + content):
         part = only_part(text)

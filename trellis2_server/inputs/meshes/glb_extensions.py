@@ -17,14 +17,22 @@ GEOMETRY: Final = frozenset(
     {"EXT_mesh_gpu_instancing", "KHR_mesh_quantization", "KHR_node_visibility"}
 )
 #: Without influence on what is read: names end with * where any end is meant. Materials, textures,
-#: lights, cameras and animations are left out.
+#: lights, cameras, animations, sound, physics and metadata are left out. From the registry,
+#: https://github.com/KhronosGroup/glTF/tree/main/extensions, and VRM's and OMI's lists. Not among
+#: them is what adds or moves triangles: voxels, splats, external models, other axes, mesh variants.
 IRRELEVANT: Final = (
-    "KHR_materials_*", "EXT_materials_*", "MSFT_texture_dds", "KHR_texture_*", "EXT_texture_*",
-    "KHR_lights_*", "EXT_lights_*", "MSFT_lod", "KHR_xmp*", "KHR_animation_pointer",
-    "KHR_node_selectability", "KHR_node_hoverability", "KHR_interactivity", "KHR_audio*",
-    "KHR_physics_*", "KHR_collision_*", "OMI_*", "VRM", "VRMC_*", "EXT_mesh_features",
-    "EXT_structural_metadata", "EXT_instance_features", "CESIUM_primitive_outline",
-    "EXT_mesh_manifold", "KHR_techniques_webgl", "GODOT_single_root",
+    "KHR_animation_pointer", "KHR_audio*", "KHR_collision_*", "KHR_displaymapping_pq",
+    "KHR_implicit_shapes", "KHR_interactivity", "KHR_lights_*", "KHR_materials_*",
+    "KHR_node_hoverability", "KHR_node_selectability", "KHR_physics_*", "KHR_techniques_webgl",
+    "KHR_texture_*", "KHR_xmp*",
+    "EXT_animation_*", "EXT_camera_physical", "EXT_feature_metadata", "EXT_instance_features",
+    "EXT_lights_*", "EXT_materials_*", "EXT_mesh_features", "EXT_mesh_manifold",
+    "EXT_mesh_opacity_micromap", "EXT_mesh_primitive_edge_visibility", "EXT_property_animation",
+    "EXT_structural_metadata", "EXT_texture_*",
+    "ADOBE_materials_*", "AGI_articulations", "AGI_stk_metadata", "BENTLEY_materials_*",
+    "CESIUM_primitive_outline", "FB_geometry_metadata", "FB_materials_*", "FB_ngon_encoding",
+    "GODOT_single_root", "GRIFFEL_bim_data", "INTEL_lights_sunsky", "MOZ_lightmap", "MSFT_lod",
+    "MSFT_packing_*", "MSFT_texture_dds", "NV_materials_mdl", "OMI_*", "VRM", "VRMC_*",
 )  # fmt: skip
 
 _MAX_NAME: Final = 100

@@ -84,11 +84,12 @@ def read_nodes(file: Glb, accessors: Accessors, metadata: MetadataFilter) -> Nod
         InputError: the nodes are not trees, or a transform is invalid.
         TooLargeError: there are too many nodes and instances.
     """
-    roots = [root for root in _roots(file) if _is_visible(file, root)]
+    declared = _roots(file)
+    roots = [root for root in declared if _is_visible(file, root)]
+    count, is_any_hidden = len(declared), len(roots) < len(declared)
     nodes: list[dict[str, Any]] = []
     placements: dict[MeshUse, NDArray[np.float64]] = {}
     instances: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
-    copies = 0
     new_index: dict[int, int] = {}
     stack = [(root, _Place(np.eye(4))) for root in reversed(roots)]
     while stack:
@@ -108,14 +109,35 @@ def read_nodes(file: Glb, accessors: Accessors, metadata: MetadataFilter) -> Nod
                 node["mesh"] = use
                 placements.setdefault(use, place.matrix)
             else:
-                copies += len(copied)
+                count += len(copied)
                 instances.append((node, [each | {"mesh": use} for each in copied]))
                 placements.setdefault(use, place.matrix @ local_transform(copied[0]))
-        children = [child for child in source.get("children") or () if _is_visible(file, child)]
+        below = source.get("children") or ()
+        count += len(below)
+        check_size(0, 0, count)  # hidden nodes count: looking for them takes time
+        children = [child for child in below if _is_visible(file, child)]
+        is_any_hidden |= len(children) < len(below)
         if children:
             node["children"] = children
-        check_size(0, 0, len(nodes) + copies + len(stack) + len(children))
         stack += [(child, place) for child in reversed(children)]
+    if is_any_hidden and not placements:
+        raise InputError("mesh: all nodes of the GLB that have meshes are hidden")
+    _connect(nodes, new_index, instances)
+    return NodeTree(nodes, [new_index[root] for root in roots], placements)
+
+
+def _connect(
+    nodes: list[dict[str, Any]],
+    new_index: dict[int, int],
+    instances: list[tuple[dict[str, Any], list[dict[str, Any]]]],
+) -> None:
+    """Let children refer to the new nodes, and append the instances.
+
+    Args:
+        nodes: changed.
+        new_index: by the index of a node in the file.
+        instances: nodes, and the instances of each.
+    """
     for node in nodes:
         if "children" in node:
             node["children"] = [new_index[child] for child in node["children"]]
@@ -124,7 +146,6 @@ def read_nodes(file: Glb, accessors: Accessors, metadata: MetadataFilter) -> Nod
             *node.get("children", ()), *range(len(nodes), len(nodes) + len(copied))
         ]  # fmt: skip
         nodes += copied
-    return NodeTree(nodes, [new_index[root] for root in roots], placements)
 
 
 def _roots(file: Glb) -> list[Any]:
