@@ -19,6 +19,7 @@ from trellis2_server.inputs.meshes.glb_primitives import (
     has_triangles,
     read_primitive,
 )
+from trellis2_server.inputs.meshes.glb_sizes import StoredSize
 from trellis2_server.inputs.meshes.metadata import MetadataFilter
 from trellis2_server.inputs.meshes.scene import Part, Scene, check_declared, check_size
 
@@ -36,7 +37,9 @@ def read_glb(content: bytes) -> Scene:
     check_required(file.json)
     metadata = MetadataFilter()
     tree = read_nodes(file, metadata)
-    parts, names = _read_parts(file, tree.placements, metadata)
+    accessors = Accessors(file)
+    stored_bytes = _check_totals(file, accessors, sorted(tree.placements))
+    parts, names = _read_parts(file, accessors, tree.placements, metadata)
     mesh_index = {mesh: at for at, mesh in enumerate(names)}
     for node in tree.nodes:
         if "mesh" in node:
@@ -52,31 +55,39 @@ def read_glb(content: bytes) -> Scene:
         roots=tuple(tree.roots),
         meshes=tuple(names.values()),
         is_double_sided=is_double_sided,
+        stored_bytes=stored_bytes,
     )
 
 
-def _check_totals(file: Glb, accessors: Accessors, meshes: list[int]) -> None:
+def _check_totals(file: Glb, accessors: Accessors, meshes: list[int]) -> int:
     """Check the sizes that the placed meshes declare, before any of them is read.
 
     Primitives can share an accessor: a small file can declare many copies of its faces. A face has
     at most three vertices of its own, so that the limit on faces is one on vertices, too.
+
+    Returns:
+        About the size that the file would have without compression, bytes.
     """
     faces = primitives = 0
+    stored = StoredSize(file)
     for index in meshes:
         for primitive in file.item("meshes", index)["primitives"]:
             primitives += 1
             if has_triangles(primitive):
                 faces += declared_faces(accessors, primitive)
+                stored.add(primitive)
             check_size(0, faces, primitives)
-    check_declared(faces, file.size)
+    check_declared(faces, stored.bytes)
+    return stored.bytes
 
 
 def _read_parts(
-    file: Glb, placements: dict[int, NDArray[np.float64]], metadata: MetadataFilter
+    file: Glb,
+    accessors: Accessors,
+    placements: dict[int, NDArray[np.float64]],
+    metadata: MetadataFilter,
 ) -> tuple[list[Part], dict[int, str | None]]:
     """Read the triangles of the placed meshes; return parts, and names of meshes with parts."""
-    accessors = Accessors(file)
-    _check_totals(file, accessors, sorted(placements))
     parts: list[Part] = []
     names: dict[int, str | None] = {}
     vertices = 0

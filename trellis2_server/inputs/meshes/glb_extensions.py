@@ -13,7 +13,9 @@ from typing import Any, Final
 from trellis2_server.errors import InputError
 
 #: What is read.
-GEOMETRY: Final = frozenset({"KHR_mesh_quantization"})
+GEOMETRY: Final = frozenset(
+    {"KHR_mesh_quantization", "EXT_meshopt_compression", "KHR_meshopt_compression"}
+)
 #: Without influence on what is read: names end with * where any end is meant. Materials, textures,
 #: lights, cameras and animations are left out.
 IRRELEVANT: Final = (

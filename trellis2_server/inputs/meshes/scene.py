@@ -73,6 +73,7 @@ class Scene:
         meshes: names of the meshes; None for a mesh without a name.
         is_smooth: whether parts without normals are smooth and need computed normals.
         is_double_sided: whether the file declares faces visible from both sides.
+        stored_bytes: about the size that the file would have without compression; 0: it has none.
     """
 
     parts: tuple[Part, ...]
@@ -81,6 +82,7 @@ class Scene:
     meshes: tuple[str | None, ...]
     is_smooth: bool = False
     is_double_sided: bool = False
+    stored_bytes: int = 0
 
     def merge(self) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
         """Return the vertices and faces of all parts, in the scene's frame.
