@@ -16,6 +16,7 @@ from trellis2_server.decoders import object_tasks
 from trellis2_server.inputs.images.decoding import decode_image
 from trellis2_server.inputs.images.formats import available_formats
 from trellis2_server.inputs.meshes import read_scene, to_model_frame
+from trellis2_server.inputs.meshes.glb_draco import import_draco
 from trellis2_server.inputs.meshes.glb_meshopt import import_meshopt
 from trellis2_server.inputs.meshes.transfer import pack_scene
 
@@ -29,6 +30,7 @@ def prepare() -> None:
     """Load what the first call would load."""
     available_formats()
     import_meshopt()
+    import_draco()
 
 
 def decode_picture(content: memoryview, arguments: Mapping[str, Any]) -> Result:

@@ -16,6 +16,7 @@ from trellis2_server.inputs.meshes.glb_extensions import check_required
 from trellis2_server.inputs.meshes.glb_nodes import read_nodes
 from trellis2_server.inputs.meshes.glb_primitives import (
     declared_faces,
+    decompress_primitive,
     has_triangles,
     read_primitive,
 )
@@ -97,7 +98,8 @@ def _read_parts(
             if not has_triangles(primitive):
                 continue
             name = f"meshes[{index}].primitives[{at}]"
-            read = read_primitive(accessors, primitive, name)
+            stored = decompress_primitive(file, accessors, primitive, name)
+            read = read_primitive(accessors, stored, name)
             vertices += len(read.positions)
             check_size(vertices, 0)
             if len(read.faces):

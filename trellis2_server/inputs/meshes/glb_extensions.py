@@ -13,9 +13,10 @@ from typing import Any, Final
 from trellis2_server.errors import InputError
 
 #: What is read.
-GEOMETRY: Final = frozenset(
-    {"KHR_mesh_quantization", "EXT_meshopt_compression", "KHR_meshopt_compression"}
-)
+GEOMETRY: Final = (
+    "KHR_mesh_quantization", "EXT_meshopt_compression", "KHR_meshopt_compression",
+    "KHR_draco_mesh_compression",
+)  # fmt: skip
 #: Without influence on what is read: names end with * where any end is meant. Materials, textures,
 #: lights, cameras and animations are left out.
 IRRELEVANT: Final = (
