@@ -96,7 +96,9 @@ def test_compressed_triangles_are_those_that_were_compressed(
 ) -> None:
     part = only_part(bytes(tetrahedron(mode=mode, **more)))
     np.testing.assert_allclose(
-        sorted_corners(part.positions[part.faces]), sorted_corners(CORNERS[FACES]), atol=1e-3
+        sorted_corners(part.positions[part.faces]),
+        sorted_corners(np.asarray(CORNERS)[FACES]),
+        atol=1e-3,
     )
 
 
@@ -104,7 +106,7 @@ def test_attributes_are_found_by_their_number() -> None:
     normals = np.array([[0, 0, 1], [0, 1, 0], [1, 0, 0], [0, 0, -1]], np.float64)
     built = tetrahedron(tex_coord=UV.astype(np.float64), normals=normals, preserve_order=True)
     part = only_part(bytes(built))
-    order = np.abs(CORNERS[None] - part.positions[:, None]).sum(axis=2).argmin(axis=1)
+    order = np.abs(np.asarray(CORNERS)[None] - part.positions[:, None]).sum(axis=2).argmin(axis=1)
     assert part.uv is not None
     assert part.normals is not None
     np.testing.assert_allclose(part.uv, UV[order], atol=1e-3)
