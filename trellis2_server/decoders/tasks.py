@@ -17,6 +17,8 @@ from trellis2_server.errors import TooLargeError
 from trellis2_server.inputs.images.decoding import decode_image
 from trellis2_server.inputs.images.formats import available_formats
 from trellis2_server.inputs.meshes import read_scene, to_model_frame
+from trellis2_server.inputs.meshes.glb_draco import import_draco
+from trellis2_server.inputs.meshes.glb_meshopt import import_meshopt
 from trellis2_server.inputs.meshes.placements import prefer_front, separate_placements
 from trellis2_server.inputs.meshes.transfer import pack_scene
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 def prepare() -> None:
     """Load what the first call would load."""
     available_formats()
+    import_meshopt()
+    import_draco()
 
 
 def decode_picture(content: memoryview, arguments: Mapping[str, Any]) -> Result:
@@ -58,7 +62,7 @@ def read_mesh(content: memoryview, arguments: Mapping[str, Any]) -> Result:
             places.
     """
     scene = read_scene(bytes(content))
-    return pack_scene(*_place(scene, len(content), **arguments))
+    return pack_scene(*_place(scene, max(len(content), scene.stored_bytes), **arguments))
 
 
 def _place(

@@ -247,6 +247,29 @@ def test_an_uploaded_mesh_is_returned_compressed(
     assert again.content == plain.content
 
 
+@pytest.mark.parametrize("compress", ["meshopt", "draco"])
+def test_a_compressed_model_of_the_server_can_be_sent_back_as_mesh(
+    default_preview: Server, compress: str
+) -> None:
+    made = default_preview.generate(
+        {"image": encoded(red_and_green()), "texture": True, "compress": compress}
+    )
+    if made.status_code == 500:
+        pytest.skip(f"{compress} is not installed")
+    assert any(compress in name for name in opened(made.content)[0]["extensionsRequired"])
+    reply = textured(default_preview, made.content)
+    assert reply.status_code == 200, reply.text
+    sent, returned = (
+        [
+            document["accessors"][each["indices"]]["count"]
+            for mesh in document["meshes"]
+            for each in mesh["primitives"]
+        ]
+        for document, _ in (opened(made.content), opened(reply.content))
+    )
+    assert sent == returned
+
+
 def test_a_mesh_with_a_picture_leaves_its_hash_to_the_model_of_the_picture(
     default_preview: Server,
 ) -> None:

@@ -40,7 +40,7 @@ def read_glb(content: bytes) -> Scene:
     check_required(file.json)
     accessors, metadata = Accessors(file), MetadataFilter()
     tree = read_nodes(file, accessors, metadata)
-    parts, names, posed = _read_parts(file, accessors, tree, metadata)
+    parts, names, posed, stored_bytes = _read_parts(file, accessors, tree, metadata)
     _place_posed(tree, posed)
     mesh_index = {use: at for at, use in enumerate(names)}
     for node in tree.nodes:
@@ -58,22 +58,24 @@ def read_glb(content: bytes) -> Scene:
         roots=tuple(tree.roots),
         meshes=tuple(names.values()),
         is_double_sided=is_double_sided,
+        stored_bytes=stored_bytes,
     )
 
 
 def _read_parts(
     file: Glb, accessors: Accessors, tree: NodeTree, metadata: MetadataFilter
-) -> tuple[list[Part], dict[MeshUse, str | None], dict[MeshUse, NDArray[np.float64]]]:
+) -> tuple[list[Part], dict[MeshUse, str | None], dict[MeshUse, NDArray[np.float64]], int]:
     """Read the triangles of the placed meshes.
 
     Returns:
         The parts.
         Names of the meshes with parts, in their order.
         Where skins place meshes, float64 [4, 4].
+        About the size that the file would have without compression, bytes.
     """
     reader = MeshReader(file, accessors)
     uses = sorted(tree.placements, key=lambda use: use.mesh)
-    reader.check_totals(uses)
+    stored_bytes = reader.check_totals(uses)
     parts: list[Part] = []
     names: dict[MeshUse, str | None] = {}
     posed: dict[MeshUse, NDArray[np.float64]] = {}
@@ -89,7 +91,7 @@ def _read_parts(
             for each in geometries
         ]
         names[use] = metadata.name(file.item("meshes", use.mesh).get("name"))
-    return parts, names, posed
+    return parts, names, posed, stored_bytes
 
 
 def _place_posed(tree: NodeTree, posed: dict[MeshUse, NDArray[np.float64]]) -> None:

@@ -120,6 +120,38 @@ class Accessors:
             self._rows[at] = self._read(accessor, f"accessors[{at}]")
         return self._rows[at]
 
+    def provide(self, index: object, values: NDArray[Any], name: str) -> None:
+        """Set the rows of an accessor that stores none: they are in a compressed primitive.
+
+        Args:
+            index: of the accessor.
+            values: [N, width]; unsigned integers of any size for an accessor of indices.
+            name: of the primitive, for error messages.
+
+        Raises:
+            InputError: the accessor declares rows of another number, width or type.
+        """
+        at = check_count(index)
+        accessor = self._file.item("accessors", at)
+        dtype = _dtype(accessor, f"accessors[{at}]")
+        is_index = accessor.get("type") == "SCALAR" and dtype.kind == values.dtype.kind == "u"
+        stored = values
+        if dtype.kind in "iu" and values.dtype.kind in "iu" and not is_index:
+            stored = values.astype(dtype)  # libraries may return larger integers than are stored
+        if (
+            check_count(accessor.get("count"), 1) != len(values)
+            or WIDTHS.get(accessor.get("type", "")) != values.shape[1]
+            or (dtype.kind in "iu") != (values.dtype.kind in "iu")
+            or not (stored is values or np.array_equal(stored, values))
+        ):
+            raise InputError(
+                f"mesh: accessors[{at}] of the GLB declares other rows than {name} contains"
+            )
+        is_normalized = accessor.get("normalized") is True
+        self._rows[at] = Rows(
+            len(stored), stored, None, stored.dtype, stored.shape[1], is_normalized
+        )
+
     def _read(self, accessor: dict[str, Any], name: str) -> Rows:
         width, dtype = WIDTHS[accessor["type"]], _dtype(accessor, name)
         count = check_count(accessor.get("count"), 1)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from trellis2_server.errors import InputError, TooLargeError
 from trellis2_server.inputs.meshes.data_uris import DataUris
 from trellis2_server.inputs.meshes.glb_json import parse_document
+from trellis2_server.inputs.meshes.glb_meshopt import MeshoptViews, compression_of, import_meshopt
 from trellis2_server.inputs.meshes.scene import check_count
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ class Glb:
             text, self._bin = _split(content)
             self.json = parse_document(text, "GLB")
         self._buffers: dict[int, memoryview] = {}
+        self._meshopt = MeshoptViews(self.size)
+        self._decompressed: dict[int, memoryview] = {}
 
     def item(self, name: str, index: object) -> dict[str, Any]:
         """Return an object of one of the JSON's lists, such as `meshes`.
@@ -122,13 +125,23 @@ class Glb:
         return item
 
     def view(self, index: object) -> memoryview:
-        """Return the bytes of a buffer view.
+        """Return the bytes of a buffer view, decompressed if they are compressed.
 
         Raises:
-            InputError: the view is outside its buffer, or that is in another file.
+            InputError: the view is outside its buffer, that is in another file, or the compressed
+                bytes are damaged.
+            TooLargeError: the file has too much content when decompressed.
+            MissingPackageError: the package that decompresses it is not installed.
         """
-        view = self.item("bufferViews", index)
-        return self.slice(view, f"bufferViews[{index}]")
+        view, name = self.item("bufferViews", index), f"bufferViews[{index}]"
+        packed = compression_of(view)
+        if packed is None or (import_meshopt() is None and self.has_buffer(view.get("buffer"))):
+            return self.slice(view, name)
+        at = check_count(index)
+        if at not in self._decompressed:
+            content = self.slice(packed, f"the compression of {name}")
+            self._decompressed[at] = self._meshopt.decompress(view, content, name)
+        return self._decompressed[at]
 
     def slice(self, view: dict[str, Any], name: str) -> memoryview:
         """Return the bytes that an object with `buffer`, `byteOffset` and `byteLength` selects.

@@ -13,9 +13,10 @@ from typing import Any, Final
 from trellis2_server.errors import InputError
 
 #: What is read.
-GEOMETRY: Final = frozenset(
-    {"EXT_mesh_gpu_instancing", "KHR_mesh_quantization", "KHR_node_visibility"}
-)
+GEOMETRY: Final = frozenset({
+    "EXT_mesh_gpu_instancing", "KHR_mesh_quantization", "KHR_node_visibility",
+    "EXT_meshopt_compression", "KHR_meshopt_compression", "KHR_draco_mesh_compression",
+})  # fmt: skip
 #: Without influence on what is read: names end with * where any end is meant. Materials, textures,
 #: lights, cameras, animations, sound, physics and metadata are left out. From the registry,
 #: https://github.com/KhronosGroup/glTF/tree/main/extensions, and VRM's and OMI's lists. Not among

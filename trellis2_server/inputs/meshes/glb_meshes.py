@@ -16,10 +16,12 @@ from trellis2_server.errors import InputError
 from trellis2_server.inputs.meshes.glb_morphs import MorphTargets
 from trellis2_server.inputs.meshes.glb_primitives import (
     declared_faces,
+    decompress_primitive,
     has_triangles,
     read_primitive,
     unit_normals,
 )
+from trellis2_server.inputs.meshes.glb_sizes import StoredSize
 from trellis2_server.inputs.meshes.glb_skins import Skins, blend, common_matrix
 from trellis2_server.inputs.meshes.scene import check_declared, check_size, far_offset
 
@@ -49,20 +51,26 @@ class MeshReader:
         self._skins = Skins(file, accessors)
         self._vertices = 0
 
-    def check_totals(self, uses: list[MeshUse]) -> None:
+    def check_totals(self, uses: list[MeshUse]) -> int:
         """Check the sizes that meshes declare, before any of them is read.
 
         Primitives can share an accessor: a small file can declare many copies of its faces. A face
         has at most three vertices of its own, so that the limit on faces is one on vertices, too.
+
+        Returns:
+            About the size that the file would have without compression, bytes.
         """
         faces = primitives = 0
+        stored = StoredSize(self._file)
         for use in uses:
             for primitive in self._file.item("meshes", use.mesh)["primitives"]:
                 primitives += 1
                 if has_triangles(primitive):
                     faces += declared_faces(self._accessors, primitive)
+                    stored.add(primitive)
                 check_size(0, faces, primitives)
-        check_declared(faces, self._file.size)
+        check_declared(faces, stored.bytes)
+        return stored.bytes
 
     def is_skinned(self, use: MeshUse) -> bool:
         """Whether the nodes' transforms do not count: the joints place the mesh."""
@@ -86,10 +94,11 @@ class MeshReader:
         for at, primitive in enumerate(self._file.item("meshes", use.mesh)["primitives"]):
             if not has_triangles(primitive):
                 continue
+            name = f"meshes[{use.mesh}].primitives[{at}]"
             geometry = read_primitive(
                 self._accessors,
-                primitive,
-                f"meshes[{use.mesh}].primitives[{at}]",
+                decompress_primitive(self._file, self._accessors, primitive, name),
+                name,
                 self._morphs,
                 use.weights,
                 is_skinned=is_skinned,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from trellis2_server.errors import InputError
+from trellis2_server.inputs.meshes.glb_draco import decompress, draco_of, import_draco
 from trellis2_server.inputs.meshes.glb_skins import Influences, read_influences
 from trellis2_server.inputs.meshes.scene import check_size
 from trellis2_server.inputs.meshes.visibility import compact, visible_faces
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trellis2_server.inputs.meshes.glb_accessors import Accessors, Rows
+    from trellis2_server.inputs.meshes.glb_container import Glb
     from trellis2_server.inputs.meshes.glb_morphs import MorphTargets
 
 #: glTF's `primitive.mode`.
 _TRIANGLES, _STRIP, _FAN = 4, 5, 6
 _MODES: Final = {_TRIANGLES, _STRIP, _FAN}
+#: Beginnings of the names of attributes that are read.
+_ATTRIBUTES: Final = ("POSITION", "NORMAL", "TEXCOORD_0", "JOINTS_", "WEIGHTS_")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +61,51 @@ def declared_faces(accessors: Accessors, primitive: dict[str, Any]) -> int:
     corners = accessors.count(primitive.get("indices", primitive["attributes"]["POSITION"]))
     mode = primitive.get("mode", _TRIANGLES)
     return corners // 3 if mode == _TRIANGLES else max(corners - 2, 0)
+
+
+def decompress_primitive(
+    file: Glb, accessors: Accessors, primitive: dict[str, Any], name: str
+) -> dict[str, Any]:
+    """Decompress a primitive if Draco compresses it; the accessors then have its rows.
+
+    Args:
+        file: the file.
+        accessors: of the file.
+        primitive: from the JSON; what it declares is within the limits.
+        name: of the primitive, for error messages.
+
+    Returns:
+        The primitive, as it is to be read.
+
+    Raises:
+        InputError: the bytes are damaged, or do not fit to what the JSON says of them.
+        MissingPackageError: the package that decompresses them is not installed.
+    """
+    about = draco_of(primitive)
+    if about is None:
+        return primitive
+    attributes, indices = primitive["attributes"], primitive.get("indices")
+    if import_draco() is None and all(
+        "bufferView" in file.item("accessors", at) for at in (attributes["POSITION"], indices)
+    ):
+        return primitive  # the same triangles, not compressed
+    if indices is None:
+        raise InputError(f"mesh: {name} of the GLB has Draco compression, but no indices")
+    mesh = decompress(
+        bytes(file.view(about.get("bufferView"))),
+        name,
+        faces=accessors.count(indices) // 3,
+        vertices=accessors.count(attributes["POSITION"]),
+    )
+    accessors.provide(indices, mesh.faces.reshape(-1, 1), name)
+    for attribute, key in about.get("attributes", {}).items():
+        if attribute not in attributes or not attribute.startswith(_ATTRIBUTES):
+            continue
+        if key not in mesh.attributes:
+            raise InputError(f"mesh: {name} of the GLB has no {attribute} in its Draco compression")
+        accessors.provide(attributes[attribute], mesh.attributes[key], name)
+    # Draco stores no strips: what was one is a list of triangles.
+    return {**primitive, "mode": _TRIANGLES}
 
 
 def read_primitive(  # noqa: PLR0913 - what a node adds to a primitive

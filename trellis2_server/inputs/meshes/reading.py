@@ -95,7 +95,8 @@ def read_scene(content: bytes, *, is_own: bool = False) -> Scene:
     if not faces:
         raise InputError(f"mesh: the {name} file has no triangle")
     if not is_own:
-        check_density(sum(len(part.positions) for part in scene.parts), faces, len(content))
+        vertices = sum(len(part.positions) for part in scene.parts)
+        check_density(vertices, faces, max(len(content), scene.stored_bytes))
     for part in scene.parts:
         if part.faces.size and not 0 <= int(part.faces.min()) <= int(part.faces.max()) < len(
             part.positions

@@ -77,6 +77,7 @@ class Scene:
         is_smooth: whether parts without normals are smooth and need computed normals.
         is_double_sided: whether the file declares faces visible from both sides.
         up_axis: the axis that points up in most files of that format.
+        stored_bytes: about the size that the file would have without compression; 0: it has none.
     """
 
     parts: tuple[Part, ...]
@@ -86,6 +87,7 @@ class Scene:
     is_smooth: bool = False
     is_double_sided: bool = False
     up_axis: Axis = "y"
+    stored_bytes: int = 0
 
     def merge(self) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
         """Return the vertices and faces of all parts, in the scene's frame.
