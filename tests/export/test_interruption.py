@@ -23,7 +23,10 @@ from trellis2_server.engines.preview.engine import PreviewEngine
 from trellis2_server.engines.preview.projection import project
 from trellis2_server.errors import ExportError
 from trellis2_server.export import cancellation, kernels, parallel
+from trellis2_server.export.given_uv import check_uv
 from trellis2_server.export.unwrap import unwrap
+from trellis2_server.inputs.meshes import Scene, to_model_frame
+from trellis2_server.inputs.meshes.scene import Part
 from trellis2_server.mesh import Mesh
 from trellis2_server.reports import no_report
 
@@ -185,9 +188,27 @@ def test_no_loop_computes_for_long_on_a_hostile_shape(name: str) -> None:
     assert long_runs(observer) == {}
 
 
+def _check_layers() -> None:
+    """Check texture coordinates with as many layers over the whole square as there may be."""
+    corners = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], np.float32)
+    faces = np.tile(np.array([[0, 1, 2], [0, 2, 3]], np.int32), (7, 1))
+    part = Part(0, corners, None, corners[:, :2], faces, np.eye(4))
+    scene = Scene((part,), ({"mesh": 0},), (0,), (None,))
+    check_uv(scene, to_model_frame(scene), no_report)
+
+
+def test_a_check_of_texture_coordinates_looks_at_its_flag() -> None:
+    _check_layers()  # compiles
+    with observing() as observer:
+        _check_layers()
+    assert any(name.endswith(".find_overlap") for name in observer.called)
+    assert long_runs(observer) == {}
+
+
 def test_all_loops_are_observed(ordinary: Observer) -> None:
     with observing() as observer:
         _hostile("slivers")
+        _check_layers()
         sphere = shapes.sphere()
         mixed = np.where(
             np.arange(len(sphere.faces))[:, None] % 3 == 0, sphere.faces[:, ::-1], sphere.faces

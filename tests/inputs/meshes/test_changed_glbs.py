@@ -21,6 +21,8 @@ VALUES = st.one_of(
     st.lists(st.integers(-1, 5), max_size=4), st.just({}), st.just(10**400),
 )  # fmt: skip
 
+ARGUMENTS = {"rotation_deg": 0, "up_axis": "auto", "may_copy": True}
+
 
 def everything() -> Glb:
     """A file with all that this module tests."""
@@ -70,7 +72,11 @@ def test_a_changed_file_is_read_or_is_the_clients_error(data: st.DataObject) -> 
         at = data.draw(st.integers(1, len(file.data)))
         content[-at] = data.draw(st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]))
     try:
-        unpack_scene(*read_mesh(memoryview(content), {"rotation_deg": 0, "up_axis": "auto", "may_copy": True}))
+        unpack_scene(
+            *read_mesh(
+                memoryview(content), {"rotation_deg": 0, "up_axis": "auto", "may_copy": True}
+            )
+        )
     except ServerError as error:
         assert isinstance(error, InputError | TooLargeError)  # noqa: PT017 - or none at all
 

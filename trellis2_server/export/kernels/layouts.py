@@ -47,6 +47,8 @@ def find_overlap(uv, faces, corners, vertices, distance, owner, flag):
         first = max(0, int(np.ceil(min(ay, by, cy) - 0.5)))
         last = min(size - 1, int(np.floor(max(ay, by, cy) - 0.5)))
         for row in range(first, last + 1):
+            if row & 15 == 0 and is_cancelled(flag):
+                return -1, -1
             y = row + 0.5
             low, high = np.inf, -np.inf
             for side in range(3):
