@@ -36,6 +36,9 @@ _MAX_HEIGHT: Final = 20_000.0
 _MAX_AREA: Final = 8.0
 #: Two points of the surface so close together are one, edges of the model's cube.
 _SAME_POINT: Final = 1e-3
+#: Share of the covered texels in which faces may overlap: charts of curved surfaces fold over in a
+#: few slivers. Those of this server's own models do in 5e-5.
+_MAX_OVERLAP: Final = 1e-3
 #: Share of the surface that may have no area in the texture: faces like needles.
 _MAX_LOST: Final = 0.01
 #: Area in the square below which a face has none.
@@ -46,7 +49,7 @@ def check_uv(scene: Scene, placed: Mesh, report: Report | None = None) -> None:
     """Check that a picture can be baked with the scene's own texture coordinates.
 
     Faces that show the same points of the surface, such as the two sides of a leaf, may share their
-    place. So may all faces along their edges.
+    place. So may all faces along their edges, and some slivers; see `_MAX_OVERLAP`.
 
     Args:
         scene: in its own frame.
@@ -69,7 +72,7 @@ def check_uv(scene: Scene, placed: Mesh, report: Report | None = None) -> None:
         check()
         _check_area(scene, corners, placed)
         owner = np.full((_GRID, _GRID), -1, np.int32)
-        one, other = call(
+        one, other, count = call(
             kernels.find_overlap,
             np.clip(uv, 0, 1).astype(np.float64) * _GRID,
             faces,
@@ -78,7 +81,7 @@ def check_uv(scene: Scene, placed: Mesh, report: Report | None = None) -> None:
             _SAME_POINT,
             owner,
         )
-        if one >= 0:
+        if count > _MAX_OVERLAP * np.count_nonzero(owner >= 0):
             raise InputError(
                 f"uv: keep needs faces that do not overlap, but {_face_name(scene, one)} and "
                 f"{_face_name(scene, other)} do, near u, v = {_middle(corners, one)}"

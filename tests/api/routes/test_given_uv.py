@@ -128,6 +128,16 @@ def test_both_sides_of_a_leaf_may_share_their_place(default_preview: Server) -> 
     assert reply.status_code == 200, reply.text
 
 
+@pytest.mark.parametrize("compress", ["none", "draco"])
+def test_a_model_of_the_server_keeps_its_coordinates(
+    default_preview: Server, compress: str
+) -> None:
+    """Its charts fold over in a few slivers, as those of all programs do."""
+    made = default_preview.generate(fields(image=encoded(PICTURE), texture=True, compress=compress))
+    reply = ask(default_preview, made.content)
+    assert reply.status_code == 200, reply.text
+
+
 SPREAD = box()[2]
 SAME_PLACE = np.tile([[0.1, 0.1], [0.9, 0.1], [0.1, 0.9]], (12, 1))
 ONE_OUTSIDE = SPREAD + np.eye(36)[:, [16]] * [1.5, 0]

@@ -36,11 +36,13 @@ def place_in_face(uv, faces, f, x, y):
 
 @kernel
 def find_overlap(uv, faces, corners, vertices, distance, owner, flag):
-    # Return two faces that cover the same texel with different points of the surface; -1: none.
+    # Return two faces that cover the same texel with different points of the surface, -1: none, and
+    # the number of such texels.
     size = owner.shape[0]
+    first_face, second_face, count = -1, -1, 0
     for f in range(faces.shape[0]):
         if f & 63 == 0 and is_cancelled(flag):
-            return -1, -1
+            return -1, -1, 0
         ax, ay = uv[faces[f, 0], 0], uv[faces[f, 0], 1]
         bx, by = uv[faces[f, 1], 0], uv[faces[f, 1], 1]
         cx, cy = uv[faces[f, 2], 0], uv[faces[f, 2], 1]
@@ -48,7 +50,7 @@ def find_overlap(uv, faces, corners, vertices, distance, owner, flag):
         last = min(size - 1, int(np.floor(max(ay, by, cy) - 0.5)))
         for row in range(first, last + 1):
             if row & 15 == 0 and is_cancelled(flag):
-                return -1, -1
+                return -1, -1, 0
             y = row + 0.5
             low, high = np.inf, -np.inf
             for side in range(3):
@@ -95,5 +97,7 @@ def find_overlap(uv, faces, corners, vertices, distance, owner, flag):
                     )
                     apart = max(apart, abs(one - other))
                 if apart > distance:
-                    return f, g
-    return -1, -1
+                    count += 1
+                    if first_face < 0:
+                        first_face, second_face = f, g
+    return first_face, second_face, count
