@@ -81,9 +81,8 @@ def read_mesh(
         may_copy=options.uv != "keep",  # copies would share their texels
         check=check,
     )
-    is_auto = options.up_axis == "auto"
-    up_axis = scene.up_axis if options.up_axis == "auto" else options.up_axis
-    warnings = (_TAKEN_AS_Z_UP,) if is_auto and up_axis == "z" else ()
+    up_axis = scene.upward_axis(options.up_axis)
+    warnings = (_TAKEN_AS_Z_UP,) if options.up_axis == "auto" and up_axis == "z" else ()
     uploaded = UploadedMesh(scene, mesh, up_axis, warnings)
     if options.uv == "keep":
         given_uv.check_uv(scene, mesh, report)

@@ -5,7 +5,7 @@ Does not know: where the geometry and the material come from.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,11 +15,9 @@ from trellis2_server.export.gltf import (
     ARRAY_BUFFER,
     ELEMENT_ARRAY_BUFFER,
     FLOAT,
-    MAX_SHORT_VERTICES,
-    UINT,
-    USHORT,
     new_document,
 )
+from trellis2_server.export.part_accessors import add_accessors, add_indices
 from trellis2_server.export.scene_compression import add_compressed_parts
 
 if TYPE_CHECKING:
@@ -32,9 +30,6 @@ if TYPE_CHECKING:
     from trellis2_server.export.gltf import GltfBuilder
     from trellis2_server.export.material import Image, Material
 
-#: Bytes of a component, and components of an element.
-_BYTES: Final = {USHORT: 2, UINT: 4, FLOAT: 4}
-_WIDTHS: Final = {"SCALAR": 1, "VEC2": 2, "VEC3": 3}
 _LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP_TO_EDGE = 9729, 9987, 33071
 
 
@@ -140,25 +135,12 @@ def _add_parts(builder: GltfBuilder, parts: GltfParts) -> list[dict[str, Any]]:
             primitives, _add_vectors(builder, parts.uv, parts.vertices), strict=True
         ):
             primitive["attributes"]["TEXCOORD_0"] = at
-    for primitive, at in zip(primitives, _add_indices(builder, parts), strict=True):
+    indices = add_indices(
+        builder, parts, lambda rows: builder.add_bytes(rows, target=ELEMENT_ARRAY_BUFFER)
+    )
+    for primitive, at in zip(primitives, indices, strict=True):
         primitive |= {"indices": at, "mode": 4}
     return primitives
-
-
-def _add_indices(builder: GltfBuilder, parts: GltfParts) -> list[int]:
-    """Add the accessors of the parts' faces and return their indices."""
-    found = np.empty(len(parts.vertices), np.int64)
-    is_short = parts.vertices <= MAX_SHORT_VERTICES
-    for dtype, kind, chosen in (("<u2", USHORT, is_short), ("<u4", UINT, ~is_short)):
-        if not chosen.any():
-            continue
-        faces = parts.faces
-        if not chosen.all():
-            faces = faces[np.repeat(chosen, parts.triangles)]
-        view = builder.add_bytes(faces.astype(dtype), target=ELEMENT_ARRAY_BUFFER)
-        counts = 3 * parts.triangles[chosen]
-        found[chosen] = _add_accessors(builder, view, kind, "SCALAR", counts)
-    return found.tolist()
 
 
 def _add_vectors(
@@ -168,35 +150,8 @@ def _add_vectors(
     # glTF requires the stride of a view that accessors of vertices share.
     stride = {"byteStride": 4 * rows.shape[1]} if len(counts) > 1 else {}
     view = builder.add_bytes(rows.astype("<f4", copy=False), target=ARRAY_BUFFER, **stride)
-    return _add_accessors(builder, view, FLOAT, f"VEC{rows.shape[1]}", counts)
-
-
-def _add_accessors(
-    builder: GltfBuilder, view: int, kind: int, shape: str, counts: NDArray[np.int64]
-) -> list[int]:
-    """Add accessors that follow each other in a view.
-
-    Args:
-        builder: of the file.
-        view: index of the buffer view.
-        kind: component type.
-        shape: type of an element.
-        counts: int64 [P], elements of each accessor.
-    """
-    offsets = _BYTES[kind] * _WIDTHS[shape] * (np.cumsum(counts) - counts)
-    return [
-        builder.add(
-            "accessors",
-            {
-                "bufferView": view,
-                **({"byteOffset": offset} if offset else {}),
-                "componentType": kind,
-                "count": count,
-                "type": shape,
-            },
-        )
-        for offset, count in zip(offsets.tolist(), counts.tolist(), strict=True)
-    ]
+    width = rows.shape[1]
+    return add_accessors(builder, view, 4 * width, counts, FLOAT, f"VEC{width}")
 
 
 def _add_material(builder: GltfBuilder, material: Material, *, is_double_sided: bool) -> int:

@@ -32,10 +32,8 @@ from trellis2_server.export.gltf import (
     BYTE,
     ELEMENT_ARRAY_BUFFER,
     FLOAT,
-    MAX_SHORT_VERTICES,
-    UINT,
-    USHORT,
 )
+from trellis2_server.export.part_accessors import add_accessors, add_indices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,7 +99,12 @@ def _add_meshopt(builder: GltfBuilder, parts: GltfParts) -> list[dict[str, Any]]
             uvs = _add_rows(builder, parts.uv, parts.vertices, FLOAT)
             for primitive, at in zip(primitives, uvs, strict=True):
                 primitive["attributes"]["TEXCOORD_0"] = at
-        for primitive, at in zip(primitives, _add_faces(builder, parts), strict=True):
+        indices = add_indices(
+            builder,
+            parts,
+            lambda rows: _add_view(builder, rows, len(rows), rows.itemsize, "TRIANGLES", None),
+        )
+        for primitive, at in zip(primitives, indices, strict=True):
             primitive |= {"indices": at, "mode": 4}
     except (ValueError, RuntimeError) as error:
         raise ExportError("meshopt could not compress this mesh.") from error
@@ -132,52 +135,7 @@ def _add_rows(
     view = _add_view(builder, rows, len(rows), stride, "ATTRIBUTES", view_filter)
     shape = "VEC2" if rows.shape[1] == 2 else "VEC3"  # noqa: PLR2004 - normals have a fourth byte
     more = {"normalized": True} if kind == BYTE else {}
-    starts = stride * (np.cumsum(counts) - counts)
-    return [
-        builder.add(
-            "accessors",
-            {
-                "bufferView": view,
-                **({"byteOffset": start} if start else {}),
-                "componentType": kind,
-                "count": count,
-                "type": shape,
-                **more,
-            },
-        )
-        for start, count in zip(starts.tolist(), counts.tolist(), strict=True)
-    ]
-
-
-def _add_faces(builder: GltfBuilder, parts: GltfParts) -> list[int]:
-    """Add the accessors of the parts' faces and return their indices."""
-    found = np.empty(len(parts.vertices), np.int64)
-    is_short = parts.vertices <= MAX_SHORT_VERTICES
-    for dtype, kind, chosen in (("<u2", USHORT, is_short), ("<u4", UINT, ~is_short)):
-        if not chosen.any():
-            continue
-        faces = parts.faces
-        if not chosen.all():
-            faces = faces[np.repeat(chosen, parts.triangles)]
-        indices = faces.astype(dtype).reshape(-1)
-        size = indices.itemsize
-        view = _add_view(builder, indices, len(indices), size, "TRIANGLES", None)
-        counts = 3 * parts.triangles[chosen]
-        starts = size * (np.cumsum(counts) - counts)
-        found[chosen] = [
-            builder.add(
-                "accessors",
-                {
-                    "bufferView": view,
-                    **({"byteOffset": start} if start else {}),
-                    "componentType": kind,
-                    "count": count,
-                    "type": "SCALAR",
-                },
-            )
-            for start, count in zip(starts.tolist(), counts.tolist(), strict=True)
-        ]
-    return found.tolist()
+    return add_accessors(builder, view, stride, counts, kind, shape, **more)
 
 
 def _add_view(  # noqa: PLR0913, PLR0917 - what the extension says of a view

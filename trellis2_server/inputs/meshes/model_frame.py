@@ -56,7 +56,7 @@ def to_model_frame(scene: Scene, rotation_deg: float = 0.0, up_axis: UpAxis = "a
     x, y, z = positions.T
     # In place from here on: each copy takes 24 bytes a vertex.
     points = np.empty_like(positions)
-    if (scene.up_axis if up_axis == "auto" else up_axis) == "z":
+    if scene.upward_axis(up_axis) == "z":
         points[:, 0] = x * cosine - y * sine
         points[:, 1] = x * sine + y * cosine
         points[:, 2] = z

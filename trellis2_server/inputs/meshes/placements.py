@@ -109,7 +109,7 @@ def prefer_front(scene: Scene, rotation_deg: float = 0.0, up_axis: UpAxis = "aut
     """
     angle = np.deg2rad(rotation_deg)
     sine, cosine = np.sin(angle), np.cos(angle)
-    is_z_up = (scene.up_axis if up_axis == "auto" else up_axis) == "z"
+    is_z_up = scene.upward_axis(up_axis) == "z"
     front = np.array([-sine, -cosine, 0] if is_z_up else [-sine, 0, cosine])
     chosen: dict[int, NDArray[np.float64]] = {}
     for mesh, placed in _places(scene).items():

@@ -16,6 +16,8 @@ from trellis2_server.inputs.meshes.visibility import used_vertices, visible_face
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from trellis2_server.request_fields import UpAxis
+
 #: The axis that points up.
 Axis = Literal["y", "z"]
 
@@ -88,6 +90,10 @@ class Scene:
     is_double_sided: bool = False
     up_axis: Axis = "y"
     stored_bytes: int = 0
+
+    def upward_axis(self, asked: UpAxis) -> Axis:
+        """Return the axis that points up: the one that is asked for, or else that of the format."""
+        return self.up_axis if asked == "auto" else asked
 
     def merge(self) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
         """Return the vertices and faces of all parts, in the scene's frame.
