@@ -294,8 +294,8 @@ FIELDS: Final = (
     RequestField(
         "texture_format",
         "string",
-        "Image format of the textures in the GLB. auto is JPEG if the model is opaque, otherwise "
-        "WebP.",
+        "Image format of the textures in the GLB. auto is JPEG, and PNG for a base colour with "
+        "alpha. webp needs a program that knows EXT_texture_webp.",
         "export",
         choices=get_args(TextureFormat),
         setting="export.texture_format",

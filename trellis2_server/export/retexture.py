@@ -95,7 +95,7 @@ def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
         field: material attributes.
         texture_size: edge of the square textures, pixels.
         alpha_mode: as glTF defines it; "auto" is chosen by the baked alpha.
-        texture_format: "auto" is JPEG, and WebP for a base colour with alpha.
+        texture_format: "auto" is JPEG, and PNG for a base colour with alpha.
         unwrap: the method that creates the charts.
         extras: JSON values, written to `asset.extras`.
         generator: name and version of the program.
