@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from tests.support.meshes import as_bytes, two_nodes
 from trellis2_server.errors import InputError
 from trellis2_server.export import retexture
-from trellis2_server.export.formats.model import Model, read_model
+from trellis2_server.export.formats.model import read_model
 from trellis2_server.inputs.meshes import read_scene
 from trellis2_server.inputs.meshes import to_model_frame as to_frame
 
@@ -22,18 +21,6 @@ def test_the_transforms_of_nodes_are_applied_and_mirrored_faces_flipped() -> Non
     corner = model.positions[model.faces].astype(np.float64)
     volume = (corner[:, 0] * np.cross(corner[:, 1], corner[:, 2])).sum() / 6
     assert volume == pytest.approx(abs(expected.volume), rel=1e-4)
-
-
-def test_vertex_colours_are_those_of_the_texels() -> None:
-    picture = Image.new("RGBA", (2, 2))
-    picture.putdata([(1, 0, 0, 9), (2, 0, 0, 9), (3, 0, 0, 9), (4, 0, 0, 9)])
-    uv = np.array([[0, 0], [0.9, 0.1], [1, 1]], np.float32)
-    faces = np.array([[0, 1, 2]], np.int32)
-    model = Model(np.zeros((3, 3), np.float32), uv, faces, picture, None)
-    colors = model.vertex_colors()
-    assert colors is not None
-    assert colors[:, 0].tolist() == [1, 2, 4]
-    assert Model(model.positions, None, faces, picture, None).vertex_colors() is None
 
 
 def test_a_file_without_a_material_or_mesh_is_an_error() -> None:
