@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 
 Kind = Literal["integer", "number", "boolean", "interval", "string"]
 #: In the order in which lists for people have them.
-Group = Literal["general", "voxels", "export", "mesh", "hunyuan", "sampler", "delivery"]
+Group = Literal[
+    "general", "voxels", "export", "file", "mesh", "hunyuan", "sampler", "delivery"
+]  # fmt: skip
 
-FileType = Literal["glb", "obj", "ply", "stl", "obj_zip"]
+FileType = Literal["glb", "obj", "ply", "stl", "obj_zip", "gltf_zip"]
+UpAxis = Literal["auto", "y", "z"]
+Origin = Literal["center", "floor"]
 PipelineType = Literal["512", "1024", "1024_cascade", "1536_cascade"]
 Resolution = Literal[512, 1024, 1536]
 TextureSize = Literal[256, 512, 1024, 2048, 4096, 8192]
@@ -45,6 +49,7 @@ EXTENSIONS: Final[Mapping[FileType, str]] = {
     "ply": "ply",
     "stl": "stl",
     "obj_zip": "zip",
+    "gltf_zip": "gltf.zip",
 }
 
 
@@ -57,7 +62,8 @@ class RequestField:
         kind: type of the value; an interval is two numbers, from and to, between 0 and 1.
         description: what it does, in sentences; the first one stands alone.
         group: what it belongs to. Fields of "export" change only how a shape and its material
-            become a file, fields of "delivery" only what is sent back.
+            become a file, fields of "file" only how the model lies in it, fields of "delivery"
+            only what is sent back.
         aliases: names used by other clients; `name` wins over them, earlier over later ones.
         bounds: least and greatest value of a number; a number needs them, or a reader of its own.
         choices: allowed values; none: any of the kind.
@@ -178,7 +184,8 @@ FIELDS: Final = (
         "type",
         "string",
         "File type of the model. A textured obj or ply has vertex colours, an obj_zip has "
-        "textures, an stl has neither.",
+        "textures, an stl has neither. gltf_zip is glTF with its binary and its textures as files "
+        "of their own.",
         "delivery",
         choices=get_args(FileType),
         default="glb",
@@ -311,6 +318,39 @@ FIELDS: Final = (
         setting="export.compress",
         mesh="excluded",
         is_glb_only=True,
+    ),
+    RequestField(
+        "up_axis",
+        "string",
+        "Axis that points up in the file: y or z. auto is z for stl, y for other types. A glb and "
+        "a gltf_zip are always Y up.",
+        "file",
+        choices=get_args(UpAxis),
+        default="auto",
+    ),
+    RequestField(
+        "size_mm",
+        "number",
+        "Longest edge of the model in an stl, obj, ply or obj_zip, millimetres. 0 is the model's "
+        "own size, a cube of edge 1. Omitted: 100 for stl, own size for others.",
+        "file",
+        bounds=(0, 100_000),
+    ),
+    RequestField(
+        "size_m",
+        "number",
+        "Longest edge of the model in a glb or gltf_zip, metres. 0 is the model's own size, which "
+        "is what an omitted one selects.",
+        "file",
+        bounds=(0, 10_000),
+    ),
+    RequestField(
+        "origin",
+        "string",
+        "What of the model lies at the origin of the file: the middle of its box, or that of the "
+        "box's floor. Omitted: floor for stl, the model's own origin for others.",
+        "file",
+        choices=get_args(Origin),
     ),
 )
 

@@ -22,17 +22,28 @@ from trellis2_server.request_fields import (
     FileType,
     Group,
     Kind,
+    Origin,
     PipelineType,
     RequestField,
     Resolution,
     TextureFormat,
     TextureSize,
+    UpAxis,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["EXTENSIONS", "MAX_SEED", "OPTIONS", "FileType", "Option", "Options", "check_names"]
+__all__ = [
+    "EXTENSIONS",
+    "FILE_OPTIONS",
+    "MAX_SEED",
+    "OPTIONS",
+    "FileType",
+    "Option",
+    "Options",
+    "check_names",
+]
 
 #: What a nullable field is called on a command line where it is null.
 _NULL: Final = "none"
@@ -74,6 +85,10 @@ class Options(TypedDict, total=False):
     alpha_mode: AlphaMode
     texture_format: TextureFormat
     compress: Compression | Literal["none"]
+    up_axis: UpAxis
+    size_mm: float
+    size_m: float
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +123,8 @@ OPTIONS: Final = tuple(
     for field in FIELDS
     if field.group == group and group != "delivery" and field.name != "no_rembg"
 )
+#: Options that say how the model lies in a file.
+FILE_OPTIONS: Final = tuple(field.name for field in FIELDS if field.group == "file")
 _NAMES: Final = frozenset(option.name for option in OPTIONS)
 
 

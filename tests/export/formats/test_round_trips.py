@@ -28,8 +28,8 @@ from trellis2_server.inputs.meshes import read_scene, to_model_frame
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trellis2_server.export.formats import FileType
     from trellis2_server.export.formats.model import Model
+    from trellis2_server.parameters import FileType
 
 trimesh = pytest.importorskip("trimesh")
 
