@@ -24,7 +24,7 @@ Group = Literal[
     "general", "voxels", "export", "file", "mesh", "hunyuan", "sampler", "delivery"
 ]  # fmt: skip
 
-FileType = Literal["glb", "obj", "ply", "stl", "obj_zip", "gltf_zip"]
+FileType = Literal["glb", "obj", "ply", "stl", "obj_zip", "gltf_zip", "3mf"]
 UpAxis = Literal["auto", "y", "z"]
 Origin = Literal["center", "floor"]
 PipelineType = Literal["512", "1024", "1024_cascade", "1536_cascade"]
@@ -50,6 +50,7 @@ EXTENSIONS: Final[Mapping[FileType, str]] = {
     "stl": "stl",
     "obj_zip": "zip",
     "gltf_zip": "gltf.zip",
+    "3mf": "3mf",
 }
 
 
@@ -184,8 +185,8 @@ FIELDS: Final = (
         "type",
         "string",
         "File type of the model. A textured obj or ply has vertex colours, an obj_zip has "
-        "textures, an stl has neither. gltf_zip is glTF with its binary and its textures as files "
-        "of their own.",
+        "textures, a 3mf the base colour as a texture, an stl has neither. gltf_zip is glTF with "
+        "its binary and its textures as files of their own.",
         "delivery",
         choices=get_args(FileType),
         default="glb",
@@ -322,8 +323,8 @@ FIELDS: Final = (
     RequestField(
         "up_axis",
         "string",
-        "Axis that points up in the file: y or z. auto is z for stl, y for other types. A glb and "
-        "a gltf_zip are always Y up.",
+        "Axis that points up in the file: y or z. auto is z for stl and 3mf, y for other types. A "
+        "glb and a gltf_zip are always Y up.",
         "file",
         choices=get_args(UpAxis),
         default="auto",
@@ -331,8 +332,8 @@ FIELDS: Final = (
     RequestField(
         "size_mm",
         "number",
-        "Longest edge of the model in an stl, obj, ply or obj_zip, millimetres. 0 is the model's "
-        "own size, a cube of edge 1. Omitted: 100 for stl, own size for others.",
+        "Longest edge of the model in an stl, 3mf, obj, ply or obj_zip, millimetres. 0 is the "
+        "model's own size, a cube of edge 1. Omitted: 100 for stl and 3mf, own size for others.",
         "file",
         bounds=(0, 100_000),
     ),
@@ -348,7 +349,7 @@ FIELDS: Final = (
         "origin",
         "string",
         "What of the model lies at the origin of the file: the middle of its box, or that of the "
-        "box's floor. Omitted: floor for stl, the model's own origin for others.",
+        "box's floor. Omitted: floor for stl and 3mf, the model's own origin for others.",
         "file",
         choices=get_args(Origin),
     ),

@@ -28,6 +28,7 @@ MEDIA_TYPES: Final[dict[FileType, str]] = {
     "stl": "model/stl",
     "obj_zip": "application/zip",
     "gltf_zip": "application/zip",
+    "3mf": "model/3mf",
 }
 #: Headers of every response that contains a model.
 MODEL_HEADERS: Final = ("X-Image-Hash", "X-Job-Id", "X-Seed", "X-Engine", "X-Background")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 #: End of the names of conversions that this version made.
 _SUFFIX: Final = "-" + re.sub(r"[^a-z0-9]+", "_", __version__.lower())
-#: Digits of a digest → letters.
+#: Digits of a type or a digest → letters.
 _LETTERS: Final = str.maketrans("0123456789", "ghijklmnop")
 #: Part of `worker.max_kept_bytes` that conversions in memory may take.
 _PART_OF_MEMORY: Final = 1 / 4
@@ -177,8 +177,9 @@ class Conversions:
 
 def _name(model: Artifact, file_type: FileForm) -> str:
     """Return the name of a stored conversion: letters up to the hyphen, see `FILE_NAME`."""
-    word = file_type
     if isinstance(file_type, PlacedFile):
-        digest = md5(repr(file_type.placement).encode())
-        word = f"{file_type.type}_{digest.translate(_LETTERS)}"
+        word = f"{file_type.type}_{md5(repr(file_type.placement).encode())}"
+    else:
+        word = file_type
+    word = word.translate(_LETTERS)
     return f"{model.name.partition('.')[0]}.{word}{_SUFFIX}"

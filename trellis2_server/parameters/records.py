@@ -119,7 +119,7 @@ FileForm = FileType | PlacedFile
 #: As slicers expect files: Z up, millimetres, standing on the bed.
 _TO_PRINT: Final = Placement("z", 100.0, "floor")
 #: Default placements; a type that is not here has `Placement()`.
-_DEFAULT_PLACEMENTS: Final[Mapping[FileType, Placement]] = {"stl": _TO_PRINT}
+_DEFAULT_PLACEMENTS: Final[Mapping[FileType, Placement]] = {"stl": _TO_PRINT, "3mf": _TO_PRINT}
 
 
 def default_placement(file_type: FileType) -> Placement:

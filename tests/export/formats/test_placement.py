@@ -45,10 +45,15 @@ def glb() -> bytes:
 
 
 def read(content: bytes, file_type: str) -> Any:
+    if file_type == "3mf":
+        threemf = pytest.importorskip("tests.support.threemf")
+        return trimesh.util.concatenate(
+            [threemf.arrays(mesh) for mesh in threemf.meshes(threemf.opened(content))]
+        )
     return trimesh.load(io.BytesIO(content), file_type=file_type, force="mesh")
 
 
-@pytest.mark.parametrize("file_type", ["stl"])
+@pytest.mark.parametrize("file_type", ["stl", "3mf"])
 def test_files_to_print_stand_upright_on_the_bed_and_are_100_mm_high(
     glb: bytes, file_type: FileType
 ) -> None:
