@@ -24,7 +24,7 @@ Group = Literal[
     "general", "voxels", "export", "file", "mesh", "hunyuan", "sampler", "delivery"
 ]  # fmt: skip
 
-FileType = Literal["glb", "obj", "ply", "stl", "obj_zip", "gltf_zip", "3mf"]
+FileType = Literal["glb", "obj", "ply", "stl", "obj_zip", "gltf_zip", "3mf", "usdz"]
 UpAxis = Literal["auto", "y", "z"]
 Origin = Literal["center", "floor"]
 PipelineType = Literal["512", "1024", "1024_cascade", "1536_cascade"]
@@ -51,6 +51,7 @@ EXTENSIONS: Final[Mapping[FileType, str]] = {
     "obj_zip": "zip",
     "gltf_zip": "gltf.zip",
     "3mf": "3mf",
+    "usdz": "usdz",
 }
 
 
@@ -186,7 +187,7 @@ FIELDS: Final = (
         "string",
         "File type of the model. A textured obj or ply has vertex colours, an obj_zip has "
         "textures, a 3mf the base colour as a texture, an stl has neither. gltf_zip is glTF with "
-        "its binary and its textures as files of their own.",
+        "its binary and its textures as files of their own. usdz is for AR on iPhones and for USD.",
         "delivery",
         choices=get_args(FileType),
         default="glb",
@@ -324,7 +325,7 @@ FIELDS: Final = (
         "up_axis",
         "string",
         "Axis that points up in the file: y or z. auto is z for stl and 3mf, y for other types. A "
-        "glb and a gltf_zip are always Y up.",
+        "glb, a gltf_zip and a usdz are always Y up.",
         "file",
         choices=get_args(UpAxis),
         default="auto",
@@ -340,8 +341,8 @@ FIELDS: Final = (
     RequestField(
         "size_m",
         "number",
-        "Longest edge of the model in a glb or gltf_zip, metres. 0 is the model's own size, which "
-        "is what an omitted one selects.",
+        "Longest edge of the model in a glb, gltf_zip or usdz, metres. 0 is the model's own size, "
+        "which is what an omitted one selects.",
         "file",
         bounds=(0, 10_000),
     ),

@@ -29,6 +29,7 @@ MEDIA_TYPES: Final[dict[FileType, str]] = {
     "obj_zip": "application/zip",
     "gltf_zip": "application/zip",
     "3mf": "model/3mf",
+    "usdz": "model/vnd.usdz+zip",
 }
 #: Headers of every response that contains a model.
 MODEL_HEADERS: Final = ("X-Image-Hash", "X-Job-Id", "X-Seed", "X-Engine", "X-Background")

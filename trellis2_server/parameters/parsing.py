@@ -46,7 +46,7 @@ _OPTION_FIELDS: Final = tuple(
     if field.name in BY_NAME and field.name != "seed"
 )
 #: File types whose unit is the metre, and which are always Y up.
-_IN_METRES: Final[frozenset[FileType]] = frozenset({"glb", "gltf_zip"})
+_IN_METRES: Final[frozenset[FileType]] = frozenset({"glb", "gltf_zip", "usdz"})
 _PIPELINE_TYPES: Final[Mapping[int, PipelineType]] = {
     512: "512",
     1024: "1024_cascade",

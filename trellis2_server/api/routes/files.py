@@ -102,7 +102,8 @@ async def file(
         str,
         Path(
             description="`input.png`, the cut-out picture; or `shape` or `textured` with `.glb`, "
-            "`.obj`, `.ply`, `.stl`, `.3mf`, `.zip` (OBJ with its textures) or `.gltf.zip`."
+            "`.obj`, `.ply`, `.stl`, `.3mf`, `.usdz`, `.zip` (OBJ with its textures) or "
+            "`.gltf.zip`."
         ),
     ],
     service: ServiceDep,

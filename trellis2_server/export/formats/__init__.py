@@ -21,6 +21,7 @@ from trellis2_server.export.formats.placement import place
 from trellis2_server.export.formats.ply import write_ply
 from trellis2_server.export.formats.stl import write_stl
 from trellis2_server.export.formats.threemf import write_3mf
+from trellis2_server.export.formats.usdz import write_usdz
 from trellis2_server.parameters import PlacedFile, default_placement
 from trellis2_server.reports import stage_report
 
@@ -37,6 +38,7 @@ _WRITERS: Final[Mapping[FileType, Callable[[Model], bytes]]] = {
     "stl": write_stl,
     "obj_zip": write_obj_zip,
     "3mf": write_3mf,
+    "usdz": write_usdz,
 }
 #: Writers that take the GLB as it is.
 _GLTF_WRITERS: Final[Mapping[FileType, Callable[[bytes, Placement], bytes]]] = {
@@ -52,7 +54,7 @@ def convert(glb: bytes, form: FileForm, report: Report | None = None) -> bytes:
         glb: with one material; uncompressed for another type than "glb".
         form: "obj" and "ply" have the base colour at their vertices; "obj_zip" has `model.obj`,
             `model.mtl` and the textures, "gltf_zip" `model.gltf`, `model.bin` and the textures;
-            "3mf" the texture of the base colour; "stl" has triangles only.
+            "usdz" the textures; "3mf" that of the base colour; "stl" has triangles only.
         report: stage "convert"; called at least every 50 ms, on two threads, one at a time. An
             exception that it raises ends the conversion.
 
