@@ -204,7 +204,7 @@ def check_same(spec: Any, prim: Prim) -> None:
         check_same(child, wanted)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(root=prims(2))
 def test_any_scene_is_read_as_it_was_written(
     root: Prim, tmp_path_factory: pytest.TempPathFactory
