@@ -253,7 +253,7 @@ def png_animation(frames: int = 30_000) -> bytes:
 # ---- other formats -------------------------------------------------------------------------
 
 
-def _gif(width: int, height: int, *blocks: bytes) -> bytes:
+def gif(width: int, height: int, *blocks: bytes) -> bytes:
     head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6)
     return b"".join((head, *blocks, b";"))
 
@@ -264,17 +264,17 @@ def _gif_frame(width: int, height: int, data: bytes = b"\x02\x44\x01\x00") -> by
 
 def gif_huge_frame() -> bytes:
     """A frame of four billion pixels in a picture of 64 x 64."""
-    return _gif(64, 64, _gif_frame(65_535, 65_535))
+    return gif(64, 64, _gif_frame(65_535, 65_535))
 
 
 def gif_many_frames() -> bytes:
     """Two hundred thousand frames of one pixel."""
-    return _gif(64, 64, _gif_frame(1, 1) * 200_000)
+    return gif(64, 64, _gif_frame(1, 1) * 200_000)
 
 
 def gif_comments() -> bytes:
     """Comments in blocks of one byte."""
-    return _gif(64, 64, b"!\xfe" + b"\x01a" * 2_000_000 + b"\0", _gif_frame(64, 64))
+    return gif(64, 64, b"!\xfe" + b"\x01a" * 2_000_000 + b"\0", _gif_frame(64, 64))
 
 
 def bmp_runs(edge_px: int = 1560) -> bytes:

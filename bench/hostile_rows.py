@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from bench import hostile_clients as clients
 from bench import hostile_requests as requests
+from bench.hostile_animations import ANIMATIONS
+from bench.hostile_heic import HEICS
 from bench.hostile_meshes import MESHES
 from bench.hostile_pictures import PICTURES
 from bench.hostile_witness import small_picture
@@ -100,8 +102,9 @@ _BOTH: Final = SERVED | REFUSED
 #: Files that are invalid, or of which nothing is left to show. All others are valid, if costly:
 #: they may be served as well as refused.
 _INVALID: Final = {
-    "jpeg-empty-scans", "jpeg-cut", "tiff-tiny-strips", "tiff-directory-loop", "png-text-bombs",
-    "png-profile-bomb", "gif-huge-frame", "webp-wrong-sizes", "avif-cut",
+    "jpeg-empty-scans", "tiff-tiny-strips", "tiff-directory-loop", "png-text-bombs",
+    "gif-huge-frame", "webp-wrong-sizes", "avif-cut",
+    "heic-circle", "heic-nested-grids", "heic-wrong-sizes", "heic-cut",
     "obj-without-area", "obj-points", "obj-thin", "stl-not-finite", "stl-text",
     "ply-long-text-face", "glb-amplified", "glb-sparse", "glb-doubling-tree", "glb-circle",
     "glb-many-nodes",
@@ -142,7 +145,7 @@ _SMALL_BUDGET: Final = {"server": {"max_inflight_bytes": 32_000_000, "max_body_b
 _LIVES_LONG: Final = {"worker": {"job_max_age_seconds": 60}}
 
 ROWS: Final[dict[str, Row]] = {
-    **_file_rows(_picture, PICTURES),
+    **_file_rows(_picture, {**PICTURES, **ANIMATIONS, **HEICS}),
     **_file_rows(_mesh, MESHES),
     **_file_rows(_mesh, _OTHER_MESHES),
     # forms and JSON

@@ -58,6 +58,14 @@ def test_a_json_record_is_one_object_per_line(capsys: pytest.CaptureFixture[str]
     assert "ValueError: invalid literal" in failed["exception"]
 
 
+@pytest.mark.parametrize("formatter", [logs.TextFormatter(), logs.JsonFormatter()])
+def test_what_libraries_add_to_each_record_is_not_written(formatter: logging.Formatter) -> None:
+    added = record("Job accepted", {"_ray_timestamp_ns": "17", "uid": "0a"})
+    line = formatter.format(added)
+    assert "ray" not in line
+    assert "0a" in line
+
+
 # ---- text of clients -----------------------------------------------------------------------------
 
 #: Characters that a terminal or a reader of lines may take for something else.

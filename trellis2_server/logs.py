@@ -61,7 +61,12 @@ def _message(text: str) -> str:
 
 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:
-    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    """Return what the server's code added; libraries add names that begin with `_`."""
+    return {
+        key: value
+        for key, value in vars(record).items()
+        if key not in _STANDARD and not key.startswith("_")
+    }
 
 
 def _add_request_id(record: logging.LogRecord) -> bool:

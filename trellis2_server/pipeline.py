@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from trellis2_server import __version__, export
-from trellis2_server.decoders import DecoderPool, decoder_limits, meshes, pictures
+from trellis2_server import export
+from trellis2_server.decoders import DecoderPool, decoder_limits, pictures
 from trellis2_server.decoders.background import background_model
 from trellis2_server.decoders.objects import DecoderFinder
 from trellis2_server.engines.preview import PreviewEngine
@@ -32,27 +32,37 @@ from trellis2_server.engines.trellis2 import Trellis2Engine, reason_unavailable
 from trellis2_server.errors import ConfigError
 from trellis2_server.export.gltf import set_asset
 from trellis2_server.inputs.images import Cutter
+from trellis2_server.uploaded_mesh import UploadedMesh, generator, read_mesh, textured_mesh
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from trellis2_server.inputs.images import Cutout
-    from trellis2_server.inputs.meshes import Scene
     from trellis2_server.mesh import Mesh, Shape, VoxelField
     from trellis2_server.parameters import Options
     from trellis2_server.reports import Report
     from trellis2_server.settings import ExportSettings, Settings
+    from trellis2_server.uploaded_mesh import Named
+
+__all__ = [
+    "Engine",
+    "Geometry",
+    "UploadedMesh",
+    "choose_engine",
+    "cpu_workers",
+    "export_model",
+    "export_shape",
+    "load",
+    "make_cutter",
+    "make_decoders",
+    "make_model",
+    "make_shape",
+    "make_texture",
+    "prepare_shape",
+    "read_mesh",
+]
 
 logger = logging.getLogger(__name__)
-
-
-class Named(Protocol):
-    """Something with the name of an engine, for the metadata of files."""
-
-    @property
-    def name(self) -> str:
-        """Name of the engine."""
-        ...
 
 
 class Engine(Protocol):
@@ -127,19 +137,6 @@ class Geometry:
     """
 
     shape: Shape
-    mesh: Mesh
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class UploadedMesh:
-    """Result of `read_mesh` that `export_model` needs: an uploaded mesh.
-
-    Attributes:
-        scene: the uploaded file, in its own frame.
-        mesh: all its parts in the model frame, rotated by `geo_rotation`.
-    """
-
-    scene: Scene
     mesh: Mesh
 
 
@@ -256,42 +253,11 @@ def export_shape(
     glb = export.untextured_glb(
         mesh,
         extras=_extras(engine, mesh, options, shape),
-        generator=_generator(engine),
+        generator=generator(engine),
         compress=options.compress,
         report=report,
     )
     return geometry, glb
-
-
-def read_mesh(
-    engine: Named, content: bytes, options: Options, decoders: DecoderPool, report: Report
-) -> tuple[UploadedMesh, bytes]:
-    """Read an uploaded mesh; return it with its GLB without textures.
-
-    Args:
-        engine: for the metadata.
-        content: bytes of the file.
-        options: `geo_rotation`.
-        decoders: read the file.
-        report: stage "read".
-
-    Raises:
-        InputError: the file is not a mesh, or is damaged.
-        TooLargeError: the mesh is over a limit.
-    """
-    from trellis2_server.export import retexture
-
-    check = partial(report, "read", 0, 2)
-    scene, mesh = meshes.read_mesh(
-        decoders, content, rotation_deg=options.geo_rotation, check=check
-    )
-    report("read", 1, 2)
-    extras = _extras(engine, mesh, options)
-    glb = retexture.untextured_glb(
-        scene, mesh, extras=extras, generator=_generator(engine), report=report
-    )
-    report("read", 2, 2)
-    return UploadedMesh(scene, mesh), glb
 
 
 def make_texture(
@@ -329,24 +295,11 @@ def export_model(  # noqa: PLR0913, PLR0917 - one argument per input
         ExportError: the mesh cannot be unwrapped, baked or written.
     """
     if isinstance(geometry, UploadedMesh):
-        from trellis2_server.export import retexture
-
-        return retexture.textured_glb(
-            geometry.scene,
-            geometry.mesh,
-            field,
-            texture_size=options.texture_size,
-            alpha_mode=options.alpha_mode,
-            texture_format=options.texture_format,
-            unwrap=settings.unwrap,
-            extras=_extras(engine, geometry.mesh, options),
-            generator=_generator(engine),
-            report=report,
-        )
+        return textured_mesh(engine, geometry, field, options, settings, report)
     if settings.backend == "upstream" and isinstance(engine, Trellis2Engine):
         glb = engine.export(geometry.shape, field, options, report)
         extras = _extras(engine, geometry.mesh, options, geometry.shape) | {"exporter": "upstream"}
-        return set_asset(glb, extras=extras, generator=_generator(engine))
+        return set_asset(glb, extras=extras, generator=generator(engine))
     return export.textured_glb(
         geometry.mesh,
         field,
@@ -357,7 +310,7 @@ def export_model(  # noqa: PLR0913, PLR0917 - one argument per input
         compress=options.compress,
         unwrap=settings.unwrap,
         extras=_extras(engine, geometry.mesh, options, geometry.shape),
-        generator=_generator(engine),
+        generator=generator(engine),
         report=report,
     )
 
@@ -373,19 +326,11 @@ def make_model(
     yield export_model(engine, geometry, field, options, settings, report)
 
 
-def _generator(engine: Named) -> str:
-    """Value of `asset.generator`; names the engine, so that a preview is recognised."""
-    return f"trellis2-server {__version__} ({engine.name} engine)"
-
-
-def _extras(
-    engine: Named, mesh: Mesh, options: Options, shape: Shape | None = None
-) -> dict[str, object]:
+def _extras(engine: Named, mesh: Mesh, options: Options, shape: Shape) -> dict[str, object]:
     """Value of `asset.extras`; the same for the same request, so that files are equal."""
-    extras: dict[str, object] = {"engine": engine.name, "seed": options.seed}
-    if shape is None:
-        return extras | {"geometry": "given", "faces": len(mesh.faces)}
-    return extras | {
+    return {
+        "engine": engine.name,
+        "seed": options.seed,
         "pipeline_type": options.pipeline_type,
         "resolution": shape.resolution,
         "remesh": options.remesh,

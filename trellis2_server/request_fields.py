@@ -33,6 +33,7 @@ TextureSize = Literal[256, 512, 1024, 2048, 4096, 8192]
 AlphaMode = Literal["auto", "OPAQUE", "MASK", "BLEND"]
 TextureFormat = Literal["auto", "webp", "png", "jpeg"]
 Compression = Literal["meshopt", "draco"]
+UvSource = Literal["new", "keep"]
 Stage = Literal["ss", "shape", "tex"]
 #: True: of a picture that is no cut-out, which is what requests get that leave the field out.
 #: "always": of a cut-out, too, which is what `true` in a request means. False: not at all.
@@ -225,8 +226,9 @@ FIELDS: Final = (
     RequestField(
         "geo_rotation",
         "number",
-        "Degrees by which the mesh is turned before the picture is projected onto its front (+Z "
-        "in its file). Positive turns counter-clockwise seen from above. The reply is not turned.",
+        "Degrees by which the mesh is turned before the picture is projected onto its front. The "
+        "front is +Z in its file, -Y if Z points up. Positive turns counter-clockwise seen from "
+        "above. The reply is not turned.",
         "mesh",
         default=0.0,
         mesh="required",
@@ -313,19 +315,31 @@ FIELDS: Final = (
     RequestField(
         "compress",
         "string",
-        "Geometry compression in the GLB. Only for type glb, and not for a mesh of the request.",
+        "Geometry compression in the GLB. Only for type glb. Of a mesh of the request, meshopt "
+        "keeps the positions and the order of the faces, draco does not.",
         "export",
         choices=get_args(Compression),
         is_nullable=True,
         setting="export.compress",
-        mesh="excluded",
         is_glb_only=True,
+    ),
+    RequestField(
+        "uv",
+        "string",
+        "Texture coordinates of a mesh of the request. new: those of a new layout. keep: its own, "
+        "which must be inside the square and must not overlap.",
+        "export",
+        choices=get_args(UvSource),
+        default="new",
+        mesh="required",
     ),
     RequestField(
         "up_axis",
         "string",
-        "Axis that points up in the file: y or z. auto is z for stl and 3mf, y for other types. A "
-        "glb, a gltf_zip and a usdz are always Y up.",
+        "Axis that points up in the file; in a request with a mesh, in the file of that mesh. Of a "
+        "model, auto is z for stl and 3mf, y for other types; a glb, a gltf_zip and a usdz are "
+        "always Y up. Of a mesh, auto is z for STL, unless this server wrote it with Y up, and y "
+        "for other formats.",
         "file",
         choices=get_args(UpAxis),
         default="auto",

@@ -265,9 +265,15 @@ class ModelSettings(_Section):
     background_model: str = Field(
         default="isnet-general-use",
         pattern=r"^[a-z0-9_-]+$",
-        description="Name of the rembg model; rembg downloads it on first use.",
+        description="Name of the rembg model, which is downloaded from where rembg says.",
     )
     # These change no result, or only its last bits: they are not part of the keys (`repr`).
+    background_prefetch: bool | None = Field(
+        default=None,
+        repr=False,
+        description="Fetch the rembg model in the background when the server starts, instead of "
+        "for the first photograph. Null: if `background` is `auto` or `rembg`.",
+    )
     patches: Literal["exact"] | bool = Field(
         default="exact",
         repr=False,
@@ -288,6 +294,13 @@ class ModelSettings(_Section):
         "parts of each block, equal to rounding. `graphs`: CUDA graphs of whole models, the same "
         "bits. `auto`: `both` on CUDA, otherwise `none`.",
     )
+
+    @property
+    def prefetches_background(self) -> bool:
+        """Whether the background model is fetched when the server starts."""
+        if self.background_prefetch is None:
+            return self.background in {"auto", "rembg"}
+        return self.background_prefetch
 
 
 def _default_of(name: str) -> Any:

@@ -89,6 +89,7 @@ def test_no_coding_and_identity_need_no_decoder() -> None:
         (gzip.compress(b"{}") + b"more", "is not valid gzip"),
         (gzip.compress(b"") * (MAX_MEMBERS + 1), f"more than {MAX_MEMBERS} members of gzip"),
     ],
+    ids=["cut", "header", "json", "more", "members"],  # the contents hold the time of day
 )
 def test_what_is_not_what_it_says_is_refused(content: bytes, cause: str) -> None:
     with pytest.raises(InputError, match=cause):

@@ -10,6 +10,7 @@ from tests.support.managers import options
 from trellis2_server import __version__
 from trellis2_server.api.responses import health_reply, job_reply, status_reply
 from trellis2_server.errors import EngineError, JobCancelledError
+from trellis2_server.inputs.background import FetchState
 from trellis2_server.jobs.job import Job, Progress, Status
 from trellis2_server.jobs.service import Health, JobView
 from trellis2_server.parameters import fields_of
@@ -87,6 +88,7 @@ def test_an_estimate_of_nothing_is_told_and_none_is_not() -> None:
 HEALTH = Health(
     "loading", "preview", error="why", stage="weights", fraction=0.25, is_idle=True,
     is_reloading=True, load_seconds=3.5, notes=["note"], details={"device": "cpu"},
+    background_model=FetchState("m", "fetching", "m.onnx", 5, 9),
 )  # fmt: skip
 
 
@@ -95,6 +97,10 @@ def test_only_trusted_clients_get_the_details_of_the_health() -> None:
         "status": "loading", "engine": "preview", "version": __version__, "error": "why",
         "stage": "weights", "progress": 0.25, "idle": True, "reloading": True,
         "load_seconds": 3.5, "notes": ["note"], "details": {"device": "cpu"},
+        "background_model": {
+            "name": "m", "state": "fetching", "file": "m.onnx", "bytes": 5, "total": 9,
+            "error": None,
+        },
     }  # fmt: skip
     hidden = health_reply(HEALTH, is_trusted=False).model_dump(exclude_none=True)
     assert hidden == {"status": "loading", "engine": "preview"}
@@ -105,5 +111,16 @@ def test_what_there_is_not_is_left_out_of_the_health() -> None:
     assert reply.model_dump(exclude_none=True) == {
         "status": "ok", "engine": "preview", "version": __version__, "details": {},
     }  # fmt: skip
+    for state, expected in (
+        (FetchState("m", "ready", "m.onnx", 9, 9), {"name": "m", "state": "ready"}),
+        (FetchState("m", "fetching", "m.onnx"), {
+            "name": "m", "state": "fetching", "file": "m.onnx", "bytes": 0,
+        }),
+        (FetchState("m", "failed", error="why"), {"name": "m", "state": "failed", "error": "why"}),
+    ):  # fmt: skip
+        health = Health("ok", "preview", background_model=state)
+        model = health_reply(health, is_trusted=True).background_model
+        assert model
+        assert model.model_dump(exclude_none=True) == expected
     begun = health_reply(Health("loading", "preview", stage="weights"), is_trusted=True)
     assert begun.progress == 0.0

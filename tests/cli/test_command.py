@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -67,10 +67,15 @@ def test_a_check_says_whether_the_background_model_is_there(
     with stand_in_packages(tmp_path, monkeypatch) as origin:
         file = model_path(tmp_path)
         file.parent.mkdir(parents=True)
-        for content, is_offline in ((None, True), (MODEL[:9], False), (MODEL, False)):
+        for content, more in (
+            (None, {"offline": True}),
+            (MODEL[:9], {}),
+            (MODEL[:9], {"background_prefetch": False}),
+            (MODEL, {}),
+        ):
             if content is not None:
                 file.write_bytes(content)
-            asked = {"background_model": NAME, "offline": is_offline}
+            asked = {"background_model": NAME, **more}
             assert run("--check", "--config", configured(tmp_path, model=asked)) == 0
             said.append(capsys.readouterr().out)
         assert origin.downloads == 0
@@ -78,12 +83,45 @@ def test_a_check_says_whether_the_background_model_is_there(
         said,
         (
             "whose file is missing; model.offline forbids fetching it",
+            "whose file is damaged; the server fetches it when it starts",
             "whose file is damaged; the first photo fetches it",
             "which is on this machine",
         ),
         strict=True,
     ):
         assert re.search(rf"background +auto, model {NAME}, {what}", output)
+
+
+@needs_pooch
+def test_a_prefetch_shows_its_progress_and_ends_with_whether_the_model_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prefetch(**model: Any) -> tuple[int, str, str]:
+        config = configured(tmp_path, model={"background_model": NAME, **model})
+        code = run("--prefetch", "--config", config)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    there = f"the background model {NAME} is on this machine\n"
+    with stand_in_packages(tmp_path, monkeypatch) as origin:
+        code, out, error = prefetch(offline=True)
+        assert (code, out) == (1, "")
+        assert f"error: the background model {NAME} is not on this machine, which is off" in error
+        origin.cut_at = 1000
+        code, _, error = prefetch()
+        assert code == 1
+        assert error.endswith("could not be downloaded (cut short)\n")
+        origin.cut_at = None
+        code, out, error = prefetch()
+        assert (code, error) == (0, "")
+        assert out.startswith(f"{NAME}.onnx  0.0 of 0.3 MB\n")
+        assert out.endswith(f"{NAME}.onnx  0.3 of 0.3 MB\n{there}")
+        assert prefetch(offline=True) == (0, there, "")
+        downloads = origin.downloads
+        needless = "model.background is grabcut, which needs no model of rembg\n"
+        assert prefetch(background="grabcut") == (0, needless, "")
+        assert prefetch(background="grabcut", background_prefetch=True) == (0, there, "")
+        assert origin.downloads == downloads
 
 
 @pytest.mark.parametrize("argument", ["--help", "--version"])

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench import hostile
+from bench.hostile_animations import ANIMATIONS
+from bench.hostile_heic import HEICS
 from bench.hostile_judge import delays, figures, harm
 from bench.hostile_meshes import MESHES
+from bench.hostile_pictures import PICTURES
 from bench.hostile_rows import ROWS, Row
 from bench.hostile_send import MAX_BYTES, Attacker
 from tests.support.engines import PATIENCE_S
@@ -32,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = (
     "obj-without-area", "stl-needles", "obj-far-apart", "glb-odd-names", "ply-long-face",
     "jpeg-empty-scans", "png-profile-bomb", "tiff-huge-counts",
+    "jpeg-reduced-progressive", "gif-transparent-frames", "heic-overlay",
     "punycode-field", "many-parts", "json-nested", "two-lengths", "disconnect-storm",
 )  # fmt: skip
 
@@ -51,7 +55,8 @@ def test_an_attack_is_refused_and_hurts_nobody(servers: hostile.Servers, name: s
 
 def test_there_are_forty_attacks_and_files_over_five_megabytes_are_none() -> None:
     assert len(ROWS) >= 40
-    assert {name for name in MESHES if len(MESHES[name]()) > MAX_BYTES} == set()
+    files = {**MESHES, **PICTURES, **ANIMATIONS, **HEICS}
+    assert {name for name in files if len(files[name]()) > MAX_BYTES} == set()
     with pytest.raises(AssertionError, match="over 5 MB"):
         Attacker(port=1, pid=1).form(image=bytes(MAX_BYTES))
 

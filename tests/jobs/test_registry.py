@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -76,6 +77,19 @@ def test_a_hash_refers_to_the_job_requested_last_even_if_cut_out_first() -> None
     registry.find_by_key("key")
     assert registry.get(HASH).uid == first.uid
     assert registry.get(second.uid).uid == second.uid
+
+
+def test_a_job_with_a_mesh_has_the_hash_of_a_picture_only_where_no_other_has_it() -> None:
+    """As the records of an earlier version have it."""
+    registry = JobRegistry()
+    given = registry.put(replace(job(image_hash=HASH), options=replace(OPTIONS, mesh="a" * 32)))
+    assert registry.get(HASH).uid == given.uid
+    own = registry.put(job(image_hash=HASH))
+    registry.bind_key("key", given.uid)
+    registry.find_by_key("key")
+    assert registry.get(HASH).uid == own.uid
+    registry.remove(own.uid)
+    assert registry.get(HASH).uid == given.uid
 
 
 def test_a_failed_job_matches_nothing() -> None:

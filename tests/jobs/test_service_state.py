@@ -83,7 +83,9 @@ class Stage:
             registry=self.parts.registry, active_jobs=self.parts.active_jobs, results=self.results,
             archive=self.archive, availability=self.parts.availability,
             lifecycle=SimpleNamespace(**{**state, **lifecycle}), unavailable_reason=None,
-            executor=SimpleNamespace(name="engine", describe=lambda: {"device": "cpu"}),
+            executor=SimpleNamespace(
+                name="engine", describe=lambda: {"device": "cpu"}, background_model=lambda: "model"
+            ),
             scheduler=SimpleNamespace(length=4, position=lambda _: 7),
             estimator=SimpleNamespace(eta_s=lambda _: 8.0), endings=self.parts.endings,
             submissions=SimpleNamespace(submit=None, identify=None),
@@ -126,6 +128,7 @@ async def test_the_health_is_that_of_the_manager() -> None:
     assert (health.engine, health.error, health.stage) == ("engine", None, "weights")
     assert (health.fraction, health.load_seconds, health.memory) == (0.5, 3.0, {"used": 1})
     assert (health.notes, health.details) == (["note", "full disk"], {"device": "cpu"})
+    assert health.background_model == "model"  # as the executor says
     assert health.queue_length == 4
     assert health.jobs == Counter({Status.SHAPE_PROCESSING: 2, Status.COMPLETED: 1})
     stage.manager.unavailable_reason = "shutting down"

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from tests.support.managers import in_a_loop, options
-from tests.support.requests_alone import SHAPE, TEXTURED, Requests, cutout
+from tests.support.requests_alone import ME, SHAPE, TEXTURED, Requests, cutout
 from trellis2_server.digests import md5
 from trellis2_server.errors import (
     EngineError,
 )
-from trellis2_server.jobs.job import Caller
+from trellis2_server.jobs.job import Caller, image_hash_of
 from trellis2_server.jobs.matching import upload_key
 from trellis2_server.jobs.uploads import Upload
 
@@ -141,12 +141,46 @@ async def test_a_mesh_that_a_job_made_of_that_picture_is_that_job() -> None:
         return known and known.uid
 
     assert found(asked) == job.uid
+    assert found(replace(asked, up_axis="y")) == job.uid
     assert found(replace(asked, geo_rotation=90.0)) is None
+    assert found(replace(asked, up_axis="z")) is None
+    assert found(replace(asked, uv="keep")) is None
     assert found(replace(asked, mesh="d" * 32)) is None
     assert found(replace(asked, mesh=None)) is None
     assert found(asked, upload._replace(digest="other")) is None
     assert found(asked, upload._replace(owner="other")) is None
     assert upload_key(upload, options(-1)) is None
+
+
+@in_a_loop
+async def test_the_untextured_file_of_a_job_with_a_mesh_is_that_job_too() -> None:
+    front = Requests()
+    job = await front.submit(mesh=b"mesh")
+    given = replace(front.registry[job.uid].options, mesh="a" * 32)
+    upload, image_hash = front.active(job).upload, cutout(9).image_hash
+    front.uploads.remember(upload, cutout(9))
+    asked = replace(options(5), mesh="c" * 32)
+    front.change(job, options=given, shape_glb=SHAPE, shape_md5="c" * 32)
+    for stored, is_found in (
+        (image_hash_of(image_hash, given), True),
+        (image_hash, True),  # of an earlier version
+        (image_hash_of(image_hash, asked), False),
+    ):
+        front.registry.put(replace(front.registry[job.uid], image_hash=stored))
+        known = front.matcher.find_by_upload(upload, asked, texture=True)
+        assert (known is not None) is is_found
+
+
+@in_a_loop
+async def test_a_picture_is_not_looked_up_in_an_active_job_with_a_mesh() -> None:
+    front = Requests()
+    given = replace(options(1), mesh="a" * 32)
+    job = await front.submissions.submit(b"picture", given, ME, texture=True, mesh=b"mesh")
+    upload = front.active(job).upload
+    assert front.lookups.known_name(upload) is None
+    own = await front.submit()
+    await front.submissions.submit(b"picture", replace(given, seed=2), ME, texture=True)
+    assert front.lookups.known_name(upload) == own.uid
 
 
 @in_a_loop

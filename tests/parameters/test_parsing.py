@@ -247,7 +247,8 @@ def test_a_field_that_does_not_apply_has_its_declared_default() -> None:
     mesh = "0" * 32
     assert read_options({}, configured).compress == "draco"
     assert read_options({"type": "obj"}, configured).compress is None
-    assert read_options({}, configured, mesh=mesh).compress is None
+    assert read_options({}, configured, mesh=mesh).remesh is False
+    assert read_options({}, configured, mesh=mesh).compress == "draco"
     assert read_options({"geo_rotation": -450}, configured).geo_rotation == 0
     assert read_options({"geo_rotation": -450}, configured, mesh=mesh).geo_rotation == -90
 
@@ -264,9 +265,11 @@ def test_an_export_changes_fields_of_the_export_only() -> None:
         read_export({"seed": "x"}, made, DEFAULTS)
 
 
-def test_an_export_of_a_mesh_neither_remeshes_nor_compresses() -> None:
+def test_an_export_of_a_mesh_compresses_but_does_not_remesh() -> None:
     made = read_options({"seed": 1}, DEFAULTS, mesh="0" * 32)
-    assert read_export({"remesh": True, "compress": "draco"}, made, DEFAULTS) == made
+    assert read_export({"remesh": True}, made, DEFAULTS) == made
+    packed = read_export({"remesh": True, "compress": "draco"}, made, DEFAULTS)
+    assert packed == dataclasses.replace(made, compress="draco")
 
 
 # ---- the operator's maxima -------------------------------------------------------------------
@@ -322,9 +325,11 @@ def test_the_fields_of_parameters_give_the_same_parameters(mesh: str | None) -> 
         "seed": 3, "ss_rescale_t": 2, "tex_guidance_interval": [0.1, 0.5], "compress": "meshopt",
         "geo_rotation": 30, "pipeline_type": "512", "remove_background": False, "remesh": True,
         "max_num_tokens": 5000, "decimation_target": 2000, "alpha_mode": "BLEND",
-        "texture_format": "png", "shape_guidance_rescale": 0.5,
+        "texture_format": "png", "shape_guidance_rescale": 0.5, "up_axis": "Z",
+        "uv": "keep",
     }  # fmt: skip
     read = read_options(raw, DEFAULTS, mesh=mesh)
+    assert read.up_axis == ("z" if mesh else "auto")
     other = Settings.model_validate(
         {"generation": {"seed": 7, "ss_sampling_steps": 3}, "export": {"compress": "draco"}}
     )

@@ -25,6 +25,14 @@ def test_the_repr_of_options_is_as_stored() -> None:
     )
 
 
+def test_options_that_stored_keys_lack_are_in_the_repr_only_if_they_are_set() -> None:
+    mesh = "0" * 32
+    plain = repr(read_options({}, Settings(), mesh))
+    assert plain.endswith(f"mesh='{mesh}', geo_rotation=0.0)")
+    turned = read_options({"up_axis": "z", "uv": "keep"}, Settings(), mesh)
+    assert repr(turned) == plain[:-1] + ", up_axis='z', uv='keep')"
+
+
 def test_records_are_read_again_from_json() -> None:
     options = read_options({"seed": 1, "ss_guidance_interval": [0, 1]}, Settings(), "0" * 32)
     adapter = TypeAdapter(Options)

@@ -59,7 +59,8 @@ class LocalCalls:
         glb: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         glb.set_result(b"glb")
         if task.__name__ in {"export_shape", "read_mesh"}:
-            return RemoteOutcome("md5", ["prepared", glb])
+            value = ("md5", ()) if task.__name__ == "read_mesh" else "md5"
+            return RemoteOutcome(value, ["prepared", glb])
         return RemoteOutcome(None, [glb if task.__name__ == "export_model" else "prepared again"])
 
 
@@ -79,11 +80,12 @@ def make_model(calls: LocalCalls, mesh: bytes | None = None) -> tuple[bytes, byt
         cutout: Any = object()
         if mesh is None:
             source = await executor.make_shape(cutout, options, ignore)
-            geometry, plain, _ = await executor.export_shape(source, options, ignore)
+            exported = await executor.export_shape(source, options, ignore)
         else:
-            geometry, plain, _ = await executor.read_mesh(mesh, options, ignore)
-            source = geometry
+            exported = await executor.read_mesh(mesh, options, ignore)
+            source = exported.geometry
         field = await executor.make_texture(source, cutout, options, ignore)
+        geometry, plain = exported.geometry, exported.glb
         return plain, await executor.export_model(geometry, field, options, ignore)
 
     return asyncio.run(make())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.support.engines import cube, voxels
+from tests.support.meshes import as_bytes, egg
 from tests.support.server import SMALL, picture, settings
 from trellis2_server import pipeline
 from trellis2_server.engines.preview import PreviewEngine
@@ -17,6 +19,7 @@ from trellis2_server.inputs.meshes import Glb
 from trellis2_server.mesh import Mesh, Shape, VoxelField
 from trellis2_server.parameters import read_options
 from trellis2_server.settings import Settings
+from trellis2_server.storage.serialization import serialize_arrays
 from trellis2_server.storage.snapshots import (
     EngineName,
     export_again,
@@ -106,6 +109,20 @@ def test_a_clients_mesh_is_exported_again_too(cutout: Cutout, decoders: DecoderP
     assert export_again(MAKER, snapshot, None, turned, EXPORT, decoders, report) == plain
     again = export_again(MAKER, snapshot, field_snapshot(field), turned, EXPORT, decoders, report)
     assert again == textured
+
+
+def test_a_mesh_that_was_stored_before_files_had_an_axis_has_y_up(decoders: DecoderPool) -> None:
+    stl = as_bytes(egg(), "stl")
+    stored = serialize_arrays({"file": np.frombuffer(stl, np.uint8)})
+    given = replace(options(), mesh="0" * 32)
+
+    def exported(snapshot: bytes, asked: Options) -> bytes:
+        return export_again(MAKER, snapshot, None, asked, EXPORT, decoders, report)
+
+    with_y = exported(mesh_snapshot(stl), replace(given, up_axis="y"))
+    assert exported(stored, given) == with_y
+    assert exported(mesh_snapshot(stl), given) != with_y
+    assert exported(stored, replace(given, up_axis="z")) != with_y
 
 
 def test_the_memory_layout_of_arrays_does_not_matter() -> None:

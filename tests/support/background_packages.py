@@ -139,6 +139,8 @@ class Origin:
 
     Attributes:
         content: what it sends.
+        status: status of its replies.
+        cut_at: bytes after which it closes the connection; None: it sends everything.
         downloads: number of requests.
         reached: set by each request.
         may_end: the second half of a reply comes slowly until this is set.
@@ -146,6 +148,8 @@ class Origin:
 
     def __init__(self) -> None:
         self.content = MODEL
+        self.status = 200
+        self.cut_at: int | None = None
         self.downloads = 0
         self.reached = threading.Event()
         self.may_end = threading.Event()
@@ -167,9 +171,13 @@ def stand_in_packages(
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             origin.downloads += 1
-            self.send_response(200)
+            self.send_response(origin.status)
             self.send_header("Content-Length", str(len(origin.content)))
             self.end_headers()
+            if origin.cut_at is not None:
+                self.wfile.write(origin.content[: origin.cut_at])
+                self.close_connection = True
+                return
             half = len(origin.content) // 2
             self.wfile.write(origin.content[:half])
             origin.reached.set()

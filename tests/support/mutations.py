@@ -14,7 +14,8 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-from bench import hostile_meshes, hostile_pictures
+from bench import hostile_heic, hostile_meshes, hostile_pictures
+from tests.support.heic import HEIC
 from tests.support.meshes import as_bytes, egg, two_nodes
 from tests.support.pictures import encode, photograph, vase
 
@@ -95,6 +96,10 @@ PICTURES: Final[Mapping[str, Callable[[], bytes]]] = {
     "webp-animation": _animation("WEBP"),
     "webp-wrong-sizes": hostile_pictures.webp_wrong_sizes,
     "avif": _modes("AVIF", "RGB", speed=10),
+    "avif-animation": _animation("AVIF"),
+    "heic": lambda: HEIC,
+    "heic-grid": functools.partial(hostile_heic.heic_grid, 2),
+    "heic-nested-grids": functools.partial(hostile_heic.heic_nested_grids, 1, 2),
 }
 
 MESHES: Final[Mapping[str, Callable[[], bytes]]] = {

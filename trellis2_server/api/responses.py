@@ -15,6 +15,7 @@ from trellis2_server.jobs.job import Status
 from trellis2_server.parameters import fields_of
 
 if TYPE_CHECKING:
+    from trellis2_server.inputs.background import FetchState
     from trellis2_server.jobs.service import Health, JobView
 
 
@@ -30,7 +31,9 @@ class StatusReply(BaseModel):
 
     status: Literal["shape_processing", "texture_processing", "completed", "error"]
     uid: str = Field(description="Id of the job. An image hash can later refer to a newer job.")
-    image_hash: str | None = Field(default=None, description="MD5 of the cut-out picture.")
+    image_hash: str | None = Field(
+        default=None, description="MD5 of the cut-out picture, or of it and the mesh."
+    )
     engine: str = Field(description="`trellis2` or `preview`.")
     error: str | None = Field(
         default=None, description="Cause of the error; `cancelled` for a cancelled job."
@@ -94,6 +97,20 @@ class JobsReply(BaseModel):
     )
 
 
+class BackgroundModelReply(BaseModel):
+    """How far the model is that removes backgrounds."""
+
+    name: str
+    state: Literal["checking", "fetching", "ready", "loaded", "failed"] = Field(
+        description="`checking`: its files are looked at. `fetching`: one is downloaded. `ready`: "
+        "they are on this machine. `loaded`: the model is in memory. `failed`: see `error`."
+    )
+    file: str | None = Field(default=None, description="File that is downloaded.")
+    bytes: int | None = Field(default=None, description="What is downloaded of it, bytes.")
+    total: int | None = Field(default=None, description="Its size, bytes. Absent: unknown.")
+    error: str | None = Field(default=None, description="Why the model is not available.")
+
+
 class HealthReply(BaseModel):
     """The health of the server."""
 
@@ -113,6 +130,10 @@ class HealthReply(BaseModel):
     notes: list[str] | None = Field(default=None, description="Messages for the operator.")
     details: dict[str, object] | None = Field(
         default=None, description="Details of the engine: device, memory, extensions."
+    )
+    background_model: BackgroundModelReply | None = Field(
+        default=None,
+        description="The model that removes backgrounds. Absent: nothing was done for it yet.",
     )
 
 
@@ -164,6 +185,21 @@ def health_reply(health: Health, *, is_trusted: bool) -> HealthReply:
         load_seconds=health.load_seconds,
         notes=list(health.notes) or None,
         details=dict(health.details),
+        background_model=_background_model_reply(health.background_model),
+    )
+
+
+def _background_model_reply(state: FetchState | None) -> BackgroundModelReply | None:
+    if state is None:
+        return None
+    is_fetching = state.state == "fetching"
+    return BackgroundModelReply(
+        name=state.name,
+        state=state.state,
+        file=state.file_name if is_fetching else None,
+        bytes=state.done_bytes if is_fetching else None,
+        total=state.total_bytes if is_fetching else None,
+        error=state.error,
     )
 
 

@@ -1,4 +1,4 @@
-"""The command line: serve, check the configuration, or turn one picture into two GLBs."""
+"""The command line: serve, check the configuration, fetch models, or make those of a picture."""
 
 from trellis2_server.cli.command import main
 

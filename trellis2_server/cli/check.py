@@ -106,7 +106,12 @@ def _background(settings: ModelSettings) -> str:
         return f"{name}: {error}"
     if problem is None:
         return f"{name}, which is on this machine"
-    then = "model.offline forbids fetching it" if settings.offline else "the first photo fetches it"
+    if settings.offline:
+        then = "model.offline forbids fetching it"
+    elif settings.prefetches_background:
+        then = "the server fetches it when it starts"
+    else:
+        then = "the first photo fetches it"
     return f"{name}, whose file is {problem.state}; {then}"
 
 

@@ -1,4 +1,4 @@
-"""The server's command: arguments, configuration, and which of its three tasks to do.
+"""The server's command: arguments, configuration, and which of its tasks to do.
 
 Does not know: how any of them is done.
 """
@@ -46,6 +46,10 @@ def main(
             from trellis2_server.cli.check import check
 
             return check(settings, parsed.config)
+        if parsed.prefetch:
+            from trellis2_server.cli.prefetch import prefetch
+
+            return prefetch(settings.model)
         if parsed.image is not None:
             from trellis2_server.cli.image import make_models
 
@@ -84,6 +88,9 @@ def _parse(arguments: Sequence[str] | None, config_folder: Path | None) -> argpa
     parser.add_argument("--port", type=int, help="TCP port; overrides server.port")
     parser.add_argument(
         "--check", action="store_true", help="check the configuration and the engine, and exit"
+    )
+    parser.add_argument(
+        "--prefetch", action="store_true", help="fetch the background model, and exit"
     )
     parser.add_argument(
         "--image", type=Path, metavar="PICTURE", help="make the models of one picture, and exit"

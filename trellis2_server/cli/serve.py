@@ -74,6 +74,8 @@ def serve(
     except OSError as error:
         logger.error("Cannot listen on %s", error)  # noqa: TRY400 - the operator's error
         return _EXIT_NOT_STARTED
+    if settings.model.prefetches_background:
+        cutter.prefetch()
     http_server = _Server(uvicorn_config(app, server), app)
     _handle_hangup(http_server, lambda: _reload(read_settings, app.state.keys))
     with contextlib.suppress(SystemExit):  # it could not start, and has logged why

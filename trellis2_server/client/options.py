@@ -29,6 +29,7 @@ from trellis2_server.request_fields import (
     TextureFormat,
     TextureSize,
     UpAxis,
+    UvSource,
 )
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class Options(TypedDict, total=False):
     alpha_mode: AlphaMode
     texture_format: TextureFormat
     compress: Compression | Literal["none"]
+    uv: UvSource
     up_axis: UpAxis
     size_mm: float
     size_m: float

@@ -23,6 +23,7 @@ from trellis2_server.inputs.background.fetcher import ModelFetcher
 from trellis2_server.inputs.background.model import BackgroundModel, SessionLostError
 from trellis2_server.inputs.background.model_files import FileProblem, model_folders
 from trellis2_server.inputs.background.opening import open_model, problem_error
+from trellis2_server.inputs.background.prefetch import Prefetch
 from trellis2_server.inputs.background.rembg_session import configured_threads
 from trellis2_server.reports import no_check
 
@@ -60,9 +61,14 @@ def background_model(settings: ModelSettings, decoders: DecoderPool) -> Backgrou
         settings: name of the model, and whether the machine is offline.
         decoders: count the ends of the process among those of decoders.
     """
-    process = ModelProcess(offline=settings.offline, note_end=decoders.note_end)
+    fetcher = ModelFetcher()
+    name, offline = settings.background_model, settings.offline
+    process = ModelProcess(offline=offline, fetcher=fetcher, note_end=decoders.note_end)
     return BackgroundModel(
-        settings.background_model, open_session=process.open, stop_opening=process.close
+        name,
+        open_session=process.open,
+        stop_opening=process.close,
+        prefetch=Prefetch(name, fetcher, offline=offline),
     )
 
 

@@ -14,10 +14,17 @@ if TYPE_CHECKING:
     from trellis2_server.inputs.meshes import Scene
     from trellis2_server.mesh import Mesh
     from trellis2_server.reports import Check
+    from trellis2_server.request_fields import UpAxis
 
 
-def read_mesh(
-    decoders: DecoderPool, content: bytes, *, rotation_deg: float, check: Check
+def read_mesh(  # noqa: PLR0913 - what a call needs
+    decoders: DecoderPool,
+    content: bytes,
+    *,
+    rotation_deg: float,
+    up_axis: UpAxis = "auto",
+    may_copy: bool = True,
+    check: Check,
 ) -> tuple[Scene, Mesh]:
     """Read a mesh file; return its scene, and all its parts in the model frame.
 
@@ -25,13 +32,14 @@ def read_mesh(
         decoders: the processes.
         content: bytes of the file.
         rotation_deg: see `to_model_frame`.
+        up_axis: likewise.
+        may_copy: whether a mesh gets a copy for each of its places, for which the picture differs.
         check: called at least every 50 ms; what it raises ends the call.
 
     Raises:
         InputError: the file is not a mesh, is damaged, or takes too long.
         TooLargeError: the mesh exceeds a limit or the memory of a decoder.
     """
-    meta, arrays = decoders.call(
-        "read_mesh", content, {"rotation_deg": rotation_deg}, field="mesh", check=check
-    )
+    arguments = {"rotation_deg": rotation_deg, "up_axis": up_axis, "may_copy": may_copy}
+    meta, arrays = decoders.call("read_mesh", content, arguments, field="mesh", check=check)
     return unpack_scene(meta, arrays)

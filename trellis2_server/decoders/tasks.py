@@ -13,20 +13,29 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from trellis2_server.decoders import object_tasks
+from trellis2_server.errors import TooLargeError
 from trellis2_server.inputs.images.decoding import decode_image
 from trellis2_server.inputs.images.formats import available_formats
 from trellis2_server.inputs.meshes import read_scene, to_model_frame
+from trellis2_server.inputs.meshes.glb_draco import import_draco
+from trellis2_server.inputs.meshes.glb_meshopt import import_meshopt
+from trellis2_server.inputs.meshes.placements import prefer_front, separate_placements
 from trellis2_server.inputs.meshes.transfer import pack_scene
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trellis2_server.decoders.messages import Result, Task
+    from trellis2_server.inputs.meshes import Scene
+    from trellis2_server.mesh import Mesh
+    from trellis2_server.request_fields import UpAxis
 
 
 def prepare() -> None:
     """Load what the first call would load."""
     available_formats()
+    import_meshopt()
+    import_draco()
 
 
 def decode_picture(content: memoryview, arguments: Mapping[str, Any]) -> Result:
@@ -49,10 +58,26 @@ def read_mesh(content: memoryview, arguments: Mapping[str, Any]) -> Result:
 
     Args:
         content: the file.
-        arguments: `rotation_deg`.
+        arguments: `rotation_deg`, `up_axis`, `may_copy`: whether a mesh gets a copy for each of its
+            places.
     """
     scene = read_scene(bytes(content))
-    return pack_scene(scene, to_model_frame(scene, arguments["rotation_deg"]))
+    return pack_scene(*_place(scene, max(len(content), scene.stored_bytes), **arguments))
+
+
+def _place(
+    scene: Scene, file_bytes: int, *, rotation_deg: float, up_axis: UpAxis, may_copy: bool
+) -> tuple[Scene, Mesh]:
+    """Bring a scene into the model frame; give each place of a mesh a copy, if there can be."""
+    if may_copy:
+        separate = prefer_front(separate_placements(scene, file_bytes), rotation_deg, up_axis)
+        try:
+            return separate, to_model_frame(separate, rotation_deg, up_axis)
+        except TooLargeError:
+            if len(separate.parts) == len(scene.parts):
+                raise
+    scene = prefer_front(scene, rotation_deg, up_axis)
+    return scene, to_model_frame(scene, rotation_deg, up_axis)
 
 
 TASKS: Final[dict[str, Task]] = {

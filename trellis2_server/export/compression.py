@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 #: Largest value of a normalised 16-bit integer.
 _MAX_SHORT: Final = 32767
-_DRACO_DEADLINE_S: Final = 120.0
+#: Time after which Draco is stopped, seconds.
+DRACO_DEADLINE_S: Final = 120.0
 
 
 def add_compressed(
@@ -48,11 +49,11 @@ def add_compressed(
     return (_add_meshopt if compress == "meshopt" else _add_draco)(builder, geometry)
 
 
-def _add_meshopt(builder: GltfBuilder, geometry: GltfGeometry) -> dict[str, Any]:
-    """EXT_meshopt_compression over KHR_mesh_quantization.
+def import_meshopt() -> Any:
+    """Return the package `meshopt`.
 
-    Positions and texture coordinates become normalised 16-bit integers, normals 8-bit ones. A mesh
-    that exceeds [-1, 1] is scaled down, and its node scales it up again.
+    Raises:
+        MissingPackageError: it is not installed.
     """
     try:
         import meshopt
@@ -60,6 +61,16 @@ def _add_meshopt(builder: GltfBuilder, geometry: GltfGeometry) -> dict[str, Any]
         raise MissingPackageError(
             "meshopt compression needs a package: run `pip install meshopt` (Python 3.11 or later)."
         ) from error
+    return meshopt
+
+
+def _add_meshopt(builder: GltfBuilder, geometry: GltfGeometry) -> dict[str, Any]:
+    """EXT_meshopt_compression over KHR_mesh_quantization.
+
+    Positions and texture coordinates become normalised 16-bit integers, normals 8-bit ones. A mesh
+    that exceeds [-1, 1] is scaled down, and its node scales it up again.
+    """
+    meshopt = import_meshopt()
     builder.require("KHR_mesh_quantization")
     builder.require("EXT_meshopt_compression")
     try:
@@ -118,10 +129,37 @@ def _add_view(  # noqa: PLR0913
     view_filter: str | None = None,
     **accessor: object,
 ) -> int:
-    """Add an accessor over a compressed buffer view and return its index.
+    """Add an accessor over a compressed buffer view and return its index."""
+    target = ARRAY_BUFFER if mode == "ATTRIBUTES" else ELEMENT_ARRAY_BUFFER
+    view = add_meshopt_bytes(
+        builder, content, count, stride, mode=mode, view_filter=view_filter, target=target
+    )
+    return builder.add("accessors", {"bufferView": view, "count": count, **accessor})
+
+
+def add_meshopt_bytes(  # noqa: PLR0913 - what the extension says of a view
+    builder: GltfBuilder,
+    content: bytes,
+    count: int,
+    stride: int,
+    *,
+    mode: str,
+    view_filter: str | None,
+    target: int,
+) -> int:
+    """Add a compressed buffer view and return its index.
 
     The compressed bytes are in the binary chunk. A fallback buffer without content has the size of
     the uncompressed view, as the extension requires.
+
+    Args:
+        builder: of the file.
+        content: compressed bytes.
+        count: number of rows, or of indices.
+        stride: size of one, bytes.
+        mode: "ATTRIBUTES" or "TRIANGLES".
+        view_filter: of the extension; None: no filter.
+        target: of the view.
     """
     fallback = 1
     if len(builder.buffers) <= fallback:
@@ -145,13 +183,12 @@ def _add_view(  # noqa: PLR0913
         "buffer": fallback,
         "byteOffset": start,
         "byteLength": count * stride,
-        "target": ARRAY_BUFFER if mode == "ATTRIBUTES" else ELEMENT_ARRAY_BUFFER,
+        "target": target,
         "extensions": {"EXT_meshopt_compression": packed},
     }
     if mode == "ATTRIBUTES":
         view["byteStride"] = stride
-    item = {"bufferView": builder.add("bufferViews", view), "count": count, **accessor}
-    return builder.add("accessors", item)
+    return builder.add("bufferViews", view)
 
 
 def _add_draco(builder: GltfBuilder, geometry: GltfGeometry) -> dict[str, Any]:
@@ -163,28 +200,51 @@ def _add_draco(builder: GltfBuilder, geometry: GltfGeometry) -> dict[str, Any]:
     }
     if geometry.uv is not None:
         arrays["uv"] = geometry.uv
-    packed = subprocess_call.call("draco", arrays, _DRACO_DEADLINE_S)
+    packed = subprocess_call.call("draco", arrays, DRACO_DEADLINE_S)
     builder.require("KHR_draco_mesh_compression")
     points, ids = packed["positions"], packed["ids"].tolist()
+    names = ["POSITION", "NORMAL"] + (["TEXCOORD_0"] if geometry.uv is not None else [])
+    return add_draco_primitive(
+        builder,
+        packed["content"],
+        dict(zip(names, ids, strict=False)),
+        points=len(points),
+        faces=int(packed["face_count"]),
+        bounds=np.array([points.min(axis=0), points.max(axis=0)]),
+    )
+
+
+def add_draco_primitive(  # noqa: PLR0913 - what the extension says of a primitive
+    builder: GltfBuilder,
+    content: NDArray[np.uint8],
+    ids: dict[str, int],
+    *,
+    points: int,
+    faces: int,
+    bounds: NDArray[np.float32],
+) -> dict[str, Any]:
+    """Add triangles that Draco has compressed and return their primitive.
+
+    Args:
+        builder: of the file.
+        content: compressed bytes.
+        ids: Draco's id of each attribute.
+        points: number of vertices after decompression.
+        faces: number of faces after decompression.
+        bounds: float32 [2, 3], least and greatest position after decompression.
+    """
     accessors: dict[str, dict[str, Any]] = {
-        "POSITION": {
-            "type": "VEC3",
-            "min": points.min(axis=0).tolist(),
-            "max": points.max(axis=0).tolist(),
-        },
+        "POSITION": {"type": "VEC3", "min": bounds[0].tolist(), "max": bounds[1].tolist()},
         "NORMAL": {"type": "VEC3"},
         "TEXCOORD_0": {"type": "VEC2"},
     }
-    names = ["POSITION", "NORMAL"] + (["TEXCOORD_0"] if geometry.uv is not None else [])
     attributes = {
-        name: builder.add(
-            "accessors", {"componentType": FLOAT, "count": len(points), **accessors[name]}
-        )
-        for name in names
+        name: builder.add("accessors", {"componentType": FLOAT, "count": points, **accessors[name]})
+        for name in ids
     }
     indices = {
-        "componentType": USHORT if len(points) <= MAX_SHORT_VERTICES else UINT,
-        "count": 3 * int(packed["face_count"]),
+        "componentType": USHORT if points <= MAX_SHORT_VERTICES else UINT,
+        "count": 3 * faces,
         "type": "SCALAR",
     }
     return {
@@ -193,8 +253,8 @@ def _add_draco(builder: GltfBuilder, geometry: GltfGeometry) -> dict[str, Any]:
         "mode": 4,
         "extensions": {
             "KHR_draco_mesh_compression": {
-                "bufferView": builder.add_bytes(packed["content"]),
-                "attributes": dict(zip(names, ids, strict=False)),
+                "bufferView": builder.add_bytes(content),
+                "attributes": ids,
             }
         },
     }

@@ -20,6 +20,7 @@ from trellis2_server.export.gltf import (
     USHORT,
     new_document,
 )
+from trellis2_server.export.scene_compression import add_compressed_parts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,6 +82,7 @@ def pack_tree(  # noqa: PLR0913
     meshes: Sequence[str | None],
     extras: Mapping[str, object],
     generator: str,
+    compress: Compression | None = None,
 ) -> bytes:
     """Return a GLB with a tree of nodes and one material.
 
@@ -92,20 +94,26 @@ def pack_tree(  # noqa: PLR0913
         meshes: names of the meshes; None: no name.
         extras: JSON values, written to `asset.extras`.
         generator: name and version of the program.
+        compress: compression of the triangles; None: uncompressed.
 
     Raises:
         ExportError: `extras` or a node is not JSON, or the file would reach 4 GiB.
+        MissingPackageError: the package for `compress` is not installed.
     """
     builder = new_document(extras, generator)
     builder.json |= {"scene": 0, "scenes": [{"nodes": list(roots)}]}
     builder.json["nodes"] = list(nodes)
     material_index = _add_material(builder, material, is_double_sided=parts.is_double_sided)
     by_mesh: list[list[dict[str, Any]]] = [[] for _ in meshes]
-    for mesh, primitive in zip(parts.mesh.tolist(), _add_parts(builder, parts), strict=True):
+    if compress is None:
+        primitives = _add_parts(builder, parts)
+    else:
+        primitives = add_compressed_parts(builder, parts, compress, _add_parts)
+    for mesh, primitive in zip(parts.mesh.tolist(), primitives, strict=True):
         by_mesh[mesh].append(primitive | {"material": material_index})
     builder.json["meshes"] = [
-        ({"name": name} if name else {}) | {"primitives": primitives}
-        for name, primitives in zip(meshes, by_mesh, strict=True)
+        ({"name": name} if name else {}) | {"primitives": own}
+        for name, own in zip(meshes, by_mesh, strict=True)
     ]
     return builder.to_glb()
 

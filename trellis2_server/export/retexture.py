@@ -14,6 +14,7 @@ from trellis2_server.export import glb
 from trellis2_server.export.adjacency import is_watertight, twins
 from trellis2_server.export.cancellation import cancellable, check
 from trellis2_server.export.geometry import GltfParts, pair_rows, smooth_normals
+from trellis2_server.export.given_uv import given_atlas
 from trellis2_server.export.material import NEUTRAL
 from trellis2_server.export.textures import create_textures
 from trellis2_server.export.validation import checked_field, checked_mesh
@@ -31,15 +32,16 @@ if TYPE_CHECKING:
     from trellis2_server.inputs.meshes import Scene
     from trellis2_server.mesh import VoxelField
     from trellis2_server.reports import Report
-    from trellis2_server.request_fields import AlphaMode, TextureFormat
+    from trellis2_server.request_fields import AlphaMode, Compression, TextureFormat
 
 
-def untextured_glb(
+def untextured_glb(  # noqa: PLR0913 - the parameters of `export.untextured_glb`
     scene: Scene,
     placed: Mesh,
     *,
     extras: Mapping[str, object],
     generator: str,
+    compress: Compression | None = None,
     report: Report | None = None,
 ) -> bytes:
     """Return a GLB of the scene with a neutral material.
@@ -49,10 +51,12 @@ def untextured_glb(
         placed: the whole scene as one mesh.
         extras: JSON values, written to `asset.extras`.
         generator: name and version of the program.
+        compress: compression of the triangles; None: uncompressed.
         report: stage "pack".
 
     Raises:
         ExportError: the scene cannot be written.
+        MissingPackageError: the package for `compress` is not installed.
     """
     with cancellable(report, "pack"):
         is_double_sided = _is_double_sided(scene, checked_mesh(placed))
@@ -68,7 +72,7 @@ def untextured_glb(
             whole.local_faces(),
             is_double_sided,
         )
-        return _pack(scene, parts, NEUTRAL, extras, generator)
+        return _pack(scene, parts, NEUTRAL, extras, generator, compress)
 
 
 def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
@@ -79,7 +83,9 @@ def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
     texture_size: int,
     alpha_mode: AlphaMode = "auto",
     texture_format: TextureFormat = "auto",
+    compress: Compression | None = None,
     unwrap: Literal["own", "xatlas"] = "own",
+    keep_uv: bool = False,
     extras: Mapping[str, object],
     generator: str,
     report: Report | None = None,
@@ -96,13 +102,16 @@ def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
         texture_size: edge of the square textures, pixels.
         alpha_mode: as glTF defines it; "auto" is chosen by the baked alpha.
         texture_format: "auto" is JPEG, and PNG for a base colour with alpha.
+        compress: compression of the triangles; None: uncompressed. See `scene_compression`.
         unwrap: the method that creates the charts.
+        keep_uv: whether to use the scene's own texture coordinates, checked by `check_uv`.
         extras: JSON values, written to `asset.extras`.
         generator: name and version of the program.
         report: stages "unwrap", "bake", "encode" and "pack".
 
     Raises:
         ExportError: the scene cannot be unwrapped, baked or written.
+        MissingPackageError: the package for `compress` or `unwrap` is not installed.
     """
     with cancellable(report, "unwrap") as watched:
         placed, field = checked_mesh(placed), checked_field(field)
@@ -114,22 +123,24 @@ def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
             alpha_mode=alpha_mode,
             texture_format=texture_format,
             unwrap=unwrap,
+            atlas=given_atlas(scene, placed, texture_size) if keep_uv else None,
             report=watched,
         )
         finished = stage_report(watched, "pack", 1)
         finished(0)
         parts = _with_uv(scene, atlas, _is_double_sided(scene, placed))
-        content = _pack(scene, parts, material, extras, generator)
+        content = _pack(scene, parts, material, extras, generator, compress)
         finished(1)
         return content
 
 
-def _pack(
+def _pack(  # noqa: PLR0913, PLR0917 - the parameters of `glb.pack_tree`
     scene: Scene,
     parts: GltfParts,
     material: Material,
     extras: Mapping[str, object],
     generator: str,
+    compress: Compression | None,
 ) -> bytes:
     return glb.pack_tree(
         parts,
@@ -139,6 +150,7 @@ def _pack(
         meshes=scene.meshes,
         extras=extras,
         generator=generator,
+        compress=compress,
     )
 
 

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, NDArray[Any]]
 
-_PACKAGES: Final = {"xatlas": "xatlas", "draco": "DracoPy"}
+_PACKAGES: Final = {"xatlas": "xatlas", "draco": "DracoPy", "draco_parts": "DracoPy"}
+#: Arrays with a value for each part.
+_PART_SIZES: Final = ("vertices", "triangles", "has_normals")
 #: Exit status of the process when the package is not installed.
 _PACKAGE_MISSING: Final = 3
 
@@ -38,13 +40,13 @@ def call(name: str, arrays: Arrays, deadline_s: float) -> dict[str, NDArray[Any]
     """Call a library in a new process and return its result.
 
     Args:
-        name: "xatlas" or "draco".
-        arrays: input, see `_xatlas` and `_draco`.
+        name: "xatlas", "draco" or "draco_parts".
+        arrays: input, see `_xatlas`, `_draco` and `_draco_parts`.
         deadline_s: time after which the process is killed, seconds. It is also killed when the
             export is cancelled.
 
     Returns:
-        Output, see `_xatlas` and `_draco`.
+        Output, likewise.
 
     Raises:
         ExportError: the library failed or exceeded the deadline.
@@ -128,13 +130,24 @@ def _draco(library: Any, arrays: Arrays) -> dict[str, NDArray[Any]]:
         `content`, the compressed bytes; `ids`, Draco's ids of positions, normals and `uv` (-1
         without); `positions` and `face_count` after decompression.
     """
-    uv = arrays.get("uv")
+    return _draco_encode(
+        library, arrays["positions"], arrays["faces"], arrays["normals"], arrays.get("uv")
+    )
+
+
+def _draco_encode(
+    library: Any,
+    positions: NDArray[Any],
+    faces: NDArray[Any],
+    normals: NDArray[Any] | None,
+    uv: NDArray[Any] | None,
+) -> dict[str, NDArray[Any]]:
     content = library.encode(
-        arrays["positions"],
-        arrays["faces"],
+        positions,
+        faces,
         quantization_bits=16,
         compression_level=7,
-        normals=arrays["normals"].astype(np.float64),
+        normals=None if normals is None else normals.astype(np.float64),
         normal_quantization_bits=10,
         tex_coord=None if uv is None else uv.astype(np.float64),
         tex_coord_quantization_bits=16,
@@ -144,9 +157,57 @@ def _draco(library: Any, arrays: Arrays) -> dict[str, NDArray[Any]]:
     ids = {item["attribute_type"]: item["unique_id"] for item in decoded.attributes}
     return {
         "content": np.frombuffer(content, np.uint8),
-        "ids": np.array([ids[0], ids[1], ids.get(3, -1)]),
+        "ids": np.array([ids[0], ids.get(1, -1), ids.get(3, -1)]),
         "positions": np.asarray(decoded.points, np.float32),
         "face_count": np.array(len(decoded.faces)),
+    }
+
+
+def _draco_parts(library: Any, arrays: Arrays) -> dict[str, NDArray[Any]]:
+    """Compress meshes, one after the other.
+
+    Args:
+        library: the package `DracoPy`.
+        arrays: those of `GltfParts`: `positions`, `normals`, `faces`, `vertices`, `triangles`,
+            `has_normals` and, optionally, `uv`.
+
+    Returns:
+        `content`, the compressed bytes of all parts; `sizes` [P], those of each, 0 for a part that
+        cannot be compressed; `ids` [P, 3], `points` [P], `face_counts` [P] and `bounds` [P, 2, 3],
+        as `_draco` and of the positions after decompression.
+    """
+    contents: list[NDArray[Any]] = []
+    count = len(arrays["vertices"])
+    sizes, points, face_counts = (np.zeros(count, np.int64) for _ in range(3))
+    ids, bounds = np.full((count, 3), -1), np.zeros((count, 2, 3), np.float32)
+    vertex = face = normal = 0
+    rows = zip(*(arrays[name].tolist() for name in _PART_SIZES), strict=True)
+    for part, (vertices, triangles, is_smooth) in enumerate(rows):
+        uv = arrays["uv"][vertex : vertex + vertices] if "uv" in arrays else None
+        normals = arrays["normals"][normal : normal + vertices] if is_smooth else None
+        try:
+            packed = _draco_encode(
+                library,
+                arrays["positions"][vertex : vertex + vertices],
+                arrays["faces"][face : face + triangles].astype(np.uint32),
+                normals,
+                uv,
+            )
+        except Exception:  # noqa: BLE001 - its own classes; such as faces whose corners coincide
+            packed = {"face_count": np.array(0)}
+        if packed["face_count"]:
+            contents.append(packed["content"])
+            sizes[part], points[part] = len(packed["content"]), len(packed["positions"])
+            face_counts[part], ids[part] = packed["face_count"], packed["ids"]
+            bounds[part] = packed["positions"].min(axis=0), packed["positions"].max(axis=0)
+        vertex, face, normal = vertex + vertices, face + triangles, normal + vertices * is_smooth
+    return {
+        "content": np.concatenate([np.empty(0, np.uint8), *contents]),
+        "sizes": sizes,
+        "ids": ids,
+        "points": points,
+        "face_counts": face_counts,
+        "bounds": bounds,
     }
 
 
@@ -157,7 +218,8 @@ def _main() -> int:
     except ImportError:
         return _PACKAGE_MISSING
     with np.load(io.BytesIO(sys.stdin.buffer.read())) as arrays:
-        result = {"xatlas": _xatlas, "draco": _draco}[name](library, dict(arrays))
+        calls = {"xatlas": _xatlas, "draco": _draco, "draco_parts": _draco_parts}
+        result = calls[name](library, dict(arrays))
     stream = io.BytesIO()
     np.savez(stream, **result)  # pyright: ignore[reportArgumentType]
     sys.stdout.buffer.write(stream.getbuffer())

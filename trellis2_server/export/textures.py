@@ -52,6 +52,7 @@ def create_textures(  # noqa: PLR0913 - the parameters of `export.textured_glb`
     alpha_mode: AlphaMode,
     texture_format: TextureFormat,
     unwrap: Literal["own", "xatlas"],
+    atlas: Atlas | None = None,
     report: Report | None,
 ) -> Textures:
     """Unwrap the mesh, bake the field into textures and encode them.
@@ -65,6 +66,7 @@ def create_textures(  # noqa: PLR0913 - the parameters of `export.textured_glb`
         alpha_mode: as glTF defines it; "auto" is chosen by the baked alpha.
         texture_format: "auto" is JPEG, and PNG for a base colour with alpha.
         unwrap: the method that creates the charts.
+        atlas: used as it is, of that size; None: unwrap the mesh.
         report: stages "unwrap", "bake" and "encode".
 
     Raises:
@@ -84,8 +86,9 @@ def create_textures(  # noqa: PLR0913 - the parameters of `export.textured_glb`
     context = contextvars.copy_context()
     with ThreadPoolExecutor(1, thread_name_prefix="index") as pool:
         indexing = pool.submit(context.run, build_index)
-        create_atlas = unwrap_with_xatlas if unwrap == "xatlas" else unwrap_mesh
-        atlas = create_atlas(mesh, texture_size, report)
+        if atlas is None:
+            create_atlas = unwrap_with_xatlas if unwrap == "xatlas" else unwrap_mesh
+            atlas = create_atlas(mesh, texture_size, report)
         index, error = indexing.result()
     maps = bake.bake(mesh, atlas, index, report)
     stage_report(report, "encode", 1)(0)

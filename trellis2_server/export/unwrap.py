@@ -30,13 +30,13 @@ from trellis2_server.export.packing import (
     covered_share,
     pack,
 )
+from trellis2_server.mesh import Mesh
 from trellis2_server.reports import stage_report
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trellis2_server.export.charts import Charts
-    from trellis2_server.mesh import Mesh
     from trellis2_server.reports import Report
 
 #: Share of the texture that the charts are expected to cover.
@@ -61,6 +61,11 @@ _MIN_CUT_FACES: Final = 100
 _COARSE_PACKING_PX: Final = 4096
 
 
+#: Extents of meshes that are unwrapped as they are. The squares of others may be too large or too
+#: small for single precision.
+_USUAL_EXTENTS: Final = (1e-3, 1e3)
+
+
 def unwrap(
     mesh: Mesh,
     size_px: int,
@@ -78,6 +83,7 @@ def unwrap(
     """
     finished = stage_report(report, "unwrap", 4)
     finished(0)
+    mesh = _in_usual_size(mesh)
     step = 2 if size_px >= _COARSE_PACKING_PX and size_px % 2 == 0 else 1
     twin = twins(mesh.faces, len(mesh.vertices))
     # Each connected part, and later each group of faces, becomes at least one chart. The groups and
@@ -106,6 +112,16 @@ def unwrap(
     uv = pack(charts, twin, size_px // step, share) * np.float32(step)
     finished(4)
     return Atlas(uv, charts.source, charts.uv_faces, charts.chart, size_px)
+
+
+def _in_usual_size(mesh: Mesh) -> Mesh:
+    """Return the mesh, scaled into a unit cube if it is very large or small."""
+    low = mesh.vertices.min(axis=0).astype(np.float64)
+    extent = float((mesh.vertices.max(axis=0) - low).max())
+    least, largest = _USUAL_EXTENTS
+    if extent == 0 or least <= extent <= largest:
+        return mesh
+    return Mesh(((mesh.vertices - low) / extent).astype(np.float32), mesh.faces)
 
 
 def _cut_to_fit(

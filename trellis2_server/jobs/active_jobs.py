@@ -55,9 +55,19 @@ class ActiveJobs:
         return self._by_uid.get(uid)
 
     def find_by_upload(self, upload: Upload) -> str | None:
-        """Return the uid of the newest active job of that upload; None: there is none."""
+        """Return the uid of the newest active job of that upload; None: there is none.
+
+        A job with a mesh is not the picture's own.
+        """
         newest_first = reversed(self._by_uid.values())
-        return next((active.uid for active in newest_first if active.upload == upload), None)
+        return next(
+            (
+                active.uid
+                for active in newest_first
+                if active.upload == upload and self.record(active).options.mesh is None
+            ),
+            None,
+        )
 
     def note_request(self, uid: str) -> None:
         """Note that a client has asked for a job: it is not abandoned, and ages from now on."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from trellis2_server.decoders import DecoderPool
+    from trellis2_server.inputs.background import FetchState
     from trellis2_server.inputs.images import Cutout, Cutter
     from trellis2_server.mesh import VoxelField
     from trellis2_server.parameters import FileForm, Options
@@ -67,11 +68,13 @@ class ExportedShape(NamedTuple):
         geometry: input of the textured file and, for an uploaded mesh, of the texture step.
         glb: the untextured file.
         md5: of the file, 32 hex digits.
+        warnings: sentences for the client.
     """
 
     geometry: Any
     glb: bytes
     md5: str
+    warnings: tuple[str, ...] = ()
 
 
 class Executor(Protocol):
@@ -106,6 +109,10 @@ class Executor(Protocol):
 
     def device_memory(self) -> Mapping[str, int]:
         """Return the device memory; see `Engine.device_memory`."""
+        ...
+
+    def background_model(self) -> FetchState | None:
+        """Return how far the background model is; None: nothing was done for it here."""
         ...
 
     def cut_out(
@@ -226,6 +233,10 @@ class LocalExecutor:
         """Return the memory of the engine's device, bytes by kind."""
         return self._engine.device_memory()
 
+    def background_model(self) -> FetchState | None:
+        """Return how far the cutter's background model is."""
+        return self._cutter.model_state()
+
     def cut_out(
         self, picture: bytes, *, remove_background: RemoveBackground, report: Report
     ) -> Cutout:
@@ -298,4 +309,5 @@ class LocalExecutor:
 
 def exported_shape(geometry: Geometry | UploadedMesh, glb: bytes) -> ExportedShape:
     """Return the results of an export with the MD5 of the file."""
-    return ExportedShape(geometry, glb, md5(glb))
+    warnings = geometry.warnings if isinstance(geometry, pipeline.UploadedMesh) else ()
+    return ExportedShape(geometry, glb, md5(glb), warnings)

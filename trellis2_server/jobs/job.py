@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
+from trellis2_server.digests import md5
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -103,7 +105,7 @@ class Job:
         owner: the only one who sees the job.
         created_unix_s: time of `created_at`, Unix seconds.
         status: state of the job.
-        image_hash: MD5 of what the model sees; None until the picture is cut out.
+        image_hash: see `image_hash_of`; None until the picture is cut out.
         background: how the object was found; None until then.
         warnings: sentences for the client, in order of time.
         resolution: voxels along the cube's edge, as really used; None until the shape exists.
@@ -164,3 +166,15 @@ class Job:
             progress=changes.get("progress"),
             finished_at=now if job.status.is_finished else None,
         )
+
+
+def image_hash_of(picture: str, options: Options) -> str:
+    """Return the image hash of a job: that of its picture, or of its picture and its mesh.
+
+    The picture's own hash always names its own model.
+
+    Args:
+        picture: MD5 of what the model sees, 32 hex digits.
+        options: of the job.
+    """
+    return md5(f"{picture} {options.mesh}".encode()) if options.mesh else picture

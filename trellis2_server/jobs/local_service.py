@@ -85,6 +85,7 @@ class LocalJobService:
             details=dict(executor.describe()),
             queue_length=self.manager.scheduler.length,
             jobs=Counter(job.status for job in self._registry),
+            background_model=executor.background_model(),
         )
 
     async def metrics(self) -> bytes:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from trellis2_server.jobs.job import image_hash_of
+
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
@@ -101,10 +103,15 @@ class JobMatcher:
 
     def _find_by_own_mesh(self, options: Options, image_hash: str | None, owner: str) -> Job | None:
         """Return the job of that picture whose untextured GLB is the mesh to be textured."""
-        if options.geo_rotation or not options.mesh:
+        is_as_made = not options.geo_rotation and options.up_axis != "z" and options.uv == "new"
+        if not is_as_made or not options.mesh:
             return None
         job = self._registry.find_by_shape(options.mesh, owner)
-        return job if job and job.image_hash == image_hash else None
+        if job is None or image_hash is None:
+            return None
+        # Jobs with a mesh that an earlier version stored have the hash of their picture.
+        known = (image_hash, image_hash_of(image_hash, job.options))
+        return job if job.image_hash in known else None
 
 
 def upload_key(upload: Upload, options: Options) -> Hashable:

@@ -1,6 +1,7 @@
 """`JobRegistry`: all stored jobs, by uid, image hash, alias and request key.
 
-Of several jobs with the same image hash, the hash refers to the one last asked for. A job
+Of several jobs with the same image hash, the hash refers to the one last asked for; to one with a
+mesh, which only earlier versions gave the hash of its picture, if there is no other. A job
 belongs to an owner; other owners do not find it. The registry belongs to the event loop's thread
 and takes no lock.
 
@@ -150,7 +151,10 @@ class JobRegistry:
 
     def _sort_by_request(self, job: Job) -> None:
         if job.image_hash:
-            self._by_hash[job.owner, job.image_hash].sort(key=self._last_requests.__getitem__)
+            self._by_hash[job.owner, job.image_hash].sort(key=self._hash_rank)
+
+    def _hash_rank(self, uid: str) -> tuple[bool, int]:
+        return self._jobs[uid].options.mesh is None, self._last_requests[uid]
 
     def bind_key(self, key: Hashable, uid: str) -> None:
         """Have `find_by_key(key)` find this job."""

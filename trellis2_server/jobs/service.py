@@ -16,6 +16,7 @@ from trellis2_server.jobs.job import ANONYMOUS, Status
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
+    from trellis2_server.inputs.background import FetchState
     from trellis2_server.jobs.job import Caller, Job
     from trellis2_server.parameters import Delivery, FileForm, Options
     from trellis2_server.request_fields import RemoveBackground
@@ -62,6 +63,7 @@ class Health:
         details: the engine's own details.
         queue_length: jobs that run or wait.
         jobs: number of stored jobs, by status.
+        background_model: how far the background model is; None: unknown.
     """
 
     status: Literal["loading", "ok", "error"]
@@ -77,6 +79,7 @@ class Health:
     details: Mapping[str, object] = field(default_factory=dict[str, object])
     queue_length: int = 0
     jobs: Mapping[Status, int] = field(default_factory=dict[Status, int])
+    background_model: FetchState | None = None
 
 
 class MetricsRenderer(Protocol):

@@ -29,7 +29,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from trellis2_server.errors import EngineBrokenError, ServerError
 from trellis2_server.jobs.endings import bare
-from trellis2_server.jobs.job import INPUT_FILE, SHAPE_FILE, TEXTURED_FILE, Progress, Status
+from trellis2_server.jobs.job import (
+    INPUT_FILE,
+    SHAPE_FILE,
+    TEXTURED_FILE,
+    Progress,
+    Status,
+    image_hash_of,
+)
 from trellis2_server.jobs.pending_models import ModelWait
 from trellis2_server.jobs.queue import job_future
 from trellis2_server.jobs.scheduler import TEXTURE_PATIENCE_S
@@ -154,7 +161,7 @@ class StepResults:
         active.upload_bytes = len(active.mesh or b"")
         self._active_jobs.change(
             active,
-            image_hash=cutout.image_hash,
+            image_hash=image_hash_of(cutout.image_hash, self._active_jobs.record(active).options),
             background=cutout.background,
             warnings=cutout.warnings,
         )
@@ -185,8 +192,18 @@ class StepResults:
         if active.wants_texture and not self._availability.is_closing:
             self._start_texture(active)
 
-    def _take_shape_glb(self, active: ActiveJob, geometry: Any, glb: bytes, digest: str) -> None:
+    def _take_shape_glb(
+        self,
+        active: ActiveJob,
+        geometry: Any,
+        glb: bytes,
+        digest: str,
+        warnings: tuple[str, ...] = (),
+    ) -> None:
         active.data.geometry = geometry
+        if warnings:
+            warnings = (*self._active_jobs.record(active).warnings, *warnings)
+            self._active_jobs.change(active, warnings=warnings)
         self._store_shape_snapshot(active)
         active.upload_bytes = 0
         shape_glb = self._archive.store_file(active.uid, SHAPE_FILE, glb)

@@ -135,6 +135,8 @@ def read_options(raw: Mapping[str, object], settings: Settings, mesh: str | None
         else field.default
         for field in FIELDS
     }
+    if mesh is None:
+        values["up_axis"] = "auto"  # that of the file, see `read_delivery`
     values["remove_background"] = _REMOVALS[values["remove_background"]]
     values = _capped(values, settings)
     seed: int = values["seed"]
@@ -201,6 +203,10 @@ def fields_of(options: Options) -> dict[str, object]:
         )
     }
     given: dict[str, object] = {"geo_rotation": options.geo_rotation} if options.mesh else {}
+    if options.up_axis != "auto":
+        given["up_axis"] = options.up_axis
+    if options.uv != "new":
+        given["uv"] = options.uv
     if options.remove_background is not True:
         given["remove_background"] = options.remove_background == "always"
     return {**others, "compress": options.compress or "none", **samplers, **given}

@@ -6,7 +6,7 @@ job: renaming or reordering classes or fields here loses what servers have on di
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final, Literal
 
 # Stored records are validated against these annotations, which needs them at runtime.
@@ -18,10 +18,15 @@ from trellis2_server.request_fields import (
     PipelineType,
     RemoveBackground,
     TextureFormat,
+    UpAxis,
+    UvSource,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+#: Fields of `Options` that are newer than stored keys: the `repr` has them only if they are set.
+_NEWER: Final = frozenset({"up_axis", "uv"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,8 @@ class Options:
         remove_background: whether to remove the background, and of which pictures.
         mesh: MD5 of the mesh file to texture; None: generate a shape.
         geo_rotation: degrees by which that mesh is turned before it is textured.
+        up_axis: axis of that mesh's file that points up; "auto" without a mesh.
+        uv: whether that mesh gets new texture coordinates or keeps its own.
     """
 
     seed: int
@@ -82,6 +89,17 @@ class Options:
     remove_background: RemoveBackground
     mesh: str | None = None
     geo_rotation: float = 0.0
+    up_axis: UpAxis = "auto"
+    uv: UvSource = "new"
+
+    def __repr__(self) -> str:
+        """Return all fields; those that stored keys do not have, only if they are set."""
+        shown = (
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in fields(self)
+            if field.name not in _NEWER or getattr(self, field.name) != field.default
+        )
+        return f"Options({', '.join(shown)})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,9 @@ class ClusterExecutor:
         """Return nothing: each engine watches its own device."""
         return {}
 
+    def background_model(self) -> None:
+        """Return nothing: each cutter has a model of its own."""
+
     # ---- steps ---------------------------------------------------------------------------
 
     @_translate_ray_errors
@@ -172,7 +175,8 @@ class ClusterExecutor:
         )  # fmt: skip
         mesh, glb = outcome.large
         geometry = GeometryReference(None, mesh, options, reference)
-        return ExportedShape(geometry, await glb, outcome.value)
+        digest, warnings = outcome.value
+        return ExportedShape(geometry, await glb, digest, warnings)
 
     @_translate_ray_errors
     async def make_texture(

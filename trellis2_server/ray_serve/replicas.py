@@ -216,6 +216,8 @@ class CutterReplica:
     def __init__(self, settings: Settings, make_cutter: Callable[[], Cutter]) -> None:
         logs.configure(settings.server)
         self._cutter = make_cutter()
+        if settings.model.prefetches_background:
+            self._cutter.prefetch()
 
     def cut_out(self, picture: bytes, remove_background: RemoveBackground) -> Cutout | ServerError:
         """Return the cut-out, or the error; wait while a background model is downloaded."""

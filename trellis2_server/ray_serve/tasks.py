@@ -69,10 +69,10 @@ def read_mesh(
         report: called with the progress.
 
     Returns:
-        MD5 of the untextured GLB; a `pipeline.UploadedMesh` and the GLB are large.
+        MD5 of the untextured GLB, and warnings; a `pipeline.UploadedMesh` and the GLB are large.
     """
     mesh, glb = pipeline.read_mesh(engine, content, options, _decoders(limits), report)
-    return Outcome(md5(glb), (mesh, glb))
+    return Outcome((md5(glb), mesh.warnings), (mesh, glb))
 
 
 def prepare_mesh(mesh: Mesh, resolution: int, options: Options, report: Report) -> Outcome:

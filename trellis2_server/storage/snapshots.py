@@ -12,7 +12,7 @@ Does not know: where snapshots are stored, jobs, threads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -56,7 +56,7 @@ def shape_snapshot(shape: Shape) -> bytes:
 
 def mesh_snapshot(content: bytes) -> bytes:
     """Serialize an uploaded mesh file."""
-    return serialize_arrays({"file": np.frombuffer(content, np.uint8)})
+    return serialize_arrays({"file": np.frombuffer(content, np.uint8)}, {"up_axis": "auto"})
 
 
 def field_snapshot(field: VoxelField) -> bytes:
@@ -96,6 +96,9 @@ def export_again(  # noqa: PLR0913, PLR0917 - the inputs of an export
     geometry: Geometry | UploadedMesh
     if "file" in arrays:
         content = arrays["file"].tobytes()
+        if options.up_axis == "auto" and "up_axis" not in metadata:
+            # Stored before files could have Z up: the field was made of one with Y up.
+            options = replace(options, up_axis="y")
         geometry, glb = pipeline.read_mesh(maker, content, options, decoders, report)
         if field is None:
             return glb

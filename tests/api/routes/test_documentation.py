@@ -127,7 +127,7 @@ def test_a_browser_shows_the_reference_under_the_policy(prefix: str) -> None:
         server.wait_until_loaded()
         with chromium() as browser:
             tab = browser.new_page()
-            tab.set_default_timeout(PATIENCE_S * 1000)
+            tab.set_default_timeout(4 * PATIENCE_S * 1000)
             errors: list[str] = []
             tab.on("console", lambda message: errors.append(message.text))
             tab.on("pageerror", lambda error: errors.append(str(error)))

@@ -11,10 +11,11 @@ import pytest
 import trimesh
 from PIL import Image, ImageDraw
 
+from tests.support.glb_files import opened
 from tests.support.hunyuan import finished, send
 from tests.support.khronos import messages
 from tests.support.meshes import as_bytes, egg, load_scene, ply, two_nodes
-from tests.support.server import encoded, fields, picture
+from tests.support.server import encoded, fields, picture, until
 
 if TYPE_CHECKING:
     import httpx
@@ -89,6 +90,65 @@ def test_geo_rotation_rotates_the_projection_but_not_the_returned_mesh(
     assert positions.max(0) == pytest.approx(egg().bounds[1], abs=1e-5)
     seen = (np.abs(positions[:, 0]) > 0.3) & (positions[:, 2] < -0.2)
     assert ((colors[:, 0] > colors[:, 1]) == (positions[:, 0] > 0))[seen].all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [("stl", {}), ("stl", {"up_axis": "Z"}), ("obj", {"up_axis": "z"}), ("glb", {"up_axis": "z"})],
+)
+def test_the_picture_stands_upright_on_a_mesh_with_z_up(
+    default_preview: Server, kind: str, more: dict[str, Any]
+) -> None:
+    standing = egg().apply_transform(trimesh.transformations.rotation_matrix(np.pi / 2, (1, 0, 0)))
+    reply = textured(default_preview, as_bytes(standing, kind), seed=41, **more)
+    positions, colors = colors_at(reply.content)
+    assert positions.max(0) == pytest.approx(standing.bounds[1], abs=1e-5)
+    seen = (np.abs(positions[:, 0]) > 0.3) & (positions[:, 1] < -0.2)
+    assert ((colors[:, 0] > colors[:, 1]) == (positions[:, 0] < 0))[seen].all()
+    assert opened(reply.content)[0]["asset"]["extras"]["up_axis"] == "z"
+    job = default_preview.client.get(f"/jobs/{reply.headers['x-job-id']}").json()
+    assert job["parameters"].get("up_axis") == ("z" if more else None)
+    assert ("up_axis: y" in " ".join(job.get("warnings", ()))) is not more
+    again = default_preview.client.post(f"/jobs/{job['uid']}/export", json={"texture": True})
+    assert again.content == reply.content
+
+
+def test_the_model_of_a_mesh_with_z_up_has_the_axis_of_its_file(default_preview: Server) -> None:
+    turn = trimesh.transformations.rotation_matrix(np.pi / 2, (1, 0, 0))
+    standing = egg().apply_transform(turn)
+    sent = as_bytes(standing, "stl")
+    reply = textured(default_preview, sent, seed=43, up_axis="z", type="stl")
+    # Z up and on the bed, as other STL files are.
+    extents = standing.extents * 100 / standing.extents.max()
+    assert bounds(reply, "stl")[1][2] == pytest.approx(extents[2], rel=1e-4)
+    assert np.ptp(bounds(reply, "stl"), axis=0) == pytest.approx(extents, rel=1e-4)
+    job = f"/jobs/{reply.headers['x-job-id']}"
+    get = default_preview.client.get
+    assert bounds(get(f"{job}/textured.obj"), "obj") == pytest.approx(egg().bounds, abs=1e-5)
+    as_sent = pytest.approx(standing.bounds, abs=1e-5)
+    assert bounds(get(f"{job}/textured.glb"), "glb") == as_sent
+    assert bounds(get(f"{job}/textured.obj?up_axis=z"), "obj") == as_sent
+    export = {"type": "obj", "up_axis": "z", "texture": True}
+    exported = default_preview.client.post(f"{job}/export", json=export)
+    assert bounds(exported, "obj") == as_sent
+
+
+def bounds(reply: httpx.Response, file_type: str) -> Any:
+    assert reply.is_success, reply.text
+    return trimesh.load(io.BytesIO(reply.content), file_type=file_type, force="mesh").bounds
+
+
+@pytest.mark.parametrize(("kind", "more"), [("stl", {"up_axis": "y"}), ("glb", {})])
+def test_nothing_is_said_of_a_mesh_with_y_up(
+    default_preview: Server, kind: str, more: dict[str, Any]
+) -> None:
+    reply = textured(default_preview, as_bytes(egg(), kind), seed=42, **more)
+    positions, colors = colors_at(reply.content)
+    seen = (np.abs(positions[:, 0]) > 0.3) & (positions[:, 2] > 0.2)
+    assert ((colors[:, 0] > colors[:, 1]) == (positions[:, 0] < 0))[seen].all()
+    assert "up_axis" not in opened(reply.content)[0]["asset"]["extras"]
+    job = default_preview.client.get(f"/jobs/{reply.headers['x-job-id']}").json()
+    assert not job.get("warnings")
 
 
 @pytest.mark.parametrize("kind", ["obj", "ply", "stl"])
@@ -191,6 +251,78 @@ def test_an_invalid_mesh_is_rejected_with_the_cause(
     reply = server.generate(fields(mesh=mesh, texture=True))
     assert reply.status_code == 400
     assert reply.json()["text"].startswith(cause)
+
+
+@pytest.mark.parametrize(
+    ("compress", "extension"),
+    [("meshopt", "EXT_meshopt_compression"), ("draco", "KHR_draco_mesh_compression")],
+)
+def test_an_uploaded_mesh_is_returned_compressed(
+    default_preview: Server, compress: str, extension: str
+) -> None:
+    reply = textured(default_preview, as_bytes(egg(), "glb"), compress=compress)
+    if reply.status_code == 500:
+        pytest.skip(f"{compress} is not installed")
+    plain = textured(default_preview, as_bytes(egg(), "glb"))
+    assert plain.headers["X-Job-Id"] != reply.headers["X-Job-Id"]
+    assert extension in opened(reply.content)[0]["extensionsRequired"]
+    uid = reply.headers["X-Job-Id"]
+    until(lambda: default_preview.client.get(f"/jobs/{uid}").json()["can_export"], "stored")
+    again = default_preview.client.post(f"/jobs/{uid}/export", json={"compress": "none"})
+    assert again.content == plain.content
+
+
+@pytest.mark.parametrize("compress", ["meshopt", "draco"])
+def test_a_compressed_model_of_the_server_can_be_sent_back_as_mesh(
+    default_preview: Server, compress: str
+) -> None:
+    made = default_preview.generate(
+        {"image": encoded(red_and_green()), "texture": True, "compress": compress}
+    )
+    if made.status_code == 500:
+        pytest.skip(f"{compress} is not installed")
+    assert any(compress in name for name in opened(made.content)[0]["extensionsRequired"])
+    reply = textured(default_preview, made.content)
+    assert reply.status_code == 200, reply.text
+    sent, returned = (
+        [
+            document["accessors"][each["indices"]]["count"]
+            for mesh in document["meshes"]
+            for each in mesh["primitives"]
+        ]
+        for document, _ in (opened(made.content), opened(reply.content))
+    )
+    assert sent == returned
+
+
+def test_a_mesh_with_a_picture_leaves_its_hash_to_the_model_of_the_picture(
+    default_preview: Server,
+) -> None:
+    own = default_preview.generate({"image": encoded(red_and_green())})
+    image_hash = own.headers["X-Image-Hash"]
+    given = textured(default_preview, as_bytes(egg(), "glb"))
+    broken = textured(default_preview, b"v 0 0 0\nf 1 2 3\n")
+    assert (given.status_code, broken.status_code) == (200, 400)
+    assert given.headers["X-Image-Hash"] not in {image_hash, ""}
+    by_hash = default_preview.texture(image_hash=image_hash)
+    by_picture = default_preview.texture(image=encoded(red_and_green()))
+    assert by_hash.headers["X-Job-Id"] == own.headers["X-Job-Id"]
+    assert by_picture.headers["X-Job-Id"] == own.headers["X-Job-Id"]
+    again = default_preview.texture(image_hash=given.headers["X-Image-Hash"])
+    assert again.content == given.content
+
+
+def test_the_hash_of_a_job_is_that_of_its_picture_and_its_mesh(default_preview: Server) -> None:
+    egg_glb, egg_stl = as_bytes(egg(), "glb"), as_bytes(egg(), "stl")
+    one, turned, other = (
+        textured(default_preview, egg_glb),
+        textured(default_preview, egg_glb, geo_rotation=90),
+        textured(default_preview, egg_stl),
+    )
+    hashes = [reply.headers["X-Image-Hash"] for reply in (one, turned, other)]
+    assert hashes[0] == hashes[1] != hashes[2]
+    named = default_preview.client.get(f"/jobs/{hashes[0]}").json()["uid"]
+    assert named == turned.headers["X-Job-Id"]
 
 
 def test_a_finished_job_does_not_hold_its_mesh_and_models(server: Server) -> None:

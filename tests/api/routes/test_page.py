@@ -172,6 +172,7 @@ def test_the_options_are_the_request_fields_with_the_servers_defaults() -> None:
         if each.get("default") is not None
     }
     assert defaults["seed"] == 7
+    assert "remove_background" not in defaults  # omitted, the picture decides
     assert read_options(defaults, configured) == read_options({}, configured)
     assert reply["max_body_bytes"] == configured.server.max_body_bytes
 
@@ -214,4 +215,5 @@ def test_the_page_names_only_declared_fields_and_has_a_label_for_each() -> None:
         field.name for field in FIELDS if field.group == "sampler"
     }
     assert {*form, *export} <= BY_NAME.keys()
-    assert set(export) <= {*EXPORT_FIELDS, "type"}
+    of_file = {field.name for field in FIELDS if field.group == "file"}
+    assert set(export) <= {*EXPORT_FIELDS, "type", *of_file}

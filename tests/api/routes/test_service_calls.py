@@ -270,7 +270,7 @@ def test_a_get_that_has_a_file_made_counts_as_a_request() -> None:
         assert api.client.post("/send", json=BODY).status_code == 429
 
 
-GENERATES = {400, 401, 413, 429, 503}
+GENERATES = {400, 401, 413, 415, 429, 503}
 READS = {401, 404}
 DOCUMENTED = {
     ("post", "/generate"): {200, *GENERATES, 409, 500, 507},
@@ -280,7 +280,7 @@ DOCUMENTED = {
     ("get", "/jobs/{name}"): {200, *READS},
     ("delete", "/jobs/{name}"): {204, *READS, 503},
     ("get", "/events/{name}"): {200, *READS, 429},
-    ("post", "/jobs/{name}/export"): {200, *GENERATES, 404, 409, 500},
+    ("post", "/jobs/{name}/export"): {200, *GENERATES, 404, 409, 500, 507},
     ("post", "/send"): {200, *GENERATES},
     ("get", "/status/test"): {200},
     ("get", "/healthcheck"): {200, 503},

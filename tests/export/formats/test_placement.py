@@ -13,9 +13,13 @@ from hypothesis import strategies as st
 
 from tests.support import khronos, models, shapes
 from tests.support.glb_files import opened
+from tests.support.meshes import as_bytes, two_nodes
 from trellis2_server import export
-from trellis2_server.export import formats
+from trellis2_server.export import formats, retexture
+from trellis2_server.export.formats.model import read_model
 from trellis2_server.export.formats.placement import place
+from trellis2_server.export.gltf import set_asset
+from trellis2_server.inputs.meshes import read_scene, to_model_frame
 from trellis2_server.mesh import Mesh
 from trellis2_server.parameters import PlacedFile, Placement
 
@@ -95,6 +99,42 @@ def test_a_file_is_placed_as_asked(
         expected = np.array([0.1, -0.05, 0.06]) * 50  # the mark moves the middle
         expected = expected if up_axis == "y" else expected[[0, 2, 1]] * [1, -1, 1]
         np.testing.assert_allclose(mesh.bounds.mean(0), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("up_axis", ["y", "z"])
+def test_a_mesh_with_z_up_is_turned_to_the_axis_of_the_file(glb: bytes, up_axis: Any) -> None:
+    """The GLB of a mesh that a client sent with Z up has it as it was sent."""
+    box = trimesh.load(io.BytesIO(glb), file_type="glb", force="mesh")
+    turn = [[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
+    standing = box.copy().apply_transform(turn).export(file_type="glb")
+    standing = set_asset(standing, extras={"up_axis": "z"}, generator="test")
+    turned, expected = (
+        place(read_model(content), Placement(up_axis, 40.0, "floor"))
+        for content in (standing, box.export(file_type="glb"))
+    )
+    assert turned.up_axis == expected.up_axis == up_axis
+    np.testing.assert_allclose(
+        turned.positions[turned.faces], expected.positions[expected.faces], atol=1e-5
+    )
+    np.testing.assert_allclose(
+        turned.normals[turned.normal_faces], expected.normals[expected.normal_faces], atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("compress", [None, "meshopt", "draco"])
+def test_the_floor_of_a_glb_with_z_up_is_below_it(compress: Any) -> None:
+    scene = read_scene(as_bytes(two_nodes(), "glb"))
+    low, high = (getattr(scene.merge()[0], name)(axis=0) for name in ("min", "max"))
+    glb = retexture.untextured_glb(
+        scene, to_model_frame(scene), extras={"up_axis": "z"}, generator="test", compress=compress
+    )
+    content = formats.convert(glb, PlacedFile("glb", Placement("y", 3.0, "floor")))
+    placed = read_scene(content).merge()[0]
+    scale = 3 / (high - low).max()
+    expected = np.array([low, high]) - [*(low + high)[:2] / 2, low[2]]
+    np.testing.assert_allclose(
+        [placed.min(axis=0), placed.max(axis=0)], expected * scale, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("compress", [None, "meshopt", "draco"])

@@ -4,7 +4,9 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +22,7 @@ from tests.support.background_packages import (
 )
 from tests.support.server import until
 from trellis2_server.errors import EngineError, MissingPackageError
-from trellis2_server.inputs.background import fetch, fetcher
+from trellis2_server.inputs.background import FetchState, fetch, fetcher
 from trellis2_server.inputs.background.fetcher import ModelFetcher
 from trellis2_server.inputs.background.model_files import ModelFile
 
@@ -70,9 +72,67 @@ def test_without_a_network_the_error_has_a_reason_and_no_path(
     monkeypatch.setenv("NO_PROXY", "")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")
-    with pytest.raises(EngineError, match=r"could not be downloaded \(\w+\)$"):
+    with pytest.raises(EngineError, match=r"could not be downloaded \(the proxy cannot be used\)$"):
         ModelFetcher().fetch(NAME)
     assert not files(tmp_path)
+
+
+def test_a_download_that_is_cut_short_or_refused_is_named(tmp_path: Path, origin: Origin) -> None:
+    origin.cut_at = 1000
+    with pytest.raises(EngineError, match=r"could not be downloaded \(cut short\)$"):
+        ModelFetcher().fetch(NAME)
+    origin.cut_at, origin.status = None, 404
+    with pytest.raises(EngineError, match=r"could not be downloaded \(status 404\)$"):
+        ModelFetcher().fetch(NAME)
+    assert not files(tmp_path)
+
+
+def test_a_fetch_tells_how_far_it_is(tmp_path: Path, origin: Origin) -> None:
+    del tmp_path
+    states: list[FetchState] = []
+    has_begun = threading.Event()
+
+    def note(state: FetchState) -> None:
+        states.append(state)
+        if state.done_bytes > 0:
+            has_begun.set()
+
+    following = ModelFetcher(on_state=note)
+    assert following.state is None
+    origin.may_end.clear()
+    with ThreadPoolExecutor(1) as threads:
+        fetch = threads.submit(following.fetch, NAME)
+        assert has_begun.wait(120)
+        assert following.state is not None
+        assert following.state.state == "fetching"
+        origin.may_end.set()
+        fetch.result(60)
+    assert states[0] == FetchState(NAME, "checking")
+    assert states[1] == FetchState(NAME, "fetching", f"{NAME}.onnx", 0, len(MODEL))
+    done = [state.done_bytes for state in states[1:]]
+    assert done == sorted(done)
+    whole = FetchState(NAME, "fetching", f"{NAME}.onnx", len(MODEL), len(MODEL))
+    assert states[-2:] == [whole, replace(whole, state="ready")]
+    following.fetch(NAME)
+    assert following.state == FetchState(NAME, "ready")
+    origin.content = b"wrong"
+    model_path(Path(os.environ["U2NET_HOME"]).parent).unlink()
+    with pytest.raises(EngineError):
+        following.fetch(NAME)
+    assert following.state.state == "failed"
+    assert "not the file that rembg expects" in (following.state.error or "")
+
+
+def test_two_threads_of_one_server_fetch_a_file_once(origin: Origin) -> None:
+    shared = ModelFetcher()
+    origin.may_end.clear()
+    with ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(shared.fetch, NAME) for _ in range(2)]
+        assert origin.reached.wait(120)
+        origin.may_end.set()
+        for each in both:
+            each.result(120)
+    assert origin.downloads == 1
 
 
 def test_a_folder_that_cannot_be_written_is_an_engine_error(tmp_path: Path, origin: Origin) -> None:

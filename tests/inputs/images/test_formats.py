@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-import base64
 import importlib.util
 import struct
 import sys
-from typing import Final
 
 import numpy as np
 import pytest
 from PIL import Image, features
 
+from tests.support.heic import HEIC
 from tests.support.pictures import encode, photograph, vase
 from trellis2_server.errors import InputError
 from trellis2_server.inputs.images import Cutter
@@ -19,25 +18,6 @@ from trellis2_server.inputs.images.formats import (
     HEIF_PACKAGES,
     available_formats,
     format_names,
-)
-
-#: `photograph(64, 48)`, stored sideways, with an EXIF orientation of 6.
-HEIC: Final = base64.b64decode(
-    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAchtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAA"
-    "AAAAAAAAADRpbG9jAAAAAERAAAIAAQAAAAAB7AABAAAAAAAAAccAAgAAAAADswABAAAAAAAAACQAAAA4aWluZgAAAAAA"
-    "AgAAABVpbmZlAgAAAAABAABodmMxAAAAABVpbmZlAgAAAQACAABFeGlmAAAAAA5waXRtAAAAAAABAAABB2lwcnAAAADm"
-    "aXBjbwAAAHZodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQAq"
-    "QgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFzwIkAAAATY29scm5jbHgAAQAN"
-    "AAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAAAAAoY2xhcAAAAEAAAAABAAAAMAAAAAEAAAAAAAAAAv////AAAAACAAAAEHBp"
-    "eGkAAAAAAwgICAAAAAlpcm90AwAAABlpcG1hAAAAAAAAAAEAAQaBAgMFhIYAAAAaaXJlZgAAAAAAAAAOY2RzYwACAAEA"
-    "AQAAAfNtZGF0AAABwygBrwng43CpqQVgtMH7fIamNJVCWBcvSas0w83ircueLpLGrgMtfyY+L7pgk+/Z+uZYN7tzDzK8"
-    "1NwFIcKsxyw07TKTGNMl56f+oznLrdz/jw5wRlJqwbN+0xHIHiFkMycA8VU5GnhNL7Mk3ewPlN7YkSSqKVa7k6ITqwvR"
-    "AoABJoy4U4/7JQseXCNH7qhoOo+Ms2uYBMOXD925lNjBI6m/DN3yi/3fWb9WAvP1yYeuNzvyHEkrLS/CPfJrejgmnzZu"
-    "toeENdlRFiSCUXlOxsxQKGmphzeNtXeA0fBeUmBBSJGnaSYup8IzMGiQPTiVMj6yLfHPp4Y33yHWw/DbYq6UtED8e/V9"
-    "h/ZcyjsFhGBx9yImJPRHWx2PgLcgL5WvHOfoRmkH3r5Qf5qfsfG7kjVlq2NVn6yTuu69Ztd3znanJ0/eBuRydM3kFn8I"
-    "uPmCOAnwhFJBvXFlTZvCY2aTFCw2NoJZUVF3N2HMR30E0I0C7WJgnOvAibOWTA8shTptG5K9SK3hVz2Xl1wEfkYoXRlZ"
-    "yE1Vw87230Kq+Fol7S5mN9Xspd7z0YqCxDqxdgoweBL+f3v9Sx5ZvgnKa/r4BIB+yZkAAAAGRXhpZgAATU0AKgAAAAgA"
-    "AQESAAMAAAABAAYAAAAAAAA="
 )
 
 

@@ -49,7 +49,7 @@ REFUSED = {
     "glb_of_deep_json": "JSON of the GLB is not valid",
     "glb_of_a_long_number": "JSON of the GLB is not valid",
     "glb_of_many_children": "limit of 10000 nodes",
-    "glb_of_many_primitives": "limit of 12000000 vertices",
+    "glb_of_many_primitives": "limit of 4000000 faces",
     "glb_of_lines": "limit of 10000 nodes",
     "glb_of_growing_nodes": "exceed the range of numbers",
     "no_area": "has no surface",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def test_texture_coordinates_that_do_not_fit_are_left_out() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_nodes_are_placed_as_another_reader_places_them(seed: int) -> None:
-    random = np.random.default_rng(seed)
+    random: Any = np.random.default_rng(seed)
 
     def transform() -> dict[str, object]:
         turn = random.normal(size=4)
@@ -131,7 +132,7 @@ def test_nodes_are_placed_as_another_reader_places_them(seed: int) -> None:
     ]
     content = glb(triangle(nodes=nodes), CORNERS)
     (part,) = read_scene(content).parts
-    known = trimesh.load(io.BytesIO(content), file_type="glb", process=False)
+    known: Any = trimesh.load(io.BytesIO(content), file_type="glb", process=False)
     placement, _ = known.graph[known.graph.nodes_geometry[0]]
     np.testing.assert_allclose(part.placement, placement, atol=1e-9)
     assert part.is_mirrored == (np.linalg.det(placement) < 0)

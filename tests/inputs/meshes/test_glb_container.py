@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trellis2_server.errors import InputError
-from trellis2_server.inputs.meshes import Glb
+from trellis2_server.inputs.meshes import Glb, glb_json
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -68,16 +68,15 @@ def test_json_is_parsed_as_python_does(
 def test_long_lists_are_parsed_item_by_item(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call of the parser holds the interpreter lock until it returns."""
     lengths: list[int] = []
-    module = sys.modules[Glb.__module__]
-    parse = module._parse_value
+    parse = glb_json._parse_value
 
     def noted(text: str, at: int) -> tuple[Any, int]:
         value, end = parse(text, at)
         lengths.append(end - at)
         return value, end
 
-    monkeypatch.setattr(module, "_parse_value", noted)
-    monkeypatch.delattr(module.json, "loads")
+    monkeypatch.setattr(glb_json, "_parse_value", noted)
+    monkeypatch.delattr(glb_json.json, "loads")
     document = {"nodes": [{"name": f"{at}", "mesh": at} for at in range(5000)]}
     assert Glb(container(json.dumps(document).encode())).json == document
     assert max(lengths) < 40

@@ -49,7 +49,27 @@ HOSTILE = {
     "a buffer elsewhere": glb(
         triangle(buffers=[{"uri": "/etc/passwd", "byteLength": 36}]), CORNERS
     ),
-    "Draco": glb(triangle(extensionsRequired=["KHR_draco_mesh_compression"]), CORNERS),
+    "no Draco": glb(
+        triangle(
+            meshes=[
+                {
+                    "primitives": [
+                        {
+                            "attributes": {"POSITION": 0},
+                            "indices": 0,
+                            "extensions": {
+                                "KHR_draco_mesh_compression": {
+                                    "bufferView": 0,
+                                    "attributes": {"POSITION": 0},
+                                }
+                            },
+                        }
+                    ]
+                }
+            ]
+        ),
+        CORNERS,
+    ),
     "a circle of nodes": glb(triangle(nodes=[{"mesh": 0, "children": [0]}]), CORNERS),
     "a node under two": glb(
         triangle(nodes=[{"children": [1, 2]}, {"children": [2]}, {"mesh": 0}]), CORNERS

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import trimesh
 
 from tests.support.meshes import CORNERS, as_bytes, egg, glb, triangle, two_nodes
 from trellis2_server.errors import InputError, TooLargeError
-from trellis2_server.inputs.meshes import model_frame, read_scene, to_model_frame
+from trellis2_server.export import retexture
+from trellis2_server.export.formats import convert
+from trellis2_server.inputs.meshes import Axis, model_frame, read_scene, to_model_frame
+from trellis2_server.parameters import PlacedFile, Placement
 
 
 def test_a_scene_fills_the_cube_and_faces_the_front() -> None:
@@ -19,6 +24,53 @@ def test_a_scene_fills_the_cube_and_faces_the_front() -> None:
         read_scene(flag), 90
     ).vertices  # counter-clockwise: the front goes right
     assert turned[np.argmin(np.abs(turned[:, 1] - 0)), 0] == pytest.approx(turned[:, 0].max())
+
+
+#: Its points name their directions in a file with Z up: the front is -Y.
+Z_UP = b"v 0 -1 0\nv 2 0 0\nv 0 0 4\nv -2 0 0\nf 1 2 3\nf 1 3 4\n"
+
+
+def placed(content: bytes, rotation_deg: float = 0.0, **more: Any) -> list[list[float]]:
+    """Return where the first three corners are, from the middle of the box, in sizes of Z_UP."""
+    mesh = to_model_frame(read_scene(content), rotation_deg, **more)
+    corners = mesh.vertices[[mesh.faces[0, 0], mesh.faces[0, 1], mesh.faces[0, 2]]] * 4
+    middle = (mesh.vertices.min(0) + mesh.vertices.max(0)) * 2
+    return np.round(corners - middle, 3).tolist()
+
+
+def test_a_scene_with_z_up_stands_upright_and_faces_the_front() -> None:
+    as_y_up = b"v 0 0 1\nv 2 0 0\nv 0 4 0\nv -2 0 0\nf 1 2 3\nf 1 3 4\n"
+    for angle in (0, 90, 180, 30):
+        expected = placed(as_y_up, angle)
+        assert placed(Z_UP, angle, up_axis="z") == expected
+        assert placed(as_y_up, angle, up_axis="y") == expected
+        assert placed(Z_UP, angle) != expected
+    front, _, top = placed(Z_UP, up_axis="z")
+    assert front[1] < 0 < top[2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "axis"), [("glb", "y"), ("obj", "y"), ("ply", "y"), ("stl", "z"), ("stl_ascii", "z")]
+)
+def test_the_axis_that_points_up_is_that_of_the_format(kind: str, axis: str) -> None:
+    scene = read_scene(as_bytes(egg(), kind))
+    assert scene.up_axis == axis
+    one, same = to_model_frame(scene), to_model_frame(scene, up_axis=scene.up_axis)
+    assert (one.vertices == same.vertices).all()
+
+
+@pytest.mark.parametrize("axis", ["y", "z"])
+def test_an_stl_that_this_server_wrote_is_taken_as_it_was_written(axis: Axis) -> None:
+    scene = read_scene(as_bytes(egg(), "glb"))
+    made = to_model_frame(scene)
+    plain = retexture.untextured_glb(scene, made, extras={}, generator="test")
+    own = read_scene(convert(plain, PlacedFile("stl", Placement(axis))))
+    assert own.up_axis == axis
+    assert sorted_rows(to_model_frame(own).vertices) == sorted_rows(made.vertices)
+
+
+def sorted_rows(vertices: Any) -> list[list[float]]:
+    return sorted(np.round(vertices + 0.0, 5).tolist())
 
 
 def test_a_mirrored_part_stays_right_side_out() -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pytest
+
+from trellis2_server.errors import InputError
 from trellis2_server.inputs.meshes import read_scene
 
 
@@ -32,3 +35,17 @@ def test_a_face_of_many_corners_is_read() -> None:
     (part,) = read_scene(points + b"f " + corners + b"\nf 1\nf\nf 1 2\n").parts
     assert part.faces[[0, -1]].tolist() == [[0, 1, 2], [0, 2998, 2999]]
     assert len(part.faces) == 2998
+
+
+@pytest.mark.parametrize(
+    ("faces", "line"),
+    [
+        (b"f 1 2 3\nf 1 2 \\\n9\nf 1 2 9", 5),
+        (b"f 1 9\n\nf 1/1/1 2//2 3\nf 3/1 2/1 # 9\n f 1/3 2/3 4/3", 8),
+        (b"f 1 2 3\n" * 50_000 + b"f 1 2 3 77\n", 50_004),
+    ],
+)
+def test_an_index_behind_the_last_vertex_names_its_line(faces: bytes, line: int) -> None:
+    content = b"v 0 0 0\nv 1 0 0\nv 0 1 0\n" + faces
+    with pytest.raises(InputError, match=rf"^mesh: line {line}: a face refers to a vertex that"):
+        read_scene(content)

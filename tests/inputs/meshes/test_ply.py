@@ -7,6 +7,7 @@ import pytest
 import trimesh
 
 from tests.support.meshes import CORNERS, egg, ply
+from trellis2_server.errors import InputError
 from trellis2_server.inputs.meshes import read_scene
 
 
@@ -39,3 +40,17 @@ def test_the_corners_may_follow_other_properties() -> None:
     )
     (part,) = read_scene(content).parts
     assert part.faces.tolist() == [[0, 1, 2]]
+
+
+def test_a_binary_file_that_ends_in_a_row_of_lists_names_the_row() -> None:
+    header = (
+        b"ply\nformat binary_little_endian 1.0\nelement vertex 1\nproperty float x\n"
+        b"property float y\nproperty float z\nelement face 3\n"
+        b"property list uchar int vertex_indices\nend_header\n"
+    )
+    rows = bytes(12) + b"\x03" + bytes(12) + b"\x02" + bytes(8)
+    for cut in (0, 3, 8, 9):
+        content = header + rows[: len(rows) - cut]
+        row = 3 if cut == 0 else 2
+        with pytest.raises(InputError, match=rf"cut short in row {row} of 3 .* \"face\"$"):
+            read_scene(content)

@@ -49,7 +49,7 @@ def test_a_damaged_file_is_read_or_refused(kind: str, data: st.DataObject) -> No
     ("content", "message"),
     [
         (b"hello", "not a GLB, OBJ, PLY or STL file"),
-        (b' {"asset": {}}\nv 0 0 0\n', "glTF file as JSON text"),
+        (b' {"asset": {}}\nv 0 0 0\n', "JSON of the glTF file is not valid"),
         (b"v 0 0 0\n", "the OBJ file has no triangle"),
         (b"v 1 2 3\nv a b c\n", 'line 2: "a": it is no number'),
         (bytes(84), "the STL file has no triangle"),

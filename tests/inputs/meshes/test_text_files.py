@@ -74,7 +74,7 @@ def test_an_obj_of_a_cube_is_a_cube(content: str) -> None:
     [
         (VERTICES + "f 0 1 2\n", "line 9: a face has index 0; OBJ counts vertices from 1"),
         (VERTICES + "f 1 2 -9\n", "line 9: a face refers to a vertex that does not exist"),
-        (VERTICES + "f 1 2 9\n", "a face of the OBJ file refers to a vertex that does not exist"),
+        (VERTICES + "f 1 2 9\n", "line 9: a face refers to a vertex that does not exist"),
         ("v 0,5 1 2\n" + VERTICES, 'line 1: "0,5": write a point, not a comma'),
         (VERTICES + "\n\nv 1 2\n", "line 11: fewer than three numbers"),
         (VERTICES + "f 1 2 x\n", 'line 9: "x": it is no number'),

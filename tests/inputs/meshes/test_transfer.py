@@ -3,7 +3,7 @@ from __future__ import annotations
 import functools
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.support.meshes import as_bytes, two_nodes
 from trellis2_server.errors import InputError
 from trellis2_server.inputs.meshes import (
+    Axis,
     Part,
     Scene,
     pack_scene,
@@ -92,7 +93,8 @@ def scenes(draw: st.DrawFn) -> tuple[Scene, Mesh]:
     tree, roots = draw(nodes(meshes))
     names = draw(st.lists(st.none() | TEXTS, min_size=meshes, max_size=meshes))
     flags = draw(st.tuples(st.booleans(), st.booleans()))
-    scene = Scene(tuple(parts), tuple(tree), tuple(roots), tuple(names), *flags)
+    up_axis: Axis = draw(st.sampled_from(get_args(Axis)))
+    scene = Scene(tuple(parts), tuple(tree), tuple(roots), tuple(names), *flags, up_axis)
     total = sum(len(part.faces) for part in parts)
     placed = Mesh(arrays(draw, "f4", 4, 3), np.full((total, 3), 3, np.int32))
     return scene, placed
@@ -101,7 +103,7 @@ def scenes(draw: st.DrawFn) -> tuple[Scene, Mesh]:
 def assert_same(got: tuple[Scene, Mesh], sent: tuple[Scene, Mesh]) -> None:
     (scene, mesh), (sent_scene, sent_mesh) = got, sent
     # As text: 1 and 1.0 and True are equal in Python, but not in a file.
-    for name in ("nodes", "roots", "meshes", "is_smooth", "is_double_sided"):
+    for name in ("nodes", "roots", "meshes", "is_smooth", "is_double_sided", "up_axis"):
         assert json.dumps(getattr(scene, name)) == json.dumps(getattr(sent_scene, name)), name
     assert len(scene.parts) == len(sent_scene.parts)
     for part, sent_part in zip(scene.parts, sent_scene.parts, strict=True):
@@ -292,6 +294,8 @@ def test_missing_arrays_and_flags_are_refused() -> None:
         ({}, sent),
         (meta | {"is_smooth": 1}, sent),
         (meta | {"is_double_sided": None}, sent),
+        (meta | {"up_axis": "x"}, sent),
+        (meta | {"up_axis": None}, sent),
     ):
         with pytest.raises(InputError, match="invalid result"):
             unpack_scene(wrong_meta, wrong)

@@ -219,6 +219,8 @@ class GatedExecutor:
     def device_memory(self) -> Mapping[str, int]:
         return {}
 
+    def background_model(self) -> None: ...
+
     # ---- steps ---------------------------------------------------------------------------
 
     def _make(self, seed: int) -> Made:

@@ -102,8 +102,12 @@ async def file(request: Request, name: Annotated[str, PathField()]) -> Response:
 
 
 def _defaults(settings: Settings) -> Mapping[str, object]:
-    """Return what a request without any field gets, by the fields' names."""
+    """Return what a request without any field gets, by the fields' names.
+
+    A field that is neither true nor false where it is omitted has none.
+    """
     options = asdict(read_options({}, settings))
+    del options["remove_background"]
     for stage in STAGES:
         options |= {f"{stage}_{name}": value for name, value in options.pop(stage).items()}
     return {**options, "seed": settings.generation.seed, "type": read_delivery({}).type}

@@ -8,16 +8,15 @@ Does not know: the other formats.
 from __future__ import annotations
 
 import copy
-import json
 import struct
 import zipfile
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
-
-import numpy as np
 
 from trellis2_server.errors import InputError
 from trellis2_server.export.cancellation import check
 from trellis2_server.export.formats.archive import ArchiveEntry, write_zip
+from trellis2_server.export.formats.model import up_axis_of
 from trellis2_server.export.formats.placement import scale_and_offset
 from trellis2_server.export.gltf import to_json
 from trellis2_server.inputs.meshes import Glb, read_scene
@@ -26,6 +25,7 @@ from trellis2_server.parameters import Placement
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
 
 _EXTENSIONS: Final[Mapping[str, str]] = {
@@ -33,8 +33,6 @@ _EXTENSIONS: Final[Mapping[str, str]] = {
     "image/jpeg": "jpg",
     "image/webp": "webp",
 }
-#: Largest values of normalised integers, by component type.
-_LARGEST: Final[Mapping[int, int]] = {5120: 127, 5121: 255, 5122: 32767, 5123: 65535}
 #: Bytes compressed at a time.
 _CHUNK_BYTES: Final = 1 << 18
 
@@ -130,13 +128,11 @@ def _placed(glb: bytes, placement: Placement) -> tuple[dict[str, Any], memoryvie
     content = memoryview(glb)
     (json_size,) = struct.unpack_from("<I", glb, 12)
     (size,) = struct.unpack_from("<I", glb, 20 + json_size)
-    head = glb[20 : 20 + json_size]
-    # `Glb` reads large documents in slices, but no compressed ones, which have one node.
-    is_compressed = b"_compression" in head
-    document: dict[str, Any] = json.loads(head) if is_compressed else copy.deepcopy(Glb(glb).json)
+    document: dict[str, Any] = copy.deepcopy(Glb(glb).json)
     if placement != Placement():
-        bounds = _declared_bounds(document) if is_compressed else _bounds(glb)
-        scale, offset = scale_and_offset(*bounds, placement)
+        # glTF is not turned; see `up_axis_of`.
+        placement = replace(placement, up_axis=up_axis_of(document))
+        scale, offset = scale_and_offset(*_bounds(glb), placement)
         scene = document["scenes"][document.get("scene", 0)]
         root: dict[str, Any] = {"name": "placed", "children": scene["nodes"]}
         if offset.any():
@@ -153,16 +149,3 @@ def _bounds(glb: bytes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     check()
     positions, _ = read_scene(glb, is_own=True).merge()
     return positions.min(axis=0), positions.max(axis=0)
-
-
-def _declared_bounds(
-    document: Mapping[str, Any],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the same for a model of one mesh and one node, which has at most a scale."""
-    [node] = document["nodes"]
-    primitive = document["meshes"][0]["primitives"][0]
-    accessor = document["accessors"][primitive["attributes"]["POSITION"]]
-    factor = np.array(node.get("scale", [1.0, 1.0, 1.0]), np.float64)
-    if accessor.get("normalized"):
-        factor /= _LARGEST[accessor["componentType"]]
-    return factor * accessor["min"][:3], factor * accessor["max"][:3]

@@ -17,10 +17,12 @@ from trellis2_server.export.material import Image, Material
 from trellis2_server.inputs.meshes import Glb, read_scene
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
     from PIL.Image import Image as Picture
 
-    from trellis2_server.inputs.meshes import Part
+    from trellis2_server.inputs.meshes import Axis, Part
 
 #: Image files that all readers of the other formats know.
 _COMMON: Final = {"image/png", "image/jpeg"}
@@ -33,7 +35,7 @@ class Model:
     A place has one position, whatever texture coordinates and normals meet there.
 
     Attributes:
-        positions: float32 [N, 3], places, all different; Y up unless placed otherwise.
+        positions: float32 [N, 3], places, all different.
         faces: int32 [F, 3], places.
         normals: float32 [K, 3], of length 1.
         normal_faces: int32 [F, 3], rows of `normals`.
@@ -41,6 +43,7 @@ class Model:
         uv_faces: int32 [F, 3], rows of `uv`; None: no texture.
         material: its images are PNG or JPEG.
         is_double_sided: whether faces are visible from both sides.
+        up_axis: axis that points up.
     """
 
     positions: NDArray[np.float32]
@@ -51,6 +54,7 @@ class Model:
     uv_faces: NDArray[np.int32] | None
     material: Material
     is_double_sided: bool = False
+    up_axis: Axis = "y"
 
     @cached_property
     def base_color(self) -> Picture | None:
@@ -137,7 +141,16 @@ def read_model(glb: bytes) -> Model:
         faces if has_uv else None,
         _material(file),
         scene.is_double_sided,
+        up_axis_of(file.json),
     )
+
+
+def up_axis_of(document: Mapping[str, Any]) -> Axis:
+    """Return the axis that points up in a GLB of this server, by its JSON.
+
+    That of a mesh that a client sent with Z up is not turned; its `asset.extras` say so.
+    """
+    return "z" if document["asset"].get("extras", {}).get("up_axis") == "z" else "y"
 
 
 def _normals(

@@ -18,18 +18,19 @@ if TYPE_CHECKING:
 
 
 def place(model: Model, placement: Placement) -> Model:
-    """Return the model, which is Y up, as it lies in a file.
+    """Return the model as it lies in a file.
 
-    Z up, the front of the object, +Z in a GLB, becomes -Y, as in Blender and in slicers.
+    The front of the object is +Z if Y points up and -Y if Z does, as in Blender and in slicers.
     """
     positions, normals = model.positions, model.normals
-    if placement.up_axis == "z":
-        positions, normals = _z_up(positions), _z_up(normals)
+    if placement.up_axis != model.up_axis:
+        turn = _z_up if placement.up_axis == "z" else _y_up
+        positions, normals = turn(positions), turn(normals)
     low, high = positions.min(axis=0).astype(np.float64), positions.max(axis=0).astype(np.float64)
     scale, offset = scale_and_offset(low, high, placement)
     if scale != 1 or offset.any():
         positions = (positions * scale + offset).astype(np.float32)
-    return replace(model, positions=positions, normals=normals)
+    return replace(model, positions=positions, normals=normals, up_axis=placement.up_axis)
 
 
 def scale_and_offset(
@@ -56,3 +57,8 @@ def scale_and_offset(
 def _z_up(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     turned = np.stack([rows[:, 0], -rows[:, 2], rows[:, 1]], axis=1)
     return turned + np.float32(0)  # no -0
+
+
+def _y_up(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    turned = np.stack([rows[:, 0], rows[:, 2], -rows[:, 1]], axis=1)
+    return turned + np.float32(0)

@@ -6,8 +6,9 @@ It fetches the files that are missing or damaged; with `--reload`, also those th
 check. With `--inspect` it only says what is wrong.
 
 It may use the network and write files, unlike the processes that see what clients send. It
-answers with one JSON object on standard output, and ends when its standard input is closed, which
-happens at any end of its parent.
+writes lines of JSON to standard output: `{"file", "done", "total"}` while it downloads, bytes, and
+the answer as the last one. It ends when its standard input is closed, which happens at any end of
+its parent.
 
 Several processes may fetch one file: each writes a file of its own, and renames it when it is
 whole. A damaged file is not deleted but renamed, to `NAME.onnx.damaged`: it may be the operator's.
@@ -41,21 +42,43 @@ from trellis2_server.inputs.background.model_files import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    #: Called with what is downloaded of a file, and its size, bytes; None: unknown.
+    Note = Callable[[ModelFile, int, int | None], None]
 
 #: Time to wait for the next bytes of a download, seconds.
 _SILENCE_S: Final = 30.0
 #: Age at which an unfinished download is nobody's any more, seconds.
 _LEFTOVER_S: Final = 7200.0
-_CHUNK: Final = 2**20
+#: Bytes at a time: on a slow line, progress shows every few seconds.
+_CHUNK: Final = 2**16
+#: How urgent the process is: the server compiles and loads meanwhile.
+_NICENESS: Final = 10
+#: Why a download failed, by the classes of `requests`, of which a later one may be a base class of
+#: an earlier one.
+_REASONS: Final = {
+    "ChunkedEncodingError": "cut short",
+    "ContentDecodingError": "cut short",
+    "Timeout": f"no bytes for {_SILENCE_S:g} s",
+    "ProxyError": "the proxy cannot be used",
+    "SSLError": "no trusted certificate",
+    "ConnectionError": "no connection, or it was lost",
+}
 
 
-def download(file: ModelFile, name: str) -> None:
+def _note_nothing(file: ModelFile, done: int, total: int | None) -> None:
+    """Do nothing: the progress of a download that nobody sees."""
+    del file, done, total
+
+
+def download(file: ModelFile, name: str, note: Note = _note_nothing) -> None:
     """Download a file, check it, and put it in its place.
 
     Args:
         file: with a URL.
         name: of the model, for messages.
+        note: told how far it is.
 
     Raises:
         EngineError: the download failed, or is another file than rembg expects.
@@ -67,16 +90,15 @@ def download(file: ModelFile, name: str) -> None:
         descriptor, part = tempfile.mkstemp(".part", f".{file.path.name}.", folder)
         _unfinished.add(Path(part))
         with os.fdopen(descriptor, "wb") as output:
-            digest = _copy(cast("str", file.url), output, file.known_hash)
+            digest = _copy(file, output, note)
         if file.known_hash not in {None, digest}:
             raise EngineError(
                 f"the download of the background model {name} is not the file that rembg expects"
             )
         _move(Path(part), file, digest)
     except OSError as error:  # also those of requests
-        reason = error.strerror or type(error).__name__
         raise EngineError(
-            f"the background model {name} could not be downloaded ({reason})"
+            f"the background model {name} could not be downloaded ({_reason(error)})"
         ) from error
     finally:
         _remove_unfinished()
@@ -86,17 +108,39 @@ def download(file: ModelFile, name: str) -> None:
 _unfinished: set[Path] = set()
 
 
-def _copy(url: str, output: IO[bytes], known_hash: str | None) -> str:
+def _copy(file: ModelFile, output: IO[bytes], note: Note) -> str:
     requests: Any = importlib.import_module("requests")  # rembg's downloader needs it
-    digest = new_hash(known_hash)
-    with requests.get(url, stream=True, timeout=_SILENCE_S) as reply:
+    digest = new_hash(file.known_hash)
+    headers = {"Accept-Encoding": "identity"}  # its length is then that of the file
+    done = 0
+    with requests.get(
+        cast("str", file.url), headers=headers, stream=True, timeout=_SILENCE_S
+    ) as reply:
         reply.raise_for_status()
+        length = reply.headers.get("Content-Length", "")
+        total = int(length) if length.isdecimal() else None
+        note(file, 0, total)
         for chunk in reply.iter_content(_CHUNK):
             output.write(chunk)
             digest.update(chunk)
+            done += len(chunk)
+            note(file, done, total)
+    if total is not None and done < total:  # earlier versions of urllib3 do not check it
+        raise requests.exceptions.ChunkedEncodingError
     output.flush()
     os.fsync(output.fileno())
     return f"{digest.name}:{digest.hexdigest()}"
+
+
+def _reason(error: OSError) -> str:
+    """Return in a few words why a download failed."""
+    reply = getattr(error, "response", None)
+    if reply is not None:
+        return f"status {reply.status_code}"
+    if error.strerror:
+        return error.strerror
+    names = [kind.__name__ for kind in type(error).__mro__]
+    return next((text for name, text in _REASONS.items() if name in names), names[0])
 
 
 def _move(part: Path, file: ModelFile, digest: str) -> None:
@@ -138,7 +182,7 @@ def _remove_unfinished() -> None:
         _unfinished.discard(part)
 
 
-def _fetch(name: str, *, reload: bool) -> None:
+def _fetch(name: str, note: Note, *, reload: bool) -> None:
     kind = find_kind(name)
     files = model_files(kind)
     for file in files:
@@ -146,7 +190,7 @@ def _fetch(name: str, *, reload: bool) -> None:
         if file.problem() is None and not (reload and file.known_hash is None):
             continue
         if file.url is not None:
-            download(file, name)
+            download(file, name, note)
         else:
             try:
                 kind.download_models()
@@ -168,11 +212,23 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+def _progress_lines(output: IO[str]) -> Note:
+    """Return a function that writes the progress of downloads."""
+
+    def note(file: ModelFile, done: int, total: int | None) -> None:
+        line = {"file": file.path.name, "done": done, "total": total}
+        print(json.dumps(line), file=output, flush=True)
+
+    return note
+
+
 def _main(arguments: Sequence[str]) -> int:
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     # What libraries print must not get into the answer.
     answer = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    if hasattr(os, "nice"):  # Windows has none; there it competes with the server's start
+        os.nice(_NICENESS)
     name, *flags = arguments
     result: dict[str, object] = {}
     try:
@@ -180,7 +236,7 @@ def _main(arguments: Sequence[str]) -> int:
             problem = _inspect(name)
             result["problem"] = problem and problem.to_json()
         else:
-            _fetch(name, reload="--reload" in flags)
+            _fetch(name, _progress_lines(answer), reload="--reload" in flags)
     except ServerError as error:
         result = {"error": str(error), "kind": type(error).__name__}
     with answer:

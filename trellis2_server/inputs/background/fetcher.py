@@ -14,11 +14,16 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
-from typing import IO, Any, Final, cast
+from dataclasses import replace
+from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from trellis2_server.child_processes import import_path
 from trellis2_server.errors import EngineError, MissingPackageError
+from trellis2_server.inputs.background.fetch_state import FetchState
 from trellis2_server.inputs.background.model_files import MODEL_VARIABLES, FileProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _PROGRAM: Final = "trellis2_server.inputs.background.fetch"
 #: Time after which a process is killed, seconds: 180 MB at 50 kB/s.
@@ -34,15 +39,31 @@ _VARIABLES: Final = (
 )  # fmt: skip
 
 
+def _ignore(state: FetchState) -> None:
+    """Do nothing: nobody follows the fetch."""
+    del state
+
+
 class ModelFetcher:
-    """Runs the processes that fetch models. Thread-safe.
+    """Runs the processes that fetch models, one at a time. Thread-safe.
+
+    Who calls `fetch` while another thread fetches waits for it, and finds its files.
 
     Args:
         timeout_s: time after which a process is killed, seconds.
+        on_state: called with each new state, on the thread that fetches.
+
+    Attributes:
+        state: how far the last fetch is; None: there was none.
     """
 
-    def __init__(self, timeout_s: float = FETCH_TIMEOUT_S) -> None:
+    def __init__(
+        self, timeout_s: float = FETCH_TIMEOUT_S, on_state: Callable[[FetchState], None] = _ignore
+    ) -> None:
+        self.state: FetchState | None = None
         self._timeout_s = timeout_s
+        self._on_state = on_state
+        self._turn = threading.Lock()
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._is_closed = False
@@ -58,7 +79,9 @@ class ModelFetcher:
             MissingPackageError: `rembg` or `onnxruntime` is not installed.
             EngineError: a file cannot be downloaded or written.
         """
-        self._run(name, ["--reload"] if reload else [])
+        with self._turn:
+            self._run(name, ["--reload"] if reload else [])
+            self._note(replace(self.state or FetchState(name, "ready"), state="ready"))
 
     def inspect(self, name: str) -> FileProblem | None:
         """Return what is wrong with the files of a model, as far as hashes show it.
@@ -67,8 +90,16 @@ class ModelFetcher:
             MissingPackageError: `rembg` or `onnxruntime` is not installed.
             EngineError: rembg has no such model.
         """
-        problem = self._run(name, ["--inspect"]).get("problem")
-        return FileProblem.from_json(problem) if problem else None
+        with self._turn:
+            problem = self._run(name, ["--inspect"]).get("problem")
+            if not problem:
+                self._note(FetchState(name, "ready"))
+                return None
+        return FileProblem.from_json(problem)
+
+    def note_failure(self, name: str, error: str) -> None:
+        """Note that the model is not available."""
+        self._note(FetchState(name, "failed", error=error))
 
     def close(self) -> None:
         """End what runs; every later call fails."""
@@ -78,8 +109,22 @@ class ModelFetcher:
         for process in running:
             _stop(process)
 
+    def _note(self, state: FetchState) -> None:
+        self.state = state
+        self._on_state(state)
+
     def _run(self, name: str, arguments: list[str]) -> dict[str, Any]:
+        self._note(FetchState(name, "checking"))
+        try:
+            return self._answer(name, arguments)
+        except EngineError as error:
+            self.note_failure(name, str(error))
+            raise
+
+    def _answer(self, name: str, arguments: list[str]) -> dict[str, Any]:
+        """Run the program; return its last line, and note the progress in the others."""
         failed = f"the background model {name} could not be fetched"
+        last: dict[str, Any] | None = None
         process = self._start([name, *arguments], failed)
         has_timed_out = threading.Event()
 
@@ -91,7 +136,11 @@ class ModelFetcher:
         timer.daemon = True
         timer.start()
         try:
-            output = cast("IO[bytes]", process.stdout).read()
+            for line in cast("IO[bytes]", process.stdout):
+                last = _read_line(line)
+                if last is not None and "done" in last:
+                    done, total = last["done"], last["total"]
+                    self._note(FetchState(name, "fetching", last["file"], done, total))
         finally:
             timer.cancel()
             with self._lock:
@@ -100,14 +149,12 @@ class ModelFetcher:
             cast("IO[bytes]", process.stdout).close()
         if has_timed_out.is_set():
             raise EngineError(f"{failed} within {self._timeout_s:g} s")
-        try:
-            answer: dict[str, Any] = json.loads(output)
-        except ValueError as error:
-            raise EngineError(f"{failed}: its process ended early") from error
-        if "error" in answer:
-            kind = MissingPackageError if answer["kind"] == "MissingPackageError" else EngineError
-            raise kind(answer["error"])
-        return answer
+        if last is None or "done" in last:
+            raise EngineError(f"{failed}: its process ended early")
+        if "error" in last:
+            kind = MissingPackageError if last["kind"] == "MissingPackageError" else EngineError
+            raise kind(last["error"])
+        return last
 
     def _start(self, arguments: list[str], failed: str) -> subprocess.Popen[bytes]:
         with self._lock:
@@ -125,6 +172,14 @@ class ModelFetcher:
                 raise EngineError(f"{failed}: no process could be started") from error
             self._running.add(process)
             return process
+
+
+def _read_line(line: bytes) -> dict[str, Any] | None:
+    """Return a line of the program; None: it was cut short."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -73,13 +73,13 @@ def mask_to_alpha(
     return (alpha * 255 + 0.5).astype(np.uint8)
 
 
-def _find_holes(share: NDArray[np.float32], rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def _find_holes(share: NDArray[np.float64], rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Find holes in an object through which a plain background is seen.
 
     Its colour outside of the object is fitted with a quadratic surface in each channel.
 
     Args:
-        share: the mask, float32 [H, W], 0 … 1.
+        share: the mask, float64 [H, W], 0 … 1.
         rgb: uint8 [H, W, 3].
 
     Returns:
@@ -110,7 +110,7 @@ def _find_holes(share: NDArray[np.float32], rgb: NDArray[np.uint8]) -> NDArray[n
     means = np.bincount(labels.ravel(), share.ravel()) / np.maximum(areas, 1)
     is_hole = (areas >= _HOLE_AREA * share.size) & (means < _HOLE_SHARE)
     is_hole[0] = False
-    return cast("NDArray[np.bool_]", is_hole[labels])
+    return is_hole[labels]
 
 
 def remove_small_parts(mask: NDArray[np.bool_], least: float = 1 / 50) -> NDArray[np.bool_]:

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from trellis2_server.errors import EngineError
+from trellis2_server.inputs.background.fetch_state import FetchState
 from trellis2_server.inputs.background.fetcher import ModelFetcher
 from trellis2_server.inputs.background.opening import open_model
 from trellis2_server.inputs.background.rembg_session import configured_threads, load_rembg
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from trellis2_server.inputs.background.prefetch import Prefetch
     from trellis2_server.reports import Check
 
 logger = logging.getLogger(__name__)
@@ -116,9 +118,10 @@ class BackgroundModel:
         clock: monotonic time, in seconds.
         open_session: opens a model by its name; by default in this process.
         stop_opening: makes an `open_session` that runs fail soon.
+        prefetch: fetches its files before a picture needs them; None: nothing does.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a model that others own
         self,
         name: str = "isnet-general-use",
         *,
@@ -126,10 +129,12 @@ class BackgroundModel:
         clock: Callable[[], float] = time.monotonic,
         open_session: Callable[[str], Session] = open_here,
         stop_opening: Callable[[], None] = no_check,
+        prefetch: Prefetch | None = None,
     ) -> None:
         self._name = name
         self._open_session = open_session
         self._stop_opening = stop_opening
+        self._prefetch = prefetch
         self._timeout_s = timeout_s
         self._clock = clock
         self._lock = threading.Lock()
@@ -168,11 +173,34 @@ class BackgroundModel:
         finally:
             self._predicting.release()
 
+    def prefetch(self) -> None:
+        """Begin to fetch the files of the model in the background, without loading it."""
+        if self._prefetch is not None:
+            self._prefetch.start(self._forget_failure)
+
+    def state(self) -> FetchState | None:
+        """Return how far the model is; None: nothing was done for it."""
+        attempt = self._attempt
+        if attempt is not None and attempt.done.done():
+            if attempt.session is not None:
+                return FetchState(self._name, "loaded")
+            if attempt.error is not None:
+                return FetchState(self._name, "failed", error=str(attempt.error))
+        return self._prefetch.state if self._prefetch is not None else None
+
+    def _forget_failure(self) -> None:
+        """Load the model at the next picture: what was missing before may be there now."""
+        with self._lock:
+            if self._attempt is not None and self._attempt.error is not None:
+                self._attempt = None
+
     def close(self) -> None:
         """Free the model. What loads or runs fails soon, as does every later call."""
         with self._lock:
             self._is_closed = True
             attempt = self._attempt
+        if self._prefetch is not None:
+            self._prefetch.close()
         self._stop_opening()
         if attempt is not None and attempt.session is not None:
             attempt.session.close()

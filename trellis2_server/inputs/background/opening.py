@@ -14,6 +14,8 @@ from trellis2_server.inputs.background.model_files import FileProblem
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trellis2_server.inputs.background.fetcher import ModelFetcher
+
 logger = logging.getLogger(__name__)
 
 _Session = TypeVar("_Session")
@@ -58,6 +60,30 @@ def open_model(
     if isinstance(loaded, FileProblem):
         raise problem_error(name, loaded, offline=False)
     return loaded
+
+
+def fetch_ahead(name: str, fetcher: ModelFetcher, *, offline: bool) -> None:
+    """Have the files of a model fetched that are missing or damaged, without loading it.
+
+    A file whose hash is not known is not looked at: whether it is whole shows when it is loaded.
+
+    Args:
+        name: the model's name.
+        fetcher: fetches the files, or looks at them.
+        offline: whether a file that would have to be fetched is an error.
+
+    Raises:
+        MissingPackageError: a package is not installed.
+        EngineError: a file cannot be fetched; the message names a damaged one.
+    """
+    if not offline:
+        fetcher.fetch(name)
+        return
+    problem = fetcher.inspect(name)
+    if problem is not None:
+        error = problem_error(name, problem, offline=True)
+        fetcher.note_failure(name, str(error))
+        raise error
 
 
 def problem_error(name: str, problem: FileProblem, *, offline: bool) -> EngineError:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from trellis2_server.inputs.background import FetchState
     from trellis2_server.inputs.background.objects import ObjectFinder
     from trellis2_server.inputs.images.cutout import Background
     from trellis2_server.inputs.images.decoding import DecodedImage
@@ -154,6 +155,14 @@ class Cutter:
         for warning in warnings:
             logger.warning("Picture cut out with a warning", extra={"warning": warning})
         return Cutout(crop_to_object(rgba, background, box), background, tuple(warnings))
+
+    def prefetch(self) -> None:
+        """Begin to fetch the background model in the background, without loading it."""
+        self._model.prefetch()
+
+    def model_state(self) -> FetchState | None:
+        """Return how far the background model is; None: nothing was done for it."""
+        return self._model.state()
 
     def close(self) -> None:
         """Free the background model; pictures that need it fail from now on."""

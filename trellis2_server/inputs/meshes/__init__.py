@@ -3,11 +3,17 @@
     reading          recognizes the format; a new format goes into its table
     glb … stl        one reader per format
     glb_nodes        the tree of nodes of a GLB
-    glb_container    chunks, buffer views and accessors of a GLB
+    glb_instances, glb_transforms  parts of that
+    glb_meshes       the triangles of a mesh of a GLB
+    glb_primitives, glb_morphs, glb_skins  parts of that
+    glb_accessors    rows of numbers of a GLB
+    glb_container    chunks and buffer views of a GLB
+    glb_json, data_uris  parts of that
     obj_lines, ply_text, ply_binary, ply_rows  parts of two readers
     text, numbers    lines and numbers of text files, many at a time
     polygons         polygons → triangles
     shading          normals of the corners of polygons
+    placements       where nodes place meshes
     scene            the result, `Scene`, and the limits on its size
     model_frame      scene → one mesh in the model frame
     metadata         what is kept of names and extras
@@ -22,7 +28,16 @@ memory, which libraries do not do.
 from trellis2_server.inputs.meshes.glb_container import Glb
 from trellis2_server.inputs.meshes.model_frame import to_model_frame
 from trellis2_server.inputs.meshes.reading import read_scene
-from trellis2_server.inputs.meshes.scene import Part, Scene
+from trellis2_server.inputs.meshes.scene import Axis, Part, Scene
 from trellis2_server.inputs.meshes.transfer import pack_scene, unpack_scene
 
-__all__ = ["Glb", "Part", "Scene", "pack_scene", "read_scene", "to_model_frame", "unpack_scene"]
+__all__ = [
+    "Axis",
+    "Glb",
+    "Part",
+    "Scene",
+    "pack_scene",
+    "read_scene",
+    "to_model_frame",
+    "unpack_scene",
+]

@@ -1,42 +1,44 @@
-"""`Glb`: the JSON and the binary chunk of a GLB file.
+"""`Glb`: the JSON of a glTF file, and the bytes of its buffer views.
 
-Khronos, "glTF 2.0 Specification", chapters 3.6 and 4.4.
+A file is a GLB, or glTF as JSON text that embeds its data.
 
-Does not know: which nodes and meshes a file has.
+Khronos, "glTF 2.0 Specification", chapters 3.6.1 and 4.4.
+
+Does not know: which nodes and meshes a file has, what is in a view.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import struct
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from trellis2_server.errors import InputError, TooLargeError
-from trellis2_server.inputs.meshes.scene import check_count, check_size
+from trellis2_server.inputs.meshes.data_uris import DataUris
+from trellis2_server.inputs.meshes.glb_json import parse_document
+from trellis2_server.inputs.meshes.glb_meshopt import MeshoptViews, compression_of, import_meshopt
+from trellis2_server.inputs.meshes.scene import check_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import NDArray
-
 MAX_JSON_BYTES: Final = 16_777_216
+#: Chunks among which the binary one is looked for. A file can have millions of empty ones.
+_MAX_CHUNKS: Final = 100
+_SPACE: Final = b" \t\r\n"
+_BOM: Final = b"\xef\xbb\xbf"
+#: Bytes within which JSON text begins.
+_BEGINNING: Final = 65_536
 
-_TYPES: Final = {
-    5120: np.dtype("<i1"),
-    5121: np.dtype("<u1"),
-    5122: np.dtype("<i2"),
-    5123: np.dtype("<u2"),
-    5125: np.dtype("<u4"),
-    5126: np.dtype("<f4"),
-}
-_WIDTHS: Final = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
-_SPACE: Final = re.compile(r"[ \t\n\r]*")
-_parse_value: Final = json.JSONDecoder().raw_decode
-_COMPRESSIONS: Final = ("KHR_draco_mesh_compression", "EXT_meshopt_compression")
+
+def is_glb(content: bytes) -> bool:
+    """Whether the file begins like a GLB."""
+    return content.startswith(b"glTF")
+
+
+def is_gltf_text(content: bytes) -> bool:
+    """Whether the file begins like a JSON object."""
+    return content[:_BEGINNING].removeprefix(_BOM).lstrip(_SPACE).startswith(b"{")
 
 
 def _chunks(content: memoryview) -> Iterator[tuple[bytes, memoryview]]:
@@ -51,181 +53,128 @@ def _chunks(content: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         at += size
 
 
-def _parse(content: bytes) -> dict[str, Any]:
-    try:
-        document = _parse_in_slices(content.decode(json.detect_encoding(content), "surrogatepass"))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"mesh: the JSON of the GLB is not valid at character {error.pos}: {error.msg}"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError("mesh: the JSON of the GLB is not valid") from error
-    if document is None:
-        raise InputError("mesh: the JSON of the GLB is not an object")
-    return document
-
-
-def _parse_in_slices(text: str) -> dict[str, Any] | None:
-    """Parse JSON as `json.loads` does, the items of the outer lists one by one.
-
-    `json.loads` holds the interpreter lock, for megabytes longer than others can wait.
-
-    Returns:
-        The object, or None for another value.
+def _split(content: bytes) -> tuple[bytes, memoryview | None]:
+    """Return the JSON and the binary chunk of a GLB.
 
     Raises:
-        ValueError: it is not JSON.
-        RecursionError: it is nested too deep.
+        InputError: the file is not a GLB of version 2, or is truncated.
+        TooLargeError: the JSON exceeds `MAX_JSON_BYTES`.
     """
-    at = _after_space(text, 0)
-    document: dict[str, Any] = {}
-    if text[at : at + 1] != "{":
-        json.loads(text)
-        return None
-    at = _after_space(text, at + 1)
-    if text[at : at + 1] == "}":
-        at += 1
-    else:
-        while True:
-            if text[at : at + 1] != '"':
-                raise json.JSONDecodeError(
-                    "Expecting property name enclosed in double quotes", text, at
-                )
-            name, at = _parse_value(text, at)
-            at = _expect(text, at, ":")
-            if text[at : at + 1] == "[":
-                document[name], at = _parse_list(text, at)
-            else:
-                document[name], at = _parse_value(text, at)
-            at = _after_space(text, at)
-            if text[at : at + 1] == "}":
-                at += 1
-                break
-            at = _expect(text, at, ",")
-    if _after_space(text, at) != len(text):
-        raise json.JSONDecodeError("Extra data", text, _after_space(text, at))
-    return document
+    magic, version, length = struct.unpack_from("<4sII", content)
+    if magic != b"glTF" or version != 2:  # noqa: PLR2004
+        raise InputError(f"mesh: GLB version {version} is not supported; only version 2 is")
+    if length > len(content):
+        raise InputError("mesh: the GLB is cut short")
+    chunks = islice(_chunks(memoryview(content)[:length]), _MAX_CHUNKS)
+    kind, text = next(chunks, (b"", memoryview(b"")))
+    if kind != b"JSON":
+        raise InputError("mesh: the GLB does not begin with its JSON")
+    _check_json_size(len(text))
+    binary = next((chunk for kind, chunk in chunks if kind == b"BIN\0"), None)
+    return bytes(text), binary
 
 
-def _parse_list(text: str, at: int) -> tuple[list[Any], int]:
-    """Parse the list that begins at a position; return it, and the position after it."""
-    items: list[Any] = []
-    at = _after_space(text, at + 1)
-    if text[at : at + 1] == "]":
-        return items, at + 1
-    while True:
-        item, at = _parse_value(text, at)
-        items.append(item)
-        at = _after_space(text, at)
-        if text[at : at + 1] == "]":
-            return items, at + 1
-        at = _expect(text, at, ",")
-
-
-def _expect(text: str, at: int, sign: str) -> int:
-    """Return the position after a sign and the space around it. Raises if it is not there."""
-    at = _after_space(text, at)
-    if text[at : at + 1] != sign:
-        raise json.JSONDecodeError(f"Expecting '{sign}' delimiter", text, at)
-    return _after_space(text, at + 1)
-
-
-def _after_space(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    return at if found is None else found.end()
+def _check_json_size(size: int) -> None:
+    if size > MAX_JSON_BYTES:
+        raise TooLargeError(f"mesh: over the limit of {MAX_JSON_BYTES} bytes of JSON")
 
 
 class Glb:
-    """Parsed container of a GLB.
+    """Parsed container of a glTF file.
 
     Args:
         content: the file.
 
     Attributes:
         json: the glTF JSON.
+        size: of the file, bytes.
 
     Raises:
-        InputError: the file is not a GLB of version 2, is truncated or compressed, or its JSON is
-            not valid.
+        InputError: the file is not a GLB of version 2 or truncated, or its JSON is not valid.
         TooLargeError: the JSON exceeds `MAX_JSON_BYTES`.
     """
 
     def __init__(self, content: bytes) -> None:
-        magic, version, length = struct.unpack_from("<4sII", content)
-        if magic != b"glTF" or version != 2:  # noqa: PLR2004
-            raise InputError(f"mesh: GLB version {version} is not supported; only version 2 is")
-        if length > len(content):
-            raise InputError("mesh: the GLB is cut short")
-        # Others may follow; a file can have millions of empty ones.
-        chunks = list(islice(_chunks(memoryview(content)[:length]), 2))
-        if not chunks or chunks[0][0] != b"JSON":
-            raise InputError("mesh: the GLB does not begin with its JSON")
-        if len(chunks[0][1]) > MAX_JSON_BYTES:
-            raise TooLargeError(f"mesh: over the limit of {MAX_JSON_BYTES} bytes of JSON")
-        self.json = _parse(bytes(chunks[0][1]))
-        has_data = len(chunks) > 1 and chunks[1][0] == b"BIN\0"
-        self._bin = chunks[1][1] if has_data else memoryview(b"")
-        for extension in self.json.get("extensionsRequired", []):
-            if extension in _COMPRESSIONS:
-                raise InputError(f"mesh: compressed with {extension}; send it uncompressed")
+        self.size = len(content)
+        self._uris = DataUris(len(content))
+        self._bin: memoryview | None = None
+        if is_gltf_text(content):
+            text = self._uris.cut_out(content)
+            _check_json_size(len(text))
+            self.json = parse_document(text, "glTF file")
+        else:
+            text, self._bin = _split(content)
+            self.json = parse_document(text, "GLB")
+        self._buffers: dict[int, memoryview] = {}
+        self._meshopt = MeshoptViews(self.size)
+        self._decompressed: dict[int, memoryview] = {}
 
     def item(self, name: str, index: object) -> dict[str, Any]:
-        """Return an object of one of the JSON's lists, such as `meshes`."""
-        return self.json[name][check_count(index)]
+        """Return an object of one of the JSON's lists, such as `meshes`.
 
-    def count(self, index: object) -> int:
-        """Return the number of rows that an accessor declares."""
-        return check_count(self.item("accessors", index)["count"], 1)
+        Raises:
+            InputError: there is none at this index.
+        """
+        items = self.json.get(name)
+        at = check_count(index)
+        if not isinstance(items, list) or at >= len(items):
+            raise InputError(f"mesh: the GLB refers to {name}[{at}], which it does not have")
+        item = items[at]
+        if not isinstance(item, dict):
+            raise InputError(f"mesh: {name}[{at}] of the GLB is not an object")
+        return item
 
     def view(self, index: object) -> memoryview:
-        """Return the bytes of a buffer view.
+        """Return the bytes of a buffer view, decompressed if they are compressed.
 
         Raises:
-            InputError: the view is outside the binary chunk or in another file.
+            InputError: the view is outside its buffer, that is in another file, or the compressed
+                bytes are damaged.
+            TooLargeError: the file has too much content when decompressed.
+            MissingPackageError: the package that decompresses it is not installed.
         """
-        view = self.item("bufferViews", index)
-        buffer = check_count(view["buffer"])
-        if buffer != 0 or "uri" in self.item("buffers", 0):
-            raise InputError("mesh: the GLB refers to other files; embed all data in it")
-        start, size = check_count(view.get("byteOffset", 0)), check_count(view["byteLength"])
-        if start + size > len(self._bin):
-            raise InputError("mesh: the GLB declares more data than it contains")
-        return self._bin[start : start + size]
+        view, name = self.item("bufferViews", index), f"bufferViews[{index}]"
+        packed = compression_of(view)
+        if packed is None or (import_meshopt() is None and self.has_buffer(view.get("buffer"))):
+            return self.slice(view, name)
+        at = check_count(index)
+        if at not in self._decompressed:
+            content = self.slice(packed, f"the compression of {name}")
+            self._decompressed[at] = self._meshopt.decompress(view, content, name)
+        return self._decompressed[at]
 
-    def rows(self, index: object, kind: str) -> NDArray[Any]:
-        """Return an accessor's rows.
+    def slice(self, view: dict[str, Any], name: str) -> memoryview:
+        """Return the bytes that an object with `buffer`, `byteOffset` and `byteLength` selects.
 
         Args:
-            index: index of the accessor.
-            kind: expected glTF type, such as `VEC3`.
-
-        Returns:
-            [N, width], a view with the stored dtype; float32 for normalized integers.
+            view: the object.
+            name: of the object, for error messages.
 
         Raises:
-            InputError: the accessor is of another type, sparse, or exceeds its buffer view.
-            TooLargeError: the accessor has more rows than the limits allow.
+            InputError: they are outside the buffer, or that is in another file.
         """
-        accessor = self.item("accessors", index)
-        if accessor["type"] != kind:
-            raise InputError(f"mesh: an accessor of the GLB should be {kind}")
-        if "sparse" in accessor or "bufferView" not in accessor:
-            raise InputError("mesh: sparse accessors are not supported")
-        dtype, width = _TYPES[accessor["componentType"]], _WIDTHS[kind]
-        count = check_count(accessor["count"], 1)
-        offset = check_count(accessor.get("byteOffset", 0))
-        content = self.view(accessor["bufferView"])
-        view = self.item("bufferViews", accessor["bufferView"])
-        size = dtype.itemsize * width
-        stride = check_count(view.get("byteStride", size), 1)
-        if stride < size or offset + stride * (count - 1) + size > len(content):
-            raise InputError("mesh: the GLB declares more data than it contains")
-        check_size(count if kind != "SCALAR" else 0, count // 3 if kind == "SCALAR" else 0)
-        strides = (stride, dtype.itemsize)
-        rows = np.ndarray((count, width), dtype, content, offset, strides)
-        if accessor.get("normalized") and dtype.kind in "iu":
-            return np.maximum(
-                rows / np.float32(2 ** (8 * dtype.itemsize - (dtype.kind == "i")) - 1),
-                np.float32(-1),
-            )
-        return rows
+        content = self._buffer(check_count(view.get("buffer")))
+        start, size = check_count(view.get("byteOffset", 0)), check_count(view.get("byteLength"))
+        if start + size > len(content):
+            raise InputError(f"mesh: {name} of the GLB declares more data than it contains")
+        return content[start : start + size]
+
+    def has_buffer(self, index: object) -> bool:
+        """Whether the file contains the data of a buffer."""
+        buffer = self.item("buffers", index)
+        if "uri" in buffer:
+            return self._uris.is_data(buffer["uri"])
+        return index == 0 and self._bin is not None
+
+    def _buffer(self, index: int) -> memoryview:
+        buffer = self.item("buffers", index)
+        if index not in self._buffers:
+            self._buffers[index] = self._open(buffer, index)
+        return self._buffers[index]
+
+    def _open(self, buffer: dict[str, Any], index: int) -> memoryview:
+        if "uri" in buffer:
+            return memoryview(self._uris.decode(buffer["uri"], f"buffers[{index}]"))
+        if index == 0 and self._bin is not None:
+            return self._bin
+        raise InputError(f"mesh: buffers[{index}] of the GLB has no data")

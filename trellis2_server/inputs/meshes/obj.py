@@ -23,13 +23,12 @@ import numpy as np
 
 from trellis2_server.inputs.meshes.metadata import MetadataFilter
 from trellis2_server.inputs.meshes.numbers import corners, decimals, find_words
-from trellis2_server.inputs.meshes.obj_lines import join_lines
+from trellis2_server.inputs.meshes.obj_lines import join_lines, line_of_large_index
 from trellis2_server.inputs.meshes.polygons import triangulate
 from trellis2_server.inputs.meshes.scene import (
     Part,
     Scene,
     check_corners,
-    check_indices,
     check_size,
     far_offset,
     make_node,
@@ -64,6 +63,7 @@ _SPACE: Final = ord(" ")
 _V, _N, _F, _O, _S = b"vnfos"
 _LARGEST_INDEX: Final = 2**31 - 1
 _NO_INDEX: Final = 2**40
+_NO_VERTEX: Final = "a face refers to a vertex that does not exist"
 
 
 def is_obj(content: bytes) -> bool:
@@ -122,6 +122,7 @@ class _Reader:
         self._sizes = [np.empty(0, np.int32)]
         self._smoothing = [np.empty(0, np.int32)]
         self._smoothing_now = UNSAID
+        self._largest: list[tuple[int, int]] = []  # index of a block, and where its faces begin
         self._vertices = self._direction_count = self._faces = self._polygons = 0
         self._groups: list[tuple[str | None, int]] = [(None, 0)]  # with their first polygon
 
@@ -286,6 +287,7 @@ class _Reader:
         if not is_kept.all():
             index = index[is_kept[line]]
             normal = None if normal is None else normal[is_kept[line]]
+        self._largest.append((int(index.max(initial=-1)), int(lines.offsets[0])))
         self._corners.append(index.astype(np.int32))
         self._normals.append(len(index) if normal is None else normal.astype(np.int32))
         self._sizes.append(sizes[is_kept].astype(np.int32))
@@ -310,7 +312,7 @@ class _Reader:
     def _refuse_corner(self, lines: _Lines, corner: int, line_of: NDArray[np.int64]) -> None:
         line = int(line_of[corner])
         word = lines.words(line)[corner - int(np.searchsorted(line_of, line))]
-        text = "a face refers to a vertex that does not exist"
+        text = _NO_VERTEX
         if int(word.split(b"/")[0]) == 0:
             text = "a face has index 0; OBJ counts vertices from 1"
         raise line_error(self._content, int(lines.offsets[line]), text)
@@ -324,7 +326,10 @@ class _Reader:
             self._all_normals(),
             self._all_smoothing(),
         )
-        check_indices(polygons.corners, len(positions), "OBJ")
+        for largest, start in self._largest:
+            if largest >= len(positions):
+                place = line_of_large_index(self._content, start, len(positions))
+                raise line_error(self._content, place, _NO_VERTEX)
         is_smooth, normals = not polygons.are_flat, None
         index = polygons.corners
         if len(index) and not polygons.are_flat and not polygons.are_smooth:

@@ -58,3 +58,23 @@ def _have_numbers(text: NDArray[np.uint8], heads: NDArray[np.int64]) -> NDArray[
     is_short = ends_here & np.isin(first, np.frombuffer(b"vflp", np.uint8))
     is_vector = (first == _V) & ends_next & np.isin(second, np.frombuffer(b"ntp", np.uint8))
     return is_short | is_vector
+
+
+def line_of_large_index(content: bytes, start: int, vertices: int) -> int:
+    """Return where the first line with a face is that refers to a vertex behind the last one.
+
+    Args:
+        content: of the file; from `start` on, a line has such a face.
+        start: of a line.
+        vertices: number of vertices in the file.
+    """
+    text = join_lines(content)
+    while start < len(text):
+        end = text.find(b"\n", start) % (len(text) + 1)
+        words = text[start:end].partition(b"#")[0].split()
+        if words[:1] == [b"f"] and len(words) > 3:  # noqa: PLR2004 - fewer are no face
+            indices = (int(word.partition(b"/")[0]) for word in words[1:])
+            if any(index > vertices for index in indices):
+                break
+        start = end + 1
+    return start

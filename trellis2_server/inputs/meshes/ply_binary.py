@@ -8,7 +8,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trellis2_server.inputs.meshes.ply_rows import Element
+
+#: Shown of an element's name, characters.
+_NAME_LENGTH: Final = 40
 
 
 def read_binary_rows(
@@ -139,7 +142,7 @@ def _read_row_by_row(
         )
         for number, (_, kind, length) in enumerate(element.properties)
     ]
-    for _ in range(element.count):
+    for row in range(element.count):
         for unpack, size, item_size, place in steps:
             start, count = at + size, 1
             if unpack is None:
@@ -147,12 +150,15 @@ def _read_row_by_row(
                     place.offsets.append(at)
                 at = start
                 continue
+            if at + size > len(content):
+                raise _cut_short(element, row)
             (count,) = unpack(content, at)
             at = start + check_count(count) * item_size
             if place is not None:
                 place.offsets.append(start)
                 place.sizes.append(count)
-    _check_remaining(content, at, 0)
+        if at > len(content):
+            raise _cut_short(element, row)
     data = np.frombuffer(content, np.uint8)
     columns: list[NDArray[Any]] = []
     values, sizes = _no_list()
@@ -168,6 +174,11 @@ def _read_row_by_row(
             each = np.repeat(offsets, sizes) + within * int(kind[1])
             values = _gather(data, each, order + kind).astype(np.int64)
     return Rows(tuple(columns), values, sizes), at
+
+
+def _cut_short(element: Element, row: int) -> InputError:
+    where = f'row {row + 1} of {element.count} of the element "{element.name[:_NAME_LENGTH]}"'
+    return InputError(f"mesh: the PLY file is cut short in {where}")
 
 
 def _gather(data: NDArray[np.uint8], offsets: NDArray[np.int64], kind: str) -> NDArray[Any]:

@@ -8,13 +8,14 @@ Does not know: what is inside a file, HTTP, jobs, engines.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from trellis2_server.errors import InputError
-from trellis2_server.inputs.meshes.glb import is_glb, read_glb
+from trellis2_server.inputs.meshes.glb import read_glb
+from trellis2_server.inputs.meshes.glb_container import is_glb, is_gltf_text
 from trellis2_server.inputs.meshes.obj import is_obj, read_obj
 from trellis2_server.inputs.meshes.ply import is_ply, read_ply
 from trellis2_server.inputs.meshes.scene import check_density
@@ -29,7 +30,7 @@ from trellis2_server.inputs.meshes.stl import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trellis2_server.inputs.meshes.scene import Scene
+    from trellis2_server.inputs.meshes.scene import Axis, Scene
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +41,27 @@ class _Format:
         name: for error messages.
         matches: whether a file's content looks like this format.
         read: reads the file; may raise any of `_READ_ERRORS`.
+        up_axis: the axis that points up in most files.
     """
 
     name: str
     matches: Callable[[bytes], bool]
     read: Callable[[bytes], Scene]
+    up_axis: Axis = "y"
 
+
+#: Header of the binary STL files that this server has written with Y up.
+_OWN_STL_HEADER: Final = b"trellis2-server".ljust(80)
 
 #: In the order in which they are tried.
 _FORMATS: Final = (
     _Format("GLB", is_glb, read_glb),
+    _Format("glTF", is_gltf_text, read_glb),
     _Format("PLY", is_ply, read_ply),
-    _Format("STL", is_binary_stl, read_binary_stl),
-    _Format("STL", is_text_stl, read_text_stl),
+    _Format("STL", is_binary_stl, read_binary_stl, "z"),
+    _Format("STL", is_text_stl, read_text_stl, "z"),
     _Format("OBJ", is_obj, read_obj),
-    _Format("STL", is_binary_stl_of_other_size, read_binary_stl),
+    _Format("STL", is_binary_stl_of_other_size, read_binary_stl, "z"),
 )
 
 #: Raised by readers on damaged files.
@@ -65,7 +72,7 @@ _READ_ERRORS: Final = (
 
 
 def read_scene(content: bytes, *, is_own: bool = False) -> Scene:
-    """Read a GLB, OBJ, PLY or STL file.
+    """Read a GLB, glTF, OBJ, PLY or STL file.
 
     Args:
         content: of the file.
@@ -88,7 +95,8 @@ def read_scene(content: bytes, *, is_own: bool = False) -> Scene:
     if not faces:
         raise InputError(f"mesh: the {name} file has no triangle")
     if not is_own:
-        check_density(sum(len(part.positions) for part in scene.parts), faces, len(content))
+        vertices = sum(len(part.positions) for part in scene.parts)
+        check_density(vertices, faces, max(len(content), scene.stored_bytes))
     for part in scene.parts:
         if part.faces.size and not 0 <= int(part.faces.min()) <= int(part.faces.max()) < len(
             part.positions
@@ -98,13 +106,12 @@ def read_scene(content: bytes, *, is_own: bool = False) -> Scene:
             )
         if not np.isfinite(part.positions).all():
             raise InputError(f"mesh: a vertex of the {name} file is not finite")
-    return scene
+    is_own_y_up = file_format.up_axis == "z" and content.startswith(_OWN_STL_HEADER)
+    return replace(scene, up_axis="y" if is_own_y_up else file_format.up_axis)
 
 
 def _recognize(content: bytes) -> _Format:
     for file_format in _FORMATS:
         if file_format.matches(content):
             return file_format
-    if content[:65_536].lstrip()[:1] == b"{":
-        raise InputError("mesh: a glTF file as JSON text; send a GLB, which contains all data")
     raise InputError("mesh: not a GLB, OBJ, PLY or STL file, or its beginning is missing")

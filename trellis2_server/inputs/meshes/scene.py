@@ -6,7 +6,7 @@ Does not know: file formats.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from trellis2_server.inputs.meshes.visibility import used_vertices, visible_face
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+#: The axis that points up.
+Axis = Literal["y", "z"]
 
 MAX_VERTICES: Final = 12_000_000
 MAX_FACES: Final = 4_000_000
@@ -29,6 +32,8 @@ _FREE_VERTICES: Final = 300_000
 #: write, faces take nine and more; fewer if they share few vertices, or primitives share all.
 _BYTES_PER_FACE: Final = 8
 _BYTES_PER_VERTEX: Final = 3
+#: Faces that a file may declare, for each that it may have: strips have many that show nothing.
+_DECLARED: Final = 2
 #: Distance from the origin, in extents of the mesh, beyond which float32 loses more than a
 #: millionth of the extent.
 _FAR: Final = 16.0
@@ -62,7 +67,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """Content of a mesh file, in the file's own frame; Y up, as in glTF.
+    """Content of a mesh file, in the file's own frame.
 
     Attributes:
         parts: at least one, ordered by mesh.
@@ -71,6 +76,8 @@ class Scene:
         meshes: names of the meshes; None for a mesh without a name.
         is_smooth: whether parts without normals are smooth and need computed normals.
         is_double_sided: whether the file declares faces visible from both sides.
+        up_axis: the axis that points up in most files of that format.
+        stored_bytes: about the size that the file would have without compression; 0: it has none.
     """
 
     parts: tuple[Part, ...]
@@ -79,6 +86,8 @@ class Scene:
     meshes: tuple[str | None, ...]
     is_smooth: bool = False
     is_double_sided: bool = False
+    up_axis: Axis = "y"
+    stored_bytes: int = 0
 
     def merge(self) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
         """Return the vertices and faces of all parts, in the scene's frame.
@@ -230,6 +239,14 @@ def check_corners(count: int) -> None:
         raise TooLargeError(f"mesh: a face over the limit of {MAX_CORNERS} corners")
 
 
+def density_limits(file_bytes: int) -> tuple[int, int]:
+    """Return how many faces, and vertices, the scene of a file may have."""
+    return (
+        min(MAX_FACES, _FREE_FACES + file_bytes // _BYTES_PER_FACE),
+        min(MAX_VERTICES, _FREE_VERTICES + file_bytes // _BYTES_PER_VERTEX),
+    )
+
+
 def check_density(vertices: int, faces: int, file_bytes: int) -> None:
     """Check that the scene is in proportion to its file: memory and time grow with the scene.
 
@@ -245,6 +262,19 @@ def check_density(vertices: int, faces: int, file_bytes: int) -> None:
             raise TooLargeError(
                 f"mesh: {count} {what} in a file of {file_bytes} bytes, over the limit of {limit}"
             )
+
+
+def check_declared(faces: int, file_bytes: int) -> None:
+    """Check a number of declared faces, before they are read; see `check_density`.
+
+    Raises:
+        TooLargeError: a small file declares many faces.
+    """
+    limit = _DECLARED * (_FREE_FACES + file_bytes // _BYTES_PER_FACE)
+    if faces > limit:
+        raise TooLargeError(
+            f"mesh: {faces} faces in a file of {file_bytes} bytes, over the limit of {limit}"
+        )
 
 
 def check_count(value: object, least: int = 0) -> int:

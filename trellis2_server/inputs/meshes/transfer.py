@@ -15,13 +15,20 @@ from __future__ import annotations
 
 import json
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast, get_args
 
 import numpy as np
 
 from trellis2_server.errors import InputError
 from trellis2_server.inputs.meshes.metadata import is_shallow, json_text
-from trellis2_server.inputs.meshes.scene import MAX_FACES, MAX_NODES, MAX_VERTICES, Part, Scene
+from trellis2_server.inputs.meshes.scene import (
+    MAX_FACES,
+    MAX_NODES,
+    MAX_VERTICES,
+    Axis,
+    Part,
+    Scene,
+)
 from trellis2_server.mesh import Mesh
 
 if TYPE_CHECKING:
@@ -100,7 +107,12 @@ def pack_scene(scene: Scene, mesh: Mesh) -> tuple[dict[str, Any], dict[str, NDAr
         "placed_vertices": mesh.vertices,
         "placed_faces": mesh.faces,
     }  # fmt: skip
-    return {"is_smooth": scene.is_smooth, "is_double_sided": scene.is_double_sided}, {
+    meta = {
+        "is_smooth": scene.is_smooth,
+        "is_double_sided": scene.is_double_sided,
+        "up_axis": scene.up_axis,
+    }
+    return meta, {
         name: np.ascontiguousarray(arrays[name], dtype) for name, (dtype, _) in _ARRAYS.items()
     }
 
@@ -135,6 +147,9 @@ def unpack_scene(
     is_smooth, is_double_sided = meta.get("is_smooth"), meta.get("is_double_sided")
     if not isinstance(is_smooth, bool) or not isinstance(is_double_sided, bool):
         _refuse()
+    up_axis = meta.get("up_axis")
+    if up_axis not in get_args(Axis):
+        _refuse()
     meshes, labels = _read_text(arrays["text"])
     _check_faces(arrays)
     _check_tree(arrays, len(meshes))
@@ -145,6 +160,7 @@ def unpack_scene(
         meshes,
         is_smooth,
         is_double_sided,
+        cast("Axis", up_axis),
     )
     return scene, Mesh(arrays["placed_vertices"], arrays["placed_faces"])
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: Faces for each vertex, above which repeated faces are looked for. Surfaces have two.
 _MANY_FACES: Final = 4
+#: Vertices for each corner, above which the few that are used are sorted instead of marked.
+_MANY_VERTICES: Final = 8
 
 
 def visible_faces(faces: NDArray[np.int32], vertices: int) -> NDArray[np.int32]:
@@ -54,3 +56,29 @@ def used_vertices(faces: NDArray[np.int32], vertices: int) -> NDArray[np.int64] 
     is_used = np.zeros(vertices, bool)
     is_used[faces] = True
     return None if is_used.all() else np.flatnonzero(is_used)
+
+
+def compact(
+    faces: NDArray[np.int32], vertices: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64] | None]:
+    """Return the faces as rows of the vertices that they use, and those vertices.
+
+    Takes time and memory by the number of faces, however many vertices there are.
+
+    Args:
+        faces: int32 [F, 3], rows of vertices.
+        vertices: number of vertices.
+
+    Returns:
+        faces: int32 [F, 3].
+        used: see `used_vertices`.
+    """
+    if faces.size < vertices // _MANY_VERTICES:
+        used, inverse = np.unique(faces, return_inverse=True)
+        return inverse.reshape(faces.shape).astype(np.int32), used.astype(np.int64)
+    used = used_vertices(faces, vertices)
+    if used is None:
+        return faces, None
+    index = np.zeros(vertices, np.int32)
+    index[used] = np.arange(len(used), dtype=np.int32)
+    return index[faces], used

@@ -9,6 +9,8 @@ import numpy as np
 from trellis2_server.mesh import Mesh
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 #: Odd numbers, by which the bits of coordinates are mixed.
@@ -49,18 +51,39 @@ def _groups(points: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.
         mixed += bits[:, axis]
         mixed *= _FACTORS[axis]
         mixed ^= mixed >> _SHIFT
+    # Two positions may have the same number, which is rare, or which a file is made for.
+    first, index = np.empty(0, np.int64), np.empty(0, np.int32)
+    for order, is_new in _sorted(mixed, bits):
+        index = np.empty(len(points), np.int32)
+        index[order] = np.cumsum(is_new, dtype=np.int32) - 1
+        first = order[is_new]
+        if bool((bits[first][index] == bits).all()):
+            break
+    return first, index
+
+
+def _sorted(
+    mixed: NDArray[np.uint64], bits: NDArray[np.uint32]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+    """Yield orders, and which points differ from the one before: fast ones first, the last exact.
+
+    Args:
+        mixed: uint64 [N], a number of each point.
+        bits: uint32 [N, 3], the points.
+    """
+    # Sorting values is faster than sorting places: a place replaces the low bits of each.
+    width = np.uint64(len(mixed).bit_length())
+    packed = (mixed >> width << width) | np.arange(len(mixed), dtype=np.uint64)
+    packed.sort()
+    order = (packed & ((np.uint64(1) << width) - np.uint64(1))).astype(np.int64)
+    yield order, _changes(packed >> width)
     order = np.argsort(mixed)
-    is_new = _changes(mixed[order])
+    yield order, _changes(mixed[order])
+    order = np.lexsort(bits.T)
     rows = bits[order]
-    if (rows[1:][~is_new[1:]] != rows[:-1][~is_new[1:]]).any():
-        # Two positions have the same number, which a file can be made for.
-        order = np.lexsort(bits.T)
-        rows = bits[order]
-        is_new = np.ones(len(rows), bool)
-        np.any(rows[1:] != rows[:-1], axis=1, out=is_new[1:])
-    index = np.empty(len(points), np.int32)
-    index[order] = np.cumsum(is_new, dtype=np.int32) - 1
-    return order[is_new], index
+    is_new = np.ones(len(rows), bool)
+    np.any(rows[1:] != rows[:-1], axis=1, out=is_new[1:])
+    yield order, is_new
 
 
 def _changes(values: NDArray[np.uint64]) -> NDArray[np.bool_]:
