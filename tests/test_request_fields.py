@@ -57,7 +57,7 @@ def test_a_summary_is_the_first_sentence_as_a_phrase() -> None:
     [
         ("seed", (True, True, True, True)),
         ("geo_rotation", (False, False, True, True)),
-        ("up_axis", (False, False, True, True)),
+        ("up_axis", (True, True, True, True)),
         ("uv", (False, False, True, True)),
         ("remesh", (True, True, False, False)),
         ("compress", (True, False, True, False)),

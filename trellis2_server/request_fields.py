@@ -20,16 +20,19 @@ if TYPE_CHECKING:
 
 Kind = Literal["integer", "number", "boolean", "interval", "string"]
 #: In the order in which lists for people have them.
-Group = Literal["general", "voxels", "export", "mesh", "hunyuan", "sampler", "delivery"]
+Group = Literal[
+    "general", "voxels", "export", "file", "mesh", "hunyuan", "sampler", "delivery"
+]  # fmt: skip
 
-FileType = Literal["glb", "obj", "ply", "stl", "obj_zip"]
+FileType = Literal["glb", "obj", "ply", "stl", "obj_zip", "gltf_zip", "3mf", "usdz"]
+UpAxis = Literal["auto", "y", "z"]
+Origin = Literal["center", "floor"]
 PipelineType = Literal["512", "1024", "1024_cascade", "1536_cascade"]
 Resolution = Literal[512, 1024, 1536]
 TextureSize = Literal[256, 512, 1024, 2048, 4096, 8192]
 AlphaMode = Literal["auto", "OPAQUE", "MASK", "BLEND"]
 TextureFormat = Literal["auto", "webp", "png", "jpeg"]
 Compression = Literal["meshopt", "draco"]
-UpAxis = Literal["auto", "y", "z"]
 UvSource = Literal["new", "keep"]
 Stage = Literal["ss", "shape", "tex"]
 #: True: of a picture that is no cut-out, which is what requests get that leave the field out.
@@ -47,6 +50,9 @@ EXTENSIONS: Final[Mapping[FileType, str]] = {
     "ply": "ply",
     "stl": "stl",
     "obj_zip": "zip",
+    "gltf_zip": "gltf.zip",
+    "3mf": "3mf",
+    "usdz": "usdz",
 }
 
 
@@ -59,7 +65,8 @@ class RequestField:
         kind: type of the value; an interval is two numbers, from and to, between 0 and 1.
         description: what it does, in sentences; the first one stands alone.
         group: what it belongs to. Fields of "export" change only how a shape and its material
-            become a file, fields of "delivery" only what is sent back.
+            become a file, fields of "file" only how the model lies in it, fields of "delivery"
+            only what is sent back.
         aliases: names used by other clients; `name` wins over them, earlier over later ones.
         bounds: least and greatest value of a number; a number needs them, or a reader of its own.
         choices: allowed values; none: any of the kind.
@@ -180,7 +187,8 @@ FIELDS: Final = (
         "type",
         "string",
         "File type of the model. A textured obj or ply has vertex colours, an obj_zip has "
-        "textures, an stl has neither.",
+        "textures, a 3mf the base colour as a texture, an stl has neither. gltf_zip is glTF with "
+        "its binary and its textures as files of their own. usdz is for AR on iPhones and for USD.",
         "delivery",
         choices=get_args(FileType),
         default="glb",
@@ -223,16 +231,6 @@ FIELDS: Final = (
         "above. The reply is not turned.",
         "mesh",
         default=0.0,
-        mesh="required",
-    ),
-    RequestField(
-        "up_axis",
-        "string",
-        "Axis that points up in the file of the mesh. auto is z for STL, unless this server wrote "
-        "it with Y up, and y for other formats. The reply is not turned.",
-        "mesh",
-        choices=get_args(UpAxis),
-        default="auto",
         mesh="required",
     ),
     RequestField(
@@ -307,8 +305,8 @@ FIELDS: Final = (
     RequestField(
         "texture_format",
         "string",
-        "Image format of the textures in the GLB. auto is JPEG if the model is opaque, otherwise "
-        "WebP.",
+        "Image format of the textures in the GLB. auto is JPEG, and PNG for a base colour with "
+        "alpha. webp needs a program that knows EXT_texture_webp.",
         "export",
         choices=get_args(TextureFormat),
         setting="export.texture_format",
@@ -334,6 +332,41 @@ FIELDS: Final = (
         choices=get_args(UvSource),
         default="new",
         mesh="required",
+    ),
+    RequestField(
+        "up_axis",
+        "string",
+        "Axis that points up in the file; in a request with a mesh, in the file of that mesh. Of a "
+        "model, auto is z for stl and 3mf, y for other types; a glb, a gltf_zip and a usdz are "
+        "always Y up. Of a mesh, auto is z for STL, unless this server wrote it with Y up, and y "
+        "for other formats.",
+        "file",
+        choices=get_args(UpAxis),
+        default="auto",
+    ),
+    RequestField(
+        "size_mm",
+        "number",
+        "Longest edge of the model in an stl, 3mf, obj, ply or obj_zip, millimetres. 0 is the "
+        "model's own size, a cube of edge 1. Omitted: 100 for stl and 3mf, own size for others.",
+        "file",
+        bounds=(0, 100_000),
+    ),
+    RequestField(
+        "size_m",
+        "number",
+        "Longest edge of the model in a glb, gltf_zip or usdz, metres. 0 is the model's own size, "
+        "which is what an omitted one selects.",
+        "file",
+        bounds=(0, 10_000),
+    ),
+    RequestField(
+        "origin",
+        "string",
+        "What of the model lies at the origin of the file: the middle of its box, or that of the "
+        "box's floor. Omitted: floor for stl and 3mf, the model's own origin for others.",
+        "file",
+        choices=get_args(Origin),
     ),
 )
 

@@ -70,7 +70,7 @@ def test_the_alpha_mode_follows_the_histogram(alpha: np.ndarray, mode: str) -> N
     material = encode_maps(maps(alpha.astype(np.uint8)), "auto", "auto")
     assert material.alpha_mode == mode
     assert material.base_color is not None
-    assert material.base_color.mime_type == ("image/jpeg" if mode == "OPAQUE" else "image/webp")
+    assert material.base_color.mime_type == ("image/jpeg" if mode == "OPAQUE" else "image/png")
     assert decoded(material.base_color.content).shape == (64, 64, 3 if mode == "OPAQUE" else 4)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import shutil
 import sqlite3
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trimesh
 
 from tests.support.server import Server, encoded, serving, settings
 from trellis2_server.engines.preview import PreviewEngine
@@ -55,8 +57,6 @@ MD5S = {
     (GIVEN, "shape.glb"): "f23f537f1becb7b60726f27d48647ce1",
     (GIVEN, "textured.glb"): "1961432ba0812532eeb6eadd41c83dfe",
 }
-OBJ_MD5 = "c5f283f89ccdbb58978c3bd4693196a1"  # of SHAPE
-STL_MD5 = "bd513333ff9b7a2e1ff8ae446d9bf7e9"  # of TEXTURED, untextured
 WHY_FAILED = "image: not a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF file, or a damaged one"
 PARAMETERS = {
     "pipeline_type": "1024_cascade",
@@ -118,6 +118,12 @@ def md5(reply: httpx.Response) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
+def triangles(reply: httpx.Response, file_type: str) -> Any:
+    """Return the corners of a model's faces, in their order, float64 [F, 3, 3]."""
+    file = io.BytesIO(reply.raise_for_status().content)
+    return trimesh.load(file, file_type, force="mesh", process=False).triangles
+
+
 def job(server: Server, name: str) -> dict[str, Any]:
     return server.client.get(f"/jobs/{name}").raise_for_status().json()
 
@@ -136,7 +142,11 @@ def test_its_files_are_those_that_were_written(before: Server) -> None:
         assert job(before, uid)["files"][name]["bytes"] == len(reply.content)
     named = {(uid, name) for uid in UIDS for name in job(before, uid)["files"]}
     assert named == set(MD5S)
-    assert md5(before.client.get(f"/jobs/{SHAPE}/shape.obj")) == OBJ_MD5
+    stored, obj = (
+        triangles(before.client.get(f"/jobs/{SHAPE}/{name}"), name[-3:])
+        for name in ("shape.glb", "shape.obj")
+    )
+    assert obj == pytest.approx(stored, abs=1e-6)
 
 
 def test_its_jobs_are_as_they_ended(before: Server) -> None:
@@ -194,7 +204,13 @@ def test_its_geometry_gives_the_same_files_again(before: Server) -> None:
         assert reply.content == before.client.get(f"/jobs/{uid}/textured.stl").content
     stl = {"texture": False, "type": "stl"}
     reply = before.client.post(f"/jobs/{TEXTURED}/export", json=stl)
-    assert md5(reply) == STL_MD5
+    # Z up, 100 mm and on the bed, which 0.1.0 did not do.
+    placed = triangles(reply, "stl")
+    expected = triangles(before.client.get(f"/jobs/{TEXTURED}/shape.glb"), "glb")
+    expected = expected[..., [0, 2, 1]] * [1, -1, 1]
+    low, high = expected.min((0, 1)), expected.max((0, 1))
+    expected -= [*(low + high)[:2] / 2, low[2]]
+    assert placed == pytest.approx(expected * (100 / (high - low).max()), abs=1e-4)
 
 
 def test_a_request_of_then_gets_the_job_of_then(before: Server) -> None:

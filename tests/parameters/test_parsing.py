@@ -12,6 +12,8 @@ from trellis2_server.errors import InputError
 from trellis2_server.parameters import (
     EXPORT_FIELDS,
     Options,
+    PlacedFile,
+    Placement,
     fields_of,
     read_delivery,
     read_export,
@@ -333,3 +335,42 @@ def test_the_fields_of_parameters_give_the_same_parameters(mesh: str | None) -> 
     )
     assert read_options(fields_of(read), other, mesh=mesh) == read
     assert fields_of(read).keys() <= BY_NAME.keys()
+
+
+def test_a_file_has_the_placement_of_its_type_unless_a_request_says_otherwise() -> None:
+    for file_type in ("glb", "stl", "obj"):
+        assert read_delivery({"type": file_type}).placement is None
+    stl = {"type": "stl"}
+    assert read_delivery({**stl, "up_axis": "Z", "size_mm": "100", "origin": "floor"}) == (
+        read_delivery(stl)
+    )
+    assert read_delivery({**stl, "size_mm": 0}).placement == Placement("z", None, "floor")
+    assert read_delivery({**stl, "up_axis": "y"}).placement == Placement("y", 100, "floor")
+    assert read_delivery({"type": "ply", "up_axis": "z"}).placement == Placement("z")
+    assert read_delivery({"size_m": 1.8}).form == PlacedFile("glb", Placement("y", 1.8))
+    assert read_delivery({"size_m": 1e9}).placement == Placement("y", 10_000)
+    assert read_delivery({"size_m": 1e-9}).placement == Placement("y", 1e-3)
+    # The axis of a request with a mesh is that of the mesh.
+    assert read_delivery({**stl, "up_axis": "y"}, has_mesh=True).placement is None
+    assert read_delivery({"up_axis": "z"}, has_mesh=True).placement is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"type": "glb", "up_axis": "z"}, ("up_axis", "glb")),
+        ({"type": "gltf_zip", "up_axis": "z"}, ("up_axis", "gltf_zip")),
+        ({"type": "stl", "size_m": 1}, ("size_m", "stl", "size_mm")),
+        ({"size_mm": 100}, ("size_mm", "glb", "size_m")),
+        ({"type": "stl", "size_mm": -1}, ("size_mm",)),
+        ({"type": "stl", "size_mm": "big"}, ("size_mm",)),
+        ({"origin": "corner"}, ("origin",)),
+        ({"up_axis": "x"}, ("up_axis",)),
+    ],
+)
+def test_a_placement_that_does_not_go_with_the_type_is_refused_by_both_names(
+    fields: dict[str, object], names: tuple[str, ...]
+) -> None:
+    with pytest.raises(InputError) as refused:
+        read_delivery(fields)
+    assert all(name in str(refused.value) for name in names)

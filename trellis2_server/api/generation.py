@@ -69,7 +69,7 @@ async def read_generation_request(request: Request, settings: Settings) -> Gener
         parsed.picture,
         parsed.mesh,
         read_options(parsed.fields, settings, mesh_md5),
-        read_delivery(parsed.fields),
+        read_delivery(parsed.fields, has_mesh=parsed.mesh is not None),
         request.state.body,
     )
 
@@ -136,9 +136,9 @@ async def _generate_model(
         generation.release_files()
     job = await (service.wait_for_texture(job) if texture else service.wait_for_shape(job))
     model = job.textured_glb if texture else job.shape_glb
-    file_type = generation.delivery.type
+    form = generation.delivery.form
     try:
-        content = await service.convert(model, file_type, caller, is_delivery=True)
+        content = await service.convert(model, form, caller, is_delivery=True)
     except JobNotFoundError as error:
         if not generation.has_released_files:
             raise

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from trellis2_server.jobs.job import Caller, Job
     from trellis2_server.jobs.service import JobService
-    from trellis2_server.parameters import FileType
+    from trellis2_server.parameters import FileForm, FileType
     from trellis2_server.storage.content import Content
     from trellis2_server.storage.store import Artifact
 
@@ -27,6 +27,9 @@ MEDIA_TYPES: Final[dict[FileType, str]] = {
     "ply": "model/ply",
     "stl": "model/stl",
     "obj_zip": "application/zip",
+    "gltf_zip": "application/zip",
+    "3mf": "model/3mf",
+    "usdz": "model/vnd.usdz+zip",
 }
 #: Headers of every response that contains a model.
 MODEL_HEADERS: Final = ("X-Image-Hash", "X-Job-Id", "X-Seed", "X-Engine", "X-Background")
@@ -61,7 +64,7 @@ async def convert_on_get(  # noqa: PLR0913 - the service's arguments, and the re
     request: Request,
     service: JobService,
     model: Artifact,
-    file_type: FileType,
+    form: FileForm,
     caller: Caller,
     *,
     is_delivery: bool = False,
@@ -74,7 +77,7 @@ async def convert_on_get(  # noqa: PLR0913 - the service's arguments, and the re
         request: the GET; when its client disconnects, it waits no longer.
         service: the job service.
         model: the stored GLB.
-        file_type: the type.
+        form: the type, and the placement.
         caller: the client.
         is_delivery: see `JobService.convert`.
 
@@ -82,10 +85,10 @@ async def convert_on_get(  # noqa: PLR0913 - the service's arguments, and the re
         TooManyRequestsError: the client exceeds a limit.
         ServerError: the conversion failed.
     """
-    counts = file_type != "glb" and not is_delivery
-    if counts and await service.find_conversion(model, file_type) is None:
+    counts = form != "glb" and not is_delivery
+    if counts and await service.find_conversion(model, form) is None:
         request.app.state.rate_limit.take(caller.client)
-    conversion = service.convert(model, file_type, caller, is_delivery=is_delivery)
+    conversion = service.convert(model, form, caller, is_delivery=is_delivery)
     return await while_connected(request, conversion)
 
 

@@ -93,7 +93,9 @@ def schema(*names: str, required: tuple[str, ...] = ()) -> dict[str, Any]:
 EXPORTS: Final = {
     "type": "object",
     "properties": {
-        field.name: field_schema(field) for field in FIELDS if field.group in {"export", "delivery"}
+        field.name: field_schema(field)
+        for field in FIELDS
+        if field.group in {"export", "file", "delivery"}
     }
     | {
         "texture": {
@@ -103,6 +105,19 @@ EXPORTS: Final = {
     },
 }
 
+
+#: Query parameters of a file: how the model lies in it.
+FILE_PARAMETERS: Final = [
+    {
+        "name": field.name,
+        "in": "query",
+        "required": False,
+        "description": field.description,
+        "schema": field_schema(field),
+    }
+    for field in FIELDS
+    if field.group == "file"
+]
 
 #: What OpenAPI cannot say of a body.
 _BODY: Final = (

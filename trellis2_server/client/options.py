@@ -22,6 +22,7 @@ from trellis2_server.request_fields import (
     FileType,
     Group,
     Kind,
+    Origin,
     PipelineType,
     RequestField,
     Resolution,
@@ -34,7 +35,16 @@ from trellis2_server.request_fields import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["EXTENSIONS", "MAX_SEED", "OPTIONS", "FileType", "Option", "Options", "check_names"]
+__all__ = [
+    "EXTENSIONS",
+    "FILE_OPTIONS",
+    "MAX_SEED",
+    "OPTIONS",
+    "FileType",
+    "Option",
+    "Options",
+    "check_names",
+]
 
 #: What a nullable field is called on a command line where it is null.
 _NULL: Final = "none"
@@ -67,7 +77,6 @@ class Options(TypedDict, total=False):
     guidance_scale: float
     num_inference_steps: int
     geo_rotation: float
-    up_axis: UpAxis
     pipeline_type: PipelineType
     resolution: Resolution
     max_num_tokens: int
@@ -78,6 +87,10 @@ class Options(TypedDict, total=False):
     texture_format: TextureFormat
     compress: Compression | Literal["none"]
     uv: UvSource
+    up_axis: UpAxis
+    size_mm: float
+    size_m: float
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +125,8 @@ OPTIONS: Final = tuple(
     for field in FIELDS
     if field.group == group and group != "delivery" and field.name != "no_rembg"
 )
+#: Options that say how the model lies in a file.
+FILE_OPTIONS: Final = tuple(field.name for field in FIELDS if field.group == "file")
 _NAMES: Final = frozenset(option.name for option in OPTIONS)
 
 

@@ -137,7 +137,7 @@ def textured_glb(  # noqa: PLR0913
             deviation (p99) in voxels.
         alpha_mode: as glTF defines it; "auto" is OPAQUE unless the field is transparent somewhere,
             then MASK if nearly all of it is either clear or solid, otherwise BLEND.
-        texture_format: "auto" is JPEG, and WebP for a base colour with alpha.
+        texture_format: "auto" is JPEG, and PNG for a base colour with alpha.
         compress: compression of the triangles; None: uncompressed.
         unwrap: the method that creates the charts; xatlas runs in its own process, with a deadline.
         extras: JSON values, written to `asset.extras`.

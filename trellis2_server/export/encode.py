@@ -68,8 +68,8 @@ def encode_maps(
     Args:
         maps: baked textures.
         alpha_mode: "auto" is chosen by the alpha of the covered texels.
-        texture_format: "auto" is JPEG, and WebP for a base colour with alpha. "jpeg" becomes PNG
-            for a base colour with alpha.
+        texture_format: "auto" and "jpeg" become PNG for a base colour with alpha, which JPEG has
+            not, and which every program reads; "auto" is JPEG for all others.
 
     Raises:
         ExportError: an encoder failed.
@@ -83,9 +83,7 @@ def encode_maps(
     base_color = maps.base_color
     if alpha_mode == "OPAQUE":
         base_color = base_color[..., :3]
-    elif texture_format == "auto":
-        base_format = "webp"
-    elif texture_format == "jpeg":
+    elif base_format == "jpeg":
         base_format = "png"
     roughness, metallic = _constant(counts[1]), _constant(counts[2])
     with ThreadPoolExecutor(2, thread_name_prefix="encode") as pool:

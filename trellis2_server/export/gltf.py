@@ -87,7 +87,7 @@ class GltfBuilder:
         self.json["buffers"] = self.buffers
         size = self.buffers[0]["byteLength"]
         try:
-            head = _json_object(self.json).encode()
+            head = to_json(self.json).encode()
         except (TypeError, ValueError) as error:
             raise ExportError("The metadata of the file is not valid JSON.") from error
         head += b" " * (-len(head) % 4)
@@ -105,7 +105,7 @@ class GltfBuilder:
         )
 
 
-def _json_object(document: Mapping[str, Any]) -> str:
+def to_json(document: Mapping[str, Any]) -> str:
     """Return an object as JSON, its lists in slices: `dumps` holds the interpreter lock."""
     members: list[str] = []
     for name, value in document.items():

@@ -101,7 +101,7 @@ def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
         field: material attributes.
         texture_size: edge of the square textures, pixels.
         alpha_mode: as glTF defines it; "auto" is chosen by the baked alpha.
-        texture_format: "auto" is JPEG, and WebP for a base colour with alpha.
+        texture_format: "auto" is JPEG, and PNG for a base colour with alpha.
         compress: compression of the triangles; None: uncompressed. See `scene_compression`.
         unwrap: the method that creates the charts.
         keep_uv: whether to use the scene's own texture coordinates, checked by `check_uv`.

@@ -64,7 +64,7 @@ def create_textures(  # noqa: PLR0913 - the parameters of `export.textured_glb`
             that none would change. None: no original.
         texture_size: edge of the square textures, pixels.
         alpha_mode: as glTF defines it; "auto" is chosen by the baked alpha.
-        texture_format: "auto" is JPEG, and WebP for a base colour with alpha.
+        texture_format: "auto" is JPEG, and PNG for a base colour with alpha.
         unwrap: the method that creates the charts.
         atlas: used as it is, of that size; None: unwrap the mesh.
         report: stages "unwrap", "bake" and "encode".

@@ -1,7 +1,8 @@
 """`Conversions`: finished models in other file types, made once and stored with their job.
 
-A stored conversion has the name of its model, the file type and the version of the server that
-made it, such as `textured.obj-1_2_0`: another version makes it again. Conversions are dropped
+A stored conversion has the name of its model, the file type, a digest of a placement that is not
+the type's, and the version of the server that made it, such as `textured.obj-1_2_0`: another
+version makes it again. Conversions are dropped
 before any job is, least recently used first.
 
 Does not know: HTTP, how a model is converted.
@@ -15,17 +16,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server import __version__
+from trellis2_server.digests import md5
 from trellis2_server.errors import StoreError
 from trellis2_server.jobs.export_calls import ExportWork, with_contents
+from trellis2_server.parameters import PlacedFile
 from trellis2_server.storage.content import BytesContent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from trellis2_server.export.formats import FileType as ConvertedType
     from trellis2_server.jobs.executor import Executor
     from trellis2_server.jobs.export_calls import ExportCalls
-    from trellis2_server.parameters import FileType
+    from trellis2_server.parameters import FileForm
     from trellis2_server.settings import WorkerSettings
     from trellis2_server.storage.archive import Archive
     from trellis2_server.storage.content import Content
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 #: End of the names of conversions that this version made.
 _SUFFIX: Final = "-" + re.sub(r"[^a-z0-9]+", "_", __version__.lower())
+#: Digits of a type or a digest → letters.
+_LETTERS: Final = str.maketrans("0123456789", "ghijklmnop")
 #: Part of `worker.max_kept_bytes` that conversions in memory may take.
 _PART_OF_MEMORY: Final = 1 / 4
 #: Part of `worker.max_result_bytes` that conversions on the disk may take.
@@ -70,7 +74,7 @@ class Conversions:
         """Limit of their total size, bytes."""
         return self._max_memory_bytes if self._archive.is_in_memory else self._max_disk_bytes
 
-    def find(self, model: Artifact, file_type: FileType) -> Artifact | None:
+    def find(self, model: Artifact, file_type: FileForm) -> Artifact | None:
         """Return the stored conversion of a model; None: it has to be made."""
         return self._archive.find(model.uid, _name(model, file_type))
 
@@ -78,7 +82,7 @@ class Conversions:
         self,
         model: Artifact,
         content: Content,
-        file_type: ConvertedType,
+        file_type: FileForm,
         client: str,
         *,
         may_refuse: bool,
@@ -88,7 +92,7 @@ class Conversions:
         Args:
             model: the stored GLB.
             content: its content.
-            file_type: another type than "glb".
+            file_type: another form than "glb".
             client: see `ExportCalls.run`.
             may_refuse: see `ExportCalls.run`.
 
@@ -112,14 +116,12 @@ class Conversions:
         )
         return await self._export_calls.run(work, client, may_refuse=may_refuse)
 
-    async def convert_bytes(
-        self, content: Content, file_type: ConvertedType, client: str
-    ) -> Content:
+    async def convert_bytes(self, content: Content, file_type: FileForm, client: str) -> Content:
         """Return the conversion of a model that is not stored, and do not store it either."""
         work = ExportWork(self._call(content, file_type))
         return await self._export_calls.run(work, client, may_refuse=False)
 
-    def _call(self, content: Content, file_type: ConvertedType) -> Any:
+    def _call(self, content: Content, file_type: FileForm) -> Any:
         return with_contents(partial(self._executor.convert, file_type=file_type), content)
 
     # ---- storing -------------------------------------------------------------------------
@@ -138,7 +140,7 @@ class Conversions:
         """Delete conversions of at least that size together, or all of them."""
         self._shrink(self._size - missing_bytes)
 
-    def _store(self, model: Artifact, file_type: FileType, made: bytes) -> Content:
+    def _store(self, model: Artifact, file_type: FileForm, made: bytes) -> Content:
         if self._archive.find(model.uid, model.name) == model and self._has_room(len(made)):
             name = _name(model, file_type)
             self._touch(self._archive.store_file(model.uid, name, made, is_bulk=True))
@@ -173,5 +175,11 @@ class Conversions:
             self._archive.discard(artifact)
 
 
-def _name(model: Artifact, file_type: FileType) -> str:
-    return f"{model.name.partition('.')[0]}.{file_type}{_SUFFIX}"
+def _name(model: Artifact, file_type: FileForm) -> str:
+    """Return the name of a stored conversion: letters up to the hyphen, see `FILE_NAME`."""
+    if isinstance(file_type, PlacedFile):
+        word = f"{file_type.type}_{md5(repr(file_type.placement).encode())}"
+    else:
+        word = file_type
+    word = word.translate(_LETTERS)
+    return f"{model.name.partition('.')[0]}.{word}{_SUFFIX}"

@@ -28,11 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from trellis2_server.decoders import DecoderPool
-    from trellis2_server.export.formats import FileType
     from trellis2_server.inputs.background import FetchState
     from trellis2_server.inputs.images import Cutout, Cutter
     from trellis2_server.mesh import VoxelField
-    from trellis2_server.parameters import Options
+    from trellis2_server.parameters import FileForm, Options
     from trellis2_server.pipeline import Engine, Geometry, UploadedMesh
     from trellis2_server.reports import Report
     from trellis2_server.request_fields import RemoveBackground
@@ -177,7 +176,7 @@ class Executor(Protocol):
         """Export stored snapshots; see `snapshots.export_again`."""
         ...
 
-    def convert(self, glb: bytes, file_type: FileType, report: Report) -> bytes | Awaitable[bytes]:
+    def convert(self, glb: bytes, file_type: FileForm, report: Report) -> bytes | Awaitable[bytes]:
         """Return a model in another file type than "glb"; see `formats.convert`."""
         ...
 
@@ -298,7 +297,7 @@ class LocalExecutor:
             EngineName(made_by), shape, field, options, self._export, self.decoders, report
         )
 
-    def convert(self, glb: bytes, file_type: FileType, report: Report) -> bytes:
+    def convert(self, glb: bytes, file_type: FileForm, report: Report) -> bytes:
         """Return a model in another file type."""
         return convert(glb, file_type, report)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.job import Caller, Job
     from trellis2_server.jobs.manager import JobManager
     from trellis2_server.jobs.service import MetricsRenderer
-    from trellis2_server.parameters import FileType, Options
+    from trellis2_server.parameters import FileForm, Options
     from trellis2_server.storage.content import Content
     from trellis2_server.storage.store import Artifact
 
@@ -210,14 +210,14 @@ class LocalJobService:
         await self._archive.wait_until_saved(job.uid)
         return job, file
 
-    async def find_conversion(self, model: Artifact, file_type: FileType) -> Artifact | None:
+    async def find_conversion(self, model: Artifact, file_type: FileForm) -> Artifact | None:
         """Return the stored conversion of a model; None: it has to be made."""
         return self._results.find_conversion(model, file_type)
 
     async def convert(
         self,
         model: Artifact | None,
-        file_type: FileType,
+        file_type: FileForm,
         caller: Caller = ANONYMOUS,
         *,
         is_delivery: bool = False,
@@ -239,7 +239,7 @@ class LocalJobService:
         caller: Caller = ANONYMOUS,
         *,
         texture: bool | None,
-        file_type: FileType = "glb",
+        file_type: FileForm = "glb",
     ) -> Content:
         """Return the job's model with other options."""
         self.manager.admission.check_open()

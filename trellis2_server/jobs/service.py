@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from trellis2_server.inputs.background import FetchState
     from trellis2_server.jobs.job import Caller, Job
-    from trellis2_server.parameters import Delivery, FileType, Options
+    from trellis2_server.parameters import Delivery, FileForm, Options
     from trellis2_server.request_fields import RemoveBackground
     from trellis2_server.storage.content import Content
     from trellis2_server.storage.store import Artifact
@@ -207,14 +207,14 @@ class JobService(Protocol):
         """Return the content of a file; see `JobResults.open_file`."""
         ...
 
-    async def find_conversion(self, model: Artifact, file_type: FileType) -> Artifact | None:
+    async def find_conversion(self, model: Artifact, file_type: FileForm) -> Artifact | None:
         """Return the stored conversion of a model; None: `convert` would have to make it."""
         ...
 
     async def convert(
         self,
         model: Artifact | None,
-        file_type: FileType,
+        file_type: FileForm,
         caller: Caller = ANONYMOUS,
         *,
         is_delivery: bool = False,
@@ -241,7 +241,7 @@ class JobService(Protocol):
         caller: Caller = ANONYMOUS,
         *,
         texture: bool | None,
-        file_type: FileType = "glb",
+        file_type: FileForm = "glb",
     ) -> Content:
         """Return the job's model with other options; see `JobResults.export`.
 

@@ -33,6 +33,10 @@ const EXPORT_FIELDS = [
   "alpha_mode",
   "compress",
   "type",
+  "up_axis",
+  "size_mm",
+  "size_m",
+  "origin",
 ];
 
 /** @typedef {import("./api.js").Job} Job */
@@ -141,7 +145,8 @@ export class Downloads {
     if (!this.job || !form.reportValidity()) return;
     const { job, name } = this;
     const values = valuesOf(form);
-    const ending = { obj_zip: "zip" }[values.type] ?? values.type ?? "glb";
+    const ending =
+      { obj_zip: "zip", gltf_zip: "gltf.zip" }[values.type] ?? values.type ?? "glb";
     const button = /** @type {HTMLButtonElement} */ (form.querySelector("button"));
     button.disabled = true;
     status.textContent = "Exporting …";

@@ -28,6 +28,10 @@ const LABELS = /** @type {Record<string, string>} */ ({
   texture_format: "Texture format",
   compress: "Compression",
   type: "File type",
+  up_axis: "Axis that points up",
+  size_mm: "Size in millimetres",
+  size_m: "Size in metres",
+  origin: "Origin",
   sampling_steps: "Steps",
   guidance_scale: "Guidance",
   guidance_rescale: "Guidance rescale",
@@ -133,6 +137,9 @@ export function fieldRows(options, names, prefix = "field") {
       const label = row.appendChild(document.createElement("label"));
       label.textContent = LABELS[name] ?? LABELS[name.slice(name.indexOf("_") + 1)];
       const input = row.appendChild(inputFor(schema));
+      if (input instanceof HTMLInputElement && name.startsWith("size_")) {
+        input.placeholder = "that of the file type";
+      }
       const hint = row.appendChild(document.createElement("p"));
       hint.className = "hint";
       hint.textContent = [schema.description, bounds(schema)].filter(Boolean).join(" ");

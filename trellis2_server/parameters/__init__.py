@@ -13,16 +13,28 @@ from trellis2_server.parameters.parsing import (
     read_fields,
     read_options,
 )
-from trellis2_server.parameters.records import Delivery, Options, SamplerOptions
+from trellis2_server.parameters.records import (
+    Delivery,
+    FileForm,
+    Options,
+    PlacedFile,
+    Placement,
+    SamplerOptions,
+    default_placement,
+)
 from trellis2_server.request_fields import FIELDS, FileType
 
 __all__ = [
     "EXPORT_FIELDS",
     "FIELDS",
     "Delivery",
+    "FileForm",
     "FileType",
     "Options",
+    "PlacedFile",
+    "Placement",
     "SamplerOptions",
+    "default_placement",
     "fields_of",
     "maximum",
     "read_delivery",

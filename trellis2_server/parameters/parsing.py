@@ -12,14 +12,27 @@ import dataclasses
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
+from trellis2_server.errors import InputError
 from trellis2_server.parameters import readers
-from trellis2_server.parameters.records import Delivery, Options, SamplerOptions
+from trellis2_server.parameters.records import (
+    Delivery,
+    Options,
+    Placement,
+    SamplerOptions,
+    default_placement,
+)
 from trellis2_server.request_fields import BY_NAME, FIELDS, MAX_SEED, RANDOM_SEED, STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trellis2_server.request_fields import PipelineType, RemoveBackground, RequestField, Stage
+    from trellis2_server.request_fields import (
+        FileType,
+        PipelineType,
+        RemoveBackground,
+        RequestField,
+        Stage,
+    )
     from trellis2_server.settings import Settings
 
 #: Fields that change only how a shape and its material become a file.
@@ -32,6 +45,8 @@ _OPTION_FIELDS: Final = tuple(
     for field in dataclasses.fields(Options)
     if field.name in BY_NAME and field.name != "seed"
 )
+#: File types whose unit is the metre, and which are always Y up.
+_IN_METRES: Final[frozenset[FileType]] = frozenset({"glb", "gltf_zip", "usdz"})
 _PIPELINE_TYPES: Final[Mapping[int, PipelineType]] = {
     512: "512",
     1024: "1024_cascade",
@@ -62,15 +77,41 @@ def read_fields(raw: Mapping[str, object]) -> dict[str, Any]:
     return found
 
 
-def read_delivery(raw: Mapping[str, object]) -> Delivery:
+def read_delivery(raw: Mapping[str, object], *, has_mesh: bool = False) -> Delivery:
     """Return what the request wants in its reply.
 
+    Args:
+        raw: fields of the request.
+        has_mesh: whether the request has a mesh; `up_axis` is then that of the mesh.
+
     Raises:
-        InputError: a value makes no sense; names the field.
+        InputError: a value makes no sense, or not with the type; names the field.
     """
     found = read_fields(raw)
+    file_type = found.get("type", BY_NAME["type"].default)
+    placement = _placement(file_type, found, has_mesh=has_mesh)
     return Delivery(
-        **{name: found.get(name, BY_NAME[name].default) for name in ("texture", "type")}
+        found.get("texture"),
+        file_type,
+        None if placement == default_placement(file_type) else placement,
+    )
+
+
+def _placement(file_type: FileType, found: Mapping[str, Any], *, has_mesh: bool) -> Placement:
+    default = default_placement(file_type)
+    is_gltf = file_type in _IN_METRES
+    up_axis = "auto" if has_mesh else found.get("up_axis", "auto")
+    if is_gltf and up_axis == "z":
+        raise InputError(f"up_axis: z does not go with type {file_type}, which is always Y up")
+    right, wrong = ("size_m", "size_mm") if is_gltf else ("size_mm", "size_m")
+    if wrong in found:
+        unit = "metres" if is_gltf else "millimetres"
+        raise InputError(f"{wrong}: type {file_type} is in {unit}; send {right}")
+    size = found.get(right, default.size)
+    return Placement(
+        default.up_axis if up_axis == "auto" else up_axis,
+        size or None,
+        found.get("origin", default.origin),
     )
 
 
@@ -94,6 +135,8 @@ def read_options(raw: Mapping[str, object], settings: Settings, mesh: str | None
         else field.default
         for field in FIELDS
     }
+    if mesh is None:
+        values["up_axis"] = "auto"  # that of the file, see `read_delivery`
     values["remove_background"] = _REMOVALS[values["remove_background"]]
     values = _capped(values, settings)
     seed: int = values["seed"]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Larger angles have no meaningful remainder.
 _MAX_DEGREES: Final = 1e9
+#: Least size of a model, millimetres or metres.
+_LEAST_SIZE: Final = 1e-3
 
 
 def read(field: RequestField, name: str, value: object) -> Any:
@@ -141,6 +143,14 @@ def _texture_size(field: RequestField, name: str, value: object) -> int:
     return min(sizes, key=lambda size: abs(math.log2(size / wanted)))
 
 
+def _size(field: RequestField, name: str, value: object) -> float:
+    """Return a length, or 0; not smaller than a thousandth, so that no model vanishes."""
+    length = float(_clamped(name, value, (-1.0, _bounds(field)[1])))
+    if length < 0:
+        raise InputError(f"{name}: must not be negative")
+    return max(length, _LEAST_SIZE) if length else 0.0
+
+
 def _resolution(field: RequestField, name: str, value: object) -> int:
     wanted = _number(name, value)
     return min(map(int, field.choices), key=lambda known: abs(known - wanted))
@@ -151,4 +161,6 @@ _BY_FIELD: Final[Mapping[str, Reader]] = {
     "geo_rotation": _angle,
     "texture_size": _texture_size,
     "resolution": _resolution,
+    "size_mm": _size,
+    "size_m": _size,
 }

@@ -7,19 +7,23 @@ job: renaming or reordering classes or fields here loses what servers have on di
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import TYPE_CHECKING, Final, Literal
 
 # Stored records are validated against these annotations, which needs them at runtime.
-from trellis2_server.request_fields import (  # noqa: TC001
+from trellis2_server.request_fields import (
     AlphaMode,
     Compression,
     FileType,
+    Origin,
     PipelineType,
     RemoveBackground,
     TextureFormat,
     UpAxis,
     UvSource,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 #: Fields of `Options` that are newer than stored keys: the `repr` has them only if they are set.
 _NEWER: Final = frozenset({"up_axis", "uv"})
@@ -65,7 +69,7 @@ class Options:
         remove_background: whether to remove the background, and of which pictures.
         mesh: MD5 of the mesh file to texture; None: generate a shape.
         geo_rotation: degrees by which that mesh is turned before it is textured.
-        up_axis: axis of that mesh's file that points up.
+        up_axis: axis of that mesh's file that points up; "auto" without a mesh.
         uv: whether that mesh gets new texture coordinates or keeps its own.
     """
 
@@ -99,6 +103,49 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """How a model lies in a file.
+
+    Attributes:
+        up_axis: axis that points up.
+        size: longest edge, in the file's unit; None: the model's own size.
+        origin: what lies at the origin: the middle of the model's box, or of that box's floor.
+            None: the model's own origin.
+    """
+
+    up_axis: Literal["y", "z"] = "y"
+    size: float | None = None
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedFile:
+    """A file type with another placement than its default.
+
+    Attributes:
+        type: the type.
+        placement: how the model lies in the file.
+    """
+
+    type: FileType
+    placement: Placement
+
+
+#: What a file is: a file type with its default placement, or with another one.
+FileForm = FileType | PlacedFile
+
+#: As slicers expect files: Z up, millimetres, standing on the bed.
+_TO_PRINT: Final = Placement("z", 100.0, "floor")
+#: Default placements; a type that is not here has `Placement()`.
+_DEFAULT_PLACEMENTS: Final[Mapping[FileType, Placement]] = {"stl": _TO_PRINT, "3mf": _TO_PRINT}
+
+
+def default_placement(file_type: FileType) -> Placement:
+    """Return how a model lies in files of that type unless a request says otherwise."""
+    return _DEFAULT_PLACEMENTS.get(file_type, Placement())
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """What a request wants in its reply; it does not change the result.
 
@@ -106,7 +153,14 @@ class Delivery:
         texture: True: wait for the textured model. False: make no texture. None: reply with the
             untextured model, and make its texture in the background.
         type: file type of the model.
+        placement: how the model lies in the file; None: as usual for the type.
     """
 
     texture: bool | None
     type: FileType
+    placement: Placement | None = None
+
+    @property
+    def form(self) -> FileForm:
+        """The file type with the placement."""
+        return self.type if self.placement is None else PlacedFile(self.type, self.placement)

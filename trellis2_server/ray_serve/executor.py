@@ -29,9 +29,8 @@ from trellis2_server.storage.snapshots import EngineName
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
-    from trellis2_server.export.formats import FileType
     from trellis2_server.inputs.images import Cutout
-    from trellis2_server.parameters import Options
+    from trellis2_server.parameters import FileForm, Options
     from trellis2_server.ray_serve.engine_monitor import EngineMonitor
     from trellis2_server.ray_serve.remote_calls import RemoteCalls
     from trellis2_server.reports import Report
@@ -284,7 +283,7 @@ class ClusterExecutor:
         """Do nothing: decoders belong to the processes of the steps."""
 
     @_translate_ray_errors
-    async def convert(self, glb: bytes, file_type: FileType, report: Report) -> bytes:
+    async def convert(self, glb: bytes, file_type: FileForm, report: Report) -> bytes:
         """Return a model in another file type."""
         outcome = await self._calls.as_task(
             tasks.convert_model, ray.put(glb), file_type, node=None, report=report

@@ -24,9 +24,8 @@ from trellis2_server.storage.snapshots import EngineName
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from trellis2_server.export.formats import FileType
     from trellis2_server.mesh import Mesh, VoxelField
-    from trellis2_server.parameters import Options
+    from trellis2_server.parameters import FileForm, Options
     from trellis2_server.pipeline import UploadedMesh
     from trellis2_server.reports import Report
     from trellis2_server.settings import ExportSettings
@@ -130,7 +129,7 @@ def export_snapshots(  # noqa: PLR0913, PLR0917 - see `snapshots.export_again`
     return Outcome(None, (glb,))
 
 
-def convert_model(glb: bytes, file_type: FileType, report: Report) -> Outcome:
+def convert_model(glb: bytes, file_type: FileForm, report: Report) -> Outcome:
     """Convert a GLB, the result is large; see `formats.convert`."""
     return Outcome(None, (formats.convert(glb, file_type, report),))
 

@@ -144,9 +144,9 @@ def test_head_returns_the_headers_of_get(server: Server, job: dict[str, Any]) ->
 def test_other_formats_match_those_of_generate(
     server: Server, job: dict[str, Any], kind: str
 ) -> None:
-    for ending in ("obj", "ply", "stl", "zip"):
+    for ending in ("obj", "ply", "stl", "zip", "gltf.zip"):
         file = get_file(server, job, f"{kind}.{ending}")
-        file_type = "obj_zip" if ending == "zip" else ending
+        file_type = {"zip": "obj_zip", "gltf.zip": "gltf_zip"}.get(ending, ending)
         made = server.generate(fields(texture=kind == "textured", type=file_type))
         assert made.headers["X-Job-Id"] == job["uid"]
         assert file.content == made.content

@@ -113,6 +113,31 @@ def test_the_picture_stands_upright_on_a_mesh_with_z_up(
     assert again.content == reply.content
 
 
+def test_the_model_of_a_mesh_with_z_up_has_the_axis_of_its_file(default_preview: Server) -> None:
+    turn = trimesh.transformations.rotation_matrix(np.pi / 2, (1, 0, 0))
+    standing = egg().apply_transform(turn)
+    sent = as_bytes(standing, "stl")
+    reply = textured(default_preview, sent, seed=43, up_axis="z", type="stl")
+    # Z up and on the bed, as other STL files are.
+    extents = standing.extents * 100 / standing.extents.max()
+    assert bounds(reply, "stl")[1][2] == pytest.approx(extents[2], rel=1e-4)
+    assert np.ptp(bounds(reply, "stl"), axis=0) == pytest.approx(extents, rel=1e-4)
+    job = f"/jobs/{reply.headers['x-job-id']}"
+    get = default_preview.client.get
+    assert bounds(get(f"{job}/textured.obj"), "obj") == pytest.approx(egg().bounds, abs=1e-5)
+    as_sent = pytest.approx(standing.bounds, abs=1e-5)
+    assert bounds(get(f"{job}/textured.glb"), "glb") == as_sent
+    assert bounds(get(f"{job}/textured.obj?up_axis=z"), "obj") == as_sent
+    export = {"type": "obj", "up_axis": "z", "texture": True}
+    exported = default_preview.client.post(f"{job}/export", json=export)
+    assert bounds(exported, "obj") == as_sent
+
+
+def bounds(reply: httpx.Response, file_type: str) -> Any:
+    assert reply.is_success, reply.text
+    return trimesh.load(io.BytesIO(reply.content), file_type=file_type, force="mesh").bounds
+
+
 @pytest.mark.parametrize(("kind", "more"), [("stl", {"up_axis": "y"}), ("glb", {})])
 def test_nothing_is_said_of_a_mesh_with_y_up(
     default_preview: Server, kind: str, more: dict[str, Any]

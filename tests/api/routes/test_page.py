@@ -215,4 +215,5 @@ def test_the_page_names_only_declared_fields_and_has_a_label_for_each() -> None:
         field.name for field in FIELDS if field.group == "sampler"
     }
     assert {*form, *export} <= BY_NAME.keys()
-    assert set(export) <= {*EXPORT_FIELDS, "type"}
+    of_file = {field.name for field in FIELDS if field.group == "file"}
+    assert set(export) <= {*EXPORT_FIELDS, "type", *of_file}

@@ -339,3 +339,16 @@ def test_arguments_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(UsageError, match=r"^type: must be one of glb, "):
         asking(type="fbx")
     assert asking(type="obj").file_name("shape") == "shape.obj"
+
+
+def test_a_file_is_downloaded_with_the_placement_that_was_asked_for() -> None:
+    fields = {"seed": 1, "up_axis": "y", "size_mm": 30, "origin": None}
+    for mesh, expected in (
+        (None, "textured.stl?up_axis=y&size_mm=30"),
+        # The axis of a request with a mesh is that of the mesh.
+        (b"mesh", "textured.stl?size_mm=30"),
+    ):
+        request = GenerationRequest(
+            b"picture", mesh, texture=True, shape=False, type="stl", fields=fields
+        )
+        assert request.file_name("textured") == expected

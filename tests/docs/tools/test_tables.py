@@ -51,7 +51,7 @@ def test_a_setting_is_shown_with_its_default_and_bounds(row: str) -> None:
         "| `geo_rotation` |  |  | `0.0` |",
         "| `ss_guidance_interval` |  | two numbers, 0 … 1 | the checkpoint's |",
         "| `compress` |  | `meshopt`, `draco`, `null` | `export.compress` |",
-        "| `type` |  | `glb`, `obj`, `ply`, `stl`, `obj_zip` | `glb` |",
+        "| `type` |  | `glb`, `obj`, `ply`, `stl`, `obj_zip`, `gltf_zip`, `3mf`, `usdz` | `glb` |",
         "| `remove_background` |  | `true`, `false` |  |",
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import zipfile
 from typing import TYPE_CHECKING, Any
@@ -10,21 +11,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support import models, shapes
 from tests.support.meshes import as_bytes, two_nodes
+from tests.support.models import encoded
+from trellis2_server import export
 from trellis2_server.export import formats, retexture
-from trellis2_server.export.formats.model import Model, read_model
+from trellis2_server.export.formats.colors import place_colors
+from trellis2_server.export.formats.model import read_model
 from trellis2_server.export.formats.obj import write_obj, write_obj_zip
 from trellis2_server.export.formats.ply import write_ply
 from trellis2_server.export.geometry import GltfGeometry
 from trellis2_server.export.glb import pack
-from trellis2_server.export.material import Image as EncodedImage
 from trellis2_server.export.material import Material
 from trellis2_server.inputs.meshes import read_scene, to_model_frame
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trellis2_server.export.formats import FileType
+    from trellis2_server.export.formats.model import Model
+    from trellis2_server.parameters import FileType
 
 trimesh = pytest.importorskip("trimesh")
 
@@ -46,14 +51,9 @@ def quarters(colors: list[Any], mode: str) -> Image.Image:
     return picture
 
 
-def encoded(picture: Image.Image) -> EncodedImage:
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return EncodedImage("image/png", file.getvalue())
-
-
 def model() -> Model:
-    return Model(POSITIONS, MIDDLES, FACES, quarters(COLORS, "RGBA"), quarters(SURFACES, "RGB"))
+    pictures = quarters(COLORS, "RGBA"), quarters(SURFACES, "RGB")
+    return models.model(POSITIONS, FACES, MIDDLES, *pictures)
 
 
 def material_file(content: bytes) -> tuple[dict[str, str], dict[str, Image.Image]]:
@@ -93,7 +93,7 @@ def test_the_material_of_an_obj_names_the_texture_of_each_property() -> None:
 def test_an_obj_has_an_alpha_map_only_if_something_is_transparent() -> None:
     opaque = model()
     clear = [(*COLORS[0][:3], 254), *COLORS[1:]]
-    transparent = Model(POSITIONS, MIDDLES, FACES, quarters(clear, "RGBA"), None)
+    transparent = models.model(POSITIONS, FACES, MIDDLES, quarters(clear, "RGBA"))
     assert "map_d" not in material_file(write_obj_zip(opaque))[0]
     _, pictures = material_file(write_obj_zip(transparent))
     assert set(pictures) == {"map_Kd", "map_d"}
@@ -101,14 +101,83 @@ def test_an_obj_has_an_alpha_map_only_if_something_is_transparent() -> None:
 
 
 @pytest.mark.parametrize(("file_type", "write"), [("obj", write_obj), ("ply", write_ply)])
-def test_colours_at_vertices_are_those_of_the_texture_there(file_type: str, write: Any) -> None:
-    read = trimesh.load(
-        io.BytesIO(write(model())), file_type=file_type, process=False, maintain_order=True
+def test_colours_at_vertices_are_the_mean_of_those_around(file_type: str, write: Any) -> None:
+    # A red and a green face, of equal area, share an edge; the texture has a seam there.
+    picture = Image.new("RGBA", (16, 8), (255, 0, 0, 255))
+    picture.paste((0, 255, 0, 255), (8, 0, 16, 8))
+    flat = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]], np.float32)
+    uv = np.array([[0.1, 0.1], [0.4, 0.1], [0.1, 0.9], [0.6, 0.9], [0.9, 0.1], [0.9, 0.9]])
+    made = models.model(flat, FACES, None, None)
+    made = dataclasses.replace(
+        made,
+        uv=uv.astype(np.float32),
+        uv_faces=np.array([[0, 1, 2], [3, 4, 5]], np.int32),
+        material=Material(encoded(picture)),
     )
-    np.testing.assert_array_equal(read.vertices, POSITIONS)
+    read = trimesh.load(
+        io.BytesIO(write(made)), file_type=file_type, process=False, maintain_order=True
+    )
+    np.testing.assert_array_equal(read.vertices, flat)
     np.testing.assert_array_equal(read.faces, FACES)
-    got = read.visual.vertex_colors[:, :3].astype(int)
-    assert np.abs(got - np.array(COLORS)[:, :3]).max() <= 1
+    half = 188  # of the light
+    expected = [[255, 0, 0], [half, half, 0], [half, half, 0], [0, 255, 0]]
+    np.testing.assert_allclose(read.visual.vertex_colors[:, :3], expected, atol=1)
+    np.testing.assert_allclose(read.vertex_normals, [[0, 0, 1]] * 4, atol=1e-6)
+
+
+def test_a_texture_that_varies_within_faces_is_averaged() -> None:
+    stripes = np.zeros((64, 64, 4), np.uint8)
+    stripes[::2] = 255
+    stripes[..., 3] = 255
+    uv = np.array([[0, 0], [1, 0], [0, 1], [1, 1]], np.float32)
+    colors = place_colors(models.model(POSITIONS, FACES, uv, Image.fromarray(stripes)))
+    assert colors is not None
+    # Not black or white, as the texel at the vertex is.
+    assert ((colors[:, 0] > 100) & (colors[:, 0] < 240)).any()
+
+
+@pytest.mark.parametrize("file_type", ["obj", "ply", "obj_zip"])
+def test_seams_of_the_texture_do_not_cut_the_surface(file_type: FileType) -> None:
+    mesh = export.prepare(shapes.torus(), decimation_target=1000)
+    glb = export.textured_glb(mesh, shapes.field(24), texture_size=64)
+    content = formats.convert(glb, file_type)
+    if file_type == "obj_zip":
+        content = zipfile.ZipFile(io.BytesIO(content)).read("model.obj")
+    if file_type == "ply":
+        read = trimesh.load(io.BytesIO(content), file_type="ply", process=False)
+        places, faces, normals = read.vertices, read.faces, read.vertex_normals[read.faces]
+    else:
+        lines = [line.split() for line in content.decode().splitlines()]
+        places = np.array([line[1:4] for line in lines if line[0] == "v"], float)
+        rows = np.array([line[1:] for line in lines if line[0] == "vn"], float)
+        corners = [[part.split("/") for part in line[1:]] for line in lines if line[0] == "f"]
+        faces = np.array([[int(part[0]) - 1 for part in face] for face in corners])
+        normals = rows[[[int(part[2]) - 1 for part in face] for face in corners]]
+    assert len(read_model(glb).uv) > len(mesh.vertices)  # there are seams
+    assert len(places) == len(np.unique(places, axis=0)) == len(mesh.vertices)
+    whole = trimesh.Trimesh(places, faces, process=False)
+    assert whole.is_watertight
+    assert len(faces) == len(mesh.faces)
+    # trimesh computes normals anew, from faces that are cut along the seams.
+    [part] = read_scene(glb, is_own=True).parts
+    assert part.normals is not None
+    cosines = (normals * part.normals[part.faces]).sum(-1)
+    assert cosines.min() > np.cos(np.radians(1))
+
+
+def test_hard_edges_stay_hard_in_an_obj() -> None:
+    scene = read_scene(as_bytes(trimesh.creation.box(), "stl"))
+    glb = retexture.untextured_glb(scene, to_model_frame(scene), extras={}, generator="test")
+    made = read_model(glb)
+    assert (len(made.positions), len(made.faces)) == (8, 12)
+    expected = trimesh.creation.box().face_normals
+    lines = [line.split() for line in write_obj(made).decode().splitlines()]
+    rows = np.array([line[1:] for line in lines if line[0] == "vn"], float)
+    faces = [[int(part.split("/")[2]) - 1 for part in line[1:]] for line in lines if line[0] == "f"]
+    np.testing.assert_allclose(
+        np.sort(rows[faces][:, 0], axis=0), np.sort(expected, axis=0), atol=1e-4
+    )
+    assert (np.ptp(rows[faces], axis=1) == 0).all()
 
 
 def test_a_model_is_read_from_its_glb_with_textures_the_right_way_round() -> None:
@@ -127,6 +196,7 @@ def test_a_model_is_read_from_its_glb_with_textures_the_right_way_round() -> Non
     np.testing.assert_array_equal(read.positions, POSITIONS)
     np.testing.assert_array_equal(read.faces, FACES)
     np.testing.assert_array_equal(read.uv, MIDDLES)
+    np.testing.assert_array_equal(read.normals[read.normal_faces], np.full((2, 3, 3), [0, 0, 1]))
     for ours, wanted in (
         (read.base_color, expected.base_color),
         (read.metal_rough, expected.metal_rough),
@@ -141,6 +211,7 @@ def test_mirrored_parts_are_right_side_out_in_every_format(file_type: FileType) 
     assert [part.is_mirrored for part in scene.parts].count(True) == 1
     glb = retexture.untextured_glb(scene, to_model_frame(scene), extras={}, generator="test")
     read = trimesh.load(io.BytesIO(formats.convert(glb, file_type)), file_type=file_type)
+    read.merge_vertices(merge_norm=True)  # trimesh cuts an OBJ at hard edges
     bodies = read.split()
     assert len(bodies) == 2
     assert all(body.volume > 0 for body in bodies)
@@ -149,7 +220,7 @@ def test_mirrored_parts_are_right_side_out_in_every_format(file_type: FileType) 
 def test_the_normals_of_an_stl_are_those_of_its_triangles() -> None:
     mesh = trimesh.creation.icosphere(1)
     faces = np.vstack([mesh.faces, [[5, 5, 6]]]).astype(np.int32)  # the last one has no area
-    content = formats.stl.write_stl(Model(mesh.vertices.astype("f4"), None, faces, None, None))
+    content = formats.stl.write_stl(models.model(mesh.vertices, faces))
     rows = np.frombuffer(content[84:], [("normal", "<f4", 3), ("corners", "<f4", 9), ("x", "<u2")])
     assert int.from_bytes(content[80:84], "little") == len(rows) == len(faces)
     np.testing.assert_allclose(rows["normal"][:-1], mesh.face_normals, atol=1e-6)

@@ -10,7 +10,8 @@ from tests.support.meshes import CORNERS, as_bytes, egg, glb, triangle, two_node
 from trellis2_server.errors import InputError, TooLargeError
 from trellis2_server.export import retexture
 from trellis2_server.export.formats import convert
-from trellis2_server.inputs.meshes import model_frame, read_scene, to_model_frame
+from trellis2_server.inputs.meshes import Axis, model_frame, read_scene, to_model_frame
+from trellis2_server.parameters import PlacedFile, Placement
 
 
 def test_a_scene_fills_the_cube_and_faces_the_front() -> None:
@@ -58,13 +59,18 @@ def test_the_axis_that_points_up_is_that_of_the_format(kind: str, axis: str) -> 
     assert (one.vertices == same.vertices).all()
 
 
-def test_an_stl_that_this_server_wrote_has_y_up() -> None:
+@pytest.mark.parametrize("axis", ["y", "z"])
+def test_an_stl_that_this_server_wrote_is_taken_as_it_was_written(axis: Axis) -> None:
     scene = read_scene(as_bytes(egg(), "glb"))
-    plain = retexture.untextured_glb(scene, to_model_frame(scene), extras={}, generator="test")
-    own = convert(plain, "stl")
-    assert read_scene(own).up_axis == "y"
-    other = b"trellis2-server, Z up".ljust(80) + own[80:]
-    assert read_scene(other).up_axis == "z"
+    made = to_model_frame(scene)
+    plain = retexture.untextured_glb(scene, made, extras={}, generator="test")
+    own = read_scene(convert(plain, PlacedFile("stl", Placement(axis))))
+    assert own.up_axis == axis
+    assert sorted_rows(to_model_frame(own).vertices) == sorted_rows(made.vertices)
+
+
+def sorted_rows(vertices: Any) -> list[list[float]]:
+    return sorted(np.round(vertices + 0.0, 5).tolist())
 
 
 def test_a_mirrored_part_stays_right_side_out() -> None:

@@ -51,7 +51,6 @@ async def export(
     job = await service.get_job(name, caller)
     fields = await parse_fields(request, max_bytes=settings.server.max_body_bytes)
     options, delivery = read_export(fields, job.options, settings), read_delivery(fields)
-    texture, file_type = delivery.texture, delivery.type
-    call = service.export(job, options, caller, texture=texture, file_type=file_type)
+    call = service.export(job, options, caller, texture=delivery.texture, file_type=delivery.form)
     content = await while_connected(request, call)
-    return model_response(job, content, file_type, is_export=True)
+    return model_response(job, content, delivery.type, is_export=True)

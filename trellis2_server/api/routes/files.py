@@ -16,12 +16,15 @@ from trellis2_server.api.dependencies import CallerDep, ServiceDep, UidOrHash
 from trellis2_server.api.file_responses import file_response
 from trellis2_server.api.model_responses import BINARY, MEDIA_TYPES, convert_on_get
 from trellis2_server.api.responses import INVALID_REQUEST
-from trellis2_server.api.schemas import errors
+from trellis2_server.api.schemas import FILE_PARAMETERS, errors
+from trellis2_server.digests import md5
 from trellis2_server.errors import InputError, JobNotFoundError
-from trellis2_server.parameters import FileType
+from trellis2_server.parameters import FileType, read_delivery
+from trellis2_server.request_fields import EXTENSIONS
 
 if TYPE_CHECKING:
     from trellis2_server.jobs.job import Job
+    from trellis2_server.parameters import Delivery
     from trellis2_server.storage.store import Artifact
 
 _PERMANENT: Final = "private, max-age=31536000, immutable"
@@ -44,18 +47,19 @@ class JobFile:
     media_type: str
     convert_to: FileType | None = None
 
-    def etag(self, job: Job, artifact: Artifact) -> str:
+    def etag(self, job: Job, artifact: Artifact, delivery: Delivery) -> str:
         """Return the file's entity tag, which differs between versions of the converter."""
-        if self.convert_to is None:
+        if delivery.form == "glb":
             return artifact.etag
-        return f'"{job.uid}-{self.name}-{__version__}"'
+        placed = f"-{md5(repr(delivery.placement).encode())}" if delivery.placement else ""
+        return f'"{job.uid}-{self.name}-{__version__}{placed}"'
 
 
 def _model_files(kind: str) -> list[JobFile]:
     stored = f"{kind}.glb"
     converted = [
         JobFile(
-            f"{kind}.{'zip' if file_type == 'obj_zip' else file_type}",
+            f"{kind}.{EXTENSIONS[file_type]}",
             stored,
             MEDIA_TYPES[file_type],
             file_type,
@@ -98,7 +102,8 @@ async def file(
         str,
         Path(
             description="`input.png`, the cut-out picture; or `shape` or `textured` with `.glb`, "
-            "`.obj`, `.ply`, `.stl` or `.zip` (OBJ with its textures)."
+            "`.obj`, `.ply`, `.stl`, `.3mf`, `.usdz`, `.zip` (OBJ with its textures) or "
+            "`.gltf.zip`."
         ),
     ],
     service: ServiceDep,
@@ -106,21 +111,24 @@ async def file(
 ) -> Response:
     """Return a file with an ETag, as soon as it is available. Ranges are supported.
 
+    The query says how the model lies in the file, see `/jobs/{id}/export`.
+
     HEAD makes no file: without `Content-Length`, the file would have to be converted first.
     """
     requested = _find(file_name)
     job, artifact = await service.get_file(name, requested.source, caller)
+    is_model = requested.name != "input.png"
+    query = request.query_params if is_model else {}
+    delivery = read_delivery({**query, "type": requested.convert_to or "glb"})
     _check_is_convertible(requested, job)
     # A uid always refers to the same job, whereas an image hash can later refer to a newer one.
     is_hash = name.strip().lower() == job.image_hash
-    file_type = requested.convert_to or "glb"
-    stored = (
-        await service.find_conversion(artifact, file_type) if requested.convert_to else artifact
-    )
+    is_made = delivery.form == "glb"
+    stored = artifact if is_made else await service.find_conversion(artifact, delivery.form)
     return await file_response(
         request,
-        partial(convert_on_get, request, service, artifact, file_type, caller),
-        etag=requested.etag(job, artifact),
+        partial(convert_on_get, request, service, artifact, delivery.form, caller),
+        etag=requested.etag(job, artifact, delivery),
         size=stored.size if stored else None,
         media_type=requested.media_type,
         headers={
@@ -151,6 +159,7 @@ router.add_api_route(
     methods=["GET"],
     response_class=Response,
     summary="Get a file of a job",
+    openapi_extra={"parameters": FILE_PARAMETERS},
     responses=_FILE_RESPONSES,
 )
 router.add_api_route("/jobs/{name}/{file_name}", file, methods=["HEAD"], include_in_schema=False)

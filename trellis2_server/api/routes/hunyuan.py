@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Path, Request, Response
@@ -25,7 +26,6 @@ from trellis2_server.api.head_routes import head_response
 from trellis2_server.api.model_responses import convert_on_get
 from trellis2_server.api.schemas import EXAMPLE_PICTURE, errors, request_body, schema
 from trellis2_server.jobs.job import Job, Status
-from trellis2_server.parameters import Delivery
 from trellis2_server.storage.store import UID
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Scope
 
+    from trellis2_server.parameters import Delivery
     from trellis2_server.storage.content import Content
     from trellis2_server.storage.store import Artifact
 
@@ -84,7 +85,7 @@ async def send(
     generation = await read_generation_request(request, settings)
     has_texture = bool(generation.delivery.texture)
     job = await submit(generation, service, caller, texture=has_texture)
-    delivery = Delivery(texture=has_texture, type=generation.delivery.type)
+    delivery = replace(generation.delivery, texture=has_texture)
     return SendReply(uid=await service.create_alias(job, delivery))
 
 
@@ -107,10 +108,8 @@ async def status(
         return head_response("application/json")
     if model is None:
         return _compact(_without_model(view.job, view.delivery))
-    file_type = view.delivery.type if view.delivery else "glb"
-    return _completed(
-        await convert_on_get(request, service, model, file_type, caller, is_delivery=True)
-    )
+    form = view.delivery.form if view.delivery else "glb"
+    return _completed(await convert_on_get(request, service, model, form, caller, is_delivery=True))
 
 
 router.add_api_route(

@@ -76,9 +76,9 @@ async def generate_texture(
     timeout_s = settings.worker.texture_timeout_seconds
     call = find_texture(generation, service, caller, timeout_s)
     job = await while_connected(request, call)
-    file_type = generation.delivery.type
-    conversion = service.convert(job.textured_glb, file_type, caller, is_delivery=True)
-    return model_response(job, await while_connected(request, conversion), file_type)
+    delivery = generation.delivery
+    conversion = service.convert(job.textured_glb, delivery.form, caller, is_delivery=True)
+    return model_response(job, await while_connected(request, conversion), delivery.type)
 
 
 @router.get(

@@ -7,6 +7,7 @@ import contextlib
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
+from urllib.parse import urlencode
 
 from trellis2_server.client.errors import (
     ClientError,
@@ -16,7 +17,7 @@ from trellis2_server.client.errors import (
     NotFoundError,
     UsageError,
 )
-from trellis2_server.client.options import EXTENSIONS, MAX_SEED, FileType
+from trellis2_server.client.options import EXTENSIONS, FILE_OPTIONS, MAX_SEED, FileType
 from trellis2_server.client.protocol import retry
 from trellis2_server.client.protocol.actions import Call, Notice, ReadFile, Report, ShapeReady
 from trellis2_server.client.protocol.download import download
@@ -73,10 +74,14 @@ class GenerationRequest:
         return (self.shape and self.mesh is None) or not self.texture
 
     def file_name(self, kind: Literal["shape", "textured"]) -> str:
-        """Return the name of a model among the job's files."""
+        """Return the name of a model among the job's files, with a query for its placement."""
         # Only the textured OBJ has a material and images, and is zipped with them.
         is_plain = kind == "shape" and self.type == "obj_zip"
-        return f"{kind}.{'obj' if is_plain else EXTENSIONS[self.type]}"
+        # The axis of a request with a mesh is that of the mesh.
+        names = [name for name in FILE_OPTIONS if self.mesh is None or name != "up_axis"]
+        placed = {name: self.fields[name] for name in names if self.fields.get(name) is not None}
+        query = f"?{urlencode(placed)}" if placed else ""
+        return f"{kind}.{'obj' if is_plain else EXTENSIONS[self.type]}{query}"
 
 
 def read_body(request: GenerationRequest) -> Operation[dict[str, Any]]:

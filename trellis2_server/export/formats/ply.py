@@ -1,4 +1,4 @@
-"""Write binary PLY, with colours at the vertices.
+"""Write binary PLY, with normals and colours at the vertices.
 
 Format: G. Turk, "The PLY Polygon File Format" (1994). Colours are sRGB, as readers expect them.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trellis2_server.export.chunks import row_chunks
+from trellis2_server.export.formats.colors import place_colors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
 def write_ply(model: Model) -> bytes:
     """Return the model as a binary PLY file."""
-    colors = model.vertex_colors()
-    fields: list[Any] = [("position", "<f4", 3)]
-    properties = ["float x", "float y", "float z"]
+    colors, normals = place_colors(model), model.place_normals()
+    fields: list[Any] = [("position", "<f4", 3), ("normal", "<f4", 3)]
+    properties = [f"float {name}" for name in ("x", "y", "z", "nx", "ny", "nz")]
     if colors is not None:
         fields.append(("color", "u1", 4))
         properties += ["uchar red", "uchar green", "uchar blue", "uchar alpha"]
@@ -35,7 +36,7 @@ def write_ply(model: Model) -> bytes:
 
     def vertices(start: int, stop: int) -> NDArray[Any]:
         rows = np.empty(stop - start, fields)
-        rows["position"] = model.positions[start:stop]
+        rows["position"], rows["normal"] = model.positions[start:stop], normals[start:stop]
         if colors is not None:
             rows["color"] = colors[start:stop]
         return rows

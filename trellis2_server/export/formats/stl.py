@@ -5,16 +5,22 @@ Format: 3D Systems, "StereoLithography Interface Specification" (1989).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from trellis2_server.export.chunks import row_chunks
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from trellis2_server.export.formats.model import Model
+    from trellis2_server.inputs.meshes import Axis
+
+#: Header by the axis that points up: a file with Y up that is sent back is recognised by it.
+_HEADERS: Final[Mapping[Axis, bytes]] = {"y": b"trellis2-server", "z": b"trellis2-server, Z up"}
 
 
 def write_stl(model: Model) -> bytes:
@@ -31,5 +37,5 @@ def write_stl(model: Model) -> bytes:
         return triangles
 
     count = len(model.faces)
-    header = b"trellis2-server".ljust(80) + count.to_bytes(4, "little")
+    header = _HEADERS[model.up_axis].ljust(80) + count.to_bytes(4, "little")
     return b"".join([header, *row_chunks(rows, count)])

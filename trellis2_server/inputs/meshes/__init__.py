@@ -27,6 +27,11 @@ memory, which libraries do not do.
 
 from trellis2_server.inputs.meshes.glb_container import Glb
 from trellis2_server.inputs.meshes.model_frame import to_model_frame
+from trellis2_server.inputs.meshes.placements import (
+    has_shared_meshes,
+    placed_bounds,
+    separate_placements,
+)
 from trellis2_server.inputs.meshes.reading import read_scene
 from trellis2_server.inputs.meshes.scene import Axis, Part, Scene
 from trellis2_server.inputs.meshes.transfer import pack_scene, unpack_scene
@@ -36,8 +41,11 @@ __all__ = [
     "Glb",
     "Part",
     "Scene",
+    "has_shared_meshes",
     "pack_scene",
+    "placed_bounds",
     "read_scene",
+    "separate_placements",
     "to_model_frame",
     "unpack_scene",
 ]

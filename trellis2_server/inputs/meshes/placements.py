@@ -99,6 +99,26 @@ def separate_placements(scene: Scene, file_bytes: int) -> Scene:
     return replace(scene, parts=(*first, *added), nodes=tuple(nodes), meshes=tuple(meshes))
 
 
+def placed_bounds(scene: Scene) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the least and the greatest coordinates of all places of all meshes, float64 [3]."""
+    places = _places(scene)
+    corners: list[NDArray[np.float64]] = []
+    for part in scene.parts:
+        placed = [placement for placement, _ in places.get(part.mesh, {}).values()]
+        for placement in placed or [part.placement]:
+            positions = part.positions @ placement[:3, :3].T + placement[:3, 3]
+            corners += [
+                positions.min(axis=0, initial=np.inf),
+                positions.max(axis=0, initial=-np.inf),
+            ]
+    return np.min(corners, axis=0), np.max(corners, axis=0)
+
+
+def has_shared_meshes(scene: Scene) -> bool:
+    """Return whether a mesh has several places that differ."""
+    return any(len(placed) > 1 for placed in _places(scene).values())
+
+
 def prefer_front(scene: Scene, rotation_deg: float = 0.0, up_axis: UpAxis = "auto") -> Scene:
     """Place meshes that have several places where they are not mirrored and face the picture.
 
