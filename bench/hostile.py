@@ -45,7 +45,7 @@ from bench.hostile_cage import CagedServer, Holdings, with_difference  # noqa: E
 from bench.hostile_judge import SPARE_DESCRIPTORS, figures, problems  # noqa: E402
 from bench.hostile_meshes import stl_dust  # noqa: E402
 from bench.hostile_rows import ROWS, Row  # noqa: E402
-from bench.hostile_send import Attacker  # noqa: E402
+from bench.hostile_send import LONG_S, Attacker  # noqa: E402
 from bench.hostile_witness import small_picture  # noqa: E402
 from bench.record import Record, add_option  # noqa: E402
 
@@ -221,7 +221,11 @@ _NO_ATTACK: Final = {"statuses": {}, "texts": {}, "slowest_s": 0.0, "requests": 
 
 
 def run(
-    name: str, servers: Servers, look_s: float = LOOK_S, settle_s: float = SETTLE_S
+    name: str,
+    servers: Servers,
+    look_s: float = LOOK_S,
+    settle_s: float = SETTLE_S,
+    long_s: float = LONG_S,
 ) -> dict[str, Any]:
     """Run one row; return its figures, with `problems`.
 
@@ -230,10 +234,11 @@ def run(
         servers: where its server comes from.
         look_s: shortest time that the witnesses look, seconds.
         settle_s: time that the server has to let go of what the attack used, seconds.
+        long_s: how long an attack of many requests goes on, seconds.
     """
     row = ROWS[name]
     server, children = servers.take(row)
-    sender = Helper("hostile_send.py", name, server.port, server.pid)
+    sender = Helper("hostile_send.py", name, server.port, server.pid, long_s)
     sender.wait_until_ready(60)
     wait_until_quiet(server)
     before = server.holdings()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from bench.hostile_cage import command_line, descendants
 from bench.hostile_pictures import encode, noise, png_bomb
-from bench.hostile_send import BOUNDARY, LONG_S, Attacker, Outcome, form_part, head
+from bench.hostile_send import BOUNDARY, Attacker, Outcome, form_part, head
 from bench.hostile_witness import small_picture
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def slow_readers(attacker: Attacker) -> Iterator[None]:
             connection = attacker.connect(4096)
             connection.sendall(head(f"/jobs/{uid}/textured.glb", method="GET"))
             opened.append(connection)
-    _pause(LONG_S)
+    _pause(attacker.long_s)
     for connection in opened:
         connection.close()
     attacker.request("GET", f"/jobs/{uid}")
@@ -56,7 +56,9 @@ def conversion_loops(attacker: Attacker) -> Iterator[None]:
     yield
     names = ("textured.obj", "textured.ply", "textured.stl", "textured.zip")
     attacker.loops(
-        40, LONG_S, lambda k: attacker.request("GET", f"/jobs/{uid}/{names[k % len(names)]}")
+        40,
+        attacker.long_s,
+        lambda k: attacker.request("GET", f"/jobs/{uid}/{names[k % len(names)]}"),
     )
 
 
@@ -64,7 +66,7 @@ def conversion_heads(attacker: Attacker) -> Iterator[None]:
     """Forty loops of HEAD on a file that is not stored."""
     uid = attacker.model(texture_size=1024)
     yield
-    attacker.loops(40, LONG_S, lambda _: attacker.request("HEAD", f"/jobs/{uid}/textured.obj"))
+    attacker.loops(40, lambda _: attacker.request("HEAD", f"/jobs/{uid}/textured.obj"))
 
 
 def conversions_of_many(attacker: Attacker) -> Iterator[None]:
@@ -72,7 +74,9 @@ def conversions_of_many(attacker: Attacker) -> Iterator[None]:
     uids = [attacker.model(seed=k) for k in range(20)]
     yield
     attacker.loops(
-        20, LONG_S, lambda k: attacker.request("GET", f"/jobs/{uids[(k * 7) % 20]}/textured.zip")
+        20,
+        attacker.long_s,
+        lambda k: attacker.request("GET", f"/jobs/{uids[(k * 7) % 20]}/textured.zip"),
     )
 
 
@@ -86,7 +90,7 @@ def export_loops(attacker: Attacker) -> Iterator[None]:
         fields = {"decimation_target": 1000 + next(counter), "texture": True, "texture_size": 512}
         return attacker.json(f"/jobs/{uid}/export", fields)
 
-    attacker.loops(20, LONG_S, run)
+    attacker.loops(20, run)
 
 
 def range_flood(attacker: Attacker) -> Iterator[None]:
@@ -165,7 +169,7 @@ def cancel_storm(attacker: Attacker) -> Iterator[None]:
             return sent
         return attacker.request("DELETE", f"/jobs/{json.loads(sent.content)['uid']}")
 
-    attacker.loops(8, LONG_S, run)
+    attacker.loops(8, run)
 
 
 def disconnect_storm(attacker: Attacker) -> Iterator[None]:
@@ -182,7 +186,7 @@ def disconnect_storm(attacker: Attacker) -> Iterator[None]:
             connection.sendall((begin + part)[: chance.randrange(len(begin + part) + 200)])
             _pause(chance.random() * 0.2)
 
-    attacker.loops(8, LONG_S, run)
+    attacker.loops(8, run)
     attacker.request("GET", "/health")
 
 
@@ -191,7 +195,9 @@ def large_queue(attacker: Attacker) -> Iterator[None]:
     picture = small_picture()
     yield
     attacker.loops(
-        16, LONG_S, lambda k: attacker.form("/send", image=picture, seed=-1, texture="true", a=k)
+        16,
+        attacker.long_s,
+        lambda k: attacker.form("/send", image=picture, seed=-1, texture="true", a=k),
     )
 
 

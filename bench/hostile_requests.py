@@ -17,7 +17,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from bench.hostile_send import BOUNDARY, LONG_S, PATIENCE_S, Attacker, form_part, head
+from bench.hostile_send import BOUNDARY, PATIENCE_S, Attacker, form_part, head
 from bench.hostile_witness import small_picture
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def many_connections(attacker: Attacker) -> Iterator[None]:
     for _ in range(800):
         with contextlib.suppress(OSError):
             opened.append(attacker.connect())
-    _pause(LONG_S)
+    _pause(attacker.long_s)
     attacker.raw(head("/health", "Connection: close", method="GET"))
     for connection in opened:
         connection.close()
@@ -248,7 +248,7 @@ def connection_storm(attacker: Attacker) -> Iterator[None]:
             connection.sendall(b"GET / HT")
             connection.close()
 
-    attacker.loops(8, LONG_S, run)
+    attacker.loops(8, run)
     attacker.request("GET", "/health")
 
 

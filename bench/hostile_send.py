@@ -68,16 +68,18 @@ class Attacker:
         port: the server's.
         pid: the server's process.
         source: address that the requests come from.
+        long_s: how long an attack of many requests goes on, seconds.
 
     Attributes:
         outcomes: what came of the requests.
         most_bytes: maximum size of all bodies that were sent at the same time.
     """
 
-    def __init__(self, port: int, pid: int, source: str = SOURCE) -> None:
+    def __init__(self, port: int, pid: int, source: str = SOURCE, long_s: float = LONG_S) -> None:
         self.port = port
         self.pid = pid
         self.source = source
+        self.long_s = long_s
         self.outcomes: list[Outcome] = []
         self.most_bytes = 0
         self._lock = threading.Lock()
@@ -221,9 +223,9 @@ class Attacker:
         for thread in threads:
             thread.join(PATIENCE_S + 10)
 
-    def loops(self, count: int, seconds: float, call: Callable[[int], object]) -> None:
-        """Repeat a call in that many threads for that time."""
-        end = time.monotonic() + seconds
+    def loops(self, count: int, call: Callable[[int], object]) -> None:
+        """Repeat a call in that many threads for `long_s`."""
+        end = time.monotonic() + self.long_s
 
         def run(number: int) -> None:
             while time.monotonic() < end:
@@ -273,9 +275,9 @@ def main() -> None:
     from bench.hostile_rows import ROWS
     from bench.hostile_send import Attacker
 
-    name, port, pid = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    name, port, pid, long_s = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
     os.nice(5)
-    attacker = Attacker(port, pid)
+    attacker = Attacker(port, pid, long_s=long_s)
     attack = iter(ROWS[name].attack(attacker))
     next(attack)  # makes files, and what the attack needs of the server
     attacker.outcomes.clear()

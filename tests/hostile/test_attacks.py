@@ -12,11 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench import hostile
-from bench.hostile_animations import ANIMATIONS
-from bench.hostile_heic import HEICS
 from bench.hostile_judge import delays, figures, harm
-from bench.hostile_meshes import MESHES
-from bench.hostile_pictures import PICTURES
 from bench.hostile_rows import ROWS, Row
 from bench.hostile_send import MAX_BYTES, Attacker
 from tests.support.engines import PATIENCE_S
@@ -49,14 +45,12 @@ def servers() -> Generator[hostile.Servers]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_attack_is_refused_and_hurts_nobody(servers: hostile.Servers, name: str) -> None:
-    found = hostile.run(name, servers, look_s=0.5, settle_s=4 * PATIENCE_S)
+    found = hostile.run(name, servers, look_s=0.5, settle_s=4 * PATIENCE_S, long_s=1)
     assert harm(ROWS[name], found) == [], found.get("log")
 
 
-def test_there_are_forty_attacks_and_files_over_five_megabytes_are_none() -> None:
+def test_there_are_forty_attacks_and_none_may_send_over_five_megabytes() -> None:
     assert len(ROWS) >= 40
-    files = {**MESHES, **PICTURES, **ANIMATIONS, **HEICS}
-    assert {name for name in files if len(files[name]()) > MAX_BYTES} == set()
     with pytest.raises(AssertionError, match="over 5 MB"):
         Attacker(port=1, pid=1).form(image=bytes(MAX_BYTES))
 

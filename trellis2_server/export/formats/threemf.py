@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from trellis2_server.export.adjacency import twins
 from trellis2_server.export.cancellation import call, check
 from trellis2_server.export.formats.archive import ArchiveEntry, write_zip
-from trellis2_server.export.kernels import grouping as kernels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,6 +163,9 @@ def _objects(model: Model) -> NDArray[np.int64]:
 
 def _shells(faces: NDArray[np.int32], vertex_count: int) -> NDArray[np.int32]:
     """Return the shell of each face: faces that edges with two faces connect, int32 [F]."""
+    from trellis2_server.export.adjacency import twins
+    from trellis2_server.export.kernels import grouping as kernels
+
     faces = np.ascontiguousarray(faces)
     twin = twins(faces, vertex_count)
     label, groups, stack = (np.zeros(len(faces), np.int32) for _ in range(3))
