@@ -57,7 +57,6 @@ def conversion_loops(attacker: Attacker) -> Iterator[None]:
     names = ("textured.obj", "textured.ply", "textured.stl", "textured.zip")
     attacker.loops(
         40,
-        attacker.long_s,
         lambda k: attacker.request("GET", f"/jobs/{uid}/{names[k % len(names)]}"),
     )
 
@@ -75,7 +74,6 @@ def conversions_of_many(attacker: Attacker) -> Iterator[None]:
     yield
     attacker.loops(
         20,
-        attacker.long_s,
         lambda k: attacker.request("GET", f"/jobs/{uids[(k * 7) % 20]}/textured.zip"),
     )
 
@@ -196,7 +194,6 @@ def large_queue(attacker: Attacker) -> Iterator[None]:
     yield
     attacker.loops(
         16,
-        attacker.long_s,
         lambda k: attacker.form("/send", image=picture, seed=-1, texture="true", a=k),
     )
 
