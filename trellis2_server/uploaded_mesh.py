@@ -78,7 +78,7 @@ def read_mesh(
         content,
         rotation_deg=options.geo_rotation,
         up_axis=options.up_axis,
-        may_copy=options.uv != "keep",  # copies would share their texels
+        keep_uv=options.uv == "keep",
         check=check,
     )
     up_axis = scene.upward_axis(options.up_axis)

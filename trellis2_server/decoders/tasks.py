@@ -58,18 +58,17 @@ def read_mesh(content: memoryview, arguments: Mapping[str, Any]) -> Result:
 
     Args:
         content: the file.
-        arguments: `rotation_deg`, `up_axis`, `may_copy`: whether a mesh gets a copy for each of its
-            places.
+        arguments: `rotation_deg`, `up_axis`, `keep_uv`; see `decoders.meshes.read_mesh`.
     """
-    scene = read_scene(bytes(content))
+    scene = read_scene(bytes(content), with_uv=arguments["keep_uv"])
     return pack_scene(*_place(scene, max(len(content), scene.stored_bytes), **arguments))
 
 
 def _place(
-    scene: Scene, file_bytes: int, *, rotation_deg: float, up_axis: UpAxis, may_copy: bool
+    scene: Scene, file_bytes: int, *, rotation_deg: float, up_axis: UpAxis, keep_uv: bool
 ) -> tuple[Scene, Mesh]:
     """Bring a scene into the model frame; give each place of a mesh a copy, if there can be."""
-    if may_copy:
+    if not keep_uv:
         separate = prefer_front(separate_placements(scene, file_bytes), rotation_deg, up_axis)
         try:
             return separate, to_model_frame(separate, rotation_deg, up_axis)

@@ -16,7 +16,7 @@ from trellis2_server.inputs.meshes.placements import (
 
 SIZE = 1000
 MIRRORED = [-1, 1, 1]
-ARGUMENTS = {"rotation_deg": 0, "up_axis": "auto", "may_copy": True}
+ARGUMENTS = {"rotation_deg": 0, "up_axis": "auto", "keep_uv": False}
 
 
 def placed(*transforms: dict[str, Any]) -> Scene:
@@ -124,5 +124,5 @@ def test_a_decoder_copies_meshes_unless_they_would_be_too_large(
     assert [part.is_mirrored for part in shared.parts] == [False]
     assert len(mesh.faces) == 4
     monkeypatch.undo()
-    shared, _ = unpack_scene(*read_mesh(content, {**ARGUMENTS, "may_copy": False}))
+    shared, _ = unpack_scene(*read_mesh(content, {**ARGUMENTS, "keep_uv": True}))
     assert [part.is_mirrored for part in shared.parts] == [False]

@@ -17,6 +17,7 @@ from trellis2_server.inputs.meshes.ply_rows import Element, Rows
 from trellis2_server.inputs.meshes.ply_text import read_text_rows
 from trellis2_server.inputs.meshes.polygons import triangulate
 from trellis2_server.inputs.meshes.scene import (
+    Vertices,
     check_corners,
     check_indices,
     check_size,
@@ -152,7 +153,7 @@ def _scene(rows: dict[str, Rows]) -> Scene:
     triangles = np.concatenate(faces)
     check_size(0, len(triangles))
     check_indices(triangles, len(positions), "PLY")
-    return single_part_scene(positions, triangles, is_smooth=True)
+    return single_part_scene(Vertices(positions), triangles, is_smooth=True)
 
 
 def _strip_triangles(values: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:

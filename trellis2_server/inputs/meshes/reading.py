@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -42,12 +43,14 @@ class _Format:
         matches: whether a file's content looks like this format.
         read: reads the file; may raise any of `_READ_ERRORS`.
         up_axis: the axis that points up in most files.
+        read_with_uv: likewise with texture coordinates; None if `read` has them, or the format not.
     """
 
     name: str
     matches: Callable[[bytes], bool]
     read: Callable[[bytes], Scene]
     up_axis: Axis = "y"
+    read_with_uv: Callable[[bytes], Scene] | None = None
 
 
 #: Header of the binary STL files that this server has written with Y up.
@@ -60,7 +63,7 @@ _FORMATS: Final = (
     _Format("PLY", is_ply, read_ply),
     _Format("STL", is_binary_stl, read_binary_stl, "z"),
     _Format("STL", is_text_stl, read_text_stl, "z"),
-    _Format("OBJ", is_obj, read_obj),
+    _Format("OBJ", is_obj, read_obj, read_with_uv=partial(read_obj, with_uv=True)),
     _Format("STL", is_binary_stl_of_other_size, read_binary_stl, "z"),
 )
 
@@ -71,11 +74,12 @@ _READ_ERRORS: Final = (
 )  # fmt: skip
 
 
-def read_scene(content: bytes, *, is_own: bool = False) -> Scene:
+def read_scene(content: bytes, *, with_uv: bool = False, is_own: bool = False) -> Scene:
     """Read a GLB, glTF, OBJ, PLY or STL file.
 
     Args:
         content: of the file.
+        with_uv: whether texture coordinates are needed. In an OBJ, they take more vertices.
         is_own: whether the file is one of this server's, which may have many faces for its size.
 
     Raises:
@@ -84,9 +88,10 @@ def read_scene(content: bytes, *, is_own: bool = False) -> Scene:
     """
     file_format = _recognize(content)
     name = file_format.name
+    read = (file_format.read_with_uv if with_uv else None) or file_format.read
     try:
         with np.errstate(all="ignore"):  # values that are not finite are refused below
-            scene = file_format.read(content)
+            scene = read(content)
     except InputError:
         raise
     except _READ_ERRORS as error:
