@@ -36,7 +36,7 @@ from trellis2_server.inputs.meshes.scene import (
     make_node,
     make_part,
 )
-from trellis2_server.inputs.meshes.seams import Seams, cut_seams
+from trellis2_server.inputs.meshes.seams import Seams, cut_seams, to_gltf
 from trellis2_server.inputs.meshes.shading import FLAT, UNSAID, Polygons, shade
 from trellis2_server.inputs.meshes.text import (
     line_blocks,
@@ -279,8 +279,7 @@ class _Reader:
 
     def _cut_seams(self, index: NDArray[Any], textures: NDArray[np.int32]) -> Seams:
         self._check_largest(b"vt")
-        uv = np.concatenate(self._vectors[b"vt"])
-        uv[:, 1] = 1 - uv[:, 1]  # glTF's v grows downwards
+        uv = to_gltf(np.concatenate(self._vectors[b"vt"]))
         seams = cut_seams(index, textures, uv)
         check_size(len(seams.source), 0)
         return seams

@@ -60,7 +60,7 @@ _OWN_STL_HEADER: Final = b"trellis2-server".ljust(80)
 _FORMATS: Final = (
     _Format("GLB", is_glb, read_glb),
     _Format("glTF", is_gltf_text, read_glb),
-    _Format("PLY", is_ply, read_ply),
+    _Format("PLY", is_ply, read_ply, read_with_uv=partial(read_ply, with_uv=True)),
     _Format("STL", is_binary_stl, read_binary_stl, "z"),
     _Format("STL", is_text_stl, read_text_stl, "z"),
     _Format("OBJ", is_obj, read_obj, read_with_uv=partial(read_obj, with_uv=True)),
