@@ -26,7 +26,7 @@ def read_mesh(  # noqa: PLR0913 - what a call needs
     keep_uv: bool = False,
     check: Check,
 ) -> tuple[Scene, Mesh]:
-    """Read a mesh file; return its scene, and all its parts in the model frame.
+    """Read a mesh file; return its scene, and its parts at all their places in the model frame.
 
     Args:
         decoders: the processes.
@@ -34,7 +34,8 @@ def read_mesh(  # noqa: PLR0913 - what a call needs
         rotation_deg: see `to_model_frame`.
         up_axis: likewise.
         keep_uv: whether the meshes keep their own texture coordinates. Otherwise a mesh gets a copy
-            for each of its places, for which the picture differs.
+            for each of its places, for which the picture differs; the second result has these
+            copies in any case, behind the faces of the scene.
         check: called at least every 50 ms; what it raises ends the call.
 
     Raises:

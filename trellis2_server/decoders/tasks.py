@@ -67,16 +67,23 @@ def read_mesh(content: memoryview, arguments: Mapping[str, Any]) -> Result:
 def _place(
     scene: Scene, file_bytes: int, *, rotation_deg: float, up_axis: UpAxis, keep_uv: bool
 ) -> tuple[Scene, Mesh]:
-    """Bring a scene into the model frame; give each place of a mesh a copy, if there can be."""
-    if not keep_uv:
-        separate = prefer_front(separate_placements(scene, file_bytes), rotation_deg, up_axis)
-        try:
-            return separate, to_model_frame(separate, rotation_deg, up_axis)
-        except TooLargeError:
-            if len(separate.parts) == len(scene.parts):
-                raise
+    """Bring a scene into the model frame; give each place of a mesh a copy, if there can be.
+
+    Returns:
+        The scene; with `keep_uv` without these copies, which would share their texels.
+        The scene with the copies as one mesh: its faces begin with those of the scene without. So
+        the frame is the same, whichever texture coordinates an export uses.
+    """
     scene = prefer_front(scene, rotation_deg, up_axis)
-    return scene, to_model_frame(scene, rotation_deg, up_axis)
+    separate = separate_placements(scene, file_bytes)
+    try:
+        mesh = to_model_frame(separate, rotation_deg, up_axis)
+    except TooLargeError:
+        if len(separate.parts) == len(scene.parts):
+            raise
+        separate = scene
+        mesh = to_model_frame(scene, rotation_deg, up_axis)
+    return scene if keep_uv else separate, mesh
 
 
 TASKS: Final[dict[str, Task]] = {

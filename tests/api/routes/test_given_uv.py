@@ -121,6 +121,35 @@ def test_an_export_can_switch_between_new_and_own_coordinates(default_preview: S
     assert again.content == kept.content
 
 
+def test_meshes_at_several_places_can_switch_between_new_and_own_coordinates(
+    default_preview: Server,
+) -> None:
+    points, faces, uv = box()
+    mesh = trimesh.Trimesh(points, faces, visual=TextureVisuals(uv), process=False)
+    scene = trimesh.Scene()
+    scene.geometry["crate"] = mesh
+    for x in (-3, 3):
+        matrix = trimesh.transformations.translation_matrix([x, 0, 0])
+        scene.graph.update(f"crate {x}", matrix=matrix, geometry="crate")
+    made = {way: export_as(default_preview, as_bytes(scene, "glb"), way) for way in ("new", "keep")}
+    for first, second in made.values():
+        assert len(opened(first)[0]["meshes"]) != len(opened(second)[0]["meshes"])
+    assert made["new"] == made["keep"][::-1]
+    # The first place, which keeps its coordinates, is red: it is on the left of the picture.
+    assert np.all(middles(made["keep"][0])[:, :2] @ [1, -1] > 100)
+
+
+def export_as(server: Server, mesh: bytes, uv: str) -> list[bytes]:
+    """Return a model that was made that way, and its export the other way."""
+    body = fields(mesh=encoded(mesh), image=encoded(PICTURE), texture=True, uv=uv, seed=9)
+    reply = server.generate(body)
+    assert reply.status_code == 200, reply.text
+    other = {"texture": True, "uv": "new" if uv == "keep" else "keep"}
+    again = server.client.post(f"/jobs/{reply.headers['x-job-id']}/export", json=other)
+    assert again.status_code == 200, again.text
+    return [reply.content, again.content]
+
+
 def as_obj(uv: Any) -> bytes:
     """Return the box as an OBJ: eight vertices, and texture coordinates of its own at each corner.
 

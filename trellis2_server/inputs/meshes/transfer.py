@@ -214,7 +214,7 @@ def _check_faces(arrays: Mapping[str, NDArray[Any]]) -> None:
         _refuse()
     placed = arrays["placed_faces"]
     if (
-        len(placed) != total_faces
+        not total_faces <= len(placed) <= MAX_FACES
         or len(arrays["placed_vertices"]) > MAX_VERTICES
         or placed.min() < 0
         or placed.max() >= len(arrays["placed_vertices"])
