@@ -94,8 +94,12 @@ def read_mesh(
         check=check,
     )
     up_axis = scene.upward_axis(options.up_axis)
-    warnings = (_TAKEN_AS_Z_UP,) if options.up_axis == "auto" and up_axis == "z" else ()
-    uploaded = UploadedMesh(scene, mesh, up_axis, warnings)
+    warnings: list[str] = []
+    if options.up_axis == "auto" and up_axis == "z" and not scene.is_up_axis_declared:
+        warnings.append(_TAKEN_AS_Z_UP)
+    if scene.unread:
+        warnings.append(f"mesh: {', '.join(scene.unread)} of the file is not read and left out")
+    uploaded = UploadedMesh(scene, mesh, up_axis, tuple(warnings))
     placed = uploaded.placed
     if options.uv == "keep":
         given_uv.check_uv(scene, placed, report)

@@ -242,6 +242,21 @@ def test_a_result_that_is_not_a_scene_is_refused(
         unpack_scene(meta, changed)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("is_smooth", 1), ("is_double_sided", None), ("is_up_axis_declared", "y"), ("up_axis", "x"),
+        ("unread", None), ("unread", ("a",)), ("unread", [1]), ("unread", ["a"] * 6),
+        ("unread", ["é"]), ("unread", ["a" * 1001]),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_a_scene_is_checked(name: str, value: object) -> None:
+    meta, sent = packed()
+    assert unpack_scene(meta | {"unread": ["A", "B" * 1000]}, sent)[0].unread == ("A", "B" * 1000)
+    with pytest.raises(InputError, match="invalid result"):
+        unpack_scene(meta | {name: value}, sent)
+
+
 #: Of a tree of four nodes with a fifth beside it; each leaf has a mesh.
 TREE_CHANGES: dict[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]] = {
     "a mesh below none": ("nodes", lambda a: np.where(a == -1, -2, a)),

@@ -53,8 +53,10 @@ class _Format:
     read_with_uv: Callable[[bytes], Scene] | None = None
 
 
-#: Header of the binary STL files that this server has written with Y up.
-_OWN_STL_HEADER: Final = b"trellis2-server".ljust(80)
+#: Headers of the binary STL files that this server writes, by the axis that points up.
+_OWN_STL_HEADERS: Final[dict[Axis, bytes]] = {
+    "y": b"trellis2-server".ljust(80), "z": b"trellis2-server, Z up".ljust(80),
+}  # fmt: skip
 
 #: In the order in which they are tried.
 _FORMATS: Final = (
@@ -98,7 +100,8 @@ def read_scene(content: bytes, *, with_uv: bool = False, is_own: bool = False) -
         raise InputError(f"mesh: a broken {name} file") from error
     faces = sum(len(part.faces) for part in scene.parts)
     if not faces:
-        raise InputError(f"mesh: the {name} file has no triangle")
+        unread = f", only {', '.join(scene.unread)}, which is not read" if scene.unread else ""
+        raise InputError(f"mesh: the {name} file has no triangle{unread}")
     if not is_own:
         vertices = sum(len(part.positions) for part in scene.parts)
         check_density(vertices, faces, max(len(content), scene.stored_bytes))
@@ -111,8 +114,17 @@ def read_scene(content: bytes, *, with_uv: bool = False, is_own: bool = False) -
             )
         if not np.isfinite(part.positions).all():
             raise InputError(f"mesh: a vertex of the {name} file is not finite")
-    is_own_y_up = file_format.up_axis == "z" and content.startswith(_OWN_STL_HEADER)
-    return replace(scene, up_axis="y" if is_own_y_up else file_format.up_axis)
+    declared = _declared_axis(content) if name == "STL" else None
+    up_axis = declared or file_format.up_axis
+    return replace(scene, up_axis=up_axis, is_up_axis_declared=declared is not None)
+
+
+def _declared_axis(content: bytes) -> Axis | None:
+    """Return the axis that points up in an STL of this server, None for one of another program."""
+    for axis, header in _OWN_STL_HEADERS.items():
+        if content.startswith(header):
+            return axis
+    return None
 
 
 def _recognize(content: bytes) -> _Format:

@@ -80,6 +80,8 @@ class Scene:
         is_double_sided: whether the file declares faces visible from both sides.
         up_axis: the axis that points up in most files of that format.
         stored_bytes: about the size that the file would have without compression; 0: it has none.
+        is_up_axis_declared: whether the file itself says which axis points up.
+        unread: names of extensions of the file, with geometry that is left out.
     """
 
     parts: tuple[Part, ...]
@@ -90,6 +92,8 @@ class Scene:
     is_double_sided: bool = False
     up_axis: Axis = "y"
     stored_bytes: int = 0
+    is_up_axis_declared: bool = False
+    unread: tuple[str, ...] = ()
 
     def upward_axis(self, asked: UpAxis) -> Axis:
         """Return the axis that points up: the one that is asked for, or else that of the format."""
