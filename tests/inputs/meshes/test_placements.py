@@ -94,6 +94,12 @@ def test_of_several_places_one_that_faces_the_picture_and_is_not_mirrored_is_tak
         assert part.placement[0, 3] == x
 
 
+def test_a_place_that_faces_the_picture_is_taken_at_any_scale() -> None:
+    large = [1e200, 1e200, 1e200]
+    shared = placed({"scale": large, "rotation": [0, 1, 0, 0]}, {"scale": large})
+    assert prefer_front(shared).parts[0].placement[2, 2] == pytest.approx(1e200)
+
+
 def test_the_front_of_a_mesh_with_z_up_is_its_lower_side() -> None:
     half = 0.5**0.5
     shared = placed({}, {"rotation": [half, 0, 0, half], "translation": [7, 0, 0]})

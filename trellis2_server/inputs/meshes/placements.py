@@ -139,6 +139,9 @@ def prefer_front(scene: Scene, rotation_deg: float = 0.0, up_axis: UpAxis = "aut
         placements = np.array([placement for placement, _ in placed.values()])
         if len(placements) > 1:
             forward = placements[:, :3, :3] @ front
+            # Scaled first: the squares of large numbers exceed the range of numbers.
+            size = np.abs(forward).max(axis=1, keepdims=True)
+            forward /= np.where(size == 0, 1, size)
             length = np.linalg.norm(forward, axis=1)
             facing = forward @ front / np.where(length == 0, 1, length)
             rank = facing.round(6) - 4 * are_mirrored(placements)
