@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from trellis2_server import __version__
 from trellis2_server.decoders import meshes
+from trellis2_server.inputs.meshes.visibility import compact
+from trellis2_server.mesh import Mesh
 
 if TYPE_CHECKING:
     from trellis2_server.decoders import DecoderPool
     from trellis2_server.inputs.meshes import Axis, Scene
-    from trellis2_server.mesh import Mesh, VoxelField
+    from trellis2_server.mesh import VoxelField
     from trellis2_server.parameters import Options
     from trellis2_server.reports import Report
     from trellis2_server.settings import ExportSettings
@@ -43,7 +45,8 @@ class UploadedMesh:
 
     Attributes:
         scene: the uploaded file, in its own frame.
-        mesh: all its parts in the model frame, rotated by `geo_rotation`.
+        mesh: all its parts at all their places in the model frame, rotated by `geo_rotation`. Its
+            first faces are those of the scene.
         up_axis: the axis that was taken to point up in the file.
         warnings: sentences for the client, for example about that axis.
     """
@@ -52,6 +55,15 @@ class UploadedMesh:
     mesh: Mesh
     up_axis: Axis
     warnings: tuple[str, ...] = ()
+
+    @property
+    def placed(self) -> Mesh:
+        """The scene as one mesh: each mesh at one place."""
+        faces = self.mesh.faces[: sum(len(part.faces) for part in self.scene.parts)]
+        if len(faces) == len(self.mesh.faces):
+            return self.mesh
+        faces, used = compact(faces, len(self.mesh.vertices))
+        return Mesh(self.mesh.vertices if used is None else self.mesh.vertices[used], faces)
 
 
 def read_mesh(
@@ -78,18 +90,23 @@ def read_mesh(
         content,
         rotation_deg=options.geo_rotation,
         up_axis=options.up_axis,
-        may_copy=options.uv != "keep",  # copies would share their texels
+        keep_uv=options.uv == "keep",
         check=check,
     )
     up_axis = scene.upward_axis(options.up_axis)
-    warnings = (_TAKEN_AS_Z_UP,) if options.up_axis == "auto" and up_axis == "z" else ()
-    uploaded = UploadedMesh(scene, mesh, up_axis, warnings)
+    warnings: list[str] = []
+    if options.up_axis == "auto" and up_axis == "z" and not scene.is_up_axis_declared:
+        warnings.append(_TAKEN_AS_Z_UP)
+    if scene.unread:
+        warnings.append(f"mesh: {', '.join(scene.unread)} of the file is not read and left out")
+    uploaded = UploadedMesh(scene, mesh, up_axis, tuple(warnings))
+    placed = uploaded.placed
     if options.uv == "keep":
-        given_uv.check_uv(scene, mesh, report)
+        given_uv.check_uv(scene, placed, report)
     report("read", 1, 2)
     glb = retexture.untextured_glb(
         scene,
-        mesh,
+        placed,
         extras=_mesh_extras(engine, uploaded, options),
         generator=generator(engine),
         compress=options.compress,
@@ -112,7 +129,7 @@ def textured_mesh(  # noqa: PLR0913, PLR0917 - the parameters of `pipeline.expor
 
     return retexture.textured_glb(
         uploaded.scene,
-        uploaded.mesh,
+        uploaded.placed,
         field,
         texture_size=options.texture_size,
         alpha_mode=options.alpha_mode,
@@ -132,7 +149,7 @@ def _mesh_extras(engine: Named, uploaded: UploadedMesh, options: Options) -> dic
         "engine": engine.name,
         "seed": options.seed,
         "geometry": "given",
-        "faces": len(uploaded.mesh.faces),
+        "faces": sum(len(part.faces) for part in uploaded.scene.parts),
     }
     return extras if uploaded.up_axis == "y" else extras | {"up_axis": uploaded.up_axis}
 

@@ -11,8 +11,10 @@ from tests.support import khronos, shapes
 from tests.support.glb_files import opened
 from tests.support.meshes import as_bytes, egg, two_nodes
 from trellis2_server.export import retexture
+from trellis2_server.export.formats import convert
 from trellis2_server.inputs.meshes import Part, Scene, read_scene
 from trellis2_server.inputs.meshes import to_model_frame as to_frame
+from trellis2_server.parameters import PlacedFile, default_placement
 
 trimesh = pytest.importorskip("trimesh")
 
@@ -173,3 +175,22 @@ def test_each_part_keeps_what_it_has(shading: str) -> None:
                     part.normals[part.faces], known.normals[known.faces], atol=1e-6
                 )
     assert all(part.uv is not None for part in read_scene(files[1]).parts)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("scale", [1e-35, 1e-20, 1e-12, 1e-4, 1e3, 1e19, 1e21, 1e37])
+def test_normals_are_right_in_files_of_any_unit(scale: float) -> None:
+    mesh = egg()
+    lines = [f"v {x!r} {y!r} {z!r}" for x, y, z in (mesh.vertices * scale).tolist()]
+    lines += [f"f {a} {b} {c}" for a, b, c in (mesh.faces + 1).tolist()]
+    scene = read_scene("\n".join(lines).encode())
+    glb = retexture.untextured_glb(scene, to_frame(scene), extras={}, generator="test")
+    [part] = read_scene(glb, is_own=True).parts
+    assert part.normals is not None
+    outward = part.positions.astype(np.float64) / scale
+    assert np.einsum("nd,nd->n", part.normals, outward).min() > 0.4
+    unscaled = replace(default_placement("stl"), size=None)
+    stl = convert(glb, PlacedFile("stl", unscaled))
+    row = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("flags", "<u2")])
+    rows = np.frombuffer(stl, row, -1, 84)
+    assert np.linalg.norm(rows["normal"], axis=1) == pytest.approx(1, abs=1e-6)

@@ -23,23 +23,25 @@ def read_mesh(  # noqa: PLR0913 - what a call needs
     *,
     rotation_deg: float,
     up_axis: UpAxis = "auto",
-    may_copy: bool = True,
+    keep_uv: bool = False,
     check: Check,
 ) -> tuple[Scene, Mesh]:
-    """Read a mesh file; return its scene, and all its parts in the model frame.
+    """Read a mesh file; return its scene, and its parts at all their places in the model frame.
 
     Args:
         decoders: the processes.
         content: bytes of the file.
         rotation_deg: see `to_model_frame`.
         up_axis: likewise.
-        may_copy: whether a mesh gets a copy for each of its places, for which the picture differs.
+        keep_uv: whether the meshes keep their own texture coordinates. Otherwise a mesh gets a copy
+            for each of its places, for which the picture differs; the second result has these
+            copies in any case, behind the faces of the scene.
         check: called at least every 50 ms; what it raises ends the call.
 
     Raises:
         InputError: the file is not a mesh, is damaged, or takes too long.
         TooLargeError: the mesh exceeds a limit or the memory of a decoder.
     """
-    arguments = {"rotation_deg": rotation_deg, "up_axis": up_axis, "may_copy": may_copy}
+    arguments = {"rotation_deg": rotation_deg, "up_axis": up_axis, "keep_uv": keep_uv}
     meta, arrays = decoders.call("read_mesh", content, arguments, field="mesh", check=check)
     return unpack_scene(meta, arrays)

@@ -58,26 +58,32 @@ def read_mesh(content: memoryview, arguments: Mapping[str, Any]) -> Result:
 
     Args:
         content: the file.
-        arguments: `rotation_deg`, `up_axis`, `may_copy`: whether a mesh gets a copy for each of its
-            places.
+        arguments: `rotation_deg`, `up_axis`, `keep_uv`; see `decoders.meshes.read_mesh`.
     """
-    scene = read_scene(bytes(content))
+    scene = read_scene(bytes(content), with_uv=arguments["keep_uv"])
     return pack_scene(*_place(scene, max(len(content), scene.stored_bytes), **arguments))
 
 
 def _place(
-    scene: Scene, file_bytes: int, *, rotation_deg: float, up_axis: UpAxis, may_copy: bool
+    scene: Scene, file_bytes: int, *, rotation_deg: float, up_axis: UpAxis, keep_uv: bool
 ) -> tuple[Scene, Mesh]:
-    """Bring a scene into the model frame; give each place of a mesh a copy, if there can be."""
-    if may_copy:
-        separate = prefer_front(separate_placements(scene, file_bytes), rotation_deg, up_axis)
-        try:
-            return separate, to_model_frame(separate, rotation_deg, up_axis)
-        except TooLargeError:
-            if len(separate.parts) == len(scene.parts):
-                raise
+    """Bring a scene into the model frame; give each place of a mesh a copy, if there can be.
+
+    Returns:
+        The scene; with `keep_uv` without these copies, which would share their texels.
+        The scene with the copies as one mesh: its faces begin with those of the scene without. So
+        the frame is the same, whichever texture coordinates an export uses.
+    """
     scene = prefer_front(scene, rotation_deg, up_axis)
-    return scene, to_model_frame(scene, rotation_deg, up_axis)
+    separate = separate_placements(scene, file_bytes)
+    try:
+        mesh = to_model_frame(separate, rotation_deg, up_axis)
+    except TooLargeError:
+        if len(separate.parts) == len(scene.parts):
+            raise
+        separate = scene
+        mesh = to_model_frame(scene, rotation_deg, up_axis)
+    return scene if keep_uv else separate, mesh
 
 
 TASKS: Final[dict[str, Task]] = {

@@ -64,7 +64,8 @@ def check_uv(scene: Scene, placed: Mesh, report: Report | None = None) -> None:
             if part.uv is None:
                 raise InputError(
                     f"uv: keep needs texture coordinates, but {_part_name(scene, index)} has none; "
-                    "they are read from GLB files (TEXCOORD_0), not from OBJ, PLY and STL"
+                    "they are read from GLB (TEXCOORD_0), OBJ (vt) and PLY (vertices with s, t "
+                    "or u, v)"
                 )
         uv, faces = _merge(scene)
         _check_inside(scene, uv, faces)

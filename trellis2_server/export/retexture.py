@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     from trellis2_server.reports import Report
     from trellis2_server.request_fields import AlphaMode, Compression, TextureFormat
 
+#: Size below which the faces of a part may have less area than counts as one, and the largest power
+#: of two in float32.
+_SMALL = 2.0**-10
+_MAX_POWER = 126
+
 
 def untextured_glb(  # noqa: PLR0913 - the parameters of `export.untextured_glb`
     scene: Scene,
@@ -203,12 +208,29 @@ def _merge(scene: Scene) -> _Whole:
     else:
         normals = np.zeros_like(positions)
         if scene.is_smooth:
-            normals = smooth_normals(checked_mesh(Mesh(positions, faces)))
+            normals = smooth_normals(checked_mesh(Mesh(_enlarged(positions, vertices), faces)))
         if given:
             normals[np.repeat(has_normals, vertices)] = np.concatenate(given)
         has_normals |= scene.is_smooth
     mesh = np.array([part.mesh for part in parts])
     return _Whole(mesh, vertices, triangles, has_normals, positions, normals, faces)
+
+
+def _enlarged(positions: NDArray[np.float32], vertices: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the positions with small parts enlarged, so that their faces count as faces.
+
+    A file may be in any unit. By powers of two, which change no digit.
+
+    Args:
+        positions: float32 [N, 3].
+        vertices: int64 [P], number of vertices of each part, at least one.
+    """
+    sizes = np.maximum.reduceat(np.abs(positions).max(axis=1), np.cumsum(vertices) - vertices)
+    if sizes.min() >= _SMALL:
+        return positions
+    powers = np.where(sizes < _SMALL, np.minimum(-np.frexp(sizes)[1], _MAX_POWER), 0)
+    factors = np.ldexp(np.float32(1), powers)
+    return positions * np.repeat(factors, vertices)[:, None]
 
 
 def _starts(vertices: NDArray[np.int64], triangles: NDArray[np.int64]) -> NDArray[np.int32]:

@@ -121,6 +121,60 @@ def test_an_export_can_switch_between_new_and_own_coordinates(default_preview: S
     assert again.content == kept.content
 
 
+def test_meshes_at_several_places_can_switch_between_new_and_own_coordinates(
+    default_preview: Server,
+) -> None:
+    points, faces, uv = box()
+    mesh = trimesh.Trimesh(points, faces, visual=TextureVisuals(uv), process=False)
+    scene = trimesh.Scene()
+    scene.geometry["crate"] = mesh
+    for x in (-3, 3):
+        matrix = trimesh.transformations.translation_matrix([x, 0, 0])
+        scene.graph.update(f"crate {x}", matrix=matrix, geometry="crate")
+    made = {way: export_as(default_preview, as_bytes(scene, "glb"), way) for way in ("new", "keep")}
+    for first, second in made.values():
+        assert len(opened(first)[0]["meshes"]) != len(opened(second)[0]["meshes"])
+    assert made["new"] == made["keep"][::-1]
+    # The first place, which keeps its coordinates, is red: it is on the left of the picture.
+    assert np.all(middles(made["keep"][0])[:, :2] @ [1, -1] > 100)
+
+
+def export_as(server: Server, mesh: bytes, uv: str) -> list[bytes]:
+    """Return a model that was made that way, and its export the other way."""
+    body = fields(mesh=encoded(mesh), image=encoded(PICTURE), texture=True, uv=uv, seed=9)
+    reply = server.generate(body)
+    assert reply.status_code == 200, reply.text
+    other = {"texture": True, "uv": "new" if uv == "keep" else "keep"}
+    again = server.client.post(f"/jobs/{reply.headers['x-job-id']}/export", json=other)
+    assert again.status_code == 200, again.text
+    return [reply.content, again.content]
+
+
+def as_obj(uv: Any) -> bytes:
+    """Return the box as an OBJ: eight vertices, and texture coordinates of its own at each corner.
+
+    Args:
+        uv: of the corners, as in glTF.
+    """
+    points, _, _ = box()
+    places, corners = np.unique(points, axis=0, return_inverse=True)
+    lines = [f"v {x} {y} {z}" for x, y, z in places.tolist()]
+    lines += [f"vt {u!r} {1 - v!r}" for u, v in np.array(uv).tolist()]
+    words = [f"{corner + 1}/{at + 1}" for at, corner in enumerate(corners.reshape(-1).tolist())]
+    lines += [f"f {' '.join(words[at : at + 3])}" for at in range(0, 36, 3)]
+    return "\n".join(lines).encode()
+
+
+def test_an_obj_keeps_its_own_texture_coordinates(default_preview: Server) -> None:
+    kept = ask(default_preview, as_obj(box()[2]), texture_size=1024)
+    assert kept.status_code == 200, kept.text
+    assert messages(kept.content) == []
+    other = ask(default_preview, with_uv(box()[2]), texture_size=1024)
+    for mine, theirs in zip(corners_of(kept.content), corners_of(other.content), strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-6)
+    assert middles(kept.content) == pytest.approx(middles(other.content), abs=12)
+
+
 def test_both_sides_of_a_leaf_may_share_their_place(default_preview: Server) -> None:
     points = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]] * 2, float)
     faces = [[0, 1, 2], [0, 2, 3], [6, 5, 4], [7, 6, 4]]
@@ -167,4 +221,4 @@ def test_coordinates_that_cannot_be_kept_are_refused_with_their_place(
 def test_a_mesh_without_coordinates_has_none_to_keep(default_preview: Server, kind: str) -> None:
     reply = ask(default_preview, as_bytes(egg(), kind))
     assert reply.status_code == 400
-    assert "primitive 0 has none; they are read from GLB files" in reply.text
+    assert "primitive 0 has none; they are read from GLB (TEXCOORD_0)" in reply.text

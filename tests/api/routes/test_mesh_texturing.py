@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from tests.support.glb_files import opened
 from tests.support.hunyuan import finished, send
 from tests.support.khronos import messages
-from tests.support.meshes import as_bytes, egg, load_scene, ply, two_nodes
+from tests.support.meshes import as_bytes, egg, glb, load_scene, ply, two_nodes
 from tests.support.server import encoded, fields, picture, until
 
 if TYPE_CHECKING:
@@ -149,6 +149,27 @@ def test_nothing_is_said_of_a_mesh_with_y_up(
     assert "up_axis" not in opened(reply.content)[0]["asset"]["extras"]
     job = default_preview.client.get(f"/jobs/{reply.headers['x-job-id']}").json()
     assert not job.get("warnings")
+
+
+def test_an_stl_of_this_server_says_itself_which_axis_points_up(default_preview: Server) -> None:
+    standing = as_bytes(egg(), "stl")
+    own = textured(default_preview, standing, seed=44, up_axis="y", type="stl").content
+    job = job_of(textured(default_preview, own, seed=45), default_preview)
+    assert not job.get("warnings")
+    foreign = job_of(textured(default_preview, b"other" + own[5:], seed=46), default_preview)
+    assert "up_axis: y" in " ".join(foreign["warnings"])
+
+
+def test_a_job_says_what_was_left_out_of_its_mesh(default_preview: Server) -> None:
+    document, data = opened(as_bytes(egg(), "glb"))
+    document["extensionsUsed"] = ["EXT_primitive_voxels", "KHR_materials_unlit"]
+    job = job_of(textured(default_preview, glb(document, data), seed=47), default_preview)
+    assert job["warnings"] == ["mesh: EXT_primitive_voxels of the file is not read and left out"]
+
+
+def job_of(reply: httpx.Response, server: Server) -> dict[str, Any]:
+    assert reply.is_success, reply.text
+    return server.client.get(f"/jobs/{reply.headers['x-job-id']}").json()
 
 
 @pytest.mark.parametrize("kind", ["obj", "ply", "stl"])

@@ -15,6 +15,7 @@ from tests.support import khronos, models, shapes
 from tests.support.glb_files import opened
 from tests.support.meshes import as_bytes, two_nodes
 from trellis2_server import export
+from trellis2_server.errors import ExportError
 from trellis2_server.export import formats, retexture
 from trellis2_server.export.formats.model import read_model
 from trellis2_server.export.formats.placement import place
@@ -219,3 +220,20 @@ def test_every_model_has_its_size_and_its_origin(
         np.testing.assert_allclose(
             placed.min(0) + placed.max(0), 0, atol=2e-3 * max(extents.max(), 1)
         )
+
+
+def test_a_place_beyond_the_range_of_numbers_is_an_error(glb: bytes) -> None:
+    with pytest.raises(ExportError, match="cannot be written as obj"):
+        formats.convert(glb, PlacedFile("obj", Placement(size=7.1e38, origin="center")))
+    assert formats.convert(glb, PlacedFile("obj", Placement(size=3e38, origin="center")))
+
+
+def test_a_model_of_any_unit_gets_the_size_that_is_asked_for() -> None:
+    for edge in (1e-39, 1e-30, 1e30):
+        scene = read_scene(
+            f"v 0 0 0\nv {edge} 0 0\nv 0 {edge} 0\nv 0 0 {edge / 2}\nf 1 2 3\nf 1 3 4\n".encode()
+        )
+        made = retexture.untextured_glb(scene, to_model_frame(scene), extras={}, generator="test")
+        model = read_model(made)
+        placed = place(model, Placement("y", 100, "floor")).positions
+        assert np.ptp(placed, axis=0) == pytest.approx([100, 100, 50], rel=1e-4), edge

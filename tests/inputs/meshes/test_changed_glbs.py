@@ -21,7 +21,7 @@ VALUES = st.one_of(
     st.lists(st.integers(-1, 5), max_size=4), st.just({}), st.just(10**400),
 )  # fmt: skip
 
-ARGUMENTS = {"rotation_deg": 0, "up_axis": "auto", "may_copy": True}
+ARGUMENTS = {"rotation_deg": 0, "up_axis": "auto", "keep_uv": False}
 
 
 def everything() -> Glb:
@@ -74,7 +74,7 @@ def test_a_changed_file_is_read_or_is_the_clients_error(data: st.DataObject) -> 
     try:
         unpack_scene(
             *read_mesh(
-                memoryview(content), {"rotation_deg": 0, "up_axis": "auto", "may_copy": True}
+                memoryview(content), {"rotation_deg": 0, "up_axis": "auto", "keep_uv": False}
             )
         )
     except ServerError as error:

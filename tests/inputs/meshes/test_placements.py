@@ -16,7 +16,7 @@ from trellis2_server.inputs.meshes.placements import (
 
 SIZE = 1000
 MIRRORED = [-1, 1, 1]
-ARGUMENTS = {"rotation_deg": 0, "up_axis": "auto", "may_copy": True}
+ARGUMENTS = {"rotation_deg": 0, "up_axis": "auto", "keep_uv": False}
 
 
 def placed(*transforms: dict[str, Any]) -> Scene:
@@ -94,6 +94,12 @@ def test_of_several_places_one_that_faces_the_picture_and_is_not_mirrored_is_tak
         assert part.placement[0, 3] == x
 
 
+def test_a_place_that_faces_the_picture_is_taken_at_any_scale() -> None:
+    large = [1e200, 1e200, 1e200]
+    shared = placed({"scale": large, "rotation": [0, 1, 0, 0]}, {"scale": large})
+    assert prefer_front(shared).parts[0].placement[2, 2] == pytest.approx(1e200)
+
+
 def test_the_front_of_a_mesh_with_z_up_is_its_lower_side() -> None:
     half = 0.5**0.5
     shared = placed({}, {"rotation": [half, 0, 0, half], "translation": [7, 0, 0]})
@@ -114,7 +120,7 @@ def test_a_decoder_copies_meshes_unless_they_would_be_too_large(
     file.document["buffers"] = [{"byteLength": len(file.data)}]
     content = memoryview(bytes(file))
     separate, mesh = unpack_scene(*read_mesh(content, ARGUMENTS))
-    assert [part.is_mirrored for part in separate.parts] == [True, False]
+    assert [part.is_mirrored for part in separate.parts] == [False, True]
     assert len(mesh.faces) == 8
     assert np.ptp(mesh.vertices[:, 0]) > 0.6
     a, b, c = mesh.vertices[mesh.faces].transpose(1, 0, 2)
@@ -124,5 +130,33 @@ def test_a_decoder_copies_meshes_unless_they_would_be_too_large(
     assert [part.is_mirrored for part in shared.parts] == [False]
     assert len(mesh.faces) == 4
     monkeypatch.undo()
-    shared, _ = unpack_scene(*read_mesh(content, {**ARGUMENTS, "may_copy": False}))
-    assert [part.is_mirrored for part in shared.parts] == [False]
+
+
+@pytest.mark.parametrize("most_faces", [11, 12])
+def test_the_model_frame_is_the_same_with_new_and_with_own_texture_coordinates(
+    most_faces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An export can switch between them, but the field is made once."""
+    file = built()
+    file.document["nodes"] = [
+        {"mesh": 0, "scale": MIRRORED}, {"mesh": 0, "translation": [9, 0, 0]}, {"mesh": 0},
+    ]  # fmt: skip
+    file.document["scenes"] = [{"nodes": [0, 1, 2]}]
+    file.document["buffers"] = [{"byteLength": len(file.data)}]
+    content = memoryview(bytes(file))
+    monkeypatch.setattr(scene, "MAX_FACES", most_faces)
+    separate, mesh = unpack_scene(*read_mesh(content, ARGUMENTS))
+    shared, same = unpack_scene(*read_mesh(content, {**ARGUMENTS, "keep_uv": True}))
+    assert len(shared.parts) == 1
+    assert len(separate.parts) == (3 if most_faces == 12 else 1)
+    assert len(mesh.faces) == 4 * len(separate.parts)
+    np.testing.assert_array_equal(same.vertices, mesh.vertices)
+    np.testing.assert_array_equal(same.faces, mesh.faces)
+    # The first faces are those of the scene: they differ by a shift and a scale.
+    points, faces = shared.merge()
+    ours, theirs = points[faces].reshape(-1, 3), same.vertices[same.faces[:4]].reshape(-1, 3)
+    theirs = theirs[:, [0, 2, 1]] * [1, 1, -1]
+    scale = np.ptp(theirs, axis=0) / np.ptp(ours, axis=0)
+    np.testing.assert_allclose(scale, scale[0], rtol=1e-5)
+    np.testing.assert_allclose(theirs - theirs[0], (ours - ours[0]) * scale, atol=1e-6)
+    assert ours[:, 0].min() >= 9

@@ -22,6 +22,7 @@ from trellis2_server.inputs.meshes import (
     unpack_scene,
 )
 from trellis2_server.inputs.meshes.metadata import MAX_DEPTH
+from trellis2_server.inputs.meshes.scene import MAX_FACES
 from trellis2_server.inputs.meshes.transfer import MAX_TEXT_BYTES
 from trellis2_server.mesh import Mesh
 
@@ -199,7 +200,7 @@ CHANGES: dict[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]] = {
     "more flags of numbers": ("is_whole", lambda a: np.concatenate([a, a])),
     "a placed face that is negative": ("placed_faces", lambda a: a - 1),
     "a placed face beyond the last vertex": ("placed_faces", lambda a: a + 1),
-    "more placed faces": ("placed_faces", lambda a: np.concatenate([a, a])),
+    "too many placed faces": ("placed_faces", lambda a: np.resize(a, (MAX_FACES + 1, 3))),
     "placed vertices that are not finite": ("placed_vertices", lambda a: a + np.float32("inf")),
     "placements that are not finite": ("placements", lambda a: a * np.inf),
     "normals that are not finite": ("normals", lambda a: a * np.float32("nan")),
@@ -239,6 +240,21 @@ def test_a_result_that_is_not_a_scene_is_refused(
         changed = sent | {name: change(sent[name])}
     with pytest.raises(InputError, match="invalid result"):
         unpack_scene(meta, changed)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("is_smooth", 1), ("is_double_sided", None), ("is_up_axis_declared", "y"), ("up_axis", "x"),
+        ("unread", None), ("unread", ("a",)), ("unread", [1]), ("unread", ["a"] * 6),
+        ("unread", ["é"]), ("unread", ["a" * 1001]),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_a_scene_is_checked(name: str, value: object) -> None:
+    meta, sent = packed()
+    assert unpack_scene(meta | {"unread": ["A", "B" * 1000]}, sent)[0].unread == ("A", "B" * 1000)
+    with pytest.raises(InputError, match="invalid result"):
+        unpack_scene(meta | {name: value}, sent)
 
 
 #: Of a tree of four nodes with a fifth beside it; each leaf has a mesh.

@@ -13,7 +13,7 @@ import numpy as np
 
 from trellis2_server.errors import InputError
 from trellis2_server.export.cancellation import CheckedStream, check
-from trellis2_server.export.formats.rows import group_rows
+from trellis2_server.export.formats.rows import group_rows, unit_vectors
 from trellis2_server.export.material import Image, Material
 from trellis2_server.inputs.meshes import (
     Glb,
@@ -172,7 +172,7 @@ def _normals(
         turned = [_turned(part) for part in parts]
         return np.concatenate(turned), faces
     corners = positions[faces].astype(np.float64)
-    flat = _unit(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]))
+    flat = unit_vectors(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]))
     found: list[NDArray[np.float32]] = []
     rows = np.empty_like(faces)
     face = vertex = count = 0
@@ -201,14 +201,7 @@ def _turned(part: Part) -> NDArray[np.float32]:
     cofactors = np.cross(linear[[1, 2, 0]], linear[[2, 0, 1]])
     if part.is_mirrored:
         cofactors = -cofactors
-    return _unit(part.normals.astype(np.float64) @ cofactors.T)
-
-
-def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return vectors of length 1; (0, 0, 1) for those without a direction."""
-    largest = np.abs(vectors).max(axis=1, initial=0, keepdims=True)
-    vectors = np.where(largest > 0, vectors / np.where(largest > 0, largest, 1), (0, 0, 1))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit_vectors(part.normals.astype(np.float64) @ cofactors.T)
 
 
 def _material(file: Glb) -> Material:

@@ -10,17 +10,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trellis2_server.errors import InputError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trellis2_server.export.formats.model import Model
     from trellis2_server.parameters import Placement
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 def place(model: Model, placement: Placement) -> Model:
     """Return the model as it lies in a file.
 
     The front of the object is +Z if Y points up and -Y if Z does, as in Blender and in slicers.
+
+    Raises:
+        InputError: the file cannot have numbers of that size.
     """
     positions, normals = model.positions, model.normals
     if placement.up_axis != model.up_axis:
@@ -29,6 +36,11 @@ def place(model: Model, placement: Placement) -> Model:
     low, high = positions.min(axis=0).astype(np.float64), positions.max(axis=0).astype(np.float64)
     scale, offset = scale_and_offset(low, high, placement)
     if scale != 1 or offset.any():
+        box = np.array([low, high]) * scale
+        if float(np.abs([box, box + offset]).max()) > _LARGEST:
+            raise InputError("its size exceeds the range of numbers")
+        if not 1 / _LARGEST < scale < _LARGEST:
+            positions = positions.astype(np.float64)  # float32 has no such factor
         positions = (positions * scale + offset).astype(np.float32)
     return replace(model, positions=positions, normals=normals, up_axis=placement.up_axis)
 

@@ -1,4 +1,4 @@
-"""Find rows of numbers that are equal."""
+"""Rows of numbers: which are equal, and vectors of length 1."""
 
 from __future__ import annotations
 
@@ -48,3 +48,18 @@ def group_rows(rows: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np
     groups = np.empty(len(bits), np.int32)
     groups[order] = rank[np.cumsum(is_new) - 1]
     return first[ascending], groups
+
+
+def unit_vectors(
+    vectors: NDArray[np.float64], without: tuple[int, int, int] = (0, 0, 1)
+) -> NDArray[np.float32]:
+    """Return vectors of length 1, float32 [N, 3].
+
+    Args:
+        vectors: float64 [N, 3], of any size: scaled before they are squared.
+        without: for those without a direction.
+    """
+    largest = np.abs(vectors).max(axis=1, initial=0, keepdims=True)
+    scaled = np.where(largest > 0, vectors / np.where(largest > 0, largest, 1), without)
+    length = np.linalg.norm(scaled, axis=1, keepdims=True)
+    return (scaled / np.where(length > 0, length, 1)).astype(np.float32)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from trellis2_server.export.chunks import row_chunks
+from trellis2_server.export.formats.rows import unit_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,10 +31,10 @@ def write_stl(model: Model) -> bytes:
         triangles = np.zeros(
             stop - start, [("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("flags", "<u2")]
         )
-        triangles["corners"] = corners = model.positions[model.faces[start:stop]]
+        triangles["corners"] = model.positions[model.faces[start:stop]]
+        corners = triangles["corners"].astype(np.float64)
         normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        length = np.linalg.norm(normals, axis=1, keepdims=True)
-        triangles["normal"] = normals / np.where(length > 0, length, 1)
+        triangles["normal"] = unit_vectors(normals, without=(0, 0, 0))
         return triangles
 
     count = len(model.faces)

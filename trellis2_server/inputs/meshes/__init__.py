@@ -9,10 +9,10 @@
     glb_accessors    rows of numbers of a GLB
     glb_container    chunks and buffer views of a GLB
     glb_json, data_uris  parts of that
-    obj_lines, ply_text, ply_binary, ply_rows  parts of two readers
+    obj_blocks, obj_lines, ply_text, ply_binary, ply_rows  parts of two readers
     text, numbers    lines and numbers of text files, many at a time
     polygons         polygons → triangles
-    shading          normals of the corners of polygons
+    shading, seams   normals and texture coordinates of the corners of polygons
     placements       where nodes place meshes
     scene            the result, `Scene`, and the limits on its size
     model_frame      scene → one mesh in the model frame

@@ -13,7 +13,7 @@ import numpy as np
 
 from trellis2_server.inputs.meshes.glb_accessors import Accessors
 from trellis2_server.inputs.meshes.glb_container import Glb
-from trellis2_server.inputs.meshes.glb_extensions import check_required
+from trellis2_server.inputs.meshes.glb_extensions import check_required, unread_geometry
 from trellis2_server.inputs.meshes.glb_meshes import MeshReader
 from trellis2_server.inputs.meshes.glb_nodes import read_nodes
 from trellis2_server.inputs.meshes.metadata import MetadataFilter
@@ -59,6 +59,7 @@ def read_glb(content: bytes) -> Scene:
         meshes=tuple(names.values()),
         is_double_sided=is_double_sided,
         stored_bytes=stored_bytes,
+        unread=unread_geometry(file.json),
     )
 
 

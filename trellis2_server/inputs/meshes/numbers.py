@@ -163,24 +163,27 @@ class Corners:
 
     Attributes:
         vertices: int64 [C], the first number of each.
-        normals: int64 [C], the third number of each; 0 where there is none.
+        textures: int64 [C], the second number of each; 0 where there is none. None: of all.
+        normals: int64 [C], the third number of each, likewise.
     """
 
     vertices: NDArray[np.int64]
+    textures: NDArray[np.int64] | None
     normals: NDArray[np.int64] | None
 
 
-def corners(words: Words) -> Corners | None:
+def corners(words: Words, *, with_textures: bool = False) -> Corners | None:
     """Return the corners that the words are; None if one of them is none.
 
     Args:
         words: all words of a block.
+        with_textures: whether the second numbers are wanted.
     """
     text, starts, ends = words.text, words.starts, words.ends
     slashes = np.flatnonzero(text == _SLASH)
     if not len(slashes):
         found = integers(words)
-        return None if found is None else Corners(found, None)
+        return None if found is None else Corners(found, None, None)
     fields = find_words(np.where(text == _SLASH, np.uint8(_SPACE), text))
     values = integers(fields)
     if values is None:
@@ -194,8 +197,15 @@ def corners(words: Words) -> Corners | None:
         return None
     last = np.append(first[1:], len(values)) - 1
     has_normal = (counts == 2) & (text[ends - 1] != _SLASH)  # noqa: PLR2004
-    normals = np.where(has_normal, values[last], 0)
-    return Corners(values[first], normals if has_normal.any() else None)
+    normals = np.where(has_normal, values[last], 0) if has_normal.any() else None
+    textures = None
+    if with_textures:
+        # Right behind the slash that ends the first field, and in the same word.
+        second = np.minimum(first + 1, len(values) - 1)
+        has_texture = fields.starts[second] == fields.ends[first] + 1
+        has_texture &= (counts > 0) & (fields.starts[second] < ends)
+        textures = np.where(has_texture, values[second], 0) if has_texture.any() else None
+    return Corners(values[first], textures, normals)
 
 
 def _slashes_of(words: Words, slashes: NDArray[np.int64]) -> NDArray[Any]:

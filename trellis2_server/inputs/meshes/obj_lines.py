@@ -60,21 +60,22 @@ def _have_numbers(text: NDArray[np.uint8], heads: NDArray[np.int64]) -> NDArray[
     return is_short | is_vector
 
 
-def line_of_large_index(content: bytes, start: int, vertices: int) -> int:
+def line_of_large_index(content: bytes, start: int, count: int, field: int = 0) -> int:
     """Return where the first line with a face is that refers to a vertex behind the last one.
 
     Args:
         content: of the file; from `start` on, a line has such a face.
         start: of a line.
-        vertices: number of vertices in the file.
+        count: number of vertices in the file; or of texture coordinates.
+        field: which of the indices of a corner it is, from 0.
     """
     text = join_lines(content)
     while start < len(text):
         end = text.find(b"\n", start) % (len(text) + 1)
         words = text[start:end].partition(b"#")[0].split()
         if words[:1] == [b"f"] and len(words) > 3:  # noqa: PLR2004 - fewer are no face
-            indices = (int(word.partition(b"/")[0]) for word in words[1:])
-            if any(index > vertices for index in indices):
+            fields = ((*word.split(b"/"), b"", b"")[field] for word in words[1:])
+            if any(int(index or b"0") > count for index in fields):
                 break
         start = end + 1
     return start

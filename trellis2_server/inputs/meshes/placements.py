@@ -64,8 +64,8 @@ def node_placements(
 def separate_placements(scene: Scene, file_bytes: int) -> Scene:
     """Give each place of a mesh a mesh of its own, so that a picture can colour each differently.
 
-    Placements that are equal share a mesh. A mesh of which the limits do not allow that many
-    copies stays as it is.
+    Placements that are equal share a mesh. The first mesh is where its parts are, the copies are
+    behind all parts. A mesh of which the limits do not allow that many copies stays as it is.
 
     Args:
         scene: not changed. Its nodes refer to its meshes.
@@ -87,9 +87,12 @@ def separate_placements(scene: Scene, file_bytes: int) -> Scene:
         if not copies or (counts + size > limits).any():
             continue
         counts += size
-        for number, (placement, users) in enumerate(placed.values()):
-            if not number:
-                parts[mesh] = [replace(part, placement=placement) for part in parts[mesh]]
+        own = _key(parts[mesh][0].placement)
+        if own not in placed:
+            own, (placement, _) = next(iter(placed.items()))
+            parts[mesh] = [replace(part, placement=placement) for part in parts[mesh]]
+        for key, (placement, users) in placed.items():
+            if key == own:
                 continue
             added += [replace(part, mesh=len(meshes), placement=placement) for part in parts[mesh]]
             for user in users:
@@ -136,6 +139,9 @@ def prefer_front(scene: Scene, rotation_deg: float = 0.0, up_axis: UpAxis = "aut
         placements = np.array([placement for placement, _ in placed.values()])
         if len(placements) > 1:
             forward = placements[:, :3, :3] @ front
+            # Scaled first: the squares of large numbers exceed the range of numbers.
+            size = np.abs(forward).max(axis=1, keepdims=True)
+            forward /= np.where(size == 0, 1, size)
             length = np.linalg.norm(forward, axis=1)
             facing = forward @ front / np.where(length == 0, 1, length)
             rank = facing.round(6) - 4 * are_mirrored(placements)
@@ -155,10 +161,13 @@ def _places(scene: Scene) -> dict[int, dict[bytes, tuple[NDArray[np.float64], li
     placements = node_placements(scene.nodes, scene.roots)
     for index, (node, placement) in enumerate(zip(scene.nodes, placements, strict=True)):
         if "mesh" in node:
-            key = (placement + 0.0).tobytes()  # without negative zeros
             placed = places.setdefault(node["mesh"], {})
-            placed.setdefault(key, (placement, []))[1].append(index)
+            placed.setdefault(_key(placement), (placement, []))[1].append(index)
     return places
+
+
+def _key(placement: NDArray[np.float64]) -> bytes:
+    return (placement + 0.0).tobytes()  # without negative zeros
 
 
 def _size(parts: Sequence[Part]) -> tuple[int, int]:

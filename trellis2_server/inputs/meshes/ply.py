@@ -1,7 +1,8 @@
-"""Read PLY files: positions, faces and triangle strips, text or binary.
+"""Read PLY files: vertices with normals and texture coordinates, faces and triangle strips.
 
 G. Turk, "The PLY Polygon File Format" (1994). Strips are an element `tristrips` of one list, in
-which -1 ends a strip, as in the files of the Stanford 3D Scanning Repository.
+which -1 ends a strip, as in the files of the Stanford 3D Scanning Repository. Normals and texture
+coordinates are not in Turk's text; their names are those that programs agree on.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from trellis2_server.inputs.meshes.ply_rows import Element, Rows
 from trellis2_server.inputs.meshes.ply_text import read_text_rows
 from trellis2_server.inputs.meshes.polygons import triangulate
 from trellis2_server.inputs.meshes.scene import (
+    Vertices,
     check_corners,
     check_indices,
     check_size,
     single_part_scene,
 )
+from trellis2_server.inputs.meshes.seams import to_gltf
+from trellis2_server.inputs.meshes.shading import Polygons, shade
 from trellis2_server.inputs.meshes.text import plain_text
 
 if TYPE_CHECKING:
@@ -45,9 +49,13 @@ _END: Final = re.compile(rb"[\r\n][ \t]*end_header[ \t]*(?:\r?\n|\Z)")
 #: Where lines end with carriage returns only, a line feed behind the header is data.
 _END_OF_RETURNS: Final = re.compile(rb"\r[ \t]*end_header[ \t]*\r")
 _COMMENTS: Final = ("comment", "obj_info")
-#: Elements of polygons and of strips.
-_FACE, _STRIPS = "face", "tristrips"
+#: Elements of polygons, of strips and of vertices.
+_FACE, _STRIPS, _VERTEX = "face", "tristrips", "vertex"
 _LISTS: Final = ("vertex_indices", "vertex_index")
+_POSITION: Final = ("x", "y", "z")
+_NORMAL: Final = ("nx", "ny", "nz")
+#: The second points up.
+_UV: Final = (("s", "t"), ("u", "v"), ("texture_u", "texture_v"), ("texture_s", "texture_t"))
 
 
 def is_ply(content: bytes) -> bool:
@@ -55,8 +63,13 @@ def is_ply(content: bytes) -> bool:
     return _FIRST_LINE.match(content[:1024]) is not None
 
 
-def read_ply(content: bytes) -> Scene:
-    """Read a PLY, text or binary of either byte order."""
+def read_ply(content: bytes, *, with_uv: bool = False) -> Scene:
+    """Read a PLY, text or binary of either byte order.
+
+    Args:
+        content: of the file.
+        with_uv: whether texture coordinates of the vertices are read.
+    """
     first = _FIRST_LINE.match(content[:1024])
     pattern = _END_OF_RETURNS if first is not None and first[1] == b"\r" else _END
     end = pattern.search(content[:_MAX_HEADER_BYTES])
@@ -71,7 +84,12 @@ def read_ply(content: bytes) -> Scene:
             raise InputError("mesh: the PLY file declares more than it contains")
     counts = {element.name: element.count for element in elements}
     check_size(counts.get("vertex", 0), counts.get(_FACE, 0))
+    vertex = next((each for each in elements if each.name == _VERTEX), Element(_VERTEX, 0, []))
+    normal, uv = _find(vertex, _NORMAL), ()
+    if with_uv:
+        uv = next((found for names in _UV if (found := _find(vertex, names))), ())
     wanted = {element.name: _wanted(element) for element in elements}
+    wanted[_VERTEX] = (*wanted.get(_VERTEX, ()), *normal, *uv)
     if encoding == "ascii":
         header = content[: end.end()]
         body = plain_text(content[end.end() :])
@@ -79,7 +97,7 @@ def read_ply(content: bytes) -> Scene:
     else:
         order = "<" if encoding == "binary_little_endian" else ">"
         rows = read_binary_rows(memoryview(content)[end.end() :], order, elements, wanted)
-    return _scene(rows)
+    return _scene(rows, has_normals=bool(normal))
 
 
 def _read_header(text: bytes) -> tuple[str, list[Element]]:  # noqa: C901 - a grammar
@@ -120,10 +138,9 @@ def _count(word: str) -> int:
 
 def _wanted(element: Element) -> tuple[int, ...]:
     """Return the positions of the properties that are read of an element."""
-    names = [name for name, _, _ in element.properties]
-    if element.name == "vertex":
-        found = tuple(names.index(axis) for axis in "xyz" if axis in names)
-        if len(found) < 3 or any(element.properties[at][2] for at in found):  # noqa: PLR2004
+    if element.name == _VERTEX:
+        found = _find(element, _POSITION)
+        if not found:
             raise InputError("mesh: the vertices of the PLY file do not have x, y and z")
         return found
     if element.name in {_FACE, _STRIPS} and element.properties:
@@ -134,12 +151,27 @@ def _wanted(element: Element) -> tuple[int, ...]:
     return ()
 
 
-def _scene(rows: dict[str, Rows]) -> Scene:
-    """Make a scene of what was read, by the names of elements."""
-    vertices = rows.get("vertex")
+def _find(element: Element, names: tuple[str, ...]) -> tuple[int, ...]:
+    """Return the positions of some properties, in this order; empty if one is missing or a list."""
+    places = {
+        name: at
+        for at, (name, _, length) in reversed([*enumerate(element.properties)])
+        if length is None
+    }
+    return tuple(places[name] for name in names) if all(name in places for name in names) else ()
+
+
+def _scene(rows: dict[str, Rows], *, has_normals: bool) -> Scene:
+    """Make a scene of what was read.
+
+    Args:
+        rows: by the names of elements; of the vertices, positions, then normals, then coordinates.
+        has_normals: whether the vertices have normals.
+    """
+    vertices = rows.get(_VERTEX)
     if vertices is None or not (_FACE in rows or _STRIPS in rows):
         raise InputError("mesh: the PLY file has no vertices or no faces")
-    positions = np.stack(vertices.columns, axis=1)
+    positions = np.stack(vertices.columns[:3], axis=1)
     faces: list[NDArray[np.int64]] = []
     if _FACE in rows:
         corners, sizes = rows[_FACE].values, rows[_FACE].sizes
@@ -152,7 +184,34 @@ def _scene(rows: dict[str, Rows]) -> Scene:
     triangles = np.concatenate(faces)
     check_size(0, len(triangles))
     check_indices(triangles, len(positions), "PLY")
-    return single_part_scene(positions, triangles, is_smooth=True)
+    rest = vertices.columns[3:]
+    directions = np.stack(rest[:3], axis=1).astype(np.float64) if has_normals else None
+    coordinates = rest[3:] if has_normals else rest
+    uv = to_gltf(np.stack(coordinates, axis=1)) if coordinates else None
+    made, triangles = _shaded(Vertices(positions, None, uv), triangles, directions)
+    return single_part_scene(made, triangles, is_smooth=True)
+
+
+def _shaded(
+    vertices: Vertices, triangles: NDArray[np.int64], directions: NDArray[np.float64] | None
+) -> tuple[Vertices, NDArray[np.int64]]:
+    """Return vertices with normals, and triangles of them.
+
+    Corners at vertices whose normal has no length get one that is computed.
+
+    Args:
+        vertices: of the file.
+        triangles: int64 [F, 3], rows of the vertices.
+        directions: float64 [N, 3], their normals; None: the file has none.
+    """
+    if directions is None or not np.any(directions):
+        return vertices, triangles
+    corners = triangles.reshape(-1)
+    sizes = np.full(len(triangles), 3)
+    shaded = shade(Polygons(corners, sizes, corners, None), vertices.positions, directions)
+    check_size(len(shaded.source), 0)
+    made = vertices.take(shaded.source)
+    return Vertices(made.positions, shaded.normals, made.uv), shaded.corners.reshape(-1, 3)
 
 
 def _strip_triangles(values: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -42,25 +43,29 @@ class _Format:
         matches: whether a file's content looks like this format.
         read: reads the file; may raise any of `_READ_ERRORS`.
         up_axis: the axis that points up in most files.
+        read_with_uv: likewise with texture coordinates; None if `read` has them, or the format not.
     """
 
     name: str
     matches: Callable[[bytes], bool]
     read: Callable[[bytes], Scene]
     up_axis: Axis = "y"
+    read_with_uv: Callable[[bytes], Scene] | None = None
 
 
-#: Header of the binary STL files that this server has written with Y up.
-_OWN_STL_HEADER: Final = b"trellis2-server".ljust(80)
+#: Headers of the binary STL files that this server writes, by the axis that points up.
+_OWN_STL_HEADERS: Final[dict[Axis, bytes]] = {
+    "y": b"trellis2-server".ljust(80), "z": b"trellis2-server, Z up".ljust(80),
+}  # fmt: skip
 
 #: In the order in which they are tried.
 _FORMATS: Final = (
     _Format("GLB", is_glb, read_glb),
     _Format("glTF", is_gltf_text, read_glb),
-    _Format("PLY", is_ply, read_ply),
+    _Format("PLY", is_ply, read_ply, read_with_uv=partial(read_ply, with_uv=True)),
     _Format("STL", is_binary_stl, read_binary_stl, "z"),
     _Format("STL", is_text_stl, read_text_stl, "z"),
-    _Format("OBJ", is_obj, read_obj),
+    _Format("OBJ", is_obj, read_obj, read_with_uv=partial(read_obj, with_uv=True)),
     _Format("STL", is_binary_stl_of_other_size, read_binary_stl, "z"),
 )
 
@@ -71,11 +76,12 @@ _READ_ERRORS: Final = (
 )  # fmt: skip
 
 
-def read_scene(content: bytes, *, is_own: bool = False) -> Scene:
+def read_scene(content: bytes, *, with_uv: bool = False, is_own: bool = False) -> Scene:
     """Read a GLB, glTF, OBJ, PLY or STL file.
 
     Args:
         content: of the file.
+        with_uv: whether texture coordinates are needed. In an OBJ, they take more vertices.
         is_own: whether the file is one of this server's, which may have many faces for its size.
 
     Raises:
@@ -84,16 +90,18 @@ def read_scene(content: bytes, *, is_own: bool = False) -> Scene:
     """
     file_format = _recognize(content)
     name = file_format.name
+    read = (file_format.read_with_uv if with_uv else None) or file_format.read
     try:
         with np.errstate(all="ignore"):  # values that are not finite are refused below
-            scene = file_format.read(content)
+            scene = read(content)
     except InputError:
         raise
     except _READ_ERRORS as error:
         raise InputError(f"mesh: a broken {name} file") from error
     faces = sum(len(part.faces) for part in scene.parts)
     if not faces:
-        raise InputError(f"mesh: the {name} file has no triangle")
+        unread = f", only {', '.join(scene.unread)}, which is not read" if scene.unread else ""
+        raise InputError(f"mesh: the {name} file has no triangle{unread}")
     if not is_own:
         vertices = sum(len(part.positions) for part in scene.parts)
         check_density(vertices, faces, max(len(content), scene.stored_bytes))
@@ -106,8 +114,17 @@ def read_scene(content: bytes, *, is_own: bool = False) -> Scene:
             )
         if not np.isfinite(part.positions).all():
             raise InputError(f"mesh: a vertex of the {name} file is not finite")
-    is_own_y_up = file_format.up_axis == "z" and content.startswith(_OWN_STL_HEADER)
-    return replace(scene, up_axis="y" if is_own_y_up else file_format.up_axis)
+    declared = _declared_axis(content) if name == "STL" else None
+    up_axis = declared or file_format.up_axis
+    return replace(scene, up_axis=up_axis, is_up_axis_declared=declared is not None)
+
+
+def _declared_axis(content: bytes) -> Axis | None:
+    """Return the axis that points up in an STL of this server, None for one of another program."""
+    for axis, header in _OWN_STL_HEADERS.items():
+        if content.startswith(header):
+            return axis
+    return None
 
 
 def _recognize(content: bytes) -> _Format:

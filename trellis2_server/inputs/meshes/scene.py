@@ -80,6 +80,8 @@ class Scene:
         is_double_sided: whether the file declares faces visible from both sides.
         up_axis: the axis that points up in most files of that format.
         stored_bytes: about the size that the file would have without compression; 0: it has none.
+        is_up_axis_declared: whether the file itself says which axis points up.
+        unread: names of extensions of the file, with geometry that is left out.
     """
 
     parts: tuple[Part, ...]
@@ -90,6 +92,8 @@ class Scene:
     is_double_sided: bool = False
     up_axis: Axis = "y"
     stored_bytes: int = 0
+    is_up_axis_declared: bool = False
+    unread: tuple[str, ...] = ()
 
     def upward_axis(self, asked: UpAxis) -> Axis:
         """Return the axis that points up: the one that is asked for, or else that of the format."""
@@ -131,38 +135,63 @@ def are_mirrored(placements: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.linalg.det(linear / np.where(scale == 0, 1.0, scale)) < 0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Vertices:
+    """Vertices of a file with one part, before those that no face uses are left out.
+
+    Attributes:
+        positions: [N, 3], of any dtype, in the scene's frame.
+        normals: float32 [N, 3], or None.
+        uv: float32 [N, 2], NaN for a vertex without texture coordinates, or None.
+    """
+
+    positions: NDArray[Any]
+    normals: NDArray[np.float32] | None = None
+    uv: NDArray[np.float32] | None = None
+
+    def take(self, rows: NDArray[np.int64]) -> Vertices:
+        """Return some of them."""
+        return Vertices(
+            self.positions[rows],
+            None if self.normals is None else self.normals[rows],
+            None if self.uv is None else self.uv[rows],
+        )
+
+
 def make_part(
-    positions: NDArray[Any],
+    vertices: Vertices,
     faces: NDArray[Any],
     mesh: int = 0,
     offset: NDArray[np.float64] | None = None,
-    normals: NDArray[np.float32] | None = None,
 ) -> Part:
-    """Make a part without texture coordinates.
+    """Make a part.
 
-    Faces that show nothing are left out, see `visible_faces`; so are vertices that no face uses.
+    Faces that show nothing are left out, see `visible_faces`; so are vertices that no face uses,
+    and texture coordinates that not all of the others have.
 
     Args:
-        positions: [N, 3], of any dtype, in the scene's frame.
-        faces: [F, 3], of any dtype, rows of the positions.
+        vertices: of the faces.
+        faces: [F, 3], of any dtype, rows of the vertices.
         mesh: index of its mesh in the scene.
         offset: from `far_offset`; the origin of the node's frame. None: that of the scene.
-        normals: float32 [N, 3], or None.
     """
-    corners = visible_faces(np.ascontiguousarray(faces, np.int32), len(positions))
-    used = used_vertices(corners, len(positions))
+    count = len(vertices.positions)
+    corners = visible_faces(np.ascontiguousarray(faces, np.int32), count)
+    used = used_vertices(corners, count)
     if used is not None:
-        positions = positions[used]
-        normals = None if normals is None else normals[used]
+        vertices = vertices.take(used)
         index = np.empty(int(used[-1]) + 1 if len(used) else 0, np.int32)
         index[used] = np.arange(len(used), dtype=np.int32)
         corners = index[corners]
+    positions, uv = vertices.positions, vertices.uv
     placement = np.eye(4)
     if offset is not None:
         positions = positions - offset
         placement[:3, 3] = offset
+    if uv is not None and np.isnan(uv).any():
+        uv = None
     rows = np.ascontiguousarray(positions, np.float32)
-    return Part(mesh, rows, normals, None, corners, placement)
+    return Part(mesh, rows, vertices.normals, uv, corners, placement)
 
 
 def far_offset(positions: NDArray[Any], faces: NDArray[Any]) -> NDArray[np.float64] | None:
@@ -197,10 +226,10 @@ def make_node(mesh: int, name: str | None, offset: NDArray[np.float64] | None) -
     return node | {"mesh": mesh}
 
 
-def single_part_scene(positions: NDArray[Any], faces: NDArray[Any], *, is_smooth: bool) -> Scene:
+def single_part_scene(vertices: Vertices, faces: NDArray[Any], *, is_smooth: bool) -> Scene:
     """Make a scene of one node with one part; see `make_part`."""
-    offset = far_offset(positions, faces)
-    part = make_part(positions, faces, 0, offset)
+    offset = far_offset(vertices.positions, faces)
+    part = make_part(vertices, faces, 0, offset)
     return Scene((part,), (make_node(0, None, offset),), (0,), (None,), is_smooth)
 
 

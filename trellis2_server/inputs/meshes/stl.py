@@ -18,6 +18,7 @@ from trellis2_server.errors import InputError
 from trellis2_server.inputs.meshes.numbers import Words, decimals, find_words
 from trellis2_server.inputs.meshes.scene import (
     Scene,
+    Vertices,
     check_size,
     far_offset,
     make_node,
@@ -255,7 +256,7 @@ def _scene(corners: NDArray[Any]) -> Scene:
     if offset is not None:
         corners = corners - offset
     welded = weld(corners.astype(np.float32), faces)
-    part = make_part(welded.vertices, welded.faces)
+    part = make_part(Vertices(welded.vertices), welded.faces)
     if offset is not None:
         part.placement[:3, 3] = offset
     return Scene((part,), (make_node(0, None, offset),), (0,), (None,), is_smooth=False)

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 #: Maximum size of the text of names and extras. The reader keeps less: see `metadata`.
 MAX_TEXT_BYTES: Final = 3_145_728
 
+#: Maximum number of names of extensions, and of characters of each, of which some are escaped.
+_MAX_NAMES: Final = 5
+_MAX_NAME: Final = 1000
+
 _FAILED: Final = "mesh: the decoder returned an invalid result"
 #: A node's transforms in glTF, and their number of values; the order is that in a node.
 _TRANSFORMS: Final = {"matrix": 16, "translation": 3, "rotation": 4, "scale": 3}
@@ -111,6 +115,8 @@ def pack_scene(scene: Scene, mesh: Mesh) -> tuple[dict[str, Any], dict[str, NDAr
         "is_smooth": scene.is_smooth,
         "is_double_sided": scene.is_double_sided,
         "up_axis": scene.up_axis,
+        "is_up_axis_declared": scene.is_up_axis_declared,
+        "unread": [*scene.unread],
     }
     return meta, {
         name: np.ascontiguousarray(arrays[name], dtype) for name, (dtype, _) in _ARRAYS.items()
@@ -144,9 +150,10 @@ def unpack_scene(
     for name in ("positions", "normals", "uv", "placements", "numbers", "placed_vertices"):
         if not np.isfinite(arrays[name]).all():
             _refuse()
-    is_smooth, is_double_sided = meta.get("is_smooth"), meta.get("is_double_sided")
-    if not isinstance(is_smooth, bool) or not isinstance(is_double_sided, bool):
+    flags = [meta.get(name) for name in ("is_smooth", "is_double_sided", "is_up_axis_declared")]
+    if any(not isinstance(flag, bool) for flag in flags):
         _refuse()
+    is_smooth, is_double_sided, is_up_axis_declared = cast("list[bool]", flags)
     up_axis = meta.get("up_axis")
     if up_axis not in get_args(Axis):
         _refuse()
@@ -161,12 +168,24 @@ def unpack_scene(
         is_smooth,
         is_double_sided,
         cast("Axis", up_axis),
+        is_up_axis_declared=is_up_axis_declared,
+        unread=_read_names(meta.get("unread")),
     )
     return scene, Mesh(arrays["placed_vertices"], arrays["placed_faces"])
 
 
 def _refuse() -> NoReturn:
     raise InputError(_FAILED)
+
+
+def _read_names(names: object) -> tuple[str, ...]:
+    """Return names of extensions: a few, printable and short, as they go into a message."""
+    if not isinstance(names, list) or len(names) > _MAX_NAMES:
+        _refuse()
+    for name in cast("list[object]", names):
+        if not isinstance(name, str) or len(name) > _MAX_NAME or not name.isascii():
+            _refuse()
+    return tuple(cast("list[str]", names))
 
 
 def _read_text(text: NDArray[np.uint8]) -> tuple[tuple[str | None, ...], list[Any]]:
@@ -214,7 +233,7 @@ def _check_faces(arrays: Mapping[str, NDArray[Any]]) -> None:
         _refuse()
     placed = arrays["placed_faces"]
     if (
-        len(placed) != total_faces
+        not total_faces <= len(placed) <= MAX_FACES
         or len(arrays["placed_vertices"]) > MAX_VERTICES
         or placed.min() < 0
         or placed.max() >= len(arrays["placed_vertices"])
