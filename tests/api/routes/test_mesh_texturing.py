@@ -35,6 +35,10 @@ def red_and_green() -> bytes:
     return file.getvalue()
 
 
+#: A model that is made fast.
+SMALL = {"decimation_target": 5000, "texture_size": 512}
+
+
 def textured(server: Server, mesh: bytes, **more: Any) -> httpx.Response:
     body = fields(mesh=encoded(mesh), image=encoded(red_and_green()), texture=True, **more)
     return server.generate(body)
@@ -298,7 +302,7 @@ def test_a_compressed_model_of_the_server_can_be_sent_back_as_mesh(
     default_preview: Server, compress: str
 ) -> None:
     made = default_preview.generate(
-        {"image": encoded(red_and_green()), "texture": True, "compress": compress}
+        SMALL | {"image": encoded(red_and_green()), "texture": True, "compress": compress}
     )
     if made.status_code == 500:
         pytest.skip(f"{compress} is not installed")
@@ -319,7 +323,7 @@ def test_a_compressed_model_of_the_server_can_be_sent_back_as_mesh(
 def test_a_mesh_with_a_picture_leaves_its_hash_to_the_model_of_the_picture(
     default_preview: Server,
 ) -> None:
-    own = default_preview.generate({"image": encoded(red_and_green())})
+    own = default_preview.generate(SMALL | {"image": encoded(red_and_green())})
     image_hash = own.headers["X-Image-Hash"]
     given = textured(default_preview, as_bytes(egg(), "glb"))
     broken = textured(default_preview, b"v 0 0 0\nf 1 2 3\n")
