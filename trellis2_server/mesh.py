@@ -39,6 +39,17 @@ class Mesh:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class PreparedMesh(Mesh):
+    """A mesh as the exporter writes it: cleaned, remeshed if requested, decimated.
+
+    Attributes:
+        warnings: sentences for the client, for example about a missed number of faces.
+    """
+
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class VoxelField:
     """Material attributes on a sparse grid over [-0.5, 0.5]³ of the model frame.
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from trellis2_server.inputs.images import Cutout
-    from trellis2_server.mesh import Mesh, Shape, VoxelField
+    from trellis2_server.mesh import Mesh, PreparedMesh, Shape, VoxelField
     from trellis2_server.parameters import Options
     from trellis2_server.reports import Report
     from trellis2_server.settings import ExportSettings, Settings
@@ -137,7 +137,12 @@ class Geometry:
     """
 
     shape: Shape
-    mesh: Mesh
+    mesh: PreparedMesh
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences for the client, about the surface of both GLBs."""
+        return self.mesh.warnings
 
 
 def choose_engine(settings: Settings) -> tuple[Engine, tuple[str, ...]]:
@@ -326,9 +331,9 @@ def make_model(
     yield export_model(engine, geometry, field, options, settings, report)
 
 
-def _extras(engine: Named, mesh: Mesh, options: Options, shape: Shape) -> dict[str, object]:
+def _extras(engine: Named, mesh: PreparedMesh, options: Options, shape: Shape) -> dict[str, object]:
     """Value of `asset.extras`; the same for the same request, so that files are equal."""
-    return {
+    extras: dict[str, object] = {
         "engine": engine.name,
         "seed": options.seed,
         "pipeline_type": options.pipeline_type,
@@ -337,3 +342,4 @@ def _extras(engine: Named, mesh: Mesh, options: Options, shape: Shape) -> dict[s
         "faces": len(mesh.faces),
         "faces_before_decimation": len(shape.mesh.faces),
     }
+    return extras | {"warnings": list(mesh.warnings)} if mesh.warnings else extras

@@ -262,7 +262,8 @@ FIELDS: Final = (
     RequestField(
         "decimation_target",
         "integer",
-        "Maximum number of faces.",
+        "Maximum number of faces. A closed surface stays closed: if that needs more faces, it has "
+        "more, and a warning says so.",
         "export",
         ("glb_decimation_target", "face_count"),
         bounds=(1_000, 16_777_216),

@@ -73,7 +73,7 @@ async def test_a_failed_export_of_the_shape_does_not_lose_the_texture(
         with pytest.raises(ExportError, match="no faces are left"):
             await service.wait_for_shape(done)
         for is_textured in (False, True):
-            opened((await service.export(done, done.options, texture=is_textured)).load())
+            opened((await service.export(done, done.options, texture=is_textured)).content.load())
 
 
 @in_a_loop
@@ -115,7 +115,9 @@ async def test_a_shape_that_cannot_be_exported_twice_ends_its_job_and_can_be_exp
         assert (failed.status, failed.textured_glb) == (Status.ERROR, None)
         assert str(failed.error) == "no faces are left, again"
         for is_textured in (False, True):
-            opened((await service.export(failed, failed.options, texture=is_textured)).load())
+            opened(
+                (await service.export(failed, failed.options, texture=is_textured)).content.load()
+            )
 
 
 @in_a_loop
@@ -129,7 +131,7 @@ async def test_the_field_of_a_texture_that_cannot_be_exported_is_stored(
             await service.wait_for_texture(job)
         failed = service.job(job.uid)
         assert failed.shape_glb
-        opened((await service.export(failed, failed.options, texture=True)).load())
+        opened((await service.export(failed, failed.options, texture=True)).content.load())
 
 
 @in_a_loop
@@ -192,7 +194,7 @@ async def test_an_export_of_the_texture_that_takes_too_long_ends_only_its_job(
         assert (await service.wait_for_texture(await submit(service, 2))).textured_glb
         held.set()
         await until(lambda: service.manager.is_idle)
-        opened((await service.export(failed, failed.options, texture=True)).load())
+        opened((await service.export(failed, failed.options, texture=True)).content.load())
         assert service.manager.availability.fatal_error is None
 
 

@@ -189,5 +189,5 @@ async def test_a_job_can_be_exported_from_its_last_event_on(
         await asyncio.sleep(0.01)
         assert not asking.done()
         gate.set()
-        exported, _ = opened((await asking).load())
+        exported, _ = opened((await asking).content.load())
         assert bool(exported.get("images")) is (texture is None)

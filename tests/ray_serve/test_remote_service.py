@@ -56,7 +56,8 @@ def test_responses_of_an_ingress_share_the_content_of_a_file_while_they_send_it(
             del timeout_s, args, named
             calls.append(method)
             await asyncio.sleep(0)
-            return bytes([len(calls)]) * 1000
+            content = bytes([len(calls)]) * 1000
+            return (content, ("a warning",)) if method == "export" else content
 
     async def scenario() -> None:
         service, model = Service(), Artifact("u", "shape.glb", 1000)
@@ -71,7 +72,8 @@ def test_responses_of_an_ingress_share_the_content_of_a_file_while_they_send_it(
         assert (await service.read_file(model)).load()[0] == len(calls) == 4
         job: Any = object()
         exported = [await service.export(job, job, texture=None) for _ in range(2)]
-        assert exported[0].load() != exported[1].load()
+        assert exported[0].content.load() != exported[1].content.load()
+        assert exported[0].warnings == ("a warning",)
 
     asyncio.run(scenario())
 

@@ -223,3 +223,44 @@ def is_closed(mesh: Mesh) -> bool:
     """Return whether each edge has two faces that traverse it in opposite directions."""
     uses, balance = edge_uses(mesh.faces)
     return bool((uses == 2).all() and (balance == 0).all())
+
+
+def blocks(solid: NDArray[np.bool_]) -> Mesh:
+    """Return the closed surface of the cubes that are set in an array [X, Y, Z].
+
+    It is a manifold if no two cubes meet at an edge or a corner only. The largest of the array's
+    sides is 0.9 long.
+    """
+    padded = np.pad(solid, 1)
+    quads: list[NDArray[np.int64]] = []
+    for axis in range(3):
+        m, n = (axis + 1) % 3, (axis + 2) % 3
+        change = np.diff(padded.astype(np.int8), axis=axis)
+        places = np.argwhere(change)
+        places[:, axis] += 1
+        quad = np.repeat(places[:, None], 4, 1)
+        quad[:, [1, 2], m] += 1
+        quad[:, [2, 3], n] += 1
+        is_inward = change[change != 0] > 0
+        quad[is_inward] = quad[is_inward][:, ::-1]
+        quads.append(quad)
+    points, corner = np.unique(np.concatenate(quads).reshape(-1, 3), axis=0, return_inverse=True)
+    corner = corner.reshape(-1, 4)
+    faces = np.concatenate([corner[:, [0, 1, 2]], corner[:, [0, 2, 3]]])
+    place = 0.9 * (points - np.array(padded.shape) / 2) / max(solid.shape)
+    return Mesh(place.astype(np.float32), faces.astype(np.int32))
+
+
+def pierced_plate(rows: int, columns: int) -> Mesh:
+    """Return a closed plate with `rows * columns` square holes, which is its genus."""
+    solid = np.ones((4 * rows + 2, 4 * columns + 2, 2), bool)
+    inner = [np.arange(4 * count + 2) % 4 >= 2 for count in (rows, columns)]
+    solid[np.ix_(*inner)] = False
+    return blocks(solid)
+
+
+def cage(cells: int) -> Mesh:
+    """Return a closed frame of struts along the edges of `cells`³ cubes."""
+    is_strut = [np.arange(4 * cells + 2) % 4 < 2] * 3
+    along = np.stack(np.meshgrid(*is_strut, indexing="ij")).sum(axis=0)
+    return blocks(along >= 2)

@@ -5,6 +5,7 @@ Does not know: which route it is for, how models are made.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi.responses import StreamingResponse
@@ -13,6 +14,8 @@ from trellis2_server.api.disconnects import while_connected
 from trellis2_server.request_fields import EXTENSIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fastapi import Request, Response
 
     from trellis2_server.jobs.job import Caller, Job
@@ -31,8 +34,10 @@ MEDIA_TYPES: Final[dict[FileType, str]] = {
     "3mf": "model/3mf",
     "usdz": "model/vnd.usdz+zip",
 }
-#: Headers of every response that contains a model.
-MODEL_HEADERS: Final = ("X-Image-Hash", "X-Job-Id", "X-Seed", "X-Engine", "X-Background")
+#: Headers of every response that contains a model; the last one only if there are warnings.
+MODEL_HEADERS: Final = (
+    "X-Image-Hash", "X-Job-Id", "X-Seed", "X-Engine", "X-Background", "X-Warnings"
+)  # fmt: skip
 #: OpenAPI schema of a file.
 BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 #: OpenAPI description of a response that contains a model.
@@ -43,7 +48,11 @@ MODEL_RESPONSE: Final[dict[str, Any]] = {
 
 
 def model_response(
-    job: Job, content: Content, file_type: FileType, *, is_export: bool = False
+    job: Job,
+    content: Content,
+    file_type: FileType,
+    *,
+    export_warnings: Sequence[str] | None = None,
 ) -> Response:
     """Return a job's model, which has that file type, in a response.
 
@@ -51,10 +60,12 @@ def model_response(
         job: the job.
         content: the file.
         file_type: its type.
-        is_export: whether it is another file than those of the job, to be saved under its name.
+        export_warnings: warnings of a file that is not one of the job's, and that is to be saved
+            under its own name; None: it is one of the job's.
     """
-    headers = {**_headers(job), "Content-Length": str(content.size)}
-    if is_export:
+    warnings = job.warnings if export_warnings is None else export_warnings
+    headers = {**_headers(job, warnings), "Content-Length": str(content.size)}
+    if export_warnings is not None:
         name = f"{job.uid}-export.{EXTENSIONS[file_type]}"
         headers["Content-Disposition"] = f'attachment; filename="{name}"'
     return StreamingResponse(content.chunks(), media_type=MEDIA_TYPES[file_type], headers=headers)
@@ -92,8 +103,10 @@ async def convert_on_get(  # noqa: PLR0913 - the service's arguments, and the re
     return await while_connected(request, conversion)
 
 
-def _headers(job: Job) -> dict[str, str]:
+def _headers(job: Job, warnings: Sequence[str]) -> dict[str, str]:
     values = (
         job.image_hash or "", job.uid, str(job.options.seed), job.engine, job.background or "",
+        json.dumps(list(warnings)) if warnings else None,
     )  # fmt: skip
-    return dict(zip(MODEL_HEADERS, values, strict=True))
+    pairs = zip(MODEL_HEADERS, values, strict=True)
+    return {name: value for name, value in pairs if value is not None}

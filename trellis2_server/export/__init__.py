@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trellis2_server.export.compilation import Compilation
-    from trellis2_server.mesh import Mesh, VoxelField
+    from trellis2_server.mesh import Mesh, PreparedMesh, VoxelField
     from trellis2_server.reports import Report
     from trellis2_server.request_fields import AlphaMode, Compression, TextureFormat
 
@@ -41,12 +41,13 @@ def prepare(
     decimation_target: int,
     remesh_resolution: int | None = None,
     report: Report | None = None,
-) -> Mesh:
+) -> PreparedMesh:
     """Clean a mesh and decimate it to at most `decimation_target` faces.
 
     Cleaning drops duplicate and degenerate faces, unused vertices and small detached parts, closes
     small holes, and winds faces consistently, outward where the surface is closed. It does not move
-    vertices. Remeshing replaces the result by watertight shells around it.
+    vertices. Remeshing replaces the result by watertight shells around it. What is closed stays
+    closed: if that needs more faces, the mesh has more, and a warning says so.
 
     Args:
         mesh: of an engine.
@@ -61,6 +62,7 @@ def prepare(
     from trellis2_server.export.cancellation import cancellable
     from trellis2_server.export.clean import clean
     from trellis2_server.export.decimate import decimate
+    from trellis2_server.mesh import PreparedMesh
     from trellis2_server.reports import stage_report
 
     with cancellable(report, "clean") as watched:
@@ -72,7 +74,14 @@ def prepare(
             from trellis2_server.export.remesh import remesh
 
             cleaned = remesh(cleaned, remesh_resolution, watched)
-        return decimate(cleaned, decimation_target, watched)
+        mesh = decimate(cleaned, decimation_target, watched)
+    warnings: list[str] = []
+    if len(mesh.faces) > decimation_target:
+        warnings.append(
+            f"decimation_target: the model stays above {decimation_target} faces, with "
+            f"{len(mesh.faces)}: with fewer, its parts, holes and handles could not stay closed"
+        )
+    return PreparedMesh(mesh.vertices, mesh.faces, tuple(warnings))
 
 
 def untextured_glb(

@@ -5,7 +5,7 @@ round sorts the mesh into the cells of a grid. Each cell, independently and on a
 collapses its edges in the order of their error up to a common limit. Vertices with neighbours in
 other cells are locked until the next round, which shifts the grid. The last round has one cell and
 meets the target. The link condition of Dey, Edelsbrunner, Guha and Nekhayev (1999) preserves
-closed manifolds.
+closed manifolds; what is closed stays closed, even if that needs more faces than the target.
 
 Does not know: colours, charts.
 """
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from trellis2_server.export.adjacency import twins
 from trellis2_server.export.cancellation import call
 from trellis2_server.export.clean import drop_repeated, drop_unused
 from trellis2_server.export.kernels import decimate as kernels
@@ -49,7 +50,7 @@ _VERTEX_VALUES: Final = 16
 #: `_TOLERANCE` buckets apart are treated as equal.
 _BUCKETS, _TOLERANCE = 1024, 8
 #: What a collapse may change if the target cannot be met otherwise: nothing else, the orientation
-#: of faces, the topology.
+#: of faces, the topology at vertices with an open edge or an edge of more than two faces.
 _STRICT, _ALLOW_FLIPS, _ALLOW_TOPOLOGY = 0, 1, 2
 
 
@@ -62,9 +63,11 @@ def decimate(
 ) -> Mesh:
     """Return a mesh with at most `target` faces, or the mesh itself if it has no more.
 
-    Open edges and creases are preserved if the target allows. Faces are flipped, or the topology is
-    changed, only if the target cannot be met otherwise. If the mesh was split into cells, vertices
-    and faces are in the order of the cells.
+    Parts whose edges all have two faces stay so: if the holes and handles of such parts need more
+    faces than the target, the mesh has more. Open edges and creases are preserved if the target
+    allows. Faces are flipped, or the topology of open parts is changed, only if the target cannot
+    be met otherwise. If the mesh was split into cells, vertices and faces are in the order of the
+    cells.
 
     Args:
         mesh: clean, without unused vertices.
@@ -77,6 +80,7 @@ def decimate(
         return mesh
     work = _Decimation(mesh)
     level, round_index, is_stuck, to_remove = _STRICT, 0, False, len(work.faces) - target
+    unflipped: Mesh | None = None
     while len(work.faces) > target:
         before = len(work.faces)
         budget = before - target
@@ -99,11 +103,19 @@ def decimate(
         if is_last and removed < min(allowed, max(2, before // 500)):
             if level == _ALLOW_TOPOLOGY and removed == 0:
                 break
+            if level == _STRICT:
+                unflipped = work.mesh()
             level = min(_ALLOW_TOPOLOGY, level + 1)
         is_stuck = is_stuck or removed <= budget // 10
         round_index += 1
-    vertices, faces = drop_unused(np.ascontiguousarray(work.vertices[:, :3]), work.faces)
-    return Mesh(vertices, np.ascontiguousarray(faces))
+    if len(work.faces) > target and unflipped is not None and _is_closed(unflipped):
+        return unflipped  # flipped faces would save a few of them, and harm the surface
+    return work.mesh()
+
+
+def _is_closed(mesh: Mesh) -> bool:
+    """Return whether each edge has exactly two faces."""
+    return int(twins(mesh.faces, len(mesh.vertices)).min()) >= 0
 
 
 class _Decimation:
@@ -133,6 +145,11 @@ class _Decimation:
         self._cell = np.zeros(count, np.int16)
         # First corner at each vertex, -1 for removed vertices; 0 until the corners are linked.
         self._head = np.zeros(count, np.int32)
+
+    def mesh(self) -> Mesh:
+        """Return a copy of the mesh, without unused vertices; only after `compact`."""
+        vertices, faces = drop_unused(np.ascontiguousarray(self.vertices[:, :3]), self.faces)
+        return Mesh(vertices, faces.copy())
 
     def split(self, round_index: int) -> None:
         """Sort vertices and faces by the cells of a grid, which is shifted in each round."""

@@ -138,6 +138,16 @@ def new_document(extras: Mapping[str, object], generator: str) -> GltfBuilder:
     return builder
 
 
+def read_warnings(glb: bytes) -> tuple[str, ...]:
+    """Return the sentences for the client in `asset.extras.warnings` of a GLB of this server."""
+    try:
+        (size,) = struct.unpack_from("<12xI", glb)
+        warnings = json.loads(glb[20 : 20 + size])["asset"]["extras"]["warnings"]
+    except (struct.error, ValueError, KeyError, TypeError):
+        return ()
+    return tuple(map(str, warnings))
+
+
 def set_asset(glb: bytes, *, extras: Mapping[str, object], generator: str) -> bytes:
     """Replace the generator and the extras of a GLB that another exporter wrote.
 

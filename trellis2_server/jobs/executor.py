@@ -309,5 +309,4 @@ class LocalExecutor:
 
 def exported_shape(geometry: Geometry | UploadedMesh, glb: bytes) -> ExportedShape:
     """Return the results of an export with the MD5 of the file."""
-    warnings = geometry.warnings if isinstance(geometry, pipeline.UploadedMesh) else ()
-    return ExportedShape(geometry, glb, md5(glb), warnings)
+    return ExportedShape(geometry, glb, md5(glb), geometry.warnings)

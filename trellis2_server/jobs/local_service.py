@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from trellis2_server.jobs.job import Caller, Job
     from trellis2_server.jobs.manager import JobManager
-    from trellis2_server.jobs.service import MetricsRenderer
+    from trellis2_server.jobs.service import ExportedModel, MetricsRenderer
     from trellis2_server.parameters import FileForm, Options
     from trellis2_server.storage.content import Content
     from trellis2_server.storage.store import Artifact
@@ -240,7 +240,7 @@ class LocalJobService:
         *,
         texture: bool | None,
         file_type: FileForm = "glb",
-    ) -> Content:
+    ) -> ExportedModel:
         """Return the job's model with other options."""
         self.manager.admission.check_open()
         self.manager.admission.check_queue()

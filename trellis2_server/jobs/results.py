@@ -12,9 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.errors import JobNotFoundError, JobNotReadyError, StoreError
+from trellis2_server.export.gltf import read_warnings
 from trellis2_server.jobs.conversions import Conversions
 from trellis2_server.jobs.export_calls import ExportWork, with_contents
 from trellis2_server.jobs.job import INPUT_FILE, SHAPE_FILE, TEXTURED_FILE, Status
+from trellis2_server.jobs.service import ExportedModel
 from trellis2_server.storage.snapshots import FIELD_SNAPSHOT, SHAPE_SNAPSHOT
 
 if TYPE_CHECKING:
@@ -229,7 +231,7 @@ class JobResults:
         *,
         texture: bool | None,
         file_type: FileForm,
-    ) -> Content:
+    ) -> ExportedModel:
         """Return the job's model, exported with other options.
 
         Snapshots that are being stored are waited for: right after the job has ended, the model
@@ -267,9 +269,12 @@ class JobResults:
             await self._snapshot(field) if field else None,
         )
         glb = await self._export_calls.run(ExportWork(call), client)
+        # The file of a mesh has no warnings of its own, and its JSON may be long.
+        warnings = read_warnings(await glb.read()) if options.mesh is None else ()
         if file_type == "glb":
-            return glb
-        return await self._conversions.convert_bytes(glb, file_type, client)
+            return ExportedModel(glb, warnings)
+        converted = await self._conversions.convert_bytes(glb, file_type, client)
+        return ExportedModel(converted, warnings)
 
     def _latest(self, job: Job) -> Job:
         """Return the job as it is now: it may have changed since the caller got it."""

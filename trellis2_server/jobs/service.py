@@ -9,7 +9,7 @@ Does not know: HTTP, how anything is done.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from trellis2_server.jobs.job import ANONYMOUS, Status
 
@@ -80,6 +80,18 @@ class Health:
     queue_length: int = 0
     jobs: Mapping[Status, int] = field(default_factory=dict[Status, int])
     background_model: FetchState | None = None
+
+
+class ExportedModel(NamedTuple):
+    """A model that was exported with other options than its job's.
+
+    Attributes:
+        content: the file.
+        warnings: sentences for the client, about this file.
+    """
+
+    content: Content
+    warnings: tuple[str, ...] = ()
 
 
 class MetricsRenderer(Protocol):
@@ -242,7 +254,7 @@ class JobService(Protocol):
         *,
         texture: bool | None,
         file_type: FileForm = "glb",
-    ) -> Content:
+    ) -> ExportedModel:
         """Return the job's model with other options; see `JobResults.export`.
 
         Raises:

@@ -161,7 +161,8 @@ class ClusterExecutor:
             )  # fmt: skip
             mesh, glb = outcome.large
             geometry = GeometryReference(shape, mesh, options)
-            return ExportedShape(geometry, await glb, outcome.value)
+            digest, warnings = outcome.value
+            return ExportedShape(geometry, await glb, digest, warnings)
 
         return await self._recovery.retry(export, shape, report)
 

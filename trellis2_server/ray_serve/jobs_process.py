@@ -20,6 +20,7 @@ from trellis2_server.api.metrics import Metrics
 from trellis2_server.errors import ServerError
 from trellis2_server.jobs.local_service import LocalJobService
 from trellis2_server.jobs.manager import JobManager
+from trellis2_server.jobs.service import ExportedModel
 from trellis2_server.ray_serve.engine_monitor import EngineMonitor
 from trellis2_server.ray_serve.executor import ClusterExecutor
 from trellis2_server.ray_serve.remote_calls import RemoteCalls
@@ -100,10 +101,12 @@ class JobsProcess:
     async def call(self, method: str, /, *args: Any, **named: Any) -> Any:
         """Call a method of the service; return its result, or the error that it raised.
 
-        Of a `Content`, the result is its bytes.
+        Of a `Content`, the result is its bytes; so is it in the tuple of an `ExportedModel`.
         """
         try:
             result = await getattr(self._service, method)(*args, **named)
+            if isinstance(result, ExportedModel):
+                return await result.content.read(), result.warnings
             return await result.read() if isinstance(result, Content) else result
         except ServerError as error:
             return portable(error)

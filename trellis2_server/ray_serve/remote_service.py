@@ -19,7 +19,7 @@ from ray.serve.exceptions import RayServeException
 
 from trellis2_server.errors import ServerError, UnavailableError
 from trellis2_server.jobs.job import ANONYMOUS
-from trellis2_server.jobs.service import Health, JobService
+from trellis2_server.jobs.service import ExportedModel, Health, JobService
 from trellis2_server.ray_serve.deployments import JOBS
 from trellis2_server.ray_serve.liveness import Liveness, NoAnswerError
 from trellis2_server.storage.content import BytesContent
@@ -219,10 +219,11 @@ class RemoteJobService(JobService):
         *,
         texture: bool | None,
         file_type: FileForm = "glb",
-    ) -> Content:
+    ) -> ExportedModel:
         """See `JobService.export`."""
         named = {"texture": texture, "file_type": file_type}
-        return BytesContent(await self.call("export", None, job, options, caller, **named))
+        content, warnings = await self.call("export", None, job, options, caller, **named)
+        return ExportedModel(BytesContent(content), warnings)
 
     def _known(self, model: Artifact | None, file_type: FileForm) -> Content | None:
         """Return the content that responses of this ingress still send; None: there is none."""

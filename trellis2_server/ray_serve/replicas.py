@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import ray
 from ray import serve
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from trellis2_server.inputs.images import Cutout, Cutter
     from trellis2_server.jobs.steps import Step
-    from trellis2_server.mesh import VoxelField
+    from trellis2_server.mesh import PreparedMesh, VoxelField
     from trellis2_server.parameters import Options
     from trellis2_server.pipeline import Engine, UploadedMesh
     from trellis2_server.reports import Report
@@ -172,7 +172,7 @@ class EngineReplica:
 
         def call(report: Report) -> Outcome:
             shape: Any = LazyShape(resolution, original, writable(state))
-            geometry = Geometry(shape, fetch(mesh))
+            geometry = Geometry(shape, cast("PreparedMesh", fetch(mesh)))
             glb = self._executor.export_model(geometry, writable(field), options, report)
             return Outcome(None, (glb,))
 

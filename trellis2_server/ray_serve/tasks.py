@@ -24,7 +24,7 @@ from trellis2_server.storage.snapshots import EngineName
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from trellis2_server.mesh import Mesh, VoxelField
+    from trellis2_server.mesh import Mesh, PreparedMesh, VoxelField
     from trellis2_server.parameters import FileForm, Options
     from trellis2_server.pipeline import UploadedMesh
     from trellis2_server.reports import Report
@@ -43,11 +43,11 @@ def export_shape(
     """Export a shape; see `pipeline.export_shape`.
 
     Returns:
-        MD5 of the untextured GLB; the prepared mesh and the GLB are large.
+        MD5 of the untextured GLB, and warnings; the prepared mesh and the GLB are large.
     """
     shape = Shape(writable(mesh), resolution, state=None)
     geometry, glb = pipeline.export_shape(engine, shape, options, report)
-    return Outcome(md5(glb), (geometry.mesh, glb))
+    return Outcome((md5(glb), geometry.warnings), (geometry.mesh, glb))
 
 
 @cache
@@ -83,7 +83,7 @@ def prepare_mesh(mesh: Mesh, resolution: int, options: Options, report: Report) 
 
 def export_model(  # noqa: PLR0913, PLR0917 - one argument for each object
     engine: EngineName,
-    mesh: Mesh | UploadedMesh,
+    mesh: PreparedMesh | UploadedMesh,
     original: Mesh | None,
     resolution: int,
     field: VoxelField,

@@ -52,5 +52,5 @@ async def export(
     fields = await parse_fields(request, max_bytes=settings.server.max_body_bytes)
     options, delivery = read_export(fields, job.options, settings), read_delivery(fields)
     call = service.export(job, options, caller, texture=delivery.texture, file_type=delivery.form)
-    content = await while_connected(request, call)
-    return model_response(job, content, delivery.type, is_export=True)
+    exported = await while_connected(request, call)
+    return model_response(job, exported.content, delivery.type, export_warnings=exported.warnings)

@@ -4,7 +4,7 @@ Compiled by numba, which infers all types from the arguments: see the callers.
 """
 
 # ruff: noqa: ANN001, ANN201, C901, D103, PLR0912, PLR0913, PLR0915, PLR0917
-# ruff: noqa: PLR1714, PLR2004
+# ruff: noqa: PLR1714, PLR2004, SIM110
 # Loops are written for speed: flat, with positional scalars and arrays.
 # pyright: basic
 
@@ -428,6 +428,15 @@ def keeps_faces_valid(vertices, ring, count, v, u, x, y, z):
 
 
 @kernel
+def is_at_rim(near, number):
+    # Whether an edge to a neighbour has another number of faces than two.
+    for n in range(number):
+        if near[n, 1] != 2:
+            return True
+    return False
+
+
+@kernel
 def meets_link_condition(v_ring, v_count, v_near, v_number, u_ring, u_count, u_near, u_number, u):
     # The link condition: whether merging v and u preserves the topology.
     shared, c, d = 0, -1, -1
@@ -439,14 +448,12 @@ def meets_link_condition(v_ring, v_count, v_near, v_number, u_ring, u_count, u_n
             c = q if p == u else p
     if v_count == shared and u_count == shared:
         return False
-    v_rim, v_cap, u_rim, u_cap = False, False, False, False
+    v_rim, u_rim = is_at_rim(v_near, v_number), is_at_rim(u_near, u_number)
+    v_cap, u_cap = False, False
     common = 0
     for n in range(v_number):
-        v_rim |= v_near[n, 1] != 2
         for m in range(u_number):
             common += v_near[n, 0] == u_near[m, 0]
-    for m in range(u_number):
-        u_rim |= u_near[m, 1] != 2
     if common != shared or (v_rim and u_rim and shared == 2):
         return False
     for n in range(v_count):
@@ -520,7 +527,11 @@ def collapse_edges(
                     level > 0 or keeps_faces_valid(vertices, u_ring, u_count, u, v, x, y, z)
                 ):
                     u_number = list_neighbours(u_ring, u_count, u_near)
-                    if level > 1 or meets_link_condition(
+                    # What is closed stays closed: only a rim may change the topology.
+                    is_free = level > 1 and (
+                        is_at_rim(v_near, v_number) or is_at_rim(u_near, u_number)
+                    )
+                    if is_free or meets_link_condition(
                         v_ring, v_count, v_near, v_number, u_ring, u_count, u_near, u_number, u
                     ):
                         break
