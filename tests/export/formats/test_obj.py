@@ -51,8 +51,13 @@ def test_the_archive_has_a_material_with_a_texture_for_each_channel(*, alpha: bo
     assert lines[-1] == "f 1/1/1 2/2/1 3/3/1"
 
 
-def test_a_model_without_textures_has_no_material() -> None:
+def test_a_model_without_textures_has_a_material_of_one_colour() -> None:
     content = write_obj_zip(read_model(export.untextured_glb(shapes.sphere(4))))
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        assert archive.namelist() == ["model.obj"]
-        assert b"mtllib" not in archive.read("model.obj")
+        assert archive.namelist() == ["model.obj", "model.mtl"]
+        lines = archive.read("model.obj").decode().splitlines()
+        material = archive.read("model.mtl").decode().splitlines()
+    assert lines[1:3] == ["mtllib model.mtl", "usemtl model"]
+    assert len(lines[3].split()) == 4  # no colours at the vertices, which would be multiplied
+    assert {"Kd 0.6 0.6 0.6", "Pr 0.7", "Pm 0", "d 1"} <= set(material)
+    assert not [line for line in material if line.startswith("map_")]

@@ -30,27 +30,25 @@ _ROWS: Final = 8192
 
 def write_obj(model: Model) -> bytes:
     """Return the model as an OBJ file with colours at the vertices."""
-    return b"".join(checked(_obj(model, is_textured=False)))
+    return b"".join(checked(_obj(model, has_material=False)))
 
 
 def write_obj_zip(model: Model) -> bytes:
-    """Return a ZIP with the model as OBJ, and its material and textures if it has any."""
+    """Return a ZIP with the model as OBJ, its material, and its textures if it has any."""
     pictures = _pictures(model)
-    is_textured = bool(pictures)
+    text = "\n".join([*_material(model, pictures), ""]).encode()
     entries = [
-        ArchiveEntry("model.obj", _obj(model, is_textured=is_textured), zipfile.ZIP_DEFLATED)
+        ArchiveEntry("model.obj", _obj(model, has_material=True), zipfile.ZIP_DEFLATED),
+        ArchiveEntry("model.mtl", [text], zipfile.ZIP_DEFLATED),
     ]
-    if is_textured:
-        text = "\n".join([*_material(model, pictures), ""]).encode()
-        entries.append(ArchiveEntry("model.mtl", [text], zipfile.ZIP_DEFLATED))
     entries += [ArchiveEntry(name, [content], zipfile.ZIP_STORED) for _, name, content in pictures]
     return write_zip(entries)
 
 
-def _obj(model: Model, *, is_textured: bool) -> Iterator[bytes]:
-    colors = None if is_textured else place_colors(model)
+def _obj(model: Model, *, has_material: bool) -> Iterator[bytes]:
+    colors = None if has_material else place_colors(model)
     yield b"# trellis2-server\n"
-    if is_textured:
+    if has_material:
         yield b"mtllib model.mtl\nusemtl model\n"
     # Nine digits are needed for all float32 to stay different.
     if colors is None:
@@ -59,7 +57,7 @@ def _obj(model: Model, *, is_textured: bool) -> Iterator[bytes]:
         rows = np.concatenate([model.positions, colors[:, :3] / np.float32(255)], axis=1)
         yield from _lines("v %.9g %.9g %.9g %.4g %.4g %.4g\n", rows)
     yield from _lines("vn %.4f %.4f %.4f\n", model.normals)
-    if is_textured and model.uv is not None and model.uv_faces is not None:
+    if has_material and model.uv is not None and model.uv_faces is not None:
         # The origin of the texture is its lower left corner in OBJ.
         yield from _lines("vt %.7g %.7g\n", np.array([0, 1]) + model.uv * np.array([1, -1]))
         corners = np.stack([model.faces, model.uv_faces, model.normal_faces], axis=2)

@@ -19,7 +19,7 @@ from trellis2_server.errors import InputError, TooLargeError
 from trellis2_server.inputs.images.foreign_files import describe_file, is_heif
 from trellis2_server.inputs.images.formats import HEIF_INSTALL, available_formats, format_names
 from trellis2_server.inputs.images.jpeg_segments import START_OF_SCAN, read_segments
-from trellis2_server.inputs.images.tiff_directory import describe_samples
+from trellis2_server.inputs.images.tiff_directory import describe_samples, has_deep_planes
 from trellis2_server.inputs.images.transparency import VISIBLE_ALPHA
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 #: Maximum of the longer side after decoding, in pixels, as in TRELLIS.2.
 MAX_SIZE_PX: Final = 1024
+_SAVE_AS: Final = "save it as PNG, or with 8 bits"
 #: Maximum ratio of the longer to the shorter side. At 32, 1024 x 32 pixels remain.
 MAX_ASPECT: Final = 32
 #: Maximum width times height of a JPEG of which a fraction is decoded.
@@ -104,6 +105,11 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=available_formats())
     except Image.UnidentifiedImageError as error:
         raise InputError(f"image: {_explain(data)}") from error
+    if image.format == "TIFF" and has_deep_planes(data):
+        samples = describe_samples(data)
+        raise InputError(
+            f"image: a TIFF file of {samples}, in planes, which cannot be read; {_SAVE_AS}"
+        )
     # Browsers take the orientation from EXIF alone; Pillow takes it from here, too.
     image.info.pop("xmp", None)
     if image.format in _JPEG:
@@ -136,7 +142,7 @@ def _explain(data: bytes) -> str:
     what = describe_file(data)
     samples = describe_samples(data)
     if samples is not None:
-        return f"a TIFF file of {samples}, which cannot be read, or a damaged one"
+        return f"a TIFF file of {samples}, which cannot be read, or a damaged one; {_SAVE_AS}"
     known = f"not a {format_names()} file"
     if is_heif(data) or what == "an AVIF picture":
         return f"{what} of a kind that cannot be read, or a damaged one"

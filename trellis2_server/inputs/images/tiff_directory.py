@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 #: Size of a value by TIFF's number of its type, bytes: byte, ASCII, short, long, rational, …
 _SIZES: Final = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8])
 _SHORT: Final = 3
-_BITS, _SAMPLES, _SAMPLE_FORMAT = 258, 277, 339
+_BITS, _SAMPLES, _PLANES, _SAMPLE_FORMAT = 258, 277, 284, 339
+#: `PlanarConfiguration`: each colour has strips of its own.
+_SEPARATE: Final = 2
 #: First bytes of a TIFF and of a BigTIFF.
 _HEADERS: Final = {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}
 #: Types of which Pillow keeps bytes: byte, ASCII, undefined.
@@ -146,6 +148,17 @@ def describe_samples(content: bytes) -> str | None:
     words = {1: "unsigned", 2: "signed", 3: "floating point", 5: "complex", 6: "complex"}
     samples = "1 sample" if count == 1 else f"{count} samples"
     return f"{samples} of {bits} bits, {words.get(kind, 'of an unknown kind')}"
+
+
+def has_deep_planes(content: bytes) -> bool:
+    """Whether a TIFF has planes of colours with more than 8 bits, which Pillow reads as 8."""
+    directory = read_directory(content)
+    if content[:4] not in _HEADERS or directory is None:
+        return False
+    planes, bits, count = (
+        max(directory.first_values(content, tag), default=1) for tag in (_PLANES, _BITS, _SAMPLES)
+    )
+    return planes == _SEPARATE and bits > 8 and count > 1  # noqa: PLR2004
 
 
 def _integer(content: bytes, order: str) -> int:
