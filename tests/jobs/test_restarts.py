@@ -213,9 +213,10 @@ def test_after_a_kill_at_any_moment_all_that_was_received_is_served(
             for uid, is_received in sorted(uids.items()):
                 survived += check(server.client, uid, made, is_received=is_received)
             timer = threading.Timer(chance.uniform(0.02, 0.6), server.process.kill)
+            work(server.client, chance, 0, made, uids)  # so that there is something to lose
             timer.start()
             with contextlib.suppress(httpx.TransportError):
-                for shade in range(1000):
+                for shade in range(1, 1000):
                     work(server.client, chance, shade, made, uids)
             timer.join()
         finally:
