@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.faulty_disk import KINDS, LIBRARY, Disk, FaultyFileSystem, faulty_sqlite
-from trellis2_server.errors import StoreError
+from trellis2_server.errors import ConfigError, StoreError
 from trellis2_server.storage.disk_store import DiskStore
 from trellis2_server.storage.store import Artifact, JobName
 
@@ -184,6 +184,8 @@ def test_a_start_serves_what_is_there_whichever_write_fails(
         assert len(contents.names) == 2
         is_read_only.add(contents.failure is not None)
         if contents.failure is not None:
+            with pytest.raises(ConfigError, match="in use by another server"):
+                DiskStore(folder).claim()
             with pytest.raises(StoreError, match="not open"):
                 save(store, UIDS[2])
             assert not store.reopen().jobs

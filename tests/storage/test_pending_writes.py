@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from trellis2_server.storage.index import ArchiveIndex
-from trellis2_server.storage.pending_writes import PendingWrites
-from trellis2_server.storage.store import Artifact
+from trellis2_server.storage.pending_writes import Batch, PendingWrites
+from trellis2_server.storage.store import Artifact, JobName
 
 FILE = Artifact("a", "textured.glb", 3)
 
@@ -55,3 +55,22 @@ def test_a_file_that_failed_and_was_stored_again_is_written_once(
         written += pending.take().files.values()
         pending.finish()
     assert written == [b"new"]
+
+
+def test_a_batch_concerns_the_jobs_of_its_records_and_names_unless_it_is_bulk() -> None:
+    batch = Batch(records={"a": "record"}, names={("key", "k"): JobName("key", "k", "b")})
+    assert [batch.concerns(uid) for uid in ("a", "b", "c")] == [True, True, False]
+    batch.is_bulk = True
+    assert batch.concerns("a") is False
+    assert Batch(files={FILE: b"abc"}).concerns("a") is False  # comes with its record
+
+
+def test_a_deleted_job_leaves_no_record_and_no_name_to_write() -> None:
+    pending = PendingWrites(ArchiveIndex())
+    for uid in ("a", "b"):
+        pending.next.records[uid] = "record"
+        pending.next.names["key", uid] = JobName("key", uid, uid)
+    pending.delete_jobs({"a"}, [("key", "a"), ("key", "not here")])
+    batch = pending.take()
+    assert (batch.records, [*batch.names]) == ({"b": "record"}, [("key", "b")])
+    assert batch.deleted_jobs == {"a"}

@@ -108,6 +108,30 @@ def test_a_failed_batch_is_written_again_without_what_was_removed(failure: Excep
 
 
 @in_a_loop
+async def test_a_store_that_opens_for_reading_only_is_a_failure_until_it_is_opened_again() -> None:
+    queue = Queue()
+    queue.writes.set_open(StoreError("read-only"))
+    assert "read-only" in (queue.writes.failure or "")
+    queue.add(SHAPE)
+    await queue.writes.wait_until_saved("a")  # nobody waits for such a disk
+    assert (queue.writes.is_idle, queue.written) == (True, [])
+    queue.writes.retry()
+    await queue.writes.wait()
+    assert (queue.writes.failure, queue.written) == (None, [SHAPE])
+    await queue.writes.close()
+
+
+@in_a_loop
+async def test_a_job_is_saved_when_all_of_it_is_written() -> None:
+    queue = Queue()
+    await queue.writes.wait_until_saved("a")  # there is nothing to write
+    queue.add(SHAPE)
+    await queue.writes.wait_until_saved("a")
+    assert queue.store.records == {"a": "record of a"}
+    await queue.writes.close()
+
+
+@in_a_loop
 async def test_nothing_is_written_before_the_store_is_open_and_all_after_it_is_reopened() -> None:
     queue = Queue()
     queue.writes = WriteQueue(
