@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 #: Prefixes of the accepted reasons.
 ALLOWED = [
-    "needs a CUDA device", "needs Blender", "needs PrusaSlicer", "needs TRELLIS2_HOME", "needs root",
+    "needs a CUDA device", "needs Blender", "needs PrusaSlicer", "needs TRELLIS2_HOME",
+    "needs root",
 ]  # fmt: skip
 if importlib.util.find_spec("torch") is None:
     # `.ci/run` runs these tests later, with torch.

@@ -4,8 +4,8 @@ Formats: 3MF Consortium, "3MF Core Specification" 1.3 and "Materials and Propert
 
 The build has one item, whose components are the shells: programs keep their places. Some slicers
 show them as the parts of one object, PrusaSlicer as objects, which its command line arranges beside
-each other unless it is told `--dont-arrange`. A shell whose outside is inside, such as a cavity, belongs to
-the object of the shell around it.
+each other unless it is told `--dont-arrange`. A shell whose outside is inside, such as a cavity,
+belongs to the object of the shell around it.
 """
 
 from __future__ import annotations
