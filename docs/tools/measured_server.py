@@ -16,6 +16,7 @@ _STORE: Final = "store-2026-11-27"
 _KILLS: Final = "kills-2026-11-27"
 _SOAK: Final = "soak-2026-11-27"
 _DECODERS: Final = "decoders-2026-11-27"
+_READERS: Final = "readers-2026-11-27"
 _SERVER: Final = "server-2026-11-27-pictures"
 
 
@@ -90,6 +91,23 @@ def decoders() -> str:
     return markdown(head, body, _DECODERS)
 
 
+def readers() -> str:
+    """What reading mesh files in text costs, beside another library."""
+    rows = recorded(_READERS, "readers")
+    body = [
+        [
+            row["file"],
+            f"{row['bytes'] / 1e6:.0f}",
+            f"{row['own_cpu_s']:.2f}",
+            f"{row['trimesh_cpu_s']:.2f}",
+            f"{row['peak_mb']:.0f}",
+        ]
+        for row in rows
+    ]
+    head = (f"{rows[0]['faces']:,} faces", "MB", "this server, s", "trimesh, s", "memory, MB")
+    return markdown(head, body, _READERS)
+
+
 def preview() -> str:
     """What the server does with the preview engine."""
     (row,) = recorded(_SERVER, "server")
@@ -121,5 +139,6 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "measured kills": kills,
     "measured soak": soak,
     "measured decoders": decoders,
+    "measured readers": readers,
     "measured preview": preview,
 }

@@ -2,9 +2,10 @@
 
 Formats: 3MF Consortium, "3MF Core Specification" 1.3 and "Materials and Properties Extension" 1.2.
 
-The build has one item, whose components are the shells: programs keep their places, and slicers
-show them as the parts of one object. A shell whose outside is inside, such as a cavity, belongs to
-the object of the shell around it.
+The build has one item, whose components are the shells: programs keep their places. Some slicers
+show them as the parts of one object, PrusaSlicer as objects, which its command line arranges beside
+each other unless it is told `--dont-arrange`. A shell whose outside is inside, such as a cavity,
+belongs to the object of the shell around it.
 """
 
 from __future__ import annotations
