@@ -32,6 +32,7 @@ from trellis2_server.engines.trellis2 import Trellis2Engine, reason_unavailable
 from trellis2_server.errors import ConfigError
 from trellis2_server.export.gltf import set_asset
 from trellis2_server.inputs.images import Cutter
+from trellis2_server.request_fields import PRINT_SIZE_MM
 from trellis2_server.uploaded_mesh import UploadedMesh, generator, read_mesh, textured_mesh
 
 if TYPE_CHECKING:
@@ -239,11 +240,13 @@ def make_shape(engine: Engine, cutout: Cutout, options: Options, report: Report)
 
 
 def prepare_shape(shape: Shape, options: Options, report: Report) -> Geometry:
-    """Clean and decimate the shape's mesh; remesh it if requested."""
+    """Clean and decimate the shape's mesh; remesh it, or make it a solid, if requested."""
     mesh = export.prepare(
         shape.mesh,
         decimation_target=options.decimation_target,
         remesh_resolution=shape.resolution if options.remesh else None,
+        solid=options.solid,
+        min_wall=options.min_wall_mm / PRINT_SIZE_MM,
         report=report,
     )
     return Geometry(shape, mesh)
@@ -301,7 +304,8 @@ def export_model(  # noqa: PLR0913, PLR0917 - one argument per input
     """
     if isinstance(geometry, UploadedMesh):
         return textured_mesh(engine, geometry, field, options, settings, report)
-    if settings.backend == "upstream" and isinstance(engine, Trellis2Engine):
+    is_upstream = settings.backend == "upstream" and not options.solid
+    if is_upstream and isinstance(engine, Trellis2Engine):
         glb = engine.export(geometry.shape, field, options, report)
         extras = _extras(engine, geometry.mesh, options, geometry.shape) | {"exporter": "upstream"}
         return set_asset(glb, extras=extras, generator=generator(engine))
@@ -342,4 +346,6 @@ def _extras(engine: Named, mesh: PreparedMesh, options: Options, shape: Shape) -
         "faces": len(mesh.faces),
         "faces_before_decimation": len(shape.mesh.faces),
     }
+    if options.solid:
+        extras["solid"] = True
     return extras | {"warnings": list(mesh.warnings)} if mesh.warnings else extras

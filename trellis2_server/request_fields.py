@@ -40,6 +40,8 @@ Stage = Literal["ss", "shape", "tex"]
 RemoveBackground = bool | Literal["always"]
 
 MAX_SEED: Final = 2**32 - 1
+#: Longest edge of a model for `min_wall_mm` where the request does not set its size, millimetres.
+PRINT_SIZE_MM: Final = 100.0
 RANDOM_SEED: Final = -1
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 
@@ -281,6 +283,25 @@ FIELDS: Final = (
         # Upstream's demo remeshes. TRELLIS.2's surfaces may be open, with sheets of no thickness,
         # and a file that shows them as they were generated is ready sooner.
         default=False,
+        mesh="excluded",
+    ),
+    RequestField(
+        "solid",
+        "boolean",
+        "Make a solid for printing. It is remeshed, and checked to be closed, manifold, wound "
+        "outward, without inner shells and not touching itself; a warning names what it is not.",
+        "export",
+        default=False,
+        mesh="excluded",
+    ),
+    RequestField(
+        "min_wall_mm",
+        "number",
+        "Warn about walls of a solid that are thinner, millimetres. At the size of the file; 100 "
+        "mm where size_mm or size_m do not set one. 0: no warning. Needs solid.",
+        "export",
+        bounds=(0, 1000),
+        default=0.0,
         mesh="excluded",
     ),
     RequestField(

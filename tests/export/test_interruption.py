@@ -161,6 +161,9 @@ def _ordinary() -> None:
     export.prepare(large, decimation_target=100_000)
     export.prepare(large, decimation_target=100_000, remesh_resolution=256)
     export.prepare(shapes.moebius(), decimation_target=100)
+    export.prepare(
+        shapes.links(), decimation_target=500, remesh_resolution=100, solid=True, min_wall=0.1
+    )
     unwrap(large, 512)
 
 
@@ -222,6 +225,7 @@ def test_all_loops_are_observed(ordinary: Observer) -> None:
     assert never <= {
         "rasterize_face", "relax_step", "prevent_flips", "count_overlaps", "intersect_edges",
         "measure_distances", "sample_points", "pair_corners", "_mark_columns", "_mark_thin",
+        "meet_ray",
     }  # fmt: skip
 
 

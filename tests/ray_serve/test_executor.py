@@ -59,8 +59,7 @@ class LocalCalls:
         glb: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         glb.set_result(b"glb")
         if task.__name__ in {"export_shape", "read_mesh"}:
-            value = ("md5", ()) if task.__name__ == "read_mesh" else "md5"
-            return RemoteOutcome(value, ["prepared", glb])
+            return RemoteOutcome(("md5", ()), ["prepared", glb])
         return RemoteOutcome(None, [glb if task.__name__ == "export_model" else "prepared again"])
 
 

@@ -82,6 +82,8 @@ class Options(TypedDict, total=False):
     max_num_tokens: int
     decimation_target: int
     remesh: bool
+    solid: bool
+    min_wall_mm: float
     texture_size: TextureSize
     alpha_mode: AlphaMode
     texture_format: TextureFormat

@@ -35,11 +35,13 @@ __all__ = ["compiling", "prepare", "textured_glb", "untextured_glb", "warm_up"]
 GENERATOR: Final = "trellis2-server"
 
 
-def prepare(
+def prepare(  # noqa: PLR0913
     mesh: Mesh,
     *,
     decimation_target: int,
     remesh_resolution: int | None = None,
+    solid: bool = False,
+    min_wall: float = 0.0,
     report: Report | None = None,
 ) -> PreparedMesh:
     """Clean a mesh and decimate it to at most `decimation_target` faces.
@@ -47,12 +49,16 @@ def prepare(
     Cleaning drops duplicate and degenerate faces, unused vertices and small detached parts, closes
     small holes, and winds faces consistently, outward where the surface is closed. It does not move
     vertices. Remeshing replaces the result by watertight shells around it. What is closed stays
-    closed: if that needs more faces, the mesh has more, and a warning says so.
+    closed: if that needs more faces, the mesh has more, and a warning says so. A solid also has no
+    inner shells and does not touch itself; a warning names what could not be reached.
 
     Args:
         mesh: of an engine.
         decimation_target: maximum number of faces, at least 4.
         remesh_resolution: cells of the shell along an edge of the unit cube; None: no remeshing.
+        solid: whether to make a solid, for printing; needs a `remesh_resolution`.
+        min_wall: thickness of walls of a solid below which there is a warning, as a share of the
+            longest edge of its box.
         report: stages "clean", "remesh" and "decimate".
 
     Raises:
@@ -74,12 +80,19 @@ def prepare(
             from trellis2_server.export.remesh import remesh
 
             cleaned = remesh(cleaned, remesh_resolution, watched)
-        mesh = decimate(cleaned, decimation_target, watched)
-    warnings: list[str] = []
+        if solid and remesh_resolution is not None:
+            from trellis2_server.export import solids
+
+            mesh = solids.decimate_solid(cleaned, decimation_target, remesh_resolution, watched)
+            warnings = solids.find_warnings(mesh, min_wall)
+            reason = "it would touch itself, or"
+        else:
+            mesh, warnings, reason = decimate(cleaned, decimation_target, watched), [], ""
     if len(mesh.faces) > decimation_target:
+        reason = f"{reason} its parts, holes and handles could not stay closed".strip()
         warnings.append(
             f"decimation_target: the model stays above {decimation_target} faces, with "
-            f"{len(mesh.faces)}: with fewer, its parts, holes and handles could not stay closed"
+            f"{len(mesh.faces)}: with fewer, {reason}"
         )
     return PreparedMesh(mesh.vertices, mesh.faces, tuple(warnings))
 

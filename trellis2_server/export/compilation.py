@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 #: What can be compiled separately, longest first, and the modules of `kernels` of each part.
 PARTS: Final = {
-    "remesh": ("remesh",),
+    "remesh": ("rays", "remesh", "triangles"),
     "prepare": ("adjacency", "clean", "decimate", "parts"),
     "unwrap": ("charts", "grouping", "packing"),
     "bake": ("bake", "encode", "geometry"),
@@ -179,8 +179,14 @@ def _compile(part: str) -> None:
     mesh = _mesh()
     if part == "remesh":
         from trellis2_server.export.remesh import remesh
+        from trellis2_server.export.triangle_tree import TriangleTree, count_fans
 
         remesh(mesh, 512)
+        tree = TriangleTree(mesh)
+        tree.find_touching()
+        tree.measure_walls()
+        tree.count_crossings(np.zeros((1, 3)), np.ones(3))
+        count_fans(np.zeros(3, np.int32))
     elif part == "prepare":
         from trellis2_server.export.clean import clean
         from trellis2_server.export.decimate import decimate

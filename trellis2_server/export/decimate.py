@@ -60,6 +60,7 @@ def decimate(
     report: Report | None = None,
     *,
     min_split_faces: int = _MIN_SPLIT_FACES,
+    is_fixed: NDArray[np.bool_] | None = None,
 ) -> Mesh:
     """Return a mesh with at most `target` faces, or the mesh itself if it has no more.
 
@@ -75,10 +76,13 @@ def decimate(
         report: called between rounds with "decimate", the number of removed faces and the number of
             faces to remove.
         min_split_faces: number of faces from which the mesh is split into cells.
+        is_fixed: bool [N], vertices that stay as they are. With it, no face is flipped and the
+            topology is not changed, whatever the target; None: no vertex.
     """
     if len(mesh.faces) <= target:
         return mesh
-    work = _Decimation(mesh)
+    work = _Decimation(mesh, is_fixed)
+    last_level = _ALLOW_TOPOLOGY if is_fixed is None else _STRICT
     level, round_index, is_stuck, to_remove = _STRICT, 0, False, len(work.faces) - target
     unflipped: Mesh | None = None
     while len(work.faces) > target:
@@ -101,11 +105,11 @@ def decimate(
         work.compact(drop_repeated_faces=level == _ALLOW_TOPOLOGY)
         removed = before - len(work.faces)
         if is_last and removed < min(allowed, max(2, before // 500)):
-            if level == _ALLOW_TOPOLOGY and removed == 0:
+            if level == last_level and removed == 0:
                 break
             if level == _STRICT:
                 unflipped = work.mesh()
-            level = min(_ALLOW_TOPOLOGY, level + 1)
+            level = min(last_level, level + 1)
         is_stuck = is_stuck or removed <= budget // 10
         round_index += 1
     if len(work.faces) > target and unflipped is not None and _is_closed(unflipped):
@@ -125,16 +129,20 @@ class _Decimation:
         faces: int32 [F, 3].
         vertices: float32 [N, 16]: 0:3 position; 3:9 second-order part of the quadric relative to
             the position (xx, xy, xz, yy, yz, zz); 9:12 half its first-order part; 12 its value; 13
-            is 1 if a neighbour lies in another cell. Before `split` or `enqueue`, the mesh's own
-            arrays: [N, 3].
+            is 1 if a neighbour lies in another cell; 14 is 1 if the vertex is fixed. Before `split`
+            or `enqueue`, the mesh's own arrays: [N, 3].
     """
 
-    def __init__(self, mesh: Mesh) -> None:
+    def __init__(self, mesh: Mesh, is_fixed: NDArray[np.bool_] | None) -> None:
         self.faces: NDArray[np.int32] = mesh.faces
         self.vertices: NDArray[np.float32] = mesh.vertices
         axes = mesh.vertices.T  # separately, because NumPy is slow along the first axis
         self._box = np.array([[end(axis) for axis in axes] for end in (np.min, np.max)], float)
         self._has_quadrics = False
+        self._has_fixed = is_fixed is not None and bool(is_fixed.any())
+        if self._has_fixed:
+            self._widen()
+            self.vertices[:, 14] = is_fixed
         #: Latest limit of all cells, or of the sample cells; -1: none yet.
         self._limit = -1
         self._reset_cells()
@@ -145,6 +153,12 @@ class _Decimation:
         self._cell = np.zeros(count, np.int16)
         # First corner at each vertex, -1 for removed vertices; 0 until the corners are linked.
         self._head = np.zeros(count, np.int32)
+
+    def _widen(self) -> None:
+        """Replace the mesh's own arrays by copies with room for all values of a vertex."""
+        own = np.empty((len(self.vertices), _VERTEX_VALUES), np.float32)
+        own[:, :3] = self.vertices
+        self.vertices, self.faces = own, self.faces.copy()
 
     def mesh(self) -> Mesh:
         """Return a copy of the mesh, without unused vertices; only after `compact`."""
@@ -190,9 +204,7 @@ class _Decimation:
         """Queue each vertex that is not locked with its cheapest edge."""
         count, cells = len(self.vertices), len(self._first) - 1
         if self.vertices.shape[1] < _VERTEX_VALUES:
-            own = np.empty((count, _VERTEX_VALUES), np.float32)
-            own[:, :3] = self.vertices
-            self.vertices, self.faces = own, self.faces.copy()
+            self._widen()
         self._head = np.empty(count, np.int32)
         self._next_corner = np.empty(self.faces.size, np.int32)
         call(kernels.link_corners, self.faces, self._head, self._next_corner)
@@ -204,7 +216,7 @@ class _Decimation:
             self._has_quadrics = True
         parallel_for(
             kernels.lock_borders, count, self.faces, self._head, self._next_corner, self._cell,
-            self.vertices,
+            self._has_fixed, self.vertices,
         )  # fmt: skip
         self._buckets, self._counts = (np.empty((cells, _BUCKETS), np.int32) for _ in range(2))
         self._after, self._partner, self._stamp = (np.empty(count, np.int32) for _ in range(3))

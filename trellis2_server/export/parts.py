@@ -81,6 +81,11 @@ class Parts:
         )  # fmt: skip
         self._pairs, self._votes = self._find_continuations(vertices, faces, twin)
 
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """The number of each face's part, int32 [F]."""
+        return self._part
+
     def _find_continuations(
         self, vertices: NDArray[np.float32], faces: NDArray[np.int32], twin: NDArray[np.int32]
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:

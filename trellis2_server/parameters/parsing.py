@@ -21,7 +21,14 @@ from trellis2_server.parameters.records import (
     SamplerOptions,
     default_placement,
 )
-from trellis2_server.request_fields import BY_NAME, FIELDS, MAX_SEED, RANDOM_SEED, STAGES
+from trellis2_server.request_fields import (
+    BY_NAME,
+    FIELDS,
+    MAX_SEED,
+    PRINT_SIZE_MM,
+    RANDOM_SEED,
+    STAGES,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -135,6 +142,7 @@ def read_options(raw: Mapping[str, object], settings: Settings, mesh: str | None
         else field.default
         for field in FIELDS
     }
+    values |= _solid(found, values, has_mesh=mesh is not None)
     if mesh is None:
         values["up_axis"] = "auto"  # that of the file, see `read_delivery`
     values["remove_background"] = _REMOVALS[values["remove_background"]]
@@ -178,7 +186,40 @@ def read_export(raw: Mapping[str, object], options: Options, settings: Settings)
             changed[name] = field.default
         else:
             changed[name] = found.get(name, getattr(options, name))
+    changed |= _solid(found, changed, has_mesh=options.mesh is not None)
     return dataclasses.replace(options, **_capped(changed, settings))
+
+
+def _solid(
+    found: Mapping[str, Any], values: Mapping[str, Any], *, has_mesh: bool
+) -> dict[str, Any]:
+    """Return what a request for a solid changes in the parameters, and check that it may.
+
+    Args:
+        found: fields of the request.
+        values: the parameters.
+        has_mesh: whether they are for a mesh of the client.
+
+    Raises:
+        InputError: fields contradict each other; names both.
+    """
+    if has_mesh and found.get("solid"):
+        raise InputError("solid: does not go with mesh, which is never remeshed")
+    if not values["solid"]:
+        if found.get("min_wall_mm"):
+            raise InputError("min_wall_mm: goes with solid: true only")
+        return {"min_wall_mm": 0.0}
+    if found.get("remesh") is False:
+        raise InputError("solid: true does not go with remesh: false")
+    if found.get("compress"):
+        raise InputError(f"solid: true does not go with compress: {found['compress']}")
+    changes: dict[str, Any] = {"remesh": True, "compress": None}
+    if "min_wall_mm" in found:
+        is_gltf = found.get("type", BY_NAME["type"].default) in _IN_METRES
+        size_mm = 1000 * found.get("size_m", 0) if is_gltf else found.get("size_mm", 0)
+        share = found["min_wall_mm"] / (size_mm or PRINT_SIZE_MM)
+        changes["min_wall_mm"] = round(share * PRINT_SIZE_MM, 9)
+    return changes
 
 
 def fields_of(options: Options) -> dict[str, object]:
@@ -207,6 +248,8 @@ def fields_of(options: Options) -> dict[str, object]:
         given["up_axis"] = options.up_axis
     if options.uv != "new":
         given["uv"] = options.uv
+    if options.solid:
+        given |= {"solid": True, "min_wall_mm": options.min_wall_mm}
     if options.remove_background is not True:
         given["remove_background"] = options.remove_background == "always"
     return {**others, "compress": options.compress or "none", **samplers, **given}

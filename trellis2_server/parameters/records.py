@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 # Stored records are validated against these annotations, which needs them at runtime.
 from trellis2_server.request_fields import (
+    PRINT_SIZE_MM,
     AlphaMode,
     Compression,
     FileType,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 #: Fields of `Options` that are newer than stored keys: the `repr` has them only if they are set.
-_NEWER: Final = frozenset({"up_axis", "uv"})
+_NEWER: Final = frozenset({"up_axis", "uv", "solid", "min_wall_mm"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,9 @@ class Options:
         geo_rotation: degrees by which that mesh is turned before it is textured.
         up_axis: axis of that mesh's file that points up; "auto" without a mesh.
         uv: whether that mesh gets new texture coordinates or keeps its own.
+        solid: whether to make a solid for printing; `remesh` is then true.
+        min_wall_mm: thickness of walls of a solid below which there is a warning, millimetres of a
+            model whose longest edge has 100 mm; 0: none.
     """
 
     seed: int
@@ -91,6 +95,8 @@ class Options:
     geo_rotation: float = 0.0
     up_axis: UpAxis = "auto"
     uv: UvSource = "new"
+    solid: bool = False
+    min_wall_mm: float = 0.0
 
     def __repr__(self) -> str:
         """Return all fields; those that stored keys do not have, only if they are set."""
@@ -135,7 +141,7 @@ class PlacedFile:
 FileForm = FileType | PlacedFile
 
 #: As slicers expect files: Z up, millimetres, standing on the bed.
-_TO_PRINT: Final = Placement("z", 100.0, "floor")
+_TO_PRINT: Final = Placement("z", PRINT_SIZE_MM, "floor")
 #: Default placements; a type that is not here has `Placement()`.
 _DEFAULT_PLACEMENTS: Final[Mapping[FileType, Placement]] = {"stl": _TO_PRINT, "3mf": _TO_PRINT}
 

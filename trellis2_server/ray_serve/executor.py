@@ -238,7 +238,7 @@ class ClusterExecutor:
     ) -> bytes:
         shape = geometry.shape
         original, resolution = (shape.mesh, shape.resolution) if shape else (None, 0)
-        if self._engine_exports and shape is not None:
+        if self._engine_exports and shape is not None and not options.solid:
             outcome = await self._calls.on_engine(
                 "export_model",
                 [geometry.mesh], resolution, [original], shape.state, field.field, options,

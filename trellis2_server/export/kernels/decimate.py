@@ -202,12 +202,12 @@ def collect_ring(faces, head, next_corner, v, ring):
 
 
 @kernel
-def lock_borders(start, stop, faces, head, next_corner, cell, vertices, flag):
-    # Mark vertices with neighbours in other cells.
+def lock_borders(start, stop, faces, head, next_corner, cell, has_fixed, vertices, flag):
+    # Mark vertices with neighbours in other cells, and those that are fixed.
     for v in range(start, stop):
         if v & 1023 == 0 and is_cancelled(flag):
             return
-        vertices[v, 13] = 0.0
+        vertices[v, 13] = 1.0 if has_fixed and vertices[v, 14] != 0.0 else 0.0
         i = head[v]
         steps = 0
         while i >= 0:
