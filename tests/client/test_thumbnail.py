@@ -64,7 +64,7 @@ def test_a_thumbnail_needs_nothing_of_the_server_but_the_drawing() -> None:
         " *(m for m in ('numba', 'pydantic', 'fastapi', 'cv2', 'torch', 'scipy')"
         " if m in sys.modules))"
     )
-    assert run(code) == "client drawing request_fields"
+    assert run(code) == "client drawing purposes request_fields"
 
 
 @pytest.mark.parametrize("package", ["numpy", "PIL"])
