@@ -49,6 +49,9 @@ const EXPORT_FIELDS = [
   "origin",
 ];
 
+/** The fields of a file that is not exported again. */
+const PLACEMENT = ["up_axis", "size_mm", "size_m", "origin"];
+
 /** @typedef {import("./api.js").Job} Job */
 
 export class Downloads {
@@ -247,8 +250,10 @@ export class Downloads {
   async #openAr() {
     if (!this.job) return;
     const model = this.job.texture_ready ? "textured" : "shape";
-    const { size_m, origin } = this.purposes.ar?.fields ?? {};
-    const query = new URLSearchParams({ size_m: String(size_m ?? 0), origin: String(origin) });
+    const fields = Object.entries(this.purposes.ar?.fields ?? {});
+    const query = new URLSearchParams(
+      fields.filter(([name]) => PLACEMENT.includes(name)).map(([name, value]) => [name, `${value}`]),
+    );
     const path = `jobs/${this.job.uid}/${model}`;
     if (arProgram() === "scene-viewer") {
       const url = api.address(`${path}.glb?${query}`);
