@@ -3,7 +3,7 @@
     python bench/render.py model.glb out.png [--view front] [--size 512] [--shading lit]
     python bench/render.py model.glb out.png --turntable 8
 
-The renderer is that of the client's thumbnails, see `trellis2_server.client.drawing`.
+The renderer is that of the client's thumbnails, see `trellis2_server.drawing`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +21,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from trellis2_server.client.drawing import (
+from trellis2_server.drawing import (
     MARGIN,
     VIEWS,
     Shading,
@@ -83,7 +84,7 @@ def front_view_match(glb: bytes, cutout_rgba: NDArray[np.uint8]) -> tuple[float,
     alpha = small[..., 3]
     expected = 255 * small[..., :3] / np.maximum(alpha[..., None], 1e-6)
 
-    model = load_glb(glb)
+    model = replace(load_glb(glb), alpha_mode="OPAQUE")  # coverage is that of the surface
     used = model.positions[model.faces.ravel(), :2]
     low, high = used.min(0), used.max(0)
     unit = float((high - low).max()) / max(x1 - x0, y1 - y0)

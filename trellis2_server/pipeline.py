@@ -7,7 +7,7 @@
 
 `export_shape` and `make_texture` need only the shape and do not change it: they may run side by
 side. For an uploaded mesh, `read_mesh` replaces the first two steps. `make_model` runs all four
-steps of a picture one after the other.
+steps of a picture one after the other. `convert` makes other files and pictures of a GLB.
 
 Each step has a `report`, called as `report(stage, step, steps)`: the stage's name, the steps
 done and the steps in all. It may raise, which cancels the step.
@@ -32,6 +32,7 @@ from trellis2_server.engines.trellis2 import Trellis2Engine, reason_unavailable
 from trellis2_server.errors import ConfigError
 from trellis2_server.export.gltf import set_asset
 from trellis2_server.inputs.images import Cutter
+from trellis2_server.parameters import PictureForm
 from trellis2_server.request_fields import PRINT_SIZE_MM
 from trellis2_server.uploaded_mesh import UploadedMesh, generator, read_mesh, textured_mesh
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.mesh import Mesh, PreparedMesh, Shape, VoxelField
-    from trellis2_server.parameters import Options
+    from trellis2_server.parameters import DerivedForm, Options
     from trellis2_server.reports import Report
     from trellis2_server.settings import ExportSettings, Settings
     from trellis2_server.uploaded_mesh import Named
@@ -50,6 +51,7 @@ __all__ = [
     "Geometry",
     "UploadedMesh",
     "choose_engine",
+    "convert",
     "cpu_workers",
     "export_model",
     "export_shape",
@@ -349,3 +351,19 @@ def _extras(engine: Named, mesh: PreparedMesh, options: Options, shape: Shape) -
     if options.solid:
         extras["solid"] = True
     return extras | {"warnings": list(mesh.warnings)} if mesh.warnings else extras
+
+
+def convert(glb: bytes, form: DerivedForm, report: Report) -> bytes:
+    """Return a model in another form than the GLB that is stored.
+
+    Raises:
+        ExportError: the GLB cannot be read or drawn.
+    """
+    # Both need numba, with which their loops are compiled.
+    if isinstance(form, PictureForm):
+        from trellis2_server.export.pictures import draw_picture
+
+        return draw_picture(glb, form, report)
+    from trellis2_server.export import formats
+
+    return formats.convert(glb, form, report)

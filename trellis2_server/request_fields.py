@@ -34,6 +34,7 @@ AlphaMode = Literal["auto", "OPAQUE", "MASK", "BLEND"]
 TextureFormat = Literal["auto", "webp", "png", "jpeg"]
 Compression = Literal["meshopt", "draco"]
 UvSource = Literal["new", "keep"]
+PictureView = Literal["front", "three_quarter", "back"]
 Stage = Literal["ss", "shape", "tex"]
 #: True: of a picture that is no cut-out, which is what requests get that leave the field out.
 #: "always": of a cut-out, too, which is what `true` in a request means. False: not at all.

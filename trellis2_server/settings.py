@@ -95,8 +95,8 @@ class ServerSettings(_Section):
         default=None,
         gt=0,
         le=1_000_000,
-        description="Maximum POST requests, and GETs of a job's file that convert it, per minute "
-        "and client (API key, otherwise address); more get 429. Null: unlimited.",
+        description="Maximum POST requests, and GETs of a job's file or picture that make it, "
+        "per minute and client (API key, otherwise address); more get 429. Null: unlimited.",
     )
     max_body_bytes: int = Field(
         default=134_217_728,

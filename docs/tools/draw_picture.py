@@ -134,7 +134,7 @@ def overview(picture: Path) -> Image.Image:
         picture: a PNG file with transparency.
     """
     from trellis2_server import pipeline
-    from trellis2_server.client.drawing import draw
+    from trellis2_server.drawing import draw
     from trellis2_server.inputs.images import Cutter
     from trellis2_server.parameters import read_options
     from trellis2_server.settings import ModelSettings, Settings

@@ -46,7 +46,7 @@ def main() -> None:
         tab.drop(("rocket.png", rocket()))
         tab.see("#job-title", "rocket.png")
         tab.wait_for_model("textured")
-        tab.see("#history li:nth-child(4) img[src]")
+        tab.see("#history li:nth-child(4)[data-shown*=thumbnail] img[src]")
         tab.page.screenshot(path=file)
     Image.open(file).convert("RGB").save(file, optimize=True)
 

@@ -5,8 +5,9 @@
     python docs/tools/tables.py --print parameters     # prints one table
     python docs/tools/tables.py docs/configuration.md  # other files
 
-A file has a table between `<!-- settings -->` and `<!-- /settings -->`, or between
-`<!-- parameters -->` and `<!-- /parameters -->`; the tables of `measured` have such names, too.
+A file has a table between `<!-- settings -->` and `<!-- /settings -->`, between
+`<!-- parameters -->` and `<!-- /parameters -->`, or `purposes`; the tables of `measured` have such
+names, too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
 from docs.tools import measured  # noqa: E402
+from trellis2_server.purposes import PURPOSES  # noqa: E402
 from trellis2_server.request_fields import FIELDS, Group, RequestField  # noqa: E402
 from trellis2_server.settings import Settings  # noqa: E402
 
@@ -61,9 +63,19 @@ def parameters_table() -> str:
     return "\n".join(rows)
 
 
+def purposes_table() -> str:
+    """Return the table of what models are for, and the fields that suit it."""
+    rows = ["| for | fields |", "|---|---|"]
+    for name, purpose in PURPOSES.items():
+        fields = _code(f"{field}: {_word(value)}" for field, value in purpose.fields.items())
+        rows.append(_row(f"`{name}`", fields))
+    return "\n".join(rows)
+
+
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "settings": settings_table,
     "parameters": parameters_table,
+    "purposes": purposes_table,
     **measured.TABLES,
 }
 

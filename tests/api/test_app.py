@@ -187,7 +187,7 @@ def test_the_openapi_documentation_is_complete_and_has_no_422(server: Server) ->
         "/generate", "/generate_texture", "/status/{name}", "/healthcheck", "/worker_status",
         "/send", "/status/test", "/health", "/metrics", "/page/options",
         "/jobs", "/jobs/{name}", "/jobs/{name}/{file_name}", "/jobs/{name}/export",
-        "/events/{name}",
+        "/events/{name}", "/jobs/{name}/thumbnail.png", "/jobs/{name}/turntable.webp",
     }  # fmt: skip
     assert "HTTPValidationError" not in api["components"]["schemas"]
     for operations in api["paths"].values():

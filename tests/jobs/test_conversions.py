@@ -11,9 +11,10 @@ from tests.support.managers import in_a_loop
 from trellis2_server.errors import StoreError
 from trellis2_server.jobs import conversions
 from trellis2_server.jobs.conversions import Conversions
+from trellis2_server.parameters import PictureForm
 from trellis2_server.settings import Settings
 from trellis2_server.storage.content import BytesContent
-from trellis2_server.storage.store import Artifact
+from trellis2_server.storage.store import FILE_NAME, Artifact
 
 if TYPE_CHECKING:
     from trellis2_server.jobs.export_calls import ExportWork
@@ -224,3 +225,24 @@ async def test_after_a_restart_conversions_of_other_versions_go_and_the_limit_ho
     await asyncio.sleep(0)
     await parts.convert("d", MAX_DISK_BYTES // 2)
     assert parts.kept == ["c", "d", "unknown"]
+
+
+@in_a_loop
+async def test_pictures_are_kept_by_what_they_show_under_names_that_stores_accept() -> None:
+    parts = Parts()
+    model = parts.model("a")
+    forms = [
+        PictureForm("thumbnail", 64),
+        PictureForm("thumbnail", 65),
+        PictureForm("thumbnail", 64, "back"),
+        PictureForm("turntable", 64),
+    ]
+    for form in forms:
+        await parts.convert("a", 1, form)
+    found = [parts.conversions.find(model, form) for form in forms]
+    names = {artifact.name for artifact in found if artifact is not None}
+    assert len(names) == len(forms)
+    assert all(FILE_NAME.fullmatch(name) for name in names)
+    again = Parts(parts.shelf)  # after a restart
+    again.conversions.restore(["a"])
+    assert [again.conversions.find(model, form) for form in forms] == found

@@ -93,7 +93,7 @@ def test_a_model_without_its_untextured_file_is_shown_and_offered(
         one.drop(TOY)
         one.wait_for_model("textured")
         one.see("#files a", "GLB")
-        assert one.page.locator("#files li").count() == 1
+        assert one.page.locator("#files li[data-model]").count() == 1
         one.see("#job-status", "Done")
 
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 #: Headers of these responses that pages of other origins may read.
 EXPOSED_HEADERS: Final = ("ETag", "Accept-Ranges", "Content-Range", "Content-Disposition")
+#: Values of `Cache-Control`: the URL's content never changes, or may change.
+PERMANENT: Final = "private, max-age=31536000, immutable"
+REVALIDATE: Final = "private, no-cache"
 _RANGE: Final = re.compile(r"bytes\s*=\s*(\d{0,18})-(\d{0,18})\s*", re.IGNORECASE)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from trellis2_server.jobs.job import Caller, Job
     from trellis2_server.jobs.service import JobService
-    from trellis2_server.parameters import FileForm, FileType
+    from trellis2_server.parameters import DerivedForm, FileType
     from trellis2_server.storage.content import Content
     from trellis2_server.storage.store import Artifact
 
@@ -75,12 +75,12 @@ async def convert_on_get(  # noqa: PLR0913 - the service's arguments, and the re
     request: Request,
     service: JobService,
     model: Artifact,
-    form: FileForm,
+    form: DerivedForm,
     caller: Caller,
     *,
     is_delivery: bool = False,
 ) -> Content:
-    """Return a stored GLB in the file type for a GET, which counts if the file is made for it.
+    """Return a stored GLB in another form for a GET, which counts if the file is made for it.
 
     A delivery does not count again: its `/send` has. Clients that poll know no 429.
 
@@ -88,7 +88,7 @@ async def convert_on_get(  # noqa: PLR0913 - the service's arguments, and the re
         request: the GET; when its client disconnects, it waits no longer.
         service: the job service.
         model: the stored GLB.
-        form: the type, and the placement.
+        form: the type, and the placement; or a picture.
         caller: the client.
         is_delivery: see `JobService.convert`.
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from trellis2_server.inputs.background import FetchState
     from trellis2_server.jobs.service import Health, JobView
 
-
+#: Names of a model's pictures, which are drawn when they are requested.
+THUMBNAIL_FILE: Final = "thumbnail.png"
+TURNTABLE_FILE: Final = "turntable.webp"
 #: OpenAPI entry of routes with parameters: with it, FastAPI does not document a 422, which this
 #: server never sends.
 INVALID_REQUEST: Final[dict[int | str, dict[str, Any]]] = {
@@ -71,6 +73,14 @@ class JobReply(StatusReply):
     parameters: dict[str, Any] = Field(description="Request fields that reproduce the job.")
     files: dict[str, FileReply] = Field(
         description="Available files: input.png, shape.glb, textured.glb."
+    )
+    thumbnail_url: str | None = Field(
+        default=None,
+        description="URL of a picture of the model, relative to the server's root. Absent: there "
+        "is no model yet.",
+    )
+    turntable_url: str | None = Field(
+        default=None, description="URL of an animated picture that turns around the model."
     )
     can_export: bool = Field(
         description="Whether `POST /jobs/{uid}/export` can export the model again."
@@ -164,6 +174,8 @@ def job_reply(view: JobView) -> JobReply:
             file.name: FileReply(bytes=file.size, url=f"jobs/{job.uid}/{file.name}")
             for file in view.files
         },
+        thumbnail_url=f"jobs/{job.uid}/{THUMBNAIL_FILE}" if job.model else None,
+        turntable_url=f"jobs/{job.uid}/{TURNTABLE_FILE}" if job.model else None,
         can_export=view.can_export,
         timings=dict(job.timings),
     )

@@ -32,9 +32,11 @@ from trellis2_server.client.errors import (
 from trellis2_server.client.options import OPTIONS, Options
 from trellis2_server.client.progress import Progress
 from trellis2_server.client.records import Health, JobState, Result
+from trellis2_server.purposes import PURPOSES
 
 __all__ = [
     "OPTIONS",
+    "PURPOSES",
     "AsyncClient",
     "BusyError",
     "Client",

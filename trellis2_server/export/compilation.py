@@ -31,6 +31,7 @@ PARTS: Final = {
     "prepare": ("adjacency", "clean", "decimate", "parts"),
     "unwrap": ("charts", "grouping", "packing"),
     "bake": ("bake", "encode", "geometry"),
+    "draw": ("drawing",),
 }
 #: Loops that no export needs: only measurements sample a field at points.
 _OPTIONAL: Final = {"bake.sample_points"}
@@ -196,8 +197,31 @@ def _compile(part: str) -> None:
         from trellis2_server.export.unwrap import unwrap
 
         unwrap(mesh, 32)
+    elif part == "draw":
+        _draw(mesh)
     else:
         _bake(mesh, _field())
+
+
+def _draw(mesh: Mesh) -> None:
+    from trellis2_server.drawing import DrawnModel, draw_model
+    from trellis2_server.export.pictures import COMPILED_LOOPS
+
+    zeros = np.zeros_like(mesh.faces)
+    model = DrawnModel(
+        positions=mesh.vertices,
+        faces=mesh.faces,
+        normals=mesh.vertices,
+        normal_faces=mesh.faces,
+        uvs=np.zeros((1, 2), np.float32),
+        uv_faces=zeros,
+        texture=np.zeros((2, 2, 6), np.uint8),
+        is_textured=True,
+        alpha_mode="BLEND",  # of which several layers are drawn
+        alpha_cutoff=0.5,
+        double_sided=True,
+    )
+    draw_model(model, size_px=8, loops=COMPILED_LOOPS)
 
 
 def _bake(mesh: Mesh, field: VoxelField) -> None:

@@ -1,8 +1,8 @@
-"""`Conversions`: finished models in other file types, made once and stored with their job.
+"""`Conversions`: finished models in other file types, and their pictures, made once and stored.
 
-A stored conversion has the name of its model, the file type, a digest of a placement that is not
-the type's, and the version of the server that made it, such as `textured.obj-1_2_0`: another
-version makes it again. Conversions are dropped
+A stored conversion has the name of its model, the file type or the kind of picture, a digest of a
+placement that is not the type's or of how the picture is drawn, and the version of the server that
+made it, such as `textured.obj-1_2_0`: another version makes it again. Conversions are dropped
 before any job is, least recently used first.
 
 Does not know: HTTP, how a model is converted.
@@ -19,7 +19,7 @@ from trellis2_server import __version__
 from trellis2_server.digests import md5
 from trellis2_server.errors import StoreError
 from trellis2_server.jobs.export_calls import ExportWork, with_contents
-from trellis2_server.parameters import PlacedFile
+from trellis2_server.parameters import PictureForm, PlacedFile
 from trellis2_server.storage.content import BytesContent
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from trellis2_server.jobs.executor import Executor
     from trellis2_server.jobs.export_calls import ExportCalls
-    from trellis2_server.parameters import FileForm
+    from trellis2_server.parameters import DerivedForm
     from trellis2_server.settings import WorkerSettings
     from trellis2_server.storage.archive import Archive
     from trellis2_server.storage.content import Content
@@ -74,7 +74,7 @@ class Conversions:
         """Limit of their total size, bytes."""
         return self._max_memory_bytes if self._archive.is_in_memory else self._max_disk_bytes
 
-    def find(self, model: Artifact, file_type: FileForm) -> Artifact | None:
+    def find(self, model: Artifact, file_type: DerivedForm) -> Artifact | None:
         """Return the stored conversion of a model; None: it has to be made."""
         return self._archive.find(model.uid, _name(model, file_type))
 
@@ -82,7 +82,7 @@ class Conversions:
         self,
         model: Artifact,
         content: Content,
-        file_type: FileForm,
+        file_type: DerivedForm,
         client: str,
         *,
         may_refuse: bool,
@@ -92,7 +92,7 @@ class Conversions:
         Args:
             model: the stored GLB.
             content: its content.
-            file_type: another form than "glb".
+            file_type: another form than "glb", or a picture.
             client: see `ExportCalls.run`.
             may_refuse: see `ExportCalls.run`.
 
@@ -116,12 +116,12 @@ class Conversions:
         )
         return await self._export_calls.run(work, client, may_refuse=may_refuse)
 
-    async def convert_bytes(self, content: Content, file_type: FileForm, client: str) -> Content:
+    async def convert_bytes(self, content: Content, file_type: DerivedForm, client: str) -> Content:
         """Return the conversion of a model that is not stored, and do not store it either."""
         work = ExportWork(self._call(content, file_type))
         return await self._export_calls.run(work, client, may_refuse=False)
 
-    def _call(self, content: Content, file_type: FileForm) -> Any:
+    def _call(self, content: Content, file_type: DerivedForm) -> Any:
         return with_contents(partial(self._executor.convert, file_type=file_type), content)
 
     # ---- storing -------------------------------------------------------------------------
@@ -140,7 +140,7 @@ class Conversions:
         """Delete conversions of at least that size together, or all of them."""
         self._shrink(self._size - missing_bytes)
 
-    def _store(self, model: Artifact, file_type: FileForm, made: bytes) -> Content:
+    def _store(self, model: Artifact, file_type: DerivedForm, made: bytes) -> Content:
         if self._archive.find(model.uid, model.name) == model and self._has_room(len(made)):
             name = _name(model, file_type)
             self._touch(self._archive.store_file(model.uid, name, made, is_bulk=True))
@@ -175,10 +175,12 @@ class Conversions:
             self._archive.discard(artifact)
 
 
-def _name(model: Artifact, file_type: FileForm) -> str:
+def _name(model: Artifact, file_type: DerivedForm) -> str:
     """Return the name of a stored conversion: letters up to the hyphen, see `FILE_NAME`."""
     if isinstance(file_type, PlacedFile):
         word = f"{file_type.type}_{md5(repr(file_type.placement).encode())}"
+    elif isinstance(file_type, PictureForm):
+        word = f"{file_type.kind}_{md5(repr(file_type).encode())}"
     else:
         word = file_type
     word = word.translate(_LETTERS)

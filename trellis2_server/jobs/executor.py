@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from trellis2_server import pipeline
 from trellis2_server.digests import md5
-from trellis2_server.export.formats import convert
 from trellis2_server.mesh import Shape
+from trellis2_server.pipeline import convert
 from trellis2_server.storage.snapshots import (
     EngineName,
     export_again,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trellis2_server.inputs.background import FetchState
     from trellis2_server.inputs.images import Cutout, Cutter
     from trellis2_server.mesh import VoxelField
-    from trellis2_server.parameters import FileForm, Options
+    from trellis2_server.parameters import DerivedForm, Options
     from trellis2_server.pipeline import Engine, Geometry, UploadedMesh
     from trellis2_server.reports import Report
     from trellis2_server.request_fields import RemoveBackground
@@ -176,8 +176,10 @@ class Executor(Protocol):
         """Export stored snapshots; see `snapshots.export_again`."""
         ...
 
-    def convert(self, glb: bytes, file_type: FileForm, report: Report) -> bytes | Awaitable[bytes]:
-        """Return a model in another file type than "glb"; see `formats.convert`."""
+    def convert(
+        self, glb: bytes, file_type: DerivedForm, report: Report
+    ) -> bytes | Awaitable[bytes]:
+        """Return a model in another file type than "glb", or a picture; see `pipeline.convert`."""
         ...
 
     def close(self) -> None:
@@ -297,8 +299,8 @@ class LocalExecutor:
             EngineName(made_by), shape, field, options, self._export, self.decoders, report
         )
 
-    def convert(self, glb: bytes, file_type: FileForm, report: Report) -> bytes:
-        """Return a model in another file type."""
+    def convert(self, glb: bytes, file_type: DerivedForm, report: Report) -> bytes:
+        """Return a model in another file type, or a picture of it."""
         return convert(glb, file_type, report)
 
     def close(self) -> None:

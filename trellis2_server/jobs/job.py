@@ -140,6 +140,11 @@ class Job:
     timings: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
+    def model(self) -> Artifact | None:
+        """The textured GLB or, as long as there is none, the untextured one."""
+        return self.textured_glb or self.shape_glb
+
+    @property
     def finished_unix_s(self) -> float | None:
         """Time of the end, Unix seconds; not affected by changes of the system's clock."""
         if self.finished_at is None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.job import Caller, Job
     from trellis2_server.jobs.manager import JobManager
     from trellis2_server.jobs.service import ExportedModel, MetricsRenderer
-    from trellis2_server.parameters import FileForm, Options
+    from trellis2_server.parameters import DerivedForm, FileForm, Options
     from trellis2_server.storage.content import Content
     from trellis2_server.storage.store import Artifact
 
@@ -210,19 +210,19 @@ class LocalJobService:
         await self._archive.wait_until_saved(job.uid)
         return job, file
 
-    async def find_conversion(self, model: Artifact, file_type: FileForm) -> Artifact | None:
+    async def find_conversion(self, model: Artifact, file_type: DerivedForm) -> Artifact | None:
         """Return the stored conversion of a model; None: it has to be made."""
         return self._results.find_conversion(model, file_type)
 
     async def convert(
         self,
         model: Artifact | None,
-        file_type: FileForm,
+        file_type: DerivedForm,
         caller: Caller = ANONYMOUS,
         *,
         is_delivery: bool = False,
     ) -> Content:
-        """Return a stored model in that file type."""
+        """Return a stored model in that file type, or a picture of it."""
         is_made = (
             model is None or file_type == "glb" or await self.find_conversion(model, file_type)
         )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.export_calls import ExportCalls
     from trellis2_server.jobs.job import Job
     from trellis2_server.jobs.records import JobRecords
-    from trellis2_server.parameters import FileForm, Options
+    from trellis2_server.parameters import DerivedForm, FileForm, Options
     from trellis2_server.settings import WorkerSettings
     from trellis2_server.storage.archive import Archive
     from trellis2_server.storage.content import Content
@@ -190,14 +190,14 @@ class JobResults:
 
     # ---- other file types --------------------------------------------------------------
 
-    def find_conversion(self, model: Artifact, file_type: FileForm) -> Artifact | None:
+    def find_conversion(self, model: Artifact, file_type: DerivedForm) -> Artifact | None:
         """Return the stored conversion of a model; None: it has to be made."""
         return self._conversions.find(model, file_type)
 
     async def convert(
-        self, model: Artifact | None, file_type: FileForm, client: str, *, may_refuse: bool
+        self, model: Artifact | None, file_type: DerivedForm, client: str, *, may_refuse: bool
     ) -> Content:
-        """Return a stored GLB in a file type; made once, see `Conversions`.
+        """Return a stored GLB in a file type, or a picture of it; made once, see `Conversions`.
 
         Args:
             model: the GLB.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from trellis2_server.inputs.background import FetchState
     from trellis2_server.jobs.job import Caller, Job
-    from trellis2_server.parameters import Delivery, FileForm, Options
+    from trellis2_server.parameters import Delivery, DerivedForm, FileForm, Options
     from trellis2_server.request_fields import RemoveBackground
     from trellis2_server.storage.content import Content
     from trellis2_server.storage.store import Artifact
@@ -219,19 +219,19 @@ class JobService(Protocol):
         """Return the content of a file; see `JobResults.open_file`."""
         ...
 
-    async def find_conversion(self, model: Artifact, file_type: FileForm) -> Artifact | None:
+    async def find_conversion(self, model: Artifact, file_type: DerivedForm) -> Artifact | None:
         """Return the stored conversion of a model; None: `convert` would have to make it."""
         ...
 
     async def convert(
         self,
         model: Artifact | None,
-        file_type: FileForm,
+        file_type: DerivedForm,
         caller: Caller = ANONYMOUS,
         *,
         is_delivery: bool = False,
     ) -> Content:
-        """Return a stored GLB in that file type; see `JobResults.convert`.
+        """Return a stored GLB in that file type, or a picture of it; see `JobResults.convert`.
 
         Args:
             model: the GLB.

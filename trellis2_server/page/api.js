@@ -28,6 +28,8 @@
  * @property {Record<string, number>} [timings] Duration of each finished step, seconds.
  * @property {Record<string, {bytes: number, url: string}>} [files] Available files.
  * @property {boolean} [can_export]
+ * @property {string} [thumbnail_url] URL of a picture of the model, if there is one.
+ * @property {string} [turntable_url]
  */
 
 /** URL of the server's root, relative to this file, `page/api.js`; a proxy may add a prefix. */

@@ -2,8 +2,9 @@
 
 import * as api from "./api.js";
 import { curlCommand } from "./curl.js";
+import { arProgram, openQuickLook, sceneViewerUrl } from "./ar.js";
 import { isFinished } from "./job.js";
-import { fieldRows, valuesOf } from "./settings.js";
+import { fieldRows, LABELS, valuesOf } from "./settings.js";
 import { size } from "./words.js";
 
 /** The models, with the ending and the label of each file type. */
@@ -13,6 +14,9 @@ const MODELS = [
     label: "Textured",
     types: [
       ["glb", "GLB", ""],
+      ["usdz", "USDZ", ""],
+      ["3mf", "3MF", ""],
+      ["gltf.zip", "glTF", ", zipped with its textures"],
       ["zip", "OBJ", ", zipped with its textures"],
     ],
   },
@@ -21,11 +25,17 @@ const MODELS = [
     label: "Untextured",
     types: [
       ["glb", "GLB", ""],
-      ["obj", "OBJ", ""],
       ["stl", "STL", ""],
+      ["3mf", "3MF", ""],
+      ["obj", "OBJ", ""],
     ],
   },
 ];
+/** Pictures of the model: URL, name of the type and ending. */
+const PICTURES = /** @type {const} */ ([
+  ["thumbnail_url", "?size=1024", "PNG", "png"],
+  ["turntable_url", "?size=512", "WebP, turning", "webp"],
+]);
 const EXPORT_FIELDS = [
   "decimation_target",
   "texture_size",
@@ -39,6 +49,9 @@ const EXPORT_FIELDS = [
   "origin",
 ];
 
+/** The fields of a file that is not exported again. */
+const PLACEMENT = ["up_axis", "size_mm", "size_m", "origin"];
+
 /** @typedef {import("./api.js").Job} Job */
 
 export class Downloads {
@@ -49,7 +62,8 @@ export class Downloads {
     const part = (id) => /** @type {any} */ (section.querySelector(`#${id}`));
     /** @type {{files: HTMLElement, more: HTMLDetailsElement, form: HTMLFormElement,
      *   fields: HTMLElement, status: HTMLElement, command: HTMLElement,
-     *   copyResult: HTMLElement}} */
+     *   copyResult: HTMLElement, ar: HTMLElement, purposes: HTMLElement,
+     *   purpose: HTMLElement}} */
     this.parts = {
       files: part("files"),
       more: part("export"),
@@ -58,7 +72,12 @@ export class Downloads {
       status: part("export-status"),
       command: part("command"),
       copyResult: part("copy-result"),
+      ar: part("ar"),
+      purposes: part("purposes"),
+      purpose: part("purpose"),
     };
+    /** @type {import("./settings.js").Options["purposes"]} */
+    this.purposes = {};
     /** @type {Job | null} */
     this.job = null;
     this.name = "";
@@ -67,12 +86,57 @@ export class Downloads {
       event.preventDefault();
       this.#export();
     });
+    this.parts.form.addEventListener("input", () => this.#select(""));
     part("copy").addEventListener("click", () => this.#copy());
+    this.parts.ar.querySelector("button")?.addEventListener("click", () => this.#openAr());
   }
 
   /** Fills the export form. @param {import("./settings.js").Options} options */
   setOptions(options) {
     this.parts.fields.replaceChildren(...fieldRows(options, EXPORT_FIELDS, "export"));
+    this.purposes = options.purposes;
+    const buttons = Object.entries(options.purposes).map(([name, { label }]) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = label;
+      button.dataset.purpose = name;
+      button.addEventListener("click", () => this.#fill(name));
+      return button;
+    });
+    this.parts.purposes.querySelector("div")?.replaceChildren(...buttons);
+    this.#select("");
+  }
+
+  /** Selects a purpose, whose fields are in the export form; none if it is empty. @param {string} name */
+  #select(name) {
+    for (const button of this.parts.purposes.querySelectorAll("button")) {
+      button.setAttribute("aria-pressed", String(button.dataset.purpose === name));
+    }
+    const { purpose } = this.parts;
+    purpose.hidden = !name || this.parts.purposes.hidden;
+    if (!name) return;
+    const [text, button] = purpose.children;
+    text.textContent = Object.entries(valuesOf(this.parts.form))
+      .map(([field, value]) => `${LABELS[field]}: ${value}`)
+      .join(", ");
+    button.textContent = `Export for ${this.purposes[name].label}`;
+  }
+
+  /** Fills the export form with the fields of a purpose. @param {string} name */
+  #fill(name) {
+    const { form } = this.parts;
+    form.reset();
+    for (const [field, value] of Object.entries(this.purposes[name].fields)) {
+      const input = form.elements.namedItem(field);
+      if (input instanceof HTMLSelectElement) {
+        input.value = String(value);
+        if (input.selectedIndex < 0) input.value = ""; // above this server's limit: its default
+      } else if (input instanceof HTMLInputElement) {
+        const limit = input.max ? Number(input.max) : Infinity;
+        input.value = String(typeof value === "number" ? Math.min(value, limit) : value);
+      }
+    }
+    this.#select(name);
   }
 
   /**
@@ -95,8 +159,12 @@ export class Downloads {
       ...MODELS.filter(({ model }) =>
         model === "shape" ? job.shape_ready : job.texture_ready,
       ).map((each) => this.#row(job, each)),
+      ...(isFinished(job) && job.thumbnail_url ? [this.#pictures(job)] : []),
     );
+    this.#showAr(job);
     this.parts.more.hidden = !(job.can_export && isFinished(job));
+    this.parts.purposes.hidden = this.parts.more.hidden;
+    if (this.parts.purposes.hidden) this.parts.purpose.hidden = true;
     const fields = Object.entries(job.parameters ?? {}).filter(
       ([field, value]) => JSON.stringify(value) !== JSON.stringify(defaults[field]),
     );
@@ -120,40 +188,105 @@ export class Downloads {
     row.dataset.model = model;
     const title = row.appendChild(document.createElement("span"));
     title.textContent = label;
+    const links = row.appendChild(document.createElement("div"));
     for (const [ending, type, more] of types) {
-      const link = row.appendChild(document.createElement("a"));
+      if (ending !== "glb" && isCompressed(job)) continue; // it is not converted
       const path = `jobs/${job.uid}/${model}.${ending}`;
       const file = `${this.name}${model === "shape" ? "-shape" : ""}.${ending}`;
-      link.href = api.address(path);
-      link.download = file;
+      const link = links.appendChild(this.#link(path, file));
       link.append(visuallyHidden(`${label} model as `), type, visuallyHidden(more));
       const stored = job.files?.[`${model}.${ending}`];
       if (stored) {
         const bytes = link.appendChild(document.createElement("span"));
         bytes.textContent = ` ${size(stored.bytes)}`;
       }
-      link.addEventListener("click", (event) => {
-        event.preventDefault(); // links send no key, and use the server's file name
-        this.#save(api.file(path), file);
-      });
     }
     return row;
   }
 
+  /** Links to the pictures of the model. @param {Job} job */
+  #pictures(job) {
+    const row = document.createElement("li");
+    row.appendChild(document.createElement("span")).textContent = "Pictures";
+    const links = row.appendChild(document.createElement("div"));
+    for (const [url, query, type, ending] of PICTURES) {
+      const link = links.appendChild(this.#link(`${job[url]}${query}`, `${this.name}.${ending}`));
+      link.append(visuallyHidden("Picture as "), type);
+    }
+    return row;
+  }
+
+  /**
+   * @param {string} path of the server.
+   * @param {string} file name to save it under.
+   */
+  #link(path, file) {
+    const link = document.createElement("a");
+    link.href = api.address(path);
+    link.download = file;
+    link.addEventListener("click", (event) => {
+      event.preventDefault(); // links send no key, and use the server's file name
+      this.#save(api.file(path), file);
+    });
+    return link;
+  }
+
+  // ---- augmented reality -----------------------------------------------------------------
+
+  /** @param {Job} job */
+  #showAr(job) {
+    const { ar } = this.parts;
+    const program = arProgram();
+    const [button, note] = /** @type {NodeListOf<HTMLElement>} */ (
+      ar.querySelectorAll(":scope > div > *")
+    );
+    ar.hidden = !program || isCompressed(job);
+    // Scene Viewer fetches the file itself, without a key, and from https only.
+    button.hidden =
+      program === "scene-viewer" && (api.hasKey() || !api.address("").startsWith("https:"));
+    note.textContent = button.hidden ? "AR on Android needs https, and a server without keys." : "";
+  }
+
+  async #openAr() {
+    if (!this.job) return;
+    const model = this.job.texture_ready ? "textured" : "shape";
+    const fields = Object.entries(this.purposes.ar?.fields ?? {});
+    const query = new URLSearchParams(
+      fields.filter(([name]) => PLACEMENT.includes(name)).map(([name, value]) => [name, `${value}`]),
+    );
+    const path = `jobs/${this.job.uid}/${model}`;
+    if (arProgram() === "scene-viewer") {
+      const url = api.address(`${path}.glb?${query}`);
+      location.href = sceneViewerUrl(url, this.name, location.href);
+      return;
+    }
+    try {
+      const file = `${path}.usdz?${query}`;
+      if (!api.hasKey()) return openQuickLook(api.address(file));
+      const url = URL.createObjectURL(await api.file(file)); // links send no key
+      openQuickLook(url);
+      setTimeout(() => URL.revokeObjectURL(url), 600_000);
+    } catch (error) {
+      this.parts.status.textContent = /** @type {Error} */ (error).message;
+    }
+  }
+
   async #export() {
-    const { form, status } = this.parts;
+    const { form, purpose, status } = this.parts;
     if (!this.job || !form.reportValidity()) return;
     const { job, name } = this;
     const values = valuesOf(form);
     const ending =
       { obj_zip: "zip", gltf_zip: "gltf.zip" }[values.type] ?? values.type ?? "glb";
-    const button = /** @type {HTMLButtonElement} */ (form.querySelector("button"));
-    button.disabled = true;
+    const buttons = /** @type {HTMLButtonElement[]} */ (
+      [...form.elements, ...purpose.children].filter((each) => each instanceof HTMLButtonElement)
+    );
+    for (const button of buttons) button.disabled = true;
     status.textContent = "Exporting …";
     const parameters = { ...values, texture: job.texture_ready };
     const content = api.exportModel(job.uid, parameters);
     status.textContent = await this.#save(content, `${name}-export.${ending}`);
-    button.disabled = false;
+    for (const button of buttons) button.disabled = false;
   }
 
   /**
@@ -189,6 +322,11 @@ export class Downloads {
       ? "Copied."
       : "The command is selected: copy it with the keyboard.";
   }
+}
+
+/** Whether the geometry of a job's files is compressed. @param {Job} job */
+function isCompressed(job) {
+  return (job.parameters?.compress ?? "none") !== "none";
 }
 
 /** Text for screen readers only. @param {string} text */

@@ -6,6 +6,8 @@ import { clock } from "./words.js";
 
 const POLL_WHILE_BUSY_MS = 2_000;
 const POLL_MS = 15_000;
+/** Twice the edge of a picture in the list. */
+const PICTURE_PX = 208;
 
 export class History {
   /**
@@ -27,9 +29,13 @@ export class History {
     this.hasEarlier = false;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.timer = undefined;
+    this.queue = Promise.resolve();
     this.visibility = new IntersectionObserver((entries) => {
       for (const { isIntersecting, target } of entries) {
-        if (isIntersecting) this.#fetchThumbnail(/** @type {HTMLElement} */ (target));
+        if (!isIntersecting) continue;
+        this.visibility.unobserve(target);
+        // One after the other: the server draws them, and limits what a client may ask at once.
+        this.queue = this.queue.then(() => this.#fetchPicture(/** @type {HTMLElement} */ (target)));
       }
     });
     more.addEventListener("click", () => this.#showEarlier());
@@ -99,9 +105,11 @@ export class History {
     const [when, what] = item.querySelectorAll("span");
     when.textContent = job.created_at ? clock(job.created_at) : "";
     what.textContent = words;
-    const picture = job.files?.["input.png"];
-    if (picture && !item.dataset.url) {
-      item.dataset.url = picture.url;
+    const url = pictureOf(job);
+    if (url && item.dataset.url !== url) {
+      item.dataset.url = url;
+      item.dataset.cutout = job.files?.["input.png"]?.url ?? "";
+      this.visibility.unobserve(item); // an element is only noticed when it is new
       this.visibility.observe(item);
     }
   }
@@ -123,11 +131,21 @@ export class History {
   }
 
   /** @param {HTMLElement} item */
-  async #fetchThumbnail(item) {
-    this.visibility.unobserve(item);
-    const content = await api.file(item.dataset.url ?? "").catch(() => null);
+  async #fetchPicture(item) {
+    const { url = "", cutout = "" } = item.dataset;
+    if (!item.isConnected || item.dataset.shown === url) return;
+    const content = await api
+      .file(url)
+      .catch((error) => (error.isTemporary || !cutout ? null : api.file(cutout)))
+      .catch(() => null);
     const image = /** @type {HTMLImageElement} */ (item.querySelector("img"));
-    if (content) image.src = URL.createObjectURL(content);
+    if (content && item.isConnected) {
+      if (image.src) URL.revokeObjectURL(image.src);
+      image.src = URL.createObjectURL(content);
+      item.dataset.shown = url;
+    } else if (!content) {
+      delete item.dataset.url; // the next refresh tries again
+    }
   }
 
   /** @param {string} uid */
@@ -141,6 +159,13 @@ export class History {
     item.remove();
     this.entries.delete(uid);
   }
+}
+
+/** URL of the picture of a job: of its result, or before that its cut-out. @param {api.Job} job */
+function pictureOf(job) {
+  if (!job.thumbnail_url || !isFinished(job)) return job.files?.["input.png"]?.url ?? "";
+  // The same URL shows another model when a texture is made later.
+  return `${job.thumbnail_url}?size=${PICTURE_PX}#${job.texture_ready}`;
 }
 
 /** The state of a job for the style sheet, and its label. @param {api.Job} job */

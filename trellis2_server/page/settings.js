@@ -13,12 +13,13 @@
 /**
  * @typedef {object} Options
  * @property {Record<string, Schema>} properties
+ * @property {Record<string, {label: string, fields: Record<string, unknown>}>} purposes
  * @property {number} max_body_bytes
  * @property {number} max_image_pixels
  */
 
 /** Labels by field; the stages share those of their sampler fields. */
-const LABELS = /** @type {Record<string, string>} */ ({
+export const LABELS = /** @type {Record<string, string>} */ ({
   seed: "Seed",
   pipeline_type: "Resolution",
   texture_size: "Texture size",

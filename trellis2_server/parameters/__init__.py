@@ -15,8 +15,10 @@ from trellis2_server.parameters.parsing import (
 )
 from trellis2_server.parameters.records import (
     Delivery,
+    DerivedForm,
     FileForm,
     Options,
+    PictureForm,
     PlacedFile,
     Placement,
     SamplerOptions,
@@ -28,9 +30,11 @@ __all__ = [
     "EXPORT_FIELDS",
     "FIELDS",
     "Delivery",
+    "DerivedForm",
     "FileForm",
     "FileType",
     "Options",
+    "PictureForm",
     "PlacedFile",
     "Placement",
     "SamplerOptions",

@@ -16,6 +16,7 @@ from trellis2_server.request_fields import (
     Compression,
     FileType,
     Origin,
+    PictureView,
     PipelineType,
     RemoveBackground,
     TextureFormat,
@@ -139,6 +140,25 @@ class PlacedFile:
 
 #: What a file is: a file type with its default placement, or with another one.
 FileForm = FileType | PlacedFile
+
+
+@dataclass(frozen=True, slots=True)
+class PictureForm:
+    """A picture of a model.
+
+    Attributes:
+        kind: one view, as PNG, or a turn around the model, as WebP.
+        size_px: edge, pixels.
+        view: from where; a turntable starts with a three-quarter view.
+    """
+
+    kind: Literal["thumbnail", "turntable"]
+    size_px: int
+    view: PictureView = "three_quarter"
+
+
+#: What is made from a GLB.
+DerivedForm = FileForm | PictureForm
 
 #: As slicers expect files: Z up, millimetres, standing on the bed.
 _TO_PRINT: Final = Placement("z", PRINT_SIZE_MM, "floor")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from trellis2_server.inputs.images import Cutout
-    from trellis2_server.parameters import FileForm, Options
+    from trellis2_server.parameters import DerivedForm, Options
     from trellis2_server.ray_serve.engine_monitor import EngineMonitor
     from trellis2_server.ray_serve.remote_calls import RemoteCalls
     from trellis2_server.reports import Report
@@ -284,8 +284,8 @@ class ClusterExecutor:
         """Do nothing: decoders belong to the processes of the steps."""
 
     @_translate_ray_errors
-    async def convert(self, glb: bytes, file_type: FileForm, report: Report) -> bytes:
-        """Return a model in another file type."""
+    async def convert(self, glb: bytes, file_type: DerivedForm, report: Report) -> bytes:
+        """Return a model in another file type, or a picture of it."""
         outcome = await self._calls.as_task(
             tasks.convert_model, ray.put(glb), file_type, node=None, report=report
         )

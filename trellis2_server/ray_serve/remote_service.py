@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from trellis2_server.jobs.job import Caller, Job
     from trellis2_server.jobs.service import JobView
-    from trellis2_server.parameters import FileForm, Options
+    from trellis2_server.parameters import DerivedForm, FileForm, Options
     from trellis2_server.storage.content import Content
     from trellis2_server.storage.store import Artifact
 
@@ -71,7 +71,7 @@ class RemoteJobService(JobService):
         self._is_closing = False
         self._liveness = Liveness(self._probe, ANSWER_TIMEOUT_S)
         self._answered: list[tuple[str, str, int, float, int, int]] = []
-        self._contents: WeakValueDictionary[tuple[Artifact, FileForm], BytesContent] = (
+        self._contents: WeakValueDictionary[tuple[Artifact, DerivedForm], BytesContent] = (
             WeakValueDictionary()
         )
 
@@ -197,7 +197,7 @@ class RemoteJobService(JobService):
     async def convert(
         self,
         model: Artifact | None,
-        file_type: FileForm,
+        file_type: DerivedForm,
         caller: Caller = ANONYMOUS,
         *,
         is_delivery: bool = False,
@@ -225,11 +225,11 @@ class RemoteJobService(JobService):
         content, warnings = await self.call("export", None, job, options, caller, **named)
         return ExportedModel(BytesContent(content), warnings)
 
-    def _known(self, model: Artifact | None, file_type: FileForm) -> Content | None:
+    def _known(self, model: Artifact | None, file_type: DerivedForm) -> Content | None:
         """Return the content that responses of this ingress still send; None: there is none."""
         return None if model is None else self._contents.get((model, file_type))
 
-    def _share(self, model: Artifact | None, file_type: FileForm, content: bytes) -> Content:
+    def _share(self, model: Artifact | None, file_type: DerivedForm, content: bytes) -> Content:
         """Return one content for all responses that send the same file."""
         if model is None:
             return BytesContent(content)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from trellis2_server import pipeline
 from trellis2_server.decoders import DecoderLimits, DecoderPool
 from trellis2_server.digests import md5
-from trellis2_server.export import formats
 from trellis2_server.mesh import Shape
 from trellis2_server.pipeline import Geometry
 from trellis2_server.ray_serve.references import current_node, writable
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from trellis2_server.mesh import Mesh, PreparedMesh, VoxelField
-    from trellis2_server.parameters import FileForm, Options
+    from trellis2_server.parameters import DerivedForm, Options
     from trellis2_server.pipeline import UploadedMesh
     from trellis2_server.reports import Report
     from trellis2_server.settings import ExportSettings
@@ -129,9 +128,9 @@ def export_snapshots(  # noqa: PLR0913, PLR0917 - see `snapshots.export_again`
     return Outcome(None, (glb,))
 
 
-def convert_model(glb: bytes, file_type: FileForm, report: Report) -> Outcome:
-    """Convert a GLB, the result is large; see `formats.convert`."""
-    return Outcome(None, (formats.convert(glb, file_type, report),))
+def convert_model(glb: bytes, file_type: DerivedForm, report: Report) -> Outcome:
+    """Convert or draw a GLB, the result is large; see `pipeline.convert`."""
+    return Outcome(None, (pipeline.convert(glb, file_type, report),))
 
 
 def snapshot_shape(mesh: Mesh, resolution: int) -> bytes:

@@ -289,6 +289,8 @@ DOCUMENTED = {
     ("get", "/metrics"): {200, 401},
     ("get", "/page/options"): {200},
     ("get", "/jobs/{name}/{file_name}"): {200, 206, 304, 416, *READS, 429, 500, 503},
+    ("get", "/jobs/{name}/thumbnail.png"): {200, 206, 304, 400, 416, *READS, 429, 500, 503},
+    ("get", "/jobs/{name}/turntable.webp"): {200, 206, 304, 400, 416, *READS, 429, 500, 503},
 }
 
 

@@ -15,6 +15,7 @@ from trellis2_server.client import UsageError, cli
 from trellis2_server.client.cli.arguments import read_command
 from trellis2_server.client.cli.exit_codes import ExitCode
 from trellis2_server.client.options import OPTIONS
+from trellis2_server.purposes import PURPOSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +30,7 @@ def test_every_option_reaches_the_server(run: Run, server: Server) -> None:
     arguments: list[str] = []
     for option in OPTIONS:
         if option.name in {"compress", "geo_rotation", "resolution", "size_mm"}:
-            continue  # they require other results
+            continue  # they require other results, or another file type
         value = [str(option.choices[0])] if option.choices else values[option.kind]
         if option.bounds and option.kind == "integer":
             value = [str(int(min(option.bounds[1], 5000)))]
@@ -129,6 +130,37 @@ def test_without_arguments_everything_is_the_servers_default(folder: Path) -> No
     assert (output.kinds, output.type) == (["model"], "glb")
     assert (output.has_texture, output.json, output.is_quiet) == (True, False, False)
     del folder
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_purpose_sets_the_options_that_suit_it() -> None:
+    for name, purpose in PURPOSES.items():
+        command = read_command(["one.png", "--for", name])
+        sent = {key: command.request[key] for key in purpose.fields}
+        assert sent == purpose.fields
+        assert command.output.type == purpose.fields["type"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_options_beside_a_purpose_win() -> None:
+    command = read_command(["one.png", "--for", "print", "--size-mm", "30"])
+    assert (command.request["size_mm"], command.request["type"]) == (30, "3mf")
+    command = read_command(["one.png", "--for", "print", "--type", "glb"])
+    assert command.request["type"] == command.output.type == "glb"
+    assert "size_mm" not in command.request
+    assert "up_axis" not in command.request
+    assert command.request["texture_size"] == 2048
+    mesh = read_command(["one.png", "--for", "print", "--mesh", "mesh.ply"])
+    assert "up_axis" not in mesh.request  # it would be that of the mesh
+    assert mesh.request["size_mm"] == 100
+
+
+def test_the_files_of_a_purpose_have_the_ending_of_their_type(run: Run, folder: Path) -> None:
+    code, output, error = run("one.png", "--for", "print", "--shape-only", "--size-mm", "20")
+    assert (code, error) == (0, error)
+    (written,) = output.split()
+    assert written.endswith(".3mf")
+    assert (folder / written).read_bytes()[:2] == b"PK"
 
 
 def test_each_argument_is_passed_on(folder: Path) -> None:

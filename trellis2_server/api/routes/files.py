@@ -13,7 +13,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from trellis2_server import __version__
 from trellis2_server.api.dependencies import CallerDep, ServiceDep, UidOrHash
-from trellis2_server.api.file_responses import file_response
+from trellis2_server.api.file_responses import PERMANENT, REVALIDATE, file_response
 from trellis2_server.api.model_responses import BINARY, MEDIA_TYPES, convert_on_get
 from trellis2_server.api.responses import INVALID_REQUEST
 from trellis2_server.api.schemas import FILE_PARAMETERS, errors
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.job import Job
     from trellis2_server.parameters import Delivery
     from trellis2_server.storage.store import Artifact
-
-_PERMANENT: Final = "private, max-age=31536000, immutable"
-_REVALIDATE: Final = "private, no-cache"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +129,7 @@ async def file(
         size=stored.size if stored else None,
         media_type=requested.media_type,
         headers={
-            "Cache-Control": _REVALIDATE if is_hash else _PERMANENT,
+            "Cache-Control": REVALIDATE if is_hash else PERMANENT,
             "Content-Disposition": f'inline; filename="{job.uid}-{file_name}"',
         },
     )

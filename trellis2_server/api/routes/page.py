@@ -25,6 +25,7 @@ from trellis2_server.api.schemas import field_schema
 from trellis2_server.api.vendored_files import VendoredFile
 from trellis2_server.digests import md5
 from trellis2_server.parameters import maximum, read_delivery, read_options
+from trellis2_server.purposes import PURPOSES
 from trellis2_server.request_fields import FIELDS, STAGES
 
 if TYPE_CHECKING:
@@ -54,11 +55,21 @@ _PERMANENT: Final = "public, max-age=31536000, immutable"
 router = APIRouter()
 
 
+class PurposeReply(BaseModel):
+    """What a file is for."""
+
+    label: str = Field(description="Name for people.")
+    fields: dict[str, Any] = Field(description="Fields of an export that suit it.")
+
+
 class OptionsReply(BaseModel):
     """Fields of a generation request, and this server's limits."""
 
     properties: dict[str, dict[str, Any]] = Field(
         description="JSON Schema of each field; `default` is this server's default."
+    )
+    purposes: dict[str, PurposeReply] = Field(
+        description="What a file may be for, in the order of a form."
     )
     max_body_bytes: int = Field(description="Maximum size of a request body, bytes.")
     max_image_pixels: int = Field(description="Maximum size of a picture, width x height, pixels.")
@@ -84,6 +95,10 @@ async def options(request: Request) -> OptionsReply:
     }
     return OptionsReply(
         properties=properties,
+        purposes={
+            name: PurposeReply(label=purpose.label, fields=dict(purpose.fields))
+            for name, purpose in PURPOSES.items()
+        },
         max_body_bytes=settings.server.max_body_bytes,
         max_image_pixels=settings.server.max_image_pixels,
     )

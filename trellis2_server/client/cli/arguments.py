@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 from trellis2_server import __version__
 from trellis2_server.client.cli.output_names import read_output_names
 from trellis2_server.client.errors import UsageError
-from trellis2_server.client.options import EXTENSIONS, OPTIONS
+from trellis2_server.client.options import EXTENSIONS, FILE_OPTIONS, OPTIONS
+from trellis2_server.purposes import PURPOSES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,6 +115,9 @@ def read_command(arguments: Sequence[str] | None = None, *, program: str | None 
         SystemExit: argparse has printed the help, or an error in the arguments.
     """
     parsed = _parser(program or Path(sys.argv[0]).name).parse_args(arguments)
+    suited = _read_purpose(parsed)
+    suited_type = suited.pop("type", "glb")
+    parsed.type = parsed.type or suited_type
     _check(parsed)
     kinds: list[Kind] = ["model"]
     if parsed.with_shape:
@@ -131,6 +135,7 @@ def read_command(arguments: Sequence[str] | None = None, *, program: str | None 
             "shape": parsed.with_shape,
             "type": parsed.type,
             "extra": _read_extra(parsed.option),
+            **suited,
             **_read_options(parsed),
         },
         server=ServerArguments(
@@ -194,7 +199,14 @@ def _add_output(group: Any) -> None:
     add("-o", "--output", metavar="PATH", help="see below (current folder)")
     add("--shape-only", action="store_true", help="generate no texture")
     add("--with-shape", action="store_true", help="also write the untextured model, once ready")
-    add("--type", default="glb", choices=list(EXTENSIONS), help="file type of the models (glb)")
+    add("--type", choices=list(EXTENSIONS), help="file type of the models (glb)")
+    add(
+        "--for",
+        dest="purpose",
+        choices=list(PURPOSES),
+        help="what the models are for: type, size and other options that suit it, where they are "
+        "omitted",
+    )
     add("--mesh", type=Path, metavar="FILE", help="texture this mesh, generate no shape")
     add("--thumbnail", action="store_true", help="also write a PNG that shows the model")
     add("--json", action="store_true", help="print one JSON object for each picture")
@@ -232,6 +244,20 @@ def _check(parsed: argparse.Namespace) -> None:
         raise UsageError("--mesh: cannot be combined with --shape-only")
     if parsed.mesh and parsed.with_shape:
         raise UsageError("--with-shape: cannot be combined with --mesh")
+
+
+def _read_purpose(parsed: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields that suit `--for`, its file type included.
+
+    With another type, its placement is left out, whose unit would be wrong. With a mesh, `up_axis`
+    is that of the mesh.
+    """
+    suited = dict(PURPOSES[parsed.purpose].fields) if parsed.purpose else {}
+    if parsed.type not in {None, suited.get("type")}:
+        suited = {name: value for name, value in suited.items() if name not in FILE_OPTIONS}
+    if parsed.mesh:
+        suited.pop("up_axis", None)
+    return suited
 
 
 def _read_options(parsed: argparse.Namespace) -> dict[str, Any]:

@@ -95,7 +95,7 @@ async def _run(
     if "shape" in kinds and result.shape is not None and "shape" not in outcome.files:
         await asyncio.to_thread(write, "shape", result.shape)
     if "thumbnail" in kinds:
-        from trellis2_server.client.drawing import draw_thumbnail  # needs NumPy and Pillow
+        from trellis2_server.client.thumbnail import draw_thumbnail  # needs NumPy and Pillow
 
         glb = await _glb(client, command, result)
         row.show(Progress(1.0, "drawing the thumbnail"))

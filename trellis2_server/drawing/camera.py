@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 #: Name in `VIEWS`, or azimuth and elevation in degrees.
@@ -18,6 +20,7 @@ Frame: TypeAlias = tuple[float, float, float]
 #: Azimuth (positive toward the model's +X) and elevation, degrees.
 VIEWS: Final[dict[str, tuple[float, float]]] = {
     "front": (0.0, 0.0),
+    "three_quarter": (32.0, 18.0),
     "right": (90.0, 0.0),
     "back": (180.0, 0.0),
     "left": (-90.0, 0.0),
@@ -43,6 +46,31 @@ def frame_of(positions: NDArray[Any], axes: NDArray[Any]) -> Frame:
     low, high = flat.min(0), flat.max(0)
     center = (low + high) / 2
     return float(center[0]), float(center[1]), max(float((high - low).max()) * MARGIN, 1e-9)
+
+
+def frame_around(positions: NDArray[Any], elevation: float) -> Callable[[NDArray[Any]], Frame]:
+    """Return a function from a camera's axes to its frame, of one size for a whole turn.
+
+    The model turns about the vertical axis through the middle of its box, which stays where it is.
+
+    Args:
+        positions: vertices, [N, 3].
+        elevation: that of all cameras, degrees.
+    """
+    x, y, z = positions.astype(np.float64).T
+    center_x, center_z = (x.min() + x.max()) / 2, (z.min() + z.max()) / 2
+    radius = np.hypot(x - center_x, z - center_z)
+    sin, cos = math.sin(math.radians(elevation)), math.cos(math.radians(elevation))
+    # What each vertex reaches upward and downward in the picture while it goes round.
+    high = float((y * cos + radius * abs(sin)).max())
+    low = float((y * cos - radius * abs(sin)).min())
+    edge = max(2 * float(radius.max()), high - low) * MARGIN
+
+    def frame(axes: NDArray[Any]) -> Frame:
+        right, up = axes[:2] @ (center_x, 0.0, center_z)
+        return float(right), float(up) + (high + low) / 2, max(edge, 1e-9)
+
+    return frame
 
 
 def project(

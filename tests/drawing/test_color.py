@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trellis2_server.client.drawing.color import decode_srgb, encode_srgb
+from trellis2_server.drawing.color import decode_srgb, encode_srgb
 
 
 def test_every_8_bit_value_survives_decoding_and_encoding() -> None:

@@ -5,34 +5,39 @@ Does not know: compressed geometry, sparse accessors, materials other than the f
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from PIL import Image
 
-from trellis2_server.client.drawing.color import decode_srgb, encode_srgb
-from trellis2_server.client.drawing.model import DrawnModel
-from trellis2_server.client.errors import DrawingError
+from trellis2_server.drawing.errors import DrawingError
+from trellis2_server.drawing.model import DrawnModel, decode_image, make_texture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
 _MAGIC: Final = 0x46546C67
 _VERSION: Final = 2
 _JSON: Final = 0x4E4F534A
 _COMPONENT: Final = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
+#: Turns Z, which points up, to Y, and -Y, the front, to Z.
+_Y_UP: Final = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 _WIDTH: Final = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
 
 
-def load_glb(glb: bytes) -> DrawnModel:
+def load_glb(glb: bytes, *, texture_px: int | None = None) -> DrawnModel:
     """Read the triangles and the material of a GLB, with its node transforms applied.
 
-    Several primitives are joined and get the material of the first one.
+    Several primitives are joined and get the material of the first one. A file whose
+    `asset.extras.up_axis` is "z", which this server writes for a mesh that was sent so, is turned.
+
+    Args:
+        glb: the file.
+        texture_px: longest edge of the textures; larger ones are reduced. None: as they are.
 
     Raises:
         DrawingError: the file is invalid, or cannot be drawn.
@@ -45,7 +50,7 @@ def load_glb(glb: bytes) -> DrawnModel:
         ]
         if not primitives:
             raise DrawingError("the GLB has no mesh")
-        return _join(document, data, primitives)
+        return _join(document, data, primitives, texture_px)
     except (LookupError, TypeError, ValueError, OSError, struct.error) as error:
         raise DrawingError(f"the GLB cannot be read: {error}") from error
 
@@ -99,9 +104,9 @@ def read_accessor(document: dict[str, Any], data: bytes, index: int) -> NDArray[
 
 def _primitives(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], NDArray[np.float64]]]:
     """Yield the primitives of the default scene, each with its transform, float64 [4, 4]."""
-    pending = [
-        (index, np.eye(4)) for index in document["scenes"][document.get("scene", 0)]["nodes"]
-    ]
+    is_z_up = document.get("asset", {}).get("extras", {}).get("up_axis") == "z"
+    root = _Y_UP if is_z_up else np.eye(4)
+    pending = [(index, root) for index in document["scenes"][document.get("scene", 0)]["nodes"]]
     while pending:
         index, parent = pending.pop(0)
         node = document["nodes"][index]
@@ -143,9 +148,15 @@ def _read_primitive(
     else:
         faces = np.arange(len(positions)).reshape(-1, 3)
     faces = faces.astype(np.int32)
+    linear = matrix[:3, :3]
+    # The cofactors are the inverse transpose, but for a factor, and exist for every matrix.
+    cofactors = np.cross(linear[[1, 2, 0]], linear[[2, 0, 1]])
+    if np.linalg.det(linear) < 0:
+        # A mirror turns faces inside out (glTF 2.0, 3.7.4), and the sign of the cofactors.
+        faces, cofactors = faces[:, ::-1], -cofactors
     if "NORMAL" in names:
         raw = read_accessor(document, data, names["NORMAL"]).astype(np.float64)
-        normals = _unit(raw @ np.linalg.inv(matrix[:3, :3]))
+        normals = _unit(raw @ cofactors.T)
     else:
         normals = _smooth_normals(positions, faces)
     uvs = np.zeros((len(positions), 2), np.float32)
@@ -172,21 +183,33 @@ def _unit(vectors: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _join(
-    document: dict[str, Any], data: bytes, primitives: list[tuple[int | None, tuple[Any, ...]]]
+    document: dict[str, Any],
+    data: bytes,
+    primitives: list[tuple[int | None, tuple[Any, ...]]],
+    texture_px: int | None,
 ) -> DrawnModel:
     parts = [part for _, part in primitives]
     starts = np.cumsum([0, *(len(positions) for positions, *_ in parts)])
     positions, faces, normals, uvs = (np.concatenate(column) for column in zip(*parts, strict=True))
     faces += np.repeat(starts[:-1], [len(faces) for _, faces, *_ in parts])[:, None]
+    faces = np.ascontiguousarray(faces, np.int32)
     index = primitives[0][0]
     material = document["materials"][index] if index is not None else {}
     pbr = material.get("pbrMetallicRoughness", {})
     return DrawnModel(
         positions=positions,
-        faces=np.ascontiguousarray(faces, np.int32),
+        faces=faces,
         normals=normals,
+        normal_faces=faces,
         uvs=uvs,
-        base_color=_read_base_color(document, data, pbr),
+        uv_faces=faces,
+        texture=make_texture(
+            _read_image(document, data, pbr.get("baseColorTexture"), "RGBA", texture_px),
+            _read_image(document, data, pbr.get("metallicRoughnessTexture"), "RGB", texture_px),
+            pbr.get("baseColorFactor", (1.0, 1.0, 1.0, 1.0)),
+            pbr.get("metallicFactor", 1.0),
+            pbr.get("roughnessFactor", 1.0),
+        ),
         is_textured="baseColorTexture" in pbr,
         alpha_mode=material.get("alphaMode", "OPAQUE"),
         alpha_cutoff=material.get("alphaCutoff", 0.5),
@@ -194,33 +217,19 @@ def _join(
     )
 
 
-# ---- material ------------------------------------------------------------------------------
-
-
-def _read_base_color(
-    document: dict[str, Any], data: bytes, pbr: dict[str, Any]
-) -> NDArray[np.uint8]:
-    base = _read_texture(document, data, pbr.get("baseColorTexture"))
-    factor = np.array(pbr.get("baseColorFactor", (1.0, 1.0, 1.0, 1.0)), np.float64)
-    if (factor == 1.0).all():
-        return base
-    # A table of 256 values for each channel, whatever the size of the texture.
-    linear = decode_srgb(np.arange(256)[:, None] / 255) * factor[:3]
-    table = np.rint(255 * np.column_stack([encode_srgb(linear), np.arange(256) / 255 * factor[3]]))
-    return np.stack([table.astype(np.uint8)[base[..., k], k] for k in range(4)], -1)
-
-
-def _read_texture(
-    document: dict[str, Any], data: bytes, info: dict[str, Any] | None
-) -> NDArray[np.uint8]:
-    """Return a texture, uint8 [H, W, 4]; one white pixel without one."""
+def _read_image(
+    document: dict[str, Any],
+    data: bytes,
+    info: dict[str, Any] | None,
+    mode: str,
+    texture_px: int | None,
+) -> Image | None:
+    """Return the pixels of a texture; None without one."""
     if info is None:
-        return np.full((1, 1, 4), 255, np.uint8)
+        return None
     texture = document["textures"][info["index"]]
     webp = texture.get("extensions", {}).get("EXT_texture_webp", {})
     image = document["images"][webp.get("source", texture.get("source"))]
     view = document["bufferViews"][image["bufferView"]]
     start = view.get("byteOffset", 0)
-    raw = data[start : start + view["byteLength"]]
-    with Image.open(io.BytesIO(raw)) as opened:
-        return np.asarray(opened.convert("RGBA")).copy()
+    return decode_image(data[start : start + view["byteLength"]], mode, texture_px)

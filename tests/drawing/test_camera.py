@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trellis2_server.client.drawing.camera import MARGIN, VIEWS, axes_of, frame_of, project
+from trellis2_server.drawing.camera import MARGIN, VIEWS, axes_of, frame_of, project
 
 CORNERS = np.array([[-1, -1, -1], [1, 1, 1]], np.float32)
 

@@ -11,9 +11,8 @@ import trimesh
 from PIL import Image
 
 from tests.support.built_glb import CORNERS, FACES, TYPES, Glb
-from trellis2_server.client import DrawingError
-from trellis2_server.client.drawing import load_glb
-from trellis2_server.client.drawing.glb import read_accessor, split_glb
+from trellis2_server.drawing import DrawingError, load_glb
+from trellis2_server.drawing.glb import read_accessor, split_glb
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -193,7 +192,7 @@ def test_an_offset_that_is_not_given_is_zero() -> None:
     glb.material(pbrMetallicRoughness={"baseColorTexture": {"index": 0}})
     glb.document |= {"textures": [{"source": 0}], "images": [{"bufferView": 0}]}
     del glb.document["bufferViews"][0]["byteOffset"]
-    assert load_glb(bytes(glb)).base_color.tolist() == noise(2, 2).tolist()
+    assert load_glb(bytes(glb)).texture[..., :4].tolist() == noise(2, 2).tolist()
 
 
 @pytest.mark.parametrize(
@@ -222,7 +221,7 @@ def test_a_model_without_a_material_is_white_and_opaque() -> None:
     glb = Glb()
     glb.primitive()
     model = load_glb(bytes(glb))
-    assert model.base_color.tolist() == [[[255] * 4]]
+    assert model.texture.tolist() == [[[255] * 6]]
     assert (model.is_textured, model.double_sided) == (False, False)
     assert (model.alpha_mode, model.alpha_cutoff) == ("OPAQUE", 0.5)
 
@@ -251,9 +250,9 @@ def test_the_texture_is_read_as_it_is(file_format: str, channels: int) -> None:
         }
     model = load_glb(bytes(glb))
     assert model.is_textured
-    assert model.base_color.shape == (3, 5, 4)
-    assert model.base_color[..., :channels].tolist() == pixels.tolist()
-    assert channels == 4 or (model.base_color[..., 3] == 255).all()
+    assert model.texture.shape == (3, 5, 6)
+    assert model.texture[..., :channels].tolist() == pixels.tolist()
+    assert channels == 4 or (model.texture[..., 3] == 255).all()
 
 
 def test_a_factor_multiplies_colours_in_linear_light_and_alpha_as_it_is() -> None:
@@ -265,7 +264,7 @@ def test_a_factor_multiplies_colours_in_linear_light_and_alpha_as_it_is() -> Non
         png(pixels),
         pbrMetallicRoughness={"baseColorTexture": {"index": 1}, "baseColorFactor": factor},
     )
-    color = load_glb(bytes(glb)).base_color
+    color = load_glb(bytes(glb)).texture
     assert color.dtype == np.uint8
     for channel in range(3):
         wanted = [_scaled(value, factor[channel]) for value in pixels[..., channel].ravel()]
@@ -279,6 +278,47 @@ def _scaled(value: int, factor: float) -> float:
     linear = part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
     linear *= factor
     return 255 * (12.92 * linear if linear <= 0.0031308 else 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def test_metal_and_roughness_have_the_size_of_the_base_colour_and_their_factors() -> None:
+    glb = Glb()
+    glb.primitive()
+    rough = np.zeros((2, 2, 3), np.uint8)
+    rough[..., 1], rough[..., 2] = 200, 100
+    glb.material(
+        png(rough),
+        pbrMetallicRoughness={
+            "metallicRoughnessTexture": {"index": 1},
+            "metallicFactor": 0.5,
+            "roughnessFactor": 0.25,
+        },
+    )
+    texture = load_glb(bytes(glb)).texture
+    assert texture.tolist() == np.full((2, 2, 6), [255, 255, 255, 255, 50, 50]).tolist()
+    glb.view(png(noise(4, 6)))
+    glb.document["images"].append({"bufferView": len(glb.document["bufferViews"]) - 1})
+    glb.document["textures"].append({"source": len(glb.document["images"]) - 1})
+    pbr = glb.document["materials"][1]["pbrMetallicRoughness"]
+    pbr["baseColorTexture"] = {"index": len(glb.document["textures"]) - 1}
+    texture = load_glb(bytes(glb)).texture
+    assert texture.shape == (4, 6, 6)
+    assert texture[..., :4].tolist() == noise(4, 6).tolist()
+    assert (texture[..., 4:] == 50).all()
+
+
+@pytest.mark.parametrize(("file_format", "size"), [("PNG", 300), ("JPEG", 300), ("JPEG", 256)])
+def test_a_texture_that_is_too_large_is_reduced(file_format: str, size: int) -> None:
+    pixels = np.zeros((size, size // 2, 3), np.uint8)
+    pixels[: size // 2] = (255, 0, 0)
+    glb = Glb()
+    glb.primitive()
+    glb.material(png(pixels, file_format), pbrMetallicRoughness={"baseColorTexture": {"index": 1}})
+    texture = load_glb(bytes(glb), texture_px=100).texture
+    assert 50 <= texture.shape[0] <= 100
+    assert texture.shape[1] == pytest.approx(texture.shape[0] / 2, abs=1)
+    assert texture[5, 5, :3] == pytest.approx([255, 0, 0], abs=3)
+    assert texture[-5, 5, :3] == pytest.approx([0, 0, 0], abs=3)
+    assert load_glb(bytes(glb), texture_px=size).texture.shape[0] == size
 
 
 # ---- files that cannot be drawn ----------------------------------------------------------------
