@@ -1,8 +1,8 @@
 """What a file is for, and the request fields that suit it: a table.
 
-The page and the client's `--for` fill in these fields; the server itself does not know them. To add
-a purpose, or a field, add it here. This module needs the standard library only, so that the client
-can share it.
+The page and the client's `--for` fill in these fields, and a request's `preset` sets those that the
+request leaves out. To add a purpose, or a field, add it here. This module needs the standard
+library only, so that the client can share it.
 
 Does not know: what a field does.
 """
@@ -10,7 +10,9 @@ Does not know: what a field does.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from trellis2_server.request_fields import BY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,8 +58,8 @@ PURPOSES: Final[Mapping[str, Purpose]] = {
         "Print",
         {
             "type": "3mf",
+            "solid": True,
             "texture_size": 2048,
-            "up_axis": "z",
             "size_mm": 100,
             "origin": "floor",
         },
@@ -73,4 +75,33 @@ PURPOSES: Final[Mapping[str, Purpose]] = {
         },
     ),
     "blender": Purpose("Blender", {"type": "glb", "texture_format": "auto", "compress": "none"}),
+    "archive": Purpose(
+        "Archive",
+        {
+            "type": "glb",
+            "decimation_target": 1_000_000,
+            "texture_size": 4096,
+            "texture_format": "png",
+            "compress": "none",
+        },
+    ),
 }
+
+
+def suited_fields(name: str, file_type: str | None, *, has_mesh: bool) -> dict[str, Any]:
+    """Return the fields that suit a purpose, its file type included.
+
+    Args:
+        name: of the purpose.
+        file_type: the wanted type; None: that of the purpose. With another one, the placement of
+            the purpose is left out, whose unit would be wrong.
+        has_mesh: whether the request has a mesh, to which not all fields apply.
+    """
+    suited = dict(PURPOSES[name].fields)
+    is_other = file_type not in {None, suited["type"]}
+    return {
+        key: value
+        for key, value in suited.items()
+        if BY_NAME[key].applies(has_mesh=has_mesh, file_type=str(file_type or suited["type"]))
+        and not (is_other and BY_NAME[key].group == "file")
+    }

@@ -34,6 +34,8 @@ AlphaMode = Literal["auto", "OPAQUE", "MASK", "BLEND"]
 TextureFormat = Literal["auto", "webp", "png", "jpeg"]
 Compression = Literal["meshopt", "draco"]
 UvSource = Literal["new", "keep"]
+#: The keys of `purposes.PURPOSES`.
+Preset = Literal["game", "web", "print", "ar", "blender", "archive"]
 PictureView = Literal["front", "three_quarter", "back"]
 Stage = Literal["ss", "shape", "tex"]
 #: True: of a picture that is no cut-out, which is what requests get that leave the field out.
@@ -195,6 +197,14 @@ FIELDS: Final = (
         "delivery",
         choices=get_args(FileType),
         default="glb",
+    ),
+    RequestField(
+        "preset",
+        "string",
+        "What the model is for. Sets the type, the number of faces, the textures and the placement "
+        "that suit it, where the request leaves them out.",
+        "delivery",
+        choices=get_args(Preset),
     ),
     RequestField(
         "remove_background",

@@ -21,6 +21,7 @@ from trellis2_server.parameters.records import (
     SamplerOptions,
     default_placement,
 )
+from trellis2_server.purposes import suited_fields
 from trellis2_server.request_fields import (
     BY_NAME,
     FIELDS,
@@ -84,6 +85,16 @@ def read_fields(raw: Mapping[str, object]) -> dict[str, Any]:
     return found
 
 
+def _with_preset(raw: Mapping[str, object], *, has_mesh: bool) -> dict[str, Any]:
+    """Return the known fields of a request, with those of its preset that it leaves out."""
+    found = read_fields(raw)
+    if "preset" not in found:
+        return found
+    suited = suited_fields(found["preset"], found.get("type"), has_mesh=has_mesh)
+    read = read_fields(suited)
+    return {**{name: value for name, value in read.items() if name not in found}, **found}
+
+
 def read_delivery(raw: Mapping[str, object], *, has_mesh: bool = False) -> Delivery:
     """Return what the request wants in its reply.
 
@@ -94,7 +105,7 @@ def read_delivery(raw: Mapping[str, object], *, has_mesh: bool = False) -> Deliv
     Raises:
         InputError: a value makes no sense, or not with the type; names the field.
     """
-    found = read_fields(raw)
+    found = _with_preset(raw, has_mesh=has_mesh)
     file_type = found.get("type", BY_NAME["type"].default)
     placement = _placement(file_type, found, has_mesh=has_mesh)
     return Delivery(
@@ -133,7 +144,7 @@ def read_options(raw: Mapping[str, object], settings: Settings, mesh: str | None
     Raises:
         InputError: a value makes no sense; names the field.
     """
-    found = read_fields(raw)
+    found = _with_preset(raw, has_mesh=mesh is not None)
     _resolve_alternatives(found)
     file_type = found.get("type", BY_NAME["type"].default)
     values = {
@@ -177,7 +188,7 @@ def read_export(raw: Mapping[str, object], options: Options, settings: Settings)
     Raises:
         InputError: a value makes no sense; names the field.
     """
-    found = read_fields(raw)
+    found = _with_preset(raw, has_mesh=options.mesh is not None)
     file_type = found.get("type", BY_NAME["type"].default)
     changed: dict[str, Any] = {}
     for name in EXPORT_FIELDS:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 from trellis2_server import __version__
 from trellis2_server.client.cli.output_names import read_output_names
 from trellis2_server.client.errors import UsageError
-from trellis2_server.client.options import EXTENSIONS, FILE_OPTIONS, OPTIONS
-from trellis2_server.purposes import PURPOSES
+from trellis2_server.client.options import EXTENSIONS, OPTIONS
+from trellis2_server.purposes import PURPOSES, suited_fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,7 +115,9 @@ def read_command(arguments: Sequence[str] | None = None, *, program: str | None 
         SystemExit: argparse has printed the help, or an error in the arguments.
     """
     parsed = _parser(program or Path(sys.argv[0]).name).parse_args(arguments)
-    suited = _read_purpose(parsed)
+    suited: dict[str, Any] = {}
+    if parsed.purpose:
+        suited = suited_fields(parsed.purpose, parsed.type, has_mesh=bool(parsed.mesh))
     suited_type = suited.pop("type", "glb")
     parsed.type = parsed.type or suited_type
     _check(parsed)
@@ -202,6 +204,7 @@ def _add_output(group: Any) -> None:
     add("--type", choices=list(EXTENSIONS), help="file type of the models (glb)")
     add(
         "--for",
+        "--preset",
         dest="purpose",
         choices=list(PURPOSES),
         help="what the models are for: type, size and other options that suit it, where they are "
@@ -244,20 +247,6 @@ def _check(parsed: argparse.Namespace) -> None:
         raise UsageError("--mesh: cannot be combined with --shape-only")
     if parsed.mesh and parsed.with_shape:
         raise UsageError("--with-shape: cannot be combined with --mesh")
-
-
-def _read_purpose(parsed: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields that suit `--for`, its file type included.
-
-    With another type, its placement is left out, whose unit would be wrong. With a mesh, `up_axis`
-    is that of the mesh.
-    """
-    suited = dict(PURPOSES[parsed.purpose].fields) if parsed.purpose else {}
-    if parsed.type not in {None, suited.get("type")}:
-        suited = {name: value for name, value in suited.items() if name not in FILE_OPTIONS}
-    if parsed.mesh:
-        suited.pop("up_axis", None)
-    return suited
 
 
 def _read_options(parsed: argparse.Namespace) -> dict[str, Any]:
