@@ -28,6 +28,8 @@ const MODELS = [
 ];
 const EXPORT_FIELDS = [
   "decimation_target",
+  "solid",
+  "min_wall_mm",
   "texture_size",
   "texture_format",
   "alpha_mode",
@@ -151,8 +153,11 @@ export class Downloads {
     button.disabled = true;
     status.textContent = "Exporting …";
     const parameters = { ...values, texture: job.texture_ready };
-    const content = api.exportModel(job.uid, parameters);
-    status.textContent = await this.#save(content, `${name}-export.${ending}`);
+    const exported = api.exportModel(job.uid, parameters);
+    const content = exported.then((made) => made.content);
+    const message = await this.#save(content, `${name}-export.${ending}`);
+    const warnings = await exported.then((made) => made.warnings).catch(() => []);
+    status.textContent = [message, ...warnings].join(" ");
     button.disabled = false;
   }
 
