@@ -39,7 +39,12 @@ def test_trellis2s_exporter_writes_the_same_frame_and_is_named_in_the_file(
     for backend, is_solid in (("own", False), ("upstream", False), ("upstream", True)):
         asked = replace(requested, solid=is_solid)
         glb = pipeline.export_model(
-            loaded, geometry, field, asked, ExportSettings(backend=backend), silent
+            loaded,
+            geometry,
+            field,
+            asked,
+            ExportSettings.model_validate({"backend": backend}),
+            silent,
         )
         asset = json.loads(glb[20 : 20 + int.from_bytes(glb[12:16], "little")])["asset"]
         if is_solid:  # which only the exporter of this server keeps
