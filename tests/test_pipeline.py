@@ -68,14 +68,17 @@ def test_the_configured_engine_is_chosen_with_a_warning_for_the_preview() -> Non
     assert (engine.name, warnings) == ("trellis2", ())
 
 
-def test_both_files_of_a_remeshed_model_have_the_same_shell() -> None:
+@pytest.mark.parametrize("field", ["remesh", "solid"])
+def test_both_files_of_a_remeshed_model_have_the_same_shell(field: str) -> None:
     cutout = Cutter(background="none").cut_out(picture())
-    options = read_options({"seed": 3, "remesh": True, **SMALL}, Settings())
+    options = read_options({"seed": 3, field: True, **SMALL}, Settings())
     engine = GatedEngine()
     glbs = list(pipeline.make_model(engine, cutout, options, settings().export, lambda *_: None))
     faces = [asset(glb)["extras"]["faces"] for glb in glbs]
     assert faces[0] == faces[1] > 12  # the engine's cube has 12
-    assert all(asset(glb)["extras"]["remesh"] for glb in glbs)
+    for glb in glbs:
+        extras = asset(glb)["extras"]
+        assert (extras["remesh"], extras.get("solid", False)) == (True, field == "solid")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from tests.support import shapes
 from trellis2_server import export
 from trellis2_server.export import parallel
+from trellis2_server.export.decimate import decimate
 
 if TYPE_CHECKING:
     from trellis2_server.mesh import Mesh
@@ -77,6 +78,25 @@ def test_the_same_mesh_is_always_decimated_the_same_way() -> None:
     second = export.prepare(shapes.noisy_blob(), decimation_target=3000)
     np.testing.assert_array_equal(first.vertices, second.vertices)
     np.testing.assert_array_equal(first.faces, second.faces)
+
+
+@pytest.mark.parametrize("min_split_faces", [80_000, 1000])
+def test_fixed_vertices_stay_and_no_face_is_flipped_for_the_target(min_split_faces: int) -> None:
+    whole = shapes.noisy_blob()
+    is_fixed = whole.vertices[:, 0] > 0.2
+    faces = whole.faces[is_fixed[whole.faces].all(axis=1)]
+    given = whole.vertices.copy(), whole.faces.copy()
+    mesh = decimate(whole, 4, min_split_faces=min_split_faces, is_fixed=is_fixed)
+    assert len(faces) < len(mesh.faces) < len(whole.faces) / 2
+    assert shapes.is_closed(mesh)
+    kept = {tuple(map(tuple, corners)) for corners in mesh.vertices[mesh.faces]}
+    turned = {corners[1:] + corners[:1] for corners in kept}
+    kept |= turned | {corners[1:] + corners[:1] for corners in turned}
+    assert all(tuple(map(tuple, corners)) in kept for corners in whole.vertices[faces])
+    np.testing.assert_array_equal(whole.vertices, given[0])
+    np.testing.assert_array_equal(whole.faces, given[1])
+    # Without that, four faces are possible.
+    assert len(decimate(whole, 4, min_split_faces=min_split_faces).faces) == 4
 
 
 def test_an_exception_of_the_report_ends_the_work() -> None:

@@ -223,3 +223,8 @@ def test_a_model_can_be_exported_again_with_fewer_faces(tab: OpenTab) -> None:
         content = saved.value.path().read_bytes()
         assert 100 < int.from_bytes(content[80:84], "little") <= 1000  # faces of a binary STL
         one.see("#export-status", "toy-export.stl")
+        one.page.locator("#export-solid").select_option("true")
+        one.page.locator("#export-min_wall_mm").fill("1000")
+        with one.page.expect_download():
+            one.page.get_by_text("Export and download").click()
+        one.see("#export-status", "min_wall_mm: walls are thinner")

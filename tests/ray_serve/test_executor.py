@@ -14,6 +14,7 @@ from ray.exceptions import ActorDiedError, ObjectLostError, RayError
 from tests.support.server import settings
 from trellis2_server.errors import EngineError
 from trellis2_server.parameters import read_options
+from trellis2_server.ray_serve import tasks
 from trellis2_server.ray_serve.engine_monitor import EngineMonitor
 from trellis2_server.ray_serve.executor import ClusterExecutor
 from trellis2_server.ray_serve.remote_calls import RemoteOutcome, retry_once
@@ -67,15 +68,18 @@ def ignore(stage: str, step: int, steps: int) -> None:
     del stage, step, steps
 
 
-def make_executor(calls: Any) -> ClusterExecutor:
-    return ClusterExecutor("gated", 1, settings(), calls, EngineMonitor("trellis2"))
+def make_executor(calls: Any, **sections: Any) -> ClusterExecutor:
+    return ClusterExecutor("gated", 1, settings(**sections), calls, EngineMonitor("trellis2"))
 
 
-def make_model(calls: LocalCalls, mesh: bytes | None = None) -> tuple[bytes, bytes]:
+def make_model(
+    calls: LocalCalls, mesh: bytes | None = None, *, backend: str = "own", solid: bool = False
+) -> tuple[bytes, bytes]:
     """Do all steps of a job; return its two files."""
 
     async def make() -> tuple[bytes, bytes]:
-        executor, options = make_executor(calls), read_options({}, settings())
+        executor = make_executor(calls, export={"backend": backend})
+        options = read_options({"solid": solid}, settings())
         cutout: Any = object()
         if mesh is None:
             source = await executor.make_shape(cutout, options, ignore)
@@ -99,6 +103,21 @@ def test_lost_results_are_made_again_from_the_cutout() -> None:
         "texture", "shape", "texture",
         "export_model", "shape", "prepare_mesh", "texture", "export_model",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("solid", [False, True])
+def test_the_engines_own_exporter_writes_everything_but_solids(*, solid: bool) -> None:
+    on_engine: list[str] = []
+
+    class Calls(LocalCalls):
+        async def on_engine(self, method: str, *args: Any, report: Any) -> RemoteOutcome:
+            on_engine.append(method)
+            if method == "export_model":
+                return await self.as_task(tasks.export_model, node=None, report=report)
+            return await super().on_engine(method, *args, report=report)
+
+    assert make_model(Calls(), backend="upstream", solid=solid) == (b"glb", b"glb")
+    assert ("export_model" in on_engine) is not solid
 
 
 @pytest.mark.usefixtures("deployment")  # `ray.put` needs a cluster

@@ -133,7 +133,7 @@ class _Decimation:
             or `enqueue`, the mesh's own arrays: [N, 3].
     """
 
-    def __init__(self, mesh: Mesh, is_fixed: NDArray[np.bool_] | None) -> None:
+    def __init__(self, mesh: Mesh, is_fixed: NDArray[np.bool_] | None = None) -> None:
         self.faces: NDArray[np.int32] = mesh.faces
         self.vertices: NDArray[np.float32] = mesh.vertices
         axes = mesh.vertices.T  # separately, because NumPy is slow along the first axis

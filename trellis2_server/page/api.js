@@ -207,9 +207,10 @@ export async function file(path, signal) {
 }
 
 /**
- * Exports the job's model again.
+ * Exports the job's model again; returns the file, and warnings about it.
  * @param {string} id
  * @param {Record<string, unknown>} parameters
+ * @returns {Promise<{content: Blob, warnings: string[]}>}
  */
 export async function exportModel(id, parameters) {
   const headers = { "Content-Type": "application/json" };
@@ -218,5 +219,6 @@ export async function exportModel(id, parameters) {
     headers,
     body: JSON.stringify(parameters),
   });
-  return response.blob();
+  const warnings = JSON.parse(response.headers.get("X-Warnings") ?? "[]");
+  return { content: await response.blob(), warnings };
 }

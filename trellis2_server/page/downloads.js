@@ -38,6 +38,8 @@ const PICTURES = /** @type {const} */ ([
 ]);
 const EXPORT_FIELDS = [
   "decimation_target",
+  "solid",
+  "min_wall_mm",
   "texture_size",
   "texture_format",
   "alpha_mode",
@@ -284,8 +286,11 @@ export class Downloads {
     for (const button of buttons) button.disabled = true;
     status.textContent = "Exporting …";
     const parameters = { ...values, texture: job.texture_ready };
-    const content = api.exportModel(job.uid, parameters);
-    status.textContent = await this.#save(content, `${name}-export.${ending}`);
+    const exported = api.exportModel(job.uid, parameters);
+    const content = exported.then((made) => made.content);
+    const message = await this.#save(content, `${name}-export.${ending}`);
+    const warnings = await exported.then((made) => made.warnings).catch(() => []);
+    status.textContent = [message, ...warnings].join(" ");
     for (const button of buttons) button.disabled = false;
   }
 

@@ -28,6 +28,8 @@ export const LABELS = /** @type {Record<string, string>} */ ({
   alpha_mode: "Transparency",
   texture_format: "Texture format",
   compress: "Compression",
+  solid: "Solid for printing",
+  min_wall_mm: "Least thickness of walls",
   type: "File type",
   up_axis: "Axis that points up",
   size_mm: "Size in millimetres",

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +36,20 @@ def test_trellis2s_exporter_writes_the_same_frame_and_is_named_in_the_file(
     shape, field = make(loaded, picture(), requested)
     geometry, _ = pipeline.export_shape(loaded, shape, requested, silent)
     boxes: list[NDArray[np.float32]] = []
-    for backend in ("own", "upstream"):
+    for backend, is_solid in (("own", False), ("upstream", False), ("upstream", True)):
+        asked = replace(requested, solid=is_solid)
         glb = pipeline.export_model(
-            loaded, geometry, field, requested, ExportSettings(backend=backend), silent
+            loaded,
+            geometry,
+            field,
+            asked,
+            ExportSettings.model_validate({"backend": backend}),
+            silent,
         )
         asset = json.loads(glb[20 : 20 + int.from_bytes(glb[12:16], "little")])["asset"]
+        if is_solid:  # which only the exporter of this server keeps
+            assert "exporter" not in asset["extras"]
+            continue
         assert asset["generator"].startswith("trellis2-server")
         assert asset["extras"].get("exporter", "own") == backend
         assert asset["extras"]["seed"] == 7
