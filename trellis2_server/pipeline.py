@@ -309,6 +309,7 @@ def export_model(  # noqa: PLR0913, PLR0917 - one argument per input
         texture_format=options.texture_format,
         compress=options.compress,
         unwrap=settings.unwrap,
+        occlusion=options.occlusion,
         extras=_extras(engine, geometry.mesh, options, geometry.shape),
         generator=generator(engine),
         report=report,

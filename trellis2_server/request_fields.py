@@ -334,6 +334,14 @@ FIELDS: Final = (
         mesh="required",
     ),
     RequestField(
+        "occlusion",
+        "boolean",
+        "Bake ambient occlusion into R of the texture that has roughness and metallic in G and B. "
+        "For types with such a texture: glb, gltf_zip, usdz and obj_zip.",
+        "export",
+        default=False,
+    ),
+    RequestField(
         "up_axis",
         "string",
         "Axis that points up in the file; in a request with a mesh, in the file of that mesh. Of a "

@@ -87,6 +87,7 @@ class Options(TypedDict, total=False):
     texture_format: TextureFormat
     compress: Compression | Literal["none"]
     uv: UvSource
+    occlusion: bool
     up_axis: UpAxis
     size_mm: float
     size_m: float

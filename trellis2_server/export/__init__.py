@@ -122,6 +122,7 @@ def textured_glb(  # noqa: PLR0913
     texture_format: TextureFormat = "auto",
     compress: Compression | None = None,
     unwrap: Literal["own", "xatlas"] = "own",
+    occlusion: bool = False,
     extras: Mapping[str, object] | None = None,
     generator: str = GENERATOR,
     report: Report | None = None,
@@ -140,6 +141,7 @@ def textured_glb(  # noqa: PLR0913
         texture_format: "auto" is JPEG, and PNG for a base colour with alpha.
         compress: compression of the triangles; None: uncompressed.
         unwrap: the method that creates the charts; xatlas runs in its own process, with a deadline.
+        occlusion: whether to bake ambient occlusion.
         extras: JSON values, written to `asset.extras`.
         generator: name and version of the program.
         report: stages "unwrap", "bake", "encode" and "pack".
@@ -170,6 +172,7 @@ def textured_glb(  # noqa: PLR0913
             alpha_mode=alpha_mode,
             texture_format=texture_format,
             unwrap=unwrap,
+            occlusion=occlusion,
             report=watched,
         )
         if error_voxels is not None:

@@ -58,14 +58,16 @@ class Maps:
     Attributes:
         base_color: uint8 [S, S, 4], sRGB and alpha.
         metal_rough: uint8 [S, S, 3], linear, as in glTF: roughness in G, metallic in B; R repeats
-            G.
+            G, or is the ambient occlusion.
         covered: uint8 [S, S], origin of the colour: 1: voxels, in a face; 2: voxels, in the gutter
             around a chart; 0: filled from other texels.
+        has_occlusion: whether R is the ambient occlusion, 255 where nothing is in the way.
     """
 
     base_color: NDArray[np.uint8]
     metal_rough: NDArray[np.uint8]
     covered: NDArray[np.uint8]
+    has_occlusion: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,12 +25,15 @@ from trellis2_server.mesh import Mesh, VoxelField
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from trellis2_server.export.atlas import Atlas
+
 #: What can be compiled separately, longest first, and the modules of `kernels` of each part.
 PARTS: Final = {
     "remesh": ("remesh",),
     "prepare": ("adjacency", "clean", "decimate", "parts"),
     "unwrap": ("charts", "grouping", "packing"),
     "bake": ("bake", "encode", "geometry"),
+    "occlusion": ("drawing", "occlusion"),
 }
 #: Loops that no export needs: only measurements sample a field at points.
 _OPTIONAL: Final = {"bake.sample_points"}
@@ -190,28 +193,37 @@ def _compile(part: str) -> None:
         from trellis2_server.export.unwrap import unwrap
 
         unwrap(mesh, 32)
+    elif part == "occlusion":
+        from trellis2_server.export.occlusion import draw_occlusion, measure_occlusion
+
+        draw_occlusion(measure_occlusion(mesh), _atlas(mesh))
     else:
         _bake(mesh, _field())
 
 
-def _bake(mesh: Mesh, field: VoxelField) -> None:
-    from trellis2_server.export import bake, deviation, encode
+def _atlas(mesh: Mesh) -> Atlas:
+    """Return an atlas in which all faces lie on top of each other."""
     from trellis2_server.export.atlas import Atlas
-    from trellis2_server.export.geometry import geometry, pair_rows
 
     count = len(mesh.faces)
-    uv = np.tile(np.array([[2, 2], [30, 2], [2, 30]], np.float32), (count, 1))
-    atlas = Atlas(
-        uv,
+    return Atlas(
+        np.tile(np.array([[2, 2], [30, 2], [2, 30]], np.float32), (count, 1)),
         np.ascontiguousarray(mesh.faces.reshape(-1)),
         np.arange(3 * count, dtype=np.int32).reshape(count, 3),
         np.arange(count, dtype=np.int32),
         32,
     )
+
+
+def _bake(mesh: Mesh, field: VoxelField) -> None:
+    from trellis2_server.export import bake, deviation, encode
+    from trellis2_server.export.geometry import geometry, pair_rows
+
+    atlas = _atlas(mesh)
     deviation.deviation(mesh, mesh, field.resolution)
     maps = bake.bake(mesh, atlas, bake.build_index(field, mesh))
     encode.encode_maps(maps, "auto", "auto")
-    geometry(mesh, uv, atlas.source, atlas.faces)
+    geometry(mesh, atlas.uv, atlas.source, atlas.faces)
     pair_rows(mesh.faces, atlas.faces, len(mesh.vertices))
 
 

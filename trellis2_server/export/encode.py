@@ -65,6 +65,8 @@ def encode_maps(
 ) -> Material:
     """Return a material with the baked maps: images, or factors for constant channels.
 
+    Occlusion shares its image with metallic and roughness, which then are never factors.
+
     Args:
         maps: baked textures.
         alpha_mode: "auto" is chosen by the alpha of the covered texels.
@@ -88,7 +90,7 @@ def encode_maps(
     roughness, metallic = _constant(counts[1]), _constant(counts[2])
     with ThreadPoolExecutor(2, thread_name_prefix="encode") as pool:
         color = pool.submit(contextvars.copy_context().run, encode, base_color, base_format)
-        if roughness is not None and metallic is not None:
+        if roughness is not None and metallic is not None and not maps.has_occlusion:
             return Material(
                 color.result(), metallic=metallic, roughness=roughness, alpha_mode=alpha_mode
             )
@@ -98,7 +100,12 @@ def encode_maps(
             maps.metal_rough,
             "jpeg" if texture_format == "auto" else texture_format,
         )
-        return Material(color.result(), metal_rough.result(), alpha_mode=alpha_mode)
+        return Material(
+            color.result(),
+            metal_rough.result(),
+            alpha_mode=alpha_mode,
+            has_occlusion=maps.has_occlusion,
+        )
 
 
 def _choose_alpha_mode(count: NDArray[np.int64]) -> GltfAlphaMode:

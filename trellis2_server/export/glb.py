@@ -168,6 +168,8 @@ def _add_material(builder: GltfBuilder, material: Material, *, is_double_sided: 
     if material.metal_rough is not None:
         pbr["metallicRoughnessTexture"] = {"index": _add_texture(builder, material.metal_rough)}
     item: dict[str, Any] = {"name": "model", "pbrMetallicRoughness": pbr}
+    if material.has_occlusion:
+        item["occlusionTexture"] = {"index": pbr["metallicRoughnessTexture"]["index"]}
     if material.alpha_mode != "OPAQUE":
         item["alphaMode"] = material.alpha_mode
     if is_double_sided:

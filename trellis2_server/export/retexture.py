@@ -86,6 +86,7 @@ def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
     compress: Compression | None = None,
     unwrap: Literal["own", "xatlas"] = "own",
     keep_uv: bool = False,
+    occlusion: bool = False,
     extras: Mapping[str, object],
     generator: str,
     report: Report | None = None,
@@ -105,6 +106,7 @@ def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
         compress: compression of the triangles; None: uncompressed. See `scene_compression`.
         unwrap: the method that creates the charts.
         keep_uv: whether to use the scene's own texture coordinates, checked by `check_uv`.
+        occlusion: whether to bake ambient occlusion.
         extras: JSON values, written to `asset.extras`.
         generator: name and version of the program.
         report: stages "unwrap", "bake", "encode" and "pack".
@@ -124,6 +126,7 @@ def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
             texture_format=texture_format,
             unwrap=unwrap,
             atlas=given_atlas(scene, placed, texture_size) if keep_uv else None,
+            occlusion=occlusion,
             report=watched,
         )
         finished = stage_report(watched, "pack", 1)

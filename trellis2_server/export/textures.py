@@ -6,12 +6,14 @@ Does not know: nodes of glTF, files.
 from __future__ import annotations
 
 import contextvars
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from trellis2_server.export import bake
 from trellis2_server.export.deviation import deviation
 from trellis2_server.export.encode import encode_maps
+from trellis2_server.export.occlusion import draw_occlusion, measure_occlusion
 from trellis2_server.export.unwrap import unwrap as unwrap_mesh
 from trellis2_server.export.xatlas_unwrap import unwrap_with_xatlas
 from trellis2_server.reports import stage_report
@@ -19,6 +21,7 @@ from trellis2_server.reports import stage_report
 if TYPE_CHECKING:
     from trellis2_server.export.atlas import Atlas
     from trellis2_server.export.material import Material
+    from trellis2_server.export.occlusion import Occlusion
     from trellis2_server.mesh import Mesh, VoxelField
     from trellis2_server.reports import Report
     from trellis2_server.request_fields import AlphaMode, TextureFormat
@@ -53,6 +56,7 @@ def create_textures(  # noqa: PLR0913 - the parameters of `export.textured_glb`
     texture_format: TextureFormat,
     unwrap: Literal["own", "xatlas"],
     atlas: Atlas | None = None,
+    occlusion: bool = False,
     report: Report | None,
 ) -> Textures:
     """Unwrap the mesh, bake the field into textures and encode them.
@@ -67,6 +71,7 @@ def create_textures(  # noqa: PLR0913 - the parameters of `export.textured_glb`
         texture_format: "auto" is JPEG, and PNG for a base colour with alpha.
         unwrap: the method that creates the charts.
         atlas: used as it is, of that size; None: unwrap the mesh.
+        occlusion: whether to bake ambient occlusion.
         report: stages "unwrap", "bake" and "encode".
 
     Raises:
@@ -74,13 +79,14 @@ def create_textures(  # noqa: PLR0913 - the parameters of `export.textured_glb`
         MissingPackageError: Pillow, or the package for `unwrap`, is not installed.
     """
 
-    def build_index() -> tuple[bake.Index, float | None]:
+    def build_index() -> tuple[bake.Index, float | None, Occlusion | None]:
         surface, error = original, None
         if surface is not None:
             error = deviation(surface, mesh, field.resolution).p99
             if error <= PROJECTED_ABOVE_VOXELS:
                 surface = None
-        return bake.build_index(field, surface), error
+        index = bake.build_index(field, surface)
+        return index, error, measure_occlusion(mesh) if occlusion else None
 
     # Unwrapping uses one core for half of the time: the index is built on another one.
     context = contextvars.copy_context()
@@ -89,7 +95,10 @@ def create_textures(  # noqa: PLR0913 - the parameters of `export.textured_glb`
         if atlas is None:
             create_atlas = unwrap_with_xatlas if unwrap == "xatlas" else unwrap_mesh
             atlas = create_atlas(mesh, texture_size, report)
-        index, error = indexing.result()
+        index, error, openness = indexing.result()
     maps = bake.bake(mesh, atlas, index, report)
+    if openness is not None:
+        maps.metal_rough[..., 0] = draw_occlusion(openness, atlas)
+        maps = dataclasses.replace(maps, has_occlusion=True)
     stage_report(report, "encode", 1)(0)
     return Textures(atlas, encode_maps(maps, alpha_mode, texture_format), error)

@@ -32,6 +32,7 @@ const EXPORT_FIELDS = [
   "texture_format",
   "alpha_mode",
   "compress",
+  "occlusion",
   "type",
   "up_axis",
   "size_mm",

@@ -27,6 +27,7 @@ const LABELS = /** @type {Record<string, string>} */ ({
   alpha_mode: "Transparency",
   texture_format: "Texture format",
   compress: "Compression",
+  occlusion: "Ambient occlusion",
   type: "File type",
   up_axis: "Axis that points up",
   size_mm: "Size in millimetres",
@@ -52,7 +53,10 @@ const SAMPLER = [
  */
 const GROUPS = [
   { title: "The model", fields: ["seed", "pipeline_type", "texture_size", "decimation_target"] },
-  { title: "Picture and file", fields: ["remove_background", "alpha_mode", "texture_format"] },
+  {
+    title: "Picture and file",
+    fields: ["remove_background", "alpha_mode", "texture_format", "occlusion"],
+  },
   { title: "Sampler: rough structure", stage: "ss", fields: SAMPLER },
   { title: "Sampler: shape", stage: "shape", fields: SAMPLER },
   { title: "Sampler: texture", stage: "tex", fields: SAMPLER },

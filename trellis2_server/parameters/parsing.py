@@ -47,6 +47,10 @@ _OPTION_FIELDS: Final = tuple(
 )
 #: File types whose unit is the metre, and which are always Y up.
 _IN_METRES: Final[frozenset[FileType]] = frozenset({"glb", "gltf_zip", "usdz"})
+#: Fields of textures that not all file types have, and the types that have them.
+_TEXTURES_OF: Final[Mapping[str, tuple[FileType, ...]]] = {
+    "occlusion": ("glb", "gltf_zip", "usdz", "obj_zip"),
+}
 _PIPELINE_TYPES: Final[Mapping[int, PipelineType]] = {
     512: "512",
     1024: "1024_cascade",
@@ -124,10 +128,11 @@ def read_options(raw: Mapping[str, object], settings: Settings, mesh: str | None
         mesh: MD5 of the mesh file in the request; None: it has none.
 
     Raises:
-        InputError: a value makes no sense; names the field.
+        InputError: a value makes no sense, or not with another one; names the fields.
     """
     found = read_fields(raw)
     _resolve_alternatives(found)
+    _check_combinations(found, settings, has_mesh=mesh is not None)
     file_type = found.get("type", BY_NAME["type"].default)
     values = {
         field.name: found.get(field.name, _configured(field, settings))
@@ -167,9 +172,10 @@ def read_export(raw: Mapping[str, object], options: Options, settings: Settings)
         settings: the server's settings.
 
     Raises:
-        InputError: a value makes no sense; names the field.
+        InputError: a value makes no sense, or not with another one; names the fields.
     """
     found = read_fields(raw)
+    _check_combinations(found, settings, has_mesh=options.mesh is not None)
     file_type = found.get("type", BY_NAME["type"].default)
     changed: dict[str, Any] = {}
     for name in EXPORT_FIELDS:
@@ -179,6 +185,24 @@ def read_export(raw: Mapping[str, object], options: Options, settings: Settings)
         else:
             changed[name] = found.get(name, getattr(options, name))
     return dataclasses.replace(options, **_capped(changed, settings))
+
+
+def _check_combinations(found: Mapping[str, Any], settings: Settings, *, has_mesh: bool) -> None:
+    """Check fields of the request that exclude each other.
+
+    Raises:
+        InputError: names both.
+    """
+    file_type = found.get("type", BY_NAME["type"].default)
+    for name, types in _TEXTURES_OF.items():
+        if not found.get(name):
+            continue
+        if found.get("texture") is False:
+            raise InputError(f"{name}: goes into a texture, but texture is false")
+        if file_type not in types:
+            raise InputError(f"{name}: type {file_type} has no texture for it")
+        if settings.export.backend == "upstream" and not has_mesh:
+            raise InputError(f"{name}: not with export.backend: upstream, which this server has")
 
 
 def fields_of(options: Options) -> dict[str, object]:
@@ -207,6 +231,8 @@ def fields_of(options: Options) -> dict[str, object]:
         given["up_axis"] = options.up_axis
     if options.uv != "new":
         given["uv"] = options.uv
+    if options.occlusion:
+        given["occlusion"] = True
     if options.remove_background is not True:
         given["remove_background"] = options.remove_background == "always"
     return {**others, "compress": options.compress or "none", **samplers, **given}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 #: Fields of `Options` that are newer than stored keys: the `repr` has them only if they are set.
-_NEWER: Final = frozenset({"up_axis", "uv"})
+_NEWER: Final = frozenset({"up_axis", "uv", "occlusion"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,7 @@ class Options:
         geo_rotation: degrees by which that mesh is turned before it is textured.
         up_axis: axis of that mesh's file that points up; "auto" without a mesh.
         uv: whether that mesh gets new texture coordinates or keeps its own.
+        occlusion: whether to bake ambient occlusion.
     """
 
     seed: int
@@ -91,6 +92,7 @@ class Options:
     geo_rotation: float = 0.0
     up_axis: UpAxis = "auto"
     uv: UvSource = "new"
+    occlusion: bool = False
 
     def __repr__(self) -> str:
         """Return all fields; those that stored keys do not have, only if they are set."""

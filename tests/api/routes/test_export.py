@@ -52,9 +52,22 @@ def test_an_export_applies_the_parameters(server: Server, job: dict[str, Any]) -
     )  # unchanged
 
 
+def test_an_export_bakes_occlusion_if_it_is_asked_to(server: Server, job: dict[str, Any]) -> None:
+    reply = export(server, job, occlusion=True).raise_for_status()
+    (material,) = Glb(reply.content).json["materials"]
+    shared = material["pbrMetallicRoughness"]["metallicRoughnessTexture"]
+    assert material["occlusionTexture"] == shared
+    assert export(server, job, occlusion=False).content == job["textured.glb"]
+
+
 @pytest.mark.parametrize(
     ("parameters", "cause"),
     [
+        (
+            {"occlusion": True, "texture": False},
+            "occlusion: goes into a texture, but texture is false",
+        ),
+        ({"occlusion": True, "type": "stl"}, "occlusion: type stl"),
         ({"texture_size": "huge"}, "texture_size"),
         ({"type": "exe"}, "type"),
         ({"texture": 3}, "tex"),
