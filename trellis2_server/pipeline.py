@@ -310,6 +310,7 @@ def export_model(  # noqa: PLR0913, PLR0917 - one argument per input
         compress=options.compress,
         unwrap=settings.unwrap,
         occlusion=options.occlusion,
+        normal_map=options.normal_map,
         extras=_extras(engine, geometry.mesh, options, geometry.shape),
         generator=generator(engine),
         report=report,

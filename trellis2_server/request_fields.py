@@ -342,6 +342,16 @@ FIELDS: Final = (
         default=False,
     ),
     RequestField(
+        "normal_map",
+        "boolean",
+        "Bake a tangent-space normal map of the surface before decimation, and write tangents. For "
+        "types with such a texture: glb, gltf_zip, usdz and obj_zip; not with draco. A mesh of the "
+        "request has no finer surface.",
+        "export",
+        default=False,
+        mesh="excluded",
+    ),
+    RequestField(
         "up_axis",
         "string",
         "Axis that points up in the file; in a request with a mesh, in the file of that mesh. Of a "

@@ -37,7 +37,8 @@ mesh = compilation._mesh()
 small = export.prepare(mesh, decimation_target=6)
 export.prepare(mesh, decimation_target=6, remesh_resolution=512)
 export.untextured_glb(small)
-export.textured_glb(small, compilation._field(), original=mesh, texture_size=32, occlusion=True)
+maps = {'occlusion': True, 'normal_map': True}
+export.textured_glb(small, compilation._field(), original=mesh, texture_size=32, **maps)
 print({k.__name__ for k in loops if len(k.signatures) > before[k]})
 """
     done = run_python(code)

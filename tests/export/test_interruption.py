@@ -24,6 +24,7 @@ from trellis2_server.engines.preview.projection import project
 from trellis2_server.errors import ExportError
 from trellis2_server.export import cancellation, kernels, parallel
 from trellis2_server.export.given_uv import check_uv
+from trellis2_server.export.normals import full_surface
 from trellis2_server.export.occlusion import measure_occlusion
 from trellis2_server.export.unwrap import unwrap
 from trellis2_server.inputs.meshes import Scene, to_model_frame
@@ -157,7 +158,9 @@ def _ordinary() -> None:
     shape = engine.shape(cutout, options, no_report)
     field = engine.texture(shape, cutout, options, no_report)
     mesh = export.prepare(shape.mesh, decimation_target=20_000)
-    export.textured_glb(mesh, field, original=shape.mesh, texture_size=2048, occlusion=True)
+    export.textured_glb(
+        mesh, field, original=shape.mesh, texture_size=2048, occlusion=True, normal_map=True
+    )
     large = shapes.torus(1000, 400)
     export.prepare(large, decimation_target=100_000)
     export.prepare(large, decimation_target=100_000, remesh_resolution=256)
@@ -171,6 +174,7 @@ def _hostile(name: str) -> None:
     with suppress(ExportError):  # too many charts
         unwrap(mesh, 512)
     measure_occlusion(mesh)
+    full_surface(mesh)
     with suppress(ExportError):  # nothing remains
         export.prepare(mesh, decimation_target=500)
 

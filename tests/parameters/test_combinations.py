@@ -17,6 +17,9 @@ DEFAULTS = Settings()
         ({"occlusion": True, "texture": False}, "texture"),
         ({"occlusion": "yes", "type": "stl"}, "type stl"),
         ({"occlusion": True, "type": "ply"}, "type ply"),
+        ({"normal_map": True, "texture": False}, "texture"),
+        ({"normal_map": True, "type": "3mf"}, "type 3mf"),
+        ({"normal_map": True, "compress": "draco"}, "compress: draco"),
     ],
 )
 def test_fields_that_exclude_each_other_are_refused_by_both_names(
@@ -29,7 +32,13 @@ def test_fields_that_exclude_each_other_are_refused_by_both_names(
     ):
         with pytest.raises(InputError, match=f"^{name}: .*{other}"):
             read()
-    assert read_options({**fields, name: False}, DEFAULTS) == read_options({}, DEFAULTS)
+    allowed = read_options({**fields, name: False}, DEFAULTS)
+    assert not getattr(allowed, name)
+
+
+def test_a_normal_map_of_a_mesh_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^normal_map: .*mesh"):
+        read_options({"normal_map": True}, DEFAULTS, mesh="0" * 32)
 
 
 def test_maps_that_trellis2s_own_exporter_lacks_are_refused_where_it_exports() -> None:

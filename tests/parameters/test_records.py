@@ -31,6 +31,8 @@ def test_options_that_stored_keys_lack_are_in_the_repr_only_if_they_are_set() ->
     assert plain.endswith(f"mesh='{mesh}', geo_rotation=0.0)")
     turned = read_options({"up_axis": "z", "uv": "keep", "occlusion": True}, Settings(), mesh)
     assert repr(turned) == plain[:-1] + ", up_axis='z', uv='keep', occlusion=True)"
+    bumpy = read_options({"normal_map": True}, Settings())
+    assert repr(bumpy) == repr(read_options({}, Settings()))[:-1] + ", normal_map=True)"
 
 
 def test_records_are_read_again_from_json() -> None:

@@ -88,6 +88,7 @@ class Options(TypedDict, total=False):
     compress: Compression | Literal["none"]
     uv: UvSource
     occlusion: bool
+    normal_map: bool
     up_axis: UpAxis
     size_mm: float
     size_m: float

@@ -123,6 +123,7 @@ def textured_glb(  # noqa: PLR0913
     compress: Compression | None = None,
     unwrap: Literal["own", "xatlas"] = "own",
     occlusion: bool = False,
+    normal_map: bool = False,
     extras: Mapping[str, object] | None = None,
     generator: str = GENERATOR,
     report: Report | None = None,
@@ -142,6 +143,8 @@ def textured_glb(  # noqa: PLR0913
         compress: compression of the triangles; None: uncompressed.
         unwrap: the method that creates the charts; xatlas runs in its own process, with a deadline.
         occlusion: whether to bake ambient occlusion.
+        normal_map: whether to bake the normals of the original. Not with draco, which has no
+            tangents.
         extras: JSON values, written to `asset.extras`.
         generator: name and version of the program.
         report: stages "unwrap", "bake", "encode" and "pack".
@@ -164,7 +167,7 @@ def textured_glb(  # noqa: PLR0913
         mesh = checked_mesh(mesh)
         field = checked_field(field)
         extras = dict(extras or {})
-        atlas, material, error_voxels = textures.create_textures(
+        atlas, material, error_voxels, tangents = textures.create_textures(
             mesh,
             field,
             original,
@@ -173,6 +176,7 @@ def textured_glb(  # noqa: PLR0913
             texture_format=texture_format,
             unwrap=unwrap,
             occlusion=occlusion,
+            normal_map=normal_map,
             report=watched,
         )
         if error_voxels is not None:
@@ -180,7 +184,7 @@ def textured_glb(  # noqa: PLR0913
         finished = stage_report(watched, "pack", 1)
         finished(0)
         uv = np.divide(atlas.uv, texture_size, dtype=np.float32)
-        triangles = geometry(mesh, uv, atlas.source, atlas.faces)
+        triangles = geometry(mesh, uv, atlas.source, atlas.faces, tangents)
         content = glb.pack(
             triangles, material, extras=extras, generator=generator, compress=compress
         )

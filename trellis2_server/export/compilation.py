@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from trellis2_server.export.atlas import Atlas
+    from trellis2_server.export.bake import Index
 
 #: What can be compiled separately, longest first, and the modules of `kernels` of each part.
 PARTS: Final = {
@@ -33,7 +34,7 @@ PARTS: Final = {
     "prepare": ("adjacency", "clean", "decimate", "parts"),
     "unwrap": ("charts", "grouping", "packing"),
     "bake": ("bake", "encode", "geometry"),
-    "occlusion": ("drawing", "occlusion"),
+    "maps": ("drawing", "normals", "occlusion"),
 }
 #: Loops that no export needs: only measurements sample a field at points.
 _OPTIONAL: Final = {"bake.sample_points"}
@@ -193,10 +194,8 @@ def _compile(part: str) -> None:
         from trellis2_server.export.unwrap import unwrap
 
         unwrap(mesh, 32)
-    elif part == "occlusion":
-        from trellis2_server.export.occlusion import draw_occlusion, measure_occlusion
-
-        draw_occlusion(measure_occlusion(mesh), _atlas(mesh))
+    elif part == "maps":
+        _bake_maps(mesh)
     else:
         _bake(mesh, _field())
 
@@ -215,13 +214,46 @@ def _atlas(mesh: Mesh) -> Atlas:
     )
 
 
+def _bake_maps(mesh: Mesh) -> None:
+    """Call the loops of occlusion and of normals, except those of `kernels.bake`."""
+    from trellis2_server.export import normals, occlusion
+    from trellis2_server.export.gaps import fill_gaps
+
+    atlas, along = _atlas(mesh), np.zeros_like(mesh.vertices)
+    normals.full_surface(mesh, ())
+    normals.tangents(mesh, along, atlas)
+    occlusion.draw_occlusion(occlusion.measure_occlusion(mesh), atlas)
+    fill_gaps(np.zeros((32, 32, 3), np.uint8), np.ones((32, 32), np.uint8))
+
+
+def _bake_normals(mesh: Mesh, atlas: Atlas, index: Index) -> None:
+    """Call the loops of `kernels.bake` that bake normals."""
+    from trellis2_server.export.kernels import bake as kernels
+    from trellis2_server.export.parallel import parallel_for
+
+    along = np.zeros((len(atlas.uv), 4), np.float32)
+    owner, samples = np.full((1, 1), -1, np.int32), np.zeros((1, 1, 3), np.float32)
+    drawn, covered = np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.uint8)
+    layout = owner, atlas.uv, atlas.faces, atlas.source
+    parallel_for(
+        kernels.sample_normals, 1, 1, *layout, mesh.vertices, mesh.vertices, *index.surface,
+        mesh.faces, mesh.vertices, owner.copy(), samples,
+    )  # fmt: skip
+    parallel_for(
+        kernels.turn_normals, 1, 1, owner, atlas.chart, *layout[1:], mesh.vertices, along,
+        owner.copy(), samples, drawn, covered,
+    )  # fmt: skip
+
+
 def _bake(mesh: Mesh, field: VoxelField) -> None:
     from trellis2_server.export import bake, deviation, encode
     from trellis2_server.export.geometry import geometry, pair_rows
 
     atlas = _atlas(mesh)
     deviation.deviation(mesh, mesh, field.resolution)
-    maps = bake.bake(mesh, atlas, bake.build_index(field, mesh))
+    index = bake.build_index(field, mesh)
+    maps = bake.bake(mesh, atlas, index)
+    _bake_normals(mesh, atlas, index)
     encode.encode_maps(maps, "auto", "auto")
     geometry(mesh, atlas.uv, atlas.source, atlas.faces)
     pair_rows(mesh.faces, atlas.faces, len(mesh.vertices))

@@ -130,6 +130,11 @@ def _add_parts(builder: GltfBuilder, parts: GltfParts) -> list[dict[str, Any]]:
         normals = _add_vectors(builder, parts.normals, parts.vertices[smooth])
         for part, at in zip(smooth, normals, strict=True):
             primitives[part]["attributes"]["NORMAL"] = at
+    if parts.tangents is not None:
+        for primitive, at in zip(
+            primitives, _add_vectors(builder, parts.tangents, parts.vertices), strict=True
+        ):
+            primitive["attributes"]["TANGENT"] = at
     if parts.uv is not None:
         for primitive, at in zip(
             primitives, _add_vectors(builder, parts.uv, parts.vertices), strict=True
@@ -170,6 +175,8 @@ def _add_material(builder: GltfBuilder, material: Material, *, is_double_sided: 
     item: dict[str, Any] = {"name": "model", "pbrMetallicRoughness": pbr}
     if material.has_occlusion:
         item["occlusionTexture"] = {"index": pbr["metallicRoughnessTexture"]["index"]}
+    if material.normals is not None:
+        item["normalTexture"] = {"index": _add_texture(builder, material.normals)}
     if material.alpha_mode != "OPAQUE":
         item["alphaMode"] = material.alpha_mode
     if is_double_sided:

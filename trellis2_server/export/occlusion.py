@@ -17,6 +17,7 @@ import numpy as np
 
 from trellis2_server.export.adjacency import corner_lists, is_watertight, twins
 from trellis2_server.export.cancellation import call, check
+from trellis2_server.export.gaps import fill_gaps
 from trellis2_server.export.kernels import drawing
 from trellis2_server.export.kernels import occlusion as kernels
 from trellis2_server.export.parallel import parallel_for
@@ -156,7 +157,7 @@ def draw_occlusion(occlusion: Occlusion, atlas: Atlas) -> NDArray[np.uint8]:
         flat,
     )  # fmt: skip
     parallel_for(drawing.draw_values, size, flat, occlusion.values, drawn, covered, grain=256)
-    _fill_gaps(drawn, covered)
+    fill_gaps(drawn[..., None], covered)
     return drawn
 
 
@@ -275,15 +276,3 @@ def _split_once(surface: _Surface, marks: NDArray[np.uint8], marked: NDArray[np.
         np.concatenate(new_whole),
         np.concatenate(new_shares),
     )
-
-
-def _fill_gaps(values: NDArray[np.uint8], covered: NDArray[np.uint8]) -> None:
-    """Fill uncovered texels with the mean of the nearest covered ones, in place (push-pull)."""
-    levels = [(values, covered)]
-    while levels[-1][0].shape[0] > 1:
-        half = (levels[-1][0].shape[0] + 1) // 2
-        coarse = np.zeros((half, half), np.uint8), np.empty((half, half), np.uint8)
-        parallel_for(drawing.pull_values, half, *levels[-1], *coarse, grain=64)
-        levels.append(coarse)
-    for fine, coarse in zip(levels[-2::-1], levels[:0:-1], strict=True):
-        parallel_for(drawing.push_values, len(fine[0]), *fine, coarse[0], grain=64)

@@ -33,6 +33,7 @@ const EXPORT_FIELDS = [
   "alpha_mode",
   "compress",
   "occlusion",
+  "normal_map",
   "type",
   "up_axis",
   "size_mm",

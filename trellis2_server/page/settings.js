@@ -28,6 +28,7 @@ const LABELS = /** @type {Record<string, string>} */ ({
   texture_format: "Texture format",
   compress: "Compression",
   occlusion: "Ambient occlusion",
+  normal_map: "Normal map",
   type: "File type",
   up_axis: "Axis that points up",
   size_mm: "Size in millimetres",
@@ -55,7 +56,7 @@ const GROUPS = [
   { title: "The model", fields: ["seed", "pipeline_type", "texture_size", "decimation_target"] },
   {
     title: "Picture and file",
-    fields: ["remove_background", "alpha_mode", "texture_format", "occlusion"],
+    fields: ["remove_background", "alpha_mode", "texture_format", "occlusion", "normal_map"],
   },
   { title: "Sampler: rough structure", stage: "ss", fields: SAMPLER },
   { title: "Sampler: shape", stage: "shape", fields: SAMPLER },

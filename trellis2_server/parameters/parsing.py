@@ -50,6 +50,7 @@ _IN_METRES: Final[frozenset[FileType]] = frozenset({"glb", "gltf_zip", "usdz"})
 #: Fields of textures that not all file types have, and the types that have them.
 _TEXTURES_OF: Final[Mapping[str, tuple[FileType, ...]]] = {
     "occlusion": ("glb", "gltf_zip", "usdz", "obj_zip"),
+    "normal_map": ("glb", "gltf_zip", "usdz", "obj_zip"),
 }
 _PIPELINE_TYPES: Final[Mapping[int, PipelineType]] = {
     512: "512",
@@ -132,7 +133,8 @@ def read_options(raw: Mapping[str, object], settings: Settings, mesh: str | None
     """
     found = read_fields(raw)
     _resolve_alternatives(found)
-    _check_combinations(found, settings, has_mesh=mesh is not None)
+    compress = found.get("compress", settings.export.compress)
+    _check_combinations(found, settings, compress, has_mesh=mesh is not None)
     file_type = found.get("type", BY_NAME["type"].default)
     values = {
         field.name: found.get(field.name, _configured(field, settings))
@@ -175,7 +177,8 @@ def read_export(raw: Mapping[str, object], options: Options, settings: Settings)
         InputError: a value makes no sense, or not with another one; names the fields.
     """
     found = read_fields(raw)
-    _check_combinations(found, settings, has_mesh=options.mesh is not None)
+    compress = found.get("compress", options.compress)
+    _check_combinations(found, settings, compress, has_mesh=options.mesh is not None)
     file_type = found.get("type", BY_NAME["type"].default)
     changed: dict[str, Any] = {}
     for name in EXPORT_FIELDS:
@@ -187,8 +190,16 @@ def read_export(raw: Mapping[str, object], options: Options, settings: Settings)
     return dataclasses.replace(options, **_capped(changed, settings))
 
 
-def _check_combinations(found: Mapping[str, Any], settings: Settings, *, has_mesh: bool) -> None:
+def _check_combinations(
+    found: Mapping[str, Any], settings: Settings, compress: str | None, *, has_mesh: bool
+) -> None:
     """Check fields of the request that exclude each other.
+
+    Args:
+        found: fields of the request.
+        settings: the server's settings.
+        compress: of the request, or the default.
+        has_mesh: whether the request or the job has a mesh.
 
     Raises:
         InputError: names both.
@@ -203,6 +214,11 @@ def _check_combinations(found: Mapping[str, Any], settings: Settings, *, has_mes
             raise InputError(f"{name}: type {file_type} has no texture for it")
         if settings.export.backend == "upstream" and not has_mesh:
             raise InputError(f"{name}: not with export.backend: upstream, which this server has")
+    if found.get("normal_map"):
+        if has_mesh:
+            raise InputError("normal_map: not with a mesh, which has no finer surface")
+        if compress == "draco" and file_type == "glb":
+            raise InputError("normal_map: not with compress: draco, which has no tangents")
 
 
 def fields_of(options: Options) -> dict[str, object]:
@@ -233,6 +249,8 @@ def fields_of(options: Options) -> dict[str, object]:
         given["uv"] = options.uv
     if options.occlusion:
         given["occlusion"] = True
+    if options.normal_map:
+        given["normal_map"] = True
     if options.remove_background is not True:
         given["remove_background"] = options.remove_background == "always"
     return {**others, "compress": options.compress or "none", **samplers, **given}

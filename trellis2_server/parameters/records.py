@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 #: Fields of `Options` that are newer than stored keys: the `repr` has them only if they are set.
-_NEWER: Final = frozenset({"up_axis", "uv", "occlusion"})
+_NEWER: Final = frozenset({"up_axis", "uv", "occlusion", "normal_map"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,7 @@ class Options:
         up_axis: axis of that mesh's file that points up; "auto" without a mesh.
         uv: whether that mesh gets new texture coordinates or keeps its own.
         occlusion: whether to bake ambient occlusion.
+        normal_map: whether to bake the normals of the surface before decimation.
     """
 
     seed: int
@@ -93,6 +94,7 @@ class Options:
     up_axis: UpAxis = "auto"
     uv: UvSource = "new"
     occlusion: bool = False
+    normal_map: bool = False
 
     def __repr__(self) -> str:
         """Return all fields; those that stored keys do not have, only if they are set."""

@@ -60,6 +60,14 @@ def test_an_export_bakes_occlusion_if_it_is_asked_to(server: Server, job: dict[s
     assert export(server, job, occlusion=False).content == job["textured.glb"]
 
 
+def test_an_export_bakes_a_normal_map_if_it_is_asked_to(
+    server: Server, job: dict[str, Any]
+) -> None:
+    glb = Glb(export(server, job, normal_map=True).raise_for_status().content)
+    assert "normalTexture" in glb.json["materials"][0]
+    assert "TANGENT" in glb.json["meshes"][0]["primitives"][0]["attributes"]
+
+
 @pytest.mark.parametrize(
     ("parameters", "cause"),
     [

@@ -89,15 +89,20 @@ def pull_values(start, stop, values, covered, coarse, coarse_covered, flag):
         if is_cancelled(flag):
             return
         for column in range(coarse_covered.shape[1]):
-            count, total = 0, 0
+            count = 0
             for y in range(2 * row, min(2 * row + 2, size)):
                 for x in range(2 * column, min(2 * column + 2, size)):
-                    if covered[y, x] != 0:
-                        count += 1
-                        total += np.int64(values[y, x])
+                    count += 1 if covered[y, x] != 0 else 0
             coarse_covered[row, column] = count
-            if count > 0:
-                coarse[row, column] = (total + count // 2) // count
+            if count == 0:
+                continue
+            for c in range(values.shape[2]):
+                total = 0
+                for y in range(2 * row, min(2 * row + 2, size)):
+                    for x in range(2 * column, min(2 * column + 2, size)):
+                        if covered[y, x] != 0:
+                            total += np.int64(values[y, x, c])
+                coarse[row, column, c] = (total + count // 2) // count
 
 
 @kernel
@@ -114,6 +119,7 @@ def push_values(start, stop, values, covered, coarse, flag):
                 continue
             x0 = column // 2
             x1 = min(last, max(0, x0 + (1 if column % 2 == 1 else -1)))
-            total = 9 * np.int64(coarse[y0, x0]) + 3 * np.int64(coarse[y0, x1])
-            total += 3 * np.int64(coarse[y1, x0]) + np.int64(coarse[y1, x1])
-            values[row, column] = np.uint8((total + 8) >> 4)
+            for c in range(values.shape[2]):
+                total = 9 * np.int64(coarse[y0, x0, c]) + 3 * np.int64(coarse[y0, x1, c])
+                total += 3 * np.int64(coarse[y1, x0, c]) + np.int64(coarse[y1, x1, c])
+                values[row, column, c] = np.uint8((total + 8) >> 4)
