@@ -311,6 +311,7 @@ def export_model(  # noqa: PLR0913, PLR0917 - one argument per input
         unwrap=settings.unwrap,
         occlusion=options.occlusion,
         normal_map=options.normal_map,
+        lods=options.lods[1:],
         extras=_extras(engine, geometry.mesh, options, geometry.shape),
         generator=generator(engine),
         report=report,

@@ -37,7 +37,7 @@ mesh = compilation._mesh()
 small = export.prepare(mesh, decimation_target=6)
 export.prepare(mesh, decimation_target=6, remesh_resolution=512)
 export.untextured_glb(small)
-maps = {'occlusion': True, 'normal_map': True}
+maps = {'occlusion': True, 'normal_map': True, 'lods': (4,)}
 export.textured_glb(small, compilation._field(), original=mesh, texture_size=32, **maps)
 print({k.__name__ for k in loops if len(k.signatures) > before[k]})
 """

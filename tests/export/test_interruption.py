@@ -24,6 +24,7 @@ from trellis2_server.engines.preview.projection import project
 from trellis2_server.errors import ExportError
 from trellis2_server.export import cancellation, kernels, parallel
 from trellis2_server.export.given_uv import check_uv
+from trellis2_server.export.levels import create_levels
 from trellis2_server.export.normals import full_surface
 from trellis2_server.export.occlusion import measure_occlusion
 from trellis2_server.export.unwrap import unwrap
@@ -159,8 +160,9 @@ def _ordinary() -> None:
     field = engine.texture(shape, cutout, options, no_report)
     mesh = export.prepare(shape.mesh, decimation_target=20_000)
     export.textured_glb(
-        mesh, field, original=shape.mesh, texture_size=2048, occlusion=True, normal_map=True
-    )
+        mesh, field, original=shape.mesh, texture_size=2048, occlusion=True, normal_map=True,
+        lods=(5000, 1000),
+    )  # fmt: skip
     large = shapes.torus(1000, 400)
     export.prepare(large, decimation_target=100_000)
     export.prepare(large, decimation_target=100_000, remesh_resolution=256)
@@ -175,6 +177,10 @@ def _hostile(name: str) -> None:
         unwrap(mesh, 512)
     measure_occlusion(mesh)
     full_surface(mesh)
+    if len(mesh.faces) < 30_000:
+        with suppress(ExportError):
+            atlas = unwrap(mesh, 512)
+            list(create_levels(mesh, atlas, (len(mesh.faces) // 8,)))
     with suppress(ExportError):  # nothing remains
         export.prepare(mesh, decimation_target=500)
 

@@ -17,8 +17,12 @@ DEFAULTS = Settings()
         ({"occlusion": True, "texture": False}, "texture"),
         ({"occlusion": "yes", "type": "stl"}, "type stl"),
         ({"occlusion": True, "type": "ply"}, "type ply"),
+        ({"occlusion": True, "type": "obj_zip"}, "type obj_zip"),
         ({"normal_map": True, "texture": False}, "texture"),
         ({"normal_map": True, "type": "3mf"}, "type 3mf"),
+        ({"lods": "5000,1000", "texture": False}, "texture"),
+        ({"lods": [5000, 1000], "type": "usdz"}, "type usdz"),
+        ({"lods": [5000, 1000], "decimation_target": 4000}, "decimation_target"),
         ({"normal_map": True, "compress": "draco"}, "compress: draco"),
     ],
 )
@@ -32,13 +36,40 @@ def test_fields_that_exclude_each_other_are_refused_by_both_names(
     ):
         with pytest.raises(InputError, match=f"^{name}: .*{other}"):
             read()
-    allowed = read_options({**fields, name: False}, DEFAULTS)
+    allowed = read_options({**fields, name: None}, DEFAULTS)
     assert not getattr(allowed, name)
 
 
-def test_a_normal_map_of_a_mesh_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^normal_map: .*mesh"):
-        read_options({"normal_map": True}, DEFAULTS, mesh="0" * 32)
+@pytest.mark.parametrize("fields", [{"normal_map": True}, {"lods": [5000, 1000]}])
+def test_what_a_mesh_cannot_have_is_refused(fields: dict[str, object]) -> None:
+    (name,) = fields
+    with pytest.raises(InputError, match=name + ": not with a mesh"):
+        read_options(fields, DEFAULTS, mesh="0" * 32)
+
+
+def test_the_first_level_is_the_number_of_faces() -> None:
+    read = read_options({"lods": "20000, 5000,1000"}, DEFAULTS)
+    assert (read.lods, read.decimation_target) == ((20_000, 5000, 1000), 20_000)
+    again = read_export({"lods": [4000, 200.4]}, read, DEFAULTS)
+    assert (again.lods, again.decimation_target) == ((4000, 200), 4000)
+    # A number of faces alone is a model without levels.
+    single = read_export({"decimation_target": 3000}, read, DEFAULTS)
+    assert (single.lods, single.decimation_target) == ((), 3000)
+    assert read_export({}, read, DEFAULTS) == read
+
+
+def test_levels_are_lowered_to_the_servers_maximum() -> None:
+    capped = Settings.model_validate(
+        {"export": {"max_decimation_target": 10_000, "glb_decimation_target": 10_000}}
+    )
+    read = read_options({"lods": [50_000, 20_000, 5000]}, capped)
+    assert (read.lods, read.decimation_target) == ((10_000, 5000), 10_000)
+
+
+@pytest.mark.parametrize("lods", [[5000], [1000, 5000], "many", list(range(9000, 100, -900)), 7])
+def test_levels_that_make_no_sense_are_refused(lods: object) -> None:
+    with pytest.raises(InputError, match="^lods: "):
+        read_options({"lods": lods}, DEFAULTS)
 
 
 def test_maps_that_trellis2s_own_exporter_lacks_are_refused_where_it_exports() -> None:

@@ -34,7 +34,7 @@ PARTS: Final = {
     "prepare": ("adjacency", "clean", "decimate", "parts"),
     "unwrap": ("charts", "grouping", "packing"),
     "bake": ("bake", "encode", "geometry"),
-    "maps": ("drawing", "normals", "occlusion"),
+    "maps": ("drawing", "levels", "normals", "occlusion"),
 }
 #: Loops that no export needs: only measurements sample a field at points.
 _OPTIONAL: Final = {"bake.sample_points"}
@@ -215,13 +215,14 @@ def _atlas(mesh: Mesh) -> Atlas:
 
 
 def _bake_maps(mesh: Mesh) -> None:
-    """Call the loops of occlusion and of normals, except those of `kernels.bake`."""
-    from trellis2_server.export import normals, occlusion
+    """Call the loops of occlusion, normals and levels, except those of `kernels.bake`."""
+    from trellis2_server.export import levels, normals, occlusion
     from trellis2_server.export.gaps import fill_gaps
 
     atlas, along = _atlas(mesh), np.zeros_like(mesh.vertices)
-    normals.full_surface(mesh, ())
+    normals.smoothed_normals(mesh)
     normals.tangents(mesh, along, atlas)
+    list(levels.create_levels(mesh, atlas, (4,)))
     occlusion.draw_occlusion(occlusion.measure_occlusion(mesh), atlas)
     fill_gaps(np.zeros((32, 32, 3), np.uint8), np.ones((32, 32), np.uint8))
 
@@ -251,6 +252,7 @@ def _bake(mesh: Mesh, field: VoxelField) -> None:
 
     atlas = _atlas(mesh)
     deviation.deviation(mesh, mesh, field.resolution)
+    deviation.normal_deviation(mesh, mesh)
     index = bake.build_index(field, mesh)
     maps = bake.bake(mesh, atlas, index)
     _bake_normals(mesh, atlas, index)

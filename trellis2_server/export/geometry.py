@@ -21,6 +21,7 @@ from trellis2_server.export.parallel import parallel_for
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from trellis2_server.export.atlas import Atlas
     from trellis2_server.mesh import Mesh
 
 
@@ -132,6 +133,36 @@ def geometry(
         np.ascontiguousarray(mesh.faces if faces is None else faces).astype(np.uint32),
         not is_watertight(mesh.faces, twin),
         None if tangents is None else _tangents_to_gltf(tangents),
+    )
+
+
+def level_geometry(
+    mesh: Mesh,
+    finest: GltfGeometry,
+    atlas: Atlas,
+    faces: NDArray[np.int32],
+    rows: NDArray[np.int32],
+) -> GltfGeometry:
+    """Return a coarser level of detail, with places, normals and texture of the finest one.
+
+    Args:
+        mesh: of the finest level.
+        finest: of the mesh and the atlas.
+        atlas: of the mesh.
+        faces: int32 [F, 3], vertices of the mesh.
+        rows: int32 [F, 3], rows of the atlas; not always those of the same vertices.
+    """
+    vertices, uv_rows, pairs = pair_rows(faces, rows, len(mesh.vertices))
+    place = np.zeros(len(mesh.vertices), np.int64)
+    place[atlas.source] = np.arange(len(atlas.source))
+    at = place[vertices]
+    return GltfGeometry(
+        finest.positions[at],
+        finest.normals[at],
+        None if finest.uv is None else finest.uv[uv_rows],
+        pairs.astype(np.uint32),
+        finest.is_double_sided,
+        None if finest.tangents is None else finest.tangents[uv_rows],
     )
 
 

@@ -56,6 +56,13 @@ def full_surface(original: Mesh, index: bake.Surface | None = None) -> FullSurfa
         original: checked, clean or not.
         index: of its faces; None: make one.
     """
+    return FullSurface(
+        original.faces, smoothed_normals(original), index or bake.index_faces(original)
+    )
+
+
+def smoothed_normals(original: Mesh) -> NDArray[np.float32]:
+    """Return the normals of a full surface, see `FullSurface`."""
     faces, count = original.faces, len(original.vertices)
     first, corners = corner_lists(faces, count)
     normals = np.empty((count, 3), np.float32)
@@ -64,7 +71,7 @@ def full_surface(original: Mesh, index: bake.Surface | None = None) -> FullSurfa
         smoothed = np.empty_like(normals)
         parallel_for(kernels.smooth_normals, count, faces, first, corners, normals, smoothed)
         normals = smoothed
-    return FullSurface(faces, normals, index or bake.index_faces(original))
+    return normals
 
 
 def tangents(mesh: Mesh, normals: NDArray[np.float32], atlas: Atlas) -> NDArray[np.float32]:

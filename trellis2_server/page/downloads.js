@@ -34,6 +34,7 @@ const EXPORT_FIELDS = [
   "compress",
   "occlusion",
   "normal_map",
+  "lods",
   "type",
   "up_axis",
   "size_mm",

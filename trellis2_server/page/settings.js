@@ -29,6 +29,7 @@ const LABELS = /** @type {Record<string, string>} */ ({
   compress: "Compression",
   occlusion: "Ambient occlusion",
   normal_map: "Normal map",
+  lods: "Levels of detail, faces",
   type: "File type",
   up_axis: "Axis that points up",
   size_mm: "Size in millimetres",
@@ -56,7 +57,7 @@ const GROUPS = [
   { title: "The model", fields: ["seed", "pipeline_type", "texture_size", "decimation_target"] },
   {
     title: "Picture and file",
-    fields: ["remove_background", "alpha_mode", "texture_format", "occlusion", "normal_map"],
+    fields: ["remove_background", "alpha_mode", "texture_format", "occlusion", "normal_map", "lods"],
   },
   { title: "Sampler: rough structure", stage: "ss", fields: SAMPLER },
   { title: "Sampler: shape", stage: "shape", fields: SAMPLER },

@@ -47,10 +47,11 @@ _OPTION_FIELDS: Final = tuple(
 )
 #: File types whose unit is the metre, and which are always Y up.
 _IN_METRES: Final[frozenset[FileType]] = frozenset({"glb", "gltf_zip", "usdz"})
-#: Fields of textures that not all file types have, and the types that have them.
-_TEXTURES_OF: Final[Mapping[str, tuple[FileType, ...]]] = {
-    "occlusion": ("glb", "gltf_zip", "usdz", "obj_zip"),
+#: Fields of what not all file types have, and the types that have it.
+_TYPES_WITH: Final[Mapping[str, tuple[FileType, ...]]] = {
+    "occlusion": ("glb", "gltf_zip", "usdz"),
     "normal_map": ("glb", "gltf_zip", "usdz", "obj_zip"),
+    "lods": ("glb", "gltf_zip"),
 }
 _PIPELINE_TYPES: Final[Mapping[int, PipelineType]] = {
     512: "512",
@@ -145,7 +146,7 @@ def read_options(raw: Mapping[str, object], settings: Settings, mesh: str | None
     if mesh is None:
         values["up_axis"] = "auto"  # that of the file, see `read_delivery`
     values["remove_background"] = _REMOVALS[values["remove_background"]]
-    values = _capped(values, settings)
+    values = _with_levels(_capped(values, settings), settings)
     seed: int = values["seed"]
     if "seed" in raw and raw["seed"] is None:
         seed = RANDOM_SEED
@@ -187,7 +188,19 @@ def read_export(raw: Mapping[str, object], options: Options, settings: Settings)
             changed[name] = field.default
         else:
             changed[name] = found.get(name, getattr(options, name))
-    return dataclasses.replace(options, **_capped(changed, settings))
+    if "decimation_target" in found and "lods" not in found:
+        changed["lods"] = ()  # the job's
+    return dataclasses.replace(options, **_with_levels(_capped(changed, settings), settings))
+
+
+def _with_levels(values: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Return the values with those of the finest level of detail, if there are levels."""
+    lods: tuple[int, ...] = values["lods"]
+    if not lods:
+        return values
+    limit = maximum(BY_NAME["decimation_target"], settings)
+    lods = tuple(dict.fromkeys(lods if limit is None else (min(each, limit) for each in lods)))
+    return {**values, "lods": lods, "decimation_target": lods[0]}
 
 
 def _check_combinations(
@@ -205,20 +218,31 @@ def _check_combinations(
         InputError: names both.
     """
     file_type = found.get("type", BY_NAME["type"].default)
-    for name, types in _TEXTURES_OF.items():
+    for name, types in _TYPES_WITH.items():
         if not found.get(name):
             continue
         if found.get("texture") is False:
-            raise InputError(f"{name}: goes into a texture, but texture is false")
+            raise InputError(f"{name}: needs a texture, but texture is false")
         if file_type not in types:
-            raise InputError(f"{name}: type {file_type} has no texture for it")
+            raise InputError(f"{name}: type {file_type} has no place for it")
         if settings.export.backend == "upstream" and not has_mesh:
             raise InputError(f"{name}: not with export.backend: upstream, which this server has")
+    _check_levels(found, has_mesh=has_mesh)
     if found.get("normal_map"):
         if has_mesh:
             raise InputError("normal_map: not with a mesh, which has no finer surface")
         if compress == "draco" and file_type == "glb":
             raise InputError("normal_map: not with compress: draco, which has no tangents")
+
+
+def _check_levels(found: Mapping[str, Any], *, has_mesh: bool) -> None:
+    lods: tuple[int, ...] | None = found.get("lods")
+    if not lods:
+        return
+    if has_mesh:
+        raise InputError("lods: not with a mesh, whose faces are kept")
+    if found.get("decimation_target", lods[0]) != lods[0]:
+        raise InputError("lods: its first number is the decimation_target; send only one of them")
 
 
 def fields_of(options: Options) -> dict[str, object]:
@@ -251,6 +275,8 @@ def fields_of(options: Options) -> dict[str, object]:
         given["occlusion"] = True
     if options.normal_map:
         given["normal_map"] = True
+    if options.lods:
+        given["lods"] = list(options.lods)
     if options.remove_background is not True:
         given["remove_background"] = options.remove_background == "always"
     return {**others, "compress": options.compress or "none", **samplers, **given}

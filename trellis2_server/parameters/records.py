@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 #: Fields of `Options` that are newer than stored keys: the `repr` has them only if they are set.
-_NEWER: Final = frozenset({"up_axis", "uv", "occlusion", "normal_map"})
+_NEWER: Final = frozenset({"up_axis", "uv", "occlusion", "normal_map", "lods"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ class Options:
         uv: whether that mesh gets new texture coordinates or keeps its own.
         occlusion: whether to bake ambient occlusion.
         normal_map: whether to bake the normals of the surface before decimation.
+        lods: maximum numbers of faces of the levels of detail, descending; none: one level.
     """
 
     seed: int
@@ -95,6 +96,7 @@ class Options:
     uv: UvSource = "new"
     occlusion: bool = False
     normal_map: bool = False
+    lods: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         """Return all fields; those that stored keys do not have, only if they are set."""

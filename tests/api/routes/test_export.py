@@ -68,12 +68,22 @@ def test_an_export_bakes_a_normal_map_if_it_is_asked_to(
     assert "TANGENT" in glb.json["meshes"][0]["primitives"][0]["attributes"]
 
 
+def test_an_export_has_levels_of_detail_if_it_is_asked_to(
+    server: Server, job: dict[str, Any]
+) -> None:
+    for lods in ([4000, 500], "4000,500"):
+        glb = Glb(export(server, job, lods=lods).raise_for_status().content)
+        assert [node["name"] for node in glb.json["nodes"]] == ["model", "model_lod1"]
+        assert len(glb.json["asset"]["extras"]["lods"]) == 2
+
+
 @pytest.mark.parametrize(
     ("parameters", "cause"),
     [
+        ({"lods": [4000, 500], "type": "usdz"}, "lods: type usdz"),
         (
             {"occlusion": True, "texture": False},
-            "occlusion: goes into a texture, but texture is false",
+            "occlusion: needs a texture, but texture is false",
         ),
         ({"occlusion": True, "type": "stl"}, "occlusion: type stl"),
         ({"texture_size": "huge"}, "texture_size"),

@@ -603,6 +603,26 @@ def push_level(start, stop, base_color, metal_rough, covered, coarse_base, coars
 
 
 @kernel
+def compare_normals(
+    start, stop, points, normals, corners, planes, origin, cell, first, members, extents, cosines,
+    flag,
+):  # fmt: skip
+    # Cosine between a normal and that of the closest face to its point, whatever its winding.
+    for p in range(start, stop):
+        if is_cancelled(flag):
+            return
+        f, _, _, _ = closest_point(
+            corners, planes, origin, cell, first, members, extents,
+            points[p, 0], points[p, 1], points[p, 2], np.int64(-1),
+        )  # fmt: skip
+        cosines[p] = abs(
+            normals[p, 0] * planes[f, 0]
+            + normals[p, 1] * planes[f, 1]
+            + normals[p, 2] * planes[f, 2]
+        )
+
+
+@kernel
 def aligned(normals, faces, g, k, nx, ny, nz):
     # The normal at a corner of a face of the original, turned to the face's own side.
     v = faces[g, k]
