@@ -25,6 +25,7 @@ LONGER_FILES = {
     "trellis2_server/export/kernels/charts.py": "the compiled loops of one algorithm",
     "trellis2_server/export/kernels/decimate.py": "the compiled loops of one algorithm",
     "trellis2_server/export/kernels/remesh.py": "the compiled loops of one algorithm",
+    "trellis2_server/request_fields.py": "a table of declarations",
     "trellis2_server/settings.py": "a table of declarations",
 }
 SOURCES = sorted(

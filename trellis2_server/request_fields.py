@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Kind = Literal["integer", "number", "boolean", "interval", "string"]
+Kind = Literal["integer", "integers", "number", "boolean", "interval", "string"]
 #: In the order in which lists for people have them.
 Group = Literal[
     "general", "voxels", "export", "file", "mesh", "hunyuan", "sampler", "delivery"
@@ -67,13 +67,15 @@ class RequestField:
 
     Attributes:
         name: name of the field.
-        kind: type of the value; an interval is two numbers, from and to, between 0 and 1.
+        kind: type of the value; an interval is two numbers, from and to, between 0 and 1, integers
+            are a list of them.
         description: what it does, in sentences; the first one stands alone.
         group: what it belongs to. Fields of "export" change only how a shape and its material
             become a file, fields of "file" only how the model lies in it, fields of "delivery"
             only what is sent back.
         aliases: names used by other clients; `name` wins over them, earlier over later ones.
-        bounds: least and greatest value of a number; a number needs them, or a reader of its own.
+        bounds: least and greatest value of a number, or of each integer; a number needs them, or a
+            reader of its own.
         choices: allowed values; none: any of the kind.
         is_nullable: whether null, or the word "none", is a value too.
         setting: key of the setting that holds the server's default, `section.key`.
@@ -365,6 +367,35 @@ FIELDS: Final = (
         choices=get_args(UvSource),
         default="new",
         mesh="required",
+    ),
+    RequestField(
+        "occlusion",
+        "boolean",
+        "Bake ambient occlusion into R of the texture that has roughness and metallic in G and B. "
+        "For types with such a texture: glb, gltf_zip and usdz.",
+        "export",
+        default=False,
+    ),
+    RequestField(
+        "normal_map",
+        "boolean",
+        "Bake a tangent-space normal map of the surface before decimation, and write tangents. For "
+        "types with such a texture: glb, gltf_zip, usdz and obj_zip; not with draco. A mesh of the "
+        "request has no finer surface.",
+        "export",
+        default=False,
+        mesh="excluded",
+    ),
+    RequestField(
+        "lods",
+        "integers",
+        "Maximum numbers of faces of two to eight levels of detail, descending. The first level is "
+        "the model, in place of decimation_target. All share one texture, in one file with "
+        "MSFT_lod. For glb and gltf_zip. Faces of a mesh of the request are kept.",
+        "export",
+        bounds=(100, 16_777_216),
+        default=(),
+        mesh="excluded",
     ),
     RequestField(
         "up_axis",

@@ -137,6 +137,7 @@ def textured_mesh(  # noqa: PLR0913, PLR0917 - the parameters of `pipeline.expor
         compress=options.compress,
         unwrap=settings.unwrap,
         keep_uv=options.uv == "keep",
+        occlusion=options.occlusion,
         extras=_mesh_extras(engine, uploaded, options),
         generator=generator(engine),
         report=report,

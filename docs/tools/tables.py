@@ -157,7 +157,7 @@ def _values(field: RequestField) -> str:
         return "two numbers, 0 … 1"
     if field.bounds:
         low, high = field.bounds
-        return f"{low:,} … {high:,}"
+        return ("two to eight of " if field.kind == "integers" else "") + f"{low:,} … {high:,}"
     return _code((*field.choices, *(["null"] if field.is_nullable else [])))
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
@@ -26,6 +27,8 @@ def test_the_type_of_an_option_is_declared_as_its_field_is(option: Option) -> No
     hint: Any = hints[option.name]
     if option.kind == "interval":
         assert hint == tuple[float, float]
+    elif option.kind == "integers":
+        assert hint == Sequence[int]
     elif option.choices:
         choices = [word for part in (hint, *get_args(hint)) for word in get_args(part)]
         assert [choice for choice in choices if not get_origin(choice)] == list(option.choices)

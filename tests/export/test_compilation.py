@@ -38,7 +38,8 @@ small = export.prepare(mesh, decimation_target=6)
 export.prepare(mesh, decimation_target=6, remesh_resolution=512)
 export.prepare(mesh, decimation_target=6, remesh_resolution=512, solid=True, min_wall=0.1)
 export.untextured_glb(small)
-export.textured_glb(small, compilation._field(), original=mesh, texture_size=32)
+maps = {'occlusion': True, 'normal_map': True, 'lods': (4,)}
+export.textured_glb(small, compilation._field(), original=mesh, texture_size=32, **maps)
 print({k.__name__ for k in loops if len(k.signatures) > before[k]})
 """
     done = run_python(code)

@@ -24,6 +24,9 @@ from trellis2_server.engines.preview.projection import project
 from trellis2_server.errors import ExportError
 from trellis2_server.export import cancellation, kernels, parallel
 from trellis2_server.export.given_uv import check_uv
+from trellis2_server.export.levels import create_levels
+from trellis2_server.export.normals import full_surface
+from trellis2_server.export.occlusion import measure_occlusion
 from trellis2_server.export.unwrap import unwrap
 from trellis2_server.inputs.meshes import Scene, to_model_frame
 from trellis2_server.inputs.meshes.scene import Part
@@ -156,7 +159,10 @@ def _ordinary() -> None:
     shape = engine.shape(cutout, options, no_report)
     field = engine.texture(shape, cutout, options, no_report)
     mesh = export.prepare(shape.mesh, decimation_target=20_000)
-    export.textured_glb(mesh, field, original=shape.mesh, texture_size=2048)
+    export.textured_glb(
+        mesh, field, original=shape.mesh, texture_size=2048, occlusion=True, normal_map=True,
+        lods=(5000, 1000),
+    )  # fmt: skip
     large = shapes.torus(1000, 400)
     export.prepare(large, decimation_target=100_000)
     export.prepare(large, decimation_target=100_000, remesh_resolution=256)
@@ -172,6 +178,12 @@ def _hostile(name: str) -> None:
     project(mesh, _picture(), 256, 0.7, no_report)
     with suppress(ExportError):  # too many charts
         unwrap(mesh, 512)
+    measure_occlusion(mesh)
+    full_surface(mesh)
+    if len(mesh.faces) < 30_000:
+        with suppress(ExportError):
+            atlas = unwrap(mesh, 512)
+            list(create_levels(mesh, atlas, (len(mesh.faces) // 8,)))
     with suppress(ExportError):  # nothing remains
         export.prepare(mesh, decimation_target=500)
 
@@ -225,13 +237,13 @@ def test_all_loops_are_observed(ordinary: Observer) -> None:
     assert never <= {
         "rasterize_face", "relax_step", "prevent_flips", "count_overlaps", "intersect_edges",
         "measure_distances", "sample_points", "pair_corners", "_mark_columns", "_mark_thin",
-        "meet_ray",
+        "meet_ray", "count_open",
     }  # fmt: skip
 
 
 def test_loops_are_called_with_the_flag_only() -> None:
     """`call` and `parallel_for` add the flag: a loop that does not take it fails."""
-    direct = re.compile(r"(?<![\w.])(kernels|grouping|loops|inflation)\.(?!load)[a-z_]+\(")
+    direct = re.compile(r"(?<![\w.])(kernels|drawing|grouping|loops|inflation)\.(?!load)[a-z_]+\(")
     for name, module in list(sys.modules.items()):
         if (
             name.startswith(("trellis2_server.export.", "trellis2_server.engines.preview."))

@@ -12,7 +12,7 @@ from tests.support.glb_files import opened
 from tests.support.meshes import as_bytes, egg, two_nodes
 from trellis2_server.export import retexture
 from trellis2_server.export.formats import convert
-from trellis2_server.inputs.meshes import Part, Scene, read_scene
+from trellis2_server.inputs.meshes import Glb, Part, Scene, read_scene
 from trellis2_server.inputs.meshes import to_model_frame as to_frame
 from trellis2_server.parameters import PlacedFile, default_placement
 
@@ -71,6 +71,21 @@ def test_the_colours_are_those_of_the_field(scene: Scene, textured: bytes) -> No
     have = picture[row, (uv[:, 0] * len(picture)).astype(int)][:, :3]
     expected = 255 * shapes.colors(at.vertices[at.faces].mean(1))[:, :3]
     assert np.abs(have - expected).mean() < 6
+
+
+def test_occlusion_is_baked_for_all_parts(scene: Scene) -> None:
+    content = retexture.textured_glb(
+        scene,
+        to_frame(scene),
+        shapes.field(24),
+        texture_size=64,
+        occlusion=True,
+        extras={},
+        generator="test",
+    )
+    assert khronos.messages(content) == []
+    materials = Glb(content).json["materials"]
+    assert [each["occlusionTexture"] for each in materials] == [{"index": 1}]
 
 
 def test_an_untextured_file_has_a_neutral_material(scene: Scene) -> None:

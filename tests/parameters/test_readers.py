@@ -21,6 +21,8 @@ def test_each_value_that_the_declaration_allows_is_read_as_it_is(field: RequestF
     values: tuple[Any, ...] = field.choices or field.bounds or (True, False)
     if field.kind == "interval":
         values = ([0, 1], [0.25, 0.5])
+    elif field.kind == "integers":
+        values = ([5000, 100], [3000, 2000, 1000])
     elif field.kind == "number" and not field.bounds:
         values = (0, 90, -90)
     for value in values:

@@ -29,8 +29,13 @@ def test_options_that_stored_keys_lack_are_in_the_repr_only_if_they_are_set() ->
     mesh = "0" * 32
     plain = repr(read_options({}, Settings(), mesh))
     assert plain.endswith(f"mesh='{mesh}', geo_rotation=0.0)")
-    turned = read_options({"up_axis": "z", "uv": "keep"}, Settings(), mesh)
-    assert repr(turned) == plain[:-1] + ", up_axis='z', uv='keep')"
+    turned = read_options({"up_axis": "z", "uv": "keep", "occlusion": True}, Settings(), mesh)
+    assert repr(turned) == plain[:-1] + ", up_axis='z', uv='keep', occlusion=True)"
+    bumpy = read_options({"normal_map": True}, Settings())
+    assert repr(bumpy) == repr(read_options({}, Settings()))[:-1] + ", normal_map=True)"
+    levels = read_options({"lods": [5000, 1000]}, Settings())
+    assert repr(levels).endswith("geo_rotation=0.0, lods=(5000, 1000))")
+    assert TypeAdapter(Options).validate_json(TypeAdapter(Options).dump_json(levels)) == levels
 
 
 def test_records_are_read_again_from_json() -> None:

@@ -60,6 +60,10 @@ def field_schema(field: RequestField, maximum: int | None = None) -> dict[str, A
     if field.kind == "interval":
         number = {"type": "number", "minimum": 0, "maximum": 1}
         known: dict[str, Any] = {"type": "array", "items": number, "minItems": 2, "maxItems": 2}
+    elif field.kind == "integers":
+        low, high = map(int, field.bounds or (0, 0))
+        items = {"type": "integer", "minimum": low, "maximum": high}
+        known = {"type": "array", "items": items, "minItems": 2, "maxItems": 8}
     elif field.is_nullable:
         known = {"type": [field.kind, "null"], "enum": [*field.choices, None]}
     elif field.choices:

@@ -7,6 +7,7 @@ imports: it needs nothing but the standard library.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence  # noqa: TC003 - `get_type_hints` needs it
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypedDict, get_args
 
@@ -89,6 +90,9 @@ class Options(TypedDict, total=False):
     texture_format: TextureFormat
     compress: Compression | Literal["none"]
     uv: UvSource
+    occlusion: bool
+    normal_map: bool
+    lods: Sequence[int]
     up_axis: UpAxis
     size_mm: float
     size_m: float

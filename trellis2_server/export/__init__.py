@@ -23,9 +23,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from trellis2_server.export.compilation import Compilation
+    from trellis2_server.export.geometry import GltfGeometry
     from trellis2_server.mesh import Mesh, PreparedMesh, VoxelField
     from trellis2_server.reports import Report
     from trellis2_server.request_fields import AlphaMode, Compression, TextureFormat
@@ -144,6 +145,9 @@ def textured_glb(  # noqa: PLR0913
     texture_format: TextureFormat = "auto",
     compress: Compression | None = None,
     unwrap: Literal["own", "xatlas"] = "own",
+    occlusion: bool = False,
+    normal_map: bool = False,
+    lods: Sequence[int] = (),
     extras: Mapping[str, object] | None = None,
     generator: str = GENERATOR,
     report: Report | None = None,
@@ -162,9 +166,15 @@ def textured_glb(  # noqa: PLR0913
         texture_format: "auto" is JPEG, and PNG for a base colour with alpha.
         compress: compression of the triangles; None: uncompressed.
         unwrap: the method that creates the charts; xatlas runs in its own process, with a deadline.
+        occlusion: whether to bake ambient occlusion.
+        normal_map: whether to bake the normals of the original. Not with draco, which has no
+            tangents.
+        lods: maximum numbers of faces of coarser levels of detail, descending; they share the
+            texture. `extras` then gets `lods`: faces, `error_voxels` (p99) and `normal_degrees`
+            (median), both against the original, of every level.
         extras: JSON values, written to `asset.extras`.
         generator: name and version of the program.
-        report: stages "unwrap", "bake", "encode" and "pack".
+        report: stages "unwrap", "bake", "encode", "levels" and "pack".
 
     Raises:
         ExportError: the mesh cannot be unwrapped, baked or written.
@@ -176,6 +186,7 @@ def textured_glb(  # noqa: PLR0913
     from trellis2_server.export import glb, textures
     from trellis2_server.export.cancellation import cancellable
     from trellis2_server.export.geometry import geometry
+    from trellis2_server.export.levels import coarser_levels
     from trellis2_server.export.validation import checked_field, checked_mesh
     from trellis2_server.reports import stage_report
 
@@ -184,7 +195,7 @@ def textured_glb(  # noqa: PLR0913
         mesh = checked_mesh(mesh)
         field = checked_field(field)
         extras = dict(extras or {})
-        atlas, material, error_voxels = textures.create_textures(
+        atlas, material, error_voxels, tangents = textures.create_textures(
             mesh,
             field,
             original,
@@ -192,17 +203,34 @@ def textured_glb(  # noqa: PLR0913
             alpha_mode=alpha_mode,
             texture_format=texture_format,
             unwrap=unwrap,
+            occlusion=occlusion,
+            normal_map=normal_map,
             report=watched,
         )
         if error_voxels is not None:
             extras["error_voxels"] = round(error_voxels, 4)
+        uv = np.divide(atlas.uv, texture_size, dtype=np.float32)
+        triangles = geometry(mesh, uv, atlas.source, atlas.faces, tangents)
+        levels: list[GltfGeometry] = []
+        if lods:
+            full = original or mesh
+            levels, extras["lods"] = coarser_levels(
+                mesh, atlas, triangles, lods, full, field.resolution, watched
+            )
         finished = stage_report(watched, "pack", 1)
         finished(0)
-        uv = np.divide(atlas.uv, texture_size, dtype=np.float32)
-        triangles = geometry(mesh, uv, atlas.source, atlas.faces)
-        content = glb.pack(
-            triangles, material, extras=extras, generator=generator, compress=compress
-        )
+        if levels:
+            content = glb.pack_levels(
+                [triangles, *levels],
+                material,
+                extras=extras,
+                generator=generator,
+                compress=compress,
+            )
+        else:
+            content = glb.pack(
+                triangles, material, extras=extras, generator=generator, compress=compress
+            )
         finished(1)
         return content
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from trellis2_server.reports import Report
 
     _Voxels = tuple[NDArray[np.int32], NDArray[np.uint64], NDArray[np.int32], NDArray[np.float32]]
-    _Surface = tuple[
+    Surface = tuple[
         NDArray[np.float32],
         NDArray[np.float32],
         NDArray[np.float64],
@@ -58,14 +58,18 @@ class Maps:
     Attributes:
         base_color: uint8 [S, S, 4], sRGB and alpha.
         metal_rough: uint8 [S, S, 3], linear, as in glTF: roughness in G, metallic in B; R repeats
-            G.
+            G, or is the ambient occlusion.
         covered: uint8 [S, S], origin of the colour: 1: voxels, in a face; 2: voxels, in the gutter
             around a chart; 0: filled from other texels.
+        has_occlusion: whether R is the ambient occlusion, 255 where nothing is in the way.
+        normals: uint8 [S, S, 3], tangent-space normal map, as in glTF; None: there is none.
     """
 
     base_color: NDArray[np.uint8]
     metal_rough: NDArray[np.uint8]
     covered: NDArray[np.uint8]
+    has_occlusion: bool = False
+    normals: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +86,7 @@ class Index:
 
     resolution: int
     voxels: _Voxels
-    surface: _Surface
+    surface: Surface
     has_surface: bool
 
 
@@ -93,11 +97,17 @@ def build_index(field: VoxelField, original: Mesh | None = None) -> Index:
         field: attributes to interpolate.
         original: surface to whose closest points texels are mapped; None: they are not.
     """
-    surface = _NO_SURFACE if original is None else _index_faces(original)
+    surface = _NO_SURFACE if original is None else index_faces(original)
     return Index(field.resolution, _index_voxels(field), surface, original is not None)
 
 
-def bake(mesh: Mesh, atlas: Atlas, index: Index, report: Report | None = None) -> Maps:
+def bake(
+    mesh: Mesh,
+    atlas: Atlas,
+    index: Index,
+    report: Report | None = None,
+    owner: NDArray[np.int32] | None = None,
+) -> Maps:
     """Bake the field's attributes into textures.
 
     Args:
@@ -105,11 +115,13 @@ def bake(mesh: Mesh, atlas: Atlas, index: Index, report: Report | None = None) -
         atlas: texture coordinates.
         index: of the field, and of the original of a decimated mesh.
         report: called between steps with "bake", the step and the number of steps.
+        owner: from `rasterize`; None: call it.
     """
     size = atlas.size_px
     finished = stage_report(report, "bake", 3)
     finished(0)
-    owner = rasterize(atlas, gutter=3 if size >= 1024 else 2)  # noqa: PLR2004
+    if owner is None:
+        owner = rasterize(atlas)
     finished(1)
     base_color = np.zeros((size, size, 4), np.uint8)
     metal_rough = np.zeros((size, size, 3), np.uint8)
@@ -129,21 +141,23 @@ def bake(mesh: Mesh, atlas: Atlas, index: Index, report: Report | None = None) -
 def closest_points(points: NDArray[np.float64], surface: Mesh) -> NDArray[np.float64]:
     """Return the closest point of the surface to each of the points, float64 [N, 3]."""
     places = np.array(points, np.float64, order="C")
-    parallel_for(kernels.project_points, len(places), places, *_index_faces(surface))
+    parallel_for(kernels.project_points, len(places), places, *index_faces(surface))
     return places
 
 
-def rasterize(atlas: Atlas, gutter: int) -> NDArray[np.int32]:
+def rasterize(atlas: Atlas, gutter: int | None = None) -> NDArray[np.int32]:
     """Return the face of each texel, int32 [S, S].
 
     Args:
         atlas: texture coordinates.
-        gutter: width of the gutter around charts, texels.
+        gutter: width of the gutter around charts, texels; None: by the size of the texture.
 
     Returns:
         A face; -2 - face in the gutter beside the face; -1 elsewhere.
     """
     size = atlas.size_px
+    if gutter is None:
+        gutter = 3 if size >= 1024 else 2  # noqa: PLR2004
     owner = np.full((size, size), -1, np.int32)
     parallel_for(kernels.rasterize_rows, size, atlas.uv, atlas.faces, owner, grain=256)
     call(kernels.claim_centres, atlas.uv, atlas.faces, owner)
@@ -176,7 +190,7 @@ def _index_voxels(field: VoxelField) -> _Voxels:
     return brick_of, masks, ranks, arranged
 
 
-def _index_faces(mesh: Mesh) -> _Surface:
+def index_faces(mesh: Mesh) -> Surface:
     """List the faces in each cell of a uniform grid around the mesh.
 
     Returns:

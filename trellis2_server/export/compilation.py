@@ -25,6 +25,9 @@ from trellis2_server.mesh import Mesh, VoxelField
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from trellis2_server.export.atlas import Atlas
+    from trellis2_server.export.bake import Index
+
 #: What can be compiled separately, longest first, and the modules of `kernels` of each part.
 PARTS: Final = {
     "remesh": ("rays", "remesh", "triangles"),
@@ -32,6 +35,7 @@ PARTS: Final = {
     "unwrap": ("charts", "grouping", "packing"),
     "bake": ("bake", "encode", "geometry"),
     "draw": ("drawing",),
+    "maps": ("levels", "maps", "normals", "occlusion"),
 }
 #: Loops that no export needs: only measurements sample a field at points.
 _OPTIONAL: Final = {"bake.sample_points"}
@@ -199,6 +203,8 @@ def _compile(part: str) -> None:
         unwrap(mesh, 32)
     elif part == "draw":
         _draw(mesh)
+    elif part == "maps":
+        _bake_maps(mesh)
     else:
         _bake(mesh, _field())
 
@@ -224,24 +230,64 @@ def _draw(mesh: Mesh) -> None:
     draw_model(model, size_px=8, loops=COMPILED_LOOPS)
 
 
-def _bake(mesh: Mesh, field: VoxelField) -> None:
-    from trellis2_server.export import bake, deviation, encode
+def _atlas(mesh: Mesh) -> Atlas:
+    """Return an atlas in which all faces lie on top of each other."""
     from trellis2_server.export.atlas import Atlas
-    from trellis2_server.export.geometry import geometry, pair_rows
 
     count = len(mesh.faces)
-    uv = np.tile(np.array([[2, 2], [30, 2], [2, 30]], np.float32), (count, 1))
-    atlas = Atlas(
-        uv,
+    return Atlas(
+        np.tile(np.array([[2, 2], [30, 2], [2, 30]], np.float32), (count, 1)),
         np.ascontiguousarray(mesh.faces.reshape(-1)),
         np.arange(3 * count, dtype=np.int32).reshape(count, 3),
         np.arange(count, dtype=np.int32),
         32,
     )
+
+
+def _bake_maps(mesh: Mesh) -> None:
+    """Call the loops of occlusion, normals and levels, except those of `kernels.bake`."""
+    from trellis2_server.export import levels, normals, occlusion
+    from trellis2_server.export.gaps import fill_gaps
+
+    atlas, along = _atlas(mesh), np.zeros_like(mesh.vertices)
+    normals.smoothed_normals(mesh)
+    normals.tangents(mesh, along, atlas)
+    list(levels.create_levels(mesh, atlas, (4,)))
+    occlusion.draw_occlusion(occlusion.measure_occlusion(mesh), atlas)
+    fill_gaps(np.zeros((32, 32, 3), np.uint8), np.ones((32, 32), np.uint8))
+
+
+def _bake_normals(mesh: Mesh, atlas: Atlas, index: Index) -> None:
+    """Call the loops of `kernels.bake` that bake normals."""
+    from trellis2_server.export.kernels import bake as kernels
+    from trellis2_server.export.parallel import parallel_for
+
+    along = np.zeros((len(atlas.uv), 4), np.float32)
+    owner, samples = np.full((1, 1), -1, np.int32), np.zeros((1, 1, 3), np.float32)
+    drawn, covered = np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.uint8)
+    layout = owner, atlas.uv, atlas.faces, atlas.source
+    parallel_for(
+        kernels.sample_normals, 1, 1, *layout, mesh.vertices, mesh.vertices, *index.surface,
+        mesh.faces, mesh.vertices, owner.copy(), samples,
+    )  # fmt: skip
+    parallel_for(
+        kernels.turn_normals, 1, 1, owner, atlas.chart, *layout[1:], mesh.vertices, along,
+        owner.copy(), samples, drawn, covered,
+    )  # fmt: skip
+
+
+def _bake(mesh: Mesh, field: VoxelField) -> None:
+    from trellis2_server.export import bake, deviation, encode
+    from trellis2_server.export.geometry import geometry, pair_rows
+
+    atlas = _atlas(mesh)
     deviation.deviation(mesh, mesh, field.resolution)
-    maps = bake.bake(mesh, atlas, bake.build_index(field, mesh))
+    deviation.normal_deviation(mesh, mesh)
+    index = bake.build_index(field, mesh)
+    maps = bake.bake(mesh, atlas, index)
+    _bake_normals(mesh, atlas, index)
     encode.encode_maps(maps, "auto", "auto")
-    geometry(mesh, uv, atlas.source, atlas.faces)
+    geometry(mesh, atlas.uv, atlas.source, atlas.faces)
     pair_rows(mesh.faces, atlas.faces, len(mesh.vertices))
 
 

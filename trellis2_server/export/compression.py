@@ -101,6 +101,12 @@ def _add_meshopt(builder: GltfBuilder, geometry: GltfGeometry) -> dict[str, Any]
                 view_filter="OCTAHEDRAL", componentType=BYTE, type="VEC3", normalized=True,
             ),
         }  # fmt: skip
+        if geometry.tangents is not None:
+            octahedra = meshopt.encode_filter_oct(geometry.tangents[rows], 4, 8)
+            attributes["TANGENT"] = _add_view(
+                builder, meshopt.encode_gltf_buffer(octahedra, "ATTRIBUTES"), used, 4,
+                view_filter="OCTAHEDRAL", componentType=BYTE, type="VEC4", normalized=True,
+            )  # fmt: skip
         if geometry.uv is not None:
             uv = np.rint(geometry.uv[rows] * 65535).astype("<u2")
             attributes["TEXCOORD_0"] = _add_view(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextvars
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from trellis2_server.export.kernels import encode as kernels
 from trellis2_server.export.material import Image, Material
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from numpy.typing import NDArray
 
     from trellis2_server.export.bake import Maps
@@ -26,16 +29,19 @@ if TYPE_CHECKING:
 #: Always with 4:4:4 chroma: subsampling bleeds colours and mixes the metallic-roughness channels.
 _JPEG_QUALITY: Final = 92
 _WEBP_QUALITY: Final = 94
+#: Of normal maps, in whose smooth parts the eye sees errors as ripples.
+_NORMAL_QUALITY: Final = 97
 
 Format = Literal["png", "jpeg", "webp"]
 
 
-def encode(pixels: NDArray[np.uint8], file_format: Format) -> Image:
+def encode(pixels: NDArray[np.uint8], file_format: Format, quality: int | None = None) -> Image:
     """Encode pixels as an image file.
 
     Args:
         pixels: uint8 [H, W, 3 or 4], row 0 at the top; 3 channels for JPEG.
         file_format: PNG is lossless, JPEG and WebP are not.
+        quality: of JPEG and WebP; None: that of colours.
 
     Raises:
         ExportError: the encoder failed.
@@ -46,9 +52,14 @@ def encode(pixels: NDArray[np.uint8], file_format: Format) -> Image:
     except ImportError as error:
         raise MissingPackageError("Textures need Pillow: run `pip install pillow`.") from error
     options = {
-        "jpeg": {"quality": _JPEG_QUALITY, "subsampling": "4:4:4"},
+        "jpeg": {"quality": quality or _JPEG_QUALITY, "subsampling": "4:4:4"},
         "png": {"compress_level": 1},
-        "webp": {"quality": _WEBP_QUALITY, "method": 0, "exact": True, "alpha_quality": 100},
+        "webp": {
+            "quality": quality or _WEBP_QUALITY,
+            "method": 0,
+            "exact": True,
+            "alpha_quality": 100,
+        },
     }[file_format]
     stream = CheckedStream()
     try:
@@ -64,6 +75,8 @@ def encode_maps(
     texture_format: TextureFormat,
 ) -> Material:
     """Return a material with the baked maps: images, or factors for constant channels.
+
+    Occlusion shares its image with metallic and roughness, which then are never factors.
 
     Args:
         maps: baked textures.
@@ -86,19 +99,26 @@ def encode_maps(
     elif base_format == "jpeg":
         base_format = "png"
     roughness, metallic = _constant(counts[1]), _constant(counts[2])
-    with ThreadPoolExecutor(2, thread_name_prefix="encode") as pool:
-        color = pool.submit(contextvars.copy_context().run, encode, base_color, base_format)
-        if roughness is not None and metallic is not None:
-            return Material(
-                color.result(), metallic=metallic, roughness=roughness, alpha_mode=alpha_mode
-            )
-        metal_rough = pool.submit(
-            contextvars.copy_context().run,
-            encode,
-            maps.metal_rough,
-            "jpeg" if texture_format == "auto" else texture_format,
+    linear_format: Format = "jpeg" if texture_format == "auto" else texture_format
+    with ThreadPoolExecutor(3, thread_name_prefix="encode") as pool:
+
+        def start(*arguments: Any) -> Future[Image]:
+            return pool.submit(contextvars.copy_context().run, encode, *arguments)
+
+        color = start(base_color, base_format)
+        normals = maps.normals
+        bumps = None if normals is None else start(normals, linear_format, _NORMAL_QUALITY)
+        if roughness is not None and metallic is not None and not maps.has_occlusion:
+            material = Material(metallic=metallic, roughness=roughness)
+        else:
+            linear = start(maps.metal_rough, linear_format)
+            material = Material(metal_rough=linear.result(), has_occlusion=maps.has_occlusion)
+        return replace(
+            material,
+            base_color=color.result(),
+            alpha_mode=alpha_mode,
+            normals=bumps.result() if bumps else None,
         )
-        return Material(color.result(), metal_rough.result(), alpha_mode=alpha_mode)
 
 
 def _choose_alpha_mode(count: NDArray[np.int64]) -> GltfAlphaMode:

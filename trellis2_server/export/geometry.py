@@ -21,6 +21,7 @@ from trellis2_server.export.parallel import parallel_for
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from trellis2_server.export.atlas import Atlas
     from trellis2_server.mesh import Mesh
 
 
@@ -35,6 +36,7 @@ class GltfGeometry:
         faces: uint32 [F, 3].
         is_double_sided: whether faces are visible from both sides, because the winding does not
             separate inside and outside.
+        tangents: float32 [N, 4], as glTF has them; None: no normal map.
     """
 
     positions: NDArray[np.float32]
@@ -42,6 +44,7 @@ class GltfGeometry:
     uv: NDArray[np.float32] | None
     faces: NDArray[np.uint32]
     is_double_sided: bool
+    tangents: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +61,7 @@ class GltfParts:
         uv: as that of `GltfGeometry`, of all parts; None: no texture.
         faces: int32 or uint32 [F, 3], rows of the part's own vertices.
         is_double_sided: as that of `GltfGeometry`.
+        tangents: as those of `GltfGeometry`, of all parts.
     """
 
     mesh: NDArray[np.int64]
@@ -69,6 +73,7 @@ class GltfParts:
     uv: NDArray[np.float32] | None
     faces: NDArray[np.int32] | NDArray[np.uint32]
     is_double_sided: bool
+    tangents: NDArray[np.float32] | None = None
 
 
 def single_part(geometry: GltfGeometry) -> GltfParts:
@@ -83,6 +88,7 @@ def single_part(geometry: GltfGeometry) -> GltfParts:
         geometry.uv,
         geometry.faces,
         geometry.is_double_sided,
+        geometry.tangents,
     )
 
 
@@ -104,6 +110,7 @@ def geometry(
     uv: NDArray[np.float32] | None = None,
     source: NDArray[np.int32] | None = None,
     faces: NDArray[np.int32] | None = None,
+    tangents: NDArray[np.float32] | None = None,
 ) -> GltfGeometry:
     """Convert a mesh to glTF's frame; repeat vertices that have several texture coordinates.
 
@@ -112,6 +119,7 @@ def geometry(
         uv: float32 [M, 2] in [0, 1].
         source: int32 [M], the vertex of each row of `uv`.
         faces: int32 [F, 3], rows of `uv`.
+        tangents: float32 [M, 4], of the rows of `uv`, in the model frame.
     """
     twin = twins(mesh.faces, len(mesh.vertices))
     normals = smooth_normals(mesh)
@@ -124,6 +132,37 @@ def geometry(
         uv,
         np.ascontiguousarray(mesh.faces if faces is None else faces).astype(np.uint32),
         not is_watertight(mesh.faces, twin),
+        None if tangents is None else _tangents_to_gltf(tangents),
+    )
+
+
+def level_geometry(
+    mesh: Mesh,
+    finest: GltfGeometry,
+    atlas: Atlas,
+    faces: NDArray[np.int32],
+    rows: NDArray[np.int32],
+) -> GltfGeometry:
+    """Return a coarser level of detail, with places, normals and texture of the finest one.
+
+    Args:
+        mesh: of the finest level.
+        finest: of the mesh and the atlas.
+        atlas: of the mesh.
+        faces: int32 [F, 3], vertices of the mesh.
+        rows: int32 [F, 3], rows of the atlas; not always those of the same vertices.
+    """
+    vertices, uv_rows, pairs = pair_rows(faces, rows, len(mesh.vertices))
+    place = np.zeros(len(mesh.vertices), np.int64)
+    place[atlas.source] = np.arange(len(atlas.source))
+    at = place[vertices]
+    return GltfGeometry(
+        finest.positions[at],
+        finest.normals[at],
+        None if finest.uv is None else finest.uv[uv_rows],
+        pairs.astype(np.uint32),
+        finest.is_double_sided,
+        None if finest.tangents is None else finest.tangents[uv_rows],
     )
 
 
@@ -148,6 +187,12 @@ def pair_rows(
     pairs = np.empty(faces.size, np.int32)
     count = call(kernels.pair_corners, first, corners, uv_faces.reshape(-1), vertices, rows, pairs)
     return vertices[:count], rows[:count], pairs.reshape(-1, 3)
+
+
+def _tangents_to_gltf(tangents: NDArray[np.float32]) -> NDArray[np.float32]:
+    # A copy: `numpy.negative` of a slice of four columns into three is wrong in some versions.
+    vectors = np.ascontiguousarray(tangents[:, :3])
+    return np.append(_to_gltf(vectors), tangents[:, 3:], axis=1)
 
 
 def _to_gltf(rows: NDArray[np.float32]) -> NDArray[np.float32]:

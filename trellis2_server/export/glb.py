@@ -68,6 +68,58 @@ def pack(
     return builder.to_glb()
 
 
+def pack_levels(
+    levels: Sequence[GltfGeometry],
+    material: Material,
+    *,
+    extras: Mapping[str, object],
+    generator: str,
+    compress: Compression | None = None,
+) -> bytes:
+    """Return a GLB with levels of detail, by the extension MSFT_lod, which is not required.
+
+    Args:
+        levels: triangles, finest first.
+        material: of all levels.
+        extras: JSON values, written to `asset.extras`.
+        generator: name and version of the program.
+        compress: compression of the triangles; None: uncompressed.
+
+    Raises:
+        ExportError: `extras` is not JSON, or the file would reach 4 GiB.
+        MissingPackageError: the package for `compress` is not installed.
+    """
+    builder = new_document(extras, generator)
+    builder.json |= {"scene": 0, "scenes": [{"nodes": [0]}], "extensionsUsed": ["MSFT_lod"]}
+    faces = [len(level.faces) for level in levels]
+    # Each level until its faces are as large on the screen as the first one's at half of it.
+    coverage = [round(0.5 * (next_one / faces[0]) ** 0.5, 4) for next_one in faces[1:]]
+    builder.add(
+        "nodes",
+        {
+            "name": "model",
+            "mesh": 0,
+            "extensions": {"MSFT_lod": {"ids": list(range(1, len(levels)))}},
+            "extras": {"MSFT_screencoverage": [*coverage, 0.0]},
+        },
+    )
+    is_double_sided = levels[0].is_double_sided
+    material_index: int | None = None
+    for number, level in enumerate(levels):
+        name = f"model_lod{number}" if number else "model"
+        if number:
+            builder.add("nodes", {"name": name, "mesh": number})
+        if compress is None:
+            (primitive,) = _add_parts(builder, single_part(level))
+        else:
+            primitive = add_compressed(builder, level, compress)
+        if material_index is None:
+            material_index = _add_material(builder, material, is_double_sided=is_double_sided)
+        primitive["material"] = material_index
+        builder.add("meshes", {"name": name, "primitives": [primitive]})
+    return builder.to_glb()
+
+
 def pack_tree(  # noqa: PLR0913
     parts: GltfParts,
     material: Material,
@@ -130,6 +182,11 @@ def _add_parts(builder: GltfBuilder, parts: GltfParts) -> list[dict[str, Any]]:
         normals = _add_vectors(builder, parts.normals, parts.vertices[smooth])
         for part, at in zip(smooth, normals, strict=True):
             primitives[part]["attributes"]["NORMAL"] = at
+    if parts.tangents is not None:
+        for primitive, at in zip(
+            primitives, _add_vectors(builder, parts.tangents, parts.vertices), strict=True
+        ):
+            primitive["attributes"]["TANGENT"] = at
     if parts.uv is not None:
         for primitive, at in zip(
             primitives, _add_vectors(builder, parts.uv, parts.vertices), strict=True
@@ -168,6 +225,10 @@ def _add_material(builder: GltfBuilder, material: Material, *, is_double_sided: 
     if material.metal_rough is not None:
         pbr["metallicRoughnessTexture"] = {"index": _add_texture(builder, material.metal_rough)}
     item: dict[str, Any] = {"name": "model", "pbrMetallicRoughness": pbr}
+    if material.has_occlusion:
+        item["occlusionTexture"] = {"index": pbr["metallicRoughnessTexture"]["index"]}
+    if material.normals is not None:
+        item["normalTexture"] = {"index": _add_texture(builder, material.normals)}
     if material.alpha_mode != "OPAQUE":
         item["alphaMode"] = material.alpha_mode
     if is_double_sided:

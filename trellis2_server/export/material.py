@@ -35,6 +35,8 @@ class Material:
         metallic: factor, 0 … 1.
         roughness: factor, 0 … 1.
         alpha_mode: as glTF defines it.
+        has_occlusion: whether R of `metal_rough` is the ambient occlusion.
+        normals: tangent-space normal map; None: there is none.
     """
 
     base_color: Image | None = None
@@ -43,6 +45,8 @@ class Material:
     metallic: float = 1.0
     roughness: float = 1.0
     alpha_mode: GltfAlphaMode = "OPAQUE"
+    has_occlusion: bool = False
+    normals: Image | None = None
 
 
 #: Material of a model without textures.

@@ -91,6 +91,7 @@ def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
     compress: Compression | None = None,
     unwrap: Literal["own", "xatlas"] = "own",
     keep_uv: bool = False,
+    occlusion: bool = False,
     extras: Mapping[str, object],
     generator: str,
     report: Report | None = None,
@@ -110,6 +111,7 @@ def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
         compress: compression of the triangles; None: uncompressed. See `scene_compression`.
         unwrap: the method that creates the charts.
         keep_uv: whether to use the scene's own texture coordinates, checked by `check_uv`.
+        occlusion: whether to bake ambient occlusion.
         extras: JSON values, written to `asset.extras`.
         generator: name and version of the program.
         report: stages "unwrap", "bake", "encode" and "pack".
@@ -120,7 +122,7 @@ def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
     """
     with cancellable(report, "unwrap") as watched:
         placed, field = checked_mesh(placed), checked_field(field)
-        atlas, material, _ = create_textures(
+        atlas, material, _, _ = create_textures(
             placed,
             field,
             None,
@@ -129,6 +131,7 @@ def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
             texture_format=texture_format,
             unwrap=unwrap,
             atlas=given_atlas(scene, placed, texture_size) if keep_uv else None,
+            occlusion=occlusion,
             report=watched,
         )
         finished = stage_report(watched, "pack", 1)

@@ -7,18 +7,27 @@ from __future__ import annotations
 
 import contextvars
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from trellis2_server.export import bake
 from trellis2_server.export.deviation import deviation
 from trellis2_server.export.encode import encode_maps
+from trellis2_server.export.geometry import smooth_normals
+from trellis2_server.export.normals import bake_normal_map, full_surface, tangents
+from trellis2_server.export.occlusion import draw_occlusion, measure_occlusion
 from trellis2_server.export.unwrap import unwrap as unwrap_mesh
 from trellis2_server.export.xatlas_unwrap import unwrap_with_xatlas
 from trellis2_server.reports import stage_report
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from trellis2_server.export.atlas import Atlas
     from trellis2_server.export.material import Material
+    from trellis2_server.export.normals import FullSurface
+    from trellis2_server.export.occlusion import Occlusion
     from trellis2_server.mesh import Mesh, VoxelField
     from trellis2_server.reports import Report
     from trellis2_server.request_fields import AlphaMode, TextureFormat
@@ -36,11 +45,13 @@ class Textures(NamedTuple):
         atlas: texture coordinates.
         material: with the encoded textures.
         error_voxels: deviation of the mesh from the original (p99), voxels; None: no original.
+        tangents: float32 [M, 4], of the rows of `atlas.uv`; None: no normal map.
     """
 
     atlas: Atlas
     material: Material
     error_voxels: float | None
+    tangents: NDArray[np.float32] | None
 
 
 def create_textures(  # noqa: PLR0913 - the parameters of `export.textured_glb`
@@ -53,6 +64,8 @@ def create_textures(  # noqa: PLR0913 - the parameters of `export.textured_glb`
     texture_format: TextureFormat,
     unwrap: Literal["own", "xatlas"],
     atlas: Atlas | None = None,
+    occlusion: bool = False,
+    normal_map: bool = False,
     report: Report | None,
 ) -> Textures:
     """Unwrap the mesh, bake the field into textures and encode them.
@@ -67,6 +80,8 @@ def create_textures(  # noqa: PLR0913 - the parameters of `export.textured_glb`
         texture_format: "auto" is JPEG, and PNG for a base colour with alpha.
         unwrap: the method that creates the charts.
         atlas: used as it is, of that size; None: unwrap the mesh.
+        occlusion: whether to bake ambient occlusion.
+        normal_map: whether to bake the normals of the original; without one, those of the mesh.
         report: stages "unwrap", "bake" and "encode".
 
     Raises:
@@ -74,13 +89,17 @@ def create_textures(  # noqa: PLR0913 - the parameters of `export.textured_glb`
         MissingPackageError: Pillow, or the package for `unwrap`, is not installed.
     """
 
-    def build_index() -> tuple[bake.Index, float | None]:
+    def build_index() -> tuple[bake.Index, float | None, FullSurface | None, Occlusion | None]:
         surface, error = original, None
         if surface is not None:
             error = deviation(surface, mesh, field.resolution).p99
             if error <= PROJECTED_ABOVE_VOXELS:
                 surface = None
-        return bake.build_index(field, surface), error
+        index = bake.build_index(field, surface)
+        full = None
+        if normal_map:
+            full = full_surface(original or mesh, index.surface if index.has_surface else None)
+        return index, error, full, measure_occlusion(mesh) if occlusion else None
 
     # Unwrapping uses one core for half of the time: the index is built on another one.
     context = contextvars.copy_context()
@@ -89,7 +108,16 @@ def create_textures(  # noqa: PLR0913 - the parameters of `export.textured_glb`
         if atlas is None:
             create_atlas = unwrap_with_xatlas if unwrap == "xatlas" else unwrap_mesh
             atlas = create_atlas(mesh, texture_size, report)
-        index, error = indexing.result()
-    maps = bake.bake(mesh, atlas, index, report)
+        index, error, full, openness = indexing.result()
+    owner = bake.rasterize(atlas)
+    maps = bake.bake(mesh, atlas, index, report, owner)
+    if openness is not None:
+        maps.metal_rough[..., 0] = draw_occlusion(openness, atlas)
+        maps = replace(maps, has_occlusion=True)
+    along = None
+    if full is not None:
+        normals = smooth_normals(mesh)
+        along = tangents(mesh, normals, atlas)
+        maps = replace(maps, normals=bake_normal_map(mesh, normals, atlas, along, owner, full))
     stage_report(report, "encode", 1)(0)
-    return Textures(atlas, encode_maps(maps, alpha_mode, texture_format), error)
+    return Textures(atlas, encode_maps(maps, alpha_mode, texture_format), error, along)

@@ -51,6 +51,7 @@ _STAGE_SHARES: Final = {
     "unwrap": (0.0, 0.2),
     "bake": (0.2, 0.5),
     "encode": (0.7, 0.25),
+    "levels": (0.95, 0.0),
     "pack": (0.95, 0.05),
 }
 

@@ -30,6 +30,9 @@ export const LABELS = /** @type {Record<string, string>} */ ({
   compress: "Compression",
   solid: "Solid for printing",
   min_wall_mm: "Least thickness of walls",
+  occlusion: "Ambient occlusion",
+  normal_map: "Normal map",
+  lods: "Levels of detail, faces",
   type: "File type",
   up_axis: "Axis that points up",
   size_mm: "Size in millimetres",
@@ -55,7 +58,10 @@ const SAMPLER = [
  */
 const GROUPS = [
   { title: "The model", fields: ["seed", "pipeline_type", "texture_size", "decimation_target"] },
-  { title: "Picture and file", fields: ["remove_background", "alpha_mode", "texture_format"] },
+  {
+    title: "Picture and file",
+    fields: ["remove_background", "alpha_mode", "texture_format", "occlusion", "normal_map", "lods"],
+  },
   { title: "Sampler: rough structure", stage: "ss", fields: SAMPLER },
   { title: "Sampler: shape", stage: "shape", fields: SAMPLER },
   { title: "Sampler: texture", stage: "tex", fields: SAMPLER },

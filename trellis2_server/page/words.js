@@ -25,6 +25,7 @@ const STAGES = {
   unwrap: "unwrapping the mesh",
   bake: "baking the textures",
   encode: "encoding the textures",
+  levels: "making levels of detail",
   pack: "writing the file",
 };
 

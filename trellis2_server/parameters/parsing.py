@@ -55,6 +55,12 @@ _OPTION_FIELDS: Final = tuple(
 )
 #: File types whose unit is the metre, and which are always Y up.
 _IN_METRES: Final[frozenset[FileType]] = frozenset({"glb", "gltf_zip", "usdz"})
+#: Fields of what not all file types have, and the types that have it.
+_TYPES_WITH: Final[Mapping[str, tuple[FileType, ...]]] = {
+    "occlusion": ("glb", "gltf_zip", "usdz"),
+    "normal_map": ("glb", "gltf_zip", "usdz", "obj_zip"),
+    "lods": ("glb", "gltf_zip"),
+}
 _PIPELINE_TYPES: Final[Mapping[int, PipelineType]] = {
     512: "512",
     1024: "1024_cascade",
@@ -142,10 +148,12 @@ def read_options(raw: Mapping[str, object], settings: Settings, mesh: str | None
         mesh: MD5 of the mesh file in the request; None: it has none.
 
     Raises:
-        InputError: a value makes no sense; names the field.
+        InputError: a value makes no sense, or not with another one; names the fields.
     """
     found = _with_preset(raw, has_mesh=mesh is not None)
     _resolve_alternatives(found)
+    compress = found.get("compress", settings.export.compress)
+    _check_combinations(found, settings, compress, has_mesh=mesh is not None)
     file_type = found.get("type", BY_NAME["type"].default)
     values = {
         field.name: found.get(field.name, _configured(field, settings))
@@ -157,7 +165,7 @@ def read_options(raw: Mapping[str, object], settings: Settings, mesh: str | None
     if mesh is None:
         values["up_axis"] = "auto"  # that of the file, see `read_delivery`
     values["remove_background"] = _REMOVALS[values["remove_background"]]
-    values = _capped(values, settings)
+    values = _with_levels(_capped(values, settings), settings)
     seed: int = values["seed"]
     if "seed" in raw and raw["seed"] is None:
         seed = RANDOM_SEED
@@ -186,9 +194,11 @@ def read_export(raw: Mapping[str, object], options: Options, settings: Settings)
         settings: the server's settings.
 
     Raises:
-        InputError: a value makes no sense; names the field.
+        InputError: a value makes no sense, or not with another one; names the fields.
     """
     found = _with_preset(raw, has_mesh=options.mesh is not None)
+    compress = found.get("compress", options.compress)
+    _check_combinations(found, settings, compress, has_mesh=options.mesh is not None)
     file_type = found.get("type", BY_NAME["type"].default)
     changed: dict[str, Any] = {}
     for name in EXPORT_FIELDS:
@@ -198,7 +208,61 @@ def read_export(raw: Mapping[str, object], options: Options, settings: Settings)
         else:
             changed[name] = found.get(name, getattr(options, name))
     changed |= _solid(found, changed, has_mesh=options.mesh is not None)
-    return dataclasses.replace(options, **_capped(changed, settings))
+    if "decimation_target" in found and "lods" not in found:
+        changed["lods"] = ()  # the job's
+    return dataclasses.replace(options, **_with_levels(_capped(changed, settings), settings))
+
+
+def _with_levels(values: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Return the values with those of the finest level of detail, if there are levels."""
+    lods: tuple[int, ...] = values["lods"]
+    if not lods:
+        return values
+    limit = maximum(BY_NAME["decimation_target"], settings)
+    lods = tuple(dict.fromkeys(lods if limit is None else (min(each, limit) for each in lods)))
+    return {**values, "lods": lods, "decimation_target": lods[0]}
+
+
+def _check_combinations(
+    found: Mapping[str, Any], settings: Settings, compress: str | None, *, has_mesh: bool
+) -> None:
+    """Check fields of the request that exclude each other.
+
+    Args:
+        found: fields of the request.
+        settings: the server's settings.
+        compress: of the request, or the default.
+        has_mesh: whether the request or the job has a mesh.
+
+    Raises:
+        InputError: names both.
+    """
+    file_type = found.get("type", BY_NAME["type"].default)
+    for name, types in _TYPES_WITH.items():
+        if not found.get(name):
+            continue
+        if found.get("texture") is False:
+            raise InputError(f"{name}: needs a texture, but texture is false")
+        if file_type not in types:
+            raise InputError(f"{name}: type {file_type} has no place for it")
+        if settings.export.backend == "upstream" and not has_mesh:
+            raise InputError(f"{name}: not with export.backend: upstream, which this server has")
+    _check_levels(found, has_mesh=has_mesh)
+    if found.get("normal_map"):
+        if has_mesh:
+            raise InputError("normal_map: not with a mesh, which has no finer surface")
+        if compress == "draco" and file_type == "glb":
+            raise InputError("normal_map: not with compress: draco, which has no tangents")
+
+
+def _check_levels(found: Mapping[str, Any], *, has_mesh: bool) -> None:
+    lods: tuple[int, ...] | None = found.get("lods")
+    if not lods:
+        return
+    if has_mesh:
+        raise InputError("lods: not with a mesh, whose faces are kept")
+    if found.get("decimation_target", lods[0]) != lods[0]:
+        raise InputError("lods: its first number is the decimation_target; send only one of them")
 
 
 def _solid(
@@ -261,6 +325,12 @@ def fields_of(options: Options) -> dict[str, object]:
         given["uv"] = options.uv
     if options.solid:
         given |= {"solid": True, "min_wall_mm": options.min_wall_mm}
+    if options.occlusion:
+        given["occlusion"] = True
+    if options.normal_map:
+        given["normal_map"] = True
+    if options.lods:
+        given["lods"] = list(options.lods)
     if options.remove_background is not True:
         given["remove_background"] = options.remove_background == "always"
     return {**others, "compress": options.compress or "none", **samplers, **given}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.errors import InputError
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _MAX_DEGREES: Final = 1e9
 #: Least size of a model, millimetres or metres.
 _LEAST_SIZE: Final = 1e-3
+#: Length of a list, at most.
+_MAX_INTEGERS: Final = 8
 
 
 def read(field: RequestField, name: str, value: object) -> Any:
@@ -38,7 +41,7 @@ def read(field: RequestField, name: str, value: object) -> Any:
     Raises:
         InputError: the value makes no sense; begins with `name`.
     """
-    is_list = isinstance(value, list) and field.kind != "interval"
+    is_list = isinstance(value, list) and field.kind not in {"interval", "integers"}
     if is_list or isinstance(value, dict):
         raise InputError(f"{name}: must be a single value")
     reader = _BY_FIELD.get(field.name) or _BY_KIND[field.kind]
@@ -111,8 +114,19 @@ def _interval(field: RequestField, name: str, value: object) -> tuple[float, flo
     return low, high
 
 
+def _integers(field: RequestField, name: str, value: object) -> tuple[int, ...]:
+    parts: object = re.split(r"[,\s]+", value.strip(" []()")) if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not 2 <= len(parts) <= _MAX_INTEGERS:  # noqa: PLR2004
+        raise InputError(f"{name}: must be two to {_MAX_INTEGERS} numbers, descending")
+    found = tuple(round(_clamped(name, part, _bounds(field))) for part in parts)
+    if any(later >= earlier for earlier, later in pairwise(found)):
+        raise InputError(f"{name}: each number must be less than the one before")
+    return found
+
+
 _BY_KIND: Final[Mapping[Kind, Reader]] = {
     "integer": _whole,
+    "integers": _integers,
     "number": _real,
     "boolean": _boolean,
     "string": _word,

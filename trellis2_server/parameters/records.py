@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 #: Fields of `Options` that are newer than stored keys: the `repr` has them only if they are set.
-_NEWER: Final = frozenset({"up_axis", "uv", "solid", "min_wall_mm"})
+_NEWER: Final = frozenset(
+    {"up_axis", "uv", "solid", "min_wall_mm", "occlusion", "normal_map", "lods"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,9 @@ class Options:
         solid: whether to make a solid for printing; `remesh` is then true.
         min_wall_mm: thickness of walls of a solid below which there is a warning, millimetres of a
             model whose longest edge has 100 mm; 0: none.
+        occlusion: whether to bake ambient occlusion.
+        normal_map: whether to bake the normals of the surface before decimation.
+        lods: maximum numbers of faces of the levels of detail, descending; none: one level.
     """
 
     seed: int
@@ -98,6 +103,9 @@ class Options:
     uv: UvSource = "new"
     solid: bool = False
     min_wall_mm: float = 0.0
+    occlusion: bool = False
+    normal_map: bool = False
+    lods: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         """Return all fields; those that stored keys do not have, only if they are set."""

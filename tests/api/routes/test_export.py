@@ -52,9 +52,40 @@ def test_an_export_applies_the_parameters(server: Server, job: dict[str, Any]) -
     )  # unchanged
 
 
+def test_an_export_bakes_occlusion_if_it_is_asked_to(server: Server, job: dict[str, Any]) -> None:
+    reply = export(server, job, occlusion=True).raise_for_status()
+    (material,) = Glb(reply.content).json["materials"]
+    shared = material["pbrMetallicRoughness"]["metallicRoughnessTexture"]
+    assert material["occlusionTexture"] == shared
+    assert export(server, job, occlusion=False).content == job["textured.glb"]
+
+
+def test_an_export_bakes_a_normal_map_if_it_is_asked_to(
+    server: Server, job: dict[str, Any]
+) -> None:
+    glb = Glb(export(server, job, normal_map=True).raise_for_status().content)
+    assert "normalTexture" in glb.json["materials"][0]
+    assert "TANGENT" in glb.json["meshes"][0]["primitives"][0]["attributes"]
+
+
+def test_an_export_has_levels_of_detail_if_it_is_asked_to(
+    server: Server, job: dict[str, Any]
+) -> None:
+    for lods in ([4000, 500], "4000,500"):
+        glb = Glb(export(server, job, lods=lods).raise_for_status().content)
+        assert [node["name"] for node in glb.json["nodes"]] == ["model", "model_lod1"]
+        assert len(glb.json["asset"]["extras"]["lods"]) == 2
+
+
 @pytest.mark.parametrize(
     ("parameters", "cause"),
     [
+        ({"lods": [4000, 500], "type": "usdz"}, "lods: type usdz"),
+        (
+            {"occlusion": True, "texture": False},
+            "occlusion: needs a texture, but texture is false",
+        ),
+        ({"occlusion": True, "type": "stl"}, "occlusion: type stl"),
         ({"texture_size": "huge"}, "texture_size"),
         ({"type": "exe"}, "type"),
         ({"texture": 3}, "tex"),

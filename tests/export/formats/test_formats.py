@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -120,3 +121,16 @@ def test_a_conversion_reports_when_it_begins_reads_and_ends(glb: bytes) -> None:
     formats.convert(glb, "stl", lambda *progress: reports.append(progress))
     # A thread repeats the latest one.
     assert list(dict.fromkeys(reports)) == [("convert", step, 2) for step in range(3)]
+
+
+def test_a_normal_map_is_in_the_files_that_have_a_place_for_it() -> None:
+    mesh = export.prepare(shapes.torus(), decimation_target=1000)
+    maps: Any = {"normal_map": True, "occlusion": True, "texture_size": 64}
+    glb = export.textured_glb(mesh, shapes.field(24), **maps)
+    with zipfile.ZipFile(io.BytesIO(formats.convert(glb, "obj_zip"))) as archive:
+        assert b"\nnorm normal.png\n" in archive.read("model.mtl")
+        assert archive.read("normal.png").startswith(b"\x89PNG")
+    with zipfile.ZipFile(io.BytesIO(formats.convert(glb, "gltf_zip"))) as archive:
+        assert "normal.jpg" in archive.namelist()
+        assert b"occlusionTexture" in archive.read("model.gltf")
+    assert formats.convert(glb, "ply").startswith(b"ply")

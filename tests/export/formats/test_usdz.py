@@ -134,6 +134,22 @@ def test_files_in_the_package_are_stored_at_multiples_of_64() -> None:
         assert (info.header_offset + 30 + names) % 64 == 0
 
 
+def test_normal_map_and_occlusion_are_inputs_of_the_surface(tmp_path: Path) -> None:
+    glb = textured(normal_map=True, occlusion=True)
+    stage = written(formats.convert(glb, "usdz"), tmp_path)
+    surface = UsdShade.Shader(stage.GetPrimAtPath("/model/material/surface"))
+    for name, source, output in (
+        ("normal", "normal", "rgb"),
+        ("occlusion", "metallic_roughness", "r"),
+    ):
+        shader, found, _ = surface.GetInput(name).GetConnectedSource()
+        assert (shader.GetPath().name, found) == (source, output)
+    bumps = UsdShade.Shader(stage.GetPrimAtPath("/model/material/normal"))
+    assert tuple(bumps.GetInput("scale").Get()) == (2, 2, 2, 1)
+    assert tuple(bumps.GetInput("bias").Get()) == (-1, -1, -1, 0)
+    assert bumps.GetInput("sourceColorSpace").Get() == "raw"
+
+
 def test_a_model_without_textures_has_its_colour(tmp_path: Path) -> None:
     glb = export.untextured_glb(shapes.sphere(4))
     material = read_model(glb).material

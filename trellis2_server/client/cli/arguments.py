@@ -225,6 +225,8 @@ def _add_option(group: Any, option: Option) -> None:
         arguments["action"] = argparse.BooleanOptionalAction
     elif option.kind == "interval":
         arguments |= {"type": float, "nargs": 2, "metavar": ("FROM", "TO")}
+    elif option.kind == "integers":
+        arguments["metavar"] = "N,N[,…]"
     else:
         arguments["type"] = {"integer": int, "number": float, "string": str}[option.kind]
         arguments |= {"choices": option.choices} if option.choices else {"metavar": "N"}

@@ -24,6 +24,8 @@ from trellis2_server.parameters import Placement
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    import numpy as np
+    from numpy.typing import NDArray
 
 _EXTENSIONS: Final[Mapping[str, str]] = {
     "image/png": "png",
@@ -105,13 +107,15 @@ def _image_names(document: Mapping[str, Any]) -> list[str]:
     """Return a file name for each image, by what the first material uses it for."""
     images: list[dict[str, Any]] = document.get("images", [])
     names = [f"image_{at}" for at in range(len(images))]
-    pbr = document["materials"][0].get("pbrMetallicRoughness", {})
+    material = document["materials"][0]
+    textures = {**material.get("pbrMetallicRoughness", {}), **material}
     for role, name in (
         ("baseColorTexture", "base_color"),
         ("metallicRoughnessTexture", "metallic_roughness"),
+        ("normalTexture", "normal"),
     ):
-        if role in pbr:
-            texture = document["textures"][pbr[role]["index"]]
+        if role in textures:
+            texture = document["textures"][textures[role]["index"]]
             source = texture.get("extensions", {}).get("EXT_texture_webp", texture)["source"]
             names[source] = name
     kinds = [_EXTENSIONS.get(image.get("mimeType", ""), "png") for image in images]
@@ -130,12 +134,23 @@ def _placed(glb: bytes, placement: Placement) -> tuple[dict[str, Any], memoryvie
         # glTF is not turned; see `up_axis_of`.
         placement = replace(placement, up_axis=up_axis_of(document))
         scale, offset = scale_and_offset(*placed_bounds(read_scene(glb, is_own=True)), placement)
+        if "MSFT_lod" in document.get("extensionsUsed", []):
+            # Programs show a coarser level in the place of the first node, below the same parent or
+            # as it stands: each node is placed by itself.
+            for node in document["nodes"]:
+                _place_node(node, scale, offset)
+            return document, content[28 + json_size : 28 + json_size + size]
         scene = document["scenes"][document.get("scene", 0)]
         root: dict[str, Any] = {"name": "placed", "children": scene["nodes"]}
-        if offset.any():
-            root["translation"] = offset.tolist()
-        if scale != 1:
-            root["scale"] = [scale] * 3
+        _place_node(root, scale, offset)
         document["nodes"] = [*document["nodes"], root]
         scene["nodes"] = [len(document["nodes"]) - 1]
     return document, content[28 + json_size : 28 + json_size + size]
+
+
+def _place_node(node: dict[str, Any], scale: float, offset: NDArray[np.float64]) -> None:
+    """Scale and move a node that is neither yet."""
+    if offset.any():
+        node["translation"] = offset.tolist()
+    if scale != 1:
+        node["scale"] = [scale] * 3

@@ -209,10 +209,10 @@ def _material(file: Glb) -> Material:
     item = file.item("materials", 0)
     pbr: dict[str, Any] = item["pbrMetallicRoughness"]
 
-    def image(role: str, mode: str) -> Image | None:
-        if role not in pbr:
+    def image(role: str, mode: str, of: Mapping[str, Any] = pbr) -> Image | None:
+        if role not in of:
             return None
-        texture = file.item("textures", pbr[role]["index"])
+        texture = file.item("textures", of[role]["index"])
         source = texture.get("extensions", {}).get("EXT_texture_webp", texture)["source"]
         found = file.item("images", source)
         content = bytes(file.view(found["bufferView"]))
@@ -229,4 +229,6 @@ def _material(file: Glb) -> Material:
         pbr.get("metallicFactor", 1.0),
         pbr.get("roughnessFactor", 1.0),
         alpha_mode,
+        "occlusionTexture" in item,
+        image("normalTexture", "RGB", item),
     )

@@ -1,8 +1,9 @@
 """Write OBJ: with colours at the vertices, or a ZIP with a material and textures.
 
 Format: Wavefront, "Advanced Visualizer Manual", appendix B1, with vertex colours after the position
-(sRGB, as readers expect them); MTL with its PBR extension (`Pr`, `Pm`, `map_Pr`, `map_Pm`), as
-Blender reads it. Each place has one `v`; seams of the texture are in `vt`, hard edges in `vn`.
+(sRGB, as readers expect them); MTL with its PBR extension (`Pr`, `Pm`, `map_Pr`, `map_Pm`, `norm`),
+as Blender reads it, which has no occlusion. Each place has one `v`; seams of the texture are in
+`vt`, hard edges in `vn`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from trellis2_server.export.cancellation import checked
 from trellis2_server.export.formats.archive import ArchiveEntry, write_zip
 from trellis2_server.export.formats.colors import place_colors
-from trellis2_server.export.formats.model import encoded_png
+from trellis2_server.export.formats.model import decoded, encoded_png
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,4 +110,6 @@ def _pictures(model: Model) -> list[tuple[str, str, bytes]]:
     if model.metal_rough is not None:
         bands.append(("map_Pr", "roughness.png", model.metal_rough.getchannel("G")))
         bands.append(("map_Pm", "metallic.png", model.metal_rough.getchannel("B")))
+    if model.material.normals is not None:
+        bands.append(("norm", "normal.png", decoded(model.material.normals, "RGB")))
     return [(key, name, encoded_png(picture)) for key, name, picture in bands]

@@ -31,6 +31,8 @@ _EXTENSIONS: Final = {"image/png": "png", "image/jpeg": "jpg"}
 _ALPHA_CUTOFF: Final = 0.5
 _SURFACE: Final = "/model/material/surface"
 _WHITE: Final = (1.0, 1.0, 1.0, 1.0)
+#: Of a normal map with a scale of 2: 0 … 1 becomes -1 … 1.
+_BIAS: Final = (-1.0, -1.0, -1.0, 0.0)
 
 
 def write_usdz(model: Model) -> bytes:
@@ -39,6 +41,7 @@ def write_usdz(model: Model) -> bytes:
     for role, image in (
         ("base_color", model.material.base_color),
         ("metallic_roughness", model.material.metal_rough),
+        ("normal", model.material.normals),
     ):
         if image is not None and model.uv is not None:
             images[f"textures/{role}.{_EXTENSIONS[image.mime_type]}"] = image
@@ -126,9 +129,15 @@ def _shaders(model: Model, textures: list[str]) -> tuple[Prim, ...]:
             inputs["inputs:diffuseColor"] = Attribute("color3f", target=f"{used}.outputs:rgb")
             if model.is_transparent:
                 inputs["inputs:opacity"] = Attribute("float", target=f"{used}.outputs:a")
+        elif name == "normal":
+            shaders.append(_texture(name, path, "raw", (2.0, 2.0, 2.0, 1.0), ("rgb",), _BIAS))
+            inputs["inputs:normal"] = Attribute("normal3f", target=f"{used}.outputs:rgb")
         else:
             scale = (1.0, material.roughness, material.metallic, 1.0)
-            shaders.append(_texture(name, path, "raw", scale, ("g", "b")))
+            outputs = ("r", "g", "b") if material.has_occlusion else ("g", "b")
+            shaders.append(_texture(name, path, "raw", scale, outputs))
+            if material.has_occlusion:
+                inputs["inputs:occlusion"] = Attribute("float", target=f"{used}.outputs:r")
             inputs["inputs:roughness"] = Attribute("float", target=f"{used}.outputs:g")
             inputs["inputs:metallic"] = Attribute("float", target=f"{used}.outputs:b")
     if textures:
@@ -147,8 +156,13 @@ def _shaders(model: Model, textures: list[str]) -> tuple[Prim, ...]:
     return (Prim("surface", "Shader", inputs), *shaders)
 
 
-def _texture(
-    name: str, path: str, space: str, scale: tuple[Any, ...], outputs: tuple[str, ...]
+def _texture(  # noqa: PLR0913, PLR0917 - the inputs of the shader
+    name: str,
+    path: str,
+    space: str,
+    scale: tuple[Any, ...],
+    outputs: tuple[str, ...],
+    bias: tuple[float, ...] | None = None,
 ) -> Prim:
     kinds = {"rgb": "float3"}
     attributes = {
@@ -162,4 +176,6 @@ def _texture(
     }
     if tuple(scale) != _WHITE:
         attributes["inputs:scale"] = Attribute("float4", tuple(scale))
+    if bias:
+        attributes["inputs:bias"] = Attribute("float4", bias)
     return Prim(name, "Shader", attributes)

@@ -600,3 +600,189 @@ def push_level(start, stop, base_color, metal_rough, covered, coarse_base, coars
                 base_color[row, column, c] = interpolate(coarse_base, y0, y1, x0, x1, c)
             for c in range(3):
                 metal_rough[row, column, c] = interpolate(coarse_metal, y0, y1, x0, x1, c)
+
+
+@kernel
+def compare_normals(
+    start, stop, points, normals, corners, planes, origin, cell, first, members, extents, cosines,
+    flag,
+):  # fmt: skip
+    # Cosine between a normal and that of the closest face to its point, whatever its winding.
+    for p in range(start, stop):
+        if is_cancelled(flag):
+            return
+        f, _, _, _ = closest_point(
+            corners, planes, origin, cell, first, members, extents,
+            points[p, 0], points[p, 1], points[p, 2], np.int64(-1),
+        )  # fmt: skip
+        cosines[p] = abs(
+            normals[p, 0] * planes[f, 0]
+            + normals[p, 1] * planes[f, 1]
+            + normals[p, 2] * planes[f, 2]
+        )
+
+
+@kernel
+def aligned(normals, faces, g, k, nx, ny, nz):
+    # The normal at a corner of a face of the original, turned to the face's own side.
+    v = faces[g, k]
+    x, y, z = np.float64(normals[v, 0]), np.float64(normals[v, 1]), np.float64(normals[v, 2])
+    return (-x, -y, -z) if x * nx + y * ny + z * nz < 0.0 else (x, y, z)
+
+
+@kernel
+def original_normal(corners, planes, faces, normals, g, px, py, pz):
+    # Normal of the original at a point of its face g, interpolated; its length is not 1.
+    ux, uy, uz = np.float64(corners[g, 3]), np.float64(corners[g, 4]), np.float64(corners[g, 5])
+    vx, vy, vz = np.float64(corners[g, 6]), np.float64(corners[g, 7]), np.float64(corners[g, 8])
+    wx, wy, wz = px - corners[g, 0], py - corners[g, 1], pz - corners[g, 2]
+    uu, uv, vv = (
+        ux * ux + uy * uy + uz * uz,
+        ux * vx + uy * vy + uz * vz,
+        vx * vx + vy * vy + vz * vz,
+    )
+    wu, wv = wx * ux + wy * uy + wz * uz, wx * vx + wy * vy + wz * vz
+    det = uu * vv - uv * uv
+    s, t = 1.0 / 3.0, 1.0 / 3.0
+    if det > 1e-12 * uu * vv:
+        s = min(1.0, max(0.0, (wu * vv - wv * uv) / det))
+        t = min(1.0 - s, max(0.0, (wv * uu - wu * uv) / det))
+    nx, ny, nz = np.float64(planes[g, 0]), np.float64(planes[g, 1]), np.float64(planes[g, 2])
+    ax, ay, az = aligned(normals, faces, g, 0, nx, ny, nz)
+    bx, by, bz = aligned(normals, faces, g, 1, nx, ny, nz)
+    cx, cy, cz = aligned(normals, faces, g, 2, nx, ny, nz)
+    r = 1.0 - s - t
+    return r * ax + s * bx + t * cx, r * ay + s * by + t * cy, r * az + s * bz + t * cz
+
+
+@kernel
+def sample_normals(
+    start, stop, step, owner, uv, uv_faces, source, vertices, normals,
+    corners, planes, origin, cell, first, members, extents, original_faces, original_normals,
+    owners, found, flag,
+):  # fmt: skip
+    # Rows of blocks of step x step texels, one sample each: the normal of the original at its
+    # closest point, on the side of the mesh's own. owners: the face of each sample, -1: none.
+    size = owner.shape[0]
+    for row in range(start, stop):
+        seed = np.int64(-1)
+        for block in range(owners.shape[1]):
+            if is_cancelled(flag):
+                return
+            # The texel closest to the middle; any other of the block is better than none.
+            y, x = min(size - 1, row * step + step // 2), min(size - 1, block * step + step // 2)
+            f = owner[y, x]
+            for i in range(step * step):
+                if f >= 0:
+                    break
+                y, x = min(size - 1, row * step + i // step), min(size - 1, block * step + i % step)
+                f = owner[y, x]
+            owners[row, block] = -1
+            if f < 0:
+                continue
+            a, b, c = uv_faces[f, 0], uv_faces[f, 1], uv_faces[f, 2]
+            # The middle of the block: samples lie on a grid.
+            r, s, t = shares(uv, a, b, c, (block + 0.5) * step, (row + 0.5) * step)
+            a, b, c = source[a], source[b], source[c]
+            px = r * vertices[a, 0] + s * vertices[b, 0] + t * vertices[c, 0]
+            py = r * vertices[a, 1] + s * vertices[b, 1] + t * vertices[c, 1]
+            pz = r * vertices[a, 2] + s * vertices[b, 2] + t * vertices[c, 2]
+            seed, px, py, pz = closest_point(
+                corners, planes, origin, cell, first, members, extents, px, py, pz, seed
+            )
+            mx, my, mz = original_normal(
+                corners, planes, original_faces, original_normals, seed, px, py, pz
+            )
+            nx = r * normals[a, 0] + s * normals[b, 0] + t * normals[c, 0]
+            ny = r * normals[a, 1] + s * normals[b, 1] + t * normals[c, 1]
+            nz = r * normals[a, 2] + s * normals[b, 2] + t * normals[c, 2]
+            length = np.sqrt(mx * mx + my * my + mz * mz)
+            if length < 1e-6:
+                mx, my, mz, length = nx, ny, nz, max(1e-12, np.sqrt(nx * nx + ny * ny + nz * nz))
+            # Otherwise the closest point is on the other side of a wall, or wound inward.
+            scale = (1.0 if mx * nx + my * ny + mz * nz >= 0.0 else -1.0) / length
+            owners[row, block] = f
+            found[row, block, 0] = mx * scale
+            found[row, block, 1] = my * scale
+            found[row, block, 2] = mz * scale
+
+
+@kernel
+def shares(uv, a, b, c, x, y):
+    # Barycentric coordinates of a point of the texture in a face, moved into it.
+    ax, ay = np.float64(uv[a, 0]), np.float64(uv[a, 1])
+    ux, uy = uv[b, 0] - ax, uv[b, 1] - ay
+    vx, vy = uv[c, 0] - ax, uv[c, 1] - ay
+    det = ux * vy - uy * vx
+    s, t = 1.0 / 3.0, 1.0 / 3.0
+    if abs(det) > 1e-12:
+        wx, wy = x - ax, y - ay
+        s, t = (wx * vy - wy * vx) / det, (ux * wy - uy * wx) / det
+    r = 1.0 - s - t
+    r, s, t = max(r, 0.0), max(s, 0.0), max(t, 0.0)
+    total = r + s + t
+    return r / total, s / total, t / total
+
+
+@kernel
+def turn_normals(
+    start, stop, step, owner, chart, uv, uv_faces, source, normals, tangents, owners, samples,
+    normal_map, covered, flag,
+):  # fmt: skip
+    # The samples of a texel's own chart, interpolated, in the frame of the interpolated normal and
+    # tangent of the mesh.
+    size = owner.shape[0]
+    for row in range(start, stop):
+        if is_cancelled(flag):
+            return
+        gy = (row + 0.5) / step - 0.5
+        j = int(np.floor(gy))
+        for column in range(size):
+            f = owner[row, column]
+            if f == -1:
+                continue
+            f = -2 - f if f < 0 else f
+            gx = (column + 0.5) / step - 0.5
+            i = int(np.floor(gx))
+            mx, my, mz, weights = 0.0, 0.0, 0.0, 0.0
+            for k in range(4):
+                y, x = j + (k >> 1), i + (k & 1)
+                if y < 0 or x < 0 or y >= owners.shape[0] or x >= owners.shape[1]:
+                    continue
+                if owners[y, x] < 0 or chart[owners[y, x]] != chart[f]:
+                    continue
+                weight = 1e-6 + (gy - j if k >> 1 else 1.0 - gy + j) * (
+                    gx - i if k & 1 else 1.0 - gx + i
+                )
+                mx += weight * samples[y, x, 0]
+                my += weight * samples[y, x, 1]
+                mz += weight * samples[y, x, 2]
+                weights += weight
+            if weights == 0.0:
+                continue  # like texels outside: the mean of the nearest ones
+            a, b, c = uv_faces[f, 0], uv_faces[f, 1], uv_faces[f, 2]
+            r, s, t = shares(uv, a, b, c, column + 0.5, row + 0.5)
+            hand = np.float64(tangents[a, 3])
+            tx = r * tangents[a, 0] + s * tangents[b, 0] + t * tangents[c, 0]
+            ty = r * tangents[a, 1] + s * tangents[b, 1] + t * tangents[c, 1]
+            tz = r * tangents[a, 2] + s * tangents[b, 2] + t * tangents[c, 2]
+            a, b, c = source[a], source[b], source[c]
+            nx = r * normals[a, 0] + s * normals[b, 0] + t * normals[c, 0]
+            ny = r * normals[a, 1] + s * normals[b, 1] + t * normals[c, 1]
+            nz = r * normals[a, 2] + s * normals[b, 2] + t * normals[c, 2]
+            square = max(1e-12, nx * nx + ny * ny + nz * nz)
+            along = (tx * nx + ty * ny + tz * nz) / square
+            tx, ty, tz = tx - along * nx, ty - along * ny, tz - along * nz
+            bx, by, bz = ny * tz - nz * ty, nz * tx - nx * tz, nx * ty - ny * tx
+            length = np.sqrt(square)
+            width = np.sqrt(max(1e-12, tx * tx + ty * ty + tz * tz))
+            right = (mx * tx + my * ty + mz * tz) / width
+            up = hand * (mx * bx + my * by + mz * bz) / (width * length)
+            out = (mx * nx + my * ny + mz * nz) / length
+            # Not flatter than the surface: such a normal would be seen from below.
+            out = max(out, 0.1 * np.sqrt(right * right + up * up), 1e-6)
+            scale = 127.5 / np.sqrt(right * right + up * up + out * out)
+            normal_map[row, column, 0] = np.uint8(right * scale + 128.0)
+            normal_map[row, column, 1] = np.uint8(up * scale + 128.0)
+            normal_map[row, column, 2] = np.uint8(out * scale + 128.0)
+            covered[row, column] = 1
