@@ -68,7 +68,7 @@ def test_levels_are_lowered_to_the_servers_maximum() -> None:
 
 @pytest.mark.parametrize("lods", [[5000], [1000, 5000], "many", list(range(9000, 100, -900)), 7])
 def test_levels_that_make_no_sense_are_refused(lods: object) -> None:
-    with pytest.raises(InputError, match="^lods: "):
+    with pytest.raises(InputError, match=r"^lods: "):
         read_options({"lods": lods}, DEFAULTS)
 
 
