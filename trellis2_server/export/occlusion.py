@@ -28,14 +28,15 @@ if TYPE_CHECKING:
     from trellis2_server.export.atlas import Atlas
     from trellis2_server.mesh import Mesh
 
-#: Approximate number of rays of a whole mesh, and limits for a face.
-_ALL_RAYS: Final = 600_000
-_MIN_RAYS, _MAX_RAYS = 3, 64
+#: Approximate number of rays of a whole mesh, and limits for a face. Open meshes have sheets and
+#: walls close to each other, where neighbours differ more.
+_ALL_RAYS, _ALL_OPEN_RAYS = 400_000, 600_000
+_MIN_RAYS, _MIN_OPEN_RAYS, _MAX_RAYS = 2, 3, 64
 #: Number of times that each face gets the mean of its neighbours, for few rays and for many.
 _SMOOTHINGS: Final = (2, 1)
 _MANY_RAYS: Final = 16
 #: A face that sees less than this is perhaps wound inward, or the inside of a sheet.
-_DARK: Final = 0.125
+DARK: Final = 0.125
 #: Edges are split until an evenly divided surface would have about this many faces …
 _WANTED_FACES: Final = 100_000
 #: … or the mesh has this many, at most.
@@ -118,7 +119,8 @@ def measure_occlusion(mesh: Mesh) -> Occlusion:
     first, corners = corner_lists(faces, len(surface.vertices))
     points, normals = np.empty((2, count, 3), np.float32)
     parallel_for(kernels.place_faces, count, surface.vertices, faces, points, normals)
-    tree, rays = ray_tree(mesh), ray_count(count)
+    is_closed = is_watertight(mesh.faces, twins(mesh.faces, len(mesh.vertices)))
+    tree, rays = ray_tree(mesh), ray_count(count, is_closed=is_closed)
 
     def smooth(values: NDArray[np.float32]) -> NDArray[np.float32]:
         for _ in range(_SMOOTHINGS[rays >= _MANY_RAYS]):
@@ -130,8 +132,8 @@ def measure_occlusion(mesh: Mesh) -> Occlusion:
         return values
 
     values = smooth(openness(tree, points, normals, rays))
-    if not is_watertight(mesh.faces, twins(mesh.faces, len(mesh.vertices))):
-        dark = np.flatnonzero(values < _DARK)
+    if not is_closed:
+        dark = np.flatnonzero(values < DARK)
         values = smooth(openness(tree, points, normals, rays, (dark, values)))
     at_corners = np.empty((count, 3), np.float32)
     parallel_for(
@@ -192,9 +194,12 @@ def openness(
     return values
 
 
-def ray_count(points: int) -> int:
-    """Return the number of rays of each of so many points."""
-    return min(_MAX_RAYS, max(_MIN_RAYS, _ALL_RAYS // max(1, points)))
+def ray_count(points: int, *, is_closed: bool) -> int:
+    """Return the number of rays of each of so many points of a mesh."""
+    least = _MIN_RAYS if is_closed else _MIN_OPEN_RAYS
+    return min(
+        _MAX_RAYS, max(least, (_ALL_RAYS if is_closed else _ALL_OPEN_RAYS) // max(1, points))
+    )
 
 
 def ray_tree(mesh: Mesh) -> RayTree:
