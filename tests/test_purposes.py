@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from trellis2_server.errors import InputError
 from trellis2_server.parameters import (
     Placement,
     default_placement,
@@ -55,3 +56,18 @@ def test_a_preset_sets_only_what_applies_to_a_mesh() -> None:
     assert "solid" not in suited_fields("print", None, has_mesh=True)
     mesh = read_options({"preset": "print"}, Settings(), mesh="0" * 32)
     assert (mesh.solid, mesh.texture_size) == (False, 2048)
+
+
+def test_a_preset_asks_for_no_map_that_the_file_cannot_have() -> None:
+    def maps(**fields: object) -> tuple[bool, bool]:
+        options = read_options({"preset": "game", **fields}, Settings())
+        return options.normal_map, options.occlusion
+
+    assert maps() == (True, True)
+    assert maps(type="obj_zip") == (True, False)
+    assert maps(type="stl") == maps(texture=False) == (False, False)
+    assert maps(occlusion=False) == (True, False)
+    upstream = Settings.model_validate({"export": {"backend": "upstream"}})
+    assert not read_options({"preset": "game"}, upstream).normal_map
+    with pytest.raises(InputError, match=r"^normal_map: .* compress: draco"):
+        maps(compress="draco")

@@ -39,6 +39,8 @@ PURPOSES: Final[Mapping[str, Purpose]] = {
             "type": "glb",
             "decimation_target": 20_000,
             "texture_size": 2048,
+            "normal_map": True,
+            "occlusion": True,
             "texture_format": "auto",
             "compress": "none",
             "origin": "floor",

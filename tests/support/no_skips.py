@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: Prefixes of the accepted reasons.
 ALLOWED = [
-    "needs a CUDA device", "needs Blender", "needs PrusaSlicer", "needs TRELLIS2_HOME",
+    "needs a CUDA device", "needs Blender", "needs TRELLIS2_HOME",
     "needs root",
 ]  # fmt: skip
 if importlib.util.find_spec("torch") is None:
