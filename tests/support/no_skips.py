@@ -14,10 +14,7 @@ if TYPE_CHECKING:
     import pytest
 
 #: Prefixes of the accepted reasons.
-ALLOWED = [
-    "needs a CUDA device", "needs Blender", "needs TRELLIS2_HOME",
-    "needs root",
-]  # fmt: skip
+ALLOWED = ["needs a CUDA device", "needs Blender", "needs TRELLIS2_HOME", "needs root"]
 if importlib.util.find_spec("torch") is None:
     # `.ci/run` runs these tests later, with torch.
     ALLOWED.append("needs torch")
