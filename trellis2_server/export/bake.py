@@ -190,8 +190,13 @@ def _index_voxels(field: VoxelField) -> _Voxels:
     return brick_of, masks, ranks, arranged
 
 
-def index_faces(mesh: Mesh) -> Surface:
+def index_faces(mesh: Mesh, cells: int = 256) -> Surface:
     """List the faces in each cell of a uniform grid around the mesh.
+
+    Args:
+        mesh: the mesh.
+        cells: along the longest edge of its box, at most. Fewer are faster to list, and slower to
+            search.
 
     Returns:
         corners: float32 [F, 9], the first corner of each face and two edge vectors from there.
@@ -209,7 +214,7 @@ def index_faces(mesh: Mesh) -> Surface:
     extent = vertices.max(axis=0).astype(np.float64) - low
     longest = max(float(extent.max()), 1e-6)
     # About two edges of a typical face, if the area is a few times that of a side of the box.
-    cell = max(longest / 256, 2.0 * longest * float(np.sqrt(2.0 / len(faces))))
+    cell = max(longest / cells, 2.0 * longest * float(np.sqrt(2.0 / len(faces))))
     while True:
         sides = np.floor(extent / cell).astype(np.int64) + 1
         flat = np.zeros(int(sides.prod()) + 1, np.int32)

@@ -265,13 +265,13 @@ def _bake_normals(mesh: Mesh, atlas: Atlas, index: Index) -> None:
     along = np.zeros((len(atlas.uv), 4), np.float32)
     owner, samples = np.full((1, 1), -1, np.int32), np.zeros((1, 1, 3), np.float32)
     drawn, covered = np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.uint8)
-    layout = owner, atlas.uv, atlas.faces, atlas.source
+    layout = owner, atlas.chart, atlas.uv, atlas.faces, atlas.source
     parallel_for(
         kernels.sample_normals, 1, 1, *layout, mesh.vertices, mesh.vertices, *index.surface,
         mesh.faces, mesh.vertices, owner.copy(), samples,
     )  # fmt: skip
     parallel_for(
-        kernels.turn_normals, 1, 1, owner, atlas.chart, *layout[1:], mesh.vertices, along,
+        kernels.turn_normals, 1, 1, *layout, mesh.vertices, along,
         owner.copy(), samples, drawn, covered,
     )  # fmt: skip
 

@@ -32,6 +32,8 @@ _SMOOTHINGS: Final = 2
 #: Distance of the texels at which normals are looked up, in edges of the full surface, and its
 #: limit in texels: the texels between are interpolated.
 _STEP_EDGES, _MAX_STEP = 1.4, 4
+#: Cells of the index, which has few points to find.
+_CELLS: Final = 128
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +59,7 @@ def full_surface(original: Mesh, index: bake.Surface | None = None) -> FullSurfa
         index: of its faces; None: make one.
     """
     return FullSurface(
-        original.faces, smoothed_normals(original), index or bake.index_faces(original)
+        original.faces, smoothed_normals(original), index or bake.index_faces(original, _CELLS)
     )
 
 
@@ -116,18 +118,19 @@ def bake_normal_map(  # noqa: PLR0913, PLR0917 - one argument per input
     size = atlas.size_px
     step = _sampling_step(owner, len(original.faces))
     blocks = (size + step - 1) // step
-    owners = np.empty((blocks, blocks), np.int32)
+    charts = np.empty((blocks, blocks), np.int32)
     samples = np.empty((blocks, blocks, 3), np.float32)
     parallel_for(
-        bake_kernels.sample_normals, blocks, step, owner, atlas.uv, atlas.faces, atlas.source,
-        mesh.vertices, normals, *original.index, original.faces, original.normals, owners, samples,
+        bake_kernels.sample_normals, blocks, step, owner, atlas.chart, atlas.uv, atlas.faces,
+        atlas.source, mesh.vertices, normals, *original.index, original.faces, original.normals,
+        charts, samples,
         grain=16,
     )  # fmt: skip
     found = np.zeros((size, size, 3), np.uint8)
     covered = np.zeros((size, size), np.uint8)
     parallel_for(
         bake_kernels.turn_normals, size, step, owner, atlas.chart, atlas.uv, atlas.faces,
-        atlas.source, normals, along, owners, samples, found, covered, grain=64,
+        atlas.source, normals, along, charts, samples, found, covered, grain=64,
     )  # fmt: skip
     fill_gaps(found, covered)
     return found

@@ -657,16 +657,16 @@ def original_normal(corners, planes, faces, normals, g, px, py, pz):
 
 @kernel
 def sample_normals(
-    start, stop, step, owner, uv, uv_faces, source, vertices, normals,
+    start, stop, step, owner, chart, uv, uv_faces, source, vertices, normals,
     corners, planes, origin, cell, first, members, extents, original_faces, original_normals,
-    owners, found, flag,
+    charts, found, flag,
 ):  # fmt: skip
     # Rows of blocks of step x step texels, one sample each: the normal of the original at its
-    # closest point, on the side of the mesh's own. owners: the face of each sample, -1: none.
+    # closest point, on the side of the mesh's own. charts: the chart of each sample, -1: none.
     size = owner.shape[0]
     for row in range(start, stop):
         seed = np.int64(-1)
-        for block in range(owners.shape[1]):
+        for block in range(charts.shape[1]):
             if is_cancelled(flag):
                 return
             # The texel closest to the middle; any other of the block is better than none.
@@ -677,7 +677,7 @@ def sample_normals(
                     break
                 y, x = min(size - 1, row * step + i // step), min(size - 1, block * step + i % step)
                 f = owner[y, x]
-            owners[row, block] = -1
+            charts[row, block] = -1
             if f < 0:
                 continue
             a, b, c = uv_faces[f, 0], uv_faces[f, 1], uv_faces[f, 2]
@@ -701,7 +701,7 @@ def sample_normals(
                 mx, my, mz, length = nx, ny, nz, max(1e-12, np.sqrt(nx * nx + ny * ny + nz * nz))
             # Otherwise the closest point is on the other side of a wall, or wound inward.
             scale = (1.0 if mx * nx + my * ny + mz * nz >= 0.0 else -1.0) / length
-            owners[row, block] = f
+            charts[row, block] = chart[f]
             found[row, block, 0] = mx * scale
             found[row, block, 1] = my * scale
             found[row, block, 2] = mz * scale
@@ -719,6 +719,8 @@ def shares(uv, a, b, c, x, y):
         wx, wy = x - ax, y - ay
         s, t = (wx * vy - wy * vx) / det, (ux * wy - uy * wx) / det
     r = 1.0 - s - t
+    if r >= 0.0 and s >= 0.0 and t >= 0.0:
+        return r, s, t
     r, s, t = max(r, 0.0), max(s, 0.0), max(t, 0.0)
     total = r + s + t
     return r / total, s / total, t / total
@@ -726,7 +728,7 @@ def shares(uv, a, b, c, x, y):
 
 @kernel
 def turn_normals(
-    start, stop, step, owner, chart, uv, uv_faces, source, normals, tangents, owners, samples,
+    start, stop, step, owner, chart, uv, uv_faces, source, normals, tangents, charts, samples,
     normal_map, covered, flag,
 ):  # fmt: skip
     # The samples of a texel's own chart, interpolated, in the frame of the interpolated normal and
@@ -742,14 +744,15 @@ def turn_normals(
             if f == -1:
                 continue
             f = -2 - f if f < 0 else f
+            own = chart[f]
             gx = (column + 0.5) / step - 0.5
             i = int(np.floor(gx))
             mx, my, mz, weights = 0.0, 0.0, 0.0, 0.0
             for k in range(4):
                 y, x = j + (k >> 1), i + (k & 1)
-                if y < 0 or x < 0 or y >= owners.shape[0] or x >= owners.shape[1]:
+                if y < 0 or x < 0 or y >= charts.shape[0] or x >= charts.shape[1]:
                     continue
-                if owners[y, x] < 0 or chart[owners[y, x]] != chart[f]:
+                if charts[y, x] != own:
                     continue
                 weight = 1e-6 + (gy - j if k >> 1 else 1.0 - gy + j) * (
                     gx - i if k & 1 else 1.0 - gx + i
