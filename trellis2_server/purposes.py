@@ -61,6 +61,7 @@ PURPOSES: Final[Mapping[str, Purpose]] = {
         {
             "type": "3mf",
             "solid": True,
+            "decimation_target": 200_000,
             "texture_size": 2048,
             "size_mm": 100,
             "origin": "floor",
