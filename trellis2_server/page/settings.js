@@ -60,7 +60,14 @@ const GROUPS = [
   { title: "The model", fields: ["seed", "pipeline_type", "texture_size", "decimation_target"] },
   {
     title: "Picture and file",
-    fields: ["remove_background", "alpha_mode", "texture_format", "occlusion", "normal_map", "lods"],
+    fields: [
+      "remove_background",
+      "alpha_mode",
+      "texture_format",
+      "occlusion",
+      "normal_map",
+      "lods",
+    ],
   },
   { title: "Sampler: rough structure", stage: "ss", fields: SAMPLER },
   { title: "Sampler: shape", stage: "shape", fields: SAMPLER },
