@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from tests.support.engines import GatedEngine, cube
+from tests.support.engines import GatedEngine
 from tests.support.server import COMPILING_S, Server, serving, settings, until
 from trellis2_server import export, pipeline
 from trellis2_server.engines.preview import PreviewEngine
+from trellis2_server.export import compilation
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -63,10 +64,9 @@ def _say_nothing(stage: str, step: int, steps: int) -> None:
 
 
 def _compile_the_rest() -> None:
-    from trellis2_server.export.remesh import remesh
-
+    rest = compilation.compile_rest()
     PreviewEngine().load(_say_nothing)
-    remesh(cube(), 64)
+    rest.join()
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.engines import PATIENCE_S
 from tests.support.interpreter import ROOT, run_python
 from trellis2_server.export import compilation
-from trellis2_server.export.compilation import PARTS, Compilation
+from trellis2_server.export.compilation import COMMON, PARTS, Compilation
 from trellis2_server.export.kernels import decimate
 
 if TYPE_CHECKING:
@@ -48,20 +49,21 @@ print({k.__name__ for k in loops if len(k.signatures) > before[k]})
 
 def test_compiled_parts_are_known_without_compiling_them(tmp_path: Path) -> None:
     assert (
-        run_python("from trellis2_server import export; export.warm_up(remesh=True)").stderr == ""
+        run_python("from trellis2_server import export; export.warm_up(everything=True)").stderr
+        == ""
     )
     assert run_python(QUERY).stdout.strip() == str(list(PARTS))
     assert run_python(QUERY, NUMBA_CACHE_DIR=str(tmp_path)).stdout.strip() == "[]"
 
 
 def test_a_source_that_was_only_touched_is_not_compiled_again() -> None:
-    run_python("from trellis2_server import export; export.warm_up(remesh=True)")
+    run_python("from trellis2_server import export; export.warm_up(everything=True)")
     source = Path(str(decimate.__file__))
     dates = source.stat()
     try:
         os.utime(source)
         # Whatever numba goes by: once it has compiled again, nothing is left to do.
-        run_python("from trellis2_server import export; export.warm_up(remesh=True)")
+        run_python("from trellis2_server import export; export.warm_up(everything=True)")
         assert run_python(QUERY).stdout.strip() == str(list(PARTS))
     finally:
         os.utime(source, ns=(dates.st_atime_ns, dates.st_mtime_ns))
@@ -92,13 +94,13 @@ def test_other_processes_compile_a_share(
         work.finish()
     assert 1 <= len(started) <= 3
     assert [process.returncode for _, process in started] == [0] * len(started)
-    assert {part for part, _ in started} <= {"prepare", "unwrap", "bake"}
+    assert {part for part, _ in started} <= {*COMMON}
 
 
 def test_processes_are_stopped_when_the_context_ends(
     started: list[tuple[str, subprocess.Popen[bytes]]],
 ) -> None:
-    with Compilation(remesh=True):
+    with Compilation(PARTS):
         pass
     assert all(process.returncode is not None for _, process in started)
 
@@ -109,3 +111,15 @@ def test_compilation_works_if_no_process_can_be_started(monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "executable", str(ROOT / "no such interpreter"))
     with Compilation() as work:
         work.finish()
+
+
+def test_what_only_some_requests_need_is_compiled_after_the_start(
+    started: list[tuple[str, subprocess.Popen[bytes]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compilation, "is_compiled", lambda part: part in COMMON)
+    thread = compilation.compile_rest.__wrapped__()
+    thread.join(PATIENCE_S * 4)
+    assert not thread.is_alive()
+    assert [part for part, _ in started] == [part for part in PARTS if part not in COMMON]
+    assert [process.returncode for _, process in started] == [0] * len(started)
+    assert compilation.compile_rest() is compilation.compile_rest()

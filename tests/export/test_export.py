@@ -68,7 +68,7 @@ import sys
 import numba
 from tests.support import shapes
 from trellis2_server import export
-export.warm_up(remesh=True)
+export.warm_up(everything=True)
 modules = [m for n, m in sys.modules.items() if n.startswith('trellis2_server.export.kernels.')]
 kernels = {k for m in modules for k in vars(m).values() if hasattr(k, 'signatures')}
 def kinds(k): return {tuple(map(str, map(numba.types.unliteral, s))) for s in k.signatures}

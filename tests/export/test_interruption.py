@@ -120,7 +120,7 @@ def observing() -> Iterator[Observer]:
     """Observe all loops; each runs on the thread that calls it."""
     if not hasattr(time, "pthread_getcpuclockid"):
         pytest.skip("this system has no CPU clock of a thread")
-    export.warm_up(remesh=True)
+    export.warm_up(everything=True)
     preview_kernels.load_all()
     with Observer() as watching, pytest.MonkeyPatch.context() as patch:
 

@@ -4,8 +4,9 @@
     untextured_glb   GLB with positions and normals
     textured_glb     unwrap, bake, encode and pack a GLB
     set_asset        replace the metadata of another exporter's GLB
-    warm_up          compile all loops now instead of during the first export
-    compiling        compile all loops in the background
+    warm_up          compile loops now instead of during the first export
+    compiling        compile the loops of every export in the background
+    compile_rest     compile the others later
 
 `retexture` textures an uploaded scene, `formats` converts a GLB to other file types.
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from trellis2_server.reports import Report
     from trellis2_server.request_fields import AlphaMode, Compression, TextureFormat
 
-__all__ = ["compiling", "prepare", "textured_glb", "untextured_glb", "warm_up"]
+__all__ = ["compile_rest", "compiling", "prepare", "textured_glb", "untextured_glb", "warm_up"]
 
 GENERATOR: Final = "trellis2-server"
 
@@ -235,25 +236,34 @@ def textured_glb(  # noqa: PLR0913
         return content
 
 
-def warm_up(*, remesh: bool = False) -> None:
-    """Compile all loops, or load them from the cache; other processes compile a share.
+def warm_up(*, everything: bool = False) -> None:
+    """Compile loops, or load them from the cache; other processes compile a share.
 
     Args:
-        remesh: include the loops that only a `remesh_resolution` needs, nearly as many again.
+        everything: include those that only some requests need, more than as many again.
 
     Raises:
         MissingPackageError: numba or Pillow is not installed.
     """
-    with compiling(remesh=remesh) as compilation:
+    from trellis2_server.export.compilation import COMMON, PARTS, Compilation
+
+    with Compilation(PARTS if everything else COMMON) as compilation:
         compilation.finish()
 
 
 def compiling(*, remesh: bool = False) -> Compilation:
-    """Return a context manager that compiles all loops in the background.
+    """Return a context manager that compiles the loops of every export in the background.
 
     Args:
-        remesh: include the loops that only a `remesh_resolution` needs, nearly as many again.
+        remesh: include the loops that only a `remesh_resolution` needs.
     """
-    from trellis2_server.export.compilation import Compilation
+    from trellis2_server.export.compilation import COMMON, Compilation
 
-    return Compilation(remesh=remesh)
+    return Compilation((*COMMON, "remesh") if remesh else COMMON)
+
+
+def compile_rest() -> None:
+    """Compile the loops that only some requests need, in another process of low priority."""
+    from trellis2_server.export import compilation
+
+    compilation.compile_rest()

@@ -9,6 +9,8 @@ Does not know: engines, whose loading may run at the same time.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import importlib
 import os
 import subprocess
@@ -21,8 +23,11 @@ import numpy as np
 
 from trellis2_server.export import subprocess_call
 from trellis2_server.mesh import Mesh, VoxelField
+from trellis2_server.thread_priority import EXPORT_NICENESS, lower_priority
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from typing_extensions import Self
 
     from trellis2_server.export.atlas import Atlas
@@ -37,6 +42,8 @@ PARTS: Final = {
     "draw": ("drawing",),
     "maps": ("levels", "maps", "normals", "occlusion"),
 }
+#: Parts that every export needs. Others are compiled after the start, see `compile_rest`.
+COMMON: Final = ("prepare", "unwrap", "bake")
 #: Loops that no export needs: only measurements sample a field at points.
 _OPTIONAL: Final = {"bake.sample_points"}
 
@@ -51,14 +58,14 @@ class Compilation:
     Leaving the context stops the processes.
 
     Args:
-        remesh: include the loops that only a `remesh_resolution` needs, nearly as many again.
+        parts: of `PARTS`.
 
     Raises:
         MissingPackageError: numba is not installed.
     """
 
-    def __init__(self, *, remesh: bool = False) -> None:
-        self._parts = [part for part in PARTS if remesh or part != "remesh"]
+    def __init__(self, parts: Iterable[str] = COMMON) -> None:
+        self._parts = tuple(parts)
         self._queue: deque[str] = deque()
         self._lock = threading.Lock()
         self._is_closed = False
@@ -112,6 +119,31 @@ class Compilation:
             process.wait()
             with self._lock:
                 self._running.remove(process)
+
+
+@functools.cache
+def compile_rest() -> threading.Thread:
+    """Compile the parts that are not compiled yet, one after the other, with a low priority.
+
+    A request that needs one sooner compiles it itself. Further calls do nothing.
+
+    Returns:
+        The thread, which ends when all are compiled. Its process ends with this one, unless that is
+        killed.
+    """
+
+    def run() -> None:
+        lower_priority(EXPORT_NICENESS)  # the processes that it starts have the same
+        for part in PARTS:
+            process = None if is_compiled(part) else _start(part)
+            if process is not None:
+                atexit.register(process.kill)
+                process.wait()
+                atexit.unregister(process.kill)
+
+    thread = threading.Thread(target=run, name="compile-rest", daemon=True)
+    thread.start()
+    return thread
 
 
 def is_compiled(part: str) -> bool:
