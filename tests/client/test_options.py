@@ -12,10 +12,15 @@ from trellis2_server.request_fields import BY_NAME, FIELDS
 PLAIN = {"integer": int, "number": float, "boolean": bool, "string": str}
 
 
-def test_each_field_but_three_is_an_option() -> None:
+def test_each_field_but_four_is_an_option() -> None:
     names = [option.name for option in OPTIONS]
     assert len(names) == len(set(names))
-    assert set(names) == {field.name for field in FIELDS} - {"texture", "type", "no_rembg"}
+    assert set(names) == {field.name for field in FIELDS} - {
+        "texture",
+        "type",
+        "preset",
+        "no_rembg",
+    }
     seed = BY_NAME["seed"]
     assert OPTIONS[0] == Option("seed", "integer", seed.summary, seed.bounds)
 

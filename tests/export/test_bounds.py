@@ -51,7 +51,7 @@ def test_grids_of_usual_charts_are_not_limited_and_those_of_needles_share_a_budg
 def test_large_faces_all_over_the_box_do_not_fill_every_cell() -> None:
     corners = np.random.default_rng(5).uniform(-0.5, 0.5, (4000, 3, 3))
     mesh = hostile_shapes.separate(corners)
-    *_, members, _ = bake._index_faces(mesh)
+    *_, members, _ = bake.index_faces(mesh)
     assert len(members) < 64 * len(mesh.faces)
     points = np.random.default_rng(6).uniform(-0.5, 0.5, (20, 3))
     closest = bake.closest_points(points, mesh)

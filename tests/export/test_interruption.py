@@ -27,10 +27,12 @@ from trellis2_server.export.given_uv import check_uv
 from trellis2_server.export.levels import create_levels
 from trellis2_server.export.normals import full_surface
 from trellis2_server.export.occlusion import measure_occlusion
+from trellis2_server.export.pictures import draw_picture
 from trellis2_server.export.unwrap import unwrap
 from trellis2_server.inputs.meshes import Scene, to_model_frame
 from trellis2_server.inputs.meshes.scene import Part
 from trellis2_server.mesh import Mesh
+from trellis2_server.parameters import PictureForm
 from trellis2_server.reports import no_report
 
 if TYPE_CHECKING:
@@ -229,7 +231,8 @@ def test_all_loops_are_observed(ordinary: Observer) -> None:
             np.arange(len(sphere.faces))[:, None] % 3 == 0, sphere.faces[:, ::-1], sphere.faces
         )
         export.prepare(Mesh(sphere.vertices, mixed), decimation_target=10_000)
-        export.textured_glb(shapes.sphere(), shapes.field(8), texture_size=32)
+        glb = export.textured_glb(shapes.sphere(), shapes.field(8), texture_size=32)
+        draw_picture(glb, PictureForm("thumbnail", 32))
     called = ordinary.called | observer.called
     inner = {name for name, loop in _loops().items() if "flag" not in _parameters(loop)}
     never = {name.rpartition(".")[2] for name in _loops().keys() - inner - called}

@@ -39,7 +39,7 @@ def test_a_model_is_exported_for_what_it_is_for(tab: OpenTab) -> None:
         one.page.get_by_role("button", name="Print").click()
         one.see("#purpose-fields", "Size in millimetres: 100")
         assert one.page.locator("#export-type").input_value() == "3mf"
-        assert one.page.locator("#export-decimation_target").input_value() == ""
+        assert one.page.locator("#export-decimation_target").input_value() == "200000"
         assert one.page.locator("#purposes [aria-pressed=true]").all_inner_texts() == ["Print"]
         assert one.violations() == []
         with one.page.expect_download() as saved:

@@ -77,3 +77,7 @@ def test_maps_that_trellis2s_own_exporter_lacks_are_refused_where_it_exports() -
     with pytest.raises(InputError, match=r"^occlusion: .*export\.backend: upstream"):
         read_options({"occlusion": True}, upstream)
     assert read_options({"occlusion": True}, upstream, mesh="0" * 32).occlusion
+
+
+def test_an_empty_list_of_levels_is_none() -> None:
+    assert read_options({"lods": []}, DEFAULTS).lods == ()

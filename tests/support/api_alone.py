@@ -10,7 +10,7 @@ from tests.support.app_client import AppClient
 from tests.support.managers import options
 from trellis2_server.api.app import create_api
 from trellis2_server.jobs.job import Job, Status
-from trellis2_server.jobs.service import Health, JobView
+from trellis2_server.jobs.service import ExportedModel, Health, JobView
 from trellis2_server.settings import Settings
 from trellis2_server.storage.content import BytesContent
 from trellis2_server.storage.store import Artifact
@@ -106,10 +106,10 @@ class Service:
         self._note("convert", model, file_type, **named)
         return BytesContent(CONTENTS[model])
 
-    async def export(self, job: Job, options: Any, caller: Any, **named: Any) -> BytesContent:
+    async def export(self, job: Job, options: Any, caller: Any, **named: Any) -> ExportedModel:
         del caller
         self._note("export", job.uid, options.texture_size, **named)
-        return BytesContent(b"exported")
+        return ExportedModel(BytesContent(b"exported"))
 
     async def get_file(self, name: str, file_name: str, caller: Any) -> tuple[Job, Artifact]:
         del caller

@@ -116,6 +116,8 @@ def _interval(field: RequestField, name: str, value: object) -> tuple[float, flo
 
 def _integers(field: RequestField, name: str, value: object) -> tuple[int, ...]:
     parts: object = re.split(r"[,\s]+", value.strip(" []()")) if isinstance(value, str) else value
+    if isinstance(parts, list | tuple) and not parts:
+        return ()
     if not isinstance(parts, list | tuple) or not 2 <= len(parts) <= _MAX_INTEGERS:  # noqa: PLR2004
         raise InputError(f"{name}: must be two to {_MAX_INTEGERS} numbers, descending")
     found = tuple(round(_clamped(name, part, _bounds(field))) for part in parts)
