@@ -43,6 +43,9 @@ Stage = Literal["ss", "shape", "tex"]
 RemoveBackground = bool | Literal["always"]
 
 MAX_SEED: Final = 2**32 - 1
+#: How many levels of detail a file has, if it has some.
+LEAST_LEVELS: Final = 2
+MOST_LEVELS: Final = 8
 #: Longest edge of a model for `min_wall_mm` where the request does not set its size, millimetres.
 PRINT_SIZE_MM: Final = 100.0
 RANDOM_SEED: Final = -1

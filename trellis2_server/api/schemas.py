@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, Field
 
-from trellis2_server.request_fields import FIELDS
+from trellis2_server.request_fields import FIELDS, LEAST_LEVELS, MOST_LEVELS
 
 if TYPE_CHECKING:
     from trellis2_server.request_fields import RequestField
@@ -63,7 +63,8 @@ def field_schema(field: RequestField, maximum: int | None = None) -> dict[str, A
     elif field.kind == "integers":
         low, high = map(int, field.bounds or (0, 0))
         items = {"type": "integer", "minimum": low, "maximum": high}
-        known = {"type": "array", "items": items, "minItems": 2, "maxItems": 8}
+        known = {"type": "array", "items": items}
+        known |= {"minItems": LEAST_LEVELS, "maxItems": MOST_LEVELS}
     elif field.is_nullable:
         known = {"type": [field.kind, "null"], "enum": [*field.choices, None]}
     elif field.choices:

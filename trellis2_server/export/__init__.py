@@ -220,18 +220,14 @@ def textured_glb(  # noqa: PLR0913
             )
         finished = stage_report(watched, "pack", 1)
         finished(0)
-        if levels:
-            content = glb.pack_levels(
-                [triangles, *levels],
-                material,
-                extras=extras,
-                generator=generator,
-                compress=compress,
-            )
-        else:
-            content = glb.pack(
-                triangles, material, extras=extras, generator=generator, compress=compress
-            )
+        content = glb.pack(
+            triangles,
+            material,
+            extras=extras,
+            generator=generator,
+            compress=compress,
+            coarser=levels,
+        )
         finished(1)
         return content
 

@@ -33,22 +33,26 @@ if TYPE_CHECKING:
 _LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP_TO_EDGE = 9729, 9987, 33071
 
 
-def pack(
+def pack(  # noqa: PLR0913
     geometry: GltfGeometry,
     material: Material,
     *,
     extras: Mapping[str, object],
     generator: str,
     compress: Compression | None = None,
+    coarser: Sequence[GltfGeometry] = (),
 ) -> bytes:
-    """Return a GLB with one mesh. Equal arguments give equal bytes.
+    """Return a GLB with one mesh, and with its levels of detail. Equal arguments give equal bytes.
+
+    Levels are those of the extension MSFT_lod, which is not required.
 
     Args:
         geometry: triangles of the mesh.
-        material: of the mesh.
+        material: of all levels.
         extras: JSON values, written to `asset.extras`.
         generator: name and version of the program.
         compress: compression of the triangles; None: uncompressed.
+        coarser: triangles of further levels of detail, finest first.
 
     Raises:
         ExportError: `extras` is not JSON, or the file would reach 4 GiB.
@@ -56,56 +60,18 @@ def pack(
     """
     builder = new_document(extras, generator)
     builder.json |= {"scene": 0, "scenes": [{"nodes": [0]}]}
-    builder.add("nodes", {"name": "model", "mesh": 0})
-    if compress is None:
-        (primitive,) = _add_parts(builder, single_part(geometry))
-    else:
-        primitive = add_compressed(builder, geometry, compress)
-    primitive["material"] = _add_material(
-        builder, material, is_double_sided=geometry.is_double_sided
-    )
-    builder.add("meshes", {"name": "model", "primitives": [primitive]})
-    return builder.to_glb()
-
-
-def pack_levels(
-    levels: Sequence[GltfGeometry],
-    material: Material,
-    *,
-    extras: Mapping[str, object],
-    generator: str,
-    compress: Compression | None = None,
-) -> bytes:
-    """Return a GLB with levels of detail, by the extension MSFT_lod, which is not required.
-
-    Args:
-        levels: triangles, finest first.
-        material: of all levels.
-        extras: JSON values, written to `asset.extras`.
-        generator: name and version of the program.
-        compress: compression of the triangles; None: uncompressed.
-
-    Raises:
-        ExportError: `extras` is not JSON, or the file would reach 4 GiB.
-        MissingPackageError: the package for `compress` is not installed.
-    """
-    builder = new_document(extras, generator)
-    builder.json |= {"scene": 0, "scenes": [{"nodes": [0]}], "extensionsUsed": ["MSFT_lod"]}
-    faces = [len(level.faces) for level in levels]
-    # Each level until its faces are as large on the screen as the first one's at half of it.
-    coverage = [round(0.5 * (next_one / faces[0]) ** 0.5, 4) for next_one in faces[1:]]
-    builder.add(
-        "nodes",
-        {
-            "name": "model",
-            "mesh": 0,
-            "extensions": {"MSFT_lod": {"ids": list(range(1, len(levels)))}},
-            "extras": {"MSFT_screencoverage": [*coverage, 0.0]},
-        },
-    )
-    is_double_sided = levels[0].is_double_sided
+    node: dict[str, Any] = {"name": "model", "mesh": 0}
+    if coarser:
+        builder.json["extensionsUsed"] = ["MSFT_lod"]
+        # Each level until its faces are as large on the screen as the first one's at half of it.
+        coverage = [
+            round(0.5 * (len(level.faces) / len(geometry.faces)) ** 0.5, 4) for level in coarser
+        ]
+        node["extensions"] = {"MSFT_lod": {"ids": list(range(1, len(coarser) + 1))}}
+        node["extras"] = {"MSFT_screencoverage": [*coverage, 0.0]}
+    builder.add("nodes", node)
     material_index: int | None = None
-    for number, level in enumerate(levels):
+    for number, level in enumerate((geometry, *coarser)):
         name = f"model_lod{number}" if number else "model"
         if number:
             builder.add("nodes", {"name": name, "mesh": number})
@@ -114,7 +80,9 @@ def pack_levels(
         else:
             primitive = add_compressed(builder, level, compress)
         if material_index is None:
-            material_index = _add_material(builder, material, is_double_sided=is_double_sided)
+            material_index = _add_material(
+                builder, material, is_double_sided=geometry.is_double_sided
+            )
         primitive["material"] = material_index
         builder.add("meshes", {"name": name, "primitives": [primitive]})
     return builder.to_glb()

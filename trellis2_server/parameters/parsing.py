@@ -92,21 +92,22 @@ def read_fields(raw: Mapping[str, object]) -> dict[str, Any]:
 
 
 def _with_preset(
-    raw: Mapping[str, object], *, has_mesh: bool, has_maps: bool = True
+    raw: Mapping[str, object], settings: Settings | None = None, *, has_mesh: bool
 ) -> dict[str, Any]:
     """Return the known fields of a request, with those of its preset that it leaves out.
 
     Args:
         raw: fields of the request.
+        settings: the server's settings; None: its exporter does not matter.
         has_mesh: whether the request or the job has a mesh.
-        has_maps: whether the server's exporter can bake further maps.
     """
     found = read_fields(raw)
     if "preset" not in found:
         return found
     suited = suited_fields(found["preset"], found.get("type"), has_mesh=has_mesh)
     both = {**read_fields(suited), **found}
-    has_maps = has_maps and both.get("texture") is not False
+    is_own = settings is None or settings.export.backend != "upstream"
+    has_maps = is_own and both.get("texture") is not False
     return {
         name: value
         for name, value in both.items()
@@ -165,8 +166,7 @@ def read_options(raw: Mapping[str, object], settings: Settings, mesh: str | None
     Raises:
         InputError: a value makes no sense, or not with another one; names the fields.
     """
-    has_maps = settings.export.backend != "upstream"
-    found = _with_preset(raw, has_mesh=mesh is not None, has_maps=has_maps)
+    found = _with_preset(raw, settings, has_mesh=mesh is not None)
     _resolve_alternatives(found)
     compress = found.get("compress", settings.export.compress)
     _check_combinations(found, settings, compress, has_mesh=mesh is not None)
@@ -212,8 +212,7 @@ def read_export(raw: Mapping[str, object], options: Options, settings: Settings)
     Raises:
         InputError: a value makes no sense, or not with another one; names the fields.
     """
-    has_maps = settings.export.backend != "upstream"
-    found = _with_preset(raw, has_mesh=options.mesh is not None, has_maps=has_maps)
+    found = _with_preset(raw, settings, has_mesh=options.mesh is not None)
     compress = found.get("compress", options.compress)
     _check_combinations(found, settings, compress, has_mesh=options.mesh is not None)
     file_type = found.get("type", BY_NAME["type"].default)

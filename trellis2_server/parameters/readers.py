@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.errors import InputError
+from trellis2_server.request_fields import LEAST_LEVELS, MOST_LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 _MAX_DEGREES: Final = 1e9
 #: Least size of a model, millimetres or metres.
 _LEAST_SIZE: Final = 1e-3
-#: Length of a list, at most.
-_MAX_INTEGERS: Final = 8
 
 
 def read(field: RequestField, name: str, value: object) -> Any:
@@ -118,8 +117,8 @@ def _integers(field: RequestField, name: str, value: object) -> tuple[int, ...]:
     parts: object = re.split(r"[,\s]+", value.strip(" []()")) if isinstance(value, str) else value
     if isinstance(parts, list | tuple) and not parts:
         return ()
-    if not isinstance(parts, list | tuple) or not 2 <= len(parts) <= _MAX_INTEGERS:  # noqa: PLR2004
-        raise InputError(f"{name}: must be two to {_MAX_INTEGERS} numbers, descending")
+    if not isinstance(parts, list | tuple) or not LEAST_LEVELS <= len(parts) <= MOST_LEVELS:
+        raise InputError(f"{name}: must be two to {MOST_LEVELS} numbers, descending")
     found = tuple(round(_clamped(name, part, _bounds(field))) for part in parts)
     if any(later >= earlier for earlier, later in pairwise(found)):
         raise InputError(f"{name}: each number must be less than the one before")

@@ -299,6 +299,19 @@ def similarity(normals, f, g):
 
 
 @kernel
+def add_around(v, f, first, corners, normals, values, total, weights):
+    # Add the faces that meet face f at vertex v and face the same way. Some are enough where very
+    # many meet.
+    stride = 1 + (first[v + 1] - first[v]) // MOST_AROUND
+    for i in range(first[v], first[v + 1], stride):
+        g = corners[i] // 3
+        weight = similarity(normals, f, g)
+        total += weight * values[g]
+        weights += weight
+    return total, weights
+
+
+@kernel
 def smooth_faces(start, stop, faces, first, corners, normals, values, smoothed, flag):
     # The mean of a face and of those that meet it at a vertex and face the same way.
     for f in range(start, stop):
@@ -306,14 +319,9 @@ def smooth_faces(start, stop, faces, first, corners, normals, values, smoothed, 
             return
         total, weights = 1e-3 * values[f], 1e-3  # all that a face without a normal has
         for k in range(3):
-            v = faces[f, k]
-            # Some of the faces are enough where very many meet.
-            stride = 1 + (first[v + 1] - first[v]) // MOST_AROUND
-            for i in range(first[v], first[v + 1], stride):
-                g = corners[i] // 3
-                weight = similarity(normals, f, g)
-                total += weight * values[g]
-                weights += weight
+            total, weights = add_around(
+                faces[f, k], f, first, corners, normals, values, total, weights
+            )
         smoothed[f] = total / weights
 
 
@@ -324,15 +332,9 @@ def spread_to_corners(start, stop, faces, first, corners, normals, values, found
         if f & 255 == 0 and is_cancelled(flag):
             return
         for k in range(3):
-            v = faces[f, k]
-            total, weights = 1e-3 * values[f], 1e-3
-            # Some of the faces are enough where very many meet.
-            stride = 1 + (first[v + 1] - first[v]) // MOST_AROUND
-            for i in range(first[v], first[v + 1], stride):
-                g = corners[i] // 3
-                weight = similarity(normals, f, g)
-                total += weight * values[g]
-                weights += weight
+            total, weights = add_around(
+                faces[f, k], f, first, corners, normals, values, 1e-3 * values[f], 1e-3
+            )
             found[f, k] = total / weights
 
 
