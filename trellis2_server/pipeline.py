@@ -30,6 +30,7 @@ from trellis2_server.decoders.objects import DecoderFinder
 from trellis2_server.engines.preview import PreviewEngine
 from trellis2_server.engines.trellis2 import Trellis2Engine, reason_unavailable
 from trellis2_server.errors import ConfigError
+from trellis2_server.export import compile_rest
 from trellis2_server.export.gltf import set_asset
 from trellis2_server.inputs.images import Cutter
 from trellis2_server.parameters import PictureForm
@@ -51,6 +52,7 @@ __all__ = [
     "Geometry",
     "UploadedMesh",
     "choose_engine",
+    "compile_rest",
     "convert",
     "cpu_workers",
     "export_model",

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from trellis2_server import export, pipeline
+from trellis2_server import pipeline
 from trellis2_server.digests import md5
 from trellis2_server.mesh import Shape
 from trellis2_server.pipeline import convert
@@ -222,7 +222,7 @@ class LocalExecutor:
     def load(self, report: Report) -> None:
         """Load the engine and the exporter; then compile what only some requests need."""
         pipeline.load(self._engine, report, remesh=self._export.remesh)
-        export.compile_rest()
+        pipeline.compile_rest()
 
     def unload(self) -> None:
         """Unload the engine."""
