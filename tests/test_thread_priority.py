@@ -69,6 +69,20 @@ def test_the_threads_of_an_export_have_a_low_priority_whoever_starts_them(
     assert set(found) == {10}
 
 
+def test_a_priority_that_is_lower_already_stays() -> None:
+    found: list[int] = []
+
+    def lower_twice() -> None:
+        for each in (7, 3):
+            lower_priority(each)
+            found.append(niceness())
+
+    thread = threading.Thread(target=lower_twice)
+    thread.start()
+    thread.join()
+    assert found == [7, 7]
+
+
 def test_a_priority_that_the_system_refuses_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError

@@ -36,8 +36,11 @@ def device_niceness(engine: Mapping[str, object]) -> int:
 def lower_priority(niceness: int = WORKER_NICENESS) -> None:
     """Lower the priority of the current thread and of the threads that it starts.
 
-    Has an effect on Linux only, where each thread has its own niceness.
+    One that is lower already stays. Has an effect on Linux only, where each thread has its own
+    niceness.
     """
     if sys.platform == "linux":
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+            thread = threading.get_native_id()
+            present = os.getpriority(os.PRIO_PROCESS, thread)
+            os.setpriority(os.PRIO_PROCESS, thread, max(present, niceness))

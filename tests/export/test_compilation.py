@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
@@ -12,6 +12,7 @@ from tests.support.interpreter import ROOT, run_python
 from trellis2_server.export import compilation
 from trellis2_server.export.compilation import COMMON, PARTS, Compilation
 from trellis2_server.export.kernels import decimate
+from trellis2_server.thread_priority import EXPORT_NICENESS
 
 if TYPE_CHECKING:
     import subprocess
@@ -69,16 +70,24 @@ def test_a_source_that_was_only_touched_is_not_compiled_again() -> None:
         os.utime(source, ns=(dates.st_atime_ns, dates.st_mtime_ns))
 
 
+class Started(NamedTuple):
+    """A process that compiles a part."""
+
+    part: str
+    process: subprocess.Popen[bytes]
+    niceness: int
+
+
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, subprocess.Popen[bytes]]]:
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Started]:
     """The processes of a compilation for which nothing is compiled yet."""
-    processes: list[tuple[str, subprocess.Popen[bytes]]] = []
+    processes: list[Started] = []
     real = compilation._start
 
-    def start(part: str) -> subprocess.Popen[bytes] | None:
-        process = real(part)
+    def start(part: str, niceness: int = 0) -> subprocess.Popen[bytes] | None:
+        process = real(part, niceness)
         if process is not None:
-            processes.append((part, process))
+            processes.append(Started(part, process, niceness))
         return process
 
     monkeypatch.setattr(compilation, "_start", start)
@@ -88,21 +97,21 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, subprocess.Popen
 
 
 def test_other_processes_compile_a_share(
-    started: list[tuple[str, subprocess.Popen[bytes]]],
+    started: list[Started],
 ) -> None:
     with Compilation() as work:
         work.finish()
     assert 1 <= len(started) <= 3
-    assert [process.returncode for _, process in started] == [0] * len(started)
-    assert {part for part, _ in started} <= {*COMMON}
+    assert [each.process.returncode for each in started] == [0] * len(started)
+    assert {each.part for each in started} <= {*COMMON}
 
 
 def test_processes_are_stopped_when_the_context_ends(
-    started: list[tuple[str, subprocess.Popen[bytes]]],
+    started: list[Started],
 ) -> None:
     with Compilation(PARTS):
         pass
-    assert all(process.returncode is not None for _, process in started)
+    assert all(each.process.returncode is not None for each in started)
 
 
 def test_compilation_works_if_no_process_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,12 +123,13 @@ def test_compilation_works_if_no_process_can_be_started(monkeypatch: pytest.Monk
 
 
 def test_what_only_some_requests_need_is_compiled_after_the_start(
-    started: list[tuple[str, subprocess.Popen[bytes]]], monkeypatch: pytest.MonkeyPatch
+    started: list[Started], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compilation, "is_compiled", lambda part: part in COMMON)
     thread = compilation.compile_rest.__wrapped__()
     thread.join(PATIENCE_S * 4)
     assert not thread.is_alive()
-    assert [part for part, _ in started] == [part for part in PARTS if part not in COMMON]
-    assert [process.returncode for _, process in started] == [0] * len(started)
+    assert [each.part for each in started] == [part for part in PARTS if part not in COMMON]
+    assert [each.process.returncode for each in started] == [0] * len(started)
+    assert {each.niceness for each in started} == {EXPORT_NICENESS}
     assert compilation.compile_rest() is compilation.compile_rest()

@@ -41,7 +41,7 @@ _ENVIRONMENT = {
     "PYTHONWARNINGS": "ignore",
 }
 #: Longer than anything takes on a busy machine, seconds.
-LONG_S = 120.0
+LONG_S = 300.0
 _AUTHORITY = b"a key for the loopback interface"
 _STORE_BYTES = 150_000_000
 #: State of an engine, too large for Ray to send inside a message.

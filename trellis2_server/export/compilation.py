@@ -1,8 +1,8 @@
 """Compile all loops of the exporter before the first export, in several processes.
 
 numba compiles on one core and holds the interpreter lock meanwhile, so only other processes can
-share the work. `python -m trellis2_server.export.compilation PART` compiles one part into numba's
-cache on disk. Without a cache, no other process is started.
+share the work. `python -m trellis2_server.export.compilation PART NICENESS` compiles one part
+into numba's cache on disk. Without a cache, no other process is started.
 
 Does not know: engines, whose loading may run at the same time.
 """
@@ -125,6 +125,9 @@ class Compilation:
 def compile_rest() -> threading.Thread:
     """Compile the parts that are not compiled yet, one after the other, with a low priority.
 
+    Only the processes have it: this thread holds the interpreter's lock from time to time, for
+    which a thread that waits for a processor would keep all others waiting.
+
     A request that needs one sooner compiles it itself. Further calls do nothing.
 
     Returns:
@@ -133,9 +136,8 @@ def compile_rest() -> threading.Thread:
     """
 
     def run() -> None:
-        lower_priority(EXPORT_NICENESS)  # the processes that it starts have the same
         for part in PARTS:
-            process = None if is_compiled(part) else _start(part)
+            process = None if is_compiled(part) else _start(part, EXPORT_NICENESS)
             if process is not None:
                 atexit.register(process.kill)
                 process.wait()
@@ -169,11 +171,11 @@ def _is_cached(loop: Any) -> bool:
         return False
 
 
-def _start(part: str) -> subprocess.Popen[bytes] | None:
+def _start(part: str, niceness: int = 0) -> subprocess.Popen[bytes] | None:
     """Start a process that compiles the part; None: it could not be started."""
     try:
         return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "trellis2_server.export.compilation", part],
+            [sys.executable, "-m", "trellis2_server.export.compilation", part, str(niceness)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -324,4 +326,5 @@ def _bake(mesh: Mesh, field: VoxelField) -> None:
 
 
 if __name__ == "__main__":
+    lower_priority(int(sys.argv[2]))
     _compile(sys.argv[1])
