@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 import schemathesis
@@ -15,7 +15,7 @@ from tests.support.server import Server, encoded, picture, serving
 from tests.support.server import settings as configured
 from trellis2_server.api.app import create_app
 from trellis2_server.inputs.images import Cutter
-from trellis2_server.settings import Settings
+from trellis2_server.settings import Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -24,7 +24,10 @@ schemathesis.openapi.media_type("image/png", st.binary(max_size=200) | st.just(p
 schemathesis.openapi.media_type("image/jpeg", st.binary(max_size=200))
 schemathesis.openapi.media_type("image/webp", st.just(picture(file_format="WEBP")))
 
-SCHEMA = schemathesis.openapi.from_dict(create_app(Settings(), GatedEngine(), Cutter()).openapi())
+PROTOCOLS = {"protocols": list(get_args(Protocol))}
+SCHEMA = schemathesis.openapi.from_dict(
+    create_app(configured(server=PROTOCOLS), GatedEngine(), Cutter()).openapi()
+)
 OPERATIONS = {found.ok().label: found.ok() for found in SCHEMA.get_all_operations()}
 POSTS = [label for label in OPERATIONS if label.startswith("POST ")]
 POSITIVE, NEGATIVE = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
@@ -40,7 +43,9 @@ CONFORMANCE = [
 def target() -> Generator[Server]:
     limits = {"texture_timeout_seconds": 5, "max_queue_length": 3, "job_max_age_seconds": 1}
     small = {"glb_texture_size": 256, "glb_decimation_target": 2000}
-    with serving(GatedEngine(), configured(worker=limits, export=small)) as server:
+    with serving(
+        GatedEngine(), configured(server=PROTOCOLS, worker=limits, export=small)
+    ) as server:
         server.wait_until_loaded()
         yield server
 
