@@ -23,7 +23,7 @@ from trellis2_server.api.error_handlers import add_error_handlers
 from trellis2_server.api.event_streams import EventStreams
 from trellis2_server.api.head_routes import with_head
 from trellis2_server.api.inflight_bodies import InflightBodies
-from trellis2_server.api.links import LinkSigner
+from trellis2_server.api.links import make_signer
 from trellis2_server.api.metrics import Metrics
 from trellis2_server.api.middleware import (
     ApiKeyMiddleware,
@@ -144,7 +144,7 @@ def create_api(settings: Settings, open_service: OpenService, observe: Observe) 
     app.state.event_streams = EventStreams(settings.server.max_event_streams_per_client)
     app.state.rate_limit = RateLimit(settings.server.rate_per_minute)
     app.state.worker_id = secrets.token_hex(3)
-    app.state.links = _link_signer(settings.server)
+    app.state.links = make_signer(settings)
     app.state.started_unix_s = int(time.time())
     for router in map(with_head, routers_of(settings.server.protocols)):
         app.include_router(router)
@@ -188,12 +188,6 @@ def _add_middleware(app: FastAPI, server: ServerSettings, observe: Observe) -> N
         )
         app.add_middleware(PrivateNetworkMiddleware)
     app.add_middleware(RequestContextMiddleware, observe=observe)
-
-
-def _link_signer(server: ServerSettings) -> LinkSigner:
-    configured = server.link_secret
-    secret = configured.get_secret_value().encode() if configured else secrets.token_bytes(32)
-    return LinkSigner(secret, server.link_seconds)
 
 
 def _methods(protocols: Collection[Protocol]) -> set[str]:

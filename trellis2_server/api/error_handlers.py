@@ -121,7 +121,7 @@ class ErrorResponse(JSONResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
-        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        path: str = scope.get("path", "").removeprefix(scope.get("root_path", ""))
         if _OPENAI_PATHS.match(path):
             headers = {
                 name: value

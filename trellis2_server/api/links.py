@@ -14,20 +14,27 @@ import base64
 import hashlib
 import hmac
 import re
+import secrets
 import time
 from typing import TYPE_CHECKING, Final
+
+from pydantic import SecretStr
 
 from trellis2_server.api.api_keys import NO_OWNER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from trellis2_server.settings import Settings
+
 _UID: Final = "([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 #: Paths that a link may be for; the groups are the job's uid.
-PATHS: Final = re.compile(rf"(?:/api)?/(?:jobs/{_UID}/[^/]+|events/{_UID})\Z")
+PATHS: Final = re.compile(rf"(?:/api)?/(?:jobs/{_UID}/[a-z0-9._]+|events/{_UID})\Z")
 #: Links of one minute are equal, so that what they name is found in caches, seconds.
 _GRAIN_S: Final = 60
 _EXPIRES: Final = re.compile(r"[0-9]{1,12}\Z")
+_SIGNATURE: Final = re.compile(r"[A-Za-z0-9_-]{43}\Z")
+_SECRET_BYTES: Final = 32
 
 
 class LinkSigner:
@@ -75,17 +82,16 @@ class LinkSigner:
         """
         match = PATHS.match(path)
         expires, signature = query.get("expires", ""), query.get("signature", "")
-        if match is None or not signature or not _EXPIRES.match(expires):
+        if not (match and _SIGNATURE.match(signature) and _EXPIRES.match(expires)):
             return None
         if int(expires) <= self._clock():
             return None
         uid = match.group(1) or match.group(2)
-        given = signature.encode()
         # All owners are compared, so that the time reveals nothing about them.
         found = [
             owner
             for owner in owners
-            if hmac.compare_digest(self._signature(uid, owner, expires).encode(), given)
+            if hmac.compare_digest(self._signature(uid, owner, expires), signature)
         ]
         return found[0] if found else None
 
@@ -93,3 +99,22 @@ class LinkSigner:
         message = f"{uid}\n{owner}\n{expires}".encode()
         digest = hmac.digest(self._secret, message, hashlib.sha256)
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def with_link_secret(settings: Settings) -> Settings:
+    """Return the settings with a secret: the configured one, or a random one.
+
+    Processes that serve the same clients need the same.
+    """
+    if settings.server.link_secret is not None:
+        return settings
+    secret = SecretStr(secrets.token_urlsafe(_SECRET_BYTES))
+    server = settings.server.model_copy(update={"link_secret": secret})
+    return settings.model_copy(update={"server": server})
+
+
+def make_signer(settings: Settings) -> LinkSigner:
+    """Return what makes and checks the links of a server."""
+    server = with_link_secret(settings).server
+    secret = server.link_secret.get_secret_value() if server.link_secret else ""
+    return LinkSigner(secret.encode(), server.link_seconds)
