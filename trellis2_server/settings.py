@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 #: Reactions to a lack of GPU memory.
 OomFallback = Literal["none", "tokens", "resolution"]
 
+#: Families of routes that `server.protocols` turns on.
+Protocol = Literal["native", "hunyuan", "openai", "sglang", "stableprojectorz", "unity"]
+
 #: Number of the largest bodies that may be in flight, where no budget is set.
 _BODIES_IN_FLIGHT: Final = 4
 
@@ -69,6 +72,12 @@ class ServerSettings(_Section):
     log_format: Literal["text", "json"] = Field(
         default="text", description="Format of the log: one line per record, as text or JSON."
     )
+    protocols: tuple[Protocol, ...] = Field(
+        default=("native", "hunyuan", "openai"),
+        min_length=1,
+        description="Protocols to serve. Jobs, their files, health and metrics are served with any "
+        "of them.",
+    )
     api_keys: tuple[SecretStr, ...] = Field(
         default=(), description="API keys; each request needs one of them. None: no key is needed."
     )
@@ -77,6 +86,18 @@ class ServerSettings(_Section):
         strict=False,
         description="File with more API keys, one per line; `#` begins a comment. The environment "
         "variable `TRELLIS2_SERVER_API_KEYS` may hold more, separated by commas.",
+    )
+    link_secret: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="Secret that signs links to a job's files, where there are API keys. Null: a "
+        "random one at each start, which ends earlier links.",
+    )
+    link_seconds: int = Field(
+        default=3600,
+        ge=60,
+        le=604_800,
+        description="How long a signed link is valid, seconds; up to a minute more.",
     )
     cors_origins: tuple[str, ...] | None = Field(
         default=None,
@@ -160,7 +181,9 @@ class ServerSettings(_Section):
         """Accept one address."""
         return (value,) if isinstance(value, str) else value
 
-    @field_validator("host", "api_keys", "cors_origins", "trusted_proxies", mode="before")
+    @field_validator(
+        "host", "protocols", "api_keys", "cors_origins", "trusted_proxies", mode="before"
+    )
     @classmethod
     def _list(cls, value: object) -> object:
         """Convert a list to a tuple, which JSON does not have."""
@@ -556,6 +579,7 @@ def _first_problem(error: ValidationError) -> str:
         model = section.annotation if section else Settings
         return f"{key}: unknown key; known here: {_names(model)}"  # pyright: ignore[reportArgumentType]
     value = problem["input"]
-    shown = "" if "api_keys" in where or isinstance(value, dict | list) else f", not {value!r:.60}"
+    is_secret = not {"api_keys", "link_secret"}.isdisjoint(where)
+    shown = "" if is_secret or isinstance(value, dict | list) else f", not {value!r:.60}"
     what = problem["msg"].removeprefix("Value error, ")
     return f"{key}: {what[:1].lower()}{what[1:]}{shown}"

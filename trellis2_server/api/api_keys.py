@@ -53,6 +53,10 @@ class KeyRing:
         matches = [hmac.compare_digest(digest, known) for known in self._owners]
         return self._owners[digest] if any(matches) else None
 
+    def owners(self) -> list[str]:
+        """Return the owners of all accepted keys."""
+        return list(self._owners.values())
+
     def accepts(self, owner: str) -> bool:
         """Return whether a key of this owner is still accepted; True if there are no keys."""
         owners = self._owners

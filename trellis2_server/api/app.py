@@ -8,6 +8,7 @@ Does not know: what the routes do, which engine runs.
 from __future__ import annotations
 
 import secrets
+import time
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -22,6 +23,7 @@ from trellis2_server.api.error_handlers import add_error_handlers
 from trellis2_server.api.event_streams import EventStreams
 from trellis2_server.api.head_routes import with_head
 from trellis2_server.api.inflight_bodies import InflightBodies
+from trellis2_server.api.links import make_signer
 from trellis2_server.api.metrics import Metrics
 from trellis2_server.api.middleware import (
     ApiKeyMiddleware,
@@ -33,20 +35,20 @@ from trellis2_server.api.middleware import (
     UnhandledErrorMiddleware,
 )
 from trellis2_server.api.rate_limits import RateLimit
-from trellis2_server.api.routes import ROUTERS, documentation, page
+from trellis2_server.api.routes import documentation, page, routers_of
 from trellis2_server.jobs.executor import LocalExecutor
 from trellis2_server.jobs.local_service import LocalJobService
 from trellis2_server.jobs.manager import JobManager
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Collection, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from trellis2_server.decoders import DecoderPool
     from trellis2_server.inputs.images import Cutter
     from trellis2_server.jobs.service import JobService
     from trellis2_server.pipeline import Engine
-    from trellis2_server.settings import ServerSettings, Settings
+    from trellis2_server.settings import Protocol, ServerSettings, Settings
     from trellis2_server.storage.store import Store
 
     OpenService = Callable[[], AbstractAsyncContextManager[JobService]]
@@ -142,11 +144,14 @@ def create_api(settings: Settings, open_service: OpenService, observe: Observe) 
     app.state.event_streams = EventStreams(settings.server.max_event_streams_per_client)
     app.state.rate_limit = RateLimit(settings.server.rate_per_minute)
     app.state.worker_id = secrets.token_hex(3)
-    for router in map(with_head, ROUTERS):
+    app.state.links = make_signer(settings)
+    app.state.started_unix_s = int(time.time())
+    for router in map(with_head, routers_of(settings.server.protocols)):
         app.include_router(router)
         app.include_router(router, prefix=HUNYUAN_PREFIX, include_in_schema=False)
     app.include_router(with_head(documentation.router))
-    app.include_router(with_head(page.router))
+    if "native" in settings.server.protocols:
+        app.include_router(with_head(page.router))
     add_error_handlers(app)
     _add_middleware(app, settings.server, observe)
     return app
@@ -158,7 +163,13 @@ def _add_middleware(app: FastAPI, server: ServerSettings, observe: Observe) -> N
     app.add_middleware(RateLimitMiddleware, rate_limit=app.state.rate_limit)
     app.add_middleware(RequestLimitsMiddleware, bodies=app.state.bodies)
     app.add_middleware(PathSlashesMiddleware)
-    app.add_middleware(ApiKeyMiddleware, keys=keys, open_paths=OPEN_PATHS, open_folder=OPEN_FOLDER)
+    app.add_middleware(
+        ApiKeyMiddleware,
+        keys=keys,
+        open_paths=OPEN_PATHS,
+        open_folder=OPEN_FOLDER,
+        links=app.state.links,
+    )
     app.add_middleware(UnhandledErrorMiddleware)
     origins = server.cors_origins
     if origins is None:
@@ -167,7 +178,7 @@ def _add_middleware(app: FastAPI, server: ServerSettings, observe: Observe) -> N
         app.add_middleware(
             CORSMiddleware,
             allow_origins=origins,
-            allow_methods=sorted(_methods()),
+            allow_methods=sorted(_methods(server.protocols)),
             allow_headers=ALLOWED_HEADERS,
             expose_headers=[
                 *model_responses.MODEL_HEADERS,
@@ -179,11 +190,11 @@ def _add_middleware(app: FastAPI, server: ServerSettings, observe: Observe) -> N
     app.add_middleware(RequestContextMiddleware, observe=observe)
 
 
-def _methods() -> set[str]:
-    """Return the methods of all routes of the API."""
+def _methods(protocols: Collection[Protocol]) -> set[str]:
+    """Return the methods of all routes of these protocols."""
     return {
         method
-        for router in ROUTERS
+        for router in routers_of(protocols)
         for route in router.routes
         for method in getattr(route, "methods", None) or ()
     }

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
+from trellis2_server.api.links import LinkSigner
 from trellis2_server.jobs.job import Caller
 from trellis2_server.jobs.service import JobService
 from trellis2_server.settings import Settings
@@ -29,8 +30,14 @@ async def caller_of(request: Request) -> Caller:
     return Caller(request.state.owner, request.state.client)
 
 
+async def links_of(request: Request) -> LinkSigner:
+    """Return what makes links of the application."""
+    return request.app.state.links
+
+
 ServiceDep = Annotated[JobService, Depends(service_of)]
 SettingsDep = Annotated[Settings, Depends(settings_of)]
 CallerDep = Annotated[Caller, Depends(caller_of)]
+LinksDep = Annotated[LinkSigner, Depends(links_of)]
 #: Path parameter that identifies a job.
 UidOrHash = Annotated[str, Path(description="An image hash or a uid.")]

@@ -1,10 +1,13 @@
 """Errors as HTTP responses: the status of each error, and the body `{text, error_code}`.
 
+On OpenAI's paths, the body is `{error: {message, type, param, code}}` instead.
+
 Does not know: routes, jobs.
 """
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
     from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
 
 #: HTTP status and `error_code` of each error; other classes use the entry of their base class.
 HTTP_ERRORS: Final[dict[type[ServerError], tuple[int, int]]] = {
@@ -58,6 +62,22 @@ HTTP_ERRORS: Final[dict[type[ServerError], tuple[int, int]]] = {
     NoSpaceError: (507, 3),
 }
 
+
+#: Paths whose errors have OpenAI's form: `/v1/…`, and where LocalAI's clients send pictures.
+_OPENAI_PATHS: Final = re.compile(r"(?:/+api)?/+(?:v1|3d)(?:/|\Z)")
+#: HTTP status → `type` and `code` of OpenAI's errors; other statuses have those of 400 or 500.
+_OPENAI_ERRORS: Final[Mapping[int, tuple[str, str | None]]] = {
+    400: ("invalid_request_error", None),
+    401: ("invalid_request_error", "invalid_api_key"),
+    404: ("invalid_request_error", "not_found"),
+    413: ("invalid_request_error", "request_too_large"),
+    429: ("rate_limit_error", "rate_limit_exceeded"),
+    500: ("server_error", None),
+    503: ("server_error", "unavailable"),
+}
+#: A field that the text of an error begins with.
+_PARAM: Final = re.compile(r"([a-z][a-z0-9_]*): ")
+_FIRST_SERVER_ERROR: Final = 500
 
 #: The methods that a route may accept.
 METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
@@ -80,7 +100,58 @@ def text_response(
     text: str, status: int, code: int = 1, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """Return an error response with this text."""
-    return JSONResponse({"text": text, "error_code": code}, status, headers)
+    return ErrorResponse(text, status, code, headers)
+
+
+class ErrorResponse(JSONResponse):
+    """A response to a request that failed, in the form of the request's path.
+
+    Args:
+        text: cause of the error.
+        status: HTTP status.
+        code: `error_code` of the usual form.
+        headers: further headers.
+    """
+
+    def __init__(
+        self, text: str, status: int, code: int, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self._text = text
+        super().__init__({"text": text, "error_code": code}, status, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response."""
+        path: str = scope.get("path", "").removeprefix(scope.get("root_path", ""))
+        if _OPENAI_PATHS.match(path):
+            headers = {
+                name: value
+                for name, value in self.headers.items()
+                if name not in {"content-length", "content-type"}
+            }
+            content = openai_error(self._text, self.status_code)
+            await JSONResponse(content, self.status_code, headers)(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def openai_error(text: str, status: int) -> dict[str, dict[str, str | None]]:
+    """Return an error in OpenAI's form.
+
+    Args:
+        text: cause of the error; may begin with the name of a field.
+        status: HTTP status.
+    """
+    fallback = _OPENAI_ERRORS[500 if status >= _FIRST_SERVER_ERROR else 400]
+    kind, code = _OPENAI_ERRORS.get(status, fallback)
+    param = _PARAM.match(text) if status < _FIRST_SERVER_ERROR else None
+    return {
+        "error": {
+            "message": text,
+            "type": kind,
+            "param": param.group(1) if param else None,
+            "code": code,
+        }
+    }
 
 
 def add_error_handlers(app: FastAPI) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from trellis2_server.api.request_parsing import parse_request
 from trellis2_server.digests import md5
@@ -15,7 +15,7 @@ from trellis2_server.errors import InputError, JobNotFoundError, UnavailableErro
 from trellis2_server.parameters import Delivery, Options, read_delivery, read_options
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from fastapi import Request
 
@@ -55,21 +55,47 @@ class GenerationRequest:
         self.account.close()
 
 
-async def read_generation_request(request: Request, settings: Settings) -> GenerationRequest:
+@dataclass(frozen=True, slots=True)
+class RequestForm:
+    """How a protocol writes generation requests.
+
+    Attributes:
+        names: its names of files; see `parse_request`.
+        translate: returns the fields as this server calls them, of those that were sent. Raises
+            `InputError`.
+    """
+
+    names: Mapping[str, str]
+    translate: Callable[[Mapping[str, object]], dict[str, object]]
+
+
+_NATIVE: Final = RequestForm({}, dict)
+
+
+async def read_generation_request(
+    request: Request, settings: Settings, form: RequestForm = _NATIVE
+) -> GenerationRequest:
     """Parse and validate a request.
+
+    Args:
+        request: the request, its body not read.
+        settings: the server's settings.
+        form: how the request's protocol writes it.
 
     Raises:
         InputError: a field is invalid; the message names it.
         TooLargeError: the body or a file exceeds a limit.
     """
-    parsed = await parse_request(request, max_bytes=settings.server.max_body_bytes)
+    max_bytes = settings.server.max_body_bytes
+    parsed = await parse_request(request, max_bytes=max_bytes, names=form.names)
+    fields = form.translate(parsed.fields)
     mesh_md5 = await asyncio.to_thread(md5, parsed.mesh) if parsed.mesh else None
     return GenerationRequest(
-        parsed.fields,
+        fields,
         parsed.picture,
         parsed.mesh,
-        read_options(parsed.fields, settings, mesh_md5),
-        read_delivery(parsed.fields, has_mesh=parsed.mesh is not None),
+        read_options(fields, settings, mesh_md5),
+        read_delivery(fields, has_mesh=parsed.mesh is not None),
         request.state.body,
     )
 

@@ -5,6 +5,8 @@ Does not know: which route it is for, how models are made.
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +16,7 @@ from trellis2_server.api.disconnects import while_connected
 from trellis2_server.request_fields import EXTENSIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from fastapi import Request, Response
 
@@ -38,6 +40,8 @@ MEDIA_TYPES: Final[dict[FileType, str]] = {
 MODEL_HEADERS: Final = (
     "X-Image-Hash", "X-Job-Id", "X-Seed", "X-Engine", "X-Background", "X-Warnings"
 )  # fmt: skip
+#: Bytes of a model that are encoded as base64 at a time; a multiple of three.
+BASE64_CHUNK_BYTES: Final = 3 * 32_768
 #: OpenAPI schema of a file.
 BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 #: OpenAPI description of a response that contains a model.
@@ -101,6 +105,31 @@ async def convert_on_get(  # noqa: PLR0913 - the service's arguments, and the re
         request.app.state.rate_limit.take(caller.client)
     conversion = service.convert(model, form, caller, is_delivery=is_delivery)
     return await while_connected(request, conversion)
+
+
+def base64_response(head: bytes, content: Content, tail: bytes) -> Response:
+    """Return a file in base64 inside JSON, encoded while it is sent.
+
+    Args:
+        head: the JSON before the base64.
+        content: the file.
+        tail: the JSON after the base64.
+    """
+    size = len(head) + (content.size + 2) // 3 * 4 + len(tail)
+    return StreamingResponse(
+        _base64(head, content, tail),
+        media_type="application/json",
+        headers={"Content-Length": str(size)},
+    )
+
+
+async def _base64(head: bytes, content: Content, tail: bytes) -> AsyncGenerator[bytes]:
+    """Yield the parts of a body, and let other requests run between them."""
+    yield head
+    async for chunk in content.chunks(chunk_bytes=BASE64_CHUNK_BYTES):
+        yield base64.b64encode(chunk)
+        await asyncio.sleep(0)
+    yield tail
 
 
 def _headers(job: Job, warnings: Sequence[str]) -> dict[str, str]:

@@ -27,7 +27,7 @@ from trellis2_server.errors import InputError, TooLargeError
 from trellis2_server.inputs.base64_text import decode_base64
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from starlette.requests import Request
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 MAX_INLINE_BYTES: Final = 65_536
 #: Fields that contain files, as they are or in base64.
 FILES: Final = ("image", "mesh")
+_NO_NAMES: Final[Mapping[str, str]] = {}
 #: Bytes of UTF-16 that are made UTF-8 at once; takes about a millisecond.
 _STRIDE: Final = 262_144
 
@@ -61,7 +62,11 @@ class ParsedRequest:
 
 
 async def parse_request(
-    request: Request, *, max_bytes: int, may_be_empty: bool = False
+    request: Request,
+    *,
+    max_bytes: int,
+    may_be_empty: bool = False,
+    names: Mapping[str, str] = _NO_NAMES,
 ) -> ParsedRequest:
     """Parse the fields and files of a request.
 
@@ -73,6 +78,7 @@ async def parse_request(
         request: the request, its body not read.
         max_bytes: limit of the body's size, as sent and decoded.
         may_be_empty: whether a request without body and query is valid.
+        names: names that a protocol has for files, and which of `FILES` each of them is.
 
     The request's account (`request.state.body`) holds the bytes of the body while it is received
     and parsed, then those of its files.
@@ -98,9 +104,9 @@ async def parse_request(
             raise InputError("the body is empty: send JSON, multipart/form-data or an image")
         parsed = ParsedRequest({}, None)
     elif kind == "json" and body.size <= MAX_INLINE_BYTES:
-        parsed = _parse_json(body, max_bytes)
+        parsed = _parse_json(body, max_bytes, names)
     else:
-        parsed = await asyncio.to_thread(_parse, kind, body, content_type, max_bytes)
+        parsed = await asyncio.to_thread(_parse, kind, body, content_type, max_bytes, names)
     if request.query_params:
         parsed = _with_query(parsed, dict(request.query_params), max_bytes)
     account.shrink(len(parsed.picture or b"") + len(parsed.mesh or b""))
@@ -205,20 +211,42 @@ def _too_large(max_bytes: int) -> TooLargeError:
     return TooLargeError(f"the body is over the limit of {max_bytes} bytes")
 
 
-def _parse(kind: BodyKind, body: _Body, content_type: str, max_bytes: int) -> ParsedRequest:
+def _parse(
+    kind: BodyKind, body: _Body, content_type: str, max_bytes: int, names: Mapping[str, str]
+) -> ParsedRequest:
     if kind == "json":
-        return _parse_json(body, max_bytes)
+        return _parse_json(body, max_bytes, names)
+    file_names = (*FILES, *names)
     if kind == "form":
-        form = parse_form(body.take, content_type, max_files=len(FILES), file_names=FILES)
+        form = parse_form(body.take, content_type, max_files=len(FILES), file_names=file_names)
     else:
-        form = parse_urlencoded(body.take, file_names=FILES)
+        form = parse_urlencoded(body.take, file_names=file_names)
+    for parts in (form.texts, form.raw_texts, form.files):
+        _rename(parts, names)
     return _form_request(form, max_bytes)
 
 
-def _parse_json(body: _Body, max_bytes: int) -> ParsedRequest:
+def _rename(parts: dict[str, Any], names: Mapping[str, str]) -> None:
+    """Give files the names that they have here.
+
+    Raises:
+        InputError: a file is there under two names.
+    """
+    for name, own in names.items():
+        if parts.get(name) is None:
+            parts.pop(name, None)
+        elif parts.get(own) is not None:
+            raise InputError(f"{name}: the request has {own}, too; send only one of them")
+        else:
+            parts[own] = parts.pop(name)
+
+
+def _parse_json(body: _Body, max_bytes: int, names: Mapping[str, str]) -> ParsedRequest:
     codec = json_codec(body.head())
+    file_names = (*FILES, *names)
     try:
-        fields, long = large_json.parse(_as_utf_8(body, codec) if codec else body.take(), FILES)
+        content = _as_utf_8(body, codec) if codec else body.take()
+        fields, long = large_json.parse(content, file_names)
     except RecursionError as error:
         raise InputError("the body is not valid JSON: nested too deeply") from error
     except UnicodeDecodeError as error:
@@ -230,7 +258,8 @@ def _parse_json(body: _Body, max_bytes: int) -> ParsedRequest:
         raise InputError("the body has a number that is too long") from error
     if not isinstance(fields, dict):
         raise InputError("the body must be a JSON object")
-    fields |= {name: long[name] for name in FILES if name in long}
+    fields |= {name: long[name] for name in file_names if name in long}
+    _rename(fields, names)
     return ParsedRequest(
         fields, _take_file(fields, "image", max_bytes), _take_file(fields, "mesh", max_bytes)
     )

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pydantic import BaseModel, Field
 
 from trellis2_server import __version__
+from trellis2_server.api.api_keys import NO_OWNER
 from trellis2_server.api.schemas import ErrorReply
 from trellis2_server.jobs.job import Status
 from trellis2_server.parameters import fields_of
 
 if TYPE_CHECKING:
+    from trellis2_server.api.links import LinkSigner
     from trellis2_server.inputs.background import FetchState
     from trellis2_server.jobs.service import Health, JobView
 
@@ -81,6 +83,14 @@ class JobReply(StatusReply):
     )
     turntable_url: str | None = Field(
         default=None, description="URL of an animated picture that turns around the model."
+    )
+    links: dict[str, str] | None = Field(
+        default=None,
+        description="URLs that need no API key for a time, of each file and of `events`, relative "
+        "to the server's root. Only in `GET /jobs/{id}`, with API keys.",
+    )
+    links_expire_at: int | None = Field(
+        default=None, description="When these URLs end, Unix seconds."
     )
     can_export: bool = Field(
         description="Whether `POST /jobs/{uid}/export` can export the model again."
@@ -179,6 +189,18 @@ def job_reply(view: JobView) -> JobReply:
         can_export=view.can_export,
         timings=dict(job.timings),
     )
+
+
+def linked_job_reply(view: JobView, links: LinkSigner) -> JobReply:
+    """Return all details of a job and, if it has an owner, links to its files and events."""
+    reply, job = job_reply(view), view.job
+    if job.owner == NO_OWNER:
+        return reply
+    pictures = (THUMBNAIL_FILE, TURNTABLE_FILE) if job.model else ()
+    paths = {name: f"jobs/{job.uid}/{name}" for name in (*reply.files, *pictures)}
+    paths["events"] = f"events/{job.uid}"
+    signed = {name: links.link(path, job.uid, job.owner) for name, path in paths.items()}
+    return reply.model_copy(update={"links": signed, "links_expire_at": links.expires_at()})
 
 
 def health_reply(health: Health, *, is_trusted: bool) -> HealthReply:

@@ -25,6 +25,21 @@ class ErrorReply(BaseModel):
     )
 
 
+class OpenAiError(BaseModel):
+    """An error in OpenAI's form."""
+
+    message: str = Field(description="Cause of the error, in one sentence.")
+    type: str = Field(description="`invalid_request_error`, `rate_limit_error`, `server_error`.")
+    param: str | None = Field(description="The field that is wrong; null: none by itself.")
+    code: str | None = Field(description="Such as `invalid_api_key`, `rate_limit_exceeded`.")
+
+
+class OpenAiErrorReply(BaseModel):
+    """Reply of a route under `/v1` to a request that failed."""
+
+    error: OpenAiError
+
+
 #: A disc, 32 x 32 pixels: the example on `/docs` works as it is.
 EXAMPLE_PICTURE: Final = (
     "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAgMAAAAOFJJnAAAADFBMVEXWYCgAAAAAAAAAAACKNnKGAAAABHRSTlP/"
@@ -186,3 +201,11 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         507: "Out of device memory, or of space for temporary files.",
     }
     return {status: {"model": ErrorReply, "description": meanings[status]} for status in statuses}
+
+
+def openai_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI descriptions of these error replies, and of others, under `/v1`."""
+    named = {
+        status: {**entry, "model": OpenAiErrorReply} for status, entry in errors(*statuses).items()
+    }
+    return {**named, "4XX": {"model": OpenAiErrorReply, "description": "Invalid request."}}

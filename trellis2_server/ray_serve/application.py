@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from trellis2_server import pipeline
 from trellis2_server.api.api_keys import with_all_keys
+from trellis2_server.api.links import with_link_secret
 from trellis2_server.errors import ConfigError
 from trellis2_server.ray_serve.deployments import (
     CUTTERS,
@@ -88,7 +89,7 @@ def build_app(
         make_cutter: returns the cutter, called in the process that needs it; None: by the settings.
         engine_name: name of the engine that `choose_engine` returns.
     """
-    settings, cluster, notes = resolve(settings, cluster)
+    settings, cluster, notes = resolve(with_link_secret(settings), cluster)
     engine = engine_name or settings.model.engine
     choose_engine = choose_engine or _choose_engine
     make_cutter = make_cutter or pipeline.make_cutter

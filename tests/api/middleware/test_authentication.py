@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from trellis2_server.api.api_keys import KeyRing
+from trellis2_server.api.links import LinkSigner
 from trellis2_server.api.middleware import ApiKeyMiddleware
 
 
@@ -15,6 +16,8 @@ def send(path: str, *keys: str, root_path: str = "", **headers: str) -> dict[str
     sent: list[Any] = []
     scope = {
         "type": "http",
+        "method": "GET",
+        "query_string": b"",
         "path": path,
         "root_path": root_path,
         "client": ("192.0.2.1", 1),
@@ -31,7 +34,8 @@ def send(path: str, *keys: str, root_path: str = "", **headers: str) -> dict[str
     async def receive() -> Any:
         return {"type": "http.request"}
 
-    middleware = ApiKeyMiddleware(app, KeyRing(keys), {"/open"}, "/folder/")
+    links = LinkSigner(b"secret", 60)
+    middleware = ApiKeyMiddleware(app, KeyRing(keys), {"/open"}, "/folder/", links)
     asyncio.run(middleware(scope, receive, collect))
     return states[0] if states else sent[0]["status"]
 

@@ -19,7 +19,8 @@ from tests.support.server import ON_RAY, Server, serving, settings
 from trellis2_server.api.app import HUNYUAN_PREFIX
 from trellis2_server.api.error_handlers import METHODS
 from trellis2_server.api.model_responses import MEDIA_TYPES
-from trellis2_server.api.routes import ROUTERS, documentation, page
+from trellis2_server.api.routes import documentation, page, routers_of
+from trellis2_server.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -145,7 +146,8 @@ def test_a_browser_shows_the_reference_under_the_policy(prefix: str) -> None:
 
 def paths() -> list[str]:
     """Return every path of the API and of the pages, with names that exist nowhere."""
-    own = [route for router in ROUTERS for route in router.routes]
+    routers = routers_of(Settings().server.protocols)
+    own = [route for router in routers for route in router.routes]
     pages = [*documentation.router.routes, *page.router.routes]
     found = {getattr(route, "path", "") for route in (*own, *pages)}
     found |= {HUNYUAN_PREFIX + getattr(route, "path", "") for route in own} | {"/openapi.json"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import Request
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from trellis2_server.api.api_keys import KeyRing
+    from trellis2_server.api.links import LinkSigner
+
+#: Limit of the query of a link, bytes; that of other requests is checked later.
+_MAX_LINK_QUERY_BYTES: Final = 8_192
 
 
 class ApiKeyMiddleware:
@@ -24,21 +28,29 @@ class ApiKeyMiddleware:
 
     Sets on the request's state: `is_trusted`, whether the key is valid (always, without
     configured keys); `owner`, whose jobs the request may access, empty without keys; and
-    `client`, the identity for limits: the owner if there is one, otherwise the IP address
-    (the /64 network for IPv6). A request whose key is withdrawn while it waits gets 401.
+    `client`, the identity for limits: the owner if the request has a key, otherwise the IP address
+    (the /64 network for IPv6). A request whose key is withdrawn while it waits gets 401. Instead
+    of a key, a request to read a job's files or events may have a signed link.
 
     Args:
         app: the wrapped application.
         keys: the accepted keys; if empty, all requests are accepted.
         open_paths: paths that need no key.
         open_folder: prefix of further paths that need no key.
+        links: checks links that need no key.
     """
 
     def __init__(
-        self, app: ASGIApp, keys: KeyRing, open_paths: Collection[str], open_folder: str
+        self,
+        app: ASGIApp,
+        keys: KeyRing,
+        open_paths: Collection[str],
+        open_folder: str,
+        links: LinkSigner,
     ) -> None:
         self._app = app
         self._keys = keys
+        self._links = links
         self._open_paths = open_paths
         self._open_folder = open_folder
 
@@ -50,8 +62,9 @@ class ApiKeyMiddleware:
         request = Request(scope)
         owner = self._keys.owner(_key_of(request)) if len(self._keys) else NO_OWNER
         request.state.is_trusted = owner is not None
-        request.state.owner = owner or NO_OWNER
         request.state.client = owner or _client_address(scope)
+        owner = self._owner_by_link(request) if owner is None else owner
+        request.state.owner = owner or NO_OWNER
         if owner:
             await self._app(scope, receive, self._while_accepted(owner, scope, receive, send))
         elif owner is not None or self._is_open(scope):
@@ -80,9 +93,19 @@ class ApiKeyMiddleware:
 
         return send_while_accepted
 
+    def _owner_by_link(self, request: Request) -> str | None:
+        query: bytes = request.scope["query_string"]
+        if request.method not in {"GET", "HEAD"} or len(query) > _MAX_LINK_QUERY_BYTES:
+            return None
+        return self._links.owner(_path(request.scope), request.query_params, self._keys.owners())
+
     def _is_open(self, scope: Scope) -> bool:
-        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = _path(scope)
         return path in self._open_paths or path.startswith(self._open_folder)
+
+
+def _path(scope: Scope) -> str:
+    return scope["path"].removeprefix(scope.get("root_path", ""))
 
 
 def _key_of(request: Request) -> bytes:

@@ -8,14 +8,12 @@ Does not know: how jobs are run, threads, engines.
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.routing import Match
@@ -23,24 +21,22 @@ from starlette.routing import Match
 from trellis2_server.api.dependencies import CallerDep, ServiceDep, SettingsDep
 from trellis2_server.api.generation import read_generation_request, submit
 from trellis2_server.api.head_routes import head_response
-from trellis2_server.api.model_responses import convert_on_get
+from trellis2_server.api.model_responses import base64_response, convert_on_get
 from trellis2_server.api.schemas import EXAMPLE_PICTURE, errors, request_body, schema
 from trellis2_server.jobs.job import Job, Status
 from trellis2_server.storage.store import UID
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
     from starlette.types import Scope
 
     from trellis2_server.parameters import Delivery
-    from trellis2_server.storage.content import Content
     from trellis2_server.storage.store import Artifact
 
-#: Bytes of a model that are encoded as base64 at a time; a multiple of three.
-CHUNK_BYTES: Final = 3 * 32_768
-
 router = APIRouter()
+#: Routes that native clients use, too.
+shared_router = APIRouter()
+#: Routes that Unity's client uses, too.
+health_router = APIRouter()
 
 
 class _UidRoute(APIRoute):
@@ -70,7 +66,7 @@ class HealthyReply(BaseModel):
     worker_id: str = Field(description="Six characters, different for each process.")
 
 
-@router.post(
+@shared_router.post(
     "/send",
     summary="Submit a job and return at once",
     responses=errors(400, 401, 413, 415, 429, 503),
@@ -109,7 +105,8 @@ async def status(
     if model is None:
         return _compact(_without_model(view.job, view.delivery))
     form = view.delivery.form if view.delivery else "glb"
-    return _completed(await convert_on_get(request, service, model, form, caller, is_delivery=True))
+    content = await convert_on_get(request, service, model, form, caller, is_delivery=True)
+    return base64_response(b'{"status":"completed","model_base64":"', content, b'"}')
 
 
 router.add_api_route(
@@ -144,31 +141,12 @@ def _without_model(job: Job, delivery: Delivery | None) -> dict[str, str]:
     return {"status": "texturing" if job.shape_glb is not None else "processing"}
 
 
-def _completed(model: Content) -> Response:
-    head, tail = b'{"status":"completed","model_base64":"', b'"}'
-    size = len(head) + (model.size + 2) // 3 * 4 + len(tail)
-    return StreamingResponse(
-        _base64(head, model, tail),
-        media_type="application/json",
-        headers={"Content-Length": str(size)},
-    )
-
-
-async def _base64(head: bytes, content: Content, tail: bytes) -> AsyncGenerator[bytes]:
-    """Yield the parts of a body, and let other requests run between them."""
-    yield head
-    async for chunk in content.chunks(chunk_bytes=CHUNK_BYTES):
-        yield base64.b64encode(chunk)
-        await asyncio.sleep(0)
-    yield tail
-
-
 def _compact(body: dict[str, Any]) -> Response:
     text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
     return Response(text, media_type="application/json")
 
 
-@router.get(
+@health_router.get(
     "/health",
     summary="Get the health of the server",
     response_model=HealthyReply,

@@ -12,10 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from trellis2_server.api.dependencies import CallerDep, ServiceDep, UidOrHash
+from trellis2_server.api.dependencies import CallerDep, LinksDep, ServiceDep, UidOrHash
 from trellis2_server.api.error_handlers import error_response
 from trellis2_server.api.head_routes import head_response
-from trellis2_server.api.responses import INVALID_REQUEST, JobReply, JobsReply, job_reply
+from trellis2_server.api.responses import (
+    INVALID_REQUEST,
+    JobReply,
+    JobsReply,
+    job_reply,
+    linked_job_reply,
+)
 from trellis2_server.api.schemas import errors
 from trellis2_server.errors import TooManyRequestsError
 
@@ -60,9 +66,9 @@ async def jobs(
     summary="Get all details of a job",
     responses={**errors(401, 404), **INVALID_REQUEST},
 )
-async def job(name: UidOrHash, service: ServiceDep, caller: CallerDep) -> JobReply:
+async def job(name: UidOrHash, service: ServiceDep, caller: CallerDep, links: LinksDep) -> JobReply:
     """Return the same form for an image hash and for a uid."""
-    return job_reply(await service.get_view(name, caller))
+    return linked_job_reply(await service.get_view(name, caller), links)
 
 
 @router.delete(

@@ -28,9 +28,11 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 router = APIRouter()
+#: Routes that clients of Hunyuan3D use, too.
+shared_router = APIRouter()
 
 
-@router.post(
+@shared_router.post(
     "/generate",
     response_class=Response,
     summary="Generate a model from a picture",
@@ -53,7 +55,7 @@ async def generate(
     return model_response(job, model, generation.delivery.type)
 
 
-@router.post(
+@shared_router.post(
     "/generate_texture",
     response_class=Response,
     summary="Get the textured model of a job",
