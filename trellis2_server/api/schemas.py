@@ -182,7 +182,9 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         415: "Content-Encoding other than gzip and deflate.",
         429: "Too many requests from this client: see Retry-After.",
         500: "The engine failed.",
+        502: "The text-to-image server failed.",
         503: "Loading, shutting down or queue full: see Retry-After.",
+        504: "The text-to-image server did not reply in time.",
         507: "Out of device memory, or of space for temporary files.",
     }
     return {status: {"model": ErrorReply, "description": meanings[status]} for status in statuses}
