@@ -21,6 +21,7 @@ from trellis2_server.api import large_json
 from trellis2_server.api.body_kinds import HEAD_BYTES, body_kind, json_codec
 from trellis2_server.api.content_coding import make_decoder
 from trellis2_server.api.forms import parse_form
+from trellis2_server.api.outbound_fields import is_data_uri
 from trellis2_server.api.query_fields import add_query
 from trellis2_server.api.urlencoded import parse_urlencoded
 from trellis2_server.errors import InputError, TooLargeError
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 MAX_INLINE_BYTES: Final = 65_536
 #: Fields that contain files, as they are or in base64.
 FILES: Final = ("image", "mesh")
+#: Field with the URL of a picture, which may be a `data:` URI.
+_URL: Final = "image_url"
 #: Bytes of UTF-16 that are made UTF-8 at once; takes about a millisecond.
 _STRIDE: Final = 262_144
 
@@ -231,9 +234,13 @@ def _parse_json(body: _Body, max_bytes: int) -> ParsedRequest:
     if not isinstance(fields, dict):
         raise InputError("the body must be a JSON object")
     fields |= {name: long[name] for name in FILES if name in long}
-    return ParsedRequest(
-        fields, _take_file(fields, "image", max_bytes), _take_file(fields, "mesh", max_bytes)
-    )
+    picture = _take_file(fields, "image", max_bytes)
+    view = long.get(_URL)
+    if picture is None and view is not None and is_data_uri(bytes(view[:64]).decode("latin-1")):
+        # Too long for a URL; as a file it is decoded here, on a thread.
+        del fields[_URL]
+        picture = decode_base64(view, max_bytes=max_bytes, name=_URL)
+    return ParsedRequest(fields, picture, _take_file(fields, "mesh", max_bytes))
 
 
 def _as_utf_8(body: _Body, codec: str) -> bytes:

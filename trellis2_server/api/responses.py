@@ -181,6 +181,11 @@ def job_reply(view: JobView) -> JobReply:
     )
 
 
+def job_json(view: JobView) -> dict[str, Any]:
+    """Return all details of a job as `GET /jobs/{id}` replies with them."""
+    return job_reply(view).model_dump(mode="json", exclude_none=True)
+
+
 def health_reply(health: Health, *, is_trusted: bool) -> HealthReply:
     """Return the server's health, with details only for trusted clients."""
     if not is_trusted:

@@ -34,9 +34,9 @@ router = APIRouter()
     "/generate",
     response_class=Response,
     summary="Generate a model from a picture",
-    responses={**_RESPONSES, **errors(400, 401, 409, 413, 415, 429, 500, 503, 507)},
+    responses={**_RESPONSES, **errors(400, 401, 409, 413, 415, 429, 500, 502, 503, 504, 507)},
     openapi_extra=request_body(
-        schema("image", "mesh", "text", "*", required=("image",)),
+        schema("image", "image_url", "mesh", "text", "webhook", "webhook_events", "*"),
         {"image": EXAMPLE_PICTURE, "seed": 42},
     ),
 )
@@ -57,9 +57,22 @@ async def generate(
     "/generate_texture",
     response_class=Response,
     summary="Get the textured model of a job",
-    responses={**_RESPONSES, **errors(400, 401, 404, 408, 409, 413, 415, 429, 500, 503, 507)},
+    responses={
+        **_RESPONSES,
+        **errors(400, 401, 404, 408, 409, 413, 415, 429, 500, 502, 503, 504, 507),
+    },
     openapi_extra=request_body(
-        schema("image_hash", "uid", "image", "mesh", "*"),
+        schema(
+            "image_hash",
+            "uid",
+            "image",
+            "image_url",
+            "mesh",
+            "text",
+            "webhook",
+            "webhook_events",
+            "*",
+        ),  # fmt: skip
         {"image_hash": "9e107d9d372bb6826bd81d3542a419d6"},
     ),
 )
