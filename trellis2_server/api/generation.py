@@ -92,7 +92,8 @@ async def submit(
 ) -> Job:
     """Submit a request and return its job, which may have existed before.
 
-    A request without a picture is accepted if its mesh is the untextured model of a job.
+    A request without a picture is accepted if this server can have one made of its text, or if its
+    mesh is the untextured model of a job.
 
     Args:
         generation: the request.
@@ -117,13 +118,13 @@ async def _submit(
         return await service.submit(
             generation.picture, generation.options, caller, texture=texture, mesh=generation.mesh
         )
-    job = await service.find_by_shape(generation.options.mesh, caller)
-    if job is not None:
-        return job
     if generation.text is not None:
         return await service.submit_text(
             generation.text, generation.options, caller, texture=texture, mesh=generation.mesh
         )
+    job = await service.find_by_shape(generation.options.mesh, caller)
+    if job is not None:
+        return job
     if generation.fields.get("text") is not None:
         raise InputError(NO_SERVER)
     if generation.mesh is not None:

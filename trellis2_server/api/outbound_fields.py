@@ -82,7 +82,7 @@ def read_text(fields: Mapping[str, object]) -> str | None:
         return None
     if not isinstance(text, str):
         raise InputError("text: must be a string")
-    text = text.strip()
+    text = text.encode(errors="replace").decode().strip()  # JSON may have halves of characters
     if not text:
         raise InputError("text: empty; say what the model is to be")
     if len(text) > MAX_TEXT_LENGTH:
