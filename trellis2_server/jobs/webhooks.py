@@ -15,7 +15,7 @@ import json
 import logging
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from trellis2_server.errors import InputError, ServerError
 from trellis2_server.jobs.job import Status
@@ -65,6 +65,18 @@ class _Pending:
     events: list[WebhookEvent]
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     sending: WebhookEvent | None = None
+
+
+class _Failure(NamedTuple):
+    """Why a message was not taken.
+
+    Attributes:
+        reason: a sentence, without the URL.
+        is_final: whether there is no use in sending it again.
+    """
+
+    reason: str
+    is_final: bool = False
 
 
 class Webhooks:
@@ -122,7 +134,9 @@ class Webhooks:
         await self._archive.wait_until_saved(job.uid)
 
     def restore(self, name: JobName) -> None:
-        """Go on with a webhook that an earlier process stored."""
+        """Go on with a webhook that an earlier process stored, if this one may send any."""
+        if not self._is_configured:
+            return
         try:
             payload: dict[str, Any] = json.loads(name.payload)
             events: list[WebhookEvent] = [each for each in EVENTS if each in payload["events"]]
@@ -139,10 +153,14 @@ class Webhooks:
         for task in self._tasks.values():
             task.cancel()
 
+    @property
+    def _is_configured(self) -> bool:
+        return bool(self._server.webhook_hosts) and self._server.webhook_secret is not None
+
     def _ready(self) -> WebhookSender:
         """Return the sender. Its modules are imported by the first request that needs them."""
         secret = self._server.webhook_secret
-        if not self._server.webhook_hosts or secret is None:
+        if secret is None or not self._is_configured:
             raise InputError(_NO_WEBHOOKS)
         if self._sender is None:
             from trellis2_server.outbound.hosts import HostList
@@ -208,36 +226,35 @@ class Webhooks:
         about = {"uid": job.uid, "webhook_event": event}
         delays = self.retry_delays_s[: _SHAPE_RETRIES if event == "shape" else None]
         for delay_s in (*delays, None):
-            result = await self._attempt(pending, event, body)
-            if result is None:
+            failure = await self._attempt(pending, event, body)
+            if failure is None:
                 logger.info("Webhook delivered", extra=about)
                 return
-            is_final = delay_s is None or result == _GIVEN_UP or job.uid not in self._registry
-            level = logging.WARNING if is_final else logging.INFO
-            what = "Webhook given up" if is_final else "Webhook not delivered, tried again later"
-            logger.log(level, what, extra={**about, "reason": result})
-            if is_final:
+            about["reason"] = failure.reason
+            if delay_s is None or failure.is_final:
+                logger.warning("Webhook given up", extra=about)
                 return
-            await asyncio.sleep(delay_s or 0.0)
-            if job.uid not in self._registry:
+            logger.info("Webhook not delivered, to be sent again", extra=about)
+            await asyncio.sleep(delay_s)
+            if job.uid not in self._registry:  # deleted, or aged out
                 return
 
-    async def _attempt(self, pending: _Pending, event: WebhookEvent, body: bytes) -> str | None:
-        """Send a message once; return why it was not taken, without its URL; None: it was."""
+    async def _attempt(
+        self, pending: _Pending, event: WebhookEvent, body: bytes
+    ) -> _Failure | None:
+        """Send a message once; return why it was not taken; None: it was."""
         from trellis2_server.outbound.webhooks import GONE, is_delivered
 
         async with self._turns:
             try:
                 status = await self._ready().send(pending.url, f"{pending.name}-{event}", body)
+            except InputError as error:  # the host may not be called, or not any more
+                return _Failure(str(error), is_final=True)
             except ServerError as error:
-                return str(error)
+                return _Failure(str(error))
         if is_delivered(status):
             return None
-        return _GIVEN_UP if status == GONE else f"status {status}"
-
-
-#: Reason of a host that wants no more messages.
-_GIVEN_UP: Final = "status 410"
+        return _Failure(f"status {status}", is_final=status == GONE)
 
 
 def _due(events: Sequence[WebhookEvent], job: Job) -> WebhookEvent | None:
