@@ -17,6 +17,8 @@
     │   ├── ExportError            … or the mesh could not be written to a file
     │   └── MissingPackageError    … or a package that it needs is not installed
     ├── StoreError                 a stored file is damaged, missing, or cannot be written
+    ├── OutboundError              another server that this one calls failed, or is not reached
+    │   └── OutboundTimeoutError   … or did not reply in time
     └── UnavailableError           temporary: retry after `retry_after_s`
         ├── LoadingError           the model is loading, or failed to load
         ├── NoSpaceError           a temporary folder, or the memory for files, is full
@@ -108,6 +110,14 @@ class StoreError(ServerError):
     def __init__(self, message: str, *, is_lost: bool = False) -> None:
         super().__init__(message)
         self.is_lost = is_lost
+
+
+class OutboundError(ServerError):
+    """A server that this one calls has failed. The message has no address and no key."""
+
+
+class OutboundTimeoutError(OutboundError):
+    """A server that this one calls did not reply in time."""
 
 
 class UnavailableError(ServerError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -23,7 +24,10 @@ from pydantic import (
     model_validator,
 )
 
-from trellis2_server.errors import ConfigError
+from trellis2_server.errors import ConfigError, InputError
+from trellis2_server.outbound.hosts import HostList
+from trellis2_server.outbound.signatures import signing_key
+from trellis2_server.outbound.urls import parse_url
 from trellis2_server.request_fields import (
     BY_NAME,
     AlphaMode,
@@ -45,6 +49,16 @@ Protocol = Literal["native", "hunyuan", "openai", "sglang", "stableprojectorz", 
 
 #: Number of the largest bodies that may be in flight, where no budget is set.
 _BODIES_IN_FLIGHT: Final = 4
+
+#: Keys whose values no message shows.
+_SECRETS: Final = frozenset({"api_keys", "api_key", "link_secret", "webhook_secret"})
+
+#: Environment variables with secrets of settings → section and key.
+_SECRET_VARIABLES: Final = {
+    "TRELLIS2_SERVER_LINK_SECRET": ("server", "link_secret"),
+    "TRELLIS2_SERVER_WEBHOOK_SECRET": ("server", "webhook_secret"),
+    "TRELLIS2_SERVER_TEXT_TO_IMAGE_KEY": ("text_to_image", "api_key"),
+}
 
 #: How a configuration without a file is called.
 BUILT_IN: Final = "built-in defaults"
@@ -91,7 +105,8 @@ class ServerSettings(_Section):
         default=None,
         min_length=16,
         description="Secret that signs links to a job's files, where there are API keys. Null: a "
-        "random one at each start, which ends earlier links.",
+        "random one at each start, which ends earlier links. The environment variable "
+        "`TRELLIS2_SERVER_LINK_SECRET` sets it, too.",
     )
     link_seconds: int = Field(
         default=3600,
@@ -174,6 +189,24 @@ class ServerSettings(_Section):
         le=600,
         description="Time that running stages have to end at shutdown, seconds.",
     )
+    image_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Hosts from which this server fetches the `image_url` of a request: names, "
+        "`*.name` for all names below it, addresses or networks, each with `:port` where it is not "
+        "the usual one. Addresses that are not public must be listed themselves. None: no "
+        "`image_url`.",
+    )
+    webhook_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Hosts that the `webhook` of a request may name, written like `image_hosts`. "
+        "Needs `webhook_secret`. None: no webhooks.",
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None,
+        description="Secret that signs webhooks (HMAC-SHA256), at least 16 characters; after "
+        "`whsec_`, base64. The environment variable `TRELLIS2_SERVER_WEBHOOK_SECRET` takes its "
+        "place.",
+    )
 
     @field_validator("host", mode="before")
     @classmethod
@@ -182,12 +215,26 @@ class ServerSettings(_Section):
         return (value,) if isinstance(value, str) else value
 
     @field_validator(
-        "host", "protocols", "api_keys", "cors_origins", "trusted_proxies", mode="before"
-    )
+        "host", "protocols", "api_keys", "cors_origins", "trusted_proxies", "image_hosts",
+        "webhook_hosts", mode="before",
+    )  # fmt: skip
     @classmethod
     def _list(cls, value: object) -> object:
         """Convert a list to a tuple, which JSON does not have."""
         return tuple(value) if isinstance(value, list) else value  # pyright: ignore[reportUnknownArgumentType]
+
+    @field_validator("image_hosts", "webhook_hosts", mode="after")
+    @classmethod
+    def _hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        HostList(hosts)
+        return hosts
+
+    @field_validator("webhook_secret", mode="after")
+    @classmethod
+    def _secret(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None:
+            signing_key(secret.get_secret_value())
+        return secret
 
     @field_validator("api_keys", mode="after")
     @classmethod
@@ -514,6 +561,79 @@ class WorkerSettings(_Section):
     )
 
 
+class TextToImageSettings(_Section):
+    """The server that makes pictures of a request's `text`."""
+
+    url: str | None = Field(
+        default=None,
+        description="URL of a server that makes pictures as OpenAI's does, such as "
+        "`http://localhost:8080/v1/images/generations`. Null: requests need a picture.",
+    )
+    api_key: SecretStr | None = Field(
+        default=None,
+        description="Key of that server, sent as `Authorization: Bearer`. The environment variable "
+        "`TRELLIS2_SERVER_TEXT_TO_IMAGE_KEY` takes its place.",
+    )
+    model: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="Name of its model. Null: none is sent.",
+    )
+    size: str | None = Field(
+        default="1024x1024",
+        pattern=r"^([1-9]\d{1,3}x[1-9]\d{1,3}|auto)$",
+        description="Size of its pictures, width x height, pixels. Null: none is sent.",
+    )
+    prompt_suffix: str = Field(
+        default=". One single object, whole and centred, seen slightly from above, on a plain "
+        "white background, in even light, without shadow, text and frame.",
+        max_length=1000,
+        description="Text that follows the request's, so that the picture shows one object that "
+        "can be cut out.",
+    )
+    response_format: Literal["b64_json", "url"] | None = Field(
+        default="b64_json",
+        description="Form of its replies to ask for. Null: none is sent, for models that know no "
+        "such field, as OpenAI's `gpt-image-1`. Pictures that are sent as a URL must be on that "
+        "server, or on one of `server.image_hosts`.",
+    )
+    send_seed: bool = Field(
+        default=False,
+        description="Send the job's seed as `seed`, which some servers know; OpenAI's refuses it.",
+    )
+    timeout_seconds: float = Field(
+        default=180,
+        gt=0,
+        le=3600,
+        description="Time limit for one picture, seconds.",
+    )
+    max_requests: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Maximum number of pictures that are being made at the same time; further "
+        "jobs wait.",
+    )
+
+    @field_validator("url", mode="after")
+    @classmethod
+    def _is_url(cls, url: str | None) -> str | None:
+        if url is not None:
+            try:
+                parse_url(url, "the URL")
+            except InputError as error:
+                raise ValueError(str(error)) from error
+        return url
+
+    @field_validator("api_key", mode="after")
+    @classmethod
+    def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and not re.fullmatch(r"[!-~]+", key.get_secret_value()):
+            raise ValueError("a key has no white space, and only characters of ASCII")
+        return key
+
+
 class Settings(_Section):
     """The whole configuration; every key has a default."""
 
@@ -522,6 +642,7 @@ class Settings(_Section):
     generation: GenerationSettings = GenerationSettings()
     export: ExportSettings = ExportSettings()
     worker: WorkerSettings = WorkerSettings()
+    text_to_image: TextToImageSettings = TextToImageSettings()
 
 
 def load_settings(
@@ -545,6 +666,30 @@ def load_settings(
         return Settings.model_validate(content)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_first_problem(error)}") from error
+
+
+def with_secrets(settings: Settings, environment: Mapping[str, str]) -> Settings:
+    """Return a copy of the settings with the secrets of the environment, for calls to other hosts.
+
+    Raises:
+        ConfigError: one of them is invalid, or webhooks have hosts but no secret.
+    """
+    for variable, (section, key) in _SECRET_VARIABLES.items():
+        value = environment.get(variable, "").strip()
+        if not value:
+            continue
+        known: BaseModel = getattr(settings, section)
+        try:
+            checked = type(known).model_validate({**dict(known), key: SecretStr(value)})
+        except ValidationError as error:
+            raise ConfigError(f"{variable}: {_first_problem(error)}") from error
+        settings = settings.model_copy(update={section: checked})
+    if settings.server.webhook_hosts and settings.server.webhook_secret is None:
+        raise ConfigError(
+            "server.webhook_hosts: needs server.webhook_secret, or "
+            "TRELLIS2_SERVER_WEBHOOK_SECRET in the environment"
+        )
+    return settings
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -579,7 +724,7 @@ def _first_problem(error: ValidationError) -> str:
         model = section.annotation if section else Settings
         return f"{key}: unknown key; known here: {_names(model)}"  # pyright: ignore[reportArgumentType]
     value = problem["input"]
-    is_secret = not {"api_keys", "link_secret"}.isdisjoint(where)
+    is_secret = not _SECRETS.isdisjoint(where)
     shown = "" if is_secret or isinstance(value, dict | list) else f", not {value!r:.60}"
     what = problem["msg"].removeprefix("Value error, ")
     return f"{key}: {what[:1].lower()}{what[1:]}{shown}"

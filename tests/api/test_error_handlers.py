@@ -59,6 +59,8 @@ def test_the_table_matches_the_http_contract() -> None:
         "ExportError": (500, 1),
         "MissingPackageError": (500, 1),
         "StoreError": (500, 1),
+        "OutboundError": (502, 1),
+        "OutboundTimeoutError": (504, 2),
         "UnavailableError": (503, 3),
         "LoadingError": (503, 3),
         "NoSpaceError": (507, 3),

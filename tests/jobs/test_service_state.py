@@ -88,7 +88,7 @@ class Stage:
             ),
             scheduler=SimpleNamespace(length=4, position=lambda _: 7),
             estimator=SimpleNamespace(eta_s=lambda _: 8.0), endings=self.parts.endings,
-            submissions=SimpleNamespace(submit=None, identify=None),
+            submissions=SimpleNamespace(submit=None, submit_text=None, identify=None),
             admission=SimpleNamespace(
                 check_queue=lambda: self.checks.append("queue"),
                 check_open=lambda: self.checks.append("open"),

@@ -93,8 +93,11 @@ class Requests:
             check_upload=lambda size, caller: self.checked.append(("upload", size, caller.client)),
         )
         results: Any = SimpleNamespace(start_job=self._start, request_texture=self._request)
+        texts: Any = SimpleNamespace(
+            digest=lambda text, seed, owner: f"{text} {seed} {owner}", start=self._start_text
+        )
         self.submissions = Submissions(
-            self.parts.active_jobs, admission, self.matcher, self.lookups, results
+            self.parts.active_jobs, admission, self.matcher, self.lookups, results, texts
         )
         self.submissions.engine = "engine"
         self.submissions.on_request = self._wake
@@ -103,6 +106,10 @@ class Requests:
     def _start(self, active: ActiveJob, picture: bytes) -> None:
         self.parts.active_jobs.add(active)
         self.started.append(picture)
+
+    def _start_text(self, active: ActiveJob, text: str, seed: int) -> None:
+        del seed
+        self._start(active, text.encode())
 
     def _request(self, job: Job) -> None:
         self.textures.append(job.uid)

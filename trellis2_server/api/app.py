@@ -35,6 +35,7 @@ from trellis2_server.api.middleware import (
     UnhandledErrorMiddleware,
 )
 from trellis2_server.api.rate_limits import RateLimit
+from trellis2_server.api.responses import job_json
 from trellis2_server.api.routes import documentation, page, routers_of
 from trellis2_server.jobs.executor import LocalExecutor
 from trellis2_server.jobs.local_service import LocalJobService
@@ -109,8 +110,10 @@ def create_app(  # noqa: PLR0913 - the parts of a server
         manager = JobManager(executor, settings, metrics, store=store)
         app.state.manager = manager
         manager.start()
+        service = LocalJobService(manager, metrics, notes)
+        service.render_webhooks(job_json)
         try:
-            yield LocalJobService(manager, metrics, notes)
+            yield service
         finally:
             await manager.close()
 

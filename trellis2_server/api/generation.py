@@ -9,9 +9,11 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from trellis2_server.api.outbound_fields import fetch_picture, read_text, read_webhook
 from trellis2_server.api.request_parsing import parse_request
 from trellis2_server.digests import md5
 from trellis2_server.errors import InputError, JobNotFoundError, UnavailableError
+from trellis2_server.jobs.text_pictures import NO_SERVER
 from trellis2_server.parameters import Delivery, Options, read_delivery, read_options
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from trellis2_server.api.inflight_bodies import BodyAccount
     from trellis2_server.jobs.job import Caller, Job
     from trellis2_server.jobs.service import JobService
+    from trellis2_server.jobs.webhook import Webhook
     from trellis2_server.settings import Settings
     from trellis2_server.storage.content import Content
 
@@ -38,6 +41,8 @@ class GenerationRequest:
         delivery: which model to return, and its file type.
         account: the bytes of the files.
         has_released_files: whether `picture` and `mesh` are not there any more.
+        text: what a picture is to be made of, where there is none and this server can.
+        webhook: where to tell of the job; None: nowhere.
     """
 
     fields: Mapping[str, object]
@@ -47,6 +52,8 @@ class GenerationRequest:
     delivery: Delivery
     account: BodyAccount
     has_released_files: bool = False
+    text: str | None = None
+    webhook: Webhook | None = None
 
     def release_files(self) -> None:
         """Forget the files: the job has them, and the request only waits."""
@@ -90,14 +97,20 @@ async def read_generation_request(
     parsed = await parse_request(request, max_bytes=max_bytes, names=form.names)
     fields = form.translate(parsed.fields)
     mesh_md5 = await asyncio.to_thread(md5, parsed.mesh) if parsed.mesh else None
-    return GenerationRequest(
+    generation = GenerationRequest(
         fields,
         parsed.picture,
         parsed.mesh,
         read_options(fields, settings, mesh_md5),
         read_delivery(fields, has_mesh=parsed.mesh is not None),
         request.state.body,
+        webhook=read_webhook(fields, settings),
     )
+    if generation.picture is None and fields.get("image_url") is not None:
+        generation.picture = await fetch_picture(request, settings, fields["image_url"])
+    if generation.picture is None and settings.text_to_image.url is not None:
+        generation.text = read_text(fields)
+    return generation
 
 
 async def submit(
@@ -105,7 +118,8 @@ async def submit(
 ) -> Job:
     """Submit a request and return its job, which may have existed before.
 
-    A request without a picture is accepted if its mesh is the untextured model of a job.
+    A request without a picture is accepted if this server can have one made of its text, or if its
+    mesh is the untextured model of a job.
 
     Args:
         generation: the request.
@@ -117,17 +131,28 @@ async def submit(
         InputError: the request has no picture.
         UnavailableError: the server cannot accept jobs at the moment.
     """
+    job = await _submit(generation, service, caller, texture=texture)
+    if generation.webhook is not None:
+        await service.add_webhook(job, generation.webhook)
+    return job
+
+
+async def _submit(
+    generation: GenerationRequest, service: JobService, caller: Caller, *, texture: bool | None
+) -> Job:
     if generation.picture is not None:
         return await service.submit(
             generation.picture, generation.options, caller, texture=texture, mesh=generation.mesh
+        )
+    if generation.text is not None:
+        return await service.submit_text(
+            generation.text, generation.options, caller, texture=texture, mesh=generation.mesh
         )
     job = await service.find_by_shape(generation.options.mesh, caller)
     if job is not None:
         return job
     if generation.fields.get("text") is not None:
-        raise InputError(
-            "text: there is no text-to-image model here; send an image of what you want"
-        )
+        raise InputError(NO_SERVER)
     if generation.mesh is not None:
         raise InputError("image: missing; texturing a mesh needs a picture")
     raise InputError("image: missing; send it as base64, as a file, or as the body")
@@ -194,6 +219,8 @@ async def find_texture(
     """
     if generation.mesh is None:
         job = await find_job(generation, service, caller)
+        if generation.webhook is not None:
+            await service.add_webhook(job, generation.webhook)
     else:
         job = await submit(generation, service, caller, texture=True)
     generation.release_files()

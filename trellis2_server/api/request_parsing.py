@@ -21,6 +21,7 @@ from trellis2_server.api import large_json
 from trellis2_server.api.body_kinds import HEAD_BYTES, body_kind, json_codec
 from trellis2_server.api.content_coding import make_decoder
 from trellis2_server.api.forms import parse_form
+from trellis2_server.api.outbound_fields import is_data_uri
 from trellis2_server.api.query_fields import add_query
 from trellis2_server.api.urlencoded import parse_urlencoded
 from trellis2_server.errors import InputError, TooLargeError
@@ -41,6 +42,8 @@ MAX_INLINE_BYTES: Final = 65_536
 #: Fields that contain files, as they are or in base64.
 FILES: Final = ("image", "mesh")
 _NO_NAMES: Final[Mapping[str, str]] = {}
+#: Field with the URL of a picture, which may be a `data:` URI.
+_URL: Final = "image_url"
 #: Bytes of UTF-16 that are made UTF-8 at once; takes about a millisecond.
 _STRIDE: Final = 262_144
 
@@ -260,9 +263,13 @@ def _parse_json(body: _Body, max_bytes: int, names: Mapping[str, str]) -> Parsed
         raise InputError("the body must be a JSON object")
     fields |= {name: long[name] for name in file_names if name in long}
     _rename(fields, names)
-    return ParsedRequest(
-        fields, _take_file(fields, "image", max_bytes), _take_file(fields, "mesh", max_bytes)
-    )
+    picture = _take_file(fields, "image", max_bytes)
+    view = long.get(_URL)
+    if picture is None and view is not None and is_data_uri(bytes(view[:64]).decode("latin-1")):
+        # Too long for a URL; as a file it is decoded here, on a thread.
+        del fields[_URL]
+        picture = decode_base64(view, max_bytes=max_bytes, name=_URL)
+    return ParsedRequest(fields, picture, _take_file(fields, "mesh", max_bytes))
 
 
 def _as_utf_8(body: _Body, codec: str) -> bytes:

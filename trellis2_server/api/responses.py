@@ -203,6 +203,11 @@ def linked_job_reply(view: JobView, links: LinkSigner) -> JobReply:
     return reply.model_copy(update={"links": signed, "links_expire_at": links.expires_at()})
 
 
+def job_json(view: JobView) -> dict[str, Any]:
+    """Return all details of a job as `GET /jobs/{id}` replies with them."""
+    return job_reply(view).model_dump(mode="json", exclude_none=True)
+
+
 def health_reply(health: Health, *, is_trusted: bool) -> HealthReply:
     """Return the server's health, with details only for trusted clients."""
     if not is_trusted:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, Field
 
+from trellis2_server.jobs.webhook import EVENTS
 from trellis2_server.request_fields import FIELDS, LEAST_LEVELS, MOST_LEVELS
 
 if TYPE_CHECKING:
@@ -59,7 +60,26 @@ _UPLOADS_AND_NAMES: Final[dict[str, dict[str, Any]]] = {
         "description": "Mesh to texture after the picture, instead of generating a shape: a GLB, "
         "OBJ, PLY or STL file, base64.",
     },
-    "text": {"type": "string", "description": "Ignored next to an image; refused without one."},
+    "image_url": {
+        "type": "string",
+        "description": "URL of the picture, in place of image: a data: URI, or http(s) on a host "
+        "that this server's operator lists in server.image_hosts.",
+    },
+    "text": {
+        "type": "string",
+        "description": "What the model is to be, in place of a picture, which is then made by the "
+        "server of text_to_image.url; refused without one. Ignored next to a picture.",
+    },
+    "webhook": {
+        "type": "string",
+        "description": "URL that gets a signed POST of the job's JSON when it ends, on a host that "
+        "this server's operator lists in server.webhook_hosts.",
+    },
+    "webhook_events": {
+        "type": "array",
+        "items": {"type": "string", "enum": list(EVENTS)},
+        "description": "Events that the webhook is told of. Omitted: completed and failed.",
+    },
     "image_hash": {"type": "string", "description": "X-Image-Hash of a job."},
     "uid": {"type": "string", "description": "X-Job-Id of a job."},
 }
@@ -197,7 +217,9 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         415: "Content-Encoding other than gzip and deflate.",
         429: "Too many requests from this client: see Retry-After.",
         500: "The engine failed.",
+        502: "The text-to-image server failed.",
         503: "Loading, shutting down or queue full: see Retry-After.",
+        504: "The text-to-image server did not reply in time.",
         507: "Out of device memory, or of space for temporary files.",
     }
     return {status: {"model": ErrorReply, "description": meanings[status]} for status in statuses}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from trellis2_server import __version__
 from trellis2_server.api import api_keys
 from trellis2_server.errors import ServerError
-from trellis2_server.settings import load_settings
+from trellis2_server.settings import load_settings, with_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,4 +110,4 @@ def _settings(parsed: argparse.Namespace) -> Settings:
     overrides = {"host": parsed.host, "port": parsed.port}
     server = {key: value for key, value in overrides.items() if value is not None}
     settings = load_settings(parsed.config, {"server": server} if server else None)
-    return api_keys.with_all_keys(settings, os.environ)
+    return with_secrets(api_keys.with_all_keys(settings, os.environ), os.environ)

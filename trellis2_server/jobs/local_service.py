@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.errors import JobNotFoundError, UnavailableError
 from trellis2_server.jobs.job import ANONYMOUS
@@ -18,11 +18,12 @@ from trellis2_server.jobs.service import Health, JobView
 from trellis2_server.parameters import Delivery
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from trellis2_server.jobs.job import Caller, Job
     from trellis2_server.jobs.manager import JobManager
     from trellis2_server.jobs.service import ExportedModel, MetricsRenderer
+    from trellis2_server.jobs.webhook import Webhook
     from trellis2_server.parameters import DerivedForm, FileForm, Options
     from trellis2_server.storage.content import Content
     from trellis2_server.storage.store import Artifact
@@ -58,6 +59,7 @@ class LocalJobService:
         self._results = manager.results
         self._archive = manager.archive
         self.submit = manager.submissions.submit
+        self.submit_text = manager.submissions.submit_text
         self.identify = manager.submissions.identify
         self.read_file = manager.results.open_file
 
@@ -182,6 +184,14 @@ class LocalJobService:
         alias = self._registry.create_alias(job, delivery)
         await self._archive.wait_until_saved(self._registry.get(alias, job.owner).uid)
         return alias
+
+    async def add_webhook(self, job: Job, webhook: Webhook) -> None:
+        """Send messages about a job to a URL; it is stored before this returns."""
+        await self.manager.webhooks.add(job, webhook)
+
+    def render_webhooks(self, render: Callable[[JobView], dict[str, Any]]) -> None:
+        """Have the messages of webhooks contain what this function returns of a job."""
+        self.manager.webhooks.render = lambda job: render(self._view(job))
 
     async def delete(self, name: str, caller: Caller = ANONYMOUS) -> None:
         """Cancel the caller's job or, if it is finished, delete it."""

@@ -44,9 +44,11 @@ from trellis2_server.jobs.step_runner import StepRunner
 from trellis2_server.jobs.steps import device_steps
 from trellis2_server.jobs.submissions import Submissions
 from trellis2_server.jobs.subscriptions import Subscriptions
+from trellis2_server.jobs.text_pictures import TextPictures
 from trellis2_server.jobs.threads import ThreadPools
 from trellis2_server.jobs.uploads import Uploads
 from trellis2_server.jobs.waiting import ResultWaiter
+from trellis2_server.jobs.webhooks import Webhooks
 from trellis2_server.storage import make_store
 from trellis2_server.storage.archive import Archive
 from trellis2_server.thread_priority import device_niceness
@@ -132,13 +134,9 @@ class JobManager:
             device_niceness=device_niceness(executor.describe()),
         )
         self.lifecycle = ModelLifecycle(executor, self.threads, settings, self._clock)
+        abandoned_s = self._limits.abandoned_job_seconds
         self.endings = JobEndings(
-            self.active_jobs,
-            self.queue,
-            self.lifecycle,
-            self.availability,
-            observer,
-            self._limits.abandoned_job_seconds,
+            self.active_jobs, self.queue, self.lifecycle, self.availability, observer, abandoned_s
         )
         self.maintenance = EngineMaintenance(
             self.lifecycle,
@@ -159,24 +157,17 @@ class JobManager:
         )
         self.matcher = JobMatcher(self.active_jobs, self.uploads, observer)
         self.estimator = Estimator(self.active_jobs, self.threads, self.lifecycle)
+        progress = ProgressReporter(self.active_jobs, observer)
         self.step_results = StepResults(
-            StepCalls(
-                self.executor, self.active_jobs, ProgressReporter(self.active_jobs, observer)
-            ),
+            StepCalls(self.executor, self.active_jobs, progress),
             self.active_jobs,
             self.archive,
             self.matcher,
             self.availability,
             self.endings,
         )
-        self.runner = StepRunner(
-            self.active_jobs,
-            self.threads,
-            self.lifecycle,
-            self.endings,
-            self.estimator.durations,
-            observer,
-        )
+        jobs, threads, durations = self.active_jobs, self.threads, self.estimator.durations
+        self.runner = StepRunner(jobs, threads, self.lifecycle, self.endings, durations, observer)
         self.scheduler = Scheduler(
             self.queue,
             self.active_jobs,
@@ -196,8 +187,15 @@ class JobManager:
             self.active_jobs,
             self.lookups,
         )
+        self.webhooks = Webhooks(self._settings.server, self.active_jobs, self.archive)
+        self.text_pictures = TextPictures(self._settings, self.active_jobs, self.endings)
         self.submissions = Submissions(
-            self.active_jobs, self.admission, self.matcher, self.lookups, self.step_results
+            self.active_jobs,
+            self.admission,
+            self.matcher,
+            self.lookups,
+            self.step_results,
+            self.text_pictures,
         )
         self.waiter = ResultWaiter(self.active_jobs, self.step_results, self.availability)
         self.results = JobResults(
@@ -211,6 +209,8 @@ class JobManager:
     def _connect(self) -> None:
         """Connect the callbacks: the end of a step may start another one."""
         self.submissions.engine = self.executor.name
+        self.text_pictures.start_job = self.step_results.start_job
+        self._records.on_webhook = self.webhooks.restore
         self.archive.on_stored = self.results.note_stored
         self.archive.on_opened = partial(self.results.restore, self._records)
         self.runner.results = self.step_results
@@ -270,6 +270,7 @@ class JobManager:
                 await asyncio.wait_for(
                     self.scheduler.is_idle.wait(), self._settings.server.shutdown_grace_seconds
                 )
+        self.webhooks.close()
         self._refuse(running=True)
         for task in list(self._background):
             task.cancel()

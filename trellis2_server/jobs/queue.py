@@ -106,6 +106,7 @@ class ActiveJob:
         has_used_engine: whether the engine has worked for the job.
         is_counted: whether the job has been counted as one that used the engine.
         model_wait: while its cut-out waits for a background model.
+        picture_task: makes its picture, where the request has a text instead.
     """
 
     uid: str
@@ -129,6 +130,7 @@ class ActiveJob:
     has_used_engine: bool = False
     is_counted: bool = False
     model_wait: ModelWait | None = None
+    picture_task: asyncio.Task[None] | None = None
 
     def add_step(self, name: Step, call: Callable[[], Any]) -> JobStep:
         """Add a step that waits; return it."""
@@ -164,6 +166,8 @@ class ActiveJob:
                 step.call = _do_nothing  # others may refer to the step for long; a call holds files
         if self.model_wait is not None:
             self.model_wait.cancel()
+        if self.picture_task is not None:
+            self.picture_task.cancel()
         self.mesh = None
         self.data = Intermediates()
 

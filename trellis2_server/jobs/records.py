@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 from trellis2_server import errors
 from trellis2_server.errors import ServerError, ShuttingDownError, StoreError
 from trellis2_server.jobs.job import SHAPE_FILE, TEXTURED_FILE, Job, Status
+from trellis2_server.jobs.webhook import WEBHOOK
 from trellis2_server.parameters import Delivery, Options, read_options
 from trellis2_server.settings import Settings
 from trellis2_server.storage.store import JobName
@@ -47,9 +48,13 @@ class JobRecords:
     Args:
         archive: where records are written.
         clock: the manager's, monotonic seconds.
+
+    Attributes:
+        on_webhook: called with each webhook that is read back, of a job that is.
     """
 
     def __init__(self, archive: Archive, clock: Callable[[], float]) -> None:
+        self.on_webhook: Callable[[JobName], None] = lambda _: None
         self._archive = archive
         self._clock = clock
         self._recorded: dict[str, tuple[object, ...]] = {}
@@ -96,6 +101,8 @@ class JobRecords:
         for name in names:
             if name.uid in known and name.kind not in _TIMES:
                 registry.restore_name(name.kind, name.name, name.uid, _meaning(name))
+            if name.uid in known and name.kind == WEBHOOK:
+                self.on_webhook(name)
         now_unix_s, now = time.time(), self._clock()
         registry.restore_requests(
             {

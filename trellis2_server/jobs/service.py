@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from trellis2_server.inputs.background import FetchState
     from trellis2_server.jobs.job import Caller, Job
+    from trellis2_server.jobs.webhook import Webhook
     from trellis2_server.parameters import Delivery, DerivedForm, FileForm, Options
     from trellis2_server.request_fields import RemoveBackground
     from trellis2_server.storage.content import Content
@@ -130,6 +131,18 @@ class JobService(Protocol):
         """Return the job for a picture and options; see `Submissions.submit`."""
         ...
 
+    async def submit_text(
+        self,
+        text: str,
+        options: Options,
+        caller: Caller = ANONYMOUS,
+        *,
+        texture: bool | None,
+        mesh: bytes | None = None,
+    ) -> Job:
+        """Return the job for a text, whose picture is made first; see `Submissions.submit_text`."""
+        ...
+
     async def identify(
         self, picture: bytes, caller: Caller = ANONYMOUS, *, remove_background: RemoveBackground
     ) -> str:
@@ -190,6 +203,14 @@ class JobService(Protocol):
         """Return another uid of the job, which also stands for what is to be delivered.
 
         It is stored before it is returned. The same delivery has the same alias.
+        """
+        ...
+
+    async def add_webhook(self, job: Job, webhook: Webhook) -> None:
+        """Send messages about a job to a URL; it is stored before this returns.
+
+        Raises:
+            InputError: the URL is not allowed, or the job has too many webhooks.
         """
         ...
 

@@ -9,7 +9,8 @@ import asyncio
 import logging
 import time
 import uuid
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from trellis2_server.digests import md5
 from trellis2_server.jobs.job import ANONYMOUS, Job
@@ -26,14 +27,29 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.lookups import Lookups
     from trellis2_server.jobs.matching import JobMatcher
     from trellis2_server.jobs.step_results import StepResults
+    from trellis2_server.jobs.text_pictures import TextPictures
     from trellis2_server.parameters import Options
     from trellis2_server.request_fields import RemoveBackground
 
 logger = logging.getLogger(__name__)
 
 
+class _NewJob(NamedTuple):
+    """What a job is made of that does not exist yet.
+
+    Attributes:
+        start: starts it.
+        picture_bytes: size of its picture.
+        mesh: its mesh file.
+    """
+
+    start: Callable[[ActiveJob], None]
+    picture_bytes: int
+    mesh: bytes | None
+
+
 class Submissions:
-    """Accepts pictures. Belongs to the event loop's thread.
+    """Accepts pictures, and texts for pictures. Belongs to the event loop's thread.
 
     Args:
         active_jobs: the jobs in progress.
@@ -41,6 +57,7 @@ class Submissions:
         matcher: finds known jobs.
         lookups: finds the image hash of a picture.
         results: starts new jobs, and textures of known ones.
+        text_pictures: starts new jobs that have a text instead of a picture.
 
     Attributes:
         engine: name of the engine, recorded with each job.
@@ -50,13 +67,14 @@ class Submissions:
 
     engine: str
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - six collaborators
         self,
         active_jobs: ActiveJobs,
         admission: Admission,
         matcher: JobMatcher,
         lookups: Lookups,
         results: StepResults,
+        text_pictures: TextPictures,
     ) -> None:
         self.on_request: Callable[[], None] = lambda: None
         self._active_jobs = active_jobs
@@ -65,6 +83,7 @@ class Submissions:
         self._matcher = matcher
         self._lookups = lookups
         self._results = results
+        self._text_pictures = text_pictures
 
     async def submit(
         self,
@@ -90,12 +109,52 @@ class Submissions:
             TooManyRequestsError: the client has too many unfinished jobs.
         """
         digest = await asyncio.to_thread(md5, picture)
-        self._admission.check_open()
         upload = Upload(caller.owner, digest, options.remove_background)
+        start = partial(self._results.start_job, picture=picture)
+        new = _NewJob(start, len(picture), mesh)
+        return self._submit(upload, options, caller, new, texture=texture)
+
+    async def submit_text(
+        self,
+        text: str,
+        options: Options,
+        caller: Caller = ANONYMOUS,
+        *,
+        texture: bool | None,
+        mesh: bytes | None = None,
+    ) -> Job:
+        """Return the caller's job for a text and options: a matching one, or a new one.
+
+        Args:
+            text: what the picture that the job needs is to show.
+            options: as for `submit`, like the following ones.
+            caller: the client.
+            texture: whether to make a texture.
+            mesh: the file that `options.mesh` is the MD5 of.
+
+        Raises:
+            InputError: no text-to-image server is configured.
+            UnavailableError: see `submit`.
+        """
+        digest = self._text_pictures.digest(text, options.seed, caller.owner)
+        upload = Upload(caller.owner, digest, options.remove_background)
+        start = partial(self._text_pictures.start, text=text, seed=options.seed)
+        return self._submit(upload, options, caller, _NewJob(start, 0, mesh), texture=texture)
+
+    def _submit(
+        self,
+        upload: Upload,
+        options: Options,
+        caller: Caller,
+        new: _NewJob,
+        *,
+        texture: bool | None,
+    ) -> Job:
+        self._admission.check_open()
         job = self._matcher.find_by_upload(upload, options, texture=texture is not False)
         if job is None:
-            self._admission.check_new_job(len(picture) + len(mesh or b""), caller)
-            job = self._create(picture, upload, options, caller, texture=texture, mesh=mesh)
+            self._admission.check_new_job(new.picture_bytes + len(new.mesh or b""), caller)
+            job = self._create(upload, options, caller, new, texture=texture)
         else:
             self._registry.add_client(job.uid, caller.client)
             self.on_request()
@@ -105,15 +164,14 @@ class Submissions:
             self._results.request_texture(job)
         return self._registry[job.uid]
 
-    def _create(  # noqa: PLR0913 - what a job is made of
+    def _create(
         self,
-        picture: bytes,
         upload: Upload,
         options: Options,
         caller: Caller,
+        new: _NewJob,
         *,
         texture: bool | None,
-        mesh: bytes | None,
     ) -> Job:
         now = self._active_jobs.clock()
         job = self._registry.put(
@@ -137,10 +195,10 @@ class Submissions:
             shape_done=job_future(),
             deadline=now,
             last_requested_at=now,
-            mesh=mesh,
+            mesh=new.mesh,
         )
         logger.info("Job accepted", extra={"uid": job.uid, "seed": options.seed})
-        self._results.start_job(active, picture)
+        new.start(active)
         return job
 
     async def identify(

@@ -4,6 +4,7 @@
 const STAGES = {
   loading: "loading the engine",
   "background model": "loading the background model",
+  picture: "making a picture of the text",
   read: "reading the mesh",
   condition: "encoding the picture",
   structure: "generating the rough structure",

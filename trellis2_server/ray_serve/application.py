@@ -27,7 +27,7 @@ from trellis2_server.ray_serve.ingress import make_ingress
 from trellis2_server.ray_serve.jobs_process import JobsProcess
 from trellis2_server.ray_serve.replicas import CutterReplica, EngineReplica
 from trellis2_server.ray_serve.settings import ClusterSettings
-from trellis2_server.settings import Settings, load_settings
+from trellis2_server.settings import Settings, load_settings, with_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,7 +69,7 @@ def build(args: Mapping[str, object]) -> Application:
         name = ".".join(map(str, problem["loc"])) or "arguments"
         raise ConfigError(f"{name}: {problem['msg']}") from error
     settings = load_settings(cluster.config) if cluster.config else Settings()
-    return build_app(with_all_keys(settings, os.environ), cluster)
+    return build_app(with_secrets(with_all_keys(settings, os.environ), os.environ), cluster)
 
 
 def build_app(

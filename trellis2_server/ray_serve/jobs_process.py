@@ -17,6 +17,7 @@ from ray import serve
 
 from trellis2_server import logs
 from trellis2_server.api.metrics import Metrics
+from trellis2_server.api.responses import job_json
 from trellis2_server.errors import ServerError
 from trellis2_server.jobs.local_service import LocalJobService
 from trellis2_server.jobs.manager import JobManager
@@ -97,6 +98,7 @@ class JobsProcess:
         self._manager = JobManager(executor, _manager_settings(settings), self._metrics)
         self._manager.start()
         self._service = ClusterJobService(self._manager, self._metrics, self._monitor, self._notes)
+        self._service.render_webhooks(job_json)
 
     async def call(self, method: str, /, *args: Any, **named: Any) -> Any:
         """Call a method of the service; return its result, or the error that it raised.

@@ -174,6 +174,7 @@ class RemoteJobService(JobService):
 
     metrics = _remote(JobService.metrics, ANSWER_TIMEOUT_S)
     submit = _remote(JobService.submit, ANSWER_TIMEOUT_S)
+    submit_text = _remote(JobService.submit_text, ANSWER_TIMEOUT_S)
     identify = _remote(JobService.identify, None)  # may cut the picture out
     find_by_shape = _remote(JobService.find_by_shape, ANSWER_TIMEOUT_S)
     get_job = _remote(JobService.get_job, ANSWER_TIMEOUT_S)
@@ -181,6 +182,7 @@ class RemoteJobService(JobService):
     list_jobs = _remote(JobService.list_jobs, ANSWER_TIMEOUT_S)
     wait_for_shape = _remote(JobService.wait_for_shape, None)
     wait_for_texture = _remote(JobService.wait_for_texture, None)
+    add_webhook = _remote(JobService.add_webhook, ANSWER_TIMEOUT_S)
     create_alias = _remote(JobService.create_alias, ANSWER_TIMEOUT_S)
     delete = _remote(JobService.delete, ANSWER_TIMEOUT_S)
     get_file = _remote(JobService.get_file, ANSWER_TIMEOUT_S)

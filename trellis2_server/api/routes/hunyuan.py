@@ -71,7 +71,8 @@ class HealthyReply(BaseModel):
     summary="Submit a job and return at once",
     responses=errors(400, 401, 413, 415, 429, 503),
     openapi_extra=request_body(
-        schema("image", "mesh", "text", "*", required=("image",)), {"image": EXAMPLE_PICTURE}
+        schema("image", "image_url", "mesh", "text", "webhook", "webhook_events", "*"),
+        {"image": EXAMPLE_PICTURE},
     ),
 )
 async def send(

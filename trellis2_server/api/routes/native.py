@@ -27,6 +27,11 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     }
 }
 
+#: What a request may have besides parameters.
+_SOURCES: Final = ("image", "image_url", "mesh", "text", "webhook", "webhook_events")
+#: Errors of a job.
+_ERRORS: Final = (400, 401, 409, 413, 415, 429, 500, 502, 503, 504, 507)
+
 router = APIRouter()
 #: Routes that clients of Hunyuan3D use, too.
 shared_router = APIRouter()
@@ -36,9 +41,9 @@ shared_router = APIRouter()
     "/generate",
     response_class=Response,
     summary="Generate a model from a picture",
-    responses={**_RESPONSES, **errors(400, 401, 409, 413, 415, 429, 500, 503, 507)},
+    responses={**_RESPONSES, **errors(*_ERRORS)},
     openapi_extra=request_body(
-        schema("image", "mesh", "text", "*", required=("image",)),
+        schema(*_SOURCES, "*"),
         {"image": EXAMPLE_PICTURE, "seed": 42},
     ),
 )
@@ -59,9 +64,12 @@ async def generate(
     "/generate_texture",
     response_class=Response,
     summary="Get the textured model of a job",
-    responses={**_RESPONSES, **errors(400, 401, 404, 408, 409, 413, 415, 429, 500, 503, 507)},
+    responses={
+        **_RESPONSES,
+        **errors(404, 408, *_ERRORS),
+    },
     openapi_extra=request_body(
-        schema("image_hash", "uid", "image", "mesh", "*"),
+        schema("image_hash", "uid", *_SOURCES, "*"),
         {"image_hash": "9e107d9d372bb6826bd81d3542a419d6"},
     ),
 )

@@ -1,0 +1,125 @@
+"""The fields of a request that make this server call another host: `image_url`, `text`, `webhook`.
+
+Does not know: routes, jobs, how a host is called.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from trellis2_server.errors import InputError
+from trellis2_server.inputs.base64_text import decode_base64
+from trellis2_server.jobs.webhook import DEFAULT_EVENTS, EVENTS, Webhook, WebhookEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.requests import Request
+
+    from trellis2_server.outbound.pictures import PictureFetcher
+    from trellis2_server.settings import Settings
+
+#: Longest `text`, characters.
+MAX_TEXT_LENGTH: Final = 4000
+
+
+def is_data_uri(text: object) -> bool:
+    """Return whether a field is a `data:` URI, which is a file and not fetched."""
+    return isinstance(text, str) and text[:64].lstrip()[:5].lower() == "data:"
+
+
+async def fetch_picture(
+    request: Request, settings: Settings, url: object, name: str = "image_url"
+) -> bytes:
+    """Return the content of a URL that a client names, from one of `server.image_hosts`.
+
+    Its bytes count as those of the request's body.
+
+    Args:
+        request: the request.
+        settings: the whole configuration.
+        url: http, https, or a `data:` URI, which needs no host.
+        name: the request's field, for messages.
+
+    Raises:
+        InputError: it is no URL of a listed host, or cannot be fetched.
+        TooLargeError: a `data:` URI is over the limit of a body.
+        UnavailableError: too many bytes are in flight.
+    """
+    if is_data_uri(url):
+        return decode_base64(str(url), max_bytes=settings.server.max_body_bytes, name=name)
+    account = request.state.body
+    held = account.held_bytes
+    fetcher = _fetcher(request, settings, name)
+    return await fetcher.fetch(url, name, lambda size: account.reserve(held + size))
+
+
+def _fetcher(request: Request, settings: Settings, name: str) -> PictureFetcher:
+    """Return the application's fetcher. Its modules are imported by the first request for it."""
+    hosts = settings.server.image_hosts
+    if not hosts:
+        raise InputError(
+            f"{name}: this server fetches no pictures; send the picture itself, or ask the "
+            "operator for server.image_hosts"
+        )
+    state = request.app.state
+    if getattr(state, "picture_fetcher", None) is None:
+        from trellis2_server.outbound.hosts import HostList
+        from trellis2_server.outbound.pictures import PictureFetcher
+
+        state.picture_fetcher = PictureFetcher(HostList(hosts), settings.server.max_body_bytes)
+    return state.picture_fetcher
+
+
+def read_text(fields: Mapping[str, object]) -> str | None:
+    """Return what a picture is to be made of; None: the request has no text.
+
+    Raises:
+        InputError: it is not a text, empty, or too long.
+    """
+    text = fields.get("text")
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise InputError("text: must be a string")
+    text = text.encode(errors="replace").decode().strip()  # JSON may have halves of characters
+    if not text:
+        raise InputError("text: empty; say what the model is to be")
+    if len(text) > MAX_TEXT_LENGTH:
+        raise InputError(f"text: over the limit of {MAX_TEXT_LENGTH} characters")
+    return text
+
+
+def read_webhook(fields: Mapping[str, object], settings: Settings) -> Webhook | None:
+    """Return the webhook of a request; None: it has none.
+
+    Raises:
+        InputError: it is not a URL of a listed host, or its events are none; see
+            `Webhooks.add`, which checks again.
+    """
+    url, names = fields.get("webhook"), fields.get("webhook_events")
+    if url is None:
+        return None
+    if isinstance(names, str):  # of a form, or the query
+        names = [part.strip() for part in names.split(",")]
+    if names is None:
+        return _checked(Webhook(str(url), DEFAULT_EVENTS), url, settings)
+    if not isinstance(names, list) or not names or not all(name in EVENTS for name in names):
+        raise InputError(f"webhook_events: must be a list of {', '.join(EVENTS)}")
+    events: tuple[WebhookEvent, ...] = tuple(event for event in EVENTS if event in names)
+    return _checked(Webhook(str(url), events), url, settings)
+
+
+def _checked(webhook: Webhook, url: object, settings: Settings) -> Webhook:
+    """Return the webhook if its host is listed: a wrong one must not cost a job."""
+    hosts = settings.server.webhook_hosts
+    if not hosts or settings.server.webhook_secret is None:
+        raise InputError(
+            "webhook: this server sends none; poll the job instead, or ask the operator for "
+            "server.webhook_hosts"
+        )
+    from trellis2_server.outbound.hosts import HostList
+    from trellis2_server.outbound.urls import check_listed, parse_url
+
+    check_listed(parse_url(url, "webhook"), HostList(hosts), "server.webhook_hosts", "webhook")
+    return webhook

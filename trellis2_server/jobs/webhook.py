@@ -1,0 +1,27 @@
+"""`Webhook`: what a request asks to be told of its job, and where.
+
+Does not know: how it is sent.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple, get_args
+
+WebhookEvent = Literal["shape", "completed", "failed"]
+#: In the order in which a job has them.
+EVENTS: Final[tuple[WebhookEvent, ...]] = get_args(WebhookEvent)
+DEFAULT_EVENTS: Final[tuple[WebhookEvent, ...]] = ("completed", "failed")
+#: Kind of the stored names of webhooks; see `JobJournal.name`.
+WEBHOOK: Final = "webhook"
+
+
+class Webhook(NamedTuple):
+    """What a request asks for.
+
+    Attributes:
+        url: where messages go.
+        events: of which events.
+    """
+
+    url: str
+    events: tuple[WebhookEvent, ...] = DEFAULT_EVENTS
