@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from trellis2_server.api.request_parsing import parse_request
 from trellis2_server.digests import md5
 from trellis2_server.errors import InputError, JobNotFoundError, UnavailableError
+from trellis2_server.inputs.images import count_of
 from trellis2_server.parameters import Delivery, Options, read_delivery, read_options
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from fastapi import Request
 
     from trellis2_server.api.inflight_bodies import BodyAccount
+    from trellis2_server.inputs.images import Pictures
     from trellis2_server.jobs.job import Caller, Job
     from trellis2_server.jobs.service import JobService
     from trellis2_server.settings import Settings
@@ -32,7 +34,8 @@ class GenerationRequest:
 
     Attributes:
         fields: the fields as sent, without the files.
-        picture: content of the picture file; None if there is none, or not any more.
+        picture: content of the picture file, or of several; None if there is none, or not any
+            more.
         mesh: content of the mesh file; None if there is none, or not any more.
         options: parameters of the job.
         delivery: which model to return, and its file type.
@@ -41,7 +44,7 @@ class GenerationRequest:
     """
 
     fields: Mapping[str, object]
-    picture: bytes | None
+    picture: Pictures | None
     mesh: bytes | None
     options: Options
     delivery: Delivery
@@ -68,7 +71,7 @@ async def read_generation_request(request: Request, settings: Settings) -> Gener
         parsed.fields,
         parsed.picture,
         parsed.mesh,
-        read_options(parsed.fields, settings, mesh_md5),
+        read_options(parsed.fields, settings, mesh_md5, pictures=count_of(parsed.picture)),
         read_delivery(parsed.fields, has_mesh=parsed.mesh is not None),
         request.state.body,
     )

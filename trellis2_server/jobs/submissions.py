@@ -11,7 +11,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-from trellis2_server.digests import md5
+from trellis2_server.inputs.images import digest_of
 from trellis2_server.jobs.job import ANONYMOUS, Job
 from trellis2_server.jobs.matching import upload_key
 from trellis2_server.jobs.queue import ActiveJob, job_future
@@ -20,6 +20,7 @@ from trellis2_server.jobs.uploads import Upload
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trellis2_server.inputs.images import Pictures
     from trellis2_server.jobs.active_jobs import ActiveJobs
     from trellis2_server.jobs.admission import Admission
     from trellis2_server.jobs.job import Caller
@@ -68,7 +69,7 @@ class Submissions:
 
     async def submit(
         self,
-        picture: bytes,
+        picture: Pictures,
         options: Options,
         caller: Caller = ANONYMOUS,
         *,
@@ -78,7 +79,7 @@ class Submissions:
         """Return the caller's job for a picture and options: a matching one, or a new one.
 
         Args:
-            picture: content of the picture file.
+            picture: content of the picture file, or of several of one object.
             options: the parameters of the job.
             caller: the client.
             texture: False: the texture of a new job is not made until it is requested.
@@ -89,7 +90,7 @@ class Submissions:
             UnavailableError: loading, shutting down, unhealthy, or the queue is full.
             TooManyRequestsError: the client has too many unfinished jobs.
         """
-        digest = await asyncio.to_thread(md5, picture)
+        digest = await asyncio.to_thread(digest_of, picture)
         self._admission.check_open()
         upload = Upload(caller.owner, digest, options.remove_background)
         job = self._matcher.find_by_upload(upload, options, texture=texture is not False)
@@ -107,7 +108,7 @@ class Submissions:
 
     def _create(  # noqa: PLR0913 - what a job is made of
         self,
-        picture: bytes,
+        picture: Pictures,
         upload: Upload,
         options: Options,
         caller: Caller,
@@ -144,7 +145,7 @@ class Submissions:
         return job
 
     async def identify(
-        self, picture: bytes, caller: Caller = ANONYMOUS, *, remove_background: RemoveBackground
+        self, picture: Pictures, caller: Caller = ANONYMOUS, *, remove_background: RemoveBackground
     ) -> str:
         """Return the image hash of a picture, or the uid of its job while that has no hash.
 
@@ -157,7 +158,7 @@ class Submissions:
             TooManyRequestsError: the client has too many unfinished jobs and lookups.
         """
         self._admission.check_open()
-        digest = await asyncio.to_thread(md5, picture)
+        digest = await asyncio.to_thread(digest_of, picture)
         upload = Upload(caller.owner, digest, remove_background)
         name = self._lookups.known_name(upload)
         if name is not None:

@@ -18,7 +18,7 @@ from trellis2_server.api.generation import (
 )
 from trellis2_server.api.model_responses import MODEL_HEADERS, MODEL_RESPONSE, model_response
 from trellis2_server.api.responses import INVALID_REQUEST, StatusReply, status_reply
-from trellis2_server.api.schemas import EXAMPLE_PICTURE, errors, request_body, schema
+from trellis2_server.api.schemas import EXAMPLE_PICTURE, PICTURES, errors, request_body, schema
 
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
@@ -36,7 +36,7 @@ router = APIRouter()
     summary="Generate a model from a picture",
     responses={**_RESPONSES, **errors(400, 401, 409, 413, 415, 429, 500, 503, 507)},
     openapi_extra=request_body(
-        schema("image", "mesh", "text", "*", required=("image",)),
+        schema(*PICTURES, "mesh", "text", "*", needs_picture=True),
         {"image": EXAMPLE_PICTURE, "seed": 42},
     ),
 )
@@ -59,7 +59,7 @@ async def generate(
     summary="Get the textured model of a job",
     responses={**_RESPONSES, **errors(400, 401, 404, 408, 409, 413, 415, 429, 500, 503, 507)},
     openapi_extra=request_body(
-        schema("image_hash", "uid", "image", "mesh", "*"),
+        schema("image_hash", "uid", *PICTURES, "mesh", "*"),
         {"image_hash": "9e107d9d372bb6826bd81d3542a419d6"},
     ),
 )
