@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from trellis2_server import __version__
 from trellis2_server.api.schemas import ErrorReply
-from trellis2_server.jobs.job import VIEW_FILES, Status
+from trellis2_server.jobs.job import Status, public_name
 from trellis2_server.parameters import fields_of
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 #: Names of a model's pictures, which are drawn when they are requested.
 THUMBNAIL_FILE: Final = "thumbnail.png"
 TURNTABLE_FILE: Final = "turntable.webp"
-#: Name of a stored file → its public one, where they differ.
-_PUBLIC_NAMES: Final = {stored: name for name, stored in VIEW_FILES.items()}
 #: OpenAPI entry of routes with parameters: with it, FastAPI does not document a 422, which this
 #: server never sends.
 INVALID_REQUEST: Final[dict[int | str, dict[str, Any]]] = {
@@ -174,7 +172,7 @@ def job_reply(view: JobView) -> JobReply:
         seed=job.options.seed,
         parameters=fields_of(job.options),
         files={
-            (name := _PUBLIC_NAMES.get(file.name, file.name)): FileReply(
+            (name := public_name(file.name)): FileReply(
                 bytes=file.size, url=f"jobs/{job.uid}/{name}"
             )
             for file in view.files

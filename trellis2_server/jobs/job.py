@@ -71,6 +71,7 @@ VIEW_FILES: Final = {
     f"input-{number}.png": f"input_{letter}.png"
     for number, letter in enumerate(string.ascii_lowercase[:MAX_PICTURES], 1)
 }
+_PUBLIC_NAMES: Final = {stored: name for name, stored in VIEW_FILES.items()}
 #: Allowed changes of the status.
 TRANSITIONS: Final = {
     Status.SHAPE_PROCESSING: frozenset(
@@ -179,6 +180,11 @@ class Job:
             progress=changes.get("progress"),
             finished_at=now if job.status.is_finished else None,
         )
+
+
+def public_name(stored: str) -> str:
+    """Return what clients call a stored file."""
+    return _PUBLIC_NAMES.get(stored, stored)
 
 
 def image_hash_of(picture: str, options: Options) -> str:

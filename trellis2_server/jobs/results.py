@@ -15,7 +15,14 @@ from trellis2_server.errors import JobNotFoundError, JobNotReadyError, StoreErro
 from trellis2_server.export.gltf import read_warnings
 from trellis2_server.jobs.conversions import Conversions
 from trellis2_server.jobs.export_calls import ExportWork, with_contents
-from trellis2_server.jobs.job import INPUT_FILE, SHAPE_FILE, TEXTURED_FILE, VIEW_FILES, Status
+from trellis2_server.jobs.job import (
+    INPUT_FILE,
+    SHAPE_FILE,
+    TEXTURED_FILE,
+    VIEW_FILES,
+    Status,
+    public_name,
+)
 from trellis2_server.jobs.service import ExportedModel
 from trellis2_server.storage.snapshots import FIELD_SNAPSHOT, SHAPE_SNAPSHOT
 
@@ -154,7 +161,9 @@ class JobResults:
         if artifact is None:
             is_to_come = not job.status.is_finished
             raise JobNotFoundError(
-                f"{name} is not there yet" if is_to_come else f"this job has no {name}"
+                f"{public_name(name)} is not there yet"
+                if is_to_come
+                else f"this job has no {public_name(name)}"
             )
         return artifact
 
