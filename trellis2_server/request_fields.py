@@ -37,6 +37,11 @@ UvSource = Literal["new", "keep"]
 #: The keys of `purposes.PURPOSES`.
 Preset = Literal["game", "web", "print", "ar", "blender", "archive"]
 PictureView = Literal["front", "three_quarter", "back"]
+#: How several pictures of one object are used.
+MultiImage = Literal["auto", "stochastic", "multidiffusion", "concat", "mean"]
+#: Side of the object that a picture shows, in the order in which a request's pictures stand. Left
+#: is the object's own: the side that the front view has on its right.
+Side = Literal["front", "left", "back", "right"]
 Stage = Literal["ss", "shape", "tex"]
 #: True: of a picture that is no cut-out, which is what requests get that leave the field out.
 #: "always": of a cut-out, too, which is what `true` in a request means. False: not at all.
@@ -49,6 +54,10 @@ MOST_LEVELS: Final = 8
 #: Longest edge of a model for `min_wall_mm` where the request does not set its size, millimetres.
 PRINT_SIZE_MM: Final = 100.0
 RANDOM_SEED: Final = -1
+#: Most pictures of one request; and of one whose `multi_image` is concat.
+MAX_PICTURES: Final = 8
+MAX_CONCATENATED: Final = 4
+SIDES: Final[tuple[Side, ...]] = get_args(Side)
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 
 #: File type → extension of its file.
@@ -221,6 +230,17 @@ FIELDS: Final = (
     ),
     RequestField(
         "no_rembg", "boolean", "Opposite of remove_background, which takes precedence.", "general"
+    ),
+    RequestField(
+        "multi_image",
+        "string",
+        "How several pictures of one object are used. stochastic: each step sees one of them, in "
+        "turn. multidiffusion: each step sees all, and takes the mean of what they predict. concat "
+        "(at most 4 pictures): all features at once. mean: the mean of the features. auto: "
+        "stochastic; multidiffusion in a stage with fewer steps than pictures.",
+        "general",
+        choices=get_args(MultiImage),
+        default="auto",
     ),
     *_sampler("ss", "ss", "sparse-structure", 7.5),
     *_sampler("shape", "shape_slat", "shape", 7.5),

@@ -66,11 +66,16 @@ class FormContent:
         texts: the text fields.
         raw_texts: the text fields that `file_names` names, which are not decoded.
         files: the files.
+        lists: the parts of fields that may be there several times, in order: content, and whether
+            it is base64.
     """
 
     texts: dict[str, str] = field(default_factory=dict[str, str])
     raw_texts: dict[str, bytes] = field(default_factory=dict[str, bytes])
     files: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    lists: dict[str, list[tuple[bytes, bool]]] = field(
+        default_factory=dict[str, list[tuple[bytes, bool]]]
+    )
 
 
 def parse_form(
@@ -79,6 +84,7 @@ def parse_form(
     *,
     max_files: int,
     file_names: Collection[str] = (),
+    list_names: Collection[str] = (),
 ) -> FormContent:
     """Parse the body of a form.
 
@@ -90,7 +96,8 @@ def parse_form(
         content_type: the request's header. If it has no boundary, the form's first line has.
         max_files: limit of the files.
         file_names: names of fields that are files or long texts, which are not decoded. Each of
-            them may be there once.
+            them may be there once,
+        list_names: except for these of them.
 
     Raises:
         InputError: the form is malformed, or a text is not UTF-8; the message names the field.
@@ -98,7 +105,7 @@ def parse_form(
     """
     _, options = parse_options_header(content_type)
     _check_charset(options.get(b"charset", b""), "the multipart body")
-    parts = _Parts(max_files, file_names)
+    parts = _Parts(max_files, file_names, list_names)
     body = take_body()
     boundary = options.get(b"boundary", b"") or form_boundary(body[:HEAD_BYTES])
     if not boundary or len(boundary) > MAX_BOUNDARY_BYTES:
@@ -182,11 +189,14 @@ class _Parts:
         is_complete: whether the last delimiter has come.
     """
 
-    def __init__(self, max_files: int, file_names: Collection[str]) -> None:
+    def __init__(
+        self, max_files: int, file_names: Collection[str], list_names: Collection[str]
+    ) -> None:
         self.content = FormContent()
         self.is_complete = False
         self._max_files = max_files
         self._file_names = file_names
+        self._list_names = list_names
         self._files = self._fields = self._text_bytes = 0
         self._headers: dict[bytes, bytes] = {}
         self._header_name = self._header_value = b""
@@ -275,13 +285,17 @@ class _Parts:
         content = part.content()
         if not content and self._is_file and self._is_unnamed:
             return  # a browser's empty file input
+        is_base64 = not self._is_file and _is_base64(content[:HEAD_BYTES])
+        if name in self._list_names:
+            self.content.lists.setdefault(name, []).append((content, is_base64))
+            return
         if name in self.content.raw_texts or name in self.content.files:
             raise InputError(f"{name:.60}: sent more than once")
         self.content.texts.pop(name, None)
-        if self._is_file or not _is_base64(content[:HEAD_BYTES]):
-            self.content.files[name] = content
-        else:
+        if is_base64:
             self.content.raw_texts[name] = content
+        else:
+            self.content.files[name] = content
 
     def _count_text(self, text: str) -> str:
         self._text_bytes += len(text)

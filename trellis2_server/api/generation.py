@@ -13,6 +13,7 @@ from trellis2_server.api.outbound_fields import fetch_picture, read_text, read_w
 from trellis2_server.api.request_parsing import parse_request
 from trellis2_server.digests import md5
 from trellis2_server.errors import InputError, JobNotFoundError, UnavailableError
+from trellis2_server.inputs.images import count_of
 from trellis2_server.jobs.text_pictures import NO_SERVER
 from trellis2_server.parameters import Delivery, Options, read_delivery, read_options
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from fastapi import Request
 
     from trellis2_server.api.inflight_bodies import BodyAccount
+    from trellis2_server.inputs.images import Pictures
     from trellis2_server.jobs.job import Caller, Job
     from trellis2_server.jobs.service import JobService
     from trellis2_server.jobs.webhook import Webhook
@@ -35,7 +37,8 @@ class GenerationRequest:
 
     Attributes:
         fields: the fields as sent, without the files.
-        picture: content of the picture file; None if there is none, or not any more.
+        picture: content of the picture file, or of several; None if there is none, or not any
+            more.
         mesh: content of the mesh file; None if there is none, or not any more.
         options: parameters of the job.
         delivery: which model to return, and its file type.
@@ -46,7 +49,7 @@ class GenerationRequest:
     """
 
     fields: Mapping[str, object]
-    picture: bytes | None
+    picture: Pictures | None
     mesh: bytes | None
     options: Options
     delivery: Delivery
@@ -101,7 +104,7 @@ async def read_generation_request(
         fields,
         parsed.picture,
         parsed.mesh,
-        read_options(fields, settings, mesh_md5),
+        read_options(fields, settings, mesh_md5, pictures=count_of(parsed.picture)),
         read_delivery(fields, has_mesh=parsed.mesh is not None),
         request.state.body,
         webhook=read_webhook(fields, settings),

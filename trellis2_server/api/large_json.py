@@ -32,15 +32,19 @@ _STRIDE: Final = 1_048_576
 _PREVIEW_BYTES: Final = 80
 
 
-def parse(content: bytes, once: Collection[str] = ()) -> tuple[Any, dict[str, memoryview]]:
+def parse(
+    content: bytes, once: Collection[str] = (), lists: Collection[str] = ()
+) -> tuple[Any, dict[str, Any]]:
     """Parse JSON; return the value, and the long strings among the values of an object.
 
     In the value, long strings are truncated. The long strings are returned by their keys, as
-    views of `content` between the quotation marks, with their escape sequences.
+    views of `content` between the quotation marks, with their escape sequences. So are lists that
+    have some, with all their items.
 
     Args:
         content: the JSON, in UTF-8.
         once: keys that an object may have only once; of other keys, the last one counts.
+        lists: keys whose values may be lists of long strings.
 
     Raises:
         ValueError: the content is not JSON.
@@ -50,13 +54,26 @@ def parse(content: bytes, once: Collection[str] = ()) -> tuple[Any, dict[str, me
     """
     remainder, spans = _cut_out_long_strings(content)
     value: Any = json.loads(remainder, object_pairs_hook=partial(_object, once))
-    long: dict[str, memoryview] = {}
+    long: dict[str, Any] = {}
+
+    def view(item: object) -> object:
+        if not isinstance(item, str) or item not in spans:
+            return item
+        begin, end = spans[item]
+        return memoryview(content)[begin:end]
+
+    def preview(item: object) -> object:
+        if not isinstance(item, str) or item not in spans:
+            return item
+        begin = spans[item][0]
+        return f"{content[begin : begin + _PREVIEW_BYTES].decode(errors='replace')}…"
+
     if isinstance(value, dict):
         for key, text in value.items():
             if isinstance(text, str) and text in spans:
-                begin, end = spans[text]
-                long[key] = memoryview(content)[begin:end]
-                value[key] = f"{content[begin : begin + _PREVIEW_BYTES].decode(errors='replace')}…"
+                long[key], value[key] = view(text), preview(text)
+            elif key in lists and isinstance(text, list):
+                long[key], value[key] = [*map(view, text)], [*map(preview, text)]
     return value, long
 
 

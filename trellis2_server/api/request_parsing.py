@@ -22,10 +22,19 @@ from trellis2_server.api.body_kinds import HEAD_BYTES, body_kind, json_codec
 from trellis2_server.api.content_coding import make_decoder
 from trellis2_server.api.forms import parse_form
 from trellis2_server.api.outbound_fields import is_data_uri
+from trellis2_server.api.picture_fields import (
+    LISTS,
+    PICTURE_FIELDS,
+    SINGLE,
+    Encoded,
+    read_pictures,
+    values_of,
+)
 from trellis2_server.api.query_fields import add_query
 from trellis2_server.api.urlencoded import parse_urlencoded
 from trellis2_server.errors import InputError, TooLargeError
 from trellis2_server.inputs.base64_text import decode_base64
+from trellis2_server.request_fields import MAX_PICTURES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,11 +45,17 @@ if TYPE_CHECKING:
     from trellis2_server.api.content_coding import BodyDecoder
     from trellis2_server.api.forms import FormContent
     from trellis2_server.api.inflight_bodies import BodyAccount
+    from trellis2_server.api.picture_fields import Sent
+    from trellis2_server.inputs.images import Pictures
 
 #: JSON bodies up to this size, in bytes, are parsed on the event loop.
 MAX_INLINE_BYTES: Final = 65_536
 #: Fields that contain files, as they are or in base64.
-FILES: Final = ("image", "mesh")
+FILES: Final = (*PICTURE_FIELDS, "mesh")
+#: Those of them that a form may have several times.
+_REPEATED: Final = (SINGLE, *LISTS)
+#: Files of a form, from which on they are not even counted: one more than there may be.
+_MAX_FILES: Final = MAX_PICTURES + 2
 _NO_NAMES: Final[Mapping[str, str]] = {}
 #: Field with the URL of a picture, which may be a `data:` URI.
 _URL: Final = "image_url"
@@ -55,12 +70,12 @@ class ParsedRequest:
 
     Attributes:
         fields: the fields as sent, without the files.
-        picture: content of the picture file; None if there is none.
+        picture: content of the picture file, or of several; None if there is none.
         mesh: content of the mesh file; None if there is none.
     """
 
     fields: dict[str, object]
-    picture: bytes | None
+    picture: Pictures | None
     mesh: bytes | None = None
 
 
@@ -73,9 +88,10 @@ async def parse_request(
 ) -> ParsedRequest:
     """Parse the fields and files of a request.
 
-    A form has the files as parts, as they are or in base64; JSON has them in base64; any other
-    body is the picture itself. Where the content type is missing, unknown, or one that clients send
-    without meaning it, the first bytes decide. Fields may also be in the query.
+    A form has the files as parts, as they are or in base64; JSON has them in base64, several
+    pictures as a list or by side (`picture_fields`); any other body is the picture itself. Where
+    the content type is missing, unknown, or one that clients send without meaning it, the first
+    bytes decide. Fields may also be in the query.
 
     Args:
         request: the request, its body not read.
@@ -125,14 +141,21 @@ async def parse_fields(request: Request, *, max_bytes: int) -> dict[str, object]
 
 def _with_query(parsed: ParsedRequest, query: dict[str, object], max_bytes: int) -> ParsedRequest:
     """Return a request with the fields and files of its query, which may also be in its body."""
-    files = {"image": parsed.picture, "mesh": parsed.mesh}
-    for name in FILES:
-        content = _take_file(query, name, max_bytes)
-        if content is not None:
-            if files[name] not in {None, content}:
-                raise InputError(f"{name}: the query has another one than the body")
-            files[name] = content
-    return ParsedRequest(add_query(parsed.fields, query), files["image"], files["mesh"])
+    for name in PICTURE_FIELDS:
+        if name != SINGLE and name in query:
+            raise InputError(f"{name}: must be in the body, not in the query")
+    picture, mesh = parsed.picture, parsed.mesh
+    content = _take_file(query, SINGLE, max_bytes)
+    if content is not None:
+        if picture is not None and picture != content:
+            raise InputError(f"{SINGLE}: the query has another one than the body")
+        picture = content
+    content = _take_file(query, "mesh", max_bytes)
+    if content is not None:
+        if mesh not in {None, content}:
+            raise InputError("mesh: the query has another one than the body")
+        mesh = content
+    return ParsedRequest(add_query(parsed.fields, query), picture, mesh)
 
 
 class _Body:
@@ -220,11 +243,18 @@ def _parse(
     if kind == "json":
         return _parse_json(body, max_bytes, names)
     file_names = (*FILES, *names)
+    list_names = (*_REPEATED, *(name for name, own in names.items() if own in _REPEATED))
     if kind == "form":
-        form = parse_form(body.take, content_type, max_files=len(FILES), file_names=file_names)
+        form = parse_form(
+            body.take,
+            content_type,
+            max_files=_MAX_FILES,
+            file_names=file_names,
+            list_names=list_names,
+        )
     else:
-        form = parse_urlencoded(body.take, file_names=file_names)
-    for parts in (form.texts, form.raw_texts, form.files):
+        form = parse_urlencoded(body.take, file_names=file_names, list_names=list_names)
+    for parts in (form.texts, form.raw_texts, form.files, form.lists):
         _rename(parts, names)
     return _form_request(form, max_bytes)
 
@@ -249,7 +279,7 @@ def _parse_json(body: _Body, max_bytes: int, names: Mapping[str, str]) -> Parsed
     file_names = (*FILES, *names)
     try:
         content = _as_utf_8(body, codec) if codec else body.take()
-        fields, long = large_json.parse(content, file_names)
+        fields, long = large_json.parse(content, file_names, LISTS)
     except RecursionError as error:
         raise InputError("the body is not valid JSON: nested too deeply") from error
     except UnicodeDecodeError as error:
@@ -263,13 +293,14 @@ def _parse_json(body: _Body, max_bytes: int, names: Mapping[str, str]) -> Parsed
         raise InputError("the body must be a JSON object")
     fields |= {name: long[name] for name in file_names if name in long}
     _rename(fields, names)
-    picture = _take_file(fields, "image", max_bytes)
+    sent = {name: values_of(name, fields.pop(name, None)) for name in PICTURE_FIELDS}
+    pictures = read_pictures(sent, max_bytes=max_bytes)
     view = long.get(_URL)
-    if picture is None and view is not None and is_data_uri(bytes(view[:64]).decode("latin-1")):
+    if pictures is None and view is not None and is_data_uri(bytes(view[:64]).decode("latin-1")):
         # Too long for a URL; as a file it is decoded here, on a thread.
         del fields[_URL]
-        picture = decode_base64(view, max_bytes=max_bytes, name=_URL)
-    return ParsedRequest(fields, picture, _take_file(fields, "mesh", max_bytes))
+        pictures = decode_base64(view, max_bytes=max_bytes, name=_URL)
+    return ParsedRequest(fields, pictures, _take_file(fields, "mesh", max_bytes))
 
 
 def _as_utf_8(body: _Body, codec: str) -> bytes:
@@ -303,13 +334,19 @@ def _take_file(fields: dict[str, Any], name: str, max_bytes: int) -> bytes | Non
 
 
 def _form_request(form: FormContent, max_bytes: int) -> ParsedRequest:
-    files: dict[str, bytes | None] = {}
-    for name in FILES:
-        files[name] = form.files.pop(name, None)
-        if files[name] == b"":
-            raise InputError(f"{name}: empty")
-        if name in form.raw_texts:
-            files[name] = decode_base64(form.raw_texts.pop(name), max_bytes=max_bytes, name=name)
+    sent: dict[str, list[Sent]] = {}
+    for name in PICTURE_FIELDS:
+        parts = form.lists.pop(name, [])
+        if name in form.files:
+            parts = [(form.files.pop(name), False)]
+        elif name in form.raw_texts:
+            parts = [(form.raw_texts.pop(name), True)]
+        sent[name] = [Encoded(content) if is_base64 else content for content, is_base64 in parts]
+    mesh = form.files.pop("mesh", None)
+    if mesh == b"":
+        raise InputError("mesh: empty")
+    if "mesh" in form.raw_texts:
+        mesh = decode_base64(form.raw_texts.pop("mesh"), max_bytes=max_bytes, name="mesh")
     for name in form.files:
-        raise InputError(f"{name:.60}: is a file; only image and mesh may be files")
-    return ParsedRequest(dict(form.texts), files["image"], files["mesh"])
+        raise InputError(f"{name:.60}: is a file; only pictures and the mesh may be files")
+    return ParsedRequest(dict(form.texts), read_pictures(sent, max_bytes=max_bytes), mesh)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from trellis2_server import __version__
 from trellis2_server.api.api_keys import NO_OWNER
 from trellis2_server.api.schemas import ErrorReply
-from trellis2_server.jobs.job import Status
+from trellis2_server.jobs.job import Status, public_name
 from trellis2_server.parameters import fields_of
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ class JobReply(StatusReply):
     seed: int = Field(description="Seed of the job.")
     parameters: dict[str, Any] = Field(description="Request fields that reproduce the job.")
     files: dict[str, FileReply] = Field(
-        description="Available files: input.png, shape.glb, textured.glb."
+        description="Available files: input.png, shape.glb, textured.glb; with several pictures "
+        "also each of them, input-1.png, input-2.png and so on."
     )
     thumbnail_url: str | None = Field(
         default=None,
@@ -181,7 +182,9 @@ def job_reply(view: JobView) -> JobReply:
         seed=job.options.seed,
         parameters=fields_of(job.options),
         files={
-            file.name: FileReply(bytes=file.size, url=f"jobs/{job.uid}/{file.name}")
+            (name := public_name(file.name)): FileReply(
+                bytes=file.size, url=f"jobs/{job.uid}/{name}"
+            )
             for file in view.files
         },
         thumbnail_url=f"jobs/{job.uid}/{THUMBNAIL_FILE}" if job.model else None,

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel, Field
 
 from trellis2_server.jobs.webhook import EVENTS
-from trellis2_server.request_fields import FIELDS, LEAST_LEVELS, MOST_LEVELS
+from trellis2_server.request_fields import (
+    FIELDS,
+    LEAST_LEVELS,
+    MAX_PICTURES,
+    MOST_LEVELS,
+    SIDES,
+)
 
 if TYPE_CHECKING:
     from trellis2_server.request_fields import RequestField
@@ -55,6 +61,30 @@ _UPLOADS_AND_NAMES: Final[dict[str, dict[str, Any]]] = {
         "type": "string",
         "description": "Picture, base64; may have a data: prefix.",
     },
+    "images": {
+        "type": "array",
+        "items": {"type": "string"},
+        "minItems": 1,
+        "maxItems": MAX_PICTURES,
+        "description": "Pictures of one object, base64, in place of image; the first one shows its "
+        "front. See multi_image.",
+    },
+    "image_urls": {
+        "type": "array",
+        "items": {"type": "string", "pattern": "^data:"},
+        "minItems": 1,
+        "maxItems": MAX_PICTURES,
+        "description": "The same as data: URIs.",
+    },
+    **{
+        f"image_{side}": {
+            "type": "string",
+            "description": f"Picture of the object's {side}, base64"
+            + ("; the same as image." if side == "front" else ", beside image_front or image.")
+            + f" Also accepted as mv_image_{side}.",
+        }
+        for side in SIDES
+    },
     "mesh": {
         "type": "string",
         "description": "Mesh to texture after the picture, instead of generating a shape: a GLB, "
@@ -85,6 +115,20 @@ _UPLOADS_AND_NAMES: Final[dict[str, dict[str, Any]]] = {
 }
 
 
+#: Fields with one picture or several, of which a request needs one: the sides need the front.
+_FRONTS: Final = ("image", "images", "image_urls", "image_front", "image_url", "text")
+#: Those with pictures themselves.
+_FILES: Final = ("image", "images", "image_urls", *(f"image_{side}" for side in SIDES))
+#: What a generation request may have besides parameters.
+SOURCES: Final = (
+    *_FRONTS,
+    *(f"image_{side}" for side in SIDES if side != "front"),
+    "mesh",
+    "webhook",
+    "webhook_events",
+)
+
+
 def field_schema(field: RequestField, maximum: int | None = None) -> dict[str, Any]:
     """Return the JSON Schema of a field's well-formed value; what is accepted is wider.
 
@@ -113,12 +157,12 @@ def field_schema(field: RequestField, maximum: int | None = None) -> dict[str, A
     return {**known, "description": field.description}
 
 
-def schema(*names: str, required: tuple[str, ...] = ()) -> dict[str, Any]:
+def schema(*names: str, needs_picture: bool = False) -> dict[str, Any]:
     """Return the JSON Schema of a request's body.
 
     Args:
         names: uploads and names of jobs; `*`: all fields of a generation request.
-        required: those of them that must not be missing.
+        needs_picture: whether there must be a picture, several, or a text.
     """
     properties: dict[str, Any] = {}
     for name in names:
@@ -126,7 +170,10 @@ def schema(*names: str, required: tuple[str, ...] = ()) -> dict[str, Any]:
             properties |= {field.name: field_schema(field) for field in FIELDS}
         else:
             properties[name] = _UPLOADS_AND_NAMES[name]
-    return {"type": "object", "properties": properties, "required": list(required)}
+    known: dict[str, Any] = {"type": "object", "properties": properties}
+    if needs_picture:
+        known["anyOf"] = [{"required": [name]} for name in _FRONTS]
+    return known
 
 
 #: Body of an export call.
@@ -179,14 +226,14 @@ def export_body(example: dict[str, Any]) -> dict[str, Any]:
 
 def request_body(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
     """Return the OpenAPI request body of that schema: JSON, a form, or the picture itself."""
-    form = {
-        **schema,
-        "properties": {
-            **schema["properties"],
-            "image": {"type": "string", "format": "binary", "description": "Picture."},
-            "mesh": {"type": "string", "format": "binary", "description": "Mesh."},
-        },
-    }
+    properties: dict[str, Any] = {**schema["properties"]}
+    for name in (*_FILES, "mesh"):
+        if name in properties:
+            known: dict[str, Any] = {"type": "string", "format": "binary"}
+            if properties[name]["type"] == "array":
+                known = {"type": "array", "items": known}
+            properties[name] = {**known, "description": properties[name]["description"]}
+    form = {**schema, "properties": properties}
     picture = {"schema": {"type": "string", "format": "binary"}}
     return {
         "requestBody": {

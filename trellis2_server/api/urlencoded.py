@@ -33,13 +33,17 @@ _PREVIEW_CHARS: Final = 80
 
 
 def parse_urlencoded(
-    take_body: Callable[[], bytes], *, file_names: Collection[str] = ()
+    take_body: Callable[[], bytes],
+    *,
+    file_names: Collection[str] = (),
+    list_names: Collection[str] = (),
 ) -> FormContent:
     """Parse the body of a form without parts.
 
     Args:
         take_body: returns the body and forgets it, so that it is freed before this returns.
-        file_names: names of fields that are base64; each of them may be there once.
+        file_names: names of fields that are base64; each of them may be there once,
+        list_names: except for these of them.
 
     Raises:
         InputError: there are too many fields, or none, or a text is not UTF-8.
@@ -55,6 +59,10 @@ def parse_urlencoded(
         if equals < 0:
             continue
         name = _text("the body", body[begin:equals])
+        if name in list_names:
+            text = _base64(name, body, equals + 1, end)
+            content.lists.setdefault(name, []).append((text, True))
+            continue
         if name in file_names:
             if name in content.raw_texts:
                 raise InputError(f"{name}: sent more than once")
@@ -67,7 +75,7 @@ def parse_urlencoded(
                 f"the body without its files is over the limit of {MAX_TEXT_BYTES} bytes"
             )
         content.texts[name] = text
-    if not content.texts and not content.raw_texts:
+    if not (content.texts or content.raw_texts or content.lists):
         raise InputError(
             "the body is declared as application/x-www-form-urlencoded, and has no field; set "
             "Content-Type to what it is"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from trellis2_server.client.options import FileType, Options
     from trellis2_server.client.progress import OnProgress, OnShape
-    from trellis2_server.client.protocol.actions import File, Operation
+    from trellis2_server.client.protocol.actions import File, Operation, Pictures
     from trellis2_server.client.records import Health, Result
 
     P = ParamSpec("P")
@@ -109,7 +109,7 @@ class Client(_BaseClient):
 
     def generate(  # noqa: PLR0913 - keyword arguments of a public function
         self,
-        picture: File,
+        picture: Pictures,
         *,
         mesh: File | None = None,
         texture: bool = True,
@@ -127,7 +127,8 @@ class Client(_BaseClient):
         interrupted (KeyboardInterrupt, a cancelled task), the job is cancelled on the server.
 
         Args:
-            picture: image file, or its path.
+            picture: image file, or its path. Several pictures of one object: a list of them, the
+                front first, or a mapping with `front`, `left`, `back` and `right`.
             mesh: mesh file (GLB, OBJ, PLY, STL) or its path, which is textured instead of
                 generating a shape.
             texture: whether to generate a textured model.
@@ -152,7 +153,7 @@ class Client(_BaseClient):
 
     def submit(
         self,
-        picture: File,
+        picture: Pictures,
         *,
         mesh: File | None = None,
         texture: bool = True,

@@ -23,6 +23,7 @@ from trellis2_server.request_fields import (
     FileType,
     Group,
     Kind,
+    MultiImage,
     Origin,
     PipelineType,
     RequestField,
@@ -60,6 +61,7 @@ class Options(TypedDict, total=False):
 
     seed: int
     remove_background: bool
+    multi_image: MultiImage
     ss_guidance_scale: float
     ss_sampling_steps: int
     ss_guidance_rescale: float

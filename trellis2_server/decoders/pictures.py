@@ -47,13 +47,16 @@ def decode_image(
         check=check,
     )
     match meta, arrays:
-        case {"has_alpha": bool(has_alpha), "warnings": [*warnings]}, {"rgba": rgba} if (
+        case (
+            {"has_alpha": bool(has_alpha), "warnings": [*warnings], "pixels": int(pixels)},
+            {"rgba": rgba},
+        ) if (
             rgba.dtype == np.uint8
             and rgba.ndim == 3  # noqa: PLR2004 - height, width, channels
             and 0 < min(rgba.shape[:2]) <= max(rgba.shape[:2]) <= MAX_SIZE_PX
             and rgba.shape[2] == _CHANNELS
         ):
             image = Image.fromarray(rgba)
-            return DecodedImage(image, has_alpha, tuple(map(str, warnings)))
+            return DecodedImage(image, has_alpha, tuple(map(str, warnings)), pixels)
         case _:
             raise invalid_result("image")

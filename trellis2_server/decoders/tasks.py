@@ -46,10 +46,14 @@ def decode_picture(content: memoryview, arguments: Mapping[str, Any]) -> Result:
         arguments: `max_pixels`.
 
     Returns:
-        `has_alpha` and `warnings`; `rgba`, uint8 [H, W, 4].
+        `has_alpha`, `warnings` and `pixels`; `rgba`, uint8 [H, W, 4].
     """
     decoded = decode_image(bytes(content), max_pixels=arguments["max_pixels"])
-    meta = {"has_alpha": decoded.has_alpha, "warnings": list(decoded.warnings)}
+    meta = {
+        "has_alpha": decoded.has_alpha,
+        "warnings": list(decoded.warnings),
+        "pixels": decoded.pixels,
+    }
     return meta, {"rgba": np.asarray(decoded.image)}
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from trellis2_server.decoders import DecoderPool
     from trellis2_server.inputs.background import FetchState
-    from trellis2_server.inputs.images import Cutout, Cutter
+    from trellis2_server.inputs.images import Cutout, Cutter, Pictures
     from trellis2_server.mesh import VoxelField
     from trellis2_server.parameters import DerivedForm, Options
     from trellis2_server.pipeline import Engine, Geometry, UploadedMesh
@@ -116,9 +116,9 @@ class Executor(Protocol):
         ...
 
     def cut_out(
-        self, picture: bytes, *, remove_background: RemoveBackground, report: Report
+        self, picture: Pictures, *, remove_background: RemoveBackground, report: Report
     ) -> Cutout | Awaitable[Cutout]:
-        """Do the step `cutout`: return what the model sees of a picture.
+        """Do the step `cutout`: return what the model sees of a picture, or of several.
 
         Raises:
             ModelPending: the background model is being loaded.
@@ -241,7 +241,7 @@ class LocalExecutor:
         return self._cutter.model_state()
 
     def cut_out(
-        self, picture: bytes, *, remove_background: RemoveBackground, report: Report
+        self, picture: Pictures, *, remove_background: RemoveBackground, report: Report
     ) -> Cutout:
         """Cut the picture out; do not wait for the background model.
 

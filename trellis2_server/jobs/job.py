@@ -5,11 +5,13 @@ Does not know: threads, queues, HTTP, how a job is worked on.
 
 from __future__ import annotations
 
+import string
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.digests import md5
+from trellis2_server.request_fields import MAX_PICTURES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,6 +65,13 @@ _FINISHED: Final = frozenset({Status.COMPLETED, Status.ERROR, Status.CANCELLED})
 INPUT_FILE: Final = "input.png"
 SHAPE_FILE: Final = "shape.glb"
 TEXTURED_FILE: Final = "textured.glb"
+#: Name → name in the store of each picture of several; `INPUT_FILE` has all of them. The stored
+#: names are such that earlier versions know them as names of files.
+VIEW_FILES: Final = {
+    f"input-{number}.png": f"input_{letter}.png"
+    for number, letter in enumerate(string.ascii_lowercase[:MAX_PICTURES], 1)
+}
+_PUBLIC_NAMES: Final = {stored: name for name, stored in VIEW_FILES.items()}
 #: Allowed changes of the status.
 TRANSITIONS: Final = {
     Status.SHAPE_PROCESSING: frozenset(
@@ -95,7 +104,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """One picture with one set of options.
+    """One picture, or several of one object, with one set of options.
 
     Attributes:
         uid: a UUID, version 4.
@@ -171,6 +180,11 @@ class Job:
             progress=changes.get("progress"),
             finished_at=now if job.status.is_finished else None,
         )
+
+
+def public_name(stored: str) -> str:
+    """Return what clients call a stored file."""
+    return _PUBLIC_NAMES.get(stored, stored)
 
 
 def image_hash_of(picture: str, options: Options) -> str:

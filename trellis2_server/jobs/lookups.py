@@ -25,7 +25,7 @@ from trellis2_server.jobs.threads import StepCancelled
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trellis2_server.inputs.images import Cutout
+    from trellis2_server.inputs.images import Cutout, Pictures
     from trellis2_server.jobs.active_jobs import ActiveJobs
     from trellis2_server.jobs.endings import JobEndings
     from trellis2_server.jobs.executor import Executor
@@ -43,7 +43,7 @@ class Lookup:
 
     Attributes:
         upload: key of the picture.
-        picture: content of the picture file.
+        picture: content of the picture file, or of several.
         clients: number of requests of each client.
         held_bytes: size of the files of these requests, bytes.
         done: future that resolves to the name of the picture's job, or to the error.
@@ -53,7 +53,7 @@ class Lookup:
     """
 
     upload: Upload
-    picture: bytes
+    picture: Pictures
     clients: Counter[str] = field(default_factory=Counter[str])
     held_bytes: int = 0
     done: asyncio.Future[str | ServerError] = field(default_factory=_future)
@@ -135,12 +135,12 @@ class Lookups:
         """Return whether a lookup of that upload waits or runs."""
         return upload in self._by_upload
 
-    async def find(self, upload: Upload, picture: bytes, client: str) -> str:
+    async def find(self, upload: Upload, picture: Pictures, client: str) -> str:
         """Return the name of the picture's job: its image hash, or the uid of an active job.
 
         Args:
             upload: key of the picture.
-            picture: content of the picture file.
+            picture: content of the picture file, or of several.
             client: who asks.
 
         Raises:

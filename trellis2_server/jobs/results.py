@@ -15,7 +15,14 @@ from trellis2_server.errors import JobNotFoundError, JobNotReadyError, StoreErro
 from trellis2_server.export.gltf import read_warnings
 from trellis2_server.jobs.conversions import Conversions
 from trellis2_server.jobs.export_calls import ExportWork, with_contents
-from trellis2_server.jobs.job import INPUT_FILE, SHAPE_FILE, TEXTURED_FILE, Status
+from trellis2_server.jobs.job import (
+    INPUT_FILE,
+    SHAPE_FILE,
+    TEXTURED_FILE,
+    VIEW_FILES,
+    Status,
+    public_name,
+)
 from trellis2_server.jobs.service import ExportedModel
 from trellis2_server.storage.snapshots import FIELD_SNAPSHOT, SHAPE_SNAPSHOT
 
@@ -35,7 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: The files that clients can get, in the order in which they are made.
-FILES: Final = (INPUT_FILE, SHAPE_FILE, TEXTURED_FILE)
+FILES: Final = (INPUT_FILE, *VIEW_FILES.values(), SHAPE_FILE, TEXTURED_FILE)
 #: The field of `Job` that refers to each GLB.
 _FIELDS: Final = {SHAPE_FILE: "shape_glb", TEXTURED_FILE: "textured_glb"}
 #: Jobs that are deleted at a time to make room; the event loop runs in between.
@@ -154,7 +161,9 @@ class JobResults:
         if artifact is None:
             is_to_come = not job.status.is_finished
             raise JobNotFoundError(
-                f"{name} is not there yet" if is_to_come else f"this job has no {name}"
+                f"{public_name(name)} is not there yet"
+                if is_to_come
+                else f"this job has no {public_name(name)}"
             )
         return artifact
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from trellis2_server.inputs.background import FetchState
+    from trellis2_server.inputs.images import Pictures
     from trellis2_server.jobs.job import Caller, Job
     from trellis2_server.jobs.webhook import Webhook
     from trellis2_server.parameters import Delivery, DerivedForm, FileForm, Options
@@ -121,14 +122,14 @@ class JobService(Protocol):
 
     async def submit(
         self,
-        picture: bytes,
+        picture: Pictures,
         options: Options,
         caller: Caller = ANONYMOUS,
         *,
         texture: bool | None,
         mesh: bytes | None = None,
     ) -> Job:
-        """Return the job for a picture and options; see `Submissions.submit`."""
+        """Return the job for pictures and options; see `Submissions.submit`."""
         ...
 
     async def submit_text(
@@ -144,7 +145,7 @@ class JobService(Protocol):
         ...
 
     async def identify(
-        self, picture: bytes, caller: Caller = ANONYMOUS, *, remove_background: RemoveBackground
+        self, picture: Pictures, caller: Caller = ANONYMOUS, *, remove_background: RemoveBackground
     ) -> str:
         """Return the name of a picture's job; see `Submissions.identify`."""
         ...

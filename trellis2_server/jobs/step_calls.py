@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trellis2_server.inputs.images import Cutout
+    from trellis2_server.inputs.images import Cutout, Pictures
     from trellis2_server.jobs.active_jobs import ActiveJobs
     from trellis2_server.jobs.executor import Executor, FieldSummary, ShapeSummary
     from trellis2_server.jobs.progress import ProgressReporter
@@ -35,7 +35,7 @@ class StepCalls:
         self._active_jobs = active_jobs
         self._progress = progress
 
-    def cut_out(self, active: ActiveJob, picture: bytes) -> Callable[[], Any]:
+    def cut_out(self, active: ActiveJob, picture: Pictures) -> Callable[[], Any]:
         """Return the call of the step `cutout`."""
         return partial(
             self._executor.cut_out,

@@ -33,6 +33,7 @@ from trellis2_server.jobs.job import (
     INPUT_FILE,
     SHAPE_FILE,
     TEXTURED_FILE,
+    VIEW_FILES,
     Progress,
     Status,
     image_hash_of,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trellis2_server.inputs.background import ModelPending
-    from trellis2_server.inputs.images import Cutout
+    from trellis2_server.inputs.images import Cutout, Pictures
     from trellis2_server.jobs.active_jobs import ActiveJobs
     from trellis2_server.jobs.availability import Availability
     from trellis2_server.jobs.endings import JobEndings
@@ -102,7 +103,7 @@ class StepResults:
 
     # ---- before and between the steps ----------------------------------------------------
 
-    def start_job(self, active: ActiveJob, picture: bytes) -> None:
+    def start_job(self, active: ActiveJob, picture: Pictures) -> None:
         """Queue the first step of a new job."""
         self._active_jobs.add(active)
         active.upload_bytes = len(picture) + len(active.mesh or b"")
@@ -169,7 +170,11 @@ class StepResults:
         if known is not None:
             self._merge(active, known)
             return
-        self._archive.store_deferred(active.uid, INPUT_FILE, cutout.png, is_evictable=False)
+        files = {INPUT_FILE: cutout.png}
+        views = zip(VIEW_FILES.values(), cutout.views, strict=False)  # there are fewer views
+        files |= {name: view.png for name, view in views}
+        for name, write in files.items():
+            self._archive.store_deferred(active.uid, name, write, is_evictable=False)
         mesh, active.mesh = active.mesh, None
         if mesh is None:
             self.enqueue(active, "shape", self._calls.make_shape(active, cutout))

@@ -12,7 +12,7 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from trellis2_server.digests import md5
+from trellis2_server.inputs.images import digest_of
 from trellis2_server.jobs.job import ANONYMOUS, Job
 from trellis2_server.jobs.matching import upload_key
 from trellis2_server.jobs.queue import ActiveJob, job_future
@@ -21,6 +21,7 @@ from trellis2_server.jobs.uploads import Upload
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trellis2_server.inputs.images import Pictures
     from trellis2_server.jobs.active_jobs import ActiveJobs
     from trellis2_server.jobs.admission import Admission
     from trellis2_server.jobs.job import Caller
@@ -87,7 +88,7 @@ class Submissions:
 
     async def submit(
         self,
-        picture: bytes,
+        picture: Pictures,
         options: Options,
         caller: Caller = ANONYMOUS,
         *,
@@ -97,7 +98,7 @@ class Submissions:
         """Return the caller's job for a picture and options: a matching one, or a new one.
 
         Args:
-            picture: content of the picture file.
+            picture: content of the picture file, or of several of one object.
             options: the parameters of the job.
             caller: the client.
             texture: False: the texture of a new job is not made until it is requested.
@@ -108,7 +109,7 @@ class Submissions:
             UnavailableError: loading, shutting down, unhealthy, or the queue is full.
             TooManyRequestsError: the client has too many unfinished jobs.
         """
-        digest = await asyncio.to_thread(md5, picture)
+        digest = await asyncio.to_thread(digest_of, picture)
         upload = Upload(caller.owner, digest, options.remove_background)
         start = partial(self._results.start_job, picture=picture)
         new = _NewJob(start, len(picture), mesh)
@@ -202,7 +203,7 @@ class Submissions:
         return job
 
     async def identify(
-        self, picture: bytes, caller: Caller = ANONYMOUS, *, remove_background: RemoveBackground
+        self, picture: Pictures, caller: Caller = ANONYMOUS, *, remove_background: RemoveBackground
     ) -> str:
         """Return the image hash of a picture, or the uid of its job while that has no hash.
 
@@ -215,7 +216,7 @@ class Submissions:
             TooManyRequestsError: the client has too many unfinished jobs and lookups.
         """
         self._admission.check_open()
-        digest = await asyncio.to_thread(md5, picture)
+        digest = await asyncio.to_thread(digest_of, picture)
         upload = Upload(caller.owner, digest, remove_background)
         name = self._lookups.known_name(upload)
         if name is not None:

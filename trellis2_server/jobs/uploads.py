@@ -21,7 +21,7 @@ class Upload(NamedTuple):
 
     Attributes:
         owner: of the picture; other owners get no answers from it.
-        digest: MD5 of the file, 32 hex digits.
+        digest: of the file, or of several, 32 hex digits; see `picture_set.digest_of`.
         remove_background: whether its background is removed.
     """
 

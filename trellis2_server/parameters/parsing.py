@@ -25,6 +25,7 @@ from trellis2_server.purposes import suited_fields
 from trellis2_server.request_fields import (
     BY_NAME,
     FIELDS,
+    MAX_CONCATENATED,
     MAX_SEED,
     PRINT_SIZE_MM,
     RANDOM_SEED,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from trellis2_server.request_fields import (
         FileType,
+        MultiImage,
         PipelineType,
         RemoveBackground,
         RequestField,
@@ -155,13 +157,20 @@ def _placement(file_type: FileType, found: Mapping[str, Any], *, has_mesh: bool)
     )
 
 
-def read_options(raw: Mapping[str, object], settings: Settings, mesh: str | None = None) -> Options:
+def read_options(
+    raw: Mapping[str, object],
+    settings: Settings,
+    mesh: str | None = None,
+    *,
+    pictures: int = 1,
+) -> Options:
     """Return the parameters of a job: the request's, then the configured defaults.
 
     Args:
         raw: fields of the request.
         settings: the server's settings.
         mesh: MD5 of the mesh file in the request; None: it has none.
+        pictures: number of pictures; with one, `multi_image` changes nothing and is "auto".
 
     Raises:
         InputError: a value makes no sense, or not with another one; names the fields.
@@ -181,6 +190,7 @@ def read_options(raw: Mapping[str, object], settings: Settings, mesh: str | None
     if mesh is None:
         values["up_axis"] = "auto"  # that of the file, see `read_delivery`
     values["remove_background"] = _REMOVALS[values["remove_background"]]
+    values["multi_image"] = _multi_image(values["multi_image"], pictures)
     values = _with_levels(_capped(values, settings), settings)
     seed: int = values["seed"]
     if "seed" in raw and raw["seed"] is None:
@@ -199,6 +209,15 @@ def read_options(raw: Mapping[str, object], settings: Settings, mesh: str | None
         mesh=mesh,
         **{name: values[name] for name in _OPTION_FIELDS},
     )
+
+
+def _multi_image(wanted: MultiImage, pictures: int) -> MultiImage:
+    if wanted == "concat" and pictures > MAX_CONCATENATED:
+        raise InputError(
+            f"multi_image: concat takes at most {MAX_CONCATENATED} pictures, and these are "
+            f"{pictures}"
+        )
+    return wanted if pictures > 1 else "auto"
 
 
 def read_export(raw: Mapping[str, object], options: Options, settings: Settings) -> Options:
@@ -347,6 +366,8 @@ def fields_of(options: Options) -> dict[str, object]:
         given["normal_map"] = True
     if options.lods:
         given["lods"] = list(options.lods)
+    if options.multi_image != "auto":
+        given["multi_image"] = options.multi_image
     if options.remove_background is not True:
         given["remove_background"] = options.remove_background == "always"
     return {**others, "compress": options.compress or "none", **samplers, **given}

@@ -15,6 +15,7 @@ from trellis2_server.request_fields import (
     AlphaMode,
     Compression,
     FileType,
+    MultiImage,
     Origin,
     PictureView,
     PipelineType,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 #: Fields of `Options` that are newer than stored keys: the `repr` has them only if they are set.
 _NEWER: Final = frozenset(
-    {"up_axis", "uv", "solid", "min_wall_mm", "occlusion", "normal_map", "lods"}
+    {"up_axis", "uv", "solid", "min_wall_mm", "occlusion", "normal_map", "lods", "multi_image"}
 )
 
 
@@ -81,6 +82,7 @@ class Options:
         occlusion: whether to bake ambient occlusion.
         normal_map: whether to bake the normals of the surface before decimation.
         lods: maximum numbers of faces of the levels of detail, descending; none: one level.
+        multi_image: how several pictures are used; "auto" for one.
     """
 
     seed: int
@@ -106,6 +108,7 @@ class Options:
     occlusion: bool = False
     normal_map: bool = False
     lods: tuple[int, ...] = ()
+    multi_image: MultiImage = "auto"
 
     def __repr__(self) -> str:
         """Return all fields; those that stored keys do not have, only if they are set."""

@@ -29,7 +29,7 @@ from trellis2_server.storage.snapshots import EngineName
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
-    from trellis2_server.inputs.images import Cutout
+    from trellis2_server.inputs.images import Cutout, Pictures
     from trellis2_server.parameters import DerivedForm, Options
     from trellis2_server.ray_serve.engine_monitor import EngineMonitor
     from trellis2_server.ray_serve.remote_calls import RemoteCalls
@@ -131,7 +131,7 @@ class ClusterExecutor:
 
     @_translate_ray_errors
     async def cut_out(
-        self, picture: bytes, *, remove_background: RemoveBackground, report: Report
+        self, picture: Pictures, *, remove_background: RemoveBackground, report: Report
     ) -> Cutout:
         """Cut the picture out, on a cutter or with the engine's own remover."""
         if not self._engine_cuts_out:

@@ -24,7 +24,7 @@ from trellis2_server.ray_serve.task_machine import TaskMachine
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from trellis2_server.inputs.images import Cutout
+    from trellis2_server.inputs.images import Cutout, Pictures
     from trellis2_server.ray_serve.stream import Outcome
     from trellis2_server.reports import Report
     from trellis2_server.request_fields import RemoveBackground
@@ -83,7 +83,7 @@ class RemoteCalls:
 
         return await retry_once(call)
 
-    async def on_cutter(self, picture: bytes, *, remove_background: RemoveBackground) -> Cutout:
+    async def on_cutter(self, picture: Pictures, *, remove_background: RemoveBackground) -> Cutout:
         """Cut a picture out on a cutter."""
 
         async def call() -> Cutout:

@@ -38,7 +38,7 @@ from trellis2_server.thread_priority import device_niceness
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from trellis2_server.inputs.images import Cutout, Cutter
+    from trellis2_server.inputs.images import Cutout, Cutter, Pictures
     from trellis2_server.jobs.steps import Step
     from trellis2_server.mesh import PreparedMesh, VoxelField
     from trellis2_server.parameters import Options
@@ -97,7 +97,7 @@ class EngineReplica:
     # ---- steps: each method yields a stream, see stream.py -------------------------------
 
     async def cut_out(
-        self, picture: bytes, remove_background: RemoveBackground
+        self, picture: Pictures, remove_background: RemoveBackground
     ) -> AsyncGenerator[Any]:
         """Cut a picture out with the engine's own remover; the value is the cut-out."""
 
@@ -219,7 +219,9 @@ class CutterReplica:
         if settings.model.prefetches_background:
             self._cutter.prefetch()
 
-    def cut_out(self, picture: bytes, remove_background: RemoveBackground) -> Cutout | ServerError:
+    def cut_out(
+        self, picture: Pictures, remove_background: RemoveBackground
+    ) -> Cutout | ServerError:
         """Return the cut-out, or the error; wait while a background model is downloaded."""
         cut_out = partial(self._cutter.cut_out, picture, remove_background=remove_background)
         try:

@@ -54,13 +54,13 @@ def test_a_prepared_picture_is_resized_once_and_in_another_thread(
         return resize(given, size)
 
     monkeypatch.setattr(module, "_resize", note)
-    encoder.prepare(image, (32, 64))
+    encoder.prepare([image], (32, 64))
     for size, features in zip((32, 64), expected, strict=True):
         encoder.image_size = size
         assert encoder([image]).equal(features)
     assert sorted(size for size, _ in threads) == [32, 64]
     assert threading.get_ident() not in {thread for _, thread in threads}
-    encoder.prepare(image, (64,))
+    encoder.prepare([image], (64,))
     assert not encoder([other]).equal(expected[1])  # another picture than the prepared one
 
 

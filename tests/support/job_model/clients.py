@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tests.support.job_model.executor import mesh, picture
+from tests.support.job_model.executor import mesh, pictures
 from trellis2_server.api import api_keys
 from trellis2_server.api.api_keys import KeyRing
 from trellis2_server.api.routes.jobs import _events
@@ -142,7 +142,7 @@ class Clients:
         given = mesh(seed) if seed >= FIRST_MESH_SEED else None
         job = self.loop.do(
             self.service.submit(
-                picture(seed, variant), options(seed), caller, texture=texture, mesh=given
+                pictures(seed, variant), options(seed), caller, texture=texture, mesh=given
             )
         )
         asked = Asked(job.uid, seed, caller)
@@ -221,7 +221,7 @@ class Clients:
     def look_up(self, seed: int, caller: Caller | None = None) -> None:
         """Ask for the image hash of a picture."""
         caller = caller or Caller("a", "a")
-        call = self.service.identify(picture(seed), caller, remove_background=True)
+        call = self.service.identify(pictures(seed), caller, remove_background=True)
         self._request("lookup", seed, call, caller.owner)
 
     def _request(

@@ -23,7 +23,7 @@ from trellis2_server.decoders.process import Decoded, DecoderEndedError
 from trellis2_server.digests import md5
 from trellis2_server.errors import TooLargeError
 from trellis2_server.inputs.background import ModelPending
-from trellis2_server.inputs.images import Cutout
+from trellis2_server.inputs.images import Cutout, PictureSet, View
 from trellis2_server.jobs.executor import ExportedShape
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from tests.support.job_model.gates import Gates
     from tests.support.job_model.virtual_loop import VirtualLoop
+    from trellis2_server.inputs.images import Pictures
     from trellis2_server.parameters import Options
     from trellis2_server.reports import Check, Report
     from trellis2_server.request_fields import RemoveBackground
@@ -53,6 +54,12 @@ def picture(seed: int, variant: str = "") -> bytes:
     return b"picture %d %s" % (seed, variant.encode())
 
 
+def pictures(seed: int, variant: str = "") -> Pictures:
+    """The picture of a job, or its pictures: those of every fourth seed are two."""
+    front = picture(seed, variant)
+    return PictureSet((front, front + b" back"), ("front", "back")) if seed % 4 > 2 else front
+
+
 def mesh(seed: int) -> bytes:
     """A mesh file."""
     return b"mesh %d" % seed
@@ -66,8 +73,9 @@ def seed_of(content: bytes) -> int:
 
 
 @functools.cache
-def cutout(seed: int) -> Cutout:
-    return Cutout(np.full((16, 16, 4), seed, np.uint8), "alpha")
+def cutout(seed: int, views: int = 1) -> Cutout:
+    rgba = np.full((16, 16, 4), seed, np.uint8)
+    return Cutout(rgba, "alpha", views=(View(rgba),) * views if views > 1 else ())
 
 
 @dataclass(eq=False)
@@ -234,14 +242,16 @@ class GatedExecutor:
         return self.decoders.pool.call(task, content, {}, field=field, check=check).meta["outcome"]
 
     def cut_out(
-        self, picture: bytes, *, remove_background: RemoveBackground, report: Report
+        self, picture: Pictures, *, remove_background: RemoveBackground, report: Report
     ) -> Cutout:
         del remove_background
-        outcome = self._decode("decode_image", picture, report)
-        if outcome == "pending":
-            self.models.append(Future())
-            raise ModelPending(self.models[-1], MODEL_TIMEOUT_S)
-        return cutout(seed_of(picture))
+        contents = picture.contents if isinstance(picture, PictureSet) else (picture,)
+        for content in contents:
+            outcome = self._decode("decode_image", content, report)
+            if outcome == "pending":
+                self.models.append(Future())
+                raise ModelPending(self.models[-1], MODEL_TIMEOUT_S)
+        return cutout(seed_of(contents[0]), len(contents))
 
     def make_shape(self, cutout: Cutout, options: Options, report: Report) -> Any:
         del cutout

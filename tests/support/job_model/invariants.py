@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from tests.support.job_model.executor import picture
-from trellis2_server.digests import md5
+from tests.support.job_model.executor import pictures
+from trellis2_server.inputs.images import digest_of
 from trellis2_server.jobs.job import Status
 from trellis2_server.jobs.uploads import Upload
 
@@ -81,9 +81,9 @@ def _check_lookups(world: World) -> None:
         for request in world.requests
         if request.kind == "lookup" and not request.task.done()
     ]
-    assert lookups.held_bytes == sum(len(picture(request.seed)) for request in waiting)
+    assert lookups.held_bytes == sum(len(pictures(request.seed)) for request in waiting)
     uploads = {
-        Upload(request.owner, md5(picture(request.seed)), remove_background=True)
+        Upload(request.owner, digest_of(pictures(request.seed)), remove_background=True)
         for request in waiting
     }
     assert uploads == set(lookups._by_upload)

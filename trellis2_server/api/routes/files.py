@@ -19,6 +19,7 @@ from trellis2_server.api.responses import INVALID_REQUEST
 from trellis2_server.api.schemas import FILE_PARAMETERS, errors
 from trellis2_server.digests import md5
 from trellis2_server.errors import InputError, JobNotFoundError
+from trellis2_server.jobs.job import VIEW_FILES
 from trellis2_server.parameters import FileType, read_delivery
 from trellis2_server.request_fields import EXTENSIONS
 
@@ -72,6 +73,7 @@ FILES: Final = {
     file.name: file
     for file in (
         JobFile("input.png", "input.png", "image/png"),
+        *(JobFile(name, stored, "image/png") for name, stored in VIEW_FILES.items()),
         *_model_files("shape"),
         *_model_files("textured"),
     )
@@ -98,7 +100,8 @@ async def file(
     file_name: Annotated[
         str,
         Path(
-            description="`input.png`, the cut-out picture; or `shape` or `textured` with `.glb`, "
+            description="`input.png`, the cut-out picture; of a job with several, all of them, "
+            "and each as `input-1.png`, `input-2.png`, …; or `shape` or `textured` with `.glb`, "
             "`.obj`, `.ply`, `.stl`, `.3mf`, `.usdz`, `.zip` (OBJ with its textures) or "
             "`.gltf.zip`."
         ),
@@ -114,7 +117,7 @@ async def file(
     """
     requested = _find(file_name)
     job, artifact = await service.get_file(name, requested.source, caller)
-    is_model = requested.name != "input.png"
+    is_model = requested.media_type != "image/png"
     query = request.query_params if is_model else {}
     delivery = read_delivery({**query, "type": requested.convert_to or "glb"})
     _check_is_convertible(requested, job)

@@ -22,7 +22,7 @@ from trellis2_server.api.dependencies import CallerDep, ServiceDep, SettingsDep
 from trellis2_server.api.generation import read_generation_request, submit
 from trellis2_server.api.head_routes import head_response
 from trellis2_server.api.model_responses import base64_response, convert_on_get
-from trellis2_server.api.schemas import EXAMPLE_PICTURE, errors, request_body, schema
+from trellis2_server.api.schemas import EXAMPLE_PICTURE, SOURCES, errors, request_body, schema
 from trellis2_server.jobs.job import Job, Status
 from trellis2_server.storage.store import UID
 
@@ -71,7 +71,7 @@ class HealthyReply(BaseModel):
     summary="Submit a job and return at once",
     responses=errors(400, 401, 413, 415, 429, 503),
     openapi_extra=request_body(
-        schema("image", "image_url", "mesh", "text", "webhook", "webhook_events", "*"),
+        schema(*SOURCES, "*", needs_picture=True),
         {"image": EXAMPLE_PICTURE},
     ),
 )

@@ -18,7 +18,7 @@ from trellis2_server.api.generation import (
 )
 from trellis2_server.api.model_responses import MODEL_HEADERS, MODEL_RESPONSE, model_response
 from trellis2_server.api.responses import INVALID_REQUEST, StatusReply, status_reply
-from trellis2_server.api.schemas import EXAMPLE_PICTURE, errors, request_body, schema
+from trellis2_server.api.schemas import EXAMPLE_PICTURE, SOURCES, errors, request_body, schema
 
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
@@ -27,8 +27,6 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     }
 }
 
-#: What a request may have besides parameters.
-_SOURCES: Final = ("image", "image_url", "mesh", "text", "webhook", "webhook_events")
 #: Errors of a job.
 _ERRORS: Final = (400, 401, 409, 413, 415, 429, 500, 502, 503, 504, 507)
 
@@ -43,7 +41,7 @@ shared_router = APIRouter()
     summary="Generate a model from a picture",
     responses={**_RESPONSES, **errors(*_ERRORS)},
     openapi_extra=request_body(
-        schema(*_SOURCES, "*"),
+        schema(*SOURCES, "*", needs_picture=True),
         {"image": EXAMPLE_PICTURE, "seed": 42},
     ),
 )
@@ -69,7 +67,7 @@ async def generate(
         **errors(404, 408, *_ERRORS),
     },
     openapi_extra=request_body(
-        schema("image_hash", "uid", *_SOURCES, "*"),
+        schema("image_hash", "uid", *SOURCES, "*"),
         {"image_hash": "9e107d9d372bb6826bd81d3542a419d6"},
     ),
 )

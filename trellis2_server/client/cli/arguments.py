@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,12 +19,12 @@ from trellis2_server.client.cli.output_names import read_output_names
 from trellis2_server.client.errors import UsageError
 from trellis2_server.client.options import EXTENSIONS, OPTIONS
 from trellis2_server.purposes import PURPOSES, suited_fields
+from trellis2_server.request_fields import MAX_PICTURES, SIDES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from trellis2_server.client.cli.output_names import Kind, OutputNames
     from trellis2_server.client.options import FileType, Option
+    from trellis2_server.request_fields import Side
 
 _EPILOG: Final = """\
 --output is a file for one picture, a folder for several pictures or with a slash at its end, or
@@ -89,11 +90,12 @@ class Command:
     """The command line.
 
     Attributes:
-        pictures: image files, at least one.
+        pictures: image files, at least one; of several of one object, the first one.
         request: arguments of `AsyncClient.generate`, apart from the picture.
         server: the server to use.
         output: files to write, and what to print.
         jobs: most jobs at the same time.
+        views: several pictures of one object, for one job; None: each picture is a job.
     """
 
     pictures: Sequence[Path]
@@ -101,6 +103,7 @@ class Command:
     server: ServerArguments
     output: OutputArguments
     jobs: int
+    views: Mapping[Side, Path] | Sequence[Path] | None = None
 
 
 def read_command(arguments: Sequence[str] | None = None, *, program: str | None = None) -> Command:
@@ -114,23 +117,29 @@ def read_command(arguments: Sequence[str] | None = None, *, program: str | None 
         UsageError: the arguments contradict each other, or a file cannot be read.
         SystemExit: argparse has printed the help, or an error in the arguments.
     """
-    parsed = _parser(program or Path(sys.argv[0]).name).parse_args(arguments)
+    parser = _parser(program or Path(sys.argv[0]).name)
+    parsed = parser.parse_args(arguments)
+    views = _read_views(parsed.views) if parsed.views else None
+    if views is None and not parsed.pictures:
+        parser.error("the following arguments are required: PICTURE")
+    if views is not None and parsed.pictures:
+        raise UsageError("--views: cannot be combined with other pictures")
+    files = [*views.values()] if isinstance(views, Mapping) else [*(views or parsed.pictures)]
     suited: dict[str, Any] = {}
     if parsed.purpose:
         suited = suited_fields(parsed.purpose, parsed.type, has_mesh=bool(parsed.mesh))
     suited_type = suited.pop("type", "glb")
     parsed.type = parsed.type or suited_type
-    _check(parsed)
+    _check(parsed, files)
     kinds: list[Kind] = ["model"]
     if parsed.with_shape:
         kinds.append("shape")
     if parsed.thumbnail:
         kinds.append("thumbnail")
-    names = read_output_names(
-        parsed.output, parsed.pictures, parsed.type, kinds=kinds, mesh=parsed.mesh
-    )
+    pictures = files[:1] if views else files
+    names = read_output_names(parsed.output, pictures, parsed.type, kinds=kinds, mesh=parsed.mesh)
     return Command(
-        pictures=parsed.pictures,
+        pictures=pictures,
         request={
             "mesh": parsed.mesh,
             "texture": not parsed.shape_only,
@@ -147,6 +156,7 @@ def read_command(arguments: Sequence[str] | None = None, *, program: str | None 
             names, kinds, parsed.type, not parsed.shape_only, parsed.json, parsed.quiet
         ),
         jobs=parsed.jobs,
+        views=views,
     )
 
 
@@ -156,12 +166,20 @@ def read_command(arguments: Sequence[str] | None = None, *, program: str | None 
 def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program,
-        usage="%(prog)s [options] PICTURE [PICTURE ...]",
+        usage="%(prog)s [options] PICTURE [PICTURE ...]\n"
+        "       %(prog)s [options] --views SIDE=PICTURE [SIDE=PICTURE ...]",
         description="Generate 3D models from pictures on a server.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="image file")
+    parser.add_argument("pictures", nargs="*", type=Path, metavar="PICTURE", help="image file")
+    parser.add_argument(
+        "--views",
+        nargs="+",
+        metavar="SIDE=PICTURE",
+        help=f"several pictures of one object, for one model: {', '.join(SIDES)}; or up to "
+        f"{MAX_PICTURES} without sides, the front first",
+    )
     parser.add_argument("--version", action="version", version=__version__)
     _add_server(parser.add_argument_group("server"))
     _add_output(parser.add_argument_group("results"))
@@ -237,8 +255,34 @@ def _add_option(group: Any, option: Option) -> None:
 # ---- values --------------------------------------------------------------------------------
 
 
-def _check(parsed: argparse.Namespace) -> None:
-    for file in (*parsed.pictures, *([parsed.mesh] if parsed.mesh else [])):
+def _read_views(given: Sequence[str]) -> Mapping[Side, Path] | Sequence[Path]:
+    """Return the pictures of one object, in the order of their sides.
+
+    Raises:
+        UsageError: a side is unknown or there twice, some have one and others none, there is none
+            of the front, or there are too many.
+    """
+    if len(given) > MAX_PICTURES:
+        raise UsageError(f"--views: {len(given)} pictures; at most {MAX_PICTURES} are allowed")
+    found: dict[Side, Path] = {}
+    for view in given:
+        side, _, file = view.partition("=")
+        if side in SIDES and file:
+            if side in found:
+                raise UsageError(f"--views {side}: there are two pictures of it")
+            found[side] = Path(file)
+    if not found:
+        return [Path(view) for view in given]
+    if len(found) < len(given):
+        odd = next(view for view in given if view.partition("=")[0] not in found)
+        raise UsageError(f"--views {odd}: must be SIDE=PICTURE; sides are {', '.join(SIDES)}")
+    if "front" not in found:
+        raise UsageError("--views: needs front=PICTURE")
+    return {side: found[side] for side in SIDES if side in found}
+
+
+def _check(parsed: argparse.Namespace, pictures: Sequence[Path]) -> None:
+    for file in (*pictures, *([parsed.mesh] if parsed.mesh else [])):
         if not os.access(file, os.R_OK) or not file.is_file():
             raise UsageError(f"{file}: not a readable file")
     if parsed.jobs < 1:

@@ -84,7 +84,7 @@ async def _run(
         outcome.files[kind] = path
 
     result = await client.generate(
-        picture,
+        command.views or picture,
         on_progress=show,
         on_shape=lambda content: write("shape", content),
         **command.request,

@@ -16,7 +16,7 @@ Does not know: httpx, asyncio, terminals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     import os
 
     from trellis2_server.client.records import Health, JobState
+    from trellis2_server.request_fields import Side
 
 T = TypeVar("T")
 
 #: Content of a file, or its path.
 File: TypeAlias = "bytes | os.PathLike[str] | str"
+#: A picture, or several of one object: a list, the front first, or by side.
+Pictures: TypeAlias = "File | Sequence[File] | Mapping[Side, File]"
 
 
 # ---- actions -------------------------------------------------------------------------------

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlencode
@@ -25,11 +27,10 @@ from trellis2_server.client.protocol.events import follow
 from trellis2_server.client.protocol.hunyuan import poll
 from trellis2_server.client.protocol.replies import SHUTTING_DOWN, read_name
 from trellis2_server.client.records import Result
+from trellis2_server.request_fields import MAX_PICTURES, SIDES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from trellis2_server.client.protocol.actions import File, Operation
+    from trellis2_server.client.protocol.actions import File, Operation, Pictures
     from trellis2_server.client.protocol.retry import Backoff
     from trellis2_server.client.records import JobState
 
@@ -44,7 +45,7 @@ class GenerationRequest:
     """A picture, and the files that are to be generated from it.
 
     Attributes:
-        picture: image file.
+        picture: image file, or several of one object.
         mesh: mesh file that is textured; None: a shape is generated.
         texture: whether a textured model is requested.
         shape: whether an untextured model is requested, too.
@@ -55,7 +56,7 @@ class GenerationRequest:
         UsageError: the arguments contradict each other, or the type is unknown.
     """
 
-    picture: File
+    picture: Pictures
     mesh: File | None
     texture: bool
     shape: bool
@@ -67,6 +68,14 @@ class GenerationRequest:
             raise UsageError(f"type: must be one of {', '.join(EXTENSIONS)}")
         if self.mesh is not None and not self.texture:
             raise UsageError("mesh: requires a texture")
+        if isinstance(self.picture, Mapping):
+            for side in self.picture:
+                if side not in SIDES:
+                    raise UsageError(f"{side}: no side of an object; must be {', '.join(SIDES)}")
+        if isinstance(self.picture, bytes | str | os.PathLike):
+            return
+        if not 0 < len(self.picture) <= MAX_PICTURES:
+            raise UsageError(f"{len(self.picture)} pictures: must be 1 to {MAX_PICTURES}")
 
     @property
     def returns_shape(self) -> bool:
@@ -93,15 +102,31 @@ def read_body(request: GenerationRequest) -> Operation[dict[str, Any]]:
     Raises:
         UsageError: a file cannot be read or is empty.
     """
-    picture: bytes = yield ReadFile(request.picture)
+    pictures = yield from _read_pictures(request.picture)
     body = {name: value for name, value in request.fields.items() if value is not None}
     if body.get("seed") == -1:
         body["seed"] = secrets.randbelow(MAX_SEED + 1)
     if request.mesh is not None:
         mesh: bytes = yield ReadFile(request.mesh)
         body["mesh"] = base64.b64encode(mesh).decode()
-    image = base64.b64encode(picture).decode()
-    return {**body, "texture": request.texture, "type": request.type, "image": image}
+    return {**body, "texture": request.texture, "type": request.type, **pictures}
+
+
+def _read_pictures(pictures: Pictures) -> Operation[dict[str, Any]]:
+    """Return the fields of a request that have its pictures, in base64."""
+
+    def read(file: File) -> Operation[str]:
+        content: bytes = yield ReadFile(file)
+        return base64.b64encode(content).decode()
+
+    if isinstance(pictures, bytes | str | os.PathLike):
+        return {"image": (yield from read(pictures))}
+    encoded: list[str] = []
+    for file in pictures.values() if isinstance(pictures, Mapping) else pictures:
+        encoded.append((yield from read(file)))  # noqa: PERF401 - `yield` in it
+    if not isinstance(pictures, Mapping):
+        return {"images": encoded}
+    return {f"image_{side}": text for side, text in zip(pictures, encoded, strict=True)}
 
 
 def submit(request: GenerationRequest, backoff: Backoff) -> Operation[str]:

@@ -11,6 +11,7 @@ and P. Joshi and N. Carr, "Repoussé: automatic inflation of 2D artwork", SBM 20
     solid         flat triangles → closed mesh
     sheets        picture → colours of front and back
     projection    picture → colours of an uploaded mesh
+    views         several pictures of one object
     kernels       compiled loops
 
 Does not know: files, HTTP, jobs, how a mesh becomes a GLB, what the object's other side looks

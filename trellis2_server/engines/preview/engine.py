@@ -5,7 +5,7 @@ Does not know: files, jobs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
@@ -15,6 +15,7 @@ from trellis2_server.engines.preview.projection import project
 from trellis2_server.engines.preview.sheets import MARGIN_VOXELS, sheets, widened
 from trellis2_server.engines.preview.silhouette import incidence, mask_field, triangulate
 from trellis2_server.engines.preview.solid import heights, solid
+from trellis2_server.engines.preview.views import unused_views
 from trellis2_server.export.cancellation import call, cancellable
 from trellis2_server.mesh import Mesh, Shape, VoxelField
 
@@ -96,7 +97,8 @@ class PreviewEngine:
             flat = (points + np.array([-1.5, 1.5])) * scale + np.array([-0.5, 0.5]) * edge
             mesh = solid(flat, height * scale, faces, outline)
             watched("back", 4, 4)
-            return Shape(mesh=mesh, resolution=resolution, state=PreviewState(front=len(faces)))
+            state = PreviewState(front=len(faces))
+            return Shape(mesh, resolution, state, warnings=unused_views(cutout))
 
     def texture(self, shape: Shape, cutout: Cutout, options: Options, report: Report) -> VoxelField:
         """Make the picture's colours as a sparse field around the surface of `shape`.
@@ -145,7 +147,8 @@ class PreviewEngine:
         """
         with cancellable(report, "colours") as watched:
             size = field_resolution(options.texture_size)
-            return project(mesh, cutout, size, _ROUGHNESS, watched)
+            field = project(mesh, cutout, size, _ROUGHNESS, watched)
+            return replace(field, warnings=unused_views(cutout))
 
 
 def field_resolution(texture_size_px: int) -> int:

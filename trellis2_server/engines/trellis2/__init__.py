@@ -17,6 +17,7 @@
     stages
         engine              `Trellis2Engine`
         stages              the calls of TRELLIS.2's pipeline for one job
+        views               several pictures as conditions of the samplers
         pipeline_types      models and resolutions of each pipeline type
         state               what is saved between shape and texture
         arrays              tensors → NumPy

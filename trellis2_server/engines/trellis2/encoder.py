@@ -56,8 +56,8 @@ class ImageEncoder:
         self.model.eval().requires_grad_(requires_grad=False)
         self.model.norm = torch.nn.Identity()
         self._floats = _normalised(torch)
-        self._picture: Image.Image | None = None
-        self._prepared: dict[int, Future[NDArray[np.uint8]]] = {}
+        self._pictures: tuple[Image.Image, ...] = ()
+        self._prepared: dict[tuple[int, int], Future[NDArray[np.uint8]]] = {}
 
     def to(self, device: object) -> None:
         """Move the weights."""
@@ -71,25 +71,37 @@ class ImageEncoder:
         """Move the weights to the CPU."""
         self.model.cpu()
 
-    def prepare(self, picture: Image.Image, sizes: Sequence[int]) -> None:
-        """Begin to resize a picture, all sizes at once and in other threads.
+    def prepare(self, pictures: Sequence[Image.Image], sizes: Sequence[int]) -> None:
+        """Begin to resize pictures, all sizes at once and in other threads.
 
         The next call for a size waits for it. On a GPU the second size is ready when the first
         is encoded, and with `low_vram` both while the encoder moves to the GPU.
 
         Args:
-            picture: of the next calls, the same object.
+            pictures: of the next calls, the same objects.
             sizes: of the next calls, pixels.
         """
         threads = ThreadPoolExecutor(len(sizes), thread_name_prefix="resize")
-        self._picture = picture
-        self._prepared = {size: threads.submit(_resize, picture, size) for size in sizes}
+        self._pictures = tuple(pictures)
+        self._prepared = {
+            (index, size): threads.submit(_resize, picture, size)
+            for size in sizes
+            for index, picture in enumerate(self._pictures)
+        }
         threads.shutdown(wait=False)
 
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return features, float32 [B, 1 + registers + patches, C], of pictures in mode RGB."""
+        """Return features, float32 [B, 1 + registers + patches, C], of pictures in mode RGB.
+
+        One picture at a time: several take no more memory, and each has the features, bit for bit,
+        that it has alone.
+        """
         torch: Any = importlib.import_module("torch")
-        pixels = torch.from_numpy(np.stack([self._resized(picture) for picture in images]))
+        features = [self._encode(torch, picture) for picture in images]
+        return features[0] if len(features) == 1 else torch.cat(features)
+
+    def _encode(self, torch: Any, picture: Image.Image) -> Tensor:
+        pixels = torch.from_numpy(np.stack([self._resized(picture)]))
         device = next(self.model.parameters()).device
         # Bytes travel, a quarter of the floats. A table gives each its float: dividing on a GPU
         # can differ from the CPU in the last bit.
@@ -101,8 +113,9 @@ class ImageEncoder:
 
     def _resized(self, picture: Image.Image) -> NDArray[np.uint8]:
         prepared = None
-        if picture is self._picture:
-            prepared = self._prepared.pop(self.image_size, None)
+        for index, known in enumerate(self._pictures):
+            if known is picture:
+                prepared = self._prepared.pop((index, self.image_size), None)
         if prepared is None:
             return _resize(picture, self.image_size)
         return prepared.result()

@@ -32,6 +32,7 @@ from trellis2_server.engines.trellis2.samplers import SAMPLERS
 from trellis2_server.engines.trellis2.stage_runner import StageRunner
 from trellis2_server.engines.trellis2.stages import Stages
 from trellis2_server.engines.trellis2.upstream import import_upstream
+from trellis2_server.engines.trellis2.views import unseen_views
 from trellis2_server.errors import EngineError, InputError
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class Trellis2Engine:
 
         attempts = oom_policy.shape_attempts(options, self._oom_fallback)
         shape, warnings = loaded.policy.run(run, attempts, progress)
-        return replace(shape, warnings=warnings)
+        return replace(shape, warnings=(*unseen_views(options, len(cutout.views)), *warnings))
 
     def texture(self, shape: Shape, cutout: Cutout, options: Options, report: Report) -> VoxelField:
         """Make the material of a shape of this engine.
@@ -238,7 +239,8 @@ class Trellis2Engine:
 
         attempts = oom_policy.mesh_texture_attempts(options.pipeline_type, self._oom_fallback)
         field, warnings = loaded.policy.run(run, attempts, progress)
-        return replace(field, warnings=warnings)
+        unseen = unseen_views(options, len(cutout.views), has_mesh=True)
+        return replace(field, warnings=(*unseen, *warnings))
 
     # ---- TRELLIS.2's own cut-out and exporter ------------------------------------------
 

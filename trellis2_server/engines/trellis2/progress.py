@@ -64,12 +64,12 @@ class StageProgress:
 
     @contextlib.contextmanager
     def sampling(self, sampler: Any, stage: str, steps: int) -> Generator[None, None, None]:
-        """Report each step of a sampler."""
-        sampler.on_step = self.counter(stage, steps)
+        """Report each step of a sampler; the last report again for each further view of a step."""
+        sampler.on_step, sampler.on_view = self.counter(stage, steps), self.repeat
         try:
             yield
         finally:
-            sampler.on_step = None
+            sampler.on_step = sampler.on_view = None
 
     @contextlib.contextmanager
     def decoding(self, decoder: Any) -> Generator[None, None, None]:

@@ -13,7 +13,7 @@ import math
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
-from trellis2_server.engines.trellis2 import patches
+from trellis2_server.engines.trellis2 import patches, views
 from trellis2_server.errors import EngineError, InputError
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 #: Attributes of the pipeline, and sections of `pipeline.json`.
 SAMPLERS: Final = ("sparse_structure_sampler", "shape_slat_sampler", "tex_slat_sampler")
-#: Arguments of TRELLIS.2's samplers that are features of the picture.
-_FEATURES: Final = ("cond", "neg_cond")
 #: Arguments of TRELLIS.2's samplers that a request may set.
 _REQUESTABLE: Final = frozenset(
     {"steps", "rescale_t", "guidance_strength", "guidance_rescale", "guidance_interval"}
@@ -58,6 +56,8 @@ def reporting(base: Any) -> Any:
         """TRELLIS.2's sampler; `on_step()` is called after each step and may raise."""
 
         on_step: Callable[[], None] | None = None
+        #: Called before the second and each further view of a step; may raise.
+        on_view: Callable[[], None] | None = None
         #: Names of the patches that its calls use.
         patches: Collection[str] = ()
         #: `compilation.graphs.StageGraphs`, through which the model is called; None: directly.
@@ -65,14 +65,17 @@ def reporting(base: Any) -> Any:
 
         def sample(self, model: Any, *args: Any, **kwargs: Any) -> Any:
             kwargs["verbose"] = False
-            features = {name: kwargs[name] for name in _FEATURES if name in kwargs}
+            features = views.named_features(kwargs)
             with (
                 patches.sampling(self.patches, model, features) as shared,
                 self.graphs.stage(model) if self.graphs else nullcontext(model) as evaluate,
             ):
-                return super().sample(evaluate, *args, **{**kwargs, **shared})
+                given = views.with_features(kwargs, shared)
+                evaluated = views.evaluation(evaluate, given.get("cond"), self.on_view)
+                return super().sample(evaluated, *args, **given)
 
         def sample_once(self, *args: Any, **kwargs: Any) -> Any:
+            views.begin_step((*args, *kwargs.values()))
             out = super().sample_once(*args, **kwargs)
             if self.on_step is not None:
                 self.on_step()

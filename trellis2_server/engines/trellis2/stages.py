@@ -13,6 +13,7 @@ Does not know: retries, errors of the device, files.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from trellis2_server.engines.trellis2.pipeline_types import (
 from trellis2_server.engines.trellis2.progress import count_blocks
 from trellis2_server.engines.trellis2.samplers import sampler_arguments
 from trellis2_server.engines.trellis2.state import Trellis2State
+from trellis2_server.engines.trellis2.views import conditions, is_order_of_no_effect, join
 from trellis2_server.errors import EngineError
 from trellis2_server.mesh import Shape
 
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.mesh import Mesh, VoxelField
     from trellis2_server.parameters import Options
+    from trellis2_server.request_fields import MultiImage
 
 Tensor = Any
 
@@ -73,17 +76,17 @@ class Stages:
         structure_arguments = sampler_arguments(pipeline.sparse_structure_sampler, options.ss, "ss")
         shape_arguments = sampler_arguments(pipeline.shape_slat_sampler, options.shape, "shape")
         torch.manual_seed(options.seed)
-        condition, last_condition = self._conditions(cutout, options.pipeline_type, progress)
-        with progress.sampling(
-            pipeline.sparse_structure_sampler, "structure", structure_arguments["steps"]
-        ):
+        features, last_features = self._features(cutout, options, progress)
+        steps = structure_arguments["steps"]
+        condition = conditions(features, options.multi_image, steps, itertools.count())
+        with progress.sampling(pipeline.sparse_structure_sampler, "structure", steps):
             coords = pipeline.sample_sparse_structure(
                 condition, pipeline_type.structure_resolution, 1, structure_arguments
             )
         if not coords.shape[0]:
             raise EngineError("TRELLIS.2 found no object in the picture; another seed may help")
         latent, resolution = self._shape_latent(
-            (condition, last_condition), coords, shape_arguments, options, progress
+            (features, last_features), coords, shape_arguments, options, progress
         )
         generator = torch.get_rng_state().numpy().copy()
         with progress.decoding(pipeline.models["shape_slat_decoder"]):
@@ -92,7 +95,7 @@ class Stages:
             pipeline_type=options.pipeline_type,
             features=to_array(latent.feats, np.float32),
             coords=to_array(latent.coords, np.int32),
-            condition=to_array(last_condition["cond"], np.float32),
+            condition=to_array(last_features, np.float32),
             generator=generator,
             subdivisions=tuple(pack_signs(level.feats) for level in subdivisions),
         )
@@ -125,7 +128,7 @@ class Stages:
         torch.set_rng_state(torch.from_numpy(state.generator))
         with progress.sampling(pipeline.tex_slat_sampler, "texture", arguments["steps"]):
             texture = pipeline.sample_tex_slat(
-                {"cond": condition, "neg_cond": torch.zeros_like(condition)},
+                conditions(condition, options.multi_image, arguments["steps"], itertools.count()),
                 pipeline.models[pipeline_type.texture_model],
                 latent,
                 arguments,
@@ -170,7 +173,14 @@ class Stages:
         encoder = texturing.models[MESH_ENCODER]
         self._torch.manual_seed(options.seed)
         advance = progress.counter("condition", count_blocks(encoder) + 2)
-        condition = texturing.get_cond([Image.fromarray(cutout.rgb)], pipeline_type.resolution)
+        pictures = _pictures(cutout, options.multi_image)
+        encoded = texturing.get_cond(pictures, pipeline_type.resolution)["cond"]
+        condition = conditions(
+            join(encoded, options.multi_image),
+            options.multi_image,
+            arguments["steps"],
+            itertools.count(),
+        )
         advance()
         with self._placement.mesh_encoder_on_device(), progress.block_hooks(encoder, advance):
             latent = texturing.encode_shape_slat(mesh, resolution)
@@ -193,22 +203,23 @@ class Stages:
             )
         return pipeline_type
 
-    def _conditions(
-        self, cutout: Cutout, pipeline_type: str, progress: StageProgress
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _features(
+        self, cutout: Cutout, options: Options, progress: StageProgress
+    ) -> tuple[Tensor, Tensor]:
         """Image features for the first models, and for the last shape and texture models."""
-        pipeline, picture = self._model.pipeline, Image.fromarray(cutout.rgb)
+        pipeline, mode = self._model.pipeline, options.multi_image
+        pictures = _pictures(cutout, mode)
+        is_512 = options.pipeline_type == "512"
         progress("condition", 0, 1)
-        sizes = (512,) if pipeline_type == "512" else (512, 1024)
-        pipeline.image_cond_model.prepare(picture, sizes)
-        condition = pipeline.get_cond([picture], 512)
-        last = condition if pipeline_type == "512" else pipeline.get_cond([picture], 1024)
+        pipeline.image_cond_model.prepare(pictures, (512,) if is_512 else (512, 1024))
+        features = join(pipeline.get_cond(pictures, 512)["cond"], mode)
+        last = features if is_512 else join(pipeline.get_cond(pictures, 1024)["cond"], mode)
         progress("condition", 1, 1)
-        return condition, last
+        return features, last
 
     def _shape_latent(
         self,
-        conditions: tuple[dict[str, Tensor], dict[str, Tensor]],
+        features: tuple[Tensor, Tensor],
         coords: Tensor,
         arguments: dict[str, Any],
         options: Options,
@@ -216,9 +227,12 @@ class Stages:
     ) -> tuple[Any, int]:
         """Latent of the shape, a sparse tensor, and its resolution in voxels."""
         pipeline, pipeline_type = self._model.pipeline, PIPELINE_TYPES[options.pipeline_type]
-        condition, last_condition = conditions
         models = [pipeline.models[name] for name in pipeline_type.shape_models]
         steps = arguments["steps"] * len(models)
+        turn = itertools.count()  # of all steps of the stage
+        condition, last_condition = (
+            conditions(each, options.multi_image, steps, turn) for each in features
+        )
         with progress.sampling(pipeline.shape_slat_sampler, "shape", steps):
             if len(models) == 1:
                 latent = pipeline.sample_shape_slat(last_condition, models[0], coords, arguments)
@@ -234,3 +248,11 @@ class Stages:
                     arguments,
                     options.max_num_tokens,
                 )
+
+
+def _pictures(cutout: Cutout, mode: MultiImage) -> list[Image.Image]:
+    """Pictures of the object, on black: as they came, or in an order of their own."""
+    squares = [view.rgb for view in cutout.views] or [cutout.rgb]
+    if is_order_of_no_effect(mode):
+        squares.sort(key=lambda square: square.tobytes())
+    return [Image.fromarray(square) for square in squares]

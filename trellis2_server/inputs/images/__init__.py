@@ -11,11 +11,28 @@
     cutter           picture file → `Cutout`, in one call
     framing          square crop around the object
     cutout           the result and its hashes
+    picture_set      several picture files of one object
+    views            several cut-outs: one size, a common scale
 
 Background removal is in `trellis2_server.inputs.background`.
 """
 
-from trellis2_server.inputs.images.cutout import Background, Cutout
+from trellis2_server.inputs.images.cutout import Background, Cutout, View
 from trellis2_server.inputs.images.cutter import Cutter
+from trellis2_server.inputs.images.picture_set import (
+    Pictures,
+    PictureSet,
+    count_of,
+    digest_of,
+)
 
-__all__ = ["Background", "Cutout", "Cutter"]
+__all__ = [
+    "Background",
+    "Cutout",
+    "Cutter",
+    "PictureSet",
+    "Pictures",
+    "View",
+    "count_of",
+    "digest_of",
+]

@@ -1,4 +1,4 @@
-"""`Cutter`: picture file → cut-out, with TRELLIS.2's own preprocessing.
+"""`Cutter`: picture files → cut-out, with TRELLIS.2's own preprocessing.
 
 Scales the longer side to at most 1024 pixels, removes the background, and crops to a square
 that the object's box touches. Whether a picture is a cut-out already: `transparency`.
@@ -9,16 +9,17 @@ Does not know: HTTP, jobs, engines, in which process a picture is decoded or an 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import numpy as np
 
-from trellis2_server.errors import EngineError, MissingPackageError
+from trellis2_server.errors import EngineError, InputError, MissingPackageError, TooLargeError
 from trellis2_server.inputs.background import BackgroundModel
 from trellis2_server.inputs.background.objects import LocalFinder
-from trellis2_server.inputs.images.cutout import Cutout
+from trellis2_server.inputs.images.cutout import Cutout, View
 from trellis2_server.inputs.images.decoding import decode_image
 from trellis2_server.inputs.images.framing import crop_to_object
+from trellis2_server.inputs.images.picture_set import PictureSet
 from trellis2_server.inputs.images.transparency import (
     OPAQUE_ALPHA,
     TRANSLUCENT,
@@ -29,6 +30,7 @@ from trellis2_server.inputs.images.transparency import (
     search_box,
     stretch_alpha,
 )
+from trellis2_server.inputs.images.views import square_alike
 from trellis2_server.reports import no_check
 
 if TYPE_CHECKING:
@@ -40,10 +42,16 @@ if TYPE_CHECKING:
     from trellis2_server.inputs.background.objects import ObjectFinder
     from trellis2_server.inputs.images.cutout import Background
     from trellis2_server.inputs.images.decoding import DecodedImage
+    from trellis2_server.inputs.images.picture_set import Pictures
     from trellis2_server.reports import Check
     from trellis2_server.request_fields import RemoveBackground
 
 logger = logging.getLogger(__name__)
+
+#: Several pictures may have this many times the pixels of one, together.
+PIXELS_TOGETHER: Final = 4
+#: How messages about a picture begin.
+_LABEL: Final = "image"
 
 
 class Decode(Protocol):
@@ -69,8 +77,8 @@ class Cutter:
             "grabcut"; "none": the whole frame is the object; "upstream": `remover`.
         model: the background model of "auto" and "rembg"; None for rembg's default one.
         remover: background removal of "upstream": RGB uint8 [H, W, 3] → alpha uint8 [H, W].
-        max_image_pixels: limit for width times height in the file's header. Pillow's own limit
-            is about 179 million.
+        max_image_pixels: limit for width times height in the file's header; four times as many for
+            several pictures together. Pillow's own limit is about 179 million.
         decode: decodes picture files; by default in this process.
         finder: finds objects without `model` and `remover`; by default in this process.
     """
@@ -94,13 +102,13 @@ class Cutter:
 
     def cut_out(
         self,
-        data: bytes,
+        data: Pictures,
         *,
         remove_background: RemoveBackground = True,
         wait: bool = True,
         check: Check = no_check,
     ) -> Cutout:
-        """Cut out the object of a picture file.
+        """Cut out the object of a picture file, or of each of several.
 
         A picture is a cut-out if its transparency looks like one. What is faint as a whole is made
         opaque first.
@@ -108,7 +116,8 @@ class Cutter:
         Decodes only the first frame of an animation.
 
         Args:
-            data: a file of one of the accepted formats (`images.formats`).
+            data: a file of one of the accepted formats (`images.formats`), or several. Messages
+                about one of several begin with its name.
             remove_background: True: find the object in a picture that is no cut-out. "always":
                 also in what is visible of a cut-out. False: the whole frame is the object.
             wait: whether to wait for a background model that is loading. A download can take
@@ -120,12 +129,56 @@ class Cutter:
             ModelPending: the picture needs a model that is loading, and `wait` is false. Call
                 again later.
             InputError: the file is not a picture, is damaged, or shows no object.
-            TooLargeError: the header declares more pixels than the limit.
+            TooLargeError: the header declares more pixels than the limit, or those of all
+                pictures together do.
             MissingPackageError: `rembg` is required but not installed, or neither `rembg` nor
                 OpenCV is.
             EngineError: `rembg` is required, and its model is not available or failed.
         """
+        if isinstance(data, PictureSet):
+            return self._cut_out_each(data, remove_background, wait=wait, check=check)
         decoded = self._decode(data, max_pixels=self._max_pixels, check=check)
+        return self._cut_out(decoded, remove_background, wait=wait, check=check)
+
+    def _cut_out_each(
+        self,
+        pictures: PictureSet,
+        remove_background: RemoveBackground,
+        *,
+        wait: bool,
+        check: Check,
+    ) -> Cutout:
+        """Cut out each picture by itself, and bring the squares to a common scale."""
+        cutouts: list[Cutout] = []
+        warnings: dict[str, None] = {}
+        left = whole = PIXELS_TOGETHER * self._max_pixels
+        for index, data in enumerate(pictures.contents):
+            label = pictures.label(index)
+            limit = min(self._max_pixels, left)
+            try:
+                decoded = self._decode(data, max_pixels=limit, check=check)
+                cutouts.append(self._cut_out(decoded, remove_background, wait=wait, check=check))
+            except TooLargeError as error:
+                rest = "" if limit == self._max_pixels else f" (all together: {whole} pixels)"
+                raise TooLargeError(_labelled(str(error), label) + rest) from error
+            except InputError as error:
+                raise InputError(_labelled(str(error), label)) from error
+            left -= decoded.pixels
+            warnings |= dict.fromkeys(_labelled(text, label) for text in cutouts[-1].warnings)
+        sides = pictures.sides
+        squares = square_alike([cutout.rgba for cutout in cutouts], is_level=all(sides))
+        views = tuple(map(View, squares, sides))
+        return Cutout(squares[0], cutouts[0].background, tuple(warnings), views)
+
+    def _cut_out(
+        self,
+        decoded: DecodedImage,
+        remove_background: RemoveBackground,
+        *,
+        wait: bool,
+        check: Check,
+    ) -> Cutout:
+        """Cut out the object of a decoded picture; see `cut_out`."""
         warnings = [*decoded.warnings]
         rgba = np.array(decoded.image)  # a copy: Pillow's buffer is read-only
         if decoded.has_alpha:
@@ -222,3 +275,8 @@ class Cutter:
             raise MissingPackageError(f"{reason}; {error}") from error
         warnings.append(f"the background was removed with GrabCut, which is less exact: {reason}")
         return "grabcut", rgba
+
+
+def _labelled(text: str, label: str) -> str:
+    """Return a message about a picture with the picture's name, if it begins with the field's."""
+    return label + text.removeprefix(_LABEL) if text.startswith(f"{_LABEL}:") else text

@@ -54,11 +54,14 @@ class DecodedImage:
         image: mode RGBA, sRGB, upright, longer side at most 1024 pixels.
         has_alpha: whether a pixel in the file is transparent.
         warnings: sentences for the job and the log.
+        pixels: width times height, before scaling; of a JPEG of which a fraction is decoded, of
+            that fraction.
     """
 
     image: Image.Image
     has_alpha: bool
     warnings: tuple[str, ...]
+    pixels: int = 0
 
 
 def decode_image(data: bytes, *, max_pixels: int) -> DecodedImage:
@@ -83,6 +86,7 @@ def decode_image(data: bytes, *, max_pixels: int) -> DecodedImage:
     notes: list[str] = []
     try:
         image, icc_profile = _load(data, max_pixels, notes)
+        pixels = image.width * image.height
         has_alpha, image = _to_8_bit(image)
         image = _fit(image)
         if icc_profile:
@@ -100,7 +104,7 @@ def decode_image(data: bytes, *, max_pixels: int) -> DecodedImage:
     except Exception as error:  # Pillow's plugins raise any exception on a broken file
         raise InputError("image: the file is damaged or cut short") from error
     image.info = {}
-    return DecodedImage(image, has_alpha, tuple(notes))
+    return DecodedImage(image, has_alpha, tuple(notes), pixels)
 
 
 def _load(data: bytes, max_pixels: int, notes: list[str]) -> tuple[Image.Image, bytes | None]:
