@@ -19,6 +19,8 @@ from trellis2_server.request_fields import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trellis2_server.request_fields import RequestField
 
 
@@ -157,11 +159,14 @@ def field_schema(field: RequestField, maximum: int | None = None) -> dict[str, A
     return {**known, "description": field.description}
 
 
-def schema(*names: str, needs_picture: bool = False) -> dict[str, Any]:
+def schema(
+    *names: str, required: Sequence[str] = (), needs_picture: bool = False
+) -> dict[str, Any]:
     """Return the JSON Schema of a request's body.
 
     Args:
         names: uploads and names of jobs; `*`: all fields of a generation request.
+        required: those of them that must be there.
         needs_picture: whether there must be a picture, several, or a text.
     """
     properties: dict[str, Any] = {}
@@ -171,6 +176,8 @@ def schema(*names: str, needs_picture: bool = False) -> dict[str, Any]:
         else:
             properties[name] = _UPLOADS_AND_NAMES[name]
     known: dict[str, Any] = {"type": "object", "properties": properties}
+    if required:
+        known["required"] = list(required)
     if needs_picture:
         known["anyOf"] = [{"required": [name]} for name in _FRONTS]
     return known

@@ -37,7 +37,7 @@ def test_head_replies_as_get_does_without_the_body(
 ) -> None:
     until(lambda: server.is_idle, "idle")
     for name in (job["image_hash"], job["uid"]):
-        values = {"name": name, "uid": name, "file_name": "shape.glb"}
+        values = {"name": name, "uid": name, "file_name": "shape.glb", "model": "trellis.2"}
         path = template.format(**values)
         head = server.client.head(path)
         get = server.client.get(path)
