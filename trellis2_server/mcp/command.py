@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING, Final
 
 from trellis2_server import __version__
 from trellis2_server.client import ClientError
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ClientError as error:
         return _fail(str(error))
     transport = "stdio" if parsed.transport == "stdio" else "streamable-http"
-    server.run(cast("Literal['stdio', 'streamable-http']", transport))
+    server.run(transport)
     return 0
 
 
