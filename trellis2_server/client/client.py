@@ -169,6 +169,15 @@ class Client(_BaseClient):
         request = GenerationRequest(picture, mesh, texture, not texture, type, fields)
         return self._run(generation.submit(request, self._backoff()))
 
+    def submit_text(self, text: str, *, texture: bool = True, **options: Unpack[Options]) -> str:
+        """Submit a job from words, on a server that has pictures made; return its uid.
+
+        Raises:
+            RefusedError: the server has no text-to-image model.
+        """
+        fields = {**_merge(options, None), "text": text, "texture": texture}
+        return self._run(generation.submit_text(fields, self._backoff()))
+
     def events(self, uid: str) -> Generator[JobState]:
         """Yield the state of a job and each further state, up to the last one.
 
@@ -197,6 +206,15 @@ class Client(_BaseClient):
     def download(self, uid: str, file: str = "textured.glb") -> bytes:
         """Return a file of a job: one of `JobState.files`, or a model in another file type."""
         return self._run(download(uid, file, self._backoff()))
+
+    def export(self, uid: str, fields: Mapping[str, Any] | None = None) -> bytes:
+        """Return the model of a finished job, exported again; the engine does not run.
+
+        Args:
+            uid: of the job.
+            fields: those of `POST /jobs/{id}/export`, such as `type` and `decimation_target`.
+        """
+        return self._run(jobs.export(uid, fields or {}, self._backoff()))
 
     def cancel(self, uid: str) -> None:
         """Cancel an unfinished job, or delete a finished one and its files."""
@@ -271,9 +289,11 @@ class AsyncClient(_BaseClient):
 
     generate = _asynchronous(Client.generate)
     submit = _asynchronous(Client.submit)
+    submit_text = _asynchronous(Client.submit_text)
     job = _asynchronous(Client.job)
     jobs = _asynchronous(Client.jobs)
     download = _asynchronous(Client.download)
+    export = _asynchronous(Client.export)
     cancel = _asynchronous(Client.cancel)
     health = _asynchronous(Client.health)
     wait_until_ready = _asynchronous(Client.wait_until_ready)

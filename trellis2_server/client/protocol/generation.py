@@ -135,6 +135,14 @@ def submit(request: GenerationRequest, backoff: Backoff) -> Operation[str]:
     return (yield from _send(body, backoff))
 
 
+def submit_text(fields: Mapping[str, Any], backoff: Backoff) -> Operation[str]:
+    """Submit a request without a picture, of which the server makes one; return the job's uid."""
+    body = {name: value for name, value in fields.items() if value is not None}
+    if body.get("seed") == -1:
+        body["seed"] = secrets.randbelow(MAX_SEED + 1)
+    return (yield from _send(body, backoff))
+
+
 def _send(body: Mapping[str, Any], backoff: Backoff) -> Operation[str]:
     reply = yield from retry.call(Call("POST", "send", body), backoff)
     return read_name(reply.document().get("uid"))

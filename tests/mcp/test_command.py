@@ -1,0 +1,81 @@
+"""The command line of the MCP server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trellis2_server.mcp.command import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--port", "0"], "must be 1 to 65535"),
+        (["--port", "65536"], "must be 1 to 65535"),
+        (["--output", "/no/such/folder"], "is not a folder"),
+        (["--files", "/no/such/folder"], "is not a folder"),
+        (["--api-key-file", "/no/such/file"], "cannot be read"),
+        (["--transport", "smoke"], "invalid choice"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_an_empty_key_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "key").write_text("\n")
+    with pytest.raises(SystemExit):
+        main(["--api-key-file", str(tmp_path / "key")])
+    assert "holds no key" in capsys.readouterr().err
+
+
+def test_the_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    for option in ("--server", "--api-key-file", "--transport", "--output", "--files", "TRELLIS2"):
+        assert option in text
+
+
+def test_without_the_package_the_command_names_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['mcp'] = None; from trellis2_server.mcp.command import main; "
+        "sys.exit(main([]))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == "error: the package mcp is not installed: pip install 'mcp>=1.10,<2'\n"
+
+
+def test_a_wrong_address_is_refused_at_the_start() -> None:
+    pytest.importorskip("mcp", reason="mcp is not installed: pip install 'mcp>=1.10,<2'")
+    run = subprocess.run(
+        [sys.executable, "-m", "trellis2_server.mcp", "--server", "ftp://a"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (run.returncode, run.stderr) == (2, "error: not the address of a server: ftp://a\n")
+
+
+def test_the_tools_import_nothing_of_the_server() -> None:
+    pytest.importorskip("mcp", reason="mcp is not installed: pip install 'mcp>=1.10,<2'")
+    code = (
+        "import sys, trellis2_server.mcp.tools; own = {n.split('.')[1] for n in sys.modules "
+        "if n.startswith('trellis2_server.')}; print(*sorted(own))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == ["client", "mcp", "purposes", "request_fields"]
