@@ -96,9 +96,7 @@ def test_a_wrong_secret_of_the_environment_is_named_not_shown(variable: str) -> 
 
 def test_webhooks_need_a_secret() -> None:
     settings = Settings.model_validate({"server": {"webhook_hosts": ("a.com",)}})
-    with pytest.raises(
-        ConfigError, match=r"^server\.webhook_hosts: needs server\.webhook_sec"
-    ):
+    with pytest.raises(ConfigError, match=r"^server\.webhook_hosts: needs server\.webhook_sec"):
         with_secrets(settings, {})
     assert with_secrets(settings, {HOOK: "x" * 16}).server.webhook_secret
 
