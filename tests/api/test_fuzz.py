@@ -69,6 +69,7 @@ def test_no_request_breaks_the_server_and_responses_match_the_documentation(
             # Random text is not a picture; with one, the request gets further.
             case.body["image"] = encoded(picture())
             case.body |= {"texture_size": 256, "decimation_target": 1000}
+            case.body.pop("webhook", None)  # a 400: this server sends none
         reply = case.call(base_url=target.url, timeout=30)
         assert reply.status_code < 500 or reply.status_code == 503, reply.text
         assert reply.status_code != 422

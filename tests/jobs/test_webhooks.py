@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.documents import block
 from tests.support.engines import GatedEngine
 from tests.support.other_host import OtherHost, Received, reply
 from tests.support.server import (
@@ -424,6 +425,25 @@ def test_the_signature_is_that_of_the_standard() -> None:
     body = b'{"test": 2432232314}'
     signed = signature(key, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, body)
     assert signed == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+def test_the_function_of_the_documentation_accepts_genuine_messages_only() -> None:
+    names: dict[str, Any] = {}
+    exec(block("verify-webhook"), names)  # noqa: S102 - our own page
+    now = int(time.time())
+
+    def is_accepted(body: bytes = b"{}", at: int = now, secret: str = SECRET) -> bool:
+        headers = {
+            "webhook-id": "1",
+            "webhook-timestamp": str(at),
+            "webhook-signature": signature(signing_key(SECRET), "1", at, b"{}"),
+        }
+        return names["is_genuine"](headers, body, secret)
+
+    assert is_accepted()
+    assert not is_accepted(body=b"{ }")
+    assert not is_accepted(at=now - 301)
+    assert not is_accepted(secret="whsec_" + base64.b64encode(bytes(16)).decode())
 
 
 def test_a_secret_has_sixteen_bytes_and_not_less() -> None:

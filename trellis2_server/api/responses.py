@@ -97,8 +97,8 @@ class JobReply(StatusReply):
         description="Whether `POST /jobs/{uid}/export` can export the model again."
     )
     timings: dict[str, float] = Field(
-        description="Duration of each finished step, seconds: cutout, shape, shape_export, "
-        "texture, texture_export."
+        description="Duration of each finished step, seconds: picture (of a text), cutout, shape, "
+        "shape_export, texture, texture_export."
     )
 
 

@@ -10,7 +10,12 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from trellis2_server import request_ids
-from trellis2_server.errors import EngineError, JobCancelledError, ShuttingDownError
+from trellis2_server.errors import (
+    EngineError,
+    JobCancelledError,
+    OutboundError,
+    ShuttingDownError,
+)
 from trellis2_server.jobs.availability import unhealthy
 from trellis2_server.jobs.job import Status
 from trellis2_server.jobs.steps import TEXTURE_STEPS
@@ -178,7 +183,7 @@ class JobEndings:
         # The job may end in the context of another request.
         request_id = active.context.get(request_ids.current, "")
         logger.log(
-            logging.WARNING if isinstance(job.error, EngineError) else logging.INFO,
+            logging.WARNING if isinstance(job.error, EngineError | OutboundError) else logging.INFO,
             "Job %s",
             job.status.value,
             extra={

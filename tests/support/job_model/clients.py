@@ -124,7 +124,7 @@ class Clients:
         self.loop.settle()
         return task
 
-    def submit(
+    def submit(  # noqa: PLR0913 - each is a way to ask
         self,
         seed: int,
         *,
@@ -132,6 +132,7 @@ class Clients:
         caller: Caller | None = None,
         variant: str = "",
         waits: bool = True,
+        has_text: bool = False,
     ) -> Asked:
         """Request a job, wait for its models, and watch it.
 
@@ -140,11 +141,10 @@ class Clients:
         """
         caller = caller or Caller("a", "a")
         given = mesh(seed) if seed >= FIRST_MESH_SEED else None
-        job = self.loop.do(
-            self.service.submit(
-                pictures(seed, variant), options(seed), caller, texture=texture, mesh=given
-            )
-        )
+        submit = partial(self.service.submit, pictures(seed, variant))
+        if has_text:
+            submit = partial(self.service.submit_text, f"object {seed}")
+        job = self.loop.do(submit(options(seed), caller, texture=texture, mesh=given))
         asked = Asked(job.uid, seed, caller)
         self.asked.append(asked)
         if waits:

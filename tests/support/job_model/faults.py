@@ -90,8 +90,12 @@ def _deleted_end(state: str) -> str | None:
 
 
 def _one_of_two_end(state: str) -> str | None:
-    """A failed job is not shared: the second client gets one of its own, and deletes the other."""
-    is_shared = "failed" not in state and not state.startswith(("error", "cancelled"))
+    """A failed job is not shared: the second client gets one of its own, and deletes the other.
+
+    Nor is one whose picture is being made: the second client sends it.
+    """
+    is_alone = ("failed", "for a picture", "error", "cancelled")
+    is_shared = not any(word in state for word in is_alone)
     return goes_on(state) if is_shared else None
 
 
@@ -115,6 +119,9 @@ def _killed_end(state: str) -> str | None:
 #: Fault → what it is.
 FAULTS: dict[str, Fault] = {
     "fails": Fault(let_go(lambda: EngineError("no"), 0), is_running, _first_step_fails),
+    "its picture cannot be made": Fault(
+        happenings.picture_fails, lambda state: "for a picture" in state, lambda _: "error"
+    ),
     "fails in its second step": Fault(
         let_go(lambda: EngineError("no"), 1), is_running, _second_step_fails
     ),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tests.support.job_model.executor import DECODER_ENDS
 from tests.support.job_model.world import ABANDONED_S, GRACE_S, MAX_AGE_S, TIMEOUT_S, World
-from trellis2_server.errors import EngineError, QueueFullError, ServerError
+from trellis2_server.errors import EngineError, OutboundError, QueueFullError, ServerError
 from trellis2_server.jobs.job import Caller
 from trellis2_server.jobs.manager import ARCHIVE_GRACE_S
 from trellis2_server.jobs.time_limits import STOP_GRACE_S
@@ -95,6 +95,12 @@ def hangs(world: World, asked: Asked) -> None:
 def is_abandoned(world: World, asked: Asked) -> None:
     requests_leave(world, asked)
     world.loop.pass_time(ABANDONED_S + 61)
+
+
+def picture_fails(world: World, asked: Asked) -> None:
+    del asked
+    world.painter.finish(OutboundError("no"))
+    world.loop.settle()
 
 
 def ages_out(world: World, asked: Asked) -> None:

@@ -54,7 +54,8 @@ def _step_state(world: World, step: JobStep) -> str:
         is_decoding = step.reads_upload and not world.gates.places(seed, task, "read_mesh")
         return f"{step.name} waits for a decoder" if is_decoding else f"{step.name} runs"
     if step not in list(world.manager.queue):
-        return f"{step.name} waits for a model"
+        is_to_be_made = step.active.picture_task is not None
+        return f"{step.name} waits for a {'picture' if is_to_be_made else 'model'}"
     is_waiting_for_engine = (
         step.name in {"shape", "texture"} and not world.manager.lifecycle.is_resident
     )
@@ -99,6 +100,14 @@ def _model_loads(world: World) -> Asked:
     asked = world.submit(SUBJECT)
     world.let_go(SUBJECT, CUTOUT, outcome="pending")
     return asked
+
+
+def _picture_is_made(world: World) -> Asked:
+    return world.submit(SUBJECT, has_text=True)
+
+
+def _picture_of_a_mesh_is_made(world: World) -> Asked:
+    return world.submit(GIVEN, has_text=True)
 
 
 def _shape_waits(world: World) -> Asked:
@@ -222,6 +231,8 @@ STATES: dict[str, Callable[[World], Asked]] = {
     "cutout waits": _cutout_waits,
     "cutout waits for a decoder": _cutout_waits_for_decoder,
     "cutout waits for a model": _model_loads,
+    "cutout waits for a picture": _picture_is_made,
+    "mesh: cutout waits for a picture": _picture_of_a_mesh_is_made,
     "cutout runs": _reach(),
     "shape waits": _shape_waits,
     "shape waits for the engine": _engine_is_gone,

@@ -8,13 +8,14 @@ from __future__ import annotations
 import functools
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.support.job_model.clients import Clients
 from tests.support.job_model.disk import Disk, Kept
 from tests.support.job_model.executor import GatedExecutor
 from tests.support.job_model.gates import Gates
 from tests.support.job_model.leftovers import Complaints, check_nothing_is_left
+from tests.support.job_model.painter import Painter
 from tests.support.job_model.virtual_loop import VirtualLoop
 from tests.support.managers import NoMetrics
 from trellis2_server.jobs.job import Job, Status
@@ -100,6 +101,9 @@ class World(Clients):
             self.executor, self.settings, store=self.store, clock=self.loop.time
         )
         self.service = LocalJobService(self.manager, NoMetrics())
+        painter: Any = Painter()
+        self.painter: Painter = painter
+        self.manager.text_pictures._ready = lambda: painter  # type: ignore[method-assign]
         writes = self.manager.archive._writes
         set_failed, self.has_failed = writes.set_failed, False
 
@@ -218,7 +222,9 @@ class World(Clients):
     # ---- what goes on --------------------------------------------------------------------
 
     def load_models(self) -> None:
-        """Finish to load each background model that a job waits for."""
+        """Finish to load each background model that a job waits for, and to make each picture."""
+        self.painter.finish()
+        self.loop.settle()
         for model in self.executor.models:
             model.set_result(None)
         self.executor.models.clear()
