@@ -9,7 +9,8 @@ from fastapi.routing import APIRoute
 
 from tests.support.engines import GatedEngine
 from tests.support.server import fields, picture, serving, settings, until
-from trellis2_server.api.routes import ROUTERS, documentation, page
+from trellis2_server.api.routes import documentation, page, routers_of
+from trellis2_server.settings import Settings
 
 if TYPE_CHECKING:
     from tests.support.server import Server
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
 PATHS = sorted(
     {
         route.path
-        for router in (*ROUTERS, documentation.router, page.router)
+        for router in (
+            *routers_of(Settings().server.protocols),
+            documentation.router,
+            page.router,
+        )
         for route in router.routes
         if isinstance(route, APIRoute) and "GET" in (route.methods or ())
     }
@@ -36,7 +41,7 @@ def test_head_replies_as_get_does_without_the_body(
 ) -> None:
     until(lambda: server.is_idle, "idle")
     for name in (job["image_hash"], job["uid"]):
-        values = {"name": name, "uid": name, "file_name": "shape.glb"}
+        values = {"name": name, "uid": name, "file_name": "shape.glb", "model": "gated"}
         path = template.format(**values)
         head = server.client.head(path)
         get = server.client.get(path)
