@@ -80,8 +80,11 @@ def picture_of(content: Any) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(content.data)))
 
 
-def test_an_agent_makes_sees_exports_and_lists_a_model(small: Server, tmp_path: Path) -> None:
+def test_an_agent_makes_sees_exports_lists_and_textures_models(
+    small: Server, tmp_path: Path
+) -> None:
     (tmp_path / "photo.png").write_bytes(picture(1))
+    (tmp_path / "egg.glb").write_bytes(as_bytes(egg(), "glb"))
     progress: list[tuple[float, float | None, str | None]] = []
 
     async def note(fraction: float, total: float | None, message: str | None) -> None:
@@ -124,27 +127,18 @@ def test_an_agent_makes_sees_exports_and_lists_a_model(small: Server, tmp_path: 
             assert state_of(followed)["status"] == "completed"
             cancelled = state_of(await agent.call_tool("cancel_job", {"job_id": uid}))
             assert cancelled["note"] == "it was finished already"
+            arguments = {"mesh": str(tmp_path / "egg.glb"), "image": encoded(picture(2))}
+            begun = await agent.call_tool("texture_mesh", {**arguments, "wait_seconds": 0})
+            textured = state_of(begun)["job_id"]
+            followed = await agent.call_tool("follow_job", {"job_id": textured})
+            assert state_of(followed)["status"] == "completed"
+            assert picture_of(followed.content[1]).size == (512, 512)
 
     talk(work)
     fractions = [fraction for fraction, *_ in progress]
     assert len(fractions) >= 2
     assert fractions == sorted(set(fractions))
     assert all(total == 1 and message for _, total, message in progress)
-
-
-def test_an_agent_textures_a_mesh_and_follows_the_job_later(small: Server, tmp_path: Path) -> None:
-    (tmp_path / "egg.glb").write_bytes(as_bytes(egg(), "glb"))
-
-    async def work() -> None:
-        async with session(small, tmp_path) as agent:
-            arguments = {"mesh": str(tmp_path / "egg.glb"), "image": encoded(picture(2))}
-            begun = await agent.call_tool("texture_mesh", {**arguments, "wait_seconds": 0})
-            uid = state_of(begun)["job_id"]
-            followed = await agent.call_tool("follow_job", {"job_id": uid})
-            assert state_of(followed)["status"] == "completed"
-            assert picture_of(followed.content[1]).size == (512, 512)
-
-    talk(work)
 
 
 def test_an_agent_is_told_what_is_wrong(small: Server, tmp_path: Path) -> None:
@@ -173,25 +167,9 @@ def test_an_agent_is_told_what_is_wrong(small: Server, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"note.txt", "errors.txt"}
 
 
-def test_pictures_come_by_base64_data_uri_and_url(small: Server, tmp_path: Path) -> None:
-    uid = small.generate().headers["X-Job-Id"]
-    sources = (
-        encoded(picture(3)),
-        f"data:image/png;base64,{encoded(picture(3))}",
-        f"{small.url}/jobs/{uid}/input.png",
-    )
-
-    async def work() -> None:
-        async with session(small, tmp_path, "--allow-private-urls") as agent:
-            for source in sources:
-                arguments = {"image": source, "seed": 1, "wait_seconds": 0}
-                state = state_of(await agent.call_tool("generate_model", arguments))
-                assert state["status"] != "error"
-
-    talk(work)
-
-
-def test_over_http_files_stay_inside_of_their_folder(small: Server, tmp_path: Path) -> None:
+def test_over_http_pictures_come_by_url_and_files_stay_in_their_folder(
+    small: Server, tmp_path: Path
+) -> None:
     inside = tmp_path / "inside"
     inside.mkdir()
     (inside / "photo.png").write_bytes(picture(4))
@@ -202,6 +180,7 @@ def test_over_http_files_stay_inside_of_their_folder(small: Server, tmp_path: Pa
 
     async def work() -> None:
         arguments = ("--transport", "http", "--port", str(port), "--files", str(inside))
+        arguments += ("--allow-private-urls",)
         process = await asyncio.create_subprocess_exec(
             sys.executable, *command(small, *arguments), cwd=ROOT
         )
@@ -215,6 +194,13 @@ def test_over_http_files_stay_inside_of_their_folder(small: Server, tmp_path: Pa
                 await agent.initialize()
                 made = await agent.call_tool("generate_model", {"image": "photo.png", "seed": 2})
                 uid = state_of(made)["job_id"]
+                for source in (
+                    f"data:image/png;base64,{encoded(picture(3))}",
+                    f"{small.url}/jobs/{uid}/input.png",
+                ):
+                    begun = {"image": source, "seed": 1, "wait_seconds": 0}
+                    state = state_of(await agent.call_tool("generate_model", begun))
+                    assert state["status"] != "error"
                 for path in ("../secret.png", str(tmp_path / "secret.png"), "link.png"):
                     text = error_of(await agent.call_tool("generate_model", {"image": path}))
                     assert "only files inside of" in text
@@ -225,6 +211,34 @@ def test_over_http_files_stay_inside_of_their_folder(small: Server, tmp_path: Pa
             await process.wait()
 
     talk(work)
+
+
+def test_progress_increases_also_where_there_is_no_news() -> None:
+    from trellis2_server.mcp.results import Notifier
+
+    told: list[tuple[float, float, str]] = []
+
+    async def work() -> None:
+        repeated = asyncio.Event()
+
+        async def report(fraction: float, total: float, text: str) -> None:
+            told.append((fraction, total, text))
+            if len(told) == 4:
+                repeated.set()
+
+        notifier = Notifier(report, quiet_s=0.01)
+        await notifier.tell(0.5, "shape")
+        await notifier.tell(0.4, "shape")
+        await notifier.tell(0.6, "texture")
+        task = asyncio.create_task(notifier.repeat())
+        await repeated.wait()
+        task.cancel()
+
+    talk(work)
+    assert [text for *_, text in told[:4]] == ["shape", "texture", "texture", "texture"]
+    fractions = [fraction for fraction, *_ in told]
+    assert fractions == sorted(set(fractions))
+    assert 0.6 < fractions[3] < 0.61
 
 
 async def connected(port: int) -> None:

@@ -78,7 +78,8 @@ EXPOSED_HEADERS: Final = (
 
 _DESCRIPTION: Final = (
     "One picture in, two GLBs out: the untextured model first, the textured one when it is "
-    "ready. The body of every error response is `{text, error_code}`."
+    "ready. The body of every error response is `{text, error_code}`; under `/v1`, it has OpenAI's "
+    "form."
 )
 
 

@@ -81,6 +81,20 @@ class FileAccess:
             reason = getattr(error, "strerror", None) or "not a path, a URL or base64"
             raise UsageError(f"{name}: {text[:200]}: {reason}") from error
 
+    def check_name(self, stem: str) -> Path:
+        """Return the output folder, if a file with that name may be written.
+
+        Raises:
+            UsageError: the name has characters that it may not have, or nothing is written.
+        """
+        if self.output is None:
+            raise UsageError("this server writes no files: it was started without --output")
+        if not _STEM.match(stem) or stem.endswith((".", " ")):
+            raise UsageError(
+                "name: must be letters, digits, points, hyphens and spaces, without a folder"
+            )
+        return self.output
+
     def write(self, stem: str, extension: str, content: bytes) -> Path:
         """Write a file into the output folder; return its path.
 
@@ -92,19 +106,14 @@ class FileAccess:
             content: what to write.
 
         Raises:
-            UsageError: the name has characters that it may not have.
+            UsageError: see `check_name`.
             ClientError: the file cannot be written.
         """
-        if self.output is None:
-            raise UsageError("this server writes no files: it was started without --output")
-        if not _STEM.match(stem) or stem.endswith((".", " ")):
-            raise UsageError(
-                "name: must be letters, digits, points, hyphens and spaces, without a folder"
-            )
+        output = self.check_name(stem)
         try:
             for version in range(1, _MAX_VERSIONS + 1):
                 number = "" if version == 1 else f"-{version}"
-                path = (self.output / f"{stem}{number}.{extension}").absolute()
+                path = (output / f"{stem}{number}.{extension}").absolute()
                 try:
                     with path.open("xb") as file:
                         file.write(content)
@@ -112,8 +121,8 @@ class FileAccess:
                     continue
                 return path
         except OSError as error:
-            raise ClientError(f"{self.output} cannot be written: {error.strerror}") from error
-        raise ClientError(f"{self.output} has {_MAX_VERSIONS} files of that name")
+            raise ClientError(f"{output} cannot be written: {error.strerror}") from error
+        raise ClientError(f"{output} has {_MAX_VERSIONS} files of that name")
 
 
 def _is_file(text: str) -> bool:

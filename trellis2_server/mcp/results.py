@@ -5,6 +5,7 @@ Does not know: MCP's transports, files.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,12 +16,18 @@ from trellis2_server.client import ClientError
 from trellis2_server.client.progress import ProgressTracker
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from mcp.server.fastmcp import Context
 
     from trellis2_server.client import AsyncClient, JobState
 
 #: Edge of the pictures that tools return by themselves, pixels.
 PICTURE_PX: Final = 512
+#: How long a tool says nothing, seconds.
+QUIET_S: Final = 15.0
+#: Part of the rest by which the progress increases without news.
+_STEP: Final = 1e-4
 
 
 async def follow(
@@ -34,15 +41,48 @@ async def follow(
         wait_seconds: how long to wait.
         context: of the tool's call, whose client may want to know of progress.
     """
-    tracker, told = ProgressTracker(texture=True), -1.0
+    tracker, notifier = ProgressTracker(texture=True), Notifier(context.report_progress)
     with anyio.move_on_after(wait_seconds):
-        async with aclosing(client.events(uid)) as states:
-            async for state in states:
-                progress = tracker.read(state)
-                if progress.fraction > told:  # MCP's progress only increases
-                    told = progress.fraction
-                    await context.report_progress(told, 1.0, progress.text)
+        repeating = asyncio.create_task(notifier.repeat())
+        try:
+            async with aclosing(client.events(uid)) as states:
+                async for state in states:
+                    progress = tracker.read(state)
+                    await notifier.tell(progress.fraction, progress.text)
+        finally:
+            repeating.cancel()
     return await client.job(uid)
+
+
+class Notifier:
+    """Notifies an agent of progress, whose fraction only increases, as MCP wants it.
+
+    Args:
+        report: sends a fraction, the whole, and a text.
+        quiet_s: seconds without news after which the last ones are sent again. Clients may give up
+            on a tool that says nothing for a minute.
+    """
+
+    def __init__(
+        self, report: Callable[[float, float, str], Awaitable[None]], quiet_s: float = QUIET_S
+    ) -> None:
+        self._report = report
+        self._quiet_s = quiet_s
+        self._told = 0.0
+        self._text = ""
+
+    async def tell(self, fraction: float, text: str) -> None:
+        """Send news, unless the fraction is not greater than before."""
+        self._text = text
+        if fraction > self._told:
+            self._told = fraction
+            await self._report(self._told, 1.0, text)
+
+    async def repeat(self) -> None:
+        """Send the last news again and again."""
+        while True:
+            await asyncio.sleep(self._quiet_s)
+            await self.tell(self._told + (1 - self._told) * _STEP, self._text)
 
 
 async def describe(client: AsyncClient, state: JobState) -> list[Any]:

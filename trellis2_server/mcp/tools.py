@@ -5,6 +5,7 @@ Does not know: how files are read, how the server makes models.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
@@ -271,11 +272,13 @@ class Tools:
             "size_mm": size_mm,
             "texture": texture,
         }
+        self._access.check_name(name or job_id)
         suited = suited_fields(purpose, type, has_mesh=False) if purpose else {}
         wanted = str(type or suited.get("type") or "glb")
         async with self._connect() as client:
             content = await client.export(job_id, fields)
-            path = self._access.write(name or job_id, EXTENSIONS[wanted], content)  # pyright: ignore[reportArgumentType]
+            extension = EXTENSIONS[wanted]  # pyright: ignore[reportArgumentType]
+            path = await asyncio.to_thread(self._access.write, name or job_id, extension, content)
             return [{"job_id": job_id, "file": str(path), "bytes": len(content), "type": wanted}]
 
     async def show_model(

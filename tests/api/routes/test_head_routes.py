@@ -35,7 +35,7 @@ def test_head_replies_as_get_does_without_the_body(server: Server, job: dict[str
     until(lambda: server.is_idle, "idle")
     for template in PATHS:
         for name in (job["image_hash"], job["uid"]):
-            values = {"name": name, "uid": name, "file_name": "shape.glb", "model": "trellis.2"}
+            values = {"name": name, "uid": name, "file_name": "shape.glb", "model": "gated"}
             path = template.format(**values)
             head = server.client.head(path)
             get = server.client.get(path)

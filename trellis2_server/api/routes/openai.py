@@ -192,7 +192,7 @@ _PROPERTIES: Final = {
         "description": "A URL, the GLB in base64, or the GLB itself.",
     },
 }
-_FIELDS: Final = schema("image", "text", "*", required=("image",))
+_FIELDS: Final = schema("image", "text", "*")
 _SCHEMA: Final = {
     **_FIELDS,
     "properties": {
