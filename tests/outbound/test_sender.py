@@ -162,6 +162,12 @@ def test_a_port_that_nobody_listens_at_is_an_error() -> None:
         send("http://127.0.0.1:9/", ["127.0.0.1:9"])
 
 
+def test_the_system_resolves_a_name_to_addresses() -> None:
+    found = asyncio.run(sender.resolve_by_system("localhost", 80))
+    assert {"127.0.0.1", "::1"} & set(found)
+    assert len(found) == len(set(found))
+
+
 # ---- what is replied ---------------------------------------------------------------------
 
 
