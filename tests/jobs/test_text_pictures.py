@@ -24,6 +24,7 @@ from trellis2_server.errors import (
     ServerError,
     UnavailableError,
 )
+from trellis2_server.outbound import text_to_image
 from trellis2_server.outbound.hosts import HostList
 from trellis2_server.outbound.text_to_image import (
     MAX_REMEMBERED,
@@ -402,6 +403,24 @@ def test_a_number_of_pictures_is_remembered_the_latest_ones() -> None:
     with other_host(lambda _: [image_reply(picture())]) as host:
         asyncio.run(many(PictureMaker(ImageService(host.url("/v1")), HostList())))
         assert host.connections == MAX_REMEMBERED + 2
+
+
+def test_remembered_pictures_have_a_size_in_all_the_latest_one_always(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def make(maker: PictureMaker, *keys: str) -> None:
+        for key in keys:
+            await maker.make("a chair", 7, key)
+
+    with other_host(lambda _: [image_reply(picture())]) as host:
+        maker = PictureMaker(ImageService(host.url("/v1")), HostList())
+        monkeypatch.setattr(text_to_image, "MAX_REMEMBERED_BYTES", 2 * len(picture()))
+        asyncio.run(make(maker, "a", "b", "a", "b"))
+        assert host.connections == 2
+        maker = PictureMaker(ImageService(host.url("/v1")), HostList())
+        monkeypatch.setattr(text_to_image, "MAX_REMEMBERED_BYTES", 2 * len(picture()) - 1)
+        asyncio.run(make(maker, "a", "b", "b", "a"))
+        assert host.connections == 5
 
 
 def test_a_timeout_is_told_apart() -> None:

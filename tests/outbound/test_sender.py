@@ -249,6 +249,14 @@ def test_what_is_not_http_is_an_error(parts: list[bytes]) -> None:
         ask(parts)
 
 
+def test_a_head_may_have_some_size_and_some_interim_replies() -> None:
+    interim = b"HTTP/1.1 103 Early Hints\r\n\r\n" * 8
+    answer = ask([interim, reply("x", X_Long="x" * 30_000)])
+    assert (answer.body, len(answer.headers["x-long"])) == (b"x", 30_000)
+    with pytest.raises(OutboundError, match="is not HTTP"):
+        ask([interim, b"HTTP/1.1 103 Early Hints\r\n\r\n", reply("x")])
+
+
 @pytest.mark.parametrize("kind", ["silent", "slow head", "slow body"])
 def test_a_slow_reply_is_given_up_at_the_time_limit(kind: str) -> None:
     with other_host(lambda _: ()) as running:
