@@ -17,6 +17,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from tests.support.engines import PATIENCE_S
+from tests.support.painter import Painter
 from tests.support.server import serving, settings
 from trellis2_server.engines.preview import PreviewEngine
 
@@ -174,6 +175,20 @@ def test_text_alone_is_rejected_with_the_cause(run_addon: Callable[..., Outcome]
     outcome = run_addon(prompt="a cat")
     assert "there is no text-to-image model" in (outcome.error or "")
     assert outcome.imported == []
+
+
+def test_text_alone_becomes_an_object_where_pictures_are_made_of_it(
+    run_addon: Callable[..., Outcome],
+) -> None:
+    painter = Painter()
+    try:
+        with serving(PreviewEngine(), settings(text_to_image={"url": painter.url})) as painting:
+            painting.wait_until_loaded()
+            outcome = run_addon(prompt="a cat", api_url=painting.url)
+    finally:
+        painter.close()
+    assert outcome.error is None
+    assert len(outcome.imported) == 1
 
 
 def test_text_for_a_selected_mesh_is_rejected_with_the_cause(

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.engines import PATIENCE_S
 from tests.support.meshes import as_bytes, egg
+from tests.support.painter import Painter
 from tests.support.server import encoded, picture, serving, settings, until
 from trellis2_server.engines.preview import PreviewEngine
 
@@ -63,6 +64,43 @@ def test_the_blender_add_on_shows_why_text_is_not_enough(
     reply = small.client.post("/generate", json=body)
     assert reply.status_code != 200
     assert "there is no text-to-image model" in reply.text
+
+
+@pytest.fixture(scope="module")
+def painting() -> Generator[Server]:
+    """A server that has pictures made of texts."""
+    painter = Painter()
+    configured = settings(
+        export={"glb_texture_size": 256, "glb_decimation_target": 2000},
+        text_to_image={"url": painter.url},
+    )
+    with serving(PreviewEngine(), configured) as server:
+        server.wait_until_loaded()
+        yield server
+    painter.close()
+
+
+@pytest.mark.parametrize("more", [{}, {"mesh": encoded(as_bytes(egg(), "glb"))}])
+def test_the_blender_add_on_needs_only_text_where_pictures_are_made_of_it(
+    painting: Server, more: dict[str, Any]
+) -> None:
+    body = {**more, "text": "a cat", **ADDON, "texture": True}
+    reply = painting.client.post("/generate", json=body)
+    assert reply.status_code == 200, reply.text
+    assert "images" in import_gltf(reply.content)
+
+
+def test_blender_mcp_needs_only_text_where_pictures_are_made_of_it(painting: Server) -> None:
+    body = {
+        "octree_resolution": 256,
+        "num_inference_steps": 20,
+        "guidance_scale": 5.5,
+        "texture": False,
+        "text": "a ball",
+    }
+    reply = painting.client.post("/generate", json=body)
+    assert reply.status_code == 200, reply.text
+    import_gltf(reply.content)
 
 
 @pytest.mark.parametrize("octree_resolution", [128, 256, 512])

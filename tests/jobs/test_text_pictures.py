@@ -6,15 +6,15 @@ import asyncio
 import base64
 import json
 import logging
-import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.engines import PATIENCE_S, GatedEngine
+from tests.support.engines import GatedEngine
 from tests.support.hunyuan import finished, send, status_text
-from tests.support.other_host import OtherHost, Received, other_host, reply
+from tests.support.other_host import Received, other_host, reply
+from tests.support.painter import Painter, image_reply
 from tests.support.server import ON_RAY, SMALL, Server, encoded, fields, picture, serving, until
 from tests.support.server import settings as configured
 from trellis2_server.errors import (
@@ -24,6 +24,7 @@ from trellis2_server.errors import (
     ServerError,
     UnavailableError,
 )
+from trellis2_server.outbound import text_to_image
 from trellis2_server.outbound.hosts import HostList
 from trellis2_server.outbound.text_to_image import (
     MAX_REMEMBERED,
@@ -38,49 +39,16 @@ if TYPE_CHECKING:
 KEY = "sk-a-secret-key"
 
 
-def image_reply(content: bytes) -> bytes:
-    return reply(json.dumps({"created": 1, "data": [{"b64_json": encoded(content)}]}))
-
-
 def error_reply(status: int, message: str, code: str | None = None, **more: str) -> bytes:
     body = {"error": {"message": message, "type": "invalid_request_error", "code": code, **more}}
     return reply(json.dumps(body), status)
-
-
-class Painter:
-    """A text-to-image server: a disc, of another colour for each text.
-
-    Attributes:
-        host: where it is.
-        prompts: of each request, in order.
-        fails: replies instead, if set.
-        gate: open (set) at first; closed, replies wait.
-    """
-
-    def __init__(self) -> None:
-        self.prompts: list[dict[str, Any]] = []
-        self.fails: Callable[[], bytes] | None = None
-        self.gate = threading.Event()
-        self.gate.set()
-        self.host = OtherHost(self._answer)
-
-    @property
-    def url(self) -> str:
-        return self.host.url("/v1/images/generations")
-
-    def _answer(self, request: Received) -> Generator[bytes]:
-        self.prompts.append(request.json())
-        self.gate.wait(PATIENCE_S)
-        shade = sum(request.json()["prompt"].encode()) % 256
-        yield self.fails() if self.fails else image_reply(picture(shade))
 
 
 @pytest.fixture
 def painter() -> Generator[Painter]:
     painter = Painter()
     yield painter
-    painter.gate.set()
-    painter.host.close()
+    painter.close()
 
 
 @contextmanager
@@ -104,7 +72,7 @@ def failing() -> Generator[tuple[Server, Painter]]:
     painter = Painter()
     with painting_with(painter) as server:
         yield server, painter
-    painter.host.close()
+    painter.close()
 
 
 def said(text: str, **more: Any) -> dict[str, Any]:
@@ -435,6 +403,24 @@ def test_a_number_of_pictures_is_remembered_the_latest_ones() -> None:
     with other_host(lambda _: [image_reply(picture())]) as host:
         asyncio.run(many(PictureMaker(ImageService(host.url("/v1")), HostList())))
         assert host.connections == MAX_REMEMBERED + 2
+
+
+def test_remembered_pictures_have_a_size_in_all_the_latest_one_always(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def make(maker: PictureMaker, *keys: str) -> None:
+        for key in keys:
+            await maker.make("a chair", 7, key)
+
+    with other_host(lambda _: [image_reply(picture())]) as host:
+        maker = PictureMaker(ImageService(host.url("/v1")), HostList())
+        monkeypatch.setattr(text_to_image, "MAX_REMEMBERED_BYTES", 2 * len(picture()))
+        asyncio.run(make(maker, "a", "b", "a", "b"))
+        assert host.connections == 2
+        maker = PictureMaker(ImageService(host.url("/v1")), HostList())
+        monkeypatch.setattr(text_to_image, "MAX_REMEMBERED_BYTES", 2 * len(picture()) - 1)
+        asyncio.run(make(maker, "a", "b", "b", "a"))
+        assert host.connections == 5
 
 
 def test_a_timeout_is_told_apart() -> None:

@@ -91,7 +91,11 @@ def listener() -> Generator[Listener]:
 
 @contextmanager
 def telling(
-    listener: Listener, engine: GatedEngine | None = None, folder: Path | None = None, **server: Any
+    listener: Listener,
+    engine: GatedEngine | None = None,
+    folder: Path | None = None,
+    worker: dict[str, Any] | None = None,
+    **server: Any,
 ) -> Generator[Server]:
     """A server that may send to the listener, without long delays."""
     configured = settings(
@@ -101,7 +105,7 @@ def telling(
             "shutdown_grace_seconds": 0.1,
             **server,
         },
-        worker={"result_dir": str(folder) if folder else None},
+        worker={"result_dir": str(folder) if folder else None, **(worker or {})},
     )
     with serving(engine or GatedEngine(), configured) as running:
         running.wait_until_loaded()
@@ -196,6 +200,25 @@ def test_a_job_that_turns_out_to_be_another_is_told_of_as_that(
         until(lambda: len(server.client.get("/jobs").json()["jobs"]) == 1, "merged")
         engine.gates["shape"].set()
         assert listener.message()["uid"] == server.client.get(f"/jobs/{uid}").json()["uid"]
+
+
+def test_a_job_whose_client_waits_for_a_message_is_not_abandoned(
+    listener: Listener, engine: GatedEngine
+) -> None:
+    engine.gates["shape"].clear()
+    worker = {"abandoned_job_seconds": 0.1, "limit_model_concurrency": 1}
+    with telling(listener, engine, worker=worker) as server:
+
+        def send(shade: int, **more: Any) -> str:
+            return server.client.post("/send", json=fields(shade, **more)).json()["uid"]
+
+        send(1)
+        engine.wait_for("shape")
+        send(2, webhook=listener.url())
+        send(3)
+        until(lambda: len(server.manager.active_jobs) == 2, "abandoned")  # not the second one
+        engine.gates["shape"].set()
+        assert listener.message()["event"] == "completed"
 
 
 def test_a_webhook_in_a_form_or_the_query_is_the_same(listener: Listener) -> None:
@@ -410,7 +433,8 @@ def test_a_damaged_webhook_costs_no_job(listener: Listener, tmp_path: Path) -> N
         uid = server.client.get("/jobs").json()["jobs"][0]["uid"]
         archive = server.manager.archive
         for number, payload in enumerate(("{}", "[]", "7", '{"events": 5, "url": 1}')):
-            archive.save_name(JobName("webhook", f"damaged-{number}", uid, payload))
+            name = JobName("webhook", f"damaged-{number}", uid, payload)
+            server.manager._loop.call_soon_threadsafe(archive.save_name, name)
     with telling(listener, folder=tmp_path) as server:
         assert [job["uid"] for job in server.client.get("/jobs").json()["jobs"]] == [uid]
         listener.host.next()

@@ -22,6 +22,7 @@ PACKAGE: Final = "trellis2_server"
 #: Rooms that are measured, by the folder in the package.
 ROOMS: Final = (
     "jobs",
+    "outbound",
     "storage",
     "api",
     "inputs",

@@ -162,6 +162,12 @@ def test_a_port_that_nobody_listens_at_is_an_error() -> None:
         send("http://127.0.0.1:9/", ["127.0.0.1:9"])
 
 
+def test_the_system_resolves_a_name_to_addresses() -> None:
+    found = asyncio.run(sender.resolve_by_system("localhost", 80))
+    assert {"127.0.0.1", "::1"} & set(found)
+    assert len(found) == len(set(found))
+
+
 # ---- what is replied ---------------------------------------------------------------------
 
 
@@ -241,6 +247,14 @@ def test_a_compressed_reply_is_refused_not_decompressed(coding: str) -> None:
 def test_what_is_not_http_is_an_error(parts: list[bytes]) -> None:
     with pytest.raises(OutboundError, match=r"is not HTTP, or was cut short|closed the connection"):
         ask(parts)
+
+
+def test_a_head_may_have_some_size_and_some_interim_replies() -> None:
+    interim = b"HTTP/1.1 103 Early Hints\r\n\r\n" * 8
+    answer = ask([interim, reply("x", X_Long="x" * 30_000)])
+    assert (answer.body, len(answer.headers["x-long"])) == (b"x", 30_000)
+    with pytest.raises(OutboundError, match="is not HTTP"):
+        ask([interim, b"HTTP/1.1 103 Early Hints\r\n\r\n", reply("x")])
 
 
 @pytest.mark.parametrize("kind", ["silent", "slow head", "slow body"])

@@ -14,6 +14,7 @@ import asyncio
 import json
 import logging
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -23,7 +24,7 @@ from trellis2_server.jobs.webhook import EVENTS, WEBHOOK
 from trellis2_server.storage.store import JobName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from trellis2_server.jobs.active_jobs import ActiveJobs
     from trellis2_server.jobs.job import Job
@@ -115,9 +116,10 @@ class Webhooks:
 
         Raises:
             InputError: the URL is not allowed, or the job has too many webhooks.
+            JobNotFoundError: the job was removed.
         """
         self._ready().check(webhook.url)
-        job = self._registry[job.uid]
+        job = self._registry.get(job.uid, job.owner)  # it may have been merged since
         others = [pending for pending in self._tasks if pending.uid == job.uid]
         known = next(
             (each for each in others if each.url == webhook.url and each.sending is None), None
@@ -209,7 +211,8 @@ class Webhooks:
         if event is None and job.status.is_finished:
             pending.events = []
         elif event is None:
-            await subscription.wait(3600.0)
+            with self._waiting(job):
+                await subscription.wait(3600.0)
             return
         else:
             pending.sending = event
@@ -218,6 +221,19 @@ class Webhooks:
             pending.events = [] if event != "shape" else [e for e in pending.events if e != event]
         if job.uid in self._registry:
             self._save(pending)
+
+    @contextmanager
+    def _waiting(self, job: Job) -> Generator[None]:
+        """Count as a request that waits: a job whose client is told of it is not abandoned."""
+        active = self._active_jobs.get(job.uid)
+        if active is None:
+            yield
+            return
+        active.waiters += 1
+        try:
+            yield
+        finally:
+            active.waiters -= 1
 
     async def _deliver(self, pending: _Pending, event: WebhookEvent, job: Job) -> None:
         """Send one message until a host takes it, or it is given up."""
