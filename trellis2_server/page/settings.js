@@ -25,6 +25,7 @@ export const LABELS = /** @type {Record<string, string>} */ ({
   texture_size: "Texture size",
   decimation_target: "Faces",
   remove_background: "Remove the background",
+  multi_image: "Several pictures",
   alpha_mode: "Transparency",
   texture_format: "Texture format",
   compress: "Compression",
@@ -62,6 +63,7 @@ const GROUPS = [
     title: "Picture and file",
     fields: [
       "remove_background",
+      "multi_image",
       "alpha_mode",
       "texture_format",
       "occlusion",

@@ -25,7 +25,6 @@ from trellis2_server.purposes import suited_fields
 from trellis2_server.request_fields import (
     BY_NAME,
     FIELDS,
-    MAX_CONCATENATED,
     MAX_SEED,
     PRINT_SIZE_MM,
     RANDOM_SEED,
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
     from trellis2_server.request_fields import (
         FileType,
-        MultiImage,
         PipelineType,
         RemoveBackground,
         RequestField,
@@ -190,7 +188,7 @@ def read_options(
     if mesh is None:
         values["up_axis"] = "auto"  # that of the file, see `read_delivery`
     values["remove_background"] = _REMOVALS[values["remove_background"]]
-    values["multi_image"] = _multi_image(values["multi_image"], pictures)
+    values["multi_image"] = readers.multi_image(values["multi_image"], pictures)
     values = _with_levels(_capped(values, settings), settings)
     seed: int = values["seed"]
     if "seed" in raw and raw["seed"] is None:
@@ -209,15 +207,6 @@ def read_options(
         mesh=mesh,
         **{name: values[name] for name in _OPTION_FIELDS},
     )
-
-
-def _multi_image(wanted: MultiImage, pictures: int) -> MultiImage:
-    if wanted == "concat" and pictures > MAX_CONCATENATED:
-        raise InputError(
-            f"multi_image: concat takes at most {MAX_CONCATENATED} pictures, and these are "
-            f"{pictures}"
-        )
-    return wanted if pictures > 1 else "auto"
 
 
 def read_export(raw: Mapping[str, object], options: Options, settings: Settings) -> Options:
