@@ -61,6 +61,8 @@ _TYPES_WITH: Final[Mapping[str, tuple[FileType, ...]]] = {
     "normal_map": ("glb", "gltf_zip", "usdz", "obj_zip"),
     "lods": ("glb", "gltf_zip"),
 }
+#: Fields that `fields_of` leaves out where they have their default.
+_LEFT_OUT: Final = ("up_axis", "uv", "occlusion", "normal_map", "depth", "back", "multi_image")
 _PIPELINE_TYPES: Final[Mapping[int, PipelineType]] = {
     512: "512",
     1024: "1024_cascade",
@@ -343,20 +345,13 @@ def fields_of(options: Options) -> dict[str, object]:
         )
     }
     given: dict[str, object] = {"geo_rotation": options.geo_rotation} if options.mesh else {}
-    if options.up_axis != "auto":
-        given["up_axis"] = options.up_axis
-    if options.uv != "new":
-        given["uv"] = options.uv
+    for name in _LEFT_OUT:
+        if getattr(options, name) != BY_NAME[name].default:
+            given[name] = getattr(options, name)
     if options.solid:
         given |= {"solid": True, "min_wall_mm": options.min_wall_mm}
-    if options.occlusion:
-        given["occlusion"] = True
-    if options.normal_map:
-        given["normal_map"] = True
     if options.lods:
         given["lods"] = list(options.lods)
-    if options.multi_image != "auto":
-        given["multi_image"] = options.multi_image
     if options.remove_background is not True:
         given["remove_background"] = options.remove_background == "always"
     return {**others, "compress": options.compress or "none", **samplers, **given}
