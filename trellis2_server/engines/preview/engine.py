@@ -16,7 +16,7 @@ from trellis2_server.engines.preview.projection import project
 from trellis2_server.engines.preview.sheets import MARGIN_VOXELS, sheets, widened
 from trellis2_server.engines.preview.silhouette import incidence, mask_field, triangulate
 from trellis2_server.engines.preview.solid import heights, solid
-from trellis2_server.engines.preview.views import unused_views
+from trellis2_server.engines.preview.views import bound_depth, paint, unused_views
 from trellis2_server.export.cancellation import call, cancellable
 from trellis2_server.mesh import Mesh, Shape, VoxelField
 
@@ -103,7 +103,7 @@ class PreviewEngine:
             edge = 1.0 - 2.0 * MARGIN_VOXELS / resolution
             scale = edge / size
             flat = (points + np.array([-1.5, 1.5])) * scale + np.array([-0.5, 0.5]) * edge
-            mesh = solid(flat, height * scale, faces, outline)
+            mesh = bound_depth(solid(flat, height * scale, faces, outline), cutout, edge)
             watched("back", 4, 4)
             return Shape(
                 mesh=mesh,
@@ -146,7 +146,7 @@ class PreviewEngine:
             coords, attributes = np.empty((count, 3), np.int32), np.empty((count, 6), np.float32)
             call(loops.fill_voxels, *columns, coords, attributes)
             watched("voxels", 3, 3)
-            return VoxelField(coords=coords, attributes=attributes, resolution=size)
+            return paint(VoxelField(coords, attributes, size), cutout)
 
     def texture_mesh(
         self, mesh: Mesh, cutout: Cutout, options: Options, report: Report
@@ -162,7 +162,7 @@ class PreviewEngine:
             size = field_resolution(options.texture_size)
             back = choose_back(cutout.rgba, options.back)
             field = project(mesh, cutout, size, back, _ROUGHNESS, watched)
-            return replace(field, warnings=unused_views(cutout))
+            return paint(replace(field, warnings=unused_views(cutout)), cutout)
 
 
 def field_resolution(texture_size_px: int) -> int:
