@@ -29,8 +29,8 @@ NODE = f"""
 const {{ curlCommand }} = await import({json.dumps(SCRIPT.as_uri())});
 const chunks = [];
 for await (const chunk of process.stdin) chunks.push(chunk);
-const [name, fields, server] = JSON.parse(Buffer.concat(chunks).toString());
-process.stdout.write(curlCommand(name, fields, server));
+const [pictures, fields, server] = JSON.parse(Buffer.concat(chunks).toString());
+process.stdout.write(curlCommand(pictures, fields, server));
 """
 #: What shells, curl and multipart bodies treat specially, and other scripts.
 CHARACTERS = "ab.,;:'\"\\ $`!#&|<>()[]{}*?=@%+-^~\t\né日😀"
@@ -85,7 +85,7 @@ def received() -> Generator[Received]:
 
 
 def command(name: str, fields: dict[str, Any], url: str, *, has_key: bool) -> str:
-    given = json.dumps([name, fields, {"url": url, "hasKey": has_key}])
+    given = json.dumps([[["image", name]], fields, {"url": url, "hasKey": has_key}])
     done = subprocess.run(
         ["node", "--input-type=module", "-e", NODE],
         input=given.encode(), capture_output=True, check=True,

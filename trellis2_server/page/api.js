@@ -158,9 +158,19 @@ export async function options() {
  * @returns {Promise<string>}
  */
 export async function send(picture, name, fields) {
+  return sendAll([["image", new File([picture], name)]], fields);
+}
+
+/**
+ * Sends pictures of one object; returns the uid of their job.
+ * @param {[field: string, file: File][]} pictures
+ * @param {Record<string, string>} fields
+ * @returns {Promise<string>}
+ */
+export async function sendAll(pictures, fields) {
   const body = new FormData();
   for (const [field, value] of Object.entries(fields)) body.set(field, value);
-  body.set("image", picture, name);
+  for (const [field, file] of pictures) body.append(field, file, file.name);
   return (await (await request("send", { method: "POST", body })).json()).uid;
 }
 

@@ -8,6 +8,7 @@ import { isCancelled, isFinished, watch } from "./job.js";
 import { keyDialog } from "./key.js";
 import { acceptPictures } from "./pictures.js";
 import { Settings } from "./settings.js";
+import { Sides } from "./sides.js";
 import { announcementOf, fractionOf, showSteps, statusLineOf } from "./steps.js";
 import { loadViewer, Viewer } from "./viewer.js";
 
@@ -36,6 +37,8 @@ const settings = new Settings(part("settings"), part("reset"));
 const downloads = new Downloads(part("downloads"));
 const viewer = new Viewer(part("viewer"), part("viewer-error"));
 const history = new History(part("history"), part("history-empty"), part("history-more"), openJob);
+
+const sides = new Sides(part("sides"), (pictures) => sendSides(pictures));
 
 /** Pictures that were sent from this tab, by uid of their job. @type {Map<string, File>} */
 const sent = new Map();
@@ -84,6 +87,30 @@ async function send(pictures, more = {}) {
   history.refresh();
 }
 
+/**
+ * Sends several pictures of one object, and opens their job.
+ * @param {import("./sides.js").Sent[]} pictures the front first.
+ * @param {Record<string, string>} [more] fields that override the settings.
+ */
+async function sendSides(pictures, more = {}) {
+  showError(null);
+  if (!part("settings").reportValidity()) return;
+  const front = pictures[0][1];
+  showPicture(URL.createObjectURL(front), "Picture", "picture");
+  try {
+    for (const [, file] of pictures) checkSize(file);
+    const fields = { texture: "true", ...settings.values(), ...more };
+    const id = await api.sendAll(pictures, fields);
+    sent.set(id, front);
+    if (pictures.length > 1) sides.remember(id, pictures);
+    openJob(id);
+  } catch (error) {
+    showError(/** @type {Error} */ (error));
+    parts.display.dataset.shows = current.model ? "model" : "nothing";
+  }
+  history.refresh();
+}
+
 /** @param {File} picture */
 function checkSize(picture) {
   const limit = settings.options?.max_body_bytes ?? Infinity;
@@ -104,6 +131,8 @@ async function pictureOfJob() {
 /** @param {Record<string, string>} fields fields that override the settings. */
 async function sendAgain(fields) {
   try {
+    const several = await sides.picturesOf(current.id, current.job);
+    if (several) return await sendSides(several, fields);
     const picture = await pictureOfJob();
     if (picture) await send([picture], fields);
   } catch (error) {
@@ -187,7 +216,8 @@ function showJob(job) {
   parts.cancel.hidden = isFinished(job);
   parts.newSeed.hidden = parts.rerun.hidden =
     !isFinished(job) || !(file || job.files?.["input.png"]);
-  downloads.show(job, file?.name ?? "picture.png", defaults());
+  const pictures = sides.namesOf(current.id, job) ?? undefined;
+  downloads.show(job, file?.name ?? "picture.png", defaults(), pictures);
 
   const cutout = job.files?.["input.png"];
   if (cutout && !before?.files?.["input.png"]) showCutout(cutout.url);

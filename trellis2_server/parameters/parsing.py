@@ -25,7 +25,6 @@ from trellis2_server.purposes import suited_fields
 from trellis2_server.request_fields import (
     BY_NAME,
     FIELDS,
-    MAX_CONCATENATED,
     MAX_SEED,
     PRINT_SIZE_MM,
     RANDOM_SEED,
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
     from trellis2_server.request_fields import (
         FileType,
-        MultiImage,
         PipelineType,
         RemoveBackground,
         RequestField,
@@ -63,6 +61,8 @@ _TYPES_WITH: Final[Mapping[str, tuple[FileType, ...]]] = {
     "normal_map": ("glb", "gltf_zip", "usdz", "obj_zip"),
     "lods": ("glb", "gltf_zip"),
 }
+#: Fields that `fields_of` leaves out where they have their default.
+_LEFT_OUT: Final = ("up_axis", "uv", "occlusion", "normal_map", "depth", "back", "multi_image")
 _PIPELINE_TYPES: Final[Mapping[int, PipelineType]] = {
     512: "512",
     1024: "1024_cascade",
@@ -190,7 +190,7 @@ def read_options(
     if mesh is None:
         values["up_axis"] = "auto"  # that of the file, see `read_delivery`
     values["remove_background"] = _REMOVALS[values["remove_background"]]
-    values["multi_image"] = _multi_image(values["multi_image"], pictures)
+    values["multi_image"] = readers.multi_image(values["multi_image"], pictures)
     values = _with_levels(_capped(values, settings), settings)
     seed: int = values["seed"]
     if "seed" in raw and raw["seed"] is None:
@@ -209,15 +209,6 @@ def read_options(
         mesh=mesh,
         **{name: values[name] for name in _OPTION_FIELDS},
     )
-
-
-def _multi_image(wanted: MultiImage, pictures: int) -> MultiImage:
-    if wanted == "concat" and pictures > MAX_CONCATENATED:
-        raise InputError(
-            f"multi_image: concat takes at most {MAX_CONCATENATED} pictures, and these are "
-            f"{pictures}"
-        )
-    return wanted if pictures > 1 else "auto"
 
 
 def read_export(raw: Mapping[str, object], options: Options, settings: Settings) -> Options:
@@ -354,20 +345,13 @@ def fields_of(options: Options) -> dict[str, object]:
         )
     }
     given: dict[str, object] = {"geo_rotation": options.geo_rotation} if options.mesh else {}
-    if options.up_axis != "auto":
-        given["up_axis"] = options.up_axis
-    if options.uv != "new":
-        given["uv"] = options.uv
+    for name in _LEFT_OUT:
+        if getattr(options, name) != BY_NAME[name].default:
+            given[name] = getattr(options, name)
     if options.solid:
         given |= {"solid": True, "min_wall_mm": options.min_wall_mm}
-    if options.occlusion:
-        given["occlusion"] = True
-    if options.normal_map:
-        given["normal_map"] = True
     if options.lods:
         given["lods"] = list(options.lods)
-    if options.multi_image != "auto":
-        given["multi_image"] = options.multi_image
     if options.remove_background is not True:
         given["remove_background"] = options.remove_background == "always"
     return {**others, "compress": options.compress or "none", **samplers, **given}

@@ -13,12 +13,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.errors import InputError
-from trellis2_server.request_fields import LEAST_LEVELS, MOST_LEVELS
+from trellis2_server.request_fields import LEAST_LEVELS, MAX_CONCATENATED, MOST_LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from trellis2_server.request_fields import Kind, RequestField
+    from trellis2_server.request_fields import Kind, MultiImage, RequestField
 
     #: Field, name under which the value came, raw value → value.
     Reader = Callable[[RequestField, str, Any], Any]
@@ -43,8 +43,24 @@ def read(field: RequestField, name: str, value: object) -> Any:
     is_list = isinstance(value, list) and field.kind not in {"interval", "integers"}
     if is_list or isinstance(value, dict):
         raise InputError(f"{name}: must be a single value")
+    if field.word is not None and str(value).strip().lower() == field.word:
+        return field.word
     reader = _BY_FIELD.get(field.name) or _BY_KIND[field.kind]
     return reader(field, name, value)
+
+
+def multi_image(wanted: MultiImage, pictures: int) -> MultiImage:
+    """Return how that many pictures are used: with one, it makes no difference, and is "auto".
+
+    Raises:
+        InputError: there are too many for it.
+    """
+    if wanted == "concat" and pictures > MAX_CONCATENATED:
+        raise InputError(
+            f"multi_image: concat takes at most {MAX_CONCATENATED} pictures, and these are "
+            f"{pictures}"
+        )
+    return wanted if pictures > 1 else "auto"
 
 
 # ---- by kind -------------------------------------------------------------------------------

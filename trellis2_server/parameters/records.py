@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from trellis2_server.request_fields import (
     PRINT_SIZE_MM,
     AlphaMode,
+    Back,
     Compression,
     FileType,
     MultiImage,
@@ -30,7 +31,18 @@ if TYPE_CHECKING:
 
 #: Fields of `Options` that are newer than stored keys: the `repr` has them only if they are set.
 _NEWER: Final = frozenset(
-    {"up_axis", "uv", "solid", "min_wall_mm", "occlusion", "normal_map", "lods", "multi_image"}
+    {
+        "up_axis",
+        "uv",
+        "solid",
+        "min_wall_mm",
+        "occlusion",
+        "normal_map",
+        "lods",
+        "depth",
+        "back",
+        "multi_image",
+    }
 )
 
 
@@ -82,6 +94,8 @@ class Options:
         occlusion: whether to bake ambient occlusion.
         normal_map: whether to bake the normals of the surface before decimation.
         lods: maximum numbers of faces of the levels of detail, descending; none: one level.
+        depth: how deep the preview engine makes the object, 0 (flat) … 1 (round), or "auto".
+        back: what the preview engine puts on the side that the picture does not show.
         multi_image: how several pictures are used; "auto" for one.
     """
 
@@ -108,6 +122,8 @@ class Options:
     occlusion: bool = False
     normal_map: bool = False
     lods: tuple[int, ...] = ()
+    depth: float | Literal["auto"] = "auto"
+    back: Back = "auto"
     multi_image: MultiImage = "auto"
 
     def __repr__(self) -> str:

@@ -312,7 +312,7 @@ def test_exact_patches_change_no_bit_and_the_others_only_rounding(
         for names in ((), exact, every):
             for sampler in samplers:
                 sampler.patches = names
-            results.append(make(loaded, several(0, 60, 120), asked(mode, "1024_cascade")))
+            results.append(make(loaded, several(0, 60, 120), asked(mode)))
     finally:
         for sampler, names in zip(samplers, before, strict=True):
             sampler.patches = names

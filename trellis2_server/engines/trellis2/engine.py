@@ -28,11 +28,11 @@ from trellis2_server.engines.trellis2.pipeline_types import (
 )
 from trellis2_server.engines.trellis2.placement import ModelPlacement
 from trellis2_server.engines.trellis2.progress import StageProgress
+from trellis2_server.engines.trellis2.request_notes import request_notes
 from trellis2_server.engines.trellis2.samplers import SAMPLERS
 from trellis2_server.engines.trellis2.stage_runner import StageRunner
 from trellis2_server.engines.trellis2.stages import Stages
 from trellis2_server.engines.trellis2.upstream import import_upstream
-from trellis2_server.engines.trellis2.views import unseen_views
 from trellis2_server.errors import EngineError, InputError
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class Trellis2Engine:
 
         attempts = oom_policy.shape_attempts(options, self._oom_fallback)
         shape, warnings = loaded.policy.run(run, attempts, progress)
-        return replace(shape, warnings=(*unseen_views(options, len(cutout.views)), *warnings))
+        return replace(shape, warnings=(*request_notes(options, cutout), *warnings))
 
     def texture(self, shape: Shape, cutout: Cutout, options: Options, report: Report) -> VoxelField:
         """Make the material of a shape of this engine.
@@ -239,8 +239,7 @@ class Trellis2Engine:
 
         attempts = oom_policy.mesh_texture_attempts(options.pipeline_type, self._oom_fallback)
         field, warnings = loaded.policy.run(run, attempts, progress)
-        unseen = unseen_views(options, len(cutout.views), has_mesh=True)
-        return replace(field, warnings=(*unseen, *warnings))
+        return replace(field, warnings=(*request_notes(options, cutout, has_mesh=True), *warnings))
 
     # ---- TRELLIS.2's own cut-out and exporter ------------------------------------------
 
