@@ -28,6 +28,9 @@ _MODULES: Final = (
     "voxels",
     "colors",
     "surface",
+    "balls",
+    "smoothing",
+    "parts",
 )
 
 
