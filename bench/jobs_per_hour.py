@@ -121,7 +121,7 @@ class SimulatedExecutor(LocalExecutor):
     def make_shape(self, *_: object, **__: object) -> Any:
         """Wait."""
         self._on_device(self._model.shape)
-        return SimpleNamespace(resolution=512, warnings=(), state=None, mesh=None)
+        return SimpleNamespace(resolution=512, warnings=(), details={}, state=None, mesh=None)
 
     def export_shape(self, *_: object, **__: object) -> ExportedShape:
         """Wait."""
@@ -131,7 +131,7 @@ class SimulatedExecutor(LocalExecutor):
     def make_texture(self, *_: object, **__: object) -> Any:
         """Wait."""
         self._on_device(self._model.texture)
-        return SimpleNamespace(warnings=())
+        return SimpleNamespace(warnings=(), details={})
 
     def export_model(self, *_: object, **__: object) -> bytes:
         """Wait."""

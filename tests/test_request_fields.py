@@ -35,7 +35,8 @@ def test_a_declaration_is_complete(field: RequestField) -> None:
         low, high = field.bounds
         assert low < high
         if field.kind != "integers":
-            assert field.default is None or low <= field.default <= high
+            assert field.default in {None, field.word} or low <= field.default <= high
+    assert field.word is None or (field.kind == "number" and field.bounds)
     if field.choices:
         assert field.default is None or field.default in field.choices
 
@@ -59,6 +60,8 @@ def test_a_summary_is_the_first_sentence_as_a_phrase() -> None:
         ("seed", (True, True, True, True)),
         ("geo_rotation", (False, False, True, True)),
         ("up_axis", (True, True, True, True)),
+        ("depth", (True, True, False, False)),
+        ("back", (True, True, True, True)),
         ("uv", (False, False, True, True)),
         ("remesh", (True, True, False, False)),
         ("compress", (True, False, True, False)),

@@ -9,10 +9,12 @@ Does not know: files, HTTP, engines.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -62,12 +64,14 @@ class VoxelField:
             roughness 4, alpha 5. Intended for [0, 1], but *not clamped* by TRELLIS.2.
         resolution: edge of the cube, voxels.
         warnings: sentences for the client, for example about a lower resolution.
+        details: what the engine decided, by name, for the client.
     """
 
     coords: NDArray[np.int32]
     attributes: NDArray[np.float32]
     resolution: int
     warnings: tuple[str, ...] = ()
+    details: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,9 +83,11 @@ class Shape:
         resolution: edge of the voxel grid that was used, voxels; can be lower than requested.
         state: input of the engine's texture stage, in the engine's own format.
         warnings: sentences for the client, for example about a lower resolution.
+        details: what the engine decided, by name, for the client.
     """
 
     mesh: Mesh
     resolution: int
     state: object
     warnings: tuple[str, ...] = ()
+    details: Mapping[str, str] = field(default_factory=dict[str, str])

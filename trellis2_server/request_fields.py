@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Kind = Literal["integer", "integers", "number", "boolean", "interval", "string"]
 #: In the order in which lists for people have them.
 Group = Literal[
-    "general", "voxels", "export", "file", "mesh", "hunyuan", "sampler", "delivery"
+    "general", "voxels", "preview", "export", "file", "mesh", "hunyuan", "sampler", "delivery"
 ]  # fmt: skip
 
 FileType = Literal["glb", "obj", "ply", "stl", "obj_zip", "gltf_zip", "3mf", "usdz"]
@@ -34,6 +34,7 @@ AlphaMode = Literal["auto", "OPAQUE", "MASK", "BLEND"]
 TextureFormat = Literal["auto", "webp", "png", "jpeg"]
 Compression = Literal["meshopt", "draco"]
 UvSource = Literal["new", "keep"]
+Back = Literal["auto", "mirror", "fill"]
 #: The keys of `purposes.PURPOSES`.
 Preset = Literal["game", "web", "print", "ar", "blender", "archive"]
 PictureView = Literal["front", "three_quarter", "back"]
@@ -80,6 +81,7 @@ class RequestField:
         bounds: least and greatest value of a number, or of each integer; a number needs them, or a
             reader of its own.
         choices: allowed values; none: any of the kind.
+        word: a word that is a value too, beside numbers.
         is_nullable: whether null, or the word "none", is a value too.
         setting: key of the setting that holds the server's default, `section.key`.
         cap: key of the setting that lowers the greatest value for all requests.
@@ -96,6 +98,7 @@ class RequestField:
     aliases: tuple[str, ...] = ()
     bounds: tuple[float, float] | None = None
     choices: tuple[str | int, ...] = ()
+    word: str | None = None
     is_nullable: bool = False
     setting: str | None = None
     cap: str | None = None
@@ -276,6 +279,27 @@ FIELDS: Final = (
         bounds=(4_096, 262_144),
         setting="generation.max_num_tokens",
         default=49_152,
+    ),
+    RequestField(
+        "depth",
+        "number",
+        "How deep the preview engine makes the object, from 0 (flat) to 1 (round). auto decides it "
+        "by the object. TRELLIS.2 does not use it.",
+        "preview",
+        bounds=(0, 1),
+        word="auto",
+        default="auto",
+        mesh="excluded",
+    ),
+    RequestField(
+        "back",
+        "string",
+        "What the preview engine puts on the side that the picture does not show. mirror: the "
+        "picture's colours. fill: a texture in the manner of the object's outer parts, for objects "
+        "with a face. auto decides it by the object. TRELLIS.2 does not use it.",
+        "preview",
+        choices=get_args(Back),
+        default="auto",
     ),
     RequestField(
         "decimation_target",

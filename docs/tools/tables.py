@@ -157,7 +157,8 @@ def _values(field: RequestField) -> str:
         return "two numbers, 0 … 1"
     if field.bounds:
         low, high = field.bounds
-        return ("two to eight of " if field.kind == "integers" else "") + f"{low:,} … {high:,}"
+        word = f"`{field.word}`, " if field.word else ""
+        return ("two to eight of " if field.kind == "integers" else word) + f"{low:,} … {high:,}"
     return _code((*field.choices, *(["null"] if field.is_nullable else [])))
 
 

@@ -20,6 +20,7 @@ JOB = Job(
     "uid", options(7), "preview", 50.0, created_unix_s=1000.0, image_hash="a" * 32,
     background="alpha", warnings=("dark",), resolution=512,
     progress=Progress("decode", 0.5, 0, 12), timings={"shape": 1.5},
+    details={"back": "mirror"},
 )  # fmt: skip
 VIEW = JobView(JOB, queue_position=3, eta_s=12.345, files=(), can_export=False)
 
@@ -29,6 +30,7 @@ def test_a_job_in_progress_is_told_with_all_that_is_known() -> None:
         "status": "shape_processing", "uid": "uid", "image_hash": "a" * 32, "engine": "preview",
         "error": None, "queue_position": 3, "stage": "decode", "step": 0, "steps": 12,
         "progress": 0.5, "eta_seconds": 12.3, "resolution": 512, "warnings": ["dark"],
+        "details": {"back": "mirror"},
         "shape_ready": False, "texture_ready": False,
     }  # fmt: skip
     reply = job_reply(VIEW)
@@ -42,7 +44,7 @@ def test_a_finished_job_has_its_files_and_its_end() -> None:
     files = (Artifact("uid", "shape.glb", 3), Artifact("uid", "textured.glb", 4))
     done = replace(
         JOB, status=Status.COMPLETED, progress=None, finished_at=57.5, shape_glb=files[0],
-        textured_glb=files[1], warnings=(),
+        textured_glb=files[1], warnings=(), details={},
     )  # fmt: skip
     reply = job_reply(JobView(done, None, None, files, can_export=True))
     assert {name: (each.bytes, each.url) for name, each in reply.files.items()} == {
@@ -53,6 +55,7 @@ def test_a_finished_job_has_its_files_and_its_end() -> None:
     left_out = (reply.stage, reply.step, reply.steps, reply.progress, reply.eta_seconds)
     assert left_out == (None,) * 5
     assert reply.warnings is None
+    assert reply.details is None
 
 
 def test_each_model_is_ready_by_itself() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -37,6 +37,8 @@ def test_the_type_of_an_option_is_declared_as_its_field_is(option: Option) -> No
     elif option.choices:
         choices = [word for part in (hint, *get_args(hint)) for word in get_args(part)]
         assert [choice for choice in choices if not get_origin(choice)] == list(option.choices)
+    elif option.word:
+        assert get_args(hint) == (PLAIN[option.kind], Literal[option.word])
     else:
         assert hint is PLAIN[option.kind]
 

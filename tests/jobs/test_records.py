@@ -64,6 +64,7 @@ def finished(**changes: Any) -> Job:
         created_unix_s=time.time() - 10.0, status=Status.COMPLETED, image_hash="a" * 32,
         background="alpha", warnings=("dark", "coarse"), resolution=512, shape_glb=SHAPE,
         shape_md5="b" * 32, textured_glb=TEXTURED, finished_at=996.0, timings={"shape": 1.5},
+        details={"depth": "round"},
     )  # fmt: skip
     return replace(job, **changes)
 

@@ -35,6 +35,19 @@ async def test_a_job_tells_the_warnings_of_all_its_steps_in_their_order(
         assert other.warnings == ()
 
 
+@in_a_loop
+async def test_a_job_tells_what_the_engine_decided(engine: GatedEngine) -> None:
+    engine.returns["shape"] = Shape(cube(), 8, None, details={"depth": "flat", "back": "mirror"})
+    engine.returns["texture"] = replace(voxels(), details={"back": "fill"})
+    async with working(engine) as service:
+        job = await submit(service, 1)
+        assert (await service.wait_for_shape(job)).details["depth"] == "flat"
+        done = await service.wait_for_texture(job)
+        assert done.details == {"depth": "flat", "back": "fill"}
+        other = await service.wait_for_texture(await submit(service, 2))
+        assert other.details == {}
+
+
 # ---- by themselves -----------------------------------------------------------------------------
 
 
@@ -53,6 +66,7 @@ async def test_a_textured_job_goes_through_all_of_its_steps() -> None:
     stage.parts.clock.now = 5.0
     stage.take("shape", SHAPE)
     assert (stage.job.resolution, stage.job.warnings) == (512, ("dark", "coarse"))
+    assert stage.job.details == {"depth": "round", "back": "mirror"}
     assert stage.queued[2:] == [
         ("shape_export", ("export_shape", SHAPE)),
         ("texture", ("make_texture", SHAPE, CUTOUT)),
@@ -87,7 +101,7 @@ async def test_a_textured_job_goes_through_all_of_its_steps() -> None:
 @in_a_loop
 async def test_a_texture_that_is_ready_first_is_exported_after_the_shape() -> None:
     stage = shaped()
-    stage.take("texture", SimpleNamespace(warnings=()))
+    stage.take("texture", SimpleNamespace(warnings=(), details={}))
     assert stage.job.warnings == ("dark", "coarse")
     assert stage.steps[-1] == "texture"
     stage.take("shape_export", EXPORTED)

@@ -326,7 +326,8 @@ def test_the_fields_of_parameters_give_the_same_parameters(mesh: str | None) -> 
         "geo_rotation": 30, "pipeline_type": "512", "remove_background": False, "remesh": True,
         "max_num_tokens": 5000, "decimation_target": 2000, "alpha_mode": "BLEND",
         "texture_format": "png", "shape_guidance_rescale": 0.5, "up_axis": "Z",
-        "uv": "keep", "occlusion": True, **({} if mesh else {"normal_map": True}),
+        "uv": "keep", "occlusion": True, **({} if mesh else {"normal_map": True, "depth": 0}),
+        "back": "mirror",
     }  # fmt: skip
     read = read_options(raw, DEFAULTS, mesh=mesh)
     assert read.up_axis == ("z" if mesh else "auto")

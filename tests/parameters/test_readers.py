@@ -40,6 +40,32 @@ def test_null_of_a_nullable_field_has_words_too() -> None:
         readers.read(replace(compress, is_nullable=False), "compress", "none")
 
 
+@pytest.mark.parametrize("value", ["auto", " AUTO ", "Auto"])
+def test_a_number_may_have_a_word_beside_it(value: str) -> None:
+    assert readers.read(BY_NAME["depth"], "depth", value) == "auto"
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [(0, 0.0), ("0.25", 0.25), (1, 1.0), (1.001, 1.0), (-0.001, 0.0), ("1e9", 1.0)],
+)
+def test_a_depth_out_of_bounds_is_clamped(value: object, read: float) -> None:
+    depth = readers.read(BY_NAME["depth"], "depth", value)
+    assert (type(depth), depth) == (float, read)
+
+
+@pytest.mark.parametrize("value", ["deep", "automatic", "", True, "nan", float("inf"), [0.5], {}])
+def test_a_depth_that_is_neither_is_refused(value: object) -> None:
+    with pytest.raises(InputError, match=r"^depth: "):
+        readers.read(BY_NAME["depth"], "depth", value)
+
+
+@pytest.mark.parametrize("value", ["both", "", True, 1, ["fill"]])
+def test_a_back_of_another_kind_is_refused(value: object) -> None:
+    with pytest.raises(InputError, match=r"^back: must be"):
+        readers.read(BY_NAME["back"], "back", value)
+
+
 @given(st.integers() | st.floats(allow_nan=False, allow_infinity=False))
 def test_a_texture_size_is_the_nearest_by_ratio(wanted: float) -> None:
     field = BY_NAME["texture_size"]

@@ -33,6 +33,9 @@ def test_options_that_stored_keys_lack_are_in_the_repr_only_if_they_are_set() ->
     assert repr(turned) == plain[:-1] + ", up_axis='z', uv='keep', occlusion=True)"
     bumpy = read_options({"normal_map": True}, Settings())
     assert repr(bumpy) == repr(read_options({}, Settings()))[:-1] + ", normal_map=True)"
+    deep = read_options({"depth": 1, "back": "FILL"}, Settings())
+    assert repr(deep).endswith("geo_rotation=0.0, depth=1.0, back='fill')")
+    assert TypeAdapter(Options).validate_json(TypeAdapter(Options).dump_json(deep)) == deep
     levels = read_options({"lods": [5000, 1000]}, Settings())
     assert repr(levels).endswith("geo_rotation=0.0, lods=(5000, 1000))")
     assert TypeAdapter(Options).validate_json(TypeAdapter(Options).dump_json(levels)) == levels

@@ -51,8 +51,10 @@ class LocalCalls:
         del args, report
         self._note(method)
         if method == "shape":
-            return RemoteOutcome((8, (), "node"), [f"mesh {len(self.made)}", "state"])
-        return RemoteOutcome(("node", ()), ["field"])
+            return RemoteOutcome(
+                (8, (), "node", {"depth": "flat"}), [f"mesh {len(self.made)}", "state"]
+            )
+        return RemoteOutcome(("node", (), {"back": "fill"}), ["field"])
 
     async def as_task(self, task: Any, *args: Any, node: str | None, report: Any) -> RemoteOutcome:
         del args, node, report
@@ -83,11 +85,13 @@ def make_model(
         cutout: Any = object()
         if mesh is None:
             source = await executor.make_shape(cutout, options, ignore)
+            assert source.details == {"depth": "flat"}
             exported = await executor.export_shape(source, options, ignore)
         else:
             exported = await executor.read_mesh(mesh, options, ignore)
             source = exported.geometry
         field = await executor.make_texture(source, cutout, options, ignore)
+        assert field.details == {"back": "fill"}
         geometry, plain = exported.geometry, exported.glb
         return plain, await executor.export_model(geometry, field, options, ignore)
 

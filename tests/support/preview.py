@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from hypothesis import strategies as st
@@ -15,6 +15,7 @@ from trellis2_server.inputs.images import Cutout
 if TYPE_CHECKING:
     from trellis2_server.engines.preview import PreviewEngine
     from trellis2_server.mesh import Mesh, Shape, VoxelField
+    from trellis2_server.request_fields import Back
 
 Array = NDArray[Any]
 RED, GREEN, BLUE, WHITE = (220, 20, 30), (10, 200, 40), (20, 30, 210), (240, 240, 240)
@@ -27,6 +28,8 @@ class Request:
     decimation_target: int = 20_000
     texture_size: int = 512
     seed: int = 0
+    depth: float | Literal["auto"] = "auto"
+    back: Back = "auto"
 
 
 def ignore(_stage: str, _step: int, _of: int) -> None:

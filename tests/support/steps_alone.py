@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 CUTOUT: Any = SimpleNamespace(
     image_hash="a" * 32, background="alpha", warnings=("dark",), png=lambda: b"png"
 )
-SHAPE: Any = SimpleNamespace(resolution=512, warnings=("coarse",))
-FIELD: Any = SimpleNamespace(warnings=("a seam",))
+SHAPE: Any = SimpleNamespace(
+    resolution=512, warnings=("coarse",), details={"depth": "round", "back": "mirror"}
+)
+FIELD: Any = SimpleNamespace(warnings=("a seam",), details={"back": "fill"})
 EXPORTED = ("geometry", b"glTF", "b" * 32)
 
 

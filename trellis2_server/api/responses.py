@@ -57,6 +57,9 @@ class StatusReply(BaseModel):
         default=None, description="Voxels along an edge of the volume, as used for this job."
     )
     warnings: list[str] | None = Field(default=None, description="Warnings for the client.")
+    details: dict[str, str] | None = Field(
+        default=None, description="What the engine decided, such as the back of a preview."
+    )
     shape_ready: bool = Field(description="Whether the untextured GLB is available.")
     texture_ready: bool = Field(description="Whether the textured GLB is available.")
 
@@ -231,6 +234,7 @@ def _status(view: JobView) -> dict[str, Any]:
         "eta_seconds": None if eta_s is None else round(eta_s, 1),
         "resolution": job.resolution,
         "warnings": list(job.warnings) or None,
+        "details": dict(job.details) or None,
         "shape_ready": job.shape_glb is not None,
         "texture_ready": job.textured_glb is not None,
     }

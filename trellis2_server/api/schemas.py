@@ -70,6 +70,11 @@ def field_schema(field: RequestField, maximum: int | None = None) -> dict[str, A
     elif field.choices:
         choices = [each for each in field.choices if maximum is None or int(each) <= maximum]
         known = {"type": field.kind, "enum": choices}
+    elif field.word:
+        low, high = field.bounds or (0, 0)
+        # Bounds are about numbers only, a pattern is about texts only.
+        known = {"type": [field.kind, "string"], "minimum": low, "maximum": high}
+        known |= {"pattern": f"^{field.word}$"}
     elif field.bounds:
         low, high = map(float if field.kind == "number" else int, field.bounds)
         known = {"type": field.kind, "minimum": low, "maximum": maximum or high}

@@ -19,6 +19,7 @@ from trellis2_server.request_fields import (
     FIELDS,
     MAX_SEED,
     AlphaMode,
+    Back,
     Compression,
     FileType,
     Group,
@@ -81,6 +82,8 @@ class Options(TypedDict, total=False):
     pipeline_type: PipelineType
     resolution: Resolution
     max_num_tokens: int
+    depth: float | Literal["auto"]
+    back: Back
     decimation_target: int
     remesh: bool
     solid: bool
@@ -109,6 +112,7 @@ class Option:
         meaning: what it does, as a phrase.
         bounds: least and greatest value of a number; None: any.
         choices: allowed values; none: any of the kind.
+        word: a word that is allowed beside numbers.
     """
 
     name: str
@@ -116,11 +120,12 @@ class Option:
     meaning: str
     bounds: tuple[float, float] | None = None
     choices: tuple[str | int, ...] = ()
+    word: str | None = None
 
 
 def _option(field: RequestField) -> Option:
     choices = (*field.choices, _NULL) if field.is_nullable else field.choices
-    return Option(field.name, field.kind, field.summary, field.bounds, choices)
+    return Option(field.name, field.kind, field.summary, field.bounds, choices, field.word)
 
 
 #: Every option, in groups. `texture` and `type` are arguments of their own, and `no_rembg` is the

@@ -29,6 +29,7 @@ class JobState:
         eta_seconds: expected time until the current status ends, seconds.
         resolution: resolution that was used, voxels along an edge.
         warnings: messages for the user.
+        details: what the engine decided, by name.
         shape_ready: whether the untextured model exists.
         texture_ready: whether the textured model exists.
         created_at: creation time, Unix seconds.
@@ -53,6 +54,7 @@ class JobState:
     eta_seconds: float | None = None
     resolution: int | None = None
     warnings: tuple[str, ...] = ()
+    details: Mapping[str, str] = field(default_factory=dict[str, str])
     shape_ready: bool = False
     texture_ready: bool = False
     created_at: float | None = None
@@ -107,6 +109,7 @@ class Result:
         background: how the object was cut out: `alpha`, `rembg`, `grabcut` or `none`.
         resolution: resolution that was used, voxels along an edge.
         warnings: messages for the user.
+        details: what the engine decided, by name.
         timings: duration of the steps on the server, seconds, by name.
     """
 
@@ -120,6 +123,7 @@ class Result:
     background: str | None = None
     resolution: int | None = None
     warnings: tuple[str, ...] = ()
+    details: Mapping[str, str] = field(default_factory=dict[str, str])
     timings: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property

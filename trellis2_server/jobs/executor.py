@@ -51,12 +51,22 @@ class ShapeSummary(Protocol):
         """See `mesh.Shape`."""
         ...
 
+    @property
+    def details(self) -> Mapping[str, str]:
+        """See `mesh.Shape`."""
+        ...
+
 
 class FieldSummary(Protocol):
     """What the scheduler needs to know of a field."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
+        """See `mesh.VoxelField`."""
+        ...
+
+    @property
+    def details(self) -> Mapping[str, str]:
         """See `mesh.VoxelField`."""
         ...
 

@@ -117,6 +117,7 @@ class Job:
         error: reason of the status `ERROR` or `CANCELLED`.
         finished_at: time of the end; None: not finished.
         timings: duration of each step that has ended, seconds.
+        details: what the engine decided, by name.
     """
 
     uid: str
@@ -138,6 +139,7 @@ class Job:
     error: ServerError | None = None
     finished_at: float | None = None
     timings: Mapping[str, float] = field(default_factory=dict[str, float])
+    details: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def model(self) -> Artifact | None:

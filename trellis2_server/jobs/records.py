@@ -60,7 +60,7 @@ class JobRecords:
         """Record a job, if the recorded part of it has changed."""
         recorded_state = (
             job.status, job.image_hash, job.resolution, job.warnings, job.shape_glb,
-            job.textured_glb, len(job.timings),
+            job.textured_glb, len(job.timings), job.details,
         )  # fmt: skip
         if self._recorded.get(job.uid) != recorded_state:
             self._recorded[job.uid] = recorded_state
@@ -153,6 +153,7 @@ class JobRecords:
             error=error,
             finished_at=finished_at,
             timings=record["timings"],
+            details=record.get("details", {}),
         )
 
 
@@ -173,6 +174,7 @@ def _text(job: Job) -> str:
         "error": [type(job.error).__name__, str(job.error)] if job.error else None,
         "timings": dict(job.timings),
         "options": _option_values(job.options),
+        **({"details": dict(job.details)} if job.details else {}),
     }
     text = json.dumps(record)
     return json.dumps({**record, _CHECKSUM: _checksum(job.uid, text)})

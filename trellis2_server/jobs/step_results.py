@@ -186,7 +186,9 @@ class StepResults:
 
     def _take_shape(self, active: ActiveJob, shape: ShapeSummary) -> None:
         warnings = (*self._active_jobs.record(active).warnings, *shape.warnings)
-        self._active_jobs.change(active, resolution=shape.resolution, warnings=warnings)
+        self._active_jobs.change(
+            active, resolution=shape.resolution, warnings=warnings, details=shape.details
+        )
         active.data.shape = shape
         self.enqueue(active, "shape_export", self._calls.export_shape(active, shape))
         if active.wants_texture and not self._availability.is_closing:
@@ -239,9 +241,11 @@ class StepResults:
         self.enqueue(active, "texture", self._calls.make_texture(active, source, data.cutout))
 
     def _take_field(self, active: ActiveJob, field: FieldSummary) -> None:
-        if field.warnings:
-            warnings = (*self._active_jobs.record(active).warnings, *field.warnings)
-            self._active_jobs.change(active, warnings=warnings)
+        if field.warnings or field.details:
+            job = self._active_jobs.record(active)
+            warnings = (*job.warnings, *field.warnings)
+            details = {**job.details, **field.details}
+            self._active_jobs.change(active, warnings=warnings, details=details)
         active.data.field, active.data.cutout = field, None
         if "shape_export" not in active.steps:
             self._export_model(active)

@@ -21,6 +21,8 @@
 /** Labels by field; the stages share those of their sampler fields. */
 export const LABELS = /** @type {Record<string, string>} */ ({
   seed: "Seed",
+  depth: "Depth",
+  back: "Back",
   pipeline_type: "Resolution",
   texture_size: "Texture size",
   decimation_target: "Faces",
@@ -54,10 +56,11 @@ const SAMPLER = [
 
 /**
  * The groups of the form and their fields. Fields that the server does not have are omitted.
- * @type {{title: string, stage?: string, fields: string[]}[]}
+ * @type {{title: string, stage?: string, isForPreview?: boolean, fields: string[]}[]}
  */
 const GROUPS = [
   { title: "The model", fields: ["seed", "pipeline_type", "texture_size", "decimation_target"] },
+  { title: "Preview engine", isForPreview: true, fields: ["depth", "back"] },
   {
     title: "Picture and file",
     fields: [
@@ -96,15 +99,17 @@ export class Settings {
   show(options, isPreview) {
     this.options = options;
     this.form.replaceChildren(
-      ...GROUPS.map(({ title, stage, fields }, index) => {
+      ...GROUPS.map(({ title, stage, isForPreview, fields }, index) => {
         const group = document.createElement("details");
         group.open = index === 0;
         const summary = group.appendChild(document.createElement("summary"));
         summary.textContent = title;
-        if (stage && isPreview) {
+        if (isPreview ? stage : isForPreview) {
           const note = group.appendChild(document.createElement("p"));
           note.className = "muted";
-          note.textContent = "For TRELLIS.2 only; the preview engine ignores these fields.";
+          note.textContent = isPreview
+            ? "For TRELLIS.2 only; the preview engine ignores these fields."
+            : "For the preview engine only; TRELLIS.2 ignores these fields.";
         }
         const grid = group.appendChild(document.createElement("div"));
         grid.className = "fields";

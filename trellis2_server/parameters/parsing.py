@@ -347,6 +347,10 @@ def fields_of(options: Options) -> dict[str, object]:
         given["normal_map"] = True
     if options.lods:
         given["lods"] = list(options.lods)
+    if options.depth != "auto":
+        given["depth"] = options.depth
+    if options.back != "auto":
+        given["back"] = options.back
     if options.remove_background is not True:
         given["remove_background"] = options.remove_background == "always"
     return {**others, "compress": options.compress or "none", **samplers, **given}

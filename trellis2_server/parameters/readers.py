@@ -43,6 +43,8 @@ def read(field: RequestField, name: str, value: object) -> Any:
     is_list = isinstance(value, list) and field.kind not in {"interval", "integers"}
     if is_list or isinstance(value, dict):
         raise InputError(f"{name}: must be a single value")
+    if field.word is not None and str(value).strip().lower() == field.word:
+        return field.word
     reader = _BY_FIELD.get(field.name) or _BY_KIND[field.kind]
     return reader(field, name, value)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from trellis2_server.request_fields import (
     PRINT_SIZE_MM,
     AlphaMode,
+    Back,
     Compression,
     FileType,
     Origin,
@@ -29,7 +30,17 @@ if TYPE_CHECKING:
 
 #: Fields of `Options` that are newer than stored keys: the `repr` has them only if they are set.
 _NEWER: Final = frozenset(
-    {"up_axis", "uv", "solid", "min_wall_mm", "occlusion", "normal_map", "lods"}
+    {
+        "up_axis",
+        "uv",
+        "solid",
+        "min_wall_mm",
+        "occlusion",
+        "normal_map",
+        "lods",
+        "depth",
+        "back",
+    }
 )
 
 
@@ -81,6 +92,8 @@ class Options:
         occlusion: whether to bake ambient occlusion.
         normal_map: whether to bake the normals of the surface before decimation.
         lods: maximum numbers of faces of the levels of detail, descending; none: one level.
+        depth: how deep the preview engine makes the object, 0 (flat) … 1 (round), or "auto".
+        back: what the preview engine puts on the side that the picture does not show.
     """
 
     seed: int
@@ -106,6 +119,8 @@ class Options:
     occlusion: bool = False
     normal_map: bool = False
     lods: tuple[int, ...] = ()
+    depth: float | Literal["auto"] = "auto"
+    back: Back = "auto"
 
     def __repr__(self) -> str:
         """Return all fields; those that stored keys do not have, only if they are set."""

@@ -143,9 +143,9 @@ class ClusterExecutor:
     async def make_shape(self, cutout: Cutout, options: Options, report: Report) -> ShapeReference:
         """Make the shape; it stays on the engine's machine."""
         outcome = await self._calls.on_engine("shape", cutout, options, report=report)
-        resolution, warnings, node = outcome.value
+        resolution, warnings, node, details = outcome.value
         mesh, state = outcome.large
-        return ShapeReference(resolution, warnings, mesh, state, node, cutout, options)
+        return ShapeReference(resolution, warnings, mesh, state, node, cutout, options, details)
 
     @_translate_ray_errors
     async def export_shape(
@@ -196,9 +196,9 @@ class ClusterExecutor:
                 # In a list, the mesh stays a reference: most engines do not need it.
                 method, *inputs = "texture", source.resolution, [source.mesh], source.state
             outcome = await self._calls.on_engine(method, *inputs, cutout, options, report=report)
-            node, warnings = outcome.value
+            node, warnings, details = outcome.value
             (field,) = outcome.large
-            return FieldReference(field, node, warnings)
+            return FieldReference(field, node, warnings, details)
 
         return await self._recovery.retry(make, source, report)
 

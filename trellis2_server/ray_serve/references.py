@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -18,6 +19,8 @@ import ray
 from trellis2_server.ray_serve.stream import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.mesh import Mesh, Shape, VoxelField
     from trellis2_server.parameters import Options
@@ -40,6 +43,7 @@ class ShapeReference:
         node: Ray's id of the machine with both.
         cutout: input of the step, to repeat it when the shape is lost.
         options: input of the step, for the same purpose.
+        details: see `mesh.Shape`.
         lock: held while the shape is made again.
     """
 
@@ -50,11 +54,13 @@ class ShapeReference:
     node: str
     cutout: Cutout
     options: Options
+    details: Mapping[str, str] = field(default_factory=dict[str, str])
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def replace_by(self, shape: ShapeReference) -> None:
         """Take the parts of a shape that was made again."""
         self.resolution, self.warnings = shape.resolution, shape.warnings
+        self.details = shape.details
         self.mesh, self.state, self.node = shape.mesh, shape.state, shape.node
 
 
@@ -82,11 +88,13 @@ class FieldReference(NamedTuple):
         field: reference to the field.
         node: Ray's id of the machine with the field.
         warnings: see `mesh.VoxelField`.
+        details: see `mesh.VoxelField`.
     """
 
     field: Any
     node: str
     warnings: tuple[str, ...] = ()
+    details: Mapping[str, str] = MappingProxyType({})
 
 
 class LazyShape:
@@ -104,6 +112,7 @@ class LazyShape:
         self.resolution = resolution
         self.state = state
         self.warnings: tuple[str, ...] = ()
+        self.details: Mapping[str, str] = {}
         self._reference = mesh
 
     @property
@@ -151,13 +160,13 @@ def on_cpu(value: T) -> T:
 
 def shape_outcome(shape: Shape) -> Outcome:
     """Return the outcome of the step `shape`; its mesh and its state are large."""
-    value = int(shape.resolution), tuple(shape.warnings), current_node()
+    value = int(shape.resolution), tuple(shape.warnings), current_node(), dict(shape.details)
     return Outcome(value, (on_cpu(shape.mesh), shape.state))
 
 
 def field_outcome(field: VoxelField) -> Outcome:
     """Return the outcome of the step `texture`; the field is large."""
-    return Outcome((current_node(), tuple(field.warnings)), (on_cpu(field),))
+    return Outcome((current_node(), tuple(field.warnings), dict(field.details)), (on_cpu(field),))
 
 
 def current_node() -> str:

@@ -84,7 +84,7 @@ def test_json_describes_an_error_with_its_status_and_code(
 
 RESULT = Result(
     "a", "glb", b"shape", b"glTF", image_hash="h", seed=7, engine="preview", background="alpha",
-    resolution=512, warnings=("too dark",), timings={"shape": 1.5},
+    resolution=512, warnings=("too dark",), details={"back": "fill"}, timings={"shape": 1.5},
 )  # fmt: skip
 
 
@@ -105,7 +105,8 @@ def test_json_has_every_fact_of_the_result(capsys: pytest.CaptureFixture[str]) -
     assert json.loads(output) == {
         "picture": "one.png", "files": {"model": "one.glb"}, "seconds": 1.235, "uid": "a",
         "image_hash": "h", "seed": 7, "engine": "preview", "background": "alpha",
-        "resolution": 512, "warnings": ["too dark"], "timings": {"shape": 1.5},
+        "resolution": 512, "warnings": ["too dark"], "details": {"back": "fill"},
+        "timings": {"shape": 1.5},
     }  # fmt: skip
     bare = Outcome(Path("ä.png"), result=Result("a", "glb", None, b"x"))
     output, _ = printed(bare, capsys, json=True)

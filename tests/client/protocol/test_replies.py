@@ -167,7 +167,8 @@ def test_a_date_without_a_zone_is_in_utc() -> None:
 STATE = {
     "uid": "uid-1", "status": "texture_processing", "image_hash": "abc", "engine": "preview",
     "error": "e", "queue_position": 3, "stage": "bake", "step": 1, "steps": 12, "progress": 0.5,
-    "eta_seconds": 7.5, "resolution": 512, "warnings": ["dark", 4], "shape_ready": True,
+    "eta_seconds": 7.5, "resolution": 512, "warnings": ["dark", 4],
+    "details": {"back": "mirror", "odd": 4}, "shape_ready": True,
     "texture_ready": True, "created_at": 1.5, "finished_at": 2.5, "background": "alpha",
     "seed": 0, "parameters": {"seed": 0}, "timings": {"shape": 2.0, "odd": "x"},
     "files": {"shape.glb": {"bytes": 9}, "odd": 4, "also": {"bytes": None}}, "newer": 1,
@@ -178,7 +179,8 @@ def test_every_field_of_a_state_is_read() -> None:
     assert read_state(STATE) == JobState(
         uid="uid-1", status="texture_processing", image_hash="abc", engine="preview", error="e",
         queue_position=3, stage="bake", step=1, steps=12, progress=0.5, eta_seconds=7.5,
-        resolution=512, warnings=("dark", "4"), shape_ready=True, texture_ready=True,
+        resolution=512, warnings=("dark", "4"), details={"back": "mirror"},
+        shape_ready=True, texture_ready=True,
         created_at=1.5, finished_at=2.5, background="alpha", seed=0, parameters={"seed": 0},
         timings={"shape": 2.0}, files={"shape.glb": 9, "odd": 0, "also": 0},
     )  # fmt: skip

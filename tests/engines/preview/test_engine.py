@@ -93,6 +93,19 @@ def test_progress_ends_with_all_steps_and_a_report_that_raises_stops_the_stage(
         engine.texture(shape, picture, Request(), cancel)
 
 
+def test_depth_goes_from_flat_to_round(engine: PreviewEngine) -> None:
+    picture = cutout(disc(200, 100, 100, 60))
+    found = {
+        depth: engine.shape(picture, Request(depth=depth), ignore)
+        for depth in ("auto", 0.0, 0.5, 1.0)
+    }
+    deep = {depth: float(np.ptp(shape.mesh.vertices[:, 1])) for depth, shape in found.items()}
+    assert 0 < deep[0.0] < 0.1 * deep[1.0]
+    assert deep[0.0] < deep[0.5] < deep[1.0]
+    assert deep[0.0] < deep["auto"] < deep[1.0]
+    assert found[0.5].details["depth"] == "0.5"
+
+
 def test_an_unloaded_engine_serves_again(engine: PreviewEngine) -> None:
     engine.unload()
     assert engine.name == "preview"

@@ -93,6 +93,13 @@ def test_the_front_of_a_mesh_has_the_colours_of_the_picture(engine: PreviewEngin
         assert abs(got - np.array(expected)).max() < 10
 
 
+def test_the_field_of_a_mesh_says_what_its_back_has(engine: PreviewEngine) -> None:
+    picture = cutout(disc(64, 32, 32, 30))
+    for asked in ("mirror", "fill"):
+        field = engine.texture_mesh(box(0.2), picture, Request(back=asked), ignore)
+        assert field.details == {"back": asked}
+
+
 def test_every_point_of_a_mesh_has_all_its_voxels(engine: PreviewEngine) -> None:
     mesh = box(0.2)
     field = engine.texture_mesh(mesh, cutout(disc(64, 32, 32, 30)), Request(), ignore)

@@ -55,13 +55,26 @@ def test_glass_keeps_its_own_colour_and_becomes_opaque(engine: PreviewEngine) ->
     assert (got[:, ALPHA] == 1).all()
 
 
-def test_the_back_continues_the_front_at_the_outline_and_loses_detail_behind_it(
+def test_a_mirrored_back_has_the_front_s_colours(engine: PreviewEngine) -> None:
+    x, y = grid(256)
+    check = ((x // 16 + y // 16) % 2)[..., None] * np.array(WHITE, np.uint8)
+    requested = Request(texture_size=1024, back="mirror")
+    shape, field = made(engine, cutout(disc(256, 128, 128, 120), check.astype(np.uint8)), requested)
+    assert shape.details["back"] == "mirror"
+    front = samples(shape.mesh, front_faces(shape))
+    back = front * np.array([1, -1, 1])
+    assert abs(sample(field, front) - sample(field, back)).max() < 1e-5
+
+
+def test_a_filled_back_continues_the_front_at_the_outline_and_loses_detail_behind_it(
     engine: PreviewEngine,
 ) -> None:
     x, y = grid(512)
     check = ((x // 8 + y // 8) % 2)[..., None] * np.array(WHITE, np.uint8)
     mask = disc(512, 256, 256, 250)
-    shape, field = made(engine, cutout(mask, check.astype(np.uint8)), Request(texture_size=1024))
+    requested = Request(texture_size=1024, back="fill")
+    shape, field = made(engine, cutout(mask, check.astype(np.uint8)), requested)
+    assert shape.details["back"] == "fill"
     front = samples(shape.mesh, front_faces(shape))
     back = front * np.array([1, -1, 1])
     difference = abs(sample(field, front) - sample(field, back))[:, BASE_COLOR].max(1)

@@ -39,6 +39,15 @@ def test_an_engine_that_is_not_loaded_says_so_and_can_be_loaded_again(checkpoint
     assert same(first, make(made, picture(), options()))
 
 
+def test_fields_of_the_preview_engine_are_warned_of(loaded: Trellis2Engine) -> None:
+    plain = loaded.shape(picture(), options(), silent)
+    deep = loaded.shape(picture(), options(depth=0.5, back="fill"), silent)
+    assert plain.warnings == ()
+    assert [warning.split(": ")[0] for warning in deep.warnings] == ["depth", "back"]
+    assert all("preview engine" in warning for warning in deep.warnings)
+    assert (plain.mesh.vertices == deep.mesh.vertices).all()
+
+
 def test_the_description_is_plain_json(loaded: Trellis2Engine) -> None:
     said = json.loads(json.dumps(loaded.describe()))
     assert said["device"] == "cpu"

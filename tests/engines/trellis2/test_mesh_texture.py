@@ -50,6 +50,12 @@ def test_a_mesh_is_textured_at_the_resolution_of_the_pipeline_type(loaded: Trell
     assert fields[0].attributes.shape == (len(fields[0].coords), 6)
 
 
+def test_the_back_of_a_mesh_is_warned_of(loaded: Trellis2Engine) -> None:
+    field = loaded.texture_mesh(cone(), picture(), options(back="mirror"), silent)
+    (warning,) = field.warnings
+    assert warning.startswith("back: ")
+
+
 def test_a_mesh_gets_the_same_texture_after_cancels_and_other_jobs(
     loaded: Trellis2Engine,
 ) -> None:

@@ -12,7 +12,7 @@ import itertools
 import re
 import weakref
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -78,11 +78,13 @@ class Made:
         seed: of its job.
         resolution: as `Shape.resolution`.
         warnings: as `Shape.warnings`.
+        details: as `Shape.details`.
     """
 
     seed: int
     resolution: int = 8
     warnings: tuple[str, ...] = ()
+    details: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class GatedDecoder:

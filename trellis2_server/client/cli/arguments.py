@@ -220,18 +220,38 @@ def _add_option(group: Any, option: Option) -> None:
     arguments: dict[str, Any] = {"default": None, "help": option.meaning}
     if option.bounds:
         low, high = option.bounds
-        arguments["help"] += f", {low:,} … {high:,}"
+        arguments["help"] += f", {low:,} … {high:,}" + (f", or {option.word}" * bool(option.word))
     if option.kind == "boolean":
         arguments["action"] = argparse.BooleanOptionalAction
     elif option.kind == "interval":
         arguments |= {"type": float, "nargs": 2, "metavar": ("FROM", "TO")}
     elif option.kind == "integers":
         arguments["metavar"] = "N,N[,…]"
+    elif option.word:
+        arguments |= {"type": _NumberOr(option.word), "metavar": f"N|{option.word}"}
     else:
         arguments["type"] = {"integer": int, "number": float, "string": str}[option.kind]
         arguments |= {"choices": option.choices} if option.choices else {"metavar": "N"}
     flag = f"--{option.name.replace('_', '-')}"
     group.add_argument(flag, dest=f"option_{option.name}", **arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class _NumberOr:
+    """Reads a number, or one word.
+
+    Attributes:
+        word: the word.
+    """
+
+    word: str
+
+    def __call__(self, text: str) -> float | str:
+        return self.word if text.strip().lower() == self.word else float(text)
+
+    def __repr__(self) -> str:
+        """Return what argparse's error names."""
+        return f"number or {self.word}"
 
 
 # ---- values --------------------------------------------------------------------------------

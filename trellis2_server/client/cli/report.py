@@ -66,6 +66,7 @@ def _record(outcome: Outcome) -> dict[str, Any]:
             "background": result.background,
             "resolution": result.resolution,
             "warnings": list(result.warnings),
+            "details": dict(result.details),
             "timings": dict(result.timings),
         }
     if error is not None:

@@ -184,6 +184,7 @@ def _wait_for_result(uid: str, request: GenerationRequest, backoff: Backoff) -> 
         background=state.background,
         resolution=state.resolution,
         warnings=state.warnings,
+        details=state.details,
         timings=state.timings,
     )
 

@@ -152,8 +152,8 @@ def read_state(document: Mapping[str, Any]) -> JobState:
         raise ProtocolError("the reply does not contain the status of a job", status=200)
     image_hash = document.get("image_hash")
     warnings = document.get("warnings")
-    timings, files, parameters = (
-        _mapping(document.get(key)) for key in ("timings", "files", "parameters")
+    timings, files, parameters, details = (
+        _mapping(document.get(key)) for key in ("timings", "files", "parameters", "details")
     )
     return JobState(
         uid=read_name(document.get("uid")),
@@ -171,6 +171,11 @@ def read_state(document: Mapping[str, Any]) -> JobState:
         warnings=tuple(printable(str(line)) for line in warnings)
         if isinstance(warnings, list)
         else (),
+        details={
+            printable(str(name)): printable(value)
+            for name, value in details.items()
+            if isinstance(value, str)
+        },
         shape_ready=document.get("shape_ready") is True,
         texture_ready=document.get("texture_ready") is True,
         created_at=_number(document.get("created_at")),

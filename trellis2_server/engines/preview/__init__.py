@@ -2,11 +2,12 @@
 
 All its results are labelled `preview`. The silhouette is triangulated, inflated (height ∝ √u,
 where ∇²u = -4 inside and u = 0 on the outline) and mirrored for the back. The front has the
-picture's colours; the back has a version of them that loses detail away from the outline.
+picture's colours; the back has them too, or a version of them without the detail in the middle.
 After T. Igarashi et al., "Teddy: a sketching interface for 3D freeform design", SIGGRAPH 1999,
 and P. Joshi and N. Carr, "Repoussé: automatic inflation of 2D artwork", SBM 2008.
 
     engine        `PreviewEngine`
+    back          picture → what the back has
     silhouette    picture → flat triangles
     solid         flat triangles → closed mesh
     sheets        picture → colours of front and back

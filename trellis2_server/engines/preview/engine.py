@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, cast
 import numpy as np
 
 from trellis2_server.engines.preview import kernels
+from trellis2_server.engines.preview.back import choose_back
 from trellis2_server.engines.preview.projection import project
 from trellis2_server.engines.preview.sheets import MARGIN_VOXELS, sheets, widened
 from trellis2_server.engines.preview.silhouette import incidence, mask_field, triangulate
@@ -19,6 +20,7 @@ from trellis2_server.export.cancellation import call, cancellable
 from trellis2_server.mesh import Mesh, Shape, VoxelField
 
 if TYPE_CHECKING:
+    from trellis2_server.engines.preview.back import BackMode
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.parameters import Options
     from trellis2_server.reports import Report
@@ -36,9 +38,11 @@ class PreviewState:
 
     Attributes:
         front: number of faces of the front sheet, which are the mesh's first faces.
+        back: what the side has that the picture does not show.
     """
 
     front: int
+    back: BackMode
 
 
 class PreviewEngine:
@@ -69,6 +73,8 @@ class PreviewEngine:
         The picture's square fills the cube except for two voxels on each side. The front faces
         -Y; up in the picture is +Z. The same picture and options give the same mesh.
 
+        `details` of the shape are `depth`, how the depth was found, and `back`, a `BackMode`.
+
         Stages: "outline", "mesh", "inflate", "back".
 
         Raises:
@@ -88,22 +94,29 @@ class PreviewEngine:
             watched("inflate", 2, 4)
             u = np.zeros(len(points))
             call(inflation.solve_poisson, points, faces, outline, start, members, u, 1e-3, 500)
-            height = heights(u, outline, size)
+            depth = None if options.depth == "auto" else options.depth
+            height = heights(u, outline, size, depth)
             watched("back", 3, 4)
+            back = choose_back(picture, options.back)
             # Node 2 is the first pixel's centre (see `mask_field`).
             edge = 1.0 - 2.0 * MARGIN_VOXELS / resolution
             scale = edge / size
             flat = (points + np.array([-1.5, 1.5])) * scale + np.array([-0.5, 0.5]) * edge
             mesh = solid(flat, height * scale, faces, outline)
             watched("back", 4, 4)
-            return Shape(mesh=mesh, resolution=resolution, state=PreviewState(front=len(faces)))
+            return Shape(
+                mesh=mesh,
+                resolution=resolution,
+                state=PreviewState(len(faces), back),
+                details={"depth": "inflated" if depth is None else f"{depth:g}", "back": back},
+            )
 
     def texture(self, shape: Shape, cutout: Cutout, options: Options, report: Report) -> VoxelField:
         """Make the picture's colours as a sparse field around the surface of `shape`.
 
         The front has the picture's colours, not premultiplied; those at the outline are taken
-        from further inside. Transparency is lost: alpha is 1. The back has the same colours at
-        the outline and loses detail away from it.
+        from further inside. Transparency is lost: alpha is 1. The back is that of the shape's
+        state, see `sheets`.
 
         Stages: "colours", "surface", "voxels".
         """
@@ -113,7 +126,7 @@ class PreviewEngine:
             state = cast("PreviewState", shape.state)
             size = shape.resolution
             watched("colours", 0, 3)
-            front, back = sheets(cutout.rgba, size)
+            front, back = sheets(cutout.rgba, size, state.back)
             watched("surface", 1, 3)
             voxels = (shape.mesh.vertices.astype(np.float64) + 0.5) * size
             points = np.ascontiguousarray(voxels[:, [0, 2, 1]])
@@ -138,14 +151,15 @@ class PreviewEngine:
     ) -> VoxelField:
         """Make the picture's colours as a sparse field around an uploaded mesh.
 
-        The mesh's front faces -Y. Parts that the picture does not show have its colours at the
-        outline and lose detail away from it.
+        The mesh's front faces -Y. Parts that the picture does not show have the back of `sheets`;
+        `back` of the field's `details` says which.
 
         Stages: "colours", "voxels".
         """
         with cancellable(report, "colours") as watched:
             size = field_resolution(options.texture_size)
-            return project(mesh, cutout, size, _ROUGHNESS, watched)
+            back = choose_back(cutout.rgba, options.back)
+            return project(mesh, cutout, size, back, _ROUGHNESS, watched)
 
 
 def field_resolution(texture_size_px: int) -> int:

@@ -19,6 +19,7 @@ from trellis2_server.mesh import VoxelField
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from trellis2_server.engines.preview.back import BackMode
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.mesh import Mesh
     from trellis2_server.reports import Report
@@ -44,8 +45,8 @@ def resolution(mesh: Mesh, wanted: int) -> int:
     return size
 
 
-def project(
-    mesh: Mesh, cutout: Cutout, wanted: int, roughness: float, report: Report
+def project(  # noqa: PLR0913, PLR0917 - one argument for each input
+    mesh: Mesh, cutout: Cutout, wanted: int, back: BackMode, roughness: float, report: Report
 ) -> VoxelField:
     """Make a field around the mesh, coloured by the picture as seen from -Y.
 
@@ -56,13 +57,14 @@ def project(
         mesh: in the model frame, filling the cube.
         cutout: the picture.
         wanted: voxels along the cube's edge.
+        back: what the parts have that the picture does not show.
         roughness: roughness of the whole surface, 0 to 1.
         report: stages "colours" and "voxels".
     """
     loops = kernels.load("surface")
     size = resolution(mesh, wanted)
     report("colours", 0, 3)
-    front, back = sheets(_on_box(cutout.rgba, mesh, size), size)
+    front, behind = sheets(_on_box(cutout.rgba, mesh, size), size, back)
     report("voxels", 1, 3)
     bits = np.zeros((size**3 + 7) // 8, np.uint8)
     call(loops.mark, mesh.vertices, mesh.faces, size, bits)
@@ -71,11 +73,11 @@ def project(
     report("voxels", 2, 3)
     coords, attributes = np.empty((count, 3), np.int32), np.empty((count, 6), np.float32)
     call(
-        loops.paint, bits, depth, _FRONT_DEPTH_VOXELS, front, back, np.float32(roughness), coords,
+        loops.paint, bits, depth, _FRONT_DEPTH_VOXELS, front, behind, np.float32(roughness), coords,
         attributes,
     )  # fmt: skip
     report("voxels", 3, 3)
-    return VoxelField(coords=coords, attributes=attributes, resolution=size)
+    return VoxelField(coords=coords, attributes=attributes, resolution=size, details={"back": back})
 
 
 def _on_box(picture: NDArray[np.uint8], mesh: Mesh, size: int) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """Colours of the object's front and back, on the columns of the voxel field.
 
 Both grow from a coarse picture to the full one by adding detail level by level, where the
-picture has any (push and pull). The back leaves detail out away from the outline.
+picture has any (push and pull). A filled back leaves detail out away from the outline.
 
 Does not know: meshes, voxels.
 """
@@ -19,6 +19,8 @@ from trellis2_server.export.cancellation import call
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from trellis2_server.engines.preview.back import BackMode
+
 #: Free voxels between the picture's square and the cube's faces.
 MARGIN_VOXELS: Final = 2
 #: The middle of the back has the detail that a picture of this many columns shows.
@@ -30,13 +32,15 @@ _MIN_COLUMNS: Final = 8
 
 
 def sheets(
-    picture: NDArray[np.uint8], size: int
+    picture: NDArray[np.uint8], size: int, mode: BackMode
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the colours of front and back, float32 [x, z, RGB], 0 to 1.
 
     Args:
         picture: RGBA uint8 [S, S, 4].
         size: columns along an edge of the field.
+        mode: "mirror": the back has the front's colours. "fill": it has them at the outline, and
+            loses detail away from it.
     """
     loops = kernels.load("colors")
     scale = len(picture) / (size - 2 * MARGIN_VOXELS)
@@ -58,9 +62,11 @@ def sheets(
         coarse, front = front, np.empty(shape, np.float32)
         call(loops.refine, coarse, level, distance, np.float32(np.inf), front)
         detail = _DETAIL_COLUMNS * 2**k if k < blurred else np.inf
+        if mode == "mirror":
+            continue
         coarse, back = back, np.empty(shape, np.float32)
         call(loops.refine, coarse, level, distance, np.float32(detail), back)
-    return front, back
+    return front, front if mode == "mirror" else back
 
 
 def widened(values: NDArray[Any], axis: int, choose: np.ufunc) -> NDArray[Any]:

@@ -17,19 +17,25 @@ if TYPE_CHECKING:
 #: In a strip of half width w the solution is u = 2 (w² - x²): 0.71 would make rods round, and
 #: 1 would make a disc a ball. A smaller value keeps broad shapes flatter.
 _ROUNDNESS: Final = 0.6
+#: Roundness at a depth of 0: a surface that is all in one plane encloses nothing.
+_FLATTEST: Final = 0.05
 #: Approximate limit of the depth to either side, share of the picture's edge.
 _MAX_HEIGHT: Final = 0.22
 
 
-def heights(u: NDArray[np.float64], outline: NDArray[np.uint8], size: int) -> NDArray[np.float64]:
+def heights(
+    u: NDArray[np.float64], outline: NDArray[np.uint8], size: int, depth: float | None = None
+) -> NDArray[np.float64]:
     """Return heights in pixels: round where the object is thin, flatter where it is broad.
 
     Args:
         u: solution of ∇²u = -4, pixels².
         outline: whether a point is on the outline, where the height is 0.
         size: edge of the picture, pixels.
+        depth: 0 (flat) to 1 (a disc becomes a ball); None: as `_ROUNDNESS` says.
     """
-    height = _ROUNDNESS * np.sqrt(np.maximum(u, 0.05))
+    roundness = _ROUNDNESS if depth is None else _FLATTEST + (1 - _FLATTEST) * depth
+    height = roundness * np.sqrt(np.maximum(u, 0.05))
     limit = _MAX_HEIGHT * size
     height = limit * np.tanh(height / limit)
     height[outline != 0] = 0.0

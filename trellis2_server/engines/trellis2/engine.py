@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from PIL import Image
 
-from trellis2_server.engines.trellis2 import loading, oom_policy, upstream_glb, warm_up
+from trellis2_server.engines.trellis2 import loading, oom_policy, unused, upstream_glb, warm_up
 from trellis2_server.engines.trellis2 import residency as residencies
 from trellis2_server.engines.trellis2.allocator import prefer_expandable_segments
 from trellis2_server.engines.trellis2.compilation import compile_models
@@ -184,7 +184,7 @@ class Trellis2Engine:
 
         attempts = oom_policy.shape_attempts(options, self._oom_fallback)
         shape, warnings = loaded.policy.run(run, attempts, progress)
-        return replace(shape, warnings=warnings)
+        return replace(shape, warnings=(*unused.fields(options), *warnings))
 
     def texture(self, shape: Shape, cutout: Cutout, options: Options, report: Report) -> VoxelField:
         """Make the material of a shape of this engine.
@@ -238,7 +238,7 @@ class Trellis2Engine:
 
         attempts = oom_policy.mesh_texture_attempts(options.pipeline_type, self._oom_fallback)
         field, warnings = loaded.policy.run(run, attempts, progress)
-        return replace(field, warnings=warnings)
+        return replace(field, warnings=(*unused.fields(options), *warnings))
 
     # ---- TRELLIS.2's own cut-out and exporter ------------------------------------------
 

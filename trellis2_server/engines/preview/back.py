@@ -1,0 +1,28 @@
+"""What the side of an object has that the picture does not show.
+
+Does not know: meshes, voxels, how the back's colours are made.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from trellis2_server.request_fields import Back
+
+#: mirror: the front's colours. fill: a texture in the manner of the object's outer parts.
+BackMode = Literal["mirror", "fill"]
+
+
+def choose_back(picture: NDArray[np.uint8], asked: Back) -> BackMode:
+    """Return what was asked for; for "auto", what suits the picture.
+
+    Args:
+        picture: RGBA uint8 [S, S, 4].
+        asked: field of the request.
+    """
+    del picture  # the front's colours suit every object that is not asked to have others
+    return "mirror" if asked == "auto" else asked
