@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _PLATE: Final = 0.022
 #: Steps of diffusion, each of a quarter of a square pixel, that smooth the creases of the balls.
 _STEPS: Final = 40
+#: Holes below this share of the object's area do not divide its balls.
+_HOLE: Final = 0.004
+#: Width of the rounded rim around such a hole, share of the ball's radius.
+_RIM: Final = 0.12
 #: Radius by which the ends of a solid of revolution are rounded, share of its width.
 _ROUNDED: Final = 0.04
 
@@ -42,7 +46,29 @@ class Balls:
     radius: NDArray[np.float32]
 
 
-def find_balls(alpha):
+def find_balls(alpha: NDArray[np.float32]) -> Balls:
+    """Return the balls of a mask; small holes do not divide them.
+
+    Args:
+        alpha: float32 [G, G], inside from 0.5; its frame is empty.
+    """
+    found = _balls(alpha)
+    filled = alpha.copy()
+    hole = max(int(_HOLE * (alpha >= 0.5).sum()), 1)  # noqa: PLR2004
+    seen = np.zeros(alpha.shape, np.uint8)
+    call(kernels.load("mask").drop_specks, filled, seen, 0, hole)
+    if (filled == alpha).all():
+        return found
+    whole = _balls(filled)
+    # Around such a hole, the surface is rounded as far as it is wide.
+    rim = np.clip(found.distance / np.maximum(_RIM * whole.radius, 1.0), 0, 1)
+    edge = 1 - (1 - rim) ** 2
+    squared = np.where(found.distance > 0, np.maximum(whole.squared * edge, found.squared), found.squared)
+    radius = np.where(found.distance > 0, np.maximum(whole.radius, found.radius), found.radius)
+    return Balls(found.distance, squared.astype(np.float32), radius.astype(np.float32))
+
+
+def _balls(alpha: NDArray[np.float32]) -> Balls:
     distance, squared, radius = (np.empty(alpha.shape, np.float32) for _ in range(3))
     call(kernels.load("balls").inflate_balls, alpha, distance, squared, radius)
     return Balls(distance, squared, radius)
@@ -160,10 +186,10 @@ def measure_shading(pixels: Pixels, height: NDArray[np.float32], distance) -> Sh
     return Shading(contrast, amount, max(share, 0.0) if total > 1e-12 else 0.0)
 
 
-def revolve(inside: NDArray[np.bool_], alpha, axis: float) -> NDArray[np.float32]:
+def revolve(inside: NDArray[np.bool_], core: Turned) -> NDArray[np.float32]:
     """Return the heights of the solid that the outline makes turning about a vertical axis."""
-    width = 0.5 * alpha.sum(1)
-    x = np.arange(alpha.shape[1]) + 0.5 - axis
+    width = core.width
+    x = np.arange(inside.shape[1]) + 0.5 - core.axis
     squared = np.maximum(width[:, None] ** 2 - x[None] ** 2, 0) * inside
     # Distance to the end of a column, for the rounding of the ends.
     run = np.where(inside, 1e6, 0).astype(np.float32)
@@ -199,22 +225,52 @@ def _rise(value: float, low: float, high: float) -> float:
 def decide(outline: Outline, shading: Shading, turned: Shading | None, depth: float | None):
     if depth is not None:
         return Decision("given", depth)
-    regular = max(_rise(outline.symmetry, 0.88, 0.94), _rise(outline.boxiness, 0.94, 0.98))
+    regular = max(_rise(outline.symmetry, 0.94, 0.98), _rise(outline.boxiness, 0.94, 0.98))
     compact = _rise(outline.convexity, 0.9, 0.96)
     painted = _rise(shading.contrast, 0.03, 0.06)
     seen = max(s.amount * s.share**0.5 for s in (shading, turned or shading))
     flat = regular * compact * painted * (1 - _rise(seen, 0.008, 0.024))
-    if flat > 0.5:
-        return Decision("flat", 1.0 - flat)
-    if turned is not None:
-        return Decision("revolution", 1.0 - flat)
-    return Decision("round", 1.0 - flat)
+    made = 1.0 - _rise(flat, 0.3, 0.7)
+    if made < 0.5:
+        return Decision("flat", made)
+    return Decision("round" if turned is None else "revolution", made)
 
 
-def can_turn(outline: Outline) -> bool:
-    if outline.symmetry < 0.95 or outline.intervals < 0.97:
-        return False
-    return outline.boxiness < 0.93 or outline.aspect > 1.5
+@dataclass(frozen=True, slots=True, eq=False)
+class Turned:
+    """The part of an object that may be a solid of revolution about a vertical axis.
+
+    Attributes:
+        axis: column, in pixels.
+        width: half the width at each row, in pixels, float32 [G].
+        share: of the object, 0 to 1.
+    """
+
+    axis: float
+    width: NDArray[np.float32]
+    share: float
+
+
+def find_turned(inside: NDArray[np.bool_]) -> Turned:
+    """Find the axis about which the most of the object is symmetric, without gaps."""
+    columns = np.flatnonzero(inside.any(0))
+    left, right = int(columns[0]), int(columns[-1]) + 1
+    middle, reach = (left + right) / 2, (right - left) / 4
+    n = inside.shape[1]
+    # Length of the run to each side of each border between pixels, and of each pixel.
+    ahead = np.zeros((len(inside), n + 1), np.int32)
+    behind = np.zeros((len(inside), n + 1), np.int32)
+    for j in range(n):
+        behind[:, j + 1] = np.where(inside[:, j], behind[:, j] + 1, 0)
+        ahead[:, n - 1 - j] = np.where(inside[:, n - 1 - j], ahead[:, n - j] + 1, 0)
+    best, at = 0, round(middle)
+    for border in range(int(middle - reach), int(middle + reach) + 1):
+        area = 2 * int(np.minimum(ahead[:, border], behind[:, border]).sum())
+        area -= abs(border - round(middle)) // 4
+        if area > best:
+            best, at = area, border
+    width = np.minimum(ahead[:, at], behind[:, at]).astype(np.float32)
+    return Turned(float(at), width, 2 * float(width.sum()) / max(int(inside.sum()), 1))
 
 
 def find_base(pixels: Pixels, balls: Balls, depth: float | None):
@@ -225,20 +281,26 @@ def find_base(pixels: Pixels, balls: Balls, depth: float | None):
     outline = measure_outline(inside)
     shading = measure_shading(pixels, round_, balls.distance)
     turned = None
-    if can_turn(outline):
-        whole = np.maximum(revolve(inside, pixels.alpha, outline.axis), round_)
+    core = find_turned(inside)
+    if core.share > 0.7 and (outline.boxiness < 0.93 or outline.aspect > 1.5):
+        whole = np.maximum(revolve(inside, core), round_)
         turned = measure_shading(pixels, whole, balls.distance)
-        if turned.share < shading.share - 0.1:
+        least = shading.share - 0.2 if core.share > 0.94 else max(shading.share + 0.1, 0.4)
+        if turned.share < least:
             turned = None
-        else:
-            round_ = whole
+    info["turned"] = core.share, turned
+    if turned is not None:
+        round_ = whole
     decision = decide(outline, shading, turned, depth)
     # broad and irregular: less deep than wide
     box = max(np.ptp(np.flatnonzero(inside.any(k))) + 1 for k in (0, 1))
-    limit = box * (0.30 + 0.5 * _rise(outline.symmetry, 0.85, 0.95))
-    round_ = np.where(round_ > 0, limit * np.tanh(round_ / limit), 0) if turned is None and outline.symmetry < 0.95 else round_
+    if turned is None:
+        limit = box * (0.2 + 0.6 * _rise(outline.symmetry, 0.85, 0.95))
+        round_ = limit * np.tanh(round_ / limit)
     plate = max(_PLATE * box, 1.0)
     rim = np.clip(balls.distance / plate, 0, 1)
     flat = np.minimum(plate * np.sqrt(1 - (1 - rim) ** 2), round_)
     base = flat + decision.depth * (round_ - flat)
     return base.astype(np.float32), squared, decision, outline, shading, turned
+
+info = {}

@@ -12,6 +12,7 @@ import numpy as np
 
 from trellis2_server.engines.preview import kernels
 from trellis2_server.engines.preview.back import choose_back
+from trellis2_server.engines.preview.heightmap import cell_sizes, make_heightmap
 from trellis2_server.engines.preview.projection import project
 from trellis2_server.engines.preview.sheets import MARGIN_VOXELS, sheets, widened
 from trellis2_server.engines.preview.silhouette import incidence, mask_field, triangulate
@@ -87,28 +88,36 @@ class PreviewEngine:
             resolution = field_resolution(options.texture_size)
             watched("outline", 0, 4)
             field = mask_field(picture)
+            depth = None if options.depth == "auto" else options.depth
+            heightmap = make_heightmap(
+                picture,
+                np.ascontiguousarray(field[2 : size + 2, 2 : size + 2]),
+                depth,
+                options.decimation_target,
+            )
             watched("mesh", 1, 4)
-            points, faces, outline = triangulate(field, options.decimation_target)
+            room = cell_sizes(heightmap, len(field))
+            points, faces, outline = triangulate(field, options.decimation_target, room)
             start, members = incidence(len(points), faces)
             call(inflation.relax, points, faces, outline, start, members, 6, 0.6, 1.5, size + 1.5)
             watched("inflate", 2, 4)
             u = np.zeros(len(points))
             call(inflation.solve_poisson, points, faces, outline, start, members, u, 1e-3, 500)
-            depth = None if options.depth == "auto" else options.depth
-            height = heights(u, outline, size, depth)
+            pixels = points * np.array([1, -1]) - 1.5
+            front, behind = heights(u, outline, heightmap, pixels)
             watched("back", 3, 4)
             back = choose_back(picture, options.back)
             # Node 2 is the first pixel's centre (see `mask_field`).
             edge = 1.0 - 2.0 * MARGIN_VOXELS / resolution
             scale = edge / size
             flat = (points + np.array([-1.5, 1.5])) * scale + np.array([-0.5, 0.5]) * edge
-            mesh = solid(flat, height * scale, faces, outline)
+            mesh = solid(flat, front * scale, behind * scale, faces, outline)
             watched("back", 4, 4)
             return Shape(
                 mesh=mesh,
                 resolution=resolution,
                 state=PreviewState(len(faces), back),
-                details={"depth": "inflated" if depth is None else f"{depth:g}", "back": back},
+                details={"depth": str(heightmap.decision), "back": back},
             )
 
     def texture(self, shape: Shape, cutout: Cutout, options: Options, report: Report) -> VoxelField:

@@ -1,18 +1,112 @@
-"""The heights of the front and the back over the picture's plane."""
-from __future__ import annotations
-import numpy as np
-from trellis2_server.engines.preview import kernels
-from trellis2_server.engines.preview.depth import find_balls, find_base
-from trellis2_server.engines.preview.pixels import read_pixels
-from trellis2_server.engines.preview.relief import find_relief
-from trellis2_server.export.cancellation import call
+"""The heights of the front and the back over the picture's plane.
 
-def make(picture, mask, depth=None):
-    px = read_pixels(picture, mask)
-    balls = find_balls(px.alpha)
-    base, sq, decision, outline, shading, turned = find_base(px, balls, depth)
-    r, ink, edges = find_relief(px, balls, 1.0)
-    r *= 0.3 + 0.7 * decision.depth
-    front = np.maximum(base + r, 0.3 * base)
-    make.info = decision, outline, shading, turned
-    return px, balls, base, r, ink, edges, front, sq
+Does not know: triangles, colours of the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from trellis2_server.engines.preview.depth import find_balls, find_base
+from trellis2_server.engines.preview.pixels import blurred, read_pixels
+from trellis2_server.engines.preview.relief import find_relief
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trellis2_server.engines.preview.depth import Decision
+
+#: How much of the front's relief the back has.
+_BACK_RELIEF: Final = 0.4
+#: Deviation of the Gaussian that limits relief to what triangles show, in their edges.
+_DETAIL: Final = 0.4
+_SHARP: Final = 0.3
+#: Radii of balls, pixels, from which and above which the grid is fine enough for them.
+_COARSE, _FINE = 2.0, 4.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Heightmap:
+    """Heights on a grid, as signed squares, which are about linear at the outline.
+
+    Attributes:
+        front: float32 [G, G], squares of pixels of the grid, negative outside.
+        back: the same of the back.
+        trust: how well the grid shows the object, 0 to 1, float32 [G, G].
+        curvature: of the front, 1 / pixel of the grid, float32 [G, G].
+        scale: pixels of the picture in one of the grid.
+        decision: how deep the object is made.
+    """
+
+    front: NDArray[np.float32]
+    back: NDArray[np.float32]
+    trust: NDArray[np.float32]
+    curvature: NDArray[np.float32]
+    scale: float
+    decision: Decision
+
+    def at(self, values: NDArray[np.float32], points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Interpolate values linearly.
+
+        Args:
+            values: of the grid.
+            points: pixels of the picture from its upper left corner, x to the right and y down,
+                float64 [N, 2].
+        """
+        last = len(values) - 1.001
+        x, y = np.clip(points.T / self.scale + 0.5, 0, last)
+        j, i = x.astype(np.intp), y.astype(np.intp)
+        u, v = x - j, y - i
+        upper = (1 - u) * values[i, j] + u * values[i, j + 1]
+        lower = (1 - u) * values[i + 1, j] + u * values[i + 1, j + 1]
+        return (1 - v) * upper + v * lower
+
+
+info = {}
+
+
+def make_heightmap(
+    picture: NDArray[np.uint8], mask: NDArray[np.float32], depth: float | None, faces: int
+) -> Heightmap:
+    """Make the heights of a picture's object.
+
+    Args:
+        picture: RGBA uint8 [S, S, 4].
+        mask: alpha without specks, float32 [S, S].
+        depth: 0, flat, to 1, as deep as wide; None: what suits the object.
+    """
+    pixels = read_pixels(picture, mask)
+    inside = pixels.inside
+    balls = find_balls(pixels.alpha)
+    base, outside, decision, outline, shading, turned = find_base(pixels, balls, depth)
+    relief, ink, edges = find_relief(pixels, balls, 1.0)
+    # Finer than the triangles, relief would turn into noise.
+    sigma = _DETAIL * float(np.sqrt(4 * inside.sum() / faces))
+    if sigma > _SHARP:
+        relief = blurred(relief, sigma)
+    relief *= 0.25 + 0.75 * decision.depth
+    info.update(pixels=pixels, balls=balls, base=base, relief=relief, ink=ink, edges=edges, text=(decision, outline, shading, turned))
+    heights = [np.maximum(base + share * relief, 0.3 * base) for share in (1.0, _BACK_RELIEF)]
+    front, back = (np.where(inside, h * h, np.minimum(outside, 0)).astype(np.float32) for h in heights)
+    trust = np.clip((balls.radius - _COARSE) / (_FINE - _COARSE), 0, 1)
+    trust[balls.squared < -3 * balls.radius] = 0
+    smooth = blurred(heights[0].astype(np.float32), 1.0)
+    bend = [np.gradient(np.gradient(smooth, axis=k), axis=k) for k in (0, 1)]
+    curvature = blurred(np.hypot(*bend).astype(np.float32), 1.5)
+    return Heightmap(front, back, trust, curvature, pixels.scale, decision)
+
+
+#: Longest edge of cells, in those at the outline, where the surface bends by 1 / pixel.
+_BEND: Final = 0.9
+
+
+def cell_sizes(heightmap: Heightmap, nodes: int) -> NDArray[np.float32]:
+    """Return the largest edges of cells that show the relief, see `silhouette.triangulate`."""
+    centre = np.arange(nodes // 2) * 2 + 1 - 1.5
+    last = len(heightmap.curvature) - 1
+    at = np.clip(np.rint(centre / heightmap.scale + 0.5).astype(np.intp), 0, last)
+    bend = heightmap.curvature[np.ix_(at, at)]
+    return (_BEND * heightmap.scale / np.sqrt(bend + np.float32(1e-4))).astype(np.float32)

@@ -42,7 +42,7 @@ _OKLAB: Final = np.array(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pixels:
-    """The picture on the grid; row 0 is the top.
+    """The picture on the grid; row 1 is its top: around it is a frame of empty pixels.
 
     Attributes:
         alpha: of the object, float32 [G, G], 0 to 1. It is inside from 0.5.
@@ -75,9 +75,9 @@ def read_pixels(picture: NDArray[np.uint8], mask: NDArray[np.float32]) -> Pixels
     size = len(picture)
     grid = min(size, GRID_PX)
     shape = (grid, grid)
-    alpha = np.asarray(Image.fromarray(mask).resize(shape, Image.Resampling.BOX))
+    alpha = _framed(np.asarray(Image.fromarray(mask).resize(shape, Image.Resampling.BOX)))
     small = Image.fromarray(picture).convert("RGBa").resize(shape, Image.Resampling.BOX)
-    color = np.asarray(small, np.float32) / np.float32(255)
+    color = _framed(np.asarray(small, np.float32) / np.float32(255))
     weight = color[..., 3]
     # Premultiplied: where little is opaque, the colours around it count.
     filled = [_spread(color[..., channel], weight) for channel in range(3)]
@@ -86,11 +86,16 @@ def read_pixels(picture: NDArray[np.uint8], mask: NDArray[np.float32]) -> Pixels
     cones = np.cbrt(np.tensordot(_CONES, linear.astype(np.float32), 1))
     lab = np.tensordot(_OKLAB, cones, 1)
     return Pixels(
-        alpha=np.ascontiguousarray(alpha),
+        alpha=alpha,
         lightness=np.ascontiguousarray(lab[0]),
         hue=lab[1:] / (lab[0] + np.float32(_DARK)),
         scale=size / grid,
     )
+
+
+def _framed(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return values with a frame of zeros, one pixel wide."""
+    return np.pad(values, [(1, 1), (1, 1), *[(0, 0)] * (values.ndim - 2)])
 
 
 def blurred(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from trellis2_server.engines.preview.depth import Balls
     from trellis2_server.engines.preview.pixels import Pixels
 
-PARTS = ((5.0, 0.30), (18.0, 0.22))
-BANDS = ((1.2, 0.10), (2.4, 0.12), (4.8, 0.12), (9.6, 0.10))
+PARTS = ((4.0, 0.30), (12.0, 0.20), (36.0, 0.16))
+BANDS = ((1.0, 0.2), (2.0, 0.2), (4.0, 0.18), (8.0, 0.12))
 EDGE0, EDGE1 = 0.012, 0.05
 PULL = 0.25
 
@@ -89,7 +89,7 @@ def find_relief(pixels: Pixels, balls: Balls, strength: float):
     ink = paint(pixels)
     room = np.clip(balls.distance / 10.0, 0, 1)
     fade = room * room * (3 - 2 * room)
-    edges = contours(pixels) * fade * (1 - 0.85 * ink)
+    edges = np.clip(1.8 * blurred(contours(pixels), 0.7), 0, 1) * fade * (1 - 0.85 * ink)
     out = np.zeros_like(pixels.lightness)
     for length, gain in PARTS:
         out += gain * bulges(edges.astype(np.float32), inside, length)
@@ -101,7 +101,8 @@ def find_relief(pixels: Pixels, balls: Balls, strength: float):
         smooth = blurred(pixels.lightness * weight, sigma) / norm
         band = previous - smooth
         previous = smooth
-        cored = np.sign(band) * np.maximum(abs(band) - 0.004, 0)
-        out += soft * slope * sigma * 2 * np.tanh(cored / 0.05)
+        cored = np.sign(band) * np.maximum(abs(band) - 0.003, 0)
+        typical = 1.6 * float(band[balls.distance > 2].std()) if (balls.distance > 2).any() else 1.0
+        out += soft * slope * sigma * 2 * np.tanh(cored / min(max(typical, 0.02), 0.12))
     reach = np.clip(balls.distance / 8.0, 0, 1)
     return (out * reach * strength).astype(np.float32), ink, edges

@@ -90,17 +90,16 @@ def _transform(values, out, row, column, flag):
 def inflate_balls(alpha, distance, squared, radius, flag) -> None:
     """Make the union of the largest balls inside the mask (`alpha` of at least 0.5), in pixels.
 
-    The mask ends at the frame. `distance` becomes the distance to the outline, 0 outside.
-    `squared` becomes the square of the height of the union over the picture's plane, negative
-    outside; `radius` that of the ball which is highest there, 0 where the mask is empty.
+    `distance` becomes the distance to the outline, 0 outside. `squared` becomes the square of the
+    height of the union over the picture's plane, negative outside; `radius` that of the ball which
+    is highest there, 0 where there is none.
     """
     height, width = alpha.shape
-    # A frame of empty pixels, so that the mask ends at the picture's edge.
-    field = np.full((height + 2, width + 2), np.float32(0.0))
+    field = np.full(alpha.shape, np.float32(0.0))
     for i in range(height):
         for j in range(width):
             if alpha[i, j] >= 0.5:
-                field[i + 1, j + 1] = NONE
+                field[i, j] = NONE
     out = np.empty_like(field)
     row = np.empty(field.shape, np.int32)
     column = np.empty(field.shape, np.int32)
@@ -109,27 +108,19 @@ def inflate_balls(alpha, distance, squared, radius, flag) -> None:
         return
     for i in range(height):
         for j in range(width):
-            field[i + 1, j + 1] = NONE
+            field[i, j] = NONE
             distance[i, j] = 0.0
-            if alpha[i, j] >= 0.5:
-                p, q = row[i + 1, j + 1] - 1, column[i + 1, j + 1] - 1
+            if alpha[i, j] >= 0.5 and row[i, j] >= 0:
                 # The outline crosses the nearest outer pixel, where its alpha says.
-                covered = 0.0
-                if 0 <= p < height and 0 <= q < width:
-                    covered = alpha[p, q]
-                d = max(math.sqrt(out[i + 1, j + 1]) - 0.5 + covered, 0.25)
+                covered = alpha[row[i, j], column[i, j]]
+                d = max(math.sqrt(out[i, j]) - 0.5 + covered, 0.25)
                 distance[i, j] = d
-                field[i + 1, j + 1] = -d * d
-    for i in range(height + 2):
-        field[i, 0] = field[i, width + 1] = NONE
-    for j in range(width + 2):
-        field[0, j] = field[height + 1, j] = NONE
+                field[i, j] = -d * d
     _transform(field, out, row, column, flag)
     for i in range(height):
         for j in range(width):
-            squared[i, j] = -out[i + 1, j + 1]
-            p, q = row[i + 1, j + 1] - 1, column[i + 1, j + 1] - 1
-            radius[i, j] = distance[p, q] if p >= 0 else 0.0
+            squared[i, j] = -out[i, j]
+            radius[i, j] = distance[row[i, j], column[i, j]] if row[i, j] >= 0 else 0.0
 
 
 @kernel("void(f4[:,::1], u1[:,::1], i8, i8[::1])")
