@@ -117,7 +117,10 @@ class PreviewEngine:
                 mesh=mesh,
                 resolution=resolution,
                 state=PreviewState(len(faces), back),
-                details={"depth": str(heightmap.decision), "back": back},
+                details={
+                    "depth": heightmap.form if depth is None else f"{depth:g}",
+                    "back": back,
+                },
             )
 
     def texture(self, shape: Shape, cutout: Cutout, options: Options, report: Report) -> VoxelField:

@@ -10,15 +10,21 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from trellis2_server.engines.preview.depth import find_balls, find_base
+from trellis2_server.engines.preview.depth import Base, find_balls, find_base
 from trellis2_server.engines.preview.pixels import blurred, read_pixels
 from trellis2_server.engines.preview.relief import find_relief
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from trellis2_server.engines.preview.depth import Decision
+    from trellis2_server.engines.preview.depth import Form
 
+#: Share of its relief that a flat object keeps.
+_FLAT_RELIEF: Final = 0.25
+#: Share of the height that relief leaves.
+_LEAST: Final = 0.3
+#: Longest edge of cells, in those at the outline, where the surface bends by 1 / pixel.
+_BEND: Final = 0.9
 #: How much of the front's relief the back has.
 _BACK_RELIEF: Final = 0.4
 #: Deviation of the Gaussian that limits relief to what triangles show, in their edges.
@@ -38,7 +44,8 @@ class Heightmap:
         trust: how well the grid shows the object, 0 to 1, float32 [G, G].
         curvature: of the front, 1 / pixel of the grid, float32 [G, G].
         scale: pixels of the picture in one of the grid.
-        decision: how deep the object is made.
+        depth: 0, flat, to 1, as deep as wide.
+        form: what suits the object, see `depth.Form`.
     """
 
     front: NDArray[np.float32]
@@ -46,7 +53,8 @@ class Heightmap:
     trust: NDArray[np.float32]
     curvature: NDArray[np.float32]
     scale: float
-    decision: Decision
+    depth: float
+    form: Form
 
     def at(self, values: NDArray[np.float32], points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Interpolate values linearly.
@@ -65,9 +73,6 @@ class Heightmap:
         return (1 - v) * upper + v * lower
 
 
-info = {}
-
-
 def make_heightmap(
     picture: NDArray[np.uint8], mask: NDArray[np.float32], depth: float | None, faces: int
 ) -> Heightmap:
@@ -77,30 +82,38 @@ def make_heightmap(
         picture: RGBA uint8 [S, S, 4].
         mask: alpha without specks, float32 [S, S].
         depth: 0, flat, to 1, as deep as wide; None: what suits the object.
+        faces: of the solid. Relief finer than these would turn into noise, and is left out.
     """
     pixels = read_pixels(picture, mask)
     inside = pixels.inside
     balls = find_balls(pixels.alpha)
-    base, outside, decision, outline, shading, turned = find_base(pixels, balls, depth)
-    relief, ink, edges = find_relief(pixels, balls, 1.0)
-    # Finer than the triangles, relief would turn into noise.
+    if inside.any():
+        base = find_base(pixels, balls, depth)
+    else:  # all parts are thinner than a pixel of the grid
+        base = Base(np.zeros_like(pixels.alpha), "round", 1.0 if depth is None else depth)
+    relief = find_relief(pixels, balls.distance)
     sigma = _DETAIL * float(np.sqrt(4 * inside.sum() / faces))
     if sigma > _SHARP:
         relief = blurred(relief, sigma)
-    relief *= 0.25 + 0.75 * decision.depth
-    info.update(pixels=pixels, balls=balls, base=base, relief=relief, ink=ink, edges=edges, text=(decision, outline, shading, turned))
-    heights = [np.maximum(base + share * relief, 0.3 * base) for share in (1.0, _BACK_RELIEF)]
-    front, back = (np.where(inside, h * h, np.minimum(outside, 0)).astype(np.float32) for h in heights)
+    relief *= np.float32(_FLAT_RELIEF + (1 - _FLAT_RELIEF) * base.depth)
+    front, back = (
+        np.maximum(base.height + share * relief, _LEAST * base.height)
+        for share in (np.float32(1), np.float32(_BACK_RELIEF))
+    )
+    outside = np.minimum(balls.squared, 0)
     trust = np.clip((balls.radius - _COARSE) / (_FINE - _COARSE), 0, 1)
     trust[balls.squared < -3 * balls.radius] = 0
-    smooth = blurred(heights[0].astype(np.float32), 1.0)
-    bend = [np.gradient(np.gradient(smooth, axis=k), axis=k) for k in (0, 1)]
-    curvature = blurred(np.hypot(*bend).astype(np.float32), 1.5)
-    return Heightmap(front, back, trust, curvature, pixels.scale, decision)
-
-
-#: Longest edge of cells, in those at the outline, where the surface bends by 1 / pixel.
-_BEND: Final = 0.9
+    smooth = blurred(front, 1.0)
+    bends = [np.gradient(np.gradient(smooth, axis=axis), axis=axis) for axis in (0, 1)]
+    return Heightmap(
+        front=np.where(inside, front**2, outside),
+        back=np.where(inside, back**2, outside),
+        trust=trust,
+        curvature=blurred(np.hypot(*bends), 1.5),
+        scale=pixels.scale,
+        depth=base.depth,
+        form=base.form,
+    )
 
 
 def cell_sizes(heightmap: Heightmap, nodes: int) -> NDArray[np.float32]:

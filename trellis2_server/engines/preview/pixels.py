@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 GRID_PX: Final = 448
 #: Added to the lightness that colours are divided by: the hue of what is dark is noise.
 _DARK: Final = 0.08
+#: Deviation of the Gaussian that continues colours outside, in pixels.
+_CONTINUED_PX: Final = 3.0
 #: Linear sRGB to the cones' responses, and their cube roots to Oklab.
 _CONES: Final = np.array(
     [
@@ -80,8 +82,7 @@ def read_pixels(picture: NDArray[np.uint8], mask: NDArray[np.float32]) -> Pixels
     color = _framed(np.asarray(small, np.float32) / np.float32(255))
     weight = color[..., 3]
     # Premultiplied: where little is opaque, the colours around it count.
-    filled = [_spread(color[..., channel], weight) for channel in range(3)]
-    srgb = np.clip(np.stack(filled), 0, 1)
+    srgb = np.clip(_spread(color[..., :3], weight), 0, 1)
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)  # noqa: PLR2004
     cones = np.cbrt(np.tensordot(_CONES, linear.astype(np.float32), 1))
     lab = np.tensordot(_OKLAB, cones, 1)
@@ -105,6 +106,13 @@ def blurred(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     return out
 
 
+def halved(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return means of 2 by 2; an odd last row or column is left out."""
+    n = len(values) // 2 * 2
+    rows = values[:n:2, :n] + values[1:n:2, :n]
+    return np.float32(0.25) * (rows[:, ::2] + rows[:, 1::2])
+
+
 def gradient(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the change per pixel along rows and columns, float32 [2, G, G]."""
     down, right = np.gradient(values)
@@ -112,14 +120,14 @@ def gradient(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _spread(color: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Continue a premultiplied colour where the picture is clear."""
+    """Continue premultiplied colours [G, G, 3] a little way where the picture is clear."""
     known = weight >= 0.5  # noqa: PLR2004
-    out = np.where(known, color / np.maximum(weight, np.float32(1e-3)), 0).astype(np.float32)
     near = known.astype(np.float32)
-    for sigma in (1.5, 6.0):
-        total = blurred(near, sigma)
-        mean = blurred(out * near, sigma) / np.maximum(total, np.float32(1e-4))
-        fill = (near == 0) & (total > 1e-3)  # noqa: PLR2004
-        out[fill] = mean[fill]
-        near[fill] = 1.0
+    total = blurred(near, _CONTINUED_PX)
+    out = np.empty((3, *weight.shape), np.float32)
+    for channel, values in enumerate(np.moveaxis(color, 2, 0)):
+        mean = float(values[known].sum() / max(float(weight[known].sum()), 1e-6))
+        around = blurred(values * near, _CONTINUED_PX) + np.float32(0.01 * mean)
+        own = values / np.maximum(weight, np.float32(0.5))
+        out[channel] = np.where(known, own, around / (total + np.float32(0.01)))
     return out

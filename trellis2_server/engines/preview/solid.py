@@ -36,7 +36,7 @@ def heights(
         heightmap: on its own grid.
         points: pixels from the picture's upper left corner, float64 [N, 2].
     """
-    depth = heightmap.decision.depth
+    depth = heightmap.depth
     trust = heightmap.at(heightmap.trust, points)
     thin = u * (_THIN + (1 - _THIN) * depth) * 0.5
     found = []

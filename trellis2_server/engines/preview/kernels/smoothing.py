@@ -24,20 +24,28 @@ def blur(values, sigma, out, flag) -> None:
         total += math.exp(-0.5 * (t / sigma) ** 2)
     for t in range(-reach, reach + 1):
         weights[t + reach] = math.exp(-0.5 * (t / sigma) ** 2) / total
-    half = np.zeros((height, width), np.float32)
+    taps = 2 * reach + 1
+    half = np.zeros((height + 2 * reach, width), np.float32)
+    line = np.zeros(width + 2 * reach, np.float32)
     for i in range(height):
         if i & 15 == 0 and is_cancelled(flag):
             return
-        for t in range(-reach, reach + 1):
-            w = weights[t + reach]
-            for j in range(max(0, -t), min(width, width - t)):
-                half[i, j] += w * values[i, j + t]
-    for i in range(height):
-        if i & 15 == 0 and is_cancelled(flag):
-            return
-        for j in range(width):
-            out[i, j] = 0.0
-        for p in range(max(0, i - reach), min(height, i + reach + 1)):
-            w = weights[p - i + reach]
+        line[reach : reach + width] = values[i]
+        to = half[i + reach]
+        # Slices, so that the inner loop has no index that might be negative: it is vectorised.
+        for t in range(taps):
+            w = weights[t]
+            of = line[t : t + width]
             for j in range(width):
-                out[i, j] += w * half[p, j]
+                to[j] += w * of[j]
+    for i in range(height):
+        if i & 15 == 0 and is_cancelled(flag):
+            return
+        to = out[i]
+        for j in range(width):
+            to[j] = 0.0
+        for t in range(taps):
+            w = weights[t]
+            of = half[i + t]
+            for j in range(width):
+                to[j] += w * of[j]
