@@ -27,9 +27,12 @@ _LEAST: Final = 0.3
 _BEND: Final = 0.9
 #: How much of the front's relief the back has.
 _BACK_RELIEF: Final = 0.4
-#: Deviation of the Gaussian that limits relief to what triangles show, in their edges.
-_DETAIL: Final = 0.4
-_SHARP: Final = 0.3
+#: Deviation of the Gaussian that limits relief to what triangles show, in their edges; the least,
+#: in pixels, which smooths the steps of the outline.
+_DETAIL: Final = 0.3
+_SMOOTH_PX: Final = 0.7
+#: Least signed square outside: the outline is between this and the height inside.
+_FARTHEST: Final = -400.0
 #: Radii of balls, pixels, from which and above which the grid is fine enough for them.
 _COARSE, _FINE = 2.0, 4.0
 
@@ -92,22 +95,21 @@ def make_heightmap(
     else:  # all parts are thinner than a pixel of the grid
         base = Base(np.zeros_like(pixels.alpha), "round", 1.0 if depth is None else depth)
     relief = find_relief(pixels, balls.distance)
-    sigma = _DETAIL * float(np.sqrt(4 * inside.sum() / faces))
-    if sigma > _SHARP:
-        relief = blurred(relief, sigma)
     relief *= np.float32(_FLAT_RELIEF + (1 - _FLAT_RELIEF) * base.depth)
     front, back = (
         np.maximum(base.height + share * relief, _LEAST * base.height)
         for share in (np.float32(1), np.float32(_BACK_RELIEF))
     )
-    outside = np.minimum(balls.squared, 0)
+    outside = np.maximum(np.minimum(balls.squared, 0), _FARTHEST)
+    sigma = max(_DETAIL * float(np.sqrt(4 * inside.sum() / faces)), _SMOOTH_PX)
+    squares = [blurred(np.where(inside, each**2, outside), sigma) for each in (front, back)]
     trust = np.clip((balls.radius - _COARSE) / (_FINE - _COARSE), 0, 1)
     trust[balls.squared < -3 * balls.radius] = 0
     smooth = blurred(front, 1.0)
     bends = [np.gradient(np.gradient(smooth, axis=axis), axis=axis) for axis in (0, 1)]
     return Heightmap(
-        front=np.where(inside, front**2, outside),
-        back=np.where(inside, back**2, outside),
+        front=squares[0],
+        back=squares[1],
         trust=trust,
         curvature=blurred(np.hypot(*bends), 1.5),
         scale=pixels.scale,

@@ -83,7 +83,7 @@ def find_paint(pixels: Pixels) -> NDArray[np.float32]:
     """
     steps = (gradient(blurred(pixels.lightness, 1.0)) ** 2).sum(0)
     colorful = [(gradient(blurred(each, 1.0)) ** 2).sum(0) for each in pixels.hue]
-    by_hue = np.float32(0.4) * blurred(colorful[0] + colorful[1], 2.0)
+    by_hue = np.float32(0.25) * blurred(colorful[0] + colorful[1], 2.0)
     by_light = np.float32(0.6) * blurred(steps, 2.0)
     sharp = (np.sqrt(blurred(steps, 1.0)) - _INK_FROM) / (_INK_FULL - _INK_FROM)
     paint = np.maximum(by_hue / (by_hue + by_light + 2e-5), 0.8 * np.clip(sharp, 0, 1))
@@ -116,9 +116,9 @@ def find_contours(pixels: Pixels) -> NDArray[np.float32]:
 def find_bulges(
     edges: NDArray[np.float32], inside: NDArray[np.bool_], length: float
 ) -> NDArray[np.float32]:
-    """Return grooves along contours, with bulges between them: √u − 2·length, at most 0.
+    """Return grooves along contours, with bulges between them: √u - 2·length, at most 0.
 
-    −∇·(c∇u) + k·u = 4, where k is 1/length² plus what contours add, and c is small on them. Far
+    -∇·(c∇u) + k·u = 4, where k is 1/length² plus what contours add, and c is small on them. Far
     from all contours, u = 4·length². The outline has no part in it. Solved from coarse to fine.
 
     Args:

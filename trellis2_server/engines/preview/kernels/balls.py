@@ -6,7 +6,7 @@ Computing 8, 2012.
 """
 
 # Types come from the signatures; loops replace numpy's temporary arrays.
-# ruff: noqa: ANN001, ANN202, PLR0913, PLR0917
+# ruff: noqa: ANN001, ANN202, PLR2004
 # pyright: basic
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def diffuse(squared, inside, rounds, flag) -> None:
     """Smooth the inside by `rounds` steps of diffusion; the outside keeps its values."""
     height, width = squared.shape
     other = squared.copy()
-    for step in range(rounds):
+    for _ in range(rounds):
         if is_cancelled(flag):
             return
         for i in range(1, height - 1):

@@ -50,7 +50,7 @@ def _sweep(inside, cut, pull, spacing, u, rounds, flag):
 
 @kernel("void(u1[:,::1], f4[:,::1], f4[:,::1], f8, i8, f4[:,::1], i8[::1])")
 def solve_parts(inside, conductance, pull, spacing, rounds, u, flag) -> None:
-    """Relax −∇·(c∇u) + k·u = 4 in the mask, with no flow over its outline.
+    """Relax -∇·(c∇u) + k·u = 4 in the mask, with no flow over its outline.
 
     `conductance` c is above 0 and at most 1; `pull` k is above 0, per square of the unit that
     `spacing`, the distance of two pixels, has. `u` is the first guess, and becomes the solution.

@@ -1,7 +1,7 @@
 """Smoothing of pictures."""
 
 # Types come from the signatures; loops replace numpy's temporary arrays.
-# ruff: noqa: ANN001
+# ruff: noqa: ANN001, C901
 # pyright: basic
 from __future__ import annotations
 
