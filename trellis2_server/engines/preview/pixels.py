@@ -23,6 +23,8 @@ GRID_PX: Final = 448
 _DARK: Final = 0.08
 #: Deviation of the Gaussian that continues colours outside, in pixels.
 _CONTINUED_PX: Final = 3.0
+#: Weight of the mean colour there.
+_REMOTE: Final = 0.01
 #: Linear sRGB to the cones' responses, and their cube roots to Oklab.
 _CONES: Final = np.array(
     [
@@ -126,8 +128,8 @@ def _spread(color: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[
     total = blurred(near, _CONTINUED_PX)
     out = np.empty((3, *weight.shape), np.float32)
     for channel, values in enumerate(np.moveaxis(color, 2, 0)):
-        mean = float(values[known].sum() / max(float(weight[known].sum()), 1e-6))
-        around = blurred(values * near, _CONTINUED_PX) + np.float32(0.01 * mean)
-        own = values / np.maximum(weight, np.float32(0.5))
-        out[channel] = np.where(known, own, around / (total + np.float32(0.01)))
+        own = np.where(known, values / np.maximum(weight, np.float32(0.5)), 0)
+        mean = float(own.sum()) / max(int(known.sum()), 1)
+        around = blurred(own, _CONTINUED_PX) + np.float32(_REMOTE * mean)
+        out[channel] = np.where(known, own, around / (total + np.float32(_REMOTE)))
     return out

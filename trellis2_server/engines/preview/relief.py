@@ -141,7 +141,8 @@ def find_bulges(
         conductance = (1 - _CUT * strength).astype(np.float32)
         solve = kernels.load("parts").solve_parts
         call(solve, mask.view(np.uint8), conductance, pull, spacing, 12, u)
-    return np.minimum(np.sqrt(np.maximum(u, 0)) - np.float32(2 * length), 0)
+    # A little less than that, so that rounding is no relief.
+    return np.minimum(np.sqrt(np.maximum(u, 0)) - np.float32(1.9999 * length), 0)
 
 
 def unpainted(pixels: Pixels) -> NDArray[np.float32]:
