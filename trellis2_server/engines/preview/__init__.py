@@ -8,9 +8,12 @@ and P. Joshi and N. Carr, "Repoussé: automatic inflation of 2D artwork", SBM 20
 
     engine        `PreviewEngine`
     back          picture → what the back has
+    face          picture → where a face is
     silhouette    picture → flat triangles
     solid         flat triangles → closed mesh
     sheets        picture → colours of front and back
+    filling       a texture for the back from the front's outer parts
+    voxels        colours of front and back → field around the mesh
     projection    picture → colours of an uploaded mesh
     kernels       compiled loops
 
