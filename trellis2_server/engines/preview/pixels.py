@@ -108,6 +108,11 @@ def blurred(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     return out
 
 
+def smoothed(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """Return values smoothed by a Gaussian of `sigma` pixels; outside, there is nothing."""
+    return blurred(values, sigma) / blurred(np.ones_like(values), sigma)
+
+
 def halved(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return means of 2 by 2; an odd last row or column is left out."""
     n = len(values) // 2 * 2

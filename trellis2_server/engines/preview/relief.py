@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from trellis2_server.engines.preview import kernels
-from trellis2_server.engines.preview.pixels import blurred, gradient, halved
+from trellis2_server.engines.preview.pixels import blurred, gradient, halved, smoothed
 from trellis2_server.export.cancellation import call
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ def find_paint(pixels: Pixels) -> NDArray[np.float32]:
 
     Shading changes lightness alone, and softly; paint changes the hue, and is sharp.
     """
-    steps = (gradient(blurred(pixels.lightness, 1.0)) ** 2).sum(0)
-    colorful = [(gradient(blurred(each, 1.0)) ** 2).sum(0) for each in pixels.hue]
+    steps = (gradient(smoothed(pixels.lightness, 1.0)) ** 2).sum(0)
+    colorful = [(gradient(smoothed(each, 1.0)) ** 2).sum(0) for each in pixels.hue]
     by_hue = np.float32(0.25) * blurred(colorful[0] + colorful[1], 2.0)
     by_light = np.float32(0.6) * blurred(steps, 2.0)
     sharp = (np.sqrt(blurred(steps, 1.0)) - _INK_FROM) / (_INK_FULL - _INK_FROM)
@@ -98,7 +98,7 @@ def find_contours(pixels: Pixels) -> NDArray[np.float32]:
     """
     layers = [pixels.lightness, *(np.float32(_HUE_EDGE) * each for each in pixels.hue)]
     fine, coarse = (
-        np.stack([gradient(blurred(layer, sigma)) for layer in layers]) for sigma in (1.2, 2.4)
+        np.stack([gradient(smoothed(layer, sigma)) for layer in layers]) for sigma in (1.2, 2.4)
     )
     strength = np.sqrt(np.sqrt((fine**2).sum((0, 1)) * (coarse**2).sum((0, 1))))
     down, right = coarse[:, 0], coarse[:, 1]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from trellis2_server.engines.preview.pixels import blurred, gradient, halved
+from trellis2_server.engines.preview.pixels import blurred, gradient, halved, smoothed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,8 +65,8 @@ def measure_shading(
         return Shading(0.0, 0.0, 0.0)
     spread = [float(light[inside].std()), *(0.7 * float(each[inside].std()) for each in hue)]
     contrast = float(np.hypot(spread[0], np.hypot(spread[1], spread[2])))
-    changes = gradient(blurred(light, 0.7))
-    colorful = sum((gradient(blurred(each, 0.7)) ** 2).sum(0) for each in hue)
+    changes = gradient(smoothed(light, 0.7))
+    colorful = sum((gradient(smoothed(each, 0.7)) ** 2).sum(0) for each in hue)
     is_edge = (changes**2).sum(0) + colorful > _EDGE**2
     smooth = (inside & (blurred(is_edge.astype(np.float32), 1.5) < 0.02)).astype(np.float32)  # noqa: PLR2004
     sigma = max(float(np.sqrt(inside.sum())) / 40.0, 2.0)
@@ -79,7 +79,7 @@ def measure_shading(
     if len(used) < _FEWEST:
         return Shading(contrast, 0.0, 0.0)
     turns = np.stack(
-        [gradient(blurred(each, sigma / 2)).reshape(2, -1)[:, used].ravel() for each in normals], 1
+        [gradient(smoothed(each, sigma / 2)).reshape(2, -1)[:, used].ravel() for each in normals], 1
     ).astype(np.float64)
     seen = np.stack([each.ravel()[used] for each in slow]).ravel().astype(np.float64)
     weights = np.tile(weight.ravel()[used], 2).astype(np.float64)
