@@ -56,13 +56,15 @@ def mask_field(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def triangulate(
-    field: NDArray[np.float32], target: int
+    field: NDArray[np.float32], target: int, room: NDArray[np.float32] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.uint8]]:
     """Triangulate the silhouette with about half of `target` faces.
 
     Args:
         field: from `mask_field`.
         target: faces of the solid, which has two sheets.
+        room: largest edge of cells relative to that at the outline, float32 [n / 2, n / 2], for
+            each square of 2 by 2 nodes; None: it grows with the distance from the outline.
 
     Returns:
         Points float64 [N, 2] in nodes' distances, y upward; faces int32 [F, 3]; for each point
@@ -81,7 +83,8 @@ def triangulate(
     call(kernels.load("distance").chamfer, distance)
     # The height's curvature falls with the distance d from the outline like d to the -1.5,
     # so that equal errors allow d to the 0.75; a little less keeps the shading smooth.
-    room = (2 * distance) ** np.float32(0.6)
+    even = (2 * distance) ** np.float32(0.6)
+    room = even if room is None else np.minimum(even, room)
     ids = np.full((3, n + 1, n + 1), -1, np.int32)
     state = np.zeros(2, np.int64)
 

@@ -130,7 +130,7 @@ def _envelope(
     return np.interp(bins, bins[has_any], largest[has_any])
 
 
-def paint(field: VoxelField, cutout: Cutout) -> VoxelField:
+def paint_views(field: VoxelField, cutout: Cutout) -> VoxelField:
     """Return a field with the colours of the pictures of its other sides.
 
     The object's outline in a picture is stretched over that of the field. A picture colours what is

@@ -3,10 +3,14 @@
     mask            removes specks from a mask
     distance        distance to the nearest zero
     triangulation   the silhouette as triangles, by an adaptive grid
-    inflation       even triangles; the height of the surface
+    balls           distances; the largest balls inside the outline
+    smoothing       Gaussian filters
+    parts           bulges of an object's parts
+    inflation       even triangles; the height of thin parts
     voxels          the front sheet's columns as voxels
     colors          the picture on the columns, at several levels of detail
     surface         the voxels along a surface of any shape
+    patches         textures made of patches of another part of the picture
 
 All loops of a module are compiled when the module is imported, or read from numba's cache.
 They release the GIL. A loop and the loops that it calls are in one file:
@@ -28,6 +32,10 @@ _MODULES: Final = (
     "voxels",
     "colors",
     "surface",
+    "balls",
+    "smoothing",
+    "parts",
+    "patches",
 )
 
 
