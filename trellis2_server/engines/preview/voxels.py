@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 #: Distance from the surface, voxels, within which trilinear sampling finds all corners.
 _SAMPLING_REACH_VOXELS: Final = 0.5
-#: Width of the rim, columns.
-_RIM_COLUMNS: Final = 1.01
+#: Columns that are nearer to the outline are its rim: those that touch it, also at a corner.
+_RIM_COLUMNS: Final = 1.45
 
 
 def paint(  # noqa: PLR0913, PLR0917 - one argument for each input
