@@ -40,6 +40,25 @@ def test_a_check_reports_what_would_be_served(capsys: pytest.CaptureFixture[str]
     assert "[::1]:9, 0 API keys" in said
     assert __version__ in said
     assert "warning" in said
+    assert re.search(r"other hosts +none are called", said)
+
+
+def test_a_check_says_what_has_other_hosts_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRELLIS2_SERVER_WEBHOOK_SECRET", "a-secret-of-the-environment")
+    file = configured(
+        tmp_path,
+        server={"image_hosts": ["a.example"], "webhook_hosts": ["b.example"]},
+        text_to_image={"url": "http://localhost/v1"},
+    )
+    assert run("--check", "--config", file) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"other hosts +image_url, webhook, text", said)
+    assert "a-secret" not in said
+    monkeypatch.delenv("TRELLIS2_SERVER_WEBHOOK_SECRET")
+    assert run("--check", "--config", file) == 2
+    assert "server.webhook_hosts: needs server.webhook_secret" in capsys.readouterr().err
 
 
 def test_a_check_warns_about_open_access_and_readable_keys(

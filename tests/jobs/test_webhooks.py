@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import logging
-import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.documents import block
-from tests.support.engines import GatedEngine
-from tests.support.other_host import OtherHost, Received, reply
+from tests.support.listener import SECRET, SOON, Listener, all_sent, telling
 from tests.support.server import (
     ON_RAY,
     SMALL,
@@ -22,64 +15,21 @@ from tests.support.server import (
     encoded,
     fields,
     picture,
-    serving,
-    settings,
     until,
 )
 from trellis2_server.errors import EngineError
 from trellis2_server.jobs import webhooks
 from trellis2_server.outbound.hosts import HostList
-from trellis2_server.outbound.signatures import signature, signing_key
+from trellis2_server.outbound.signatures import signing_key
 from trellis2_server.outbound.webhooks import WebhookSender
-from trellis2_server.storage.store import JobName
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from pathlib import Path
+
+    from tests.support.engines import GatedEngine
+
 
 pytestmark = pytest.mark.skipif(ON_RAY, reason="needs the single process")
-
-SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef").decode()
-#: Delays of the tests, in place of seconds to hours.
-SOON = (0.01,) * 5
-
-
-class Listener:
-    """A host that takes messages.
-
-    Attributes:
-        host: where it is.
-        status: of its replies, the last one for all further ones.
-    """
-
-    def __init__(self) -> None:
-        self.status = [200]
-        self.host = OtherHost(self._answer)
-
-    def _answer(self, _: Received) -> list[bytes]:
-        return [reply(status=self.status.pop(0) if len(self.status) > 1 else self.status[0])]
-
-    def url(self, path: str = "/hook?token=a-secret-token") -> str:
-        return self.host.url(path)
-
-    def message(self) -> dict[str, Any]:
-        """Wait for the next message, whose signature must be right."""
-        request = self.host.next()
-        check_signature(request)
-        return request.json()
-
-    def has_nothing_more(self) -> bool:
-        return self.host.received.empty()
-
-
-def check_signature(request: Received) -> None:
-    """As https://www.standardwebhooks.com describes it."""
-    names = ("webhook-id", "webhook-timestamp", "webhook-signature")
-    message_id, timestamp, signed = (request.headers[name] for name in names)
-    assert abs(int(timestamp) - time.time()) < 60
-    content = f"{message_id}.{timestamp}.".encode() + request.body
-    digest = hmac.new(b"0123456789abcdef", content, hashlib.sha256).digest()
-    assert signed == f"v1,{base64.b64encode(digest).decode()}"
 
 
 @pytest.fixture
@@ -87,34 +37,6 @@ def listener() -> Generator[Listener]:
     running = Listener()
     yield running
     running.host.close()
-
-
-@contextmanager
-def telling(
-    listener: Listener,
-    engine: GatedEngine | None = None,
-    folder: Path | None = None,
-    worker: dict[str, Any] | None = None,
-    **server: Any,
-) -> Generator[Server]:
-    """A server that may send to the listener, without long delays."""
-    configured = settings(
-        server={
-            "webhook_hosts": [listener.host.entry],
-            "webhook_secret": SECRET,
-            "shutdown_grace_seconds": 0.1,
-            **server,
-        },
-        worker={"result_dir": str(folder) if folder else None, **(worker or {})},
-    )
-    with serving(engine or GatedEngine(), configured) as running:
-        running.wait_until_loaded()
-        running.manager.webhooks.retry_delays_s = SOON
-        yield running
-
-
-def all_sent(server: Server) -> None:
-    until(lambda: not len(server.manager.webhooks), "sent")
 
 
 # ---- messages ----------------------------------------------------------------------------
@@ -358,124 +280,3 @@ def test_no_url_is_shown_or_logged(listener: Listener, caplog: pytest.LogCapture
     assert "Webhook delivered" in caplog.text
     assert "a-secret-token" not in caplog.text
     assert "a-secret" not in listener.host.next().body.decode()
-
-
-# ---- restarts ----------------------------------------------------------------------------
-
-
-def stored_text(folder: Path) -> bytes:
-    return b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
-
-
-def test_a_message_that_was_not_taken_is_sent_by_the_next_process(
-    listener: Listener, tmp_path: Path
-) -> None:
-    listener.status = [500]
-    with telling(listener, folder=tmp_path) as server:
-        server.manager.webhooks.retry_delays_s = (600.0,)
-        server.generate(fields(webhook=listener.url(), texture=True))
-        first = listener.host.next()
-    listener.status = [200]
-    with telling(listener, folder=tmp_path) as server:
-        second = listener.host.next()
-        all_sent(server)
-    assert second.headers["webhook-id"] == first.headers["webhook-id"]
-    check_signature(second)
-    assert second.json()["event"] == "completed"
-    with telling(listener, folder=tmp_path) as server:
-        assert not len(server.manager.webhooks)
-    assert listener.has_nothing_more()
-
-
-def test_a_job_that_a_restart_ended_is_told_of_as_failed(
-    listener: Listener, engine: GatedEngine, tmp_path: Path
-) -> None:
-    engine.gates["shape"].clear()
-    with telling(listener, engine, tmp_path) as server:
-        server.client.post("/send", json=fields(webhook=listener.url()))
-        engine.wait_for("shape")
-        server.close_soon()
-        until(lambda: server.manager.unavailable_reason is not None, "closing")
-        until(lambda: not len(server.manager.webhooks), "closed")
-    taken = [] if listener.has_nothing_more() else [listener.message()]
-    with telling(listener, folder=tmp_path) as server:
-        all_sent(server)
-    taken += [] if listener.has_nothing_more() else [listener.message()]
-    assert [message["event"] for message in taken] == ["failed"]
-    assert taken[0]["error"] in {"the server was restarted", "the server is shutting down"}
-
-
-def test_hosts_that_are_not_listed_any_more_get_nothing_after_a_restart(
-    listener: Listener, tmp_path: Path
-) -> None:
-    listener.status = [500]
-    with telling(listener, folder=tmp_path) as server:
-        server.manager.webhooks.retry_delays_s = (600.0,)
-        server.generate(fields(webhook=listener.url(), texture=True))
-        listener.host.next()
-    stored = settings(worker={"result_dir": str(tmp_path)})
-    with serving(GatedEngine(), stored) as server:  # none at all
-        server.wait_until_loaded()
-        all_sent(server)
-    with telling(listener, folder=tmp_path, webhook_hosts=["other.example"]) as server:
-        all_sent(server)
-    with telling(listener, folder=tmp_path) as server:  # it was given up
-        all_sent(server)
-    assert listener.has_nothing_more()
-
-
-def test_a_damaged_webhook_costs_no_job(listener: Listener, tmp_path: Path) -> None:
-    listener.status = [500]
-    with telling(listener, folder=tmp_path) as server:
-        server.manager.webhooks.retry_delays_s = (600.0,)
-        server.generate(fields(webhook=listener.url(), texture=True))
-        listener.host.next()
-        uid = server.client.get("/jobs").json()["jobs"][0]["uid"]
-        archive = server.manager.archive
-        for number, payload in enumerate(("{}", "[]", "7", '{"events": 5, "url": 1}')):
-            name = JobName("webhook", f"damaged-{number}", uid, payload)
-            server.manager._loop.call_soon_threadsafe(archive.save_name, name)
-    with telling(listener, folder=tmp_path) as server:
-        assert [job["uid"] for job in server.client.get("/jobs").json()["jobs"]] == [uid]
-        listener.host.next()
-
-
-# ---- signatures --------------------------------------------------------------------------
-
-
-def test_the_signature_is_that_of_the_standard() -> None:
-    """The example of https://github.com/standard-webhooks/standard-webhooks."""
-    key = signing_key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
-    body = b'{"test": 2432232314}'
-    signed = signature(key, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, body)
-    assert signed == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
-
-
-def test_the_function_of_the_documentation_accepts_genuine_messages_only() -> None:
-    names: dict[str, Any] = {}
-    exec(block("verify-webhook"), names)  # noqa: S102 - our own page
-    now = int(time.time())
-
-    def is_accepted(body: bytes = b"{}", at: int = now, secret: str = SECRET) -> bool:
-        headers = {
-            "webhook-id": "1",
-            "webhook-timestamp": str(at),
-            "webhook-signature": signature(signing_key(SECRET), "1", at, b"{}"),
-        }
-        return names["is_genuine"](headers, body, secret)
-
-    assert is_accepted()
-    assert not is_accepted(body=b"{ }")
-    assert not is_accepted(at=now - 301)
-    assert not is_accepted(secret="whsec_" + base64.b64encode(bytes(16)).decode())
-
-
-def test_a_secret_has_sixteen_bytes_and_not_less() -> None:
-    assert signing_key("x" * 16) == b"x" * 16
-    assert len(signing_key("whsec_" + base64.b64encode(bytes(16)).decode())) == 16
-    short = "whsec_" + base64.b64encode(bytes(15)).decode()
-    for secret in ("x" * 15, short):
-        with pytest.raises(ValueError, match="should have at least 16 bytes"):
-            signing_key(secret)
-    with pytest.raises(ValueError, match="must be base64"):
-        signing_key("whsec_no base64 at all")

@@ -18,6 +18,11 @@ def image_reply(content: bytes) -> bytes:
     return reply(json.dumps({"created": 1, "data": [{"b64_json": encoded(content)}]}))
 
 
+def error_reply(status: int, message: str, code: str | None = None, **more: str) -> bytes:
+    body = {"error": {"message": message, "type": "invalid_request_error", "code": code, **more}}
+    return reply(json.dumps(body), status)
+
+
 class Painter:
     """A text-to-image server: a disc, of another colour for each text.
 

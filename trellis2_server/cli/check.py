@@ -56,6 +56,7 @@ def check(settings: Settings, config: Path | None) -> int:
         ("texture size", f"{settings.export.glb_texture_size} px"),
         ("decoders", _decoders(settings)),
         ("results", settings.worker.result_dir or "in memory, lost at a restart"),
+        ("other hosts", _other_hosts(settings)),
         *((name, _version(name)) for name in _PACKAGES),
         *(("warning", warning) for warning in (*warnings, *access_warnings(server))),
     ]
@@ -113,6 +114,16 @@ def _background(settings: ModelSettings) -> str:
     else:
         then = "the first photo fetches it"
     return f"{name}, whose file is {problem.state}; {then}"
+
+
+def _other_hosts(settings: Settings) -> str:
+    """Return for what requests have this server call other hosts."""
+    calls = {
+        "image_url": bool(settings.server.image_hosts),
+        "webhook": bool(settings.server.webhook_hosts),
+        "text": settings.text_to_image.url is not None,
+    }
+    return ", ".join(name for name, is_called in calls.items() if is_called) or "none are called"
 
 
 def _version(package: str) -> str:
