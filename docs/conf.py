@@ -20,7 +20,13 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 
 #: The site's navigation: heading, then pages in order. Every page must be listed.
 NAVIGATION: Final = {
-    "Use": ("docs/api", "docs/clients", "docs/protocols", "docs/configuration", "docs/troubleshooting"),
+    "Use": (
+        "docs/api",
+        "docs/clients",
+        "docs/protocols",
+        "docs/configuration",
+        "docs/troubleshooting",
+    ),
     "Operate": ("docs/operations", "docs/security", "docs/scale"),
     "Engines": ("docs/trellis2", "docs/preview", "docs/gpu", "docs/export"),
     "Develop": ("docs/architecture", "docs/extending", "CONTRIBUTING", "CHANGELOG"),
