@@ -104,11 +104,11 @@ def test_a_mirrored_back_has_the_front_s_colours(engine: PreviewEngine) -> None:
 def test_a_filled_back_continues_the_front_at_the_outline_without_what_is_in_the_middle(
     engine: PreviewEngine,
 ) -> None:
-    x, y = grid(512)
-    check = ((x // 8 + y // 8) % 2)[..., None] * np.array(WHITE, np.uint8)
-    check[np.hypot(x - 256, y - 256) < 160] = RED
-    mask = disc(512, 256, 256, 250)
-    requested = Request(texture_size=1024, back="fill")
+    x, y = grid(256)
+    check = ((x // 6 + y // 6) % 2)[..., None] * np.array(WHITE, np.uint8)
+    check[np.hypot(x - 128, y - 128) < 80] = RED
+    mask = disc(256, 128, 128, 125)
+    requested = Request(texture_size=512, back="fill")
     shape, field = made(engine, cutout(mask, check.astype(np.uint8)), requested)
     assert shape.details["back"] == "fill"
     front = samples(shape.mesh, front_faces(shape))
