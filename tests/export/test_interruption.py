@@ -179,7 +179,7 @@ def _ordinary() -> None:
 
 def _hostile(name: str) -> None:
     mesh = hostile_shapes.HOSTILE[name]()
-    project(mesh, _picture(), 256, 0.7, no_report)
+    project(mesh, _picture(), 256, "mirror", 0.7, no_report)
     with suppress(ExportError):  # too many charts
         unwrap(mesh, 512)
     measure_occlusion(mesh)
