@@ -152,11 +152,13 @@ def _picture() -> Any:
     rows, columns = np.mgrid[-512:512, -512:512]
     rgba[rows**2 + columns**2 < 450**2] = (200, 120, 40, 255)
     rgba[::37, ::41, 3] = 0
-    return SimpleNamespace(rgba=rgba)
+    return SimpleNamespace(rgba=rgba, background="alpha")
 
 
 def _ordinary() -> None:
-    options: Any = SimpleNamespace(texture_size=2048, decimation_target=200_000)
+    options: Any = SimpleNamespace(
+        texture_size=2048, decimation_target=200_000, depth="auto", back="fill"
+    )
     engine, cutout = PreviewEngine(), _picture()
     shape = engine.shape(cutout, options, no_report)
     field = engine.texture(shape, cutout, options, no_report)
@@ -177,7 +179,7 @@ def _ordinary() -> None:
 
 def _hostile(name: str) -> None:
     mesh = hostile_shapes.HOSTILE[name]()
-    project(mesh, _picture(), 256, 0.7, no_report)
+    project(mesh, _picture(), 256, "mirror", 0.7, no_report)
     with suppress(ExportError):  # too many charts
         unwrap(mesh, 512)
     measure_occlusion(mesh)
@@ -261,7 +263,7 @@ class StopError(Exception):
 
 
 def _export(mesh: Mesh, report: Callable[[str, int, int], None]) -> None:
-    field = project(mesh, _picture(), 64, 0.7, no_report)
+    field = project(mesh, _picture(), 64, "mirror", 0.7, no_report)
     small = export.prepare(mesh, decimation_target=500, report=report)
     export.textured_glb(small, field, original=mesh, texture_size=256, report=report)
 

@@ -62,8 +62,7 @@ def fill(
         scale = size // len(front)
         if scale > first:  # too coarse for patches
             continue
-        level = np.ascontiguousarray(distance[::scale, ::scale])
-        level = level / np.float32(scale)
+        level = np.ascontiguousarray(distance[::scale, ::scale] / scale, np.float32)
         hole = np.ascontiguousarray(filled[::scale, ::scale])
         if field is None:
             back = _continued(front, hole, level)

@@ -62,6 +62,8 @@ def match(picture, wanted, sources, field, costs, away, rounds, seed, flag) -> N
     for s in range(sources.shape[0]):
         is_source[sources[s, 0], sources[s, 1]] = 1
     for i in range(width):
+        if is_cancelled(flag):
+            return
         for k in range(height):
             if wanted[i, k]:
                 p, q = field[i, k, 0], field[i, k, 1]

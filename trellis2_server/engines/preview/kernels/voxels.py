@@ -149,13 +149,16 @@ def _color(sheet, i, k, channel, rims, height, at):
 
 
 @kernel(
-    "i8(f4[:,:,::1], f8, f4[:,:,::1], f4[:,:,::1], f4[:,:,::1], f4, i4[:,::1], f4[:,::1], i8[::1])"
+    "i8(f4[:,:,::1], f8, f4[:,:,::1], f4[:,:,::1], f4[:,:,::1], f4[:,::1], f4, i4[:,::1],"
+    " f4[:,::1], i8[::1])"
 )
-def fill_voxels(ranges, reach, rims, front, back, roughness, coords, attributes, flag) -> int:
+def fill_voxels(
+    ranges, reach, rims, front, back, opacity, roughness, coords, attributes, flag
+) -> int:
     """Count the field's voxels, by x, z and y; unless `coords` is empty, write them.
 
     `ranges` are the bounds of the heights of both sheets: low and high of the front, low and high
-    of the back. Colours are per column: `front` up to the middle, `back` behind it.
+    of the back. Colours and `opacity` are per column: `front` up to the middle, `back` behind it.
     """
     size = ranges.shape[1]
     dry = coords.shape[0] == 0
@@ -190,6 +193,6 @@ def fill_voxels(ranges, reach, rims, front, back, roughness, coords, attributes,
                     attributes[at, channel] = color
                 attributes[at, 3] = 0.0
                 attributes[at, 4] = roughness
-                attributes[at, 5] = 1.0
+                attributes[at, 5] = opacity[i, k]
                 at += 1
     return at
