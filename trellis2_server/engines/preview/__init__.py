@@ -5,7 +5,8 @@ the height of the largest balls inside the outline, or made a plate, or a solid 
 is a relief: inner contours separate bulges, and dark is deep. The front has the picture's colours;
 the back has them too, or a texture that is made of them.
 After T. Igarashi et al., "Teddy: a sketching interface for 3D freeform design", SIGGRAPH 1999,
-and P. Joshi and N. Carr, "Repoussé: automatic inflation of 2D artwork", SBM 2008.
+and P. Joshi and N. Carr, "Repoussé: automatic inflation of 2D artwork", SBM 2008; textures after
+C. Barnes et al., "PatchMatch", SIGGRAPH 2009.
 
     engine        `PreviewEngine`
     back          picture → what the back has

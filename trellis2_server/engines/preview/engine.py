@@ -127,8 +127,8 @@ class PreviewEngine:
         """Make the picture's colours as a sparse field around the surface of `shape`.
 
         The front has the picture's colours, not premultiplied; those at the outline are taken
-        from further inside, see `voxels`. Transparency is lost: alpha is 1. The back is that of
-        the shape's state, see `sheets`.
+        from further inside, see `voxels`. The back is that of the shape's state, see
+        `sheets`. The alpha is that of a picture that came with one, where the object is glass.
 
         Stages: "colours", "surface", "voxels".
         """
@@ -136,7 +136,9 @@ class PreviewEngine:
         with cancellable(report, "colours") as watched:
             state = cast("PreviewState", shape.state)
             watched("colours", 0, 3)
-            colors = sheets(cutout.rgba, shape.resolution, state.back)
+            # That of a background model says how sure it is, not how transparent the object is.
+            has_alpha = cutout.background == "alpha"
+            colors = sheets(cutout.rgba, shape.resolution, state.back, has_alpha=has_alpha)
             return paint(
                 shape.mesh, state.front, colors, np.float32(_ROUGHNESS), shape.resolution, watched
             )

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 #: Free voxels between the picture's square and the cube's faces.
 MARGIN_VOXELS: Final = 2
+#: What is more opaque is opaque, and the least share of the object that is not, if it has glass.
+_OPAQUE: Final = 0.96
+_GLASS_SHARE: Final = 0.01
 #: Columns along the edge of the coarsest level.
 _MIN_COLUMNS: Final = 8
 
@@ -36,14 +39,18 @@ class Sheets(NamedTuple):
         front: float32 [x, z, RGB].
         back: the same; may be the same array.
         distance: of each column from the outline, in columns, 0 outside; float32 [x, z].
+        opacity: of both sides, 0 to 1, float32 [x, z]; None: all of it is opaque.
     """
 
     front: NDArray[np.float32]
     back: NDArray[np.float32]
     distance: NDArray[np.float32]
+    opacity: NDArray[np.float32] | None = None
 
 
-def sheets(picture: NDArray[np.uint8], size: int, mode: BackMode) -> Sheets:
+def sheets(
+    picture: NDArray[np.uint8], size: int, mode: BackMode, *, has_alpha: bool = False
+) -> Sheets:
     """Return the colours of front and back.
 
     Args:
@@ -51,28 +58,58 @@ def sheets(picture: NDArray[np.uint8], size: int, mode: BackMode) -> Sheets:
         size: columns along an edge of the field.
         mode: "mirror": the back has the front's colours. "fill": it has them at the outline, and
             away from it a texture that is made of them.
+        has_alpha: whether the picture's alpha says how transparent the object is, not only where
+            it is.
     """
     loops = kernels.load("colors")
     scale = len(picture) / (size - 2 * MARGIN_VOXELS)
     base = np.empty((size, size, 4), np.float32)
-    call(loops.resample, _trusted(picture), float(MARGIN_VOXELS), scale, base)
+    trusted = _trusted(picture)
+    call(loops.resample, trusted, float(MARGIN_VOXELS), scale, base)
     distance = np.where(base[..., 3] > ISO, np.float32(1e6), np.float32(0))
     call(kernels.load("distance").chamfer, distance)
+    fronts = _grown(base)
+    front = fronts[-1]
+    opacity = _opacity(picture, trusted, size) if has_alpha else None
+    if mode == "mirror":
+        return Sheets(front, front, distance, opacity)
+    back = fill(fronts, distance, _face_columns(picture, size))
+    return Sheets(front, back, distance, opacity)
+
+
+def _grown(base: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Return colours for all columns, the coarsest level first, from premultiplied ones."""
     levels = [base]
     while len(levels[-1]) % 2 == 0 and len(levels[-1]) > _MIN_COLUMNS:
         levels.append(halved(levels[-1]))
     total = levels[-1].reshape(-1, 4).sum(0)
-    mean = total[:3] / max(float(total[3]), 1e-6)
     edge = (len(levels[-1]) + 1) // 2
-    front = np.full((edge, edge, 3), mean, np.float32)
-    fronts: list[NDArray[np.float32]] = []
+    colors = np.full((edge, edge, 3), total[:3] / max(float(total[3]), 1e-6), np.float32)
+    grown: list[NDArray[np.float32]] = []
     for level in reversed(levels):
-        coarse, front = front, np.empty((*level.shape[:2], 3), np.float32)
-        call(loops.refine, coarse, level, front)
-        fronts.append(front)
-    if mode == "mirror":
-        return Sheets(front, front, distance)
-    return Sheets(front, fill(fronts, distance, _face_columns(picture, size)), distance)
+        coarse, colors = colors, np.empty((*level.shape[:2], 3), np.float32)
+        call(kernels.load("colors").refine, coarse, level, colors)
+        grown.append(colors)
+    return grown
+
+
+def _opacity(
+    picture: NDArray[np.uint8], trusted: NDArray[np.uint8], size: int
+) -> NDArray[np.float32] | None:
+    """Return the opacity of the columns, float32 [x, z]; None: there is no glass."""
+    inside = trusted[..., 3] > 0
+    alpha = picture[..., 3]
+    if (alpha[inside] < 255 * _OPAQUE).mean() < _GLASS_SHARE:  # noise of a cut-out
+        return None
+    grey = np.dstack([np.repeat(alpha[..., None], 3, 2), trusted[..., 3]])
+    base = np.empty((size, size, 4), np.float32)
+    scale = len(picture) / (size - 2 * MARGIN_VOXELS)
+    call(
+        kernels.load("colors").resample, np.ascontiguousarray(grey), float(MARGIN_VOXELS), scale,
+        base,
+    )  # fmt: skip
+    found = _grown(base)[-1][..., 0]
+    return np.where(found > _OPAQUE, np.float32(1), np.clip(found, 0, 1)).astype(np.float32)
 
 
 def _face_columns(picture: NDArray[np.uint8], size: int) -> NDArray[np.bool_]:

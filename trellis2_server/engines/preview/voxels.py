@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 #: Distance from the surface, voxels, within which trilinear sampling finds all corners.
 _SAMPLING_REACH_VOXELS: Final = 0.5
-#: Width of the rim, columns.
-_RIM_COLUMNS: Final = 1.01
+#: Columns that are nearer to the outline are its rim: those that touch it, also at a corner.
+_RIM_COLUMNS: Final = 1.45
 
 
 def paint(  # noqa: PLR0913, PLR0917 - one argument for each input
@@ -67,7 +67,8 @@ def paint(  # noqa: PLR0913, PLR0917 - one argument for each input
     report("voxels", 2, 3)
     rims = np.empty((size, size, 6), np.float32)
     call(loops.find_rims, colors.distance, *heights, _RIM_COLUMNS, rims)
-    columns = ranges, _SAMPLING_REACH_VOXELS, rims, colors.front, colors.back, roughness
+    opacity = np.ones((size, size), np.float32) if colors.opacity is None else colors.opacity
+    columns = ranges, _SAMPLING_REACH_VOXELS, rims, colors.front, colors.back, opacity, roughness
     coords, attributes = np.empty((0, 3), np.int32), np.empty((0, 6), np.float32)
     count = call(loops.fill_voxels, *columns, coords, attributes)
     coords, attributes = np.empty((count, 3), np.int32), np.empty((count, 6), np.float32)

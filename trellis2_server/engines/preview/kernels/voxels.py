@@ -12,6 +12,9 @@ import numpy as np
 from trellis2_server.engines.preview.kernels.compiled import inner_kernel, kernel
 from trellis2_server.export.jit import is_cancelled
 
+#: How far beyond the end of a rim the colour is the column's own, voxels; it changes over as many.
+KEPT = 2.0
+
 
 @kernel("void(f8[:,::1], i4[:,::1], f4[:,::1], f4[:,::1], i8[::1])")
 def height_ranges(points, faces, low, high, flag) -> None:
@@ -131,7 +134,7 @@ def _color(sheet, i, k, channel, rims, height, at):
     own = sheet[i, k, channel]
     nx, nz = rims[i, k, 0], rims[i, k, 1]
     beyond = rims[i, k, at] - height
-    if (nx == 0.0 and nz == 0.0) or beyond <= 1.5:
+    if (nx == 0.0 and nz == 0.0) or beyond <= KEPT:
         return own
     n = sheet.shape[0]
     way = min(rims[i, k, 2] + beyond, rims[i, k, 3])
@@ -142,17 +145,20 @@ def _color(sheet, i, k, channel, rims, height, at):
     inside = (1 - u) * ((1 - v) * sheet[p, q, channel] + v * sheet[p, q + 1, channel]) + u * (
         (1 - v) * sheet[p + 1, q, channel] + v * sheet[p + 1, q + 1, channel]
     )
-    return own + min((beyond - 1.5) / 1.5, 1.0) * (inside - own)
+    return own + min((beyond - KEPT) / KEPT, 1.0) * (inside - own)
 
 
 @kernel(
-    "i8(f4[:,:,::1], f8, f4[:,:,::1], f4[:,:,::1], f4[:,:,::1], f4, i4[:,::1], f4[:,::1], i8[::1])"
+    "i8(f4[:,:,::1], f8, f4[:,:,::1], f4[:,:,::1], f4[:,:,::1], f4[:,::1], f4, i4[:,::1],"
+    " f4[:,::1], i8[::1])"
 )
-def fill_voxels(ranges, reach, rims, front, back, roughness, coords, attributes, flag) -> int:
+def fill_voxels(
+    ranges, reach, rims, front, back, opacity, roughness, coords, attributes, flag
+) -> int:
     """Count the field's voxels, by x, z and y; unless `coords` is empty, write them.
 
     `ranges` are the bounds of the heights of both sheets: low and high of the front, low and high
-    of the back. Colours are per column: `front` up to the middle, `back` behind it.
+    of the back. Colours and `opacity` are per column: `front` up to the middle, `back` behind it.
     """
     size = ranges.shape[1]
     dry = coords.shape[0] == 0
@@ -187,6 +193,6 @@ def fill_voxels(ranges, reach, rims, front, back, roughness, coords, attributes,
                     attributes[at, channel] = color
                 attributes[at, 3] = 0.0
                 attributes[at, 4] = roughness
-                attributes[at, 5] = 1.0
+                attributes[at, 5] = opacity[i, k]
                 at += 1
     return at
