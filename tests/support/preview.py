@@ -130,6 +130,21 @@ def samples(mesh: Mesh, faces: Array, count: int = 20_000) -> Array:
     return np.einsum("ij,ijk->ik", weights, chosen)
 
 
+def both_sides(shape: Shape, count: int = 20_000) -> tuple[Array, Array]:
+    """Random points on the front, and those on the back that have the same x and z."""
+    half = len(shape.mesh.faces) // 2
+    corners = shape.mesh.vertices.astype(np.float64)[shape.mesh.faces]
+    front, back = corners[:half], corners[half:, ::-1]
+    rng = np.random.default_rng(0)
+    area = flat_areas(shape.mesh, front_faces(shape))
+    chosen = rng.choice(half, count, p=area / area.sum())
+    weights = rng.dirichlet((1, 1, 1), count)
+    return (
+        np.einsum("ij,ijk->ik", weights, front[chosen]),
+        np.einsum("ij,ijk->ik", weights, back[chosen]),
+    )
+
+
 def look_up(field: VoxelField, points: Array) -> Array:
     """Rows of the field's 8 voxels around each point, -1 where there is none."""
     size = field.resolution

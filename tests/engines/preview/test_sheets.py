@@ -11,6 +11,7 @@ from tests.support.preview import (
     RED,
     WHITE,
     Request,
+    both_sides,
     cutout,
     disc,
     front_faces,
@@ -96,9 +97,11 @@ def test_a_mirrored_back_has_the_front_s_colours(engine: PreviewEngine) -> None:
     requested = Request(texture_size=1024, back="mirror")
     shape, field = made(engine, cutout(disc(256, 128, 128, 120), check.astype(np.uint8)), requested)
     assert shape.details["back"] == "mirror"
-    front = samples(shape.mesh, front_faces(shape))
-    back = front * np.array([1, -1, 1])
-    assert abs(sample(field, front) - sample(field, back)).max() < 1e-5
+    front, back = both_sides(shape)
+    difference = abs(sample(field, front) - sample(field, back)).max(1)
+    # Rims differ, because the back has less relief.
+    assert difference[np.hypot(front[:, 0], front[:, 2]) < 0.43].max() < 1e-5
+    assert difference.max() < 0.2
 
 
 def test_a_filled_back_continues_the_front_at_the_outline_without_what_is_in_the_middle(
@@ -111,11 +114,10 @@ def test_a_filled_back_continues_the_front_at_the_outline_without_what_is_in_the
     requested = Request(texture_size=512, back="fill")
     shape, field = made(engine, cutout(mask, check.astype(np.uint8)), requested)
     assert shape.details["back"] == "fill"
-    front = samples(shape.mesh, front_faces(shape))
-    back = front * np.array([1, -1, 1])
+    front, back = both_sides(shape)
     difference = abs(sample(field, front) - sample(field, back))[:, BASE_COLOR].max(1)
     radius = np.hypot(front[:, 0], front[:, 2])
-    assert difference[radius > 0.44].max() < 0.02
+    assert difference[radius > 0.44].max() < 0.1
     colors = sample(field, back)[radius < 0.2, BASE_COLOR]
     assert (abs(colors[:, 0] - colors[:, 1]) < 0.1).mean() > 0.98, "no red is left"
     assert colors[:, 0].std() > 0.2

@@ -48,7 +48,7 @@ def test_the_dark_outline_of_a_thin_object_stays(engine: PreviewEngine) -> None:
     away = np.minimum(6 - abs(x - 320), 300 - abs(y - 320))
     found = side_colors(engine, outlined(np.clip(away + 0.5, 0, 1), away, 4))
     is_dark = np.linalg.norm(found - np.array(DARK), axis=1) < 60
-    assert is_dark.mean() > 0.8
+    assert is_dark.mean() > 0.6
 
 
 def test_a_round_object_keeps_its_outline_at_the_front(engine: PreviewEngine) -> None:

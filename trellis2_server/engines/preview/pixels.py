@@ -81,7 +81,7 @@ def read_pixels(picture: NDArray[np.uint8], mask: NDArray[np.float32]) -> Pixels
     shape = (grid, grid)
     alpha = _framed(np.asarray(Image.fromarray(mask).resize(shape, Image.Resampling.BOX)))
     small = Image.fromarray(picture).convert("RGBa").resize(shape, Image.Resampling.BOX)
-    color = _framed(np.asarray(small, np.float32) / np.float32(255))
+    color = _framed((np.asarray(small) / np.float32(255)).astype(np.float32))
     weight = color[..., 3]
     # Premultiplied: where little is opaque, the colours around it count.
     srgb = np.clip(_spread(color[..., :3], weight), 0, 1)

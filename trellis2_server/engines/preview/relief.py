@@ -8,7 +8,7 @@ Does not know: how deep the object is, meshes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trellis2_server.engines.preview.pixels import Pixels
+
+_Value = TypeVar("_Value", np.float32, np.bool_)
 
 #: How far a bulge reaches from a contour, in pixels, and how high it is.
 _PARTS: Final = ((4.0, 0.30), (12.0, 0.20), (36.0, 0.16))
@@ -142,7 +144,8 @@ def find_bulges(
         solve = kernels.load("parts").solve_parts
         call(solve, mask.view(np.uint8), conductance, pull, spacing, 12, u)
     # A little less than that, so that rounding is no relief.
-    return np.minimum(np.sqrt(np.maximum(u, 0)) - np.float32(1.9999 * length), 0)
+    bulges = np.sqrt(np.maximum(u, 0)) - np.float32(1.9999 * length)
+    return np.asarray(np.minimum(bulges, 0), np.float32)
 
 
 def unpainted(pixels: Pixels) -> NDArray[np.float32]:
@@ -173,7 +176,7 @@ def unpainted(pixels: Pixels) -> NDArray[np.float32]:
     return out
 
 
-def _most(values: NDArray[np.generic]) -> NDArray[np.generic]:
+def _most(values: NDArray[_Value]) -> NDArray[_Value]:
     """Return maxima of 2 by 2; an odd last row or column is left out."""
     n = len(values) // 2 * 2
     rows = np.maximum(values[:n:2, :n], values[1:n:2, :n])
