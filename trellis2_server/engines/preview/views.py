@@ -222,15 +222,15 @@ def _facing(nearest: NDArray[np.int32]) -> NDArray[np.float32]:
 
 def _blurred(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Sum over a square around each value."""
+    width = 2 * _SMOOTHING_VOXELS + 1
+    total = values.astype(np.float64)
     for axis in (0, 1):
         padding = [(0, 0), (0, 0)]
         padding[axis] = (_SMOOTHING_VOXELS + 1, _SMOOTHING_VOXELS)
-        total = np.cumsum(np.pad(values, padding), axis=axis, dtype=np.float64)
-        width = 2 * _SMOOTHING_VOXELS + 1
-        values = np.take(total, range(width, total.shape[axis]), axis) - np.take(
-            total, range(total.shape[axis] - width), axis
-        )
-    return values.astype(np.float32)
+        sums = np.cumsum(np.pad(total, padding), axis=axis)
+        ends = sums.shape[axis]
+        total = sums.take(range(width, ends), axis) - sums.take(range(ends - width), axis)
+    return total.astype(np.float32)
 
 
 def unused_views(cutout: Cutout) -> tuple[str, ...]:
