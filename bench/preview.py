@@ -43,8 +43,9 @@ import numpy as np  # noqa: E402 - after the path is set
 import trimesh  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from bench.preview_discs import DISCS, disc  # noqa: E402
 from bench.preview_maps import angles, back_contrast, front_maps, spearman  # noqa: E402
-from bench.preview_shapes import DISCS, LIGHTS, SHAPES, disc, picture, truth  # noqa: E402
+from bench.preview_shapes import LIGHTS, SHAPES, picture, truth  # noqa: E402
 from bench.record import Record, add_option  # noqa: E402
 from bench.render import front_view_match  # noqa: E402
 from trellis2_server import pipeline  # noqa: E402

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from tests.support import shapes
 from trellis2_server.engines.preview import PreviewEngine
 from trellis2_server.engines.preview.sheets import MARGIN_VOXELS
-from trellis2_server.engines.preview.views import bound_depth, paint
+from trellis2_server.engines.preview.views import bound_depth, paint_views
 from trellis2_server.inputs.images import Cutout, View
 from trellis2_server.parameters import Options, read_options
 from trellis2_server.settings import Settings
@@ -183,7 +183,7 @@ def test_an_empty_field_and_an_empty_picture_are_left_as_they_are() -> None:
     _, field, _ = make(cutout(front=front))
     empty = replace(field, coords=field.coords[:0], attributes=field.attributes[:0])
     given = cutout(front=front, left=np.zeros_like(front), back=np.zeros_like(front))
-    assert len(paint(empty, given).coords) == 0
-    assert np.array_equal(paint(field, given).attributes, field.attributes)
+    assert len(paint_views(empty, given).coords) == 0
+    assert np.array_equal(paint_views(field, given).attributes, field.attributes)
     mesh = shapes.sphere(16)
     assert bound_depth(mesh, given, 1.0) is mesh

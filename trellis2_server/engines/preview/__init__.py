@@ -2,17 +2,21 @@
 
 All its results are labelled `preview`. The silhouette is triangulated, inflated (height ∝ √u,
 where ∇²u = -4 inside and u = 0 on the outline) and mirrored for the back. The front has the
-picture's colours; the back has them too, or a version of them without the detail in the middle.
+picture's colours; the back has them too, or a texture that is made of those of the outer parts.
 After T. Igarashi et al., "Teddy: a sketching interface for 3D freeform design", SIGGRAPH 1999,
-and P. Joshi and N. Carr, "Repoussé: automatic inflation of 2D artwork", SBM 2008.
+and P. Joshi and N. Carr, "Repoussé: automatic inflation of 2D artwork", SBM 2008; textures after
+C. Barnes et al., "PatchMatch", SIGGRAPH 2009.
 
     engine        `PreviewEngine`
     back          picture → what the back has
+    face          picture → where a face is
     silhouette    picture → flat triangles
     solid         flat triangles → closed mesh
     sheets        picture → colours of front and back
+    filling       a texture for the back from the front's outer parts
+    voxels        colours of front and back → field around the mesh
     projection    picture → colours of an uploaded mesh
-    views         several pictures of one object
+    views         pictures of other sides: depth and colours
     kernels       compiled loops
 
 Does not know: files, HTTP, jobs, how a mesh becomes a GLB, what the object's other side looks

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from trellis2_server.engines.preview.face import find_face
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -24,5 +26,8 @@ def choose_back(picture: NDArray[np.uint8], asked: Back) -> BackMode:
         picture: RGBA uint8 [S, S, 4].
         asked: field of the request.
     """
-    del picture  # the front's colours suit every object that is not asked to have others
-    return "mirror" if asked == "auto" else asked
+    if asked != "auto":
+        return asked
+    # Objects seen from the side are much alike from the other side, and so are those that have no
+    # sides: only a face on both sides is wrong for sure.
+    return "mirror" if find_face(picture) is None else "fill"

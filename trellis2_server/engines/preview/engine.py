@@ -13,24 +13,24 @@ import numpy as np
 from trellis2_server.engines.preview import kernels
 from trellis2_server.engines.preview.back import choose_back
 from trellis2_server.engines.preview.projection import project
-from trellis2_server.engines.preview.sheets import MARGIN_VOXELS, sheets, widened
+from trellis2_server.engines.preview.sheets import MARGIN_VOXELS, sheets
 from trellis2_server.engines.preview.silhouette import incidence, mask_field, triangulate
 from trellis2_server.engines.preview.solid import heights, solid
-from trellis2_server.engines.preview.views import bound_depth, paint, unused_views
+from trellis2_server.engines.preview.views import bound_depth, paint_views, unused_views
+from trellis2_server.engines.preview.voxels import paint
 from trellis2_server.export.cancellation import call, cancellable
-from trellis2_server.mesh import Mesh, Shape, VoxelField
+from trellis2_server.mesh import Mesh, Shape
 
 if TYPE_CHECKING:
     from trellis2_server.engines.preview.back import BackMode
     from trellis2_server.inputs.images import Cutout
+    from trellis2_server.mesh import VoxelField
     from trellis2_server.parameters import Options
     from trellis2_server.reports import Report
 
 _MIN_RESOLUTION: Final = 256
 _MAX_RESOLUTION: Final = 1024
 _ROUGHNESS: Final = 0.7
-#: Distance from the surface, voxels, within which trilinear sampling finds all corners.
-_SAMPLING_REACH_VOXELS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,36 +117,22 @@ class PreviewEngine:
         """Make the picture's colours as a sparse field around the surface of `shape`.
 
         The front has the picture's colours, not premultiplied; those at the outline are taken
-        from further inside. Transparency is lost: alpha is 1. The back is that of the shape's
-        state, see `sheets`.
+        from further inside, see `voxels`. The back is that of the shape's state, see
+        `sheets`. The alpha is that of a picture that came with one, where the object is glass.
 
         Stages: "colours", "surface", "voxels".
         """
         del options
         with cancellable(report, "colours") as watched:
-            loops = kernels.load("voxels")
             state = cast("PreviewState", shape.state)
-            size = shape.resolution
             watched("colours", 0, 3)
-            front, back = sheets(cutout.rgba, size, state.back)
-            watched("surface", 1, 3)
-            voxels = (shape.mesh.vertices.astype(np.float64) + 0.5) * size
-            points = np.ascontiguousarray(voxels[:, [0, 2, 1]])
-            points[:, 2] = 0.5 * size - points[:, 2]
-            low = np.full((size, size), np.inf, np.float32)
-            high = np.full((size, size), -1.0, np.float32)
-            call(loops.height_ranges, points, shape.mesh.faces[: state.front], low, high)
-            for axis in range(2):
-                low = widened(low, axis, np.minimum)
-                high = widened(high, axis, np.maximum)
-            watched("voxels", 2, 3)
-            coords, attributes = np.empty((0, 3), np.int32), np.empty((0, 6), np.float32)
-            columns = low, high, _SAMPLING_REACH_VOXELS, front, back, np.float32(_ROUGHNESS)
-            count = call(loops.fill_voxels, *columns, coords, attributes)
-            coords, attributes = np.empty((count, 3), np.int32), np.empty((count, 6), np.float32)
-            call(loops.fill_voxels, *columns, coords, attributes)
-            watched("voxels", 3, 3)
-            return paint(VoxelField(coords, attributes, size), cutout)
+            # That of a background model says how sure it is, not how transparent the object is.
+            has_alpha = cutout.background == "alpha"
+            colors = sheets(cutout.rgba, shape.resolution, state.back, has_alpha=has_alpha)
+            field = paint(
+                shape.mesh, state.front, colors, np.float32(_ROUGHNESS), shape.resolution, watched
+            )
+            return paint_views(field, cutout)
 
     def texture_mesh(
         self, mesh: Mesh, cutout: Cutout, options: Options, report: Report
@@ -162,7 +148,7 @@ class PreviewEngine:
             size = field_resolution(options.texture_size)
             back = choose_back(cutout.rgba, options.back)
             field = project(mesh, cutout, size, back, _ROUGHNESS, watched)
-            return paint(replace(field, warnings=unused_views(cutout)), cutout)
+            return paint_views(replace(field, warnings=unused_views(cutout)), cutout)
 
 
 def field_resolution(texture_size_px: int) -> int:

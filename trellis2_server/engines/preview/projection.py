@@ -64,7 +64,7 @@ def project(  # noqa: PLR0913, PLR0917 - one argument for each input
     loops = kernels.load("surface")
     size = resolution(mesh, wanted)
     report("colours", 0, 3)
-    front, behind = sheets(_on_box(cutout.rgba, mesh, size), size, back)
+    colors = sheets(_on_box(cutout.rgba, mesh, size), size, back)
     report("voxels", 1, 3)
     bits = np.zeros((size**3 + 7) // 8, np.uint8)
     call(loops.mark, mesh.vertices, mesh.faces, size, bits)
@@ -73,8 +73,8 @@ def project(  # noqa: PLR0913, PLR0917 - one argument for each input
     report("voxels", 2, 3)
     coords, attributes = np.empty((count, 3), np.int32), np.empty((count, 6), np.float32)
     call(
-        loops.paint, bits, depth, _FRONT_DEPTH_VOXELS, front, behind, np.float32(roughness), coords,
-        attributes,
+        loops.paint, bits, depth, _FRONT_DEPTH_VOXELS, colors.front, colors.back,
+        np.float32(roughness), coords, attributes,
     )  # fmt: skip
     report("voxels", 3, 3)
     return VoxelField(coords=coords, attributes=attributes, resolution=size, details={"back": back})

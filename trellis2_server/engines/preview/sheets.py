@@ -1,18 +1,20 @@
 """Colours of the object's front and back, on the columns of the voxel field.
 
-Both grow from a coarse picture to the full one by adding detail level by level, where the
-picture has any (push and pull). A filled back leaves detail out away from the outline.
+The front grows from a coarse picture to the full one by adding detail level by level, where the
+picture has any (push and pull).
 
 Does not know: meshes, voxels.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from trellis2_server.engines.preview import kernels
+from trellis2_server.engines.preview.face import find_face
+from trellis2_server.engines.preview.filling import fill, halved
 from trellis2_server.engines.preview.silhouette import ISO
 from trellis2_server.export.cancellation import call
 
@@ -23,50 +25,105 @@ if TYPE_CHECKING:
 
 #: Free voxels between the picture's square and the cube's faces.
 MARGIN_VOXELS: Final = 2
-#: The middle of the back has the detail that a picture of this many columns shows.
-_BACK_COLUMNS: Final = 20
-#: A level of detail ends at this distance from the outline, in columns of that level.
-_DETAIL_COLUMNS: Final = 3.0
+#: What is more opaque is opaque, and the least share of the object that is not, if it has glass.
+_OPAQUE: Final = 0.96
+_GLASS_SHARE: Final = 0.01
 #: Columns along the edge of the coarsest level.
 _MIN_COLUMNS: Final = 8
 
 
+class Sheets(NamedTuple):
+    """Colours of both sides, sRGB from 0 to 1.
+
+    Attributes:
+        front: float32 [x, z, RGB].
+        back: the same; may be the same array.
+        distance: of each column from the outline, in columns, 0 outside; float32 [x, z].
+        opacity: of both sides, 0 to 1, float32 [x, z]; None: all of it is opaque.
+    """
+
+    front: NDArray[np.float32]
+    back: NDArray[np.float32]
+    distance: NDArray[np.float32]
+    opacity: NDArray[np.float32] | None = None
+
+
 def sheets(
-    picture: NDArray[np.uint8], size: int, mode: BackMode
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the colours of front and back, float32 [x, z, RGB], 0 to 1.
+    picture: NDArray[np.uint8], size: int, mode: BackMode, *, has_alpha: bool = False
+) -> Sheets:
+    """Return the colours of front and back.
 
     Args:
         picture: RGBA uint8 [S, S, 4].
         size: columns along an edge of the field.
         mode: "mirror": the back has the front's colours. "fill": it has them at the outline, and
-            loses detail away from it.
+            away from it a texture that is made of them.
+        has_alpha: whether the picture's alpha says how transparent the object is, not only where
+            it is.
     """
     loops = kernels.load("colors")
     scale = len(picture) / (size - 2 * MARGIN_VOXELS)
     base = np.empty((size, size, 4), np.float32)
-    call(loops.resample, _trusted(picture), float(MARGIN_VOXELS), scale, base)
+    trusted = _trusted(picture)
+    call(loops.resample, trusted, float(MARGIN_VOXELS), scale, base)
     distance = np.where(base[..., 3] > ISO, np.float32(1e6), np.float32(0))
     call(kernels.load("distance").chamfer, distance)
-    levels = [(base, distance)]
-    while len(levels[-1][0]) % 2 == 0 and len(levels[-1][0]) > _MIN_COLUMNS:
-        levels.append((_halved(levels[-1][0]), np.ascontiguousarray(levels[-1][1][::2, ::2])))
-    total = levels[-1][0].reshape(-1, 4).sum(0)
-    mean = total[:3] / max(float(total[3]), 1e-6)
-    edge = (len(levels[-1][0]) + 1) // 2
-    blurred = int(np.log2(size / _BACK_COLUMNS))
-    front = back = np.full((edge, edge, 3), mean, np.float32)
-    for k in reversed(range(len(levels))):
-        level, distance = levels[k]
-        shape = (*level.shape[:2], 3)
-        coarse, front = front, np.empty(shape, np.float32)
-        call(loops.refine, coarse, level, distance, np.float32(np.inf), front)
-        detail = _DETAIL_COLUMNS * 2**k if k < blurred else np.inf
-        if mode == "mirror":
-            continue
-        coarse, back = back, np.empty(shape, np.float32)
-        call(loops.refine, coarse, level, distance, np.float32(detail), back)
-    return front, front if mode == "mirror" else back
+    fronts = _grown(base)
+    front = fronts[-1]
+    opacity = _opacity(picture, trusted, size) if has_alpha else None
+    if mode == "mirror":
+        return Sheets(front, front, distance, opacity)
+    back = fill(fronts, distance, _face_columns(picture, size))
+    return Sheets(front, back, distance, opacity)
+
+
+def _grown(base: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Return colours for all columns, the coarsest level first, from premultiplied ones."""
+    levels = [base]
+    while len(levels[-1]) % 2 == 0 and len(levels[-1]) > _MIN_COLUMNS:
+        levels.append(halved(levels[-1]))
+    total = levels[-1].reshape(-1, 4).sum(0)
+    edge = (len(levels[-1]) + 1) // 2
+    colors = np.full((edge, edge, 3), total[:3] / max(float(total[3]), 1e-6), np.float32)
+    grown: list[NDArray[np.float32]] = []
+    for level in reversed(levels):
+        coarse, colors = colors, np.empty((*level.shape[:2], 3), np.float32)
+        call(kernels.load("colors").refine, coarse, level, colors)
+        grown.append(colors)
+    return grown
+
+
+def _opacity(
+    picture: NDArray[np.uint8], trusted: NDArray[np.uint8], size: int
+) -> NDArray[np.float32] | None:
+    """Return the opacity of the columns, float32 [x, z]; None: there is no glass."""
+    inside = trusted[..., 3] > 0
+    alpha = picture[..., 3]
+    if (alpha[inside] < 255 * _OPAQUE).mean() < _GLASS_SHARE:  # noise of a cut-out
+        return None
+    grey = np.dstack([np.repeat(alpha[..., None], 3, 2), trusted[..., 3]])
+    base = np.empty((size, size, 4), np.float32)
+    scale = len(picture) / (size - 2 * MARGIN_VOXELS)
+    call(
+        kernels.load("colors").resample, np.ascontiguousarray(grey), float(MARGIN_VOXELS), scale,
+        base,
+    )  # fmt: skip
+    found = _grown(base)[-1][..., 0]
+    return np.where(found > _OPAQUE, np.float32(1), np.clip(found, 0, 1)).astype(np.float32)
+
+
+def _face_columns(picture: NDArray[np.uint8], size: int) -> NDArray[np.bool_]:
+    """Return the columns of the face in a picture, bool [x, z]; none if it has no face."""
+    face = find_face(picture)
+    if face is None:
+        return np.zeros((size, size), bool)
+    edge = size - 2 * MARGIN_VOXELS
+    center = MARGIN_VOXELS + face.x * edge, size - MARGIN_VOXELS - face.y * edge
+    eyes = face.eyes * edge
+    x, z = np.ogrid[:size, :size]
+    # From the forehead to the chin, which are not equally far from the eyes.
+    across, along = (x - center[0]) / (1.5 * eyes), (z - center[1] + 0.4 * eyes) / (1.9 * eyes)
+    return across**2 + along**2 < 1
 
 
 def widened(values: NDArray[Any], axis: int, choose: np.ufunc) -> NDArray[Any]:
@@ -99,9 +156,3 @@ def _trusted(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     out = picture.copy()
     out[..., 3] = (alpha >= most * np.float32(0.96)) & (alpha > 255 * kernels.load("mask").CLEAR)
     return out
-
-
-def _halved(fine: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return means of 2 by 2. Colours are premultiplied, so that empty columns do not count."""
-    rows = fine[::2] + fine[1::2]
-    return np.float32(0.25) * (rows[:, ::2] + rows[:, 1::2])

@@ -1,7 +1,7 @@
 """Pictures of an object's other sides: they bound its depth, and go onto back and sides.
 
     bound_depth   the mesh is as deep at each height as the pictures of its sides show
-    paint         the field has the colours of each picture where its surface faces that side
+    paint_views   the field has the colours of each picture where its surface faces that side
 
 Both work on the results of the stages, whichever way these were made. Pictures without a side are
 of no use here: nothing says what they show.
@@ -130,7 +130,7 @@ def _envelope(
     return np.interp(bins, bins[has_any], largest[has_any])
 
 
-def paint(field: VoxelField, cutout: Cutout) -> VoxelField:
+def paint_views(field: VoxelField, cutout: Cutout) -> VoxelField:
     """Return a field with the colours of the pictures of its other sides.
 
     The object's outline in a picture is stretched over that of the field. A picture colours what is
@@ -206,7 +206,7 @@ def _fit(picture: NDArray[np.uint8], outline: NDArray[np.bool_]) -> NDArray[np.f
     overlap = np.count_nonzero(alpha & outline) / max(np.count_nonzero(alpha | outline), 1)
     if overlap < LEAST_OVERLAP:
         return None
-    return sheets(stretched, size, "mirror")[0]
+    return sheets(stretched, size, "mirror").front
 
 
 def _facing(nearest: NDArray[np.int32]) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@
     voxels          the front sheet's columns as voxels
     colors          the picture on the columns, at several levels of detail
     surface         the voxels along a surface of any shape
+    patches         textures made of patches of another part of the picture
 
 All loops of a module are compiled when the module is imported, or read from numba's cache.
 They release the GIL. A loop and the loops that it calls are in one file:
@@ -28,6 +29,7 @@ _MODULES: Final = (
     "voxels",
     "colors",
     "surface",
+    "patches",
 )
 
 

@@ -1,7 +1,7 @@
 """The picture on the field's columns, at several levels of detail."""
 
 # Types come from the signatures; loops replace numpy's temporary arrays.
-# ruff: noqa: ANN001, PLR0913, PLR0917
+# ruff: noqa: ANN001
 # pyright: basic
 from __future__ import annotations
 
@@ -43,13 +43,9 @@ def resample(picture, margin, scale, out, flag) -> None:
                     out[x, z, 3] += w
 
 
-@kernel("void(f4[:,:,::1], f4[:,:,::1], f4[:,::1], f4, f4[:,:,::1], i8[::1])")
-def refine(coarse, level, distance, detail, out, flag) -> None:
-    """Double `coarse` and add the detail of `level`.
-
-    `level` is premultiplied by its weight. Its detail is added in full where `distance`, from
-    the outline, is below `detail`, and not at all above twice that.
-    """
+@kernel("void(f4[:,:,::1], f4[:,:,::1], f4[:,:,::1], i8[::1])")
+def refine(coarse, level, out, flag) -> None:
+    """Double `coarse` and add the detail of `level`, which is premultiplied by its weight."""
     height, width = out.shape[0], out.shape[1]
     ch, cw = coarse.shape[0], coarse.shape[1]
     for i in range(height):
@@ -64,11 +60,8 @@ def refine(coarse, level, distance, detail, out, flag) -> None:
             # outward over the shortest distance.
             weight = min(4.0 * level[i, j, 3], 1.0)
             gain = weight / level[i, j, 3] if weight > 0.0 else 0.0
-            keep = min(max(2.0 - distance[i, j] / detail, 0.0), 1.0)
-            keep = keep * keep * (3.0 - 2.0 * keep)
             for c in range(3):
                 up = 0.75 * (0.75 * coarse[ci, cj, c] + 0.25 * coarse[ci, dj, c]) + 0.25 * (
                     0.75 * coarse[di, cj, c] + 0.25 * coarse[di, dj, c]
                 )
-                filled = gain * level[i, j, c] + (1.0 - weight) * up
-                out[i, j, c] = up + keep * (filled - up)
+                out[i, j, c] = gain * level[i, j, c] + (1.0 - weight) * up
