@@ -175,9 +175,10 @@ def _look(
     across = last - across if projection.is_mirrored else across
     depths = field.coords[:, projection.depth]
     depths = depths if projection.sign > 0 else last - depths
-    nearest = np.full((field.resolution, field.resolution), -1, np.int32)
-    np.maximum.at(nearest, (across, field.coords[:, 2]), depths)
-    return across, depths, nearest
+    # NumPy has a faster way for one index than for two.
+    nearest = np.full(field.resolution**2, -1, np.int32)
+    np.maximum.at(nearest, across.astype(np.int64) * field.resolution + field.coords[:, 2], depths)
+    return across, depths, nearest.reshape(field.resolution, field.resolution)
 
 
 def _fit(picture: NDArray[np.uint8], outline: NDArray[np.bool_]) -> NDArray[np.float32] | None:
