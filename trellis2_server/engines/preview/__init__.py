@@ -22,7 +22,7 @@ C. Barnes et al., "PatchMatch", SIGGRAPH 2009.
     filling       a texture for the back from the front's outer parts
     voxels        colours of front and back → field around the mesh
     projection    picture → colours of an uploaded mesh
-    views         several pictures of one object
+    views         pictures of other sides: depth and colours
     kernels       compiled loops
 
 Does not know: files, HTTP, jobs, how a mesh becomes a GLB, what the object's other side looks
