@@ -154,10 +154,10 @@ def unpainted(pixels: Pixels) -> NDArray[np.float32]:
     A local linear fit, after K. He, J. Sun and X. Tang, "Guided image filtering", 2010.
     """
     weight = halved(pixels.inside.astype(np.float32))
-    norm = np.maximum(blurred(weight, _WINDOW), np.float32(1e-3))
+    norm = np.maximum(blurred(weight, _WINDOW), np.float32(1e-3)).astype(np.float32)
 
     def mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        return blurred(values * weight, _WINDOW) / norm
+        return np.divide(blurred(values * weight, _WINDOW), norm, dtype=np.float32)
 
     light, first, second = (halved(each) for each in (pixels.lightness, *pixels.hue))
     means = mean(light), mean(first), mean(second)
