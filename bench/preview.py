@@ -8,7 +8,7 @@ Tables:
   the untextured model against the truth. `spearman` is the rank correlation of the depth inside
   the mask, `angle` the median angle between the normals in degrees, `depth_per_width` the extents
   of the model, beside those of the shape; each over the lights.
-- discs: flat discs with a painting. `relief` is the largest difference in height from the same disc
+- discs: flat discs with a painting (`preview_discs`). `relief` is the largest difference in height from the same disc
   in one colour, within 0.9 of the radius; `height_range` that between the heights themselves. Both
   are shares of the width.
 - pictures: front view of the textured model against the cut-out (PSNR in dB, IoU of the outline);
@@ -43,8 +43,9 @@ import numpy as np  # noqa: E402 - after the path is set
 import trimesh  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from bench.preview_discs import DISCS, disc  # noqa: E402
 from bench.preview_maps import angles, back_contrast, front_maps, spearman  # noqa: E402
-from bench.preview_shapes import DISCS, LIGHTS, SHAPES, disc, picture, truth  # noqa: E402
+from bench.preview_shapes import LIGHTS, SHAPES, picture, truth  # noqa: E402
 from bench.record import Record, add_option  # noqa: E402
 from bench.render import front_view_match  # noqa: E402
 from trellis2_server import pipeline  # noqa: E402

@@ -11,8 +11,9 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from bench.preview import beside, summary
+from bench.preview_discs import DISCS, disc
 from bench.preview_maps import angles, back_contrast, front_maps, spearman
-from bench.preview_shapes import DISCS, LIGHTS, SHAPES, SIZE_PX, disc, picture, truth
+from bench.preview_shapes import LIGHTS, SHAPES, SIZE_PX, picture, truth
 from tests.bench.test_render import pack
 
 
