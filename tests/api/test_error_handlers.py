@@ -14,6 +14,7 @@ from trellis2_server.api.error_handlers import (
     HTTP_ERRORS,
     add_error_handlers,
     error_response,
+    openai_error,
     text_response,
 )
 from trellis2_server.errors import (
@@ -100,6 +101,23 @@ def test_every_error_is_answered_with_its_text_and_what_a_client_may_do(
     assert response.headers.get("retry-after") == expected
     is_key = issubclass(error, UnauthorizedError)
     assert response.headers.get("www-authenticate") == ("Bearer" if is_key else None)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "code"),
+    [
+        (400, "invalid_request_error", None),
+        (418, "invalid_request_error", None),
+        (429, "rate_limit_error", "rate_limit_exceeded"),
+        (502, "server_error", "bad_gateway"),
+        (504, "server_error", "gateway_timeout"),
+        (507, "server_error", None),
+    ],
+)
+def test_openais_form_has_a_type_and_a_code(status: int, kind: str, code: str | None) -> None:
+    error = openai_error("text: why", status)["error"]
+    assert (error["type"], error["code"]) == (kind, code)
+    assert error["param"] == ("text" if status < 500 else None)
 
 
 def test_a_text_has_the_code_of_invalid_input_unless_another_is_given() -> None:

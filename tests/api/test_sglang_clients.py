@@ -167,12 +167,20 @@ def test_an_unfinished_mesh_has_no_content_and_a_cancelled_one_failed(
     assert found["error"].keys() == {"message"}
 
 
-def test_a_missing_picture_and_a_url_are_refused(small: Server) -> None:
-    text = message_of(small.client.post("/v1/meshes", json={"prompt": "x"}), 400)
-    assert text.startswith("image")
-    form = {"url": "https://a.example/b.png"}
-    text = message_of(small.client.post("/v1/meshes", data=form), 400)
-    assert text.startswith("url: this server fetches no picture")
+@pytest.mark.parametrize("body", [{}, {"prompt": ""}])
+def test_a_missing_picture_is_refused(small: Server, body: dict[str, Any]) -> None:
+    text = message_of(small.client.post("/v1/meshes", json={"seed": 1, **body}), 400)
+    assert text.startswith("image: missing")
+
+
+def test_several_files_are_several_views(small: Server) -> None:
+    def ask(count: int) -> httpx.Response:
+        files = [("image[]", ("a.png", picture(40 + each, size=32))) for each in range(count)]
+        return small.client.post("/v1/meshes", data={"seed": "1"}, files=files)
+
+    mesh = completed(small, ask(8).json()["id"])
+    assert "input-8.png" in small.client.get(f"/jobs/{mesh['id']}").json()["files"]
+    assert message_of(ask(9), 400) == "images: 9 pictures, and at most 8 are allowed"
 
 
 def test_other_protocols_are_not_served(small: Server) -> None:

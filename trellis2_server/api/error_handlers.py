@@ -77,7 +77,9 @@ _OPENAI_ERRORS: Final[Mapping[int, tuple[str, str | None]]] = {
     413: ("invalid_request_error", "request_too_large"),
     429: ("rate_limit_error", "rate_limit_exceeded"),
     500: ("server_error", None),
+    502: ("server_error", "bad_gateway"),
     503: ("server_error", "unavailable"),
+    504: ("server_error", "gateway_timeout"),
 }
 #: A field that the text of an error begins with.
 _PARAM: Final = re.compile(r"([a-z][a-z0-9_]*): ")

@@ -9,7 +9,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from trellis2_server.api.outbound_fields import fetch_picture, read_text, read_webhook
+from trellis2_server.api.outbound_fields import PICTURE_URL, fetch_picture, read_text, read_webhook
+from trellis2_server.api.picture_fields import SINGLE
 from trellis2_server.api.request_parsing import parse_request
 from trellis2_server.digests import md5
 from trellis2_server.errors import InputError, JobNotFoundError, UnavailableError
@@ -109,8 +110,9 @@ async def read_generation_request(
         request.state.body,
         webhook=read_webhook(fields, settings),
     )
-    if generation.picture is None and fields.get("image_url") is not None:
-        generation.picture = await fetch_picture(request, settings, fields["image_url"])
+    for name in (SINGLE, PICTURE_URL):
+        if generation.picture is None and fields.get(name) is not None:
+            generation.picture = await fetch_picture(request, settings, fields[name], name)
     if generation.picture is None and settings.text_to_image.url is not None:
         generation.text = read_text(fields)
     return generation

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from trellis2_server.outbound.pictures import PictureFetcher
     from trellis2_server.settings import Settings
 
+#: Field with the URL of a picture, which may be a `data:` URI.
+PICTURE_URL: Final = "image_url"
 #: Longest `text`, characters.
 MAX_TEXT_LENGTH: Final = 4000
 
@@ -29,7 +31,7 @@ def is_data_uri(text: object) -> bool:
 
 
 async def fetch_picture(
-    request: Request, settings: Settings, url: object, name: str = "image_url"
+    request: Request, settings: Settings, url: object, name: str = PICTURE_URL
 ) -> bytes:
     """Return the content of a URL that a client names, from one of `server.image_hosts`.
 

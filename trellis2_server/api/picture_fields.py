@@ -27,6 +27,8 @@ SIDE_FIELDS: Final[Mapping[str, Side]] = {
 }
 #: Lists of pictures; the second one as `data:` URIs.
 LISTS: Final = ("images", "image_urls")
+#: Longest beginning of a URL that is looked at, characters; longer ones are refused anyway.
+_MAX_URL_LENGTH: Final = 4096
 #: Every field that has a picture.
 PICTURE_FIELDS: Final = (SINGLE, *LISTS, *SIDE_FIELDS)
 
@@ -73,6 +75,31 @@ def values_of(name: str, value: object) -> list[Sent]:
         if not isinstance(text, str | bytes | memoryview):
             raise InputError(f"{name}, picture {index}: must be a base64 string")
     return [Encoded(text) for text in value]
+
+
+def is_web_url(value: object) -> bool:
+    """Return whether a picture is an http or https URL, which no picture or base64 looks like."""
+    if not isinstance(value, str | bytes | memoryview):
+        return False
+    head = value[:8].encode(errors="replace") if isinstance(value, str) else bytes(value[:8])
+    return head.lower().startswith((b"http://", b"https://"))
+
+
+def take_url(sent: dict[str, list[Sent]]) -> dict[str, str]:
+    """Remove the only picture if it is an http or https URL; return its field with the URL.
+
+    Args:
+        sent: field → its pictures.
+    """
+    values = sent.get(SINGLE, [])
+    if len(values) != 1 or sum(map(len, sent.values())) > 1:
+        return {}
+    text = values[0].text if isinstance(values[0], Encoded) else values[0]
+    if not is_web_url(text):
+        return {}
+    del sent[SINGLE]
+    url = text[:_MAX_URL_LENGTH]
+    return {SINGLE: url if isinstance(url, str) else bytes(url).decode("utf-8", "replace")}
 
 
 def read_pictures(sent: Mapping[str, Sequence[Sent]], *, max_bytes: int) -> Pictures | None:

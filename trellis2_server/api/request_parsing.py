@@ -21,13 +21,15 @@ from trellis2_server.api import large_json
 from trellis2_server.api.body_kinds import HEAD_BYTES, body_kind, json_codec
 from trellis2_server.api.content_coding import make_decoder
 from trellis2_server.api.forms import parse_form
-from trellis2_server.api.outbound_fields import is_data_uri
+from trellis2_server.api.outbound_fields import PICTURE_URL, is_data_uri
 from trellis2_server.api.picture_fields import (
     LISTS,
     PICTURE_FIELDS,
     SINGLE,
     Encoded,
+    is_web_url,
     read_pictures,
+    take_url,
     values_of,
 )
 from trellis2_server.api.query_fields import add_query
@@ -57,8 +59,8 @@ _REPEATED: Final = (SINGLE, *LISTS)
 #: Files of a form, from which on they are not even counted: one more than there may be.
 _MAX_FILES: Final = MAX_PICTURES + 2
 _NO_NAMES: Final[Mapping[str, str]] = {}
-#: Field with the URL of a picture, which may be a `data:` URI.
-_URL: Final = "image_url"
+#: Beginning of a long URL that is left, for error messages, characters.
+_PREVIEW_CHARS: Final = 80
 #: Bytes of UTF-16 that are made UTF-8 at once; takes about a millisecond.
 _STRIDE: Final = 262_144
 
@@ -91,13 +93,15 @@ async def parse_request(
     A form has the files as parts, as they are or in base64; JSON has them in base64, several
     pictures as a list or by side (`picture_fields`); any other body is the picture itself. Where
     the content type is missing, unknown, or one that clients send without meaning it, the first
-    bytes decide. Fields may also be in the query.
+    bytes decide. Fields may also be in the query. A single picture that is an http(s) URL stays
+    among the fields, as `image`: nothing is fetched here.
 
     Args:
         request: the request, its body not read.
         max_bytes: limit of the body's size, as sent and decoded.
         may_be_empty: whether a request without body and query is valid.
-        names: names that a protocol has for files, and which of `FILES` each of them is.
+        names: names that a protocol has for files and for the URL of a picture: which of `FILES`,
+            or `image_url`, each of them is.
 
     The request's account (`request.state.body`) holds the bytes of the body while it is received
     and parsed, then those of its files.
@@ -145,7 +149,8 @@ def _with_query(parsed: ParsedRequest, query: dict[str, object], max_bytes: int)
         if name != SINGLE and name in query:
             raise InputError(f"{name}: must be in the body, not in the query")
     picture, mesh = parsed.picture, parsed.mesh
-    content = _take_file(query, SINGLE, max_bytes)
+    is_url = picture is None and is_web_url(query.get(SINGLE))
+    content = None if is_url else _take_file(query, SINGLE, max_bytes)
     if content is not None:
         if picture is not None and picture != content:
             raise InputError(f"{SINGLE}: the query has another one than the body")
@@ -242,9 +247,10 @@ def _parse(
 ) -> ParsedRequest:
     if kind == "json":
         return _parse_json(body, max_bytes, names)
-    file_names = (*FILES, *names)
-    list_names = (*_REPEATED, *(name for name, own in names.items() if own in _REPEATED))
     if kind == "form":
+        file_names = (*FILES, PICTURE_URL, *names)
+        repeated = (*_REPEATED, PICTURE_URL)
+        list_names = (*repeated, *(name for name, own in names.items() if own in repeated))
         form = parse_form(
             body.take,
             content_type,
@@ -253,6 +259,9 @@ def _parse(
             list_names=list_names,
         )
     else:
+        files = {name: own for name, own in names.items() if own != PICTURE_URL}
+        file_names = (*FILES, *files)
+        list_names = (*_REPEATED, *(name for name, own in files.items() if own in _REPEATED))
         form = parse_urlencoded(body.take, file_names=file_names, list_names=list_names)
     for parts in (form.texts, form.raw_texts, form.files, form.lists):
         _rename(parts, names)
@@ -279,7 +288,8 @@ def _parse_json(body: _Body, max_bytes: int, names: Mapping[str, str]) -> Parsed
     file_names = (*FILES, *names)
     try:
         content = _as_utf_8(body, codec) if codec else body.take()
-        fields, long = large_json.parse(content, file_names, LISTS)
+        lists = (*LISTS, *(name for name, own in names.items() if own in LISTS))
+        fields, long = large_json.parse(content, file_names, lists)
     except RecursionError as error:
         raise InputError("the body is not valid JSON: nested too deeply") from error
     except UnicodeDecodeError as error:
@@ -291,16 +301,31 @@ def _parse_json(body: _Body, max_bytes: int, names: Mapping[str, str]) -> Parsed
         raise InputError("the body has a number that is too long") from error
     if not isinstance(fields, dict):
         raise InputError("the body must be a JSON object")
-    fields |= {name: long[name] for name in file_names if name in long}
+    fields |= {name: long[name] for name in (*file_names, PICTURE_URL) if name in long}
     _rename(fields, names)
     sent = {name: values_of(name, fields.pop(name, None)) for name in PICTURE_FIELDS}
+    fields |= take_url(sent)
     pictures = read_pictures(sent, max_bytes=max_bytes)
-    view = long.get(_URL)
-    if pictures is None and view is not None and is_data_uri(bytes(view[:64]).decode("latin-1")):
-        # Too long for a URL; as a file it is decoded here, on a thread.
-        del fields[_URL]
-        pictures = decode_base64(view, max_bytes=max_bytes, name=_URL)
+    if isinstance(fields.get(PICTURE_URL), memoryview):
+        pictures = _read_long_url(fields, pictures, max_bytes)
     return ParsedRequest(fields, pictures, _take_file(fields, "mesh", max_bytes))
+
+
+def _read_long_url(
+    fields: dict[str, Any], pictures: Pictures | None, max_bytes: int
+) -> Pictures | None:
+    """Return the picture of a `data:` URI of any size, if there is no other; it is decoded here.
+
+    Of any other text, the beginning is left among the fields, for the message that it is no URL.
+    """
+    content: bytes | memoryview = fields.pop(PICTURE_URL)
+    head = bytes(content[:_PREVIEW_CHARS]).decode("utf-8", "replace")
+    if is_data_uri(head):
+        if pictures is not None:
+            return pictures
+        return decode_base64(content, max_bytes=max_bytes, name=PICTURE_URL)
+    fields[PICTURE_URL] = f"{head}…"
+    return pictures
 
 
 def _as_utf_8(body: _Body, codec: str) -> bytes:
@@ -342,6 +367,17 @@ def _form_request(form: FormContent, max_bytes: int) -> ParsedRequest:
         elif name in form.raw_texts:
             parts = [(form.raw_texts.pop(name), True)]
         sent[name] = [Encoded(content) if is_base64 else content for content, is_base64 in parts]
+    fields: dict[str, Any] = {**form.texts, **take_url(sent)}
+    pictures = read_pictures(sent, max_bytes=max_bytes)
+    urls = [content for content, _ in form.lists.pop(PICTURE_URL, [])]
+    if len(urls) > 1:
+        raise InputError(f"{PICTURE_URL}: sent more than once; send several pictures as files")
+    for content in urls:
+        fields[PICTURE_URL] = content
+        if len(content) >= large_json.LONG_BYTES:
+            pictures = _read_long_url(fields, pictures, max_bytes)
+        else:
+            fields[PICTURE_URL] = content.decode("utf-8", "replace")
     mesh = form.files.pop("mesh", None)
     if mesh == b"":
         raise InputError("mesh: empty")
@@ -349,4 +385,4 @@ def _form_request(form: FormContent, max_bytes: int) -> ParsedRequest:
         mesh = decode_base64(form.raw_texts.pop("mesh"), max_bytes=max_bytes, name="mesh")
     for name in form.files:
         raise InputError(f"{name:.60}: is a file; only pictures and the mesh may be files")
-    return ParsedRequest(dict(form.texts), read_pictures(sent, max_bytes=max_bytes), mesh)
+    return ParsedRequest(fields, pictures, mesh)

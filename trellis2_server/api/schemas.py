@@ -61,7 +61,8 @@ EXAMPLE_PICTURE: Final = (
 _UPLOADS_AND_NAMES: Final[dict[str, dict[str, Any]]] = {
     "image": {
         "type": "string",
-        "description": "Picture, base64; may have a data: prefix.",
+        "description": "Picture, base64; may have a data: prefix. An http(s) URL is one of "
+        "image_url.",
     },
     "images": {
         "type": "array",

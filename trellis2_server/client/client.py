@@ -109,8 +109,10 @@ class Client(_BaseClient):
 
     def generate(  # noqa: PLR0913 - keyword arguments of a public function
         self,
-        picture: Pictures,
+        picture: Pictures | None = None,
         *,
+        text: str | None = None,
+        image_url: str | None = None,
         mesh: File | None = None,
         texture: bool = True,
         shape: bool = True,
@@ -120,7 +122,7 @@ class Client(_BaseClient):
         extra: Mapping[str, Any] | None = None,
         **options: Unpack[Options],
     ) -> Result:
-        """Generate 3D models from a picture.
+        """Generate 3D models from a picture, or from what stands for it.
 
         Lost connections and interrupted downloads are resumed, and a job that the server has
         lost by a restart is submitted again. If a callback raises an exception, or the call is
@@ -129,6 +131,8 @@ class Client(_BaseClient):
         Args:
             picture: image file, or its path. Several pictures of one object: a list of them, the
                 front first, or a mapping with `front`, `left`, `back` and `right`.
+            text: words in place of a picture, where the server has a text-to-image model.
+            image_url: URL of the picture, where the server may fetch from its host.
             mesh: mesh file (GLB, OBJ, PLY, STL) or its path, which is textured instead of
                 generating a shape.
             texture: whether to generate a textured model.
@@ -136,7 +140,7 @@ class Client(_BaseClient):
             type: file type of the models.
             on_progress: called with each change of the progress.
             on_shape: called with the untextured model while the texture is being generated.
-            extra: further fields of the request, for instance of a newer server.
+            extra: further fields of the request, such as `webhook`, or of a newer server.
             **options: see `Options`.
 
         Raises:
@@ -145,16 +149,18 @@ class Client(_BaseClient):
             ReplyError: the server replied with an error.
             JobError: the job failed, was cancelled or was lost repeatedly.
         """
-        fields = _merge(options, extra)
+        fields = _merge(options, {"text": text, "image_url": image_url, **(extra or {})})
         request = GenerationRequest(picture, mesh, texture, shape, type, fields)
         operation = generation.generate(request, self._backoff())
         on_update = update_handler(on_progress, on_shape, texture=texture)
         return self._run(handle_updates(operation, on_update))
 
-    def submit(
+    def submit(  # noqa: PLR0913 - same
         self,
-        picture: Pictures,
+        picture: Pictures | None = None,
         *,
+        text: str | None = None,
+        image_url: str | None = None,
         mesh: File | None = None,
         texture: bool = True,
         type: FileType = "glb",  # noqa: A002 - as the API calls it
@@ -165,7 +171,7 @@ class Client(_BaseClient):
 
         Arguments and exceptions are those of `generate`.
         """
-        fields = _merge(options, extra)
+        fields = _merge(options, {"text": text, "image_url": image_url, **(extra or {})})
         request = GenerationRequest(picture, mesh, texture, not texture, type, fields)
         return self._run(generation.submit(request, self._backoff()))
 

@@ -24,7 +24,13 @@ from trellis2_server.api.model_responses import (
     base64_response,
     model_response,
 )
-from trellis2_server.api.schemas import EXAMPLE_PICTURE, openai_errors, request_body, schema
+from trellis2_server.api.schemas import (
+    EXAMPLE_PICTURE,
+    SOURCES,
+    openai_errors,
+    request_body,
+    schema,
+)
 from trellis2_server.errors import InputError, JobNotFoundError
 
 if TYPE_CHECKING:
@@ -192,7 +198,7 @@ _PROPERTIES: Final = {
         "description": "A URL, the GLB in base64, or the GLB itself.",
     },
 }
-_FIELDS: Final = schema("image", "text", "*")
+_FIELDS: Final = schema(*SOURCES, "*")
 _SCHEMA: Final = {
     **_FIELDS,
     "properties": {
@@ -245,7 +251,7 @@ router.add_api_route(
             "description": "The model, as `response_format` says.",
             "content": {MEDIA_TYPES["glb"]: {"schema": {"type": "string", "format": "binary"}}},
         },
-        **openai_errors(400, 401, 409, 413, 415, 429, 500, 503, 507),
+        **openai_errors(400, 401, 409, 413, 415, 429, 500, 502, 503, 504, 507),
     },
     openapi_extra=request_body(_SCHEMA, {"model": "trellis2", "image": EXAMPLE_PICTURE}),
 )

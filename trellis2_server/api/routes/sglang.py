@@ -21,11 +21,12 @@ from trellis2_server.api.model_responses import (
     convert_on_get,
     model_response,
 )
+from trellis2_server.api.outbound_fields import PICTURE_URL
 from trellis2_server.api.schemas import EXAMPLE_PICTURE, openai_errors
 from trellis2_server.errors import InputError, JobNotFoundError
 from trellis2_server.jobs.job import Status
 from trellis2_server.parameters import Delivery
-from trellis2_server.request_fields import EXTENSIONS
+from trellis2_server.request_fields import EXTENSIONS, MAX_PICTURES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,11 +86,8 @@ def _translate(sent: Mapping[str, object]) -> dict[str, object]:
     """Return the fields of a request as this server calls them.
 
     Raises:
-        InputError: the picture is a URL, which SGLang's clients may send instead.
+        InputError: there are several pictures by URL.
     """
-    for name in ("url", "url[]"):
-        if sent.get(name) is not None:
-            raise InputError(f"{name}: this server fetches no picture; send it as image")
     seed = sent.get("seed")
     if isinstance(seed, list):  # one for each output; there is one
         seed = seed[0] if seed else None
@@ -98,12 +96,27 @@ def _translate(sent: Mapping[str, object]) -> dict[str, object]:
     fields = {name: value for name, value in sent.items() if name not in {"seed", "prompt"}}
     if seed is not None:
         fields["seed"] = seed
+    if sent.get("prompt") and fields.get("text") is None:
+        fields["text"] = sent["prompt"]
+    urls = fields.get(PICTURE_URL)
+    if isinstance(urls, list) and len(urls) == 1:
+        fields[PICTURE_URL] = urls[0]
+    elif isinstance(urls, list):
+        raise InputError(f"{PICTURE_URL}: one URL at most; send several pictures as image[]")
     return fields | {"texture": True, "type": wanted if wanted in _FORMATS else "glb"}
 
 
-_FORM: Final = RequestForm({"input_image": "image", "image[]": "image"}, _translate)
+_FORM: Final = RequestForm(
+    {
+        "input_image": "image",
+        "image[]": "images",
+        "url": PICTURE_URL,
+        "url[]": PICTURE_URL,
+    },
+    _translate,
+)
 _OTHERS: Final[dict[str, Any]] = {
-    "prompt": {"type": "string", "description": "Ignored: the picture is used."},
+    "prompt": {"type": "string", "description": "As text: ignored beside a picture."},
     "model": {"type": "string", "description": "Ignored: this server has one model."},
     "seed": {"type": "integer", "description": "Random seed."},
     "guidance_scale": {"type": "number", "minimum": 0, "maximum": 20},
@@ -111,6 +124,13 @@ _OTHERS: Final[dict[str, Any]] = {
     "output_format": {"type": "string", "enum": list(_FORMATS), "default": "glb"},
 }
 _PICTURE: Final = {"type": "string", "description": "Picture, base64; may have a data: prefix."}
+_URL: Final = {"type": "string", "description": "As image_url, in place of a picture."}
+_FILES: Final = {
+    "type": "array",
+    "items": {"type": "string", "format": "binary"},
+    "maxItems": MAX_PICTURES,
+    "description": "Pictures of one object, the front first.",
+}
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
@@ -119,8 +139,7 @@ _BODY: Final[dict[str, Any]] = {
             "application/json": {
                 "schema": {
                     "type": "object",
-                    "properties": {"input_image": _PICTURE, **_OTHERS},
-                    "required": ["input_image"],
+                    "properties": {"input_image": _PICTURE, "url": _URL, **_OTHERS},
                 },
                 "example": {"input_image": EXAMPLE_PICTURE, "output_format": "glb"},
             },
@@ -129,9 +148,10 @@ _BODY: Final[dict[str, Any]] = {
                     "type": "object",
                     "properties": {
                         "image": {"type": "string", "format": "binary", "description": "Picture."},
+                        "image[]": _FILES,
+                        "url": _URL,
                         **_OTHERS,
                     },
-                    "required": ["image"],
                 }
             },
         },

@@ -22,7 +22,7 @@ from trellis2_server.api.responses import INVALID_REQUEST
 from trellis2_server.api.schemas import URLENCODED, errors
 from trellis2_server.errors import InputError, JobNotFoundError
 from trellis2_server.jobs.job import Status
-from trellis2_server.request_fields import MAX_SEED, RANDOM_SEED
+from trellis2_server.request_fields import MAX_PICTURES, MAX_SEED, RANDOM_SEED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.job import Caller
     from trellis2_server.jobs.service import JobService, JobView
 
-#: Names that its clients have for a picture, and for several, of which this server takes one.
+#: Names that its clients have for a picture, and for several of one object.
 _PICTURES: Final = {
     "file": "image",
     "image_base64": "image",
-    "file_list": "image",
-    "image_list_base64": "image",
+    "file_list": "images",
+    "image_list_base64": "images",
 }
 #: Its names of fields, for TRELLIS and for TRELLIS.2.
 _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -144,8 +144,8 @@ def _number(sent: Mapping[str, object], name: str) -> float | None:
 _FORM: Final = RequestForm(_PICTURES, _translate)
 
 
-def _body(name: str, text_name: str) -> dict[str, Any]:
-    """Return the OpenAPI request body; the picture is a file, or base64 with another name."""
+def _body(name: str, text_name: str, *, is_list: bool) -> dict[str, Any]:
+    """Return the OpenAPI request body; a picture is a file, or base64 with another name."""
     fields = {
         "seed": {"type": "integer", "description": "-1: a random one."},
         "ss_guidance_strength": {"type": "number", "minimum": 0, "maximum": 20},
@@ -162,6 +162,11 @@ def _body(name: str, text_name: str) -> dict[str, Any]:
     }
     file = {"type": "string", "format": "binary", "description": "Picture."}
     text = {"type": "string", "description": "Picture, base64."}
+    if is_list:
+        file, text = (
+            {"type": "array", "items": each, "minItems": 1, "maxItems": MAX_PICTURES}
+            for each in (file, text)
+        )
     return {
         "requestBody": {
             "required": True,
@@ -218,17 +223,17 @@ async def generate(
     return GenerationResult(model_url=f"/download/model?job={job.uid}")
 
 
-for _path, _names in (
-    ("/generate_no_preview", ("file", "image_base64")),
-    ("/generate_multi_no_preview", ("file_list", "image_list_base64")),
+for _path, _request_body in (
+    ("/generate_no_preview", _body("file", "image_base64", is_list=False)),
+    ("/generate_multi_no_preview", _body("file_list", "image_list_base64", is_list=True)),
 ):
     router.add_api_route(
         _path,
         generate,
         methods=["POST"],
         summary="Generate a model, for StableProjectorz",
-        responses=errors(400, 401, 409, 413, 415, 429, 500, 503, 507),
-        openapi_extra=_body(*_names),
+        responses=errors(400, 401, 409, 413, 415, 429, 500, 502, 503, 504, 507),
+        openapi_extra=_request_body,
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server import __version__
-from trellis2_server.client.cli.output_names import read_output_names
+from trellis2_server.client.cli.output_names import name_of_text, name_of_url, read_output_names
 from trellis2_server.client.errors import UsageError
 from trellis2_server.client.options import EXTENSIONS, OPTIONS
 from trellis2_server.purposes import PURPOSES, suited_fields
@@ -90,12 +90,14 @@ class Command:
     """The command line.
 
     Attributes:
-        pictures: image files, at least one; of several of one object, the first one.
+        pictures: image files, at least one; of several of one object, the first one; of a text or
+            URL, a name that stands for it.
         request: arguments of `AsyncClient.generate`, apart from the picture.
         server: the server to use.
         output: files to write, and what to print.
         jobs: most jobs at the same time.
         views: several pictures of one object, for one job; None: each picture is a job.
+        has_files: whether the pictures are files; false: the request has a text or URL.
     """
 
     pictures: Sequence[Path]
@@ -104,6 +106,7 @@ class Command:
     output: OutputArguments
     jobs: int
     views: Mapping[Side, Path] | Sequence[Path] | None = None
+    has_files: bool = True
 
 
 def read_command(arguments: Sequence[str] | None = None, *, program: str | None = None) -> Command:
@@ -120,7 +123,8 @@ def read_command(arguments: Sequence[str] | None = None, *, program: str | None 
     parser = _parser(program or Path(sys.argv[0]).name)
     parsed = parser.parse_args(arguments)
     views = _read_views(parsed.views) if parsed.views else None
-    if views is None and not parsed.pictures:
+    stand_in = _read_stand_in(parsed)
+    if views is None and stand_in is None and not parsed.pictures:
         parser.error("the following arguments are required: PICTURE")
     if views is not None and parsed.pictures:
         raise UsageError("--views: cannot be combined with other pictures")
@@ -136,7 +140,7 @@ def read_command(arguments: Sequence[str] | None = None, *, program: str | None 
         kinds.append("shape")
     if parsed.thumbnail:
         kinds.append("thumbnail")
-    pictures = files[:1] if views else files
+    pictures = [stand_in] if stand_in else files[:1] if views else files
     names = read_output_names(parsed.output, pictures, parsed.type, kinds=kinds, mesh=parsed.mesh)
     return Command(
         pictures=pictures,
@@ -145,7 +149,7 @@ def read_command(arguments: Sequence[str] | None = None, *, program: str | None 
             "texture": not parsed.shape_only,
             "shape": parsed.with_shape,
             "type": parsed.type,
-            "extra": _read_extra(parsed.option),
+            "extra": _read_extra(parsed),
             **suited,
             **_read_options(parsed),
         },
@@ -157,6 +161,7 @@ def read_command(arguments: Sequence[str] | None = None, *, program: str | None 
         ),
         jobs=parsed.jobs,
         views=views,
+        has_files=stand_in is None,
     )
 
 
@@ -167,7 +172,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program,
         usage="%(prog)s [options] PICTURE [PICTURE ...]\n"
-        "       %(prog)s [options] --views SIDE=PICTURE [SIDE=PICTURE ...]",
+        "       %(prog)s [options] --views SIDE=PICTURE [SIDE=PICTURE ...]\n"
+        "       %(prog)s [options] --text WORDS | --image-url URL",
         description="Generate 3D models from pictures on a server.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -179,6 +185,12 @@ def _parser(program: str) -> argparse.ArgumentParser:
         metavar="SIDE=PICTURE",
         help=f"several pictures of one object, for one model: {', '.join(SIDES)}; or up to "
         f"{MAX_PICTURES} without sides, the front first",
+    )
+    parser.add_argument(
+        "--text", metavar="WORDS", help="words in place of a picture, where the server takes them"
+    )
+    parser.add_argument(
+        "--image-url", metavar="URL", help="URL of the picture, where the server fetches from it"
     )
     parser.add_argument("--version", action="version", version=__version__)
     _add_server(parser.add_argument_group("server"))
@@ -211,6 +223,7 @@ def _add_server(group: Any) -> None:
         metavar="SECONDS",
         help="how long to retry while the server is busy or unreachable (300)",
     )
+    add("--webhook", metavar="URL", help="address that the server tells of the end of each job")
     add("--jobs", type=int, default=4, metavar="N", help="most jobs at the same time (4)")
 
 
@@ -301,6 +314,23 @@ def _read_views(given: Sequence[str]) -> Mapping[Side, Path] | Sequence[Path]:
     return {side: found[side] for side in SIDES if side in found}
 
 
+def _read_stand_in(parsed: argparse.Namespace) -> Path | None:
+    """Return the name of a text or URL in place of pictures; None: there is none.
+
+    Raises:
+        UsageError: there is something else, too, or it is empty.
+    """
+    given = {"--text": parsed.text, "--image-url": parsed.image_url}
+    flags = [flag for flag, value in given.items() if value is not None]
+    if not flags:
+        return None
+    if len(flags) > 1 or parsed.pictures or parsed.views:
+        raise UsageError(f"{flags[0]}: cannot be combined with other pictures or texts")
+    if not given[flags[0]].strip():
+        raise UsageError(f"{flags[0]}: empty")
+    return name_of_url(parsed.image_url) if parsed.text is None else name_of_text(parsed.text)
+
+
 def _check(parsed: argparse.Namespace, pictures: Sequence[Path]) -> None:
     for file in (*pictures, *([parsed.mesh] if parsed.mesh else [])):
         if not os.access(file, os.R_OK) or not file.is_file():
@@ -320,9 +350,11 @@ def _read_options(parsed: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _read_extra(assignments: Sequence[str]) -> dict[str, object]:
-    extra: dict[str, object] = {}
-    for assignment in assignments:
+def _read_extra(parsed: argparse.Namespace) -> dict[str, object]:
+    """Return the fields of the request that are no options of the library."""
+    names = ("text", "image_url", "webhook")
+    extra = {name: value for name in names if (value := getattr(parsed, name)) is not None}
+    for assignment in parsed.option:
         name, equals, value = assignment.partition("=")
         if not equals or not name:
             raise UsageError(f"--option {assignment}: must be NAME=VALUE")

@@ -84,7 +84,7 @@ async def _run(
         outcome.files[kind] = path
 
     result = await client.generate(
-        command.views or picture,
+        (command.views or picture) if command.has_files else None,
         on_progress=show,
         on_shape=lambda content: write("shape", content),
         **command.request,

@@ -6,6 +6,7 @@ Does not know: servers, terminals.
 from __future__ import annotations
 
 import os
+import re
 import string
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 Kind = Literal["model", "shape", "thumbnail"]
 #: Placeholders of a pattern; the last three are known once the job is done.
 PLACEHOLDERS: Final = ("stem", "index", "seed", "uid", "hash")
+#: Longest name of a text or URL, characters.
+MAX_NAME_LENGTH: Final = 40
 _ENDINGS: Final[Mapping[Kind, str]] = {"model": "", "shape": "_shape", "thumbnail": "_thumbnail"}
 
 
@@ -85,6 +88,20 @@ def read_output_names(
     inputs = [*pictures, *([mesh] if mesh else [])]
     _check_collisions(names, pictures, inputs, kinds)
     return names
+
+
+def name_of_text(text: str) -> Path:
+    """Return what stands for the picture of a text in names: its first words, with hyphens."""
+    name = re.sub(r"\W+", "-", text.lower()).strip("-")[:MAX_NAME_LENGTH]
+    return Path(name.strip("-") or "text")
+
+
+def name_of_url(url: str) -> Path:
+    """Return what stands for the picture of a URL in names: that of its file, if it has one."""
+    address = re.split("[?#]", url, maxsplit=1)[0].partition("://")[2]
+    file = Path(address.partition("/")[2]).stem
+    name = re.sub(r"\W+", "-", file)[:MAX_NAME_LENGTH].strip("-")
+    return Path(name or "picture")
 
 
 def _escape(path: str) -> str:

@@ -42,10 +42,10 @@ CANCEL_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GenerationRequest:
-    """A picture, and the files that are to be generated from it.
+    """A picture or what stands for it, and the files that are to be generated from it.
 
     Attributes:
-        picture: image file, or several of one object.
+        picture: image file, or several of one object; None: `fields` has `text` or `image_url`.
         mesh: mesh file that is textured; None: a shape is generated.
         texture: whether a textured model is requested.
         shape: whether an untextured model is requested, too.
@@ -56,7 +56,7 @@ class GenerationRequest:
         UsageError: the arguments contradict each other, or the type is unknown.
     """
 
-    picture: Pictures
+    picture: Pictures | None
     mesh: File | None
     texture: bool
     shape: bool
@@ -68,14 +68,13 @@ class GenerationRequest:
             raise UsageError(f"type: must be one of {', '.join(EXTENSIONS)}")
         if self.mesh is not None and not self.texture:
             raise UsageError("mesh: requires a texture")
-        if isinstance(self.picture, Mapping):
-            for side in self.picture:
-                if side not in SIDES:
-                    raise UsageError(f"{side}: no side of an object; must be {', '.join(SIDES)}")
-        if isinstance(self.picture, bytes | str | os.PathLike):
-            return
-        if not 0 < len(self.picture) <= MAX_PICTURES:
-            raise UsageError(f"{len(self.picture)} pictures: must be 1 to {MAX_PICTURES}")
+        given = [name for name in ("text", "image_url") if self.fields.get(name) is not None]
+        if self.picture is None and not given:
+            raise UsageError("picture: missing; give a picture, text or image_url")
+        if len(given) + (self.picture is not None) > 1:
+            raise UsageError(f"{given[-1]}: cannot be combined with another picture or text")
+        if self.picture is not None:
+            _check_pictures(self.picture)
 
     @property
     def returns_shape(self) -> bool:
@@ -93,6 +92,18 @@ class GenerationRequest:
         return f"{kind}.{'obj' if is_plain else EXTENSIONS[self.type]}{query}"
 
 
+def _check_pictures(pictures: Pictures) -> None:
+    """Raise `UsageError` if there are too many pictures, none, or one of an unknown side."""
+    if isinstance(pictures, Mapping):
+        for side in pictures:
+            if side not in SIDES:
+                raise UsageError(f"{side}: no side of an object; must be {', '.join(SIDES)}")
+    if isinstance(pictures, bytes | str | os.PathLike):
+        return
+    if not 0 < len(pictures) <= MAX_PICTURES:
+        raise UsageError(f"{len(pictures)} pictures: must be 1 to {MAX_PICTURES}")
+
+
 def read_body(request: GenerationRequest) -> Operation[dict[str, Any]]:
     """Return the JSON object to send.
 
@@ -102,7 +113,9 @@ def read_body(request: GenerationRequest) -> Operation[dict[str, Any]]:
     Raises:
         UsageError: a file cannot be read or is empty.
     """
-    pictures = yield from _read_pictures(request.picture)
+    pictures: dict[str, Any] = {}
+    if request.picture is not None:
+        pictures = yield from _read_pictures(request.picture)
     body = {name: value for name, value in request.fields.items() if value is not None}
     if body.get("seed") == -1:
         body["seed"] = secrets.randbelow(MAX_SEED + 1)
