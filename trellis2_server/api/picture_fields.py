@@ -136,7 +136,7 @@ def _choose(sent: Mapping[str, Sequence[Sent]]) -> list[tuple[str, Sent, Side | 
         InputError: fields exclude each other, or there is a side but no front.
     """
     lists = [name for name in LISTS if name in sent]
-    sides = {SIDE_FIELDS[name]: name for name in SIDE_FIELDS if name in sent}
+    sides: dict[Side, str] = {SIDE_FIELDS[name]: name for name in SIDE_FIELDS if name in sent}
     for name in SIDE_FIELDS:
         if name in sent and sides[SIDE_FIELDS[name]] != name:
             raise InputError(f"{sides[SIDE_FIELDS[name]]}: not together with {name}; send one")
