@@ -8,9 +8,9 @@ Tables:
   the untextured model against the truth. `spearman` is the rank correlation of the depth inside
   the mask, `angle` the median angle between the normals in degrees, `depth_per_width` the extents
   of the model, beside those of the shape; each over the lights.
-- discs: flat discs with a painting (`preview_discs`). `relief` is the largest difference in height from the same disc
-  in one colour, within 0.9 of the radius; `height_range` that between the heights themselves. Both
-  are shares of the width.
+- discs: flat discs with a painting (`preview_discs`). `relief` is the largest difference in height
+  from the same disc in one colour, within 0.9 of the radius; `height_range` that between the
+  heights themselves. Both are shares of the width.
 - pictures: front view of the textured model against the cut-out (PSNR in dB, IoU of the outline);
   `back` is the contrast (standard deviation of the lightness) of the back's middle over that of
   the front's; seconds to the untextured and the textured GLB, median of three; whether the mesh is
