@@ -172,6 +172,14 @@ def test_paths_are_read_where_that_is_allowed(tmp_path: Path) -> None:
         read(str(tmp_path / "a.png"), folder=tmp_path / "b", reads_all=False)
     with pytest.raises(UsageError, match="is no file"):
         read(str(tmp_path))
+    long = tmp_path / ("folder" * 20)
+    with pytest.raises(UsageError, match="No such file"):
+        read(str(long / "a"))
+    long.mkdir()
+    with pytest.raises(UsageError, match="is no file"):
+        read(str(long))
+    jpeg = b"\xff\xd8\xff" + bytes(100)
+    assert read(base64.b64encode(jpeg).decode()) == jpeg
     for wrong in ("none.png", "~" * 5000, "a\0b"):
         with pytest.raises(UsageError, match=r"^image: "):
             read(wrong)

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 from PIL import Image
 
+from tests.support.engines import GATE_S
 from tests.support.page import SMALL, TOY, gated
 from tests.support.server import serving, settings, until
 from trellis2_server.engines.preview import PreviewEngine
@@ -42,7 +43,7 @@ def test_a_model_is_exported_for_what_it_is_for(tab: OpenTab) -> None:
         assert one.page.locator("#export-decimation_target").input_value() == "200000"
         assert one.page.locator("#purposes [aria-pressed=true]").all_inner_texts() == ["Print"]
         assert one.violations() == []
-        with one.page.expect_download() as saved:
+        with one.page.expect_download(timeout=1000 * GATE_S) as saved:  # compiles the remesher
             one.page.get_by_role("button", name="Export for Print").click()
         assert saved.value.suggested_filename == "toy-export.3mf"
         assert saved.value.path().read_bytes()[:2] == b"PK"

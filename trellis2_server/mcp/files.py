@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES: Final = 96 * 2**20
 #: Base64 that is shorter is no picture, characters.
 _MIN_BASE64: Final = 64
-_BASE64: Final = re.compile(r"[A-Za-z0-9+/_=\s-]+\Z")
+#: Of files that can be sent, only JPEG's base64 begins as a path does.
+_BASE64: Final = re.compile(r"(?!/(?!9j/))[A-Za-z0-9+/_=\s-]+\Z")
 _STEM: Final = re.compile(r"[\w][\w. -]{0,99}\Z")
 #: Files with one name that are kept, at most.
 _MAX_VERSIONS: Final = 1000
