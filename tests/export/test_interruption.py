@@ -152,7 +152,7 @@ def _picture() -> Any:
     rows, columns = np.mgrid[-512:512, -512:512]
     rgba[rows**2 + columns**2 < 450**2] = (200, 120, 40, 255)
     rgba[::37, ::41, 3] = 0
-    return SimpleNamespace(rgba=rgba, background="alpha")
+    return SimpleNamespace(rgba=rgba, background="alpha", views=())
 
 
 def _ordinary() -> None:
@@ -242,7 +242,7 @@ def test_all_loops_are_observed(ordinary: Observer) -> None:
     assert never <= {
         "rasterize_face", "relax_step", "prevent_flips", "count_overlaps", "intersect_edges",
         "measure_distances", "sample_points", "pair_corners", "_mark_columns", "_mark_thin",
-        "meet_ray", "count_open",
+        "meet_ray", "count_open", "_sweep", "_transform",
     }  # fmt: skip
 
 

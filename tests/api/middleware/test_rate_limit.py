@@ -8,6 +8,7 @@ import pytest
 
 from trellis2_server.api import rate_limits
 from trellis2_server.api.api_keys import KeyRing
+from trellis2_server.api.links import LinkSigner
 from trellis2_server.api.middleware import ApiKeyMiddleware, RateLimitMiddleware
 from trellis2_server.api.rate_limits import RateLimit
 from trellis2_server.errors import TooManyRequestsError
@@ -20,7 +21,7 @@ class Clients:
         self.now = 0.0
         self.limit = RateLimit(per_minute, clock=lambda: self.now)
         rate = RateLimitMiddleware(self._pass, self.limit)
-        self._keys = ApiKeyMiddleware(rate, KeyRing(keys), (), "/open/")
+        self._keys = ApiKeyMiddleware(rate, KeyRing(keys), (), "/open/", LinkSigner(b"", 60))
         self._has_passed = False
 
     async def _pass(self, *_: Any) -> None:
