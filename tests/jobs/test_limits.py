@@ -318,6 +318,7 @@ def test_the_settings_of_decoders_reach_each_of_their_processes() -> None:
 #: The limits of the settings, and where each is tested at the limit and over it. That a decoder
 #: holds its own two is tested in tests/decoders.
 TESTED = {
+    "link_seconds": "tests/api/test_links.py",
     "limit_model_concurrency": "tests/jobs/test_scheduler.py",
     "max_queue_length": "tests/jobs/test_limits.py",
     "max_waiting_bytes": "tests/jobs/test_limits.py",

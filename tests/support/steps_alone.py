@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trellis2_server.jobs.steps import Step
 
 CUTOUT: Any = SimpleNamespace(
-    image_hash="a" * 32, background="alpha", warnings=("dark",), png=lambda: b"png"
+    views=(), image_hash="a" * 32, background="alpha", warnings=("dark",), png=lambda: b"png"
 )
 SHAPE: Any = SimpleNamespace(
     resolution=512, warnings=("coarse",), details={"depth": "round", "back": "mirror"}
