@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.api_alone import BEGUN, CONTENTS, DONE, HASH, SHAPE, SHAPED, TEXTURED, UID, Api
 from tests.support.server import encoded
-from trellis2_server.api.routes import hunyuan
+from trellis2_server.api.model_responses import BASE64_CHUNK_BYTES
 from trellis2_server.errors import EngineError
 from trellis2_server.jobs.job import Job, Status
 from trellis2_server.jobs.service import Health, JobView
@@ -237,7 +237,7 @@ def test_a_client_that_polls_gets_the_model_that_it_asked_for(
         assert body == {"status": expected}
 
 
-@pytest.mark.parametrize("size", [0, 1, 2, 3, 4, hunyuan.CHUNK_BYTES, hunyuan.CHUNK_BYTES + 1])
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 4, BASE64_CHUNK_BYTES, BASE64_CHUNK_BYTES + 1])
 def test_a_model_of_any_size_is_one_text_in_base64(
     api: Api, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
@@ -246,7 +246,7 @@ def test_a_model_of_any_size_is_one_text_in_base64(
     reply = api.client.get(f"/status/{UID}")
     assert base64.b64decode(reply.json()["model_base64"], validate=True) == content
     assert reply.headers["content-length"] == str(len(reply.content))
-    assert hunyuan.CHUNK_BYTES % 3 == 0
+    assert BASE64_CHUNK_BYTES % 3 == 0
 
 
 def test_a_status_that_is_not_ascii_is_sent_as_it_is(api: Api) -> None:
