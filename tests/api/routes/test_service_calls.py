@@ -273,8 +273,8 @@ def test_a_get_that_has_a_file_made_counts_as_a_request() -> None:
 GENERATES = {400, 401, 413, 415, 429, 503}
 READS = {401, 404}
 DOCUMENTED = {
-    ("post", "/generate"): {200, *GENERATES, 409, 500, 507},
-    ("post", "/generate_texture"): {200, *GENERATES, 404, 408, 409, 500, 507},
+    ("post", "/generate"): {200, *GENERATES, 409, 500, 502, 504, 507},
+    ("post", "/generate_texture"): {200, *GENERATES, 404, 408, 409, 500, 502, 504, 507},
     ("get", "/status/{name}"): {200, *READS},
     ("get", "/jobs"): {200, *READS, 400},
     ("get", "/jobs/{name}"): {200, *READS},
@@ -282,6 +282,9 @@ DOCUMENTED = {
     ("get", "/events/{name}"): {200, *READS, 429},
     ("post", "/jobs/{name}/export"): {200, *GENERATES, 404, 409, 500, 507},
     ("post", "/send"): {200, *GENERATES},
+    ("post", "/v1/3d/generations"): {200, *GENERATES, 409, 500, 502, 504, 507},
+    ("get", "/v1/models"): {200, 401},
+    ("get", "/v1/models/{model}"): {200, *READS},
     ("get", "/status/test"): {200},
     ("get", "/healthcheck"): {200, 503},
     ("get", "/health"): {200, 503},
