@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support.browser import toy
+from tests.support.engines import GATE_S
 from tests.support.page import SMALL, TOY, gated
 from tests.support.server import serving, settings, until
 from trellis2_server import pipeline
@@ -35,7 +36,7 @@ def test_a_dropped_picture_becomes_a_textured_model(tab: OpenTab) -> None:
         pixels = np.asarray(one.screenshot("#viewer"), np.int16)
         reddish = (pixels[..., 0] - pixels[..., 2] > 70).mean()
         assert 0.05 < reddish < 0.8, "the ball and the background are visible"
-        with one.page.expect_download() as saved:
+        with one.page.expect_download(timeout=1000 * GATE_S) as saved:
             one.see("#files a", "GLB").click()
         uid = one.page.url.split("#")[1]
         model = server.client.get(f"/jobs/{uid}/textured.glb").content
@@ -217,7 +218,7 @@ def test_a_model_can_be_exported_again_with_fewer_faces(tab: OpenTab) -> None:
         one.page.get_by_text("Export again").click()
         one.page.locator("#export-decimation_target").fill("1000")
         one.page.locator("#export-type").select_option("stl")
-        with one.page.expect_download() as saved:
+        with one.page.expect_download(timeout=1000 * GATE_S) as saved:
             one.page.get_by_text("Export and download").click()
         assert saved.value.suggested_filename == "toy-export.stl"
         content = saved.value.path().read_bytes()
@@ -225,6 +226,6 @@ def test_a_model_can_be_exported_again_with_fewer_faces(tab: OpenTab) -> None:
         one.see("#export-status", "toy-export.stl")
         one.page.locator("#export-solid").select_option("true")
         one.page.locator("#export-min_wall_mm").fill("1000")
-        with one.page.expect_download():
+        with one.page.expect_download(timeout=1000 * GATE_S):
             one.page.get_by_text("Export and download").click()
         one.see("#export-status", "min_wall_mm: walls are thinner")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.support.engines import GATE_S
 from tests.support.page import TOY, gated
 from tests.support.server import until
 from trellis2_server.errors import EngineError
@@ -136,7 +137,7 @@ def test_the_api_key_is_prompted_for_and_stored_only_in_the_session(tab: OpenTab
         one.see("#history-empty")
         one.drop(TOY)
         one.wait_for_model("textured")
-        with one.page.expect_download() as saved:
+        with one.page.expect_download(timeout=1000 * GATE_S) as saved:
             one.see("#files a", "GLB").click()
         assert saved.value.path().read_bytes()[:4] == b"glTF"
         one.page.get_by_text("Command for curl").click()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.browser import DESKTOP, Tab
+from tests.support.engines import GATE_S
 from tests.support.page import TOY, gated
 from trellis2_server.api.routes import page
 
@@ -59,7 +60,7 @@ def test_without_a_viewer_the_page_says_so_and_offers_the_downloads(tab: OpenTab
         one = tab(server.url)  # no CDN can be reached
         one.drop(TOY)
         one.see("#viewer-error", "could not be loaded")
-        with one.page.expect_download() as saved:
+        with one.page.expect_download(timeout=1000 * GATE_S) as saved:
             one.see("#files a", "GLB").click()
         assert saved.value.path().read_bytes()[:4] == b"glTF"
         assert one.violations() == []
