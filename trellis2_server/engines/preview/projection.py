@@ -8,12 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from PIL import Image
 
 from trellis2_server.engines.preview import kernels
-from trellis2_server.engines.preview.sheets import MARGIN_VOXELS, sheets
+from trellis2_server.engines.preview.sheets import sheets, stretched
 from trellis2_server.export.cancellation import call
-from trellis2_server.inputs.images.transparency import find_box
+from trellis2_server.inputs.images.transparency import Box, find_box
 from trellis2_server.mesh import VoxelField
 
 if TYPE_CHECKING:
@@ -83,20 +82,8 @@ def project(  # noqa: PLR0913, PLR0917 - one argument for each input
 def _on_box(picture: NDArray[np.uint8], mesh: Mesh, size: int) -> NDArray[np.uint8]:
     """Stretch the object in the picture over the mesh's box as seen from the front."""
     found, _ = find_box(picture)
-    top, left, bottom, right = found or (0, 0, *picture.shape[:2])
-    box = left, top, right, bottom
-    (left, right), (bottom, top) = (
-        [round((float(end) + 0.5) * size) for end in (column.min(), column.max())]
-        for column in (mesh.vertices[:, 0], mesh.vertices[:, 2])
+    columns, rows = (
+        (round((float(ends.min()) + 0.5) * size), round((float(ends.max()) + 0.5) * size))
+        for ends in (mesh.vertices[:, 0], mesh.vertices[:, 2])
     )
-    shape = max(right - left, 1), max(top - bottom, 1)
-    # Premultiplied, so that transparent pixels do not count.
-    resized_object = (
-        Image.fromarray(picture).convert("RGBa").resize(shape, Image.Resampling.LANCZOS, box=box)
-    )
-    edge = size - 2 * MARGIN_VOXELS
-    canvas = Image.new("RGBA", (edge, edge))
-    canvas.paste(
-        resized_object.convert("RGBA"), (left - MARGIN_VOXELS, edge - (top - MARGIN_VOXELS))
-    )
-    return np.array(canvas)
+    return stretched(picture, found or Box(0, 0, *picture.shape[:2]), size, columns, rows)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from trellis2_server.engines.preview import kernels
 from trellis2_server.engines.preview.face import find_face
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trellis2_server.engines.preview.back import BackMode
+    from trellis2_server.inputs.images.transparency import Box
 
 #: Free voxels between the picture's square and the cube's faces.
 MARGIN_VOXELS: Final = 2
@@ -140,6 +142,35 @@ def widened(values: NDArray[Any], axis: int, choose: np.ufunc) -> NDArray[Any]:
     for to, of in ((ahead, behind), (behind, ahead)):
         choose(out[tuple(to)], values[tuple(of)], out=out[tuple(to)])
     return out
+
+
+def stretched(
+    picture: NDArray[np.uint8], box: Box, size: int, columns: tuple[int, int], rows: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Return a picture whose object fills a rectangle of the field's columns.
+
+    Args:
+        picture: RGBA uint8 [S, S, 4].
+        box: of the object in it.
+        size: columns along an edge of the field.
+        columns: first column in x of the rectangle, and the one after the last.
+        rows: the same in z, which points up.
+
+    Returns:
+        RGBA uint8 [E, E, 4], as `sheets` needs it for that field.
+    """
+    shape = max(columns[1] - columns[0], 1), max(rows[1] - rows[0], 1)
+    # Premultiplied, so that transparent pixels do not count.
+    found = (
+        Image.fromarray(picture)
+        .convert("RGBa")
+        .resize(shape, Image.Resampling.LANCZOS, box=(box.left, box.top, box.right, box.bottom))
+    )
+    edge = size - 2 * MARGIN_VOXELS
+    canvas = Image.new("RGBA", (edge, edge))
+    corner = columns[0] - MARGIN_VOXELS, edge - (rows[1] - MARGIN_VOXELS)
+    canvas.paste(found.convert("RGBA"), corner)
+    return np.array(canvas)
 
 
 def _trusted(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from PIL import Image
 
-from trellis2_server.engines.preview.sheets import MARGIN_VOXELS, sheets
+from trellis2_server.engines.preview.sheets import MARGIN_VOXELS, sheets, stretched
 from trellis2_server.engines.preview.silhouette import ISO
 from trellis2_server.inputs.images.transparency import find_box
 from trellis2_server.mesh import Mesh, VoxelField
@@ -194,20 +193,13 @@ def _fit(picture: NDArray[np.uint8], outline: NDArray[np.bool_]) -> NDArray[np.f
     low, high = MARGIN_VOXELS, size - MARGIN_VOXELS
     left, right = max(int(columns[0]), low), min(int(columns[-1]) + 1, high)
     bottom, top = max(int(heights[0]), low), min(int(heights[-1]) + 1, high)
-    box = found.left, found.top, found.right, found.bottom
-    # Premultiplied, so that transparent pixels do not count.
-    object_ = Image.fromarray(picture).convert("RGBa")
-    shape = max(right - left, 1), max(top - bottom, 1)
-    canvas = Image.new("RGBA", (size - 2 * low, size - 2 * low))
-    resized = object_.resize(shape, Image.Resampling.LANCZOS, box=box).convert("RGBA")
-    canvas.paste(resized, (left - low, high - top))
-    stretched = np.array(canvas)
+    over = stretched(picture, found, size, (left, right), (bottom, top))
     alpha = np.zeros((size, size), bool)
-    alpha[low:high, low:high] = stretched[::-1, :, 3].T > ISO * 255
+    alpha[low:high, low:high] = over[::-1, :, 3].T > ISO * 255
     overlap = np.count_nonzero(alpha & outline) / max(np.count_nonzero(alpha | outline), 1)
     if overlap < LEAST_OVERLAP:
         return None
-    return sheets(stretched, size, "mirror").front
+    return sheets(over, size, "mirror").front
 
 
 def _facing(nearest: NDArray[np.int32]) -> NDArray[np.float32]:
