@@ -7,9 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from trellis2_server.api.picture_fields import is_data_uri
 from trellis2_server.errors import InputError
 from trellis2_server.inputs.base64_text import decode_base64
-from trellis2_server.jobs.webhook import DEFAULT_EVENTS, EVENTS, Webhook, WebhookEvent
+from trellis2_server.jobs.webhook import (
+    DEFAULT_EVENTS,
+    EVENTS,
+    NO_WEBHOOKS,
+    Webhook,
+    WebhookEvent,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,11 +30,6 @@ if TYPE_CHECKING:
 PICTURE_URL: Final = "image_url"
 #: Longest `text`, characters.
 MAX_TEXT_LENGTH: Final = 4000
-
-
-def is_data_uri(text: object) -> bool:
-    """Return whether a field is a `data:` URI, which is a file and not fetched."""
-    return isinstance(text, str) and text[:64].lstrip()[:5].lower() == "data:"
 
 
 async def fetch_picture(
@@ -116,10 +118,7 @@ def _checked(webhook: Webhook, url: object, settings: Settings) -> Webhook:
     """Return the webhook if its host is listed: a wrong one must not cost a job."""
     hosts = settings.server.webhook_hosts
     if not hosts or settings.server.webhook_secret is None:
-        raise InputError(
-            "webhook: this server sends none; poll the job instead, or ask the operator for "
-            "server.webhook_hosts"
-        )
+        raise InputError(NO_WEBHOOKS)
     from trellis2_server.outbound.hosts import HostList
     from trellis2_server.outbound.urls import check_listed, parse_url
 

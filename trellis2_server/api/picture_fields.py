@@ -79,10 +79,19 @@ def values_of(name: str, value: object) -> list[Sent]:
 
 def is_web_url(value: object) -> bool:
     """Return whether a picture is an http or https URL, which no picture or base64 looks like."""
-    if not isinstance(value, str | bytes | memoryview):
-        return False
-    head = value[:8].encode(errors="replace") if isinstance(value, str) else bytes(value[:8])
-    return head.lower().startswith((b"http://", b"https://"))
+    return _begin(value, 8).lower().startswith(("http://", "https://"))
+
+
+def is_data_uri(value: object) -> bool:
+    """Return whether a field is a `data:` URI, which is a file and not fetched."""
+    return _begin(value, 64).lstrip()[:5].lower() == "data:"
+
+
+def _begin(value: object, length: int) -> str:
+    """Return the beginning of a text or of its UTF-8; of anything else, nothing."""
+    if isinstance(value, bytes | memoryview):
+        return bytes(value[:length]).decode("utf-8", "replace")
+    return value[:length] if isinstance(value, str) else ""
 
 
 def take_url(sent: dict[str, list[Sent]]) -> dict[str, str]:
@@ -175,13 +184,6 @@ def _content(label: str, name: str, value: Sent, max_bytes: int) -> bytes:
         if not value:
             raise InputError(f"{label}: empty")
         return value
-    if name == "image_urls":
-        _check_is_data(label, value.text)
-    return decode_base64(value.text, max_bytes=max_bytes, name=label)
-
-
-def _check_is_data(label: str, text: str | bytes | memoryview) -> None:
-    """Raise `InputError` for addresses other than `data:`: nothing is fetched."""
-    begin = text[:64].encode("ascii", "replace") if isinstance(text, str) else bytes(text[:64])
-    if begin.lstrip()[:5].lower() != b"data:":
+    if name == "image_urls" and not is_data_uri(value.text):
         raise InputError(f"{label}: must be a data: URI with the picture itself")
+    return decode_base64(value.text, max_bytes=max_bytes, name=label)

@@ -21,12 +21,13 @@ from trellis2_server.api import large_json
 from trellis2_server.api.body_kinds import HEAD_BYTES, body_kind, json_codec
 from trellis2_server.api.content_coding import make_decoder
 from trellis2_server.api.forms import parse_form
-from trellis2_server.api.outbound_fields import PICTURE_URL, is_data_uri
+from trellis2_server.api.outbound_fields import PICTURE_URL
 from trellis2_server.api.picture_fields import (
     LISTS,
     PICTURE_FIELDS,
     SINGLE,
     Encoded,
+    is_data_uri,
     is_web_url,
     read_pictures,
     take_url,
@@ -319,11 +320,11 @@ def _read_long_url(
     Of any other text, the beginning is left among the fields, for the message that it is no URL.
     """
     content: bytes | memoryview = fields.pop(PICTURE_URL)
-    head = bytes(content[:_PREVIEW_CHARS]).decode("utf-8", "replace")
-    if is_data_uri(head):
+    if is_data_uri(content):
         if pictures is not None:
             return pictures
         return decode_base64(content, max_bytes=max_bytes, name=PICTURE_URL)
+    head = bytes(content[:_PREVIEW_CHARS]).decode("utf-8", "replace")
     fields[PICTURE_URL] = f"{head}…"
     return pictures
 

@@ -18,6 +18,7 @@ from trellis2_server.parameters import fields_of
 if TYPE_CHECKING:
     from trellis2_server.api.links import LinkSigner
     from trellis2_server.inputs.background import FetchState
+    from trellis2_server.jobs.job import Job
     from trellis2_server.jobs.service import Health, JobView
 
 #: Names of a model's pictures, which are drawn when they are requested.
@@ -207,6 +208,19 @@ def linked_job_reply(view: JobView, links: LinkSigner) -> JobReply:
     paths["events"] = f"events/{job.uid}"
     signed = {name: links.link(path, job.uid, job.owner) for name, path in paths.items()}
     return reply.model_copy(update={"links": signed, "links_expire_at": links.expires_at()})
+
+
+def is_waiting(job: Job) -> bool:
+    """Return whether nothing has been done for a job yet."""
+    return job.progress is None and job.status is Status.SHAPE_PROCESSING
+
+
+def percent_of(job: Job) -> int:
+    """Return the progress of a job for protocols with one number: the shape is the first half."""
+    if job.status.is_finished:
+        return 100 if job.status is Status.COMPLETED else 0
+    begin = 50 if job.status is Status.TEXTURE_PROCESSING else 0
+    return begin + int(50 * (job.progress.fraction if job.progress else 0.0))
 
 
 def job_json(view: JobView) -> dict[str, Any]:

@@ -14,6 +14,12 @@ DEFAULT_EVENTS: Final[tuple[WebhookEvent, ...]] = ("completed", "failed")
 #: Kind of the stored names of webhooks; see `JobJournal.name`.
 WEBHOOK: Final = "webhook"
 
+#: Why a webhook is refused where none can be sent.
+NO_WEBHOOKS: Final = (
+    "webhook: this server sends none; poll the job instead, or ask the operator for "
+    "server.webhook_hosts"
+)
+
 
 class Webhook(NamedTuple):
     """What a request asks for.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from trellis2_server.errors import InputError, ServerError
 from trellis2_server.jobs.job import Status
-from trellis2_server.jobs.webhook import EVENTS, WEBHOOK
+from trellis2_server.jobs.webhook import EVENTS, NO_WEBHOOKS, WEBHOOK
 from trellis2_server.storage.store import JobName
 
 if TYPE_CHECKING:
@@ -44,9 +44,6 @@ RETRY_DELAYS_S: Final = (2.0, 10.0, 60.0, 300.0, 1800.0, 7200.0, 14400.0)
 _SHAPE_RETRIES: Final = 3
 #: Messages that are being sent at one time.
 _MAX_SENDING: Final = 32
-_NO_WEBHOOKS: Final = (
-    "webhook: this server sends none; its operator can list hosts in server.webhook_hosts"
-)
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -163,7 +160,7 @@ class Webhooks:
         """Return the sender. Its modules are imported by the first request that needs them."""
         secret = self._server.webhook_secret
         if secret is None or not self._is_configured:
-            raise InputError(_NO_WEBHOOKS)
+            raise InputError(NO_WEBHOOKS)
         if self._sender is None:
             from trellis2_server.outbound.hosts import HostList
             from trellis2_server.outbound.signatures import signing_key

@@ -22,6 +22,7 @@ from trellis2_server.api.model_responses import (
     model_response,
 )
 from trellis2_server.api.outbound_fields import PICTURE_URL
+from trellis2_server.api.responses import is_waiting, percent_of
 from trellis2_server.api.schemas import EXAMPLE_PICTURE, openai_errors
 from trellis2_server.errors import InputError, JobNotFoundError
 from trellis2_server.jobs.job import Status
@@ -43,8 +44,6 @@ _FORMATS: Final[tuple[Format, ...]] = ("glb", "obj")
 #: Jobs of a page, at most; and where the request does not say.
 MAX_LIMIT: Final = 100
 #: Share of the progress at which the untextured model is there, percent.
-_SHAPE_PERCENT: Final = 50
-_PERCENT: Final = 100
 
 router = APIRouter()
 
@@ -300,7 +299,7 @@ def _reply(request: Request, view: JobView, links: LinkSigner, name: str) -> Mes
         id=name,
         model=job.engine,
         status=_status(view),
-        progress=_progress(view),
+        progress=percent_of(job),
         created_at=int(job.created_unix_s),
         format=format_,
         url=url,
@@ -317,15 +316,4 @@ def _status(view: JobView) -> Literal["queued", "in_progress", "completed", "fai
         return "completed"
     if status.is_finished:
         return "failed"
-    is_waiting = view.job.progress is None and status is Status.SHAPE_PROCESSING
-    return "queued" if is_waiting else "in_progress"
-
-
-def _progress(view: JobView) -> int:
-    """Return the progress of a job whose shape is the first half, percent."""
-    job = view.job
-    if job.status.is_finished:
-        return _PERCENT if job.status is Status.COMPLETED else 0
-    fraction = job.progress.fraction if job.progress else 0.0
-    begin = _SHAPE_PERCENT if job.status is Status.TEXTURE_PROCESSING else 0
-    return begin + int(fraction * _SHAPE_PERCENT)
+    return "queued" if is_waiting(view.job) else "in_progress"

@@ -18,7 +18,7 @@ from trellis2_server.api.disconnects import while_connected
 from trellis2_server.api.generation import RequestForm, generate_model, read_generation_request
 from trellis2_server.api.head_routes import head_response
 from trellis2_server.api.model_responses import BINARY, MEDIA_TYPES, model_response
-from trellis2_server.api.responses import INVALID_REQUEST
+from trellis2_server.api.responses import INVALID_REQUEST, percent_of
 from trellis2_server.api.schemas import URLENCODED, errors
 from trellis2_server.errors import InputError, JobNotFoundError
 from trellis2_server.jobs.job import Status
@@ -49,7 +49,6 @@ RATIO_FACES: Final = 1_000_000
 _SIMPLIFY_UNIT: Final = 1_000
 _MIN_FACES: Final = 1_000
 _PERCENT: Final = 100
-_SHAPE_PERCENT: Final = 50
 _FORMATS: Final = ("glb", "gltf")
 
 router = APIRouter()
@@ -203,11 +202,9 @@ async def status(service: ServiceDep, caller: CallerDep) -> StatusOfGeneration:
         return StatusOfGeneration(
             status="FAILED", progress=0, message=str(job.error or ""), busy=False
         )
-    begin = _SHAPE_PERCENT if job.status is Status.TEXTURE_PROCESSING else 0
-    fraction = job.progress.fraction if job.progress else 0.0
     return StatusOfGeneration(
         status="PROCESSING",
-        progress=begin + int(fraction * _SHAPE_PERCENT),
+        progress=percent_of(job),
         message=job.progress.stage if job.progress else "waiting",
         busy=True,
     )

@@ -12,13 +12,15 @@ from pydantic import BaseModel, Field
 
 from trellis2_server.api.dependencies import CallerDep, LinksDep, ServiceDep, SettingsDep
 from trellis2_server.api.generation import RequestForm, read_generation_request, submit
-from trellis2_server.api.responses import INVALID_REQUEST
+from trellis2_server.api.responses import INVALID_REQUEST, is_waiting
 from trellis2_server.api.schemas import errors
 from trellis2_server.errors import InputError
 from trellis2_server.jobs.job import INPUT_FILE, TEXTURED_FILE, Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from trellis2_server.jobs.job import Job
 
 #: Before the uid in a job's id: `/status/{uid}` itself has Hunyuan3D's form.
 ID_PREFIX: Final = "job-"
@@ -57,12 +59,15 @@ class ResultReply(BaseModel):
     image: str
 
 
+State = Literal["queued", "running", "done", "failed"]
+
+
 class UnityStatusReply(BaseModel):
     """The status of a job."""
 
     job_id: str
     type: Literal["image"] = "image"
-    status: Literal["queued", "running", "done", "failed"]
+    status: State
     stage: str = ""
     stage_description: str
     error: str | None = None
@@ -158,11 +163,8 @@ async def status(
     """Return the status of a job without waiting."""
     view = await service.get_view(uid, caller)
     job = view.job
-    is_done = job.status is Status.COMPLETED
-    is_failed = job.status.is_finished and not is_done
-    is_waiting = job.progress is None and job.status is Status.SHAPE_PROCESSING
     stage = job.progress.stage if job.progress else ""
-    state = "done" if is_done else "failed" if is_failed else "queued" if is_waiting else "running"
+    state = _state(job)
     folder = f"jobs/{job.uid}"
     files = [
         links.link(f"{folder}/{name}", job.uid, job.owner) for name in (TEXTURED_FILE, INPUT_FILE)
@@ -173,6 +175,14 @@ async def status(
         stage=stage,
         stage_description=stage or state,
         error=str(job.error) if job.error else None,
-        result=ResultReply(glb=files[0], image=files[1]) if is_done else None,
+        result=ResultReply(glb=files[0], image=files[1]) if state == "done" else None,
         timings=dict(job.timings),
     )
+
+
+def _state(job: Job) -> State:
+    if job.status is Status.COMPLETED:
+        return "done"
+    if job.status.is_finished:
+        return "failed"
+    return "queued" if is_waiting(job) else "running"
