@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from trellis2_server.decoders import DecoderPool
 
-pytest_plugins = ["tests.support.no_skips", "tests.support.distribution"]
+pytest_plugins = ["tests.support.no_skips", "tests.support.distribution", "tests.support.costly"]
 
 # The first example of a test may compile what it tests.
 hypothesis_settings.register_profile("here", deadline=None, print_blob=True)

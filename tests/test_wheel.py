@@ -114,6 +114,7 @@ def outside() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
 
+@pytest.mark.costly("wheel")
 def test_the_wheel_has_all_modules_and_the_pages_files_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
@@ -126,6 +127,7 @@ def test_the_wheel_has_all_modules_and_the_pages_files_and_nothing_else(wheel: P
     assert "trellis2_server/export/kernels/charts.py" in names
 
 
+@pytest.mark.costly("wheel")
 def test_the_commands_say_their_version(environment: Path, tmp_path: Path) -> None:
     for name in ("trellis2-server", "trellis2"):
         done = subprocess.run(
@@ -135,6 +137,7 @@ def test_the_commands_say_their_version(environment: Path, tmp_path: Path) -> No
         assert done.stdout.strip() == __version__
 
 
+@pytest.mark.costly("wheel")
 def test_it_serves_and_the_client_makes_a_model(environment: Path, tmp_path: Path) -> None:
     python = environment / COMMANDS / "python"
     where = "import trellis2_server; print(trellis2_server.__file__)"

@@ -53,6 +53,7 @@ def target() -> Generator[Server]:
         yield server
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("label", "mode"),
     [(label, POSITIVE) for label in OPERATIONS] + [(label, NEGATIVE) for label in BODIES],

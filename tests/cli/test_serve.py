@@ -91,6 +91,7 @@ def until_ready(server: Process) -> None:
     until(lambda: server.health()["status"] == "ok", "ok", patience_s=4 * PATIENCE_S)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_idle_process_exits_at_once_with_0(tmp_path: Path, number: int) -> None:
     with process(configured(tmp_path)) as server:
@@ -103,6 +104,7 @@ def test_an_idle_process_exits_at_once_with_0(tmp_path: Path, number: int) -> No
     assert " Ready engine=preview" in said
 
 
+@pytest.mark.costly
 @needs_pooch
 @pytest.mark.parametrize("wanted", [None, True, False])
 def test_a_server_is_ready_while_it_fetches_its_background_model(
@@ -138,6 +140,7 @@ def test_a_server_is_ready_while_it_fetches_its_background_model(
     assert origin.downloads == 1
 
 
+@pytest.mark.costly
 def test_a_busy_process_exits_in_time_and_answers_every_client(tmp_path: Path) -> None:
     manager = {"limit_model_concurrency": 1}
     grace = {"shutdown_grace_seconds": 1.0}
@@ -170,6 +173,7 @@ def test_a_busy_process_exits_in_time_and_answers_every_client(tmp_path: Path) -
     assert "Traceback" not in "".join(server.log)
 
 
+@pytest.mark.costly
 def test_a_client_that_never_ends_its_request_gets_503_at_shutdown(tmp_path: Path) -> None:
     with process(configured(tmp_path, server={"shutdown_grace_seconds": 0.2})) as server:
         until_ready(server)
@@ -188,6 +192,7 @@ def test_a_client_that_never_ends_its_request_gets_503_at_shutdown(tmp_path: Pat
     assert "Traceback" not in "".join(server.log)
 
 
+@pytest.mark.costly
 def test_a_loading_process_exits_in_time(tmp_path: Path) -> None:
     with process(configured(tmp_path)) as server:
         until(lambda: server.health()["status"] != "absent", "an answer")
@@ -196,6 +201,7 @@ def test_a_loading_process_exits_in_time(tmp_path: Path) -> None:
     assert seconds < 10
 
 
+@pytest.mark.costly
 def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     grace = {"shutdown_grace_seconds": 60.0}
     with process(configured(tmp_path, server=grace)) as server:
@@ -214,6 +220,7 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
 KEYS = ("first-key-8d1f", "second-key-77aa", "third-key-e0c2")
 
 
+@pytest.mark.costly
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGHUP")
 def test_a_hangup_reloads_the_keys_and_the_log_level(tmp_path: Path) -> None:
     file = tmp_path / "keys"
@@ -246,6 +253,7 @@ def test_a_hangup_reloads_the_keys_and_the_log_level(tmp_path: Path) -> None:
         assert server.stop()[0] == 0
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_no_key_is_ever_written(tmp_path: Path, log_format: str) -> None:
     file = tmp_path / "keys"
@@ -286,6 +294,7 @@ def test_no_key_is_ever_written(tmp_path: Path, log_format: str) -> None:
         assert {line["logger"].split(".")[0] for line in lines} >= {"trellis2_server", "uvicorn"}
 
 
+@pytest.mark.costly
 def test_a_client_cannot_choose_its_address_except_through_a_trusted_proxy(tmp_path: Path) -> None:
     def statuses(proxies: list[str], *forwarded: str) -> list[int]:
         server = {"trusted_proxies": proxies, "rate_per_minute": 1}
@@ -302,6 +311,7 @@ def test_a_client_cannot_choose_its_address_except_through_a_trusted_proxy(tmp_p
     assert statuses(["127.0.0.0/8"], *sent) == [400, 400, 429, 429]
 
 
+@pytest.mark.costly
 def test_a_process_whose_engine_hangs_logs_it_and_exits_with_70(tmp_path: Path) -> None:
     limits = {"stage_timeout_seconds": 2.0}
     config = configured(tmp_path, worker=limits)

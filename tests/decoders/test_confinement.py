@@ -105,6 +105,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.costly
 def test_nothing_is_left_after_many_calls_and_kills(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

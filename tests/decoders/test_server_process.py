@@ -4,14 +4,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.support.background_packages import model_home, needs_opencv
 from tests.support.pictures import encode, photograph
 from trellis2_server.inputs.images import Cutter
-
-if TYPE_CHECKING:
-    import pytest
 
 
 def run(code: str, home: Path) -> list[str]:
@@ -46,6 +44,7 @@ def run_server_cutter(background: str, home: Path) -> list[str]:
     return run(code, home)
 
 
+@pytest.mark.costly
 def test_a_cutout_with_rembg_imports_no_model_into_the_server_and_is_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -135,6 +135,7 @@ def test_the_example_follows_exports_and_deletes_a_job(address: str, photo: Path
     assert is_glb(photo.parent / "small.glb")
 
 
+@pytest.mark.costly
 def test_one_picture_is_made_without_http(photo: Path) -> None:
     config = photo.parent / "config.json"
     small = {"glb_texture_size": 256, "glb_decimation_target": 2000}

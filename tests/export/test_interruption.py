@@ -196,10 +196,12 @@ def long_runs(observer: Observer) -> dict[str, float]:
     return {loop: worst for loop, worst in observer.worst.items() if worst > LIMIT_S}
 
 
+@pytest.mark.costly("ordinary")
 def test_no_loop_computes_for_long_without_a_look_at_its_flag(ordinary: Observer) -> None:
     assert long_runs(ordinary) == {}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", hostile_shapes.HOSTILE)
 def test_no_loop_computes_for_long_on_a_hostile_shape(name: str) -> None:
     with observing() as observer:
@@ -216,6 +218,7 @@ def _check_layers() -> None:
     check_uv(scene, to_model_frame(scene), no_report)
 
 
+@pytest.mark.costly
 def test_a_check_of_texture_coordinates_looks_at_its_flag() -> None:
     _check_layers()  # compiles
     with observing() as observer:
@@ -224,6 +227,7 @@ def test_a_check_of_texture_coordinates_looks_at_its_flag() -> None:
     assert long_runs(observer) == {}
 
 
+@pytest.mark.costly("ordinary")
 def test_all_loops_are_observed(ordinary: Observer) -> None:
     with observing() as observer:
         _hostile("slivers")
@@ -268,6 +272,7 @@ def _export(mesh: Mesh, report: Callable[[str, int, int], None]) -> None:
     export.textured_glb(small, field, original=mesh, texture_size=256, report=report)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["stair", "hub", "needles", "torus"])
 def test_an_export_can_be_stopped_at_any_moment(name: str) -> None:
     """The flag is set after some calls of loops; the next call that ends raises."""

@@ -43,6 +43,7 @@ def servers() -> Generator[hostile.Servers]:
     assert caged.discard() == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", NAMES)
 def test_an_attack_is_refused_and_hurts_nobody(servers: hostile.Servers, name: str) -> None:
     found = hostile.run(name, servers, look_s=0.5, settle_s=4 * PATIENCE_S, long_s=1)

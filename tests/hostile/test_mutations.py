@@ -121,6 +121,7 @@ def test_the_memory_that_a_mutated_file_takes_is_in_proportion_to_its_size(
     assert read_mutations(pool, kind, 100, first=1)["measured"] > 90
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", FILES)
 def test_each_file_that_mutations_begin_with_gives_a_value_or_is_refused(
     pool: DecoderPool, kind: str

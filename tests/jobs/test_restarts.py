@@ -199,6 +199,7 @@ class Killed:
         self.client.close()
 
 
+@pytest.mark.costly
 def test_after_a_kill_at_any_moment_all_that_was_received_is_served(
     tmp_path: Path,
 ) -> None:

@@ -209,6 +209,7 @@ def test_a_job_of_the_history_can_be_run_again_from_its_cut_out(tab: OpenTab) ->
         one.wait_for_model("textured")
 
 
+@pytest.mark.costly
 def test_a_model_can_be_exported_again_with_fewer_faces(tab: OpenTab) -> None:
     with serving(PreviewEngine(), settings(**SMALL)) as server:
         server.wait_until_loaded()

@@ -63,6 +63,7 @@ def resident_bytes(process: int) -> int:
     return 1024 * int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
 
 
+@pytest.mark.costly
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_a_slow_download_takes_a_few_chunks_of_memory(tmp_path: Path) -> None:
     clients = 100

@@ -56,6 +56,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", LARGE)
 def test_a_costly_file_takes_memory_in_proportion_to_its_size(name: str) -> None:
     content = COSTLY[name]()
@@ -98,6 +99,7 @@ def test_a_costly_file_is_refused_for_what_it_is(name: str, reason: str) -> None
     assert re.search(f"^mesh: .*{reason}", str(found))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", COSTLY)
 def test_every_costly_file_is_refused_or_becomes_a_mesh_that_can_be_sent(name: str) -> None:
     found = read(name)
