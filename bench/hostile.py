@@ -60,6 +60,8 @@ ATTACK_S: Final = 75.0
 SETTLE_S: Final = 15.0
 #: How often a new server is warmed up with thirteen requests.
 WARM_UPS: Final = 6
+#: How long one of them waits for each part of a reply, seconds: where others compute, too.
+WARM_UP_S: Final = 300.0
 #: Memory that comes and goes in an idle server.
 STEADY_BYTES: Final = 2_000_000
 
@@ -123,6 +125,7 @@ def warm_up(server: CagedServer, times: int) -> int:
     """Use what the rows use, so that they measure themselves; return the number of children."""
     client = Attacker(server.port, server.pid)
     other = Attacker(server.port, server.pid, "127.0.0.67")
+    client.patience_s = other.patience_s = WARM_UP_S
     mesh, most = stl_dust(200), 0
 
     def picture(seed: int) -> Callable[[], object]:

@@ -73,6 +73,7 @@ class Attacker:
     Attributes:
         outcomes: what came of the requests.
         most_bytes: maximum size of all bodies that were sent at the same time.
+        patience_s: how long a request waits for each part of its reply, seconds.
     """
 
     def __init__(self, port: int, pid: int, source: str = SOURCE, long_s: float = LONG_S) -> None:
@@ -82,6 +83,7 @@ class Attacker:
         self.long_s = long_s
         self.outcomes: list[Outcome] = []
         self.most_bytes = 0
+        self.patience_s = PATIENCE_S
         self._lock = threading.Lock()
         self._bytes = 0
 
@@ -111,7 +113,7 @@ class Attacker:
         """Send a request; return what came of it."""
         begin = time.monotonic()
         connection = http.client.HTTPConnection(
-            HOST, self.port, timeout=PATIENCE_S, source_address=(self.source, 0)
+            HOST, self.port, timeout=self.patience_s, source_address=(self.source, 0)
         )
         try:
             with contextlib.closing(connection), self._sending(len(body or b"")):
@@ -161,7 +163,7 @@ class Attacker:
     def connect(self, receive_buffer: int | None = None) -> socket.socket:
         """Open a connection."""
         connection = socket.socket()
-        connection.settimeout(PATIENCE_S)
+        connection.settimeout(self.patience_s)
         if receive_buffer:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         connection.bind((self.source, 0))
@@ -221,7 +223,7 @@ class Attacker:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(PATIENCE_S + 10)
+            thread.join(self.patience_s + 10)
 
     def loops(self, count: int, call: Callable[[int], object]) -> None:
         """Repeat a call in that many threads for `long_s`."""

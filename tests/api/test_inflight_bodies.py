@@ -177,6 +177,7 @@ def test_one_client_cannot_have_the_others_refused(small: Server) -> None:
         assert reply.is_success
 
 
+@pytest.mark.costly
 @needs_one_process
 @pytest.mark.parametrize("kind", ["json", "form", "picture", "invalid", "not json"])
 def test_the_bytes_are_given_back_while_the_request_waits_for_its_model(
@@ -210,6 +211,7 @@ def test_the_bytes_are_given_back_while_the_request_waits_for_its_model(
     until(lambda: used(small) == 0, "given back")
 
 
+@pytest.mark.costly
 @needs_one_process
 @pytest.mark.parametrize("path", ["/generate", "/generate_texture"])
 @pytest.mark.parametrize("kind", ["json", "form", "base64 form", "picture"])

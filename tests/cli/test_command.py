@@ -61,6 +61,7 @@ def test_a_check_says_what_has_other_hosts_called(
     assert "server.webhook_hosts: needs server.webhook_secret" in capsys.readouterr().err
 
 
+@pytest.mark.costly
 def test_a_check_warns_about_open_access_and_readable_keys(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,6 +155,7 @@ def test_the_entry_file_answers_without_loading_anything(argument: str) -> None:
 # ---- as an installed command ---------------------------------------------------------------
 
 
+@pytest.mark.costly
 def test_the_installed_command_takes_the_file_of_the_current_folder_or_the_defaults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -231,6 +231,7 @@ def test_a_loaded_model_limits_the_memory_of_its_process(
 # ---- with stand-ins for rembg and onnxruntime ----------------------------------------
 
 
+@pytest.mark.costly
 @needs_pooch
 @pytest.mark.parametrize("version", ["old", "new"])
 def test_a_missing_model_is_downloaded_and_a_damaged_one_is_fetched_again(

@@ -71,6 +71,7 @@ def test_a_process_is_reused(make_pool: MakePool) -> None:
     assert pool.running == 1
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("raised", "expected", "text"),
     [
@@ -97,6 +98,7 @@ def test_errors_of_a_task_are_raised_again(
     assert str(caught.value) == text
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("holds", [False, True])
 def test_an_endless_loop_ends_with_the_time_limit(make_pool: MakePool, *, holds: bool) -> None:
     pool = make_pool()
@@ -110,6 +112,7 @@ def test_an_endless_loop_ends_with_the_time_limit(make_pool: MakePool, *, holds:
     assert pool.call("nothing", b"", {})
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("is_watched", [False, True])
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of memory, or /proc")
 def test_memory_over_the_limit_is_refused(make_pool: MakePool, *, is_watched: bool) -> None:
@@ -267,6 +270,7 @@ RAW = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.skipif(not CAN_SEND_DESCRIPTORS, reason="needs sockets")
 @pytest.mark.parametrize("raw", RAW.values(), ids=RAW.keys())
 def test_an_invalid_answer_ends_the_process_and_harms_nobody(raw: bytes) -> None:

@@ -180,6 +180,7 @@ def test_a_pixel_that_is_half_covered_has_the_full_colour_and_half_the_alpha() -
     assert half[4, 6].tolist() == [250, 100, 0, 255]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("size", "samples"), [(320, 4), (321, 3), (640, 3), (641, 2)])
 def test_a_smaller_picture_has_more_samples_in_a_pixel(size: int, samples: int) -> None:
     counted: list[int] = []

@@ -52,6 +52,7 @@ def test_all_voxels_of_a_random_set_are_found(seed: int, count: int, resolution:
     np.testing.assert_allclose(found, values, atol=1e-5)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("shape", ["sphere", "links", "soup", "moebius", "needles"])
 def test_the_closest_point_is_the_closest_of_all_faces(shape: str) -> None:
     mesh = export.prepare(shapes.ALL[shape](), decimation_target=800)

@@ -87,6 +87,7 @@ def euler(mesh: Mesh) -> int:
     return trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).euler_number
 
 
+@pytest.mark.costly
 @settings(max_examples=25, deadline=None)
 @given(name=st.sampled_from(sorted(CLOSED)), share=st.floats(0, 1), is_split=st.booleans())
 def test_what_is_closed_stays_closed_at_any_number_of_faces(

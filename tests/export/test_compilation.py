@@ -57,6 +57,7 @@ def test_compiled_parts_are_known_without_compiling_them(tmp_path: Path) -> None
     assert run_python(QUERY, NUMBA_CACHE_DIR=str(tmp_path)).stdout.strip() == "[]"
 
 
+@pytest.mark.costly
 def test_a_source_that_was_only_touched_is_not_compiled_again() -> None:
     run_python("from trellis2_server import export; export.warm_up(everything=True)")
     source = Path(str(decimate.__file__))
@@ -122,6 +123,7 @@ def test_compilation_works_if_no_process_can_be_started(monkeypatch: pytest.Monk
         work.finish()
 
 
+@pytest.mark.costly
 def test_what_only_some_requests_need_is_compiled_after_the_start(
     started: list[Started], monkeypatch: pytest.MonkeyPatch
 ) -> None:

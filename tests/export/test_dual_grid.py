@@ -118,6 +118,7 @@ def test_faces_at_smooth_edges_are_wound_consistently(shape: str) -> None:
     assert not is_odd[is_smooth].any()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("remesh", [False, True])
 def test_the_file_is_valid_and_every_face_has_a_colour(grid: Mesh, *, remesh: bool) -> None:
     trimesh = pytest.importorskip("trimesh")

@@ -26,6 +26,7 @@ def test_the_package_works_without_a_cache_directory(tmp_path: Path) -> None:
     assert done.stderr.count("Compiled code cannot be cached") == 1
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("method", ["save", "load"])
 def test_a_disk_that_is_full_or_unreadable_fails_no_export(tmp_path: Path, method: str) -> None:
     code = (

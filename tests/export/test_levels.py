@@ -157,6 +157,7 @@ def bumpy() -> Mesh:
     return Mesh((ball.vertices * bumps[:, None]).astype(np.float32), ball.faces)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("shape", ["links", "bumpy"])
 def test_levels_of_25000_and_5000_faces_keep_the_silhouette(shape: str, full: Mesh) -> None:
     finest = full if shape == "links" else bumpy()

@@ -106,6 +106,7 @@ def baked(full: Mesh, low: Mesh | None = None, **options: Any) -> bytes:
     )
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("texture_format", ["auto", "png"])
 def test_a_normal_map_shows_the_full_surface(texture_format: str) -> None:
     full = bumpy()

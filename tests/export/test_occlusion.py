@@ -98,6 +98,7 @@ def baked(mesh: Mesh, face: NDArray[Any], share: NDArray[Any]) -> NDArray[Any]:
     return drawn[y, x] / 255
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("shape", [small_links, chair])
 def test_occlusion_is_that_of_1024_rays(shape: Any) -> None:
     mesh = shape()

@@ -72,6 +72,7 @@ def _volume(
     return np.einsum("ij,ij->i", a, np.cross(b, c))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("target", [2500, 300])
 def test_every_shape_becomes_a_solid(shape: str, target: int) -> None:

@@ -31,6 +31,7 @@ def test_every_face_has_texture_coordinates(shape: str) -> None:
     assert atlas.chart.min() >= 0
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("shape", shapes.ALL)
 def test_no_two_faces_share_a_texel(shape: str) -> None:
     count = texels(unwrap(prepared(shape), 512))
@@ -38,6 +39,7 @@ def test_no_two_faces_share_a_texel(shape: str) -> None:
     assert (count > 1).sum() <= 0.002 * (count > 0).sum()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("shape", "use"), [("hair", 0.4), ("crowded", 0.55)])
 def test_long_thin_charts_are_packed_closely_without_overlaps(shape: str, use: float) -> None:
     mesh = dual_grid.voxelised(dual_grid.REAL[shape](), 128)

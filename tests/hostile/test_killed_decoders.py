@@ -22,6 +22,7 @@ pytestmark = [
 KILLS = 30
 
 
+@pytest.mark.costly
 def test_a_killed_decoder_costs_no_job_but_the_one_that_it_decoded_twice() -> None:
     chance, is_over = random.Random(0), threading.Event()  # noqa: S311 - no secret
     mesh = encoded(as_bytes(egg(), "glb"))

@@ -67,6 +67,7 @@ class Killer(threading.Thread):
     def note_decoders(self, count: int) -> None: ...
 
 
+@pytest.mark.costly
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 def test_no_job_is_lost_but_those_whose_decoders_were_killed_twice() -> None:
     asyncio.run(asyncio.wait_for(kill_decoders(), PATIENCE_S + 3 * KILLS))

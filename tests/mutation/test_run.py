@@ -87,6 +87,7 @@ def test_a_survivor_is_matched_wherever_its_line_is(tmp_path: Path) -> None:
     assert survivors.key_of(moved) in reasons
 
 
+@pytest.mark.costly
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_mutant_is_noticed_by_the_test_that_fails_and_survives_otherwise(tmp_path: Path) -> None:
     code = f"""

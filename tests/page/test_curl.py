@@ -108,6 +108,7 @@ names = (
 )
 
 
+@pytest.mark.costly
 @given(names)
 @example("na,me.png")
 @example("na;type=text.png")

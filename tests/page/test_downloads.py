@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.support.engines import GATE_S
@@ -28,6 +29,7 @@ QUICK_LOOK = """
 """
 
 
+@pytest.mark.costly
 def test_a_model_is_exported_for_what_it_is_for(tab: OpenTab) -> None:
     with serving(PreviewEngine(), settings(**SMALL)) as server:
         server.wait_until_loaded()
@@ -54,6 +56,7 @@ def test_a_model_is_exported_for_what_it_is_for(tab: OpenTab) -> None:
         assert one.page.locator("#purposes [aria-pressed=true]").count() == 0
 
 
+@pytest.mark.costly
 def test_the_history_shows_results_and_a_phone_shows_them_in_ar(tab: OpenTab) -> None:
     with gated("texture") as (server, engine):
         one = tab(server.url)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.support.browser import toy
 from tests.support.page import SMALL
 from tests.support.server import serving, settings, until
@@ -58,6 +60,7 @@ def test_pictures_in_slots_become_one_job_which_can_be_sent_again(tab: OpenTab) 
         check_files(server, page.url.split("#")[1])
 
 
+@pytest.mark.costly
 def test_another_tab_sends_the_stored_pictures_of_a_job_again(tab: OpenTab) -> None:
     with serving(PreviewEngine(), settings(**SMALL)) as server:
         server.wait_until_loaded()

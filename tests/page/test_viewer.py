@@ -54,6 +54,7 @@ def test_the_viewer_is_loaded_from_the_cdn_only_with_the_expected_hash(
         context.close()
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("hidden_viewer")
 def test_without_a_viewer_the_page_says_so_and_offers_the_downloads(tab: OpenTab) -> None:
     with gated() as (server, _):

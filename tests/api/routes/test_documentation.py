@@ -120,6 +120,7 @@ def test_the_policy_allows_nothing_else(server: Server) -> None:
         error_text(server.client.get(path), 404)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("prefix", ["", "/3d"])
 def test_a_browser_shows_the_reference_under_the_policy(prefix: str) -> None:
     for file in FILES:

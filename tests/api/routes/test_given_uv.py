@@ -84,6 +84,7 @@ def corners_of(content: bytes) -> tuple[NDArray[Any], NDArray[Any]]:
     return rows(attributes["TEXCOORD_0"])[faces], rows(attributes["POSITION"])[faces]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("side", [1.0, -1.0])
 def test_a_mesh_keeps_its_own_texture_coordinates(default_preview: Server, side: float) -> None:
     mesh = with_uv(box()[2], transform=np.diag([side, 1, 1, 1]))

@@ -32,6 +32,7 @@ def headers_of(reply: Any) -> dict[str, str]:
     return {name: value for name, value in reply.headers.items() if name not in CHANGING}
 
 
+@pytest.mark.costly
 def test_head_replies_as_get_does_without_the_body(server: Server, job: dict[str, Any]) -> None:
     until(lambda: server.is_idle, "idle")
     for template in PATHS:

@@ -57,6 +57,7 @@ def triangles(height: float, extent: float) -> Mesh:
     )
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("height", [0.0, 1e-9, 0.001, 0.02, 0.3])
 @pytest.mark.parametrize("extent", [0.0, 0.02, 1.0])
 def test_the_voxels_of_a_face_are_those_that_sampling_it_reads(

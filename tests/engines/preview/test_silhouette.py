@@ -23,6 +23,7 @@ from trellis2_server.engines.preview import PreviewEngine
 from trellis2_server.errors import EngineError
 
 
+@pytest.mark.costly
 @given(mask=masks(), target=st.sampled_from([100, 2_000, 50_000]), blur_px=st.sampled_from([1, 2]))
 @settings(max_examples=100, deadline=None)
 def test_any_mask_becomes_a_closed_solid_inside_the_cube(
@@ -39,6 +40,7 @@ def test_any_mask_becomes_a_closed_solid_inside_the_cube(
     assert flat_areas(shape.mesh, front_faces(shape)).min() > 0
 
 
+@pytest.mark.costly
 @given(mask=masks())
 @settings(max_examples=100, deadline=None)
 def test_parts_and_holes_of_the_mask_are_those_of_the_solid(mask: Array) -> None:
@@ -60,6 +62,7 @@ def test_topology_does_not_depend_on_the_number_of_faces(
     assert measure(shape.mesh)[1] == 2 * (2 - 3)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("edge_px", [1, 1e-9])
 @pytest.mark.parametrize("angle", [0.0, 0.3, 0.785, 1.2, 1.571])
 def test_a_wire_of_two_pixels_survives_in_one_piece(

@@ -95,6 +95,7 @@ def _count_checks(glb: bytes, file_type: FileType, stop_at: int) -> int:
     return checks
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("file_type", FILE_TYPES)
 def test_a_conversion_checks_often_and_stops_at_any_check(file_type: FileType) -> None:
     glb = export.untextured_glb(shapes.torus(400, 300))

@@ -154,6 +154,7 @@ def solved(
     return np.linalg.lstsq(matrix, np.append(right, np.zeros(3)), rcond=None)[0]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", MESHES)
 def test_each_vertex_is_where_the_planes_at_its_cell_meet(name: str) -> None:
     mesh = gridded(name)

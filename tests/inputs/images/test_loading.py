@@ -36,6 +36,7 @@ def test_a_jpeg_without_its_last_bytes_is_read_with_a_warning(
     assert difference(decoded, image) < 4
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("size", [(320, 240), (4200, 3150)])
 def test_the_rows_that_a_jpeg_lacks_are_cut_off(size: tuple[int, int]) -> None:
     image = photograph(*size)

@@ -92,6 +92,7 @@ def _nothing_kept() -> Generator[None]:
     read.cache_clear()  # other tests look for large objects
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("name", "reason"), REFUSED.items())
 def test_a_costly_file_is_refused_for_what_it_is(name: str, reason: str) -> None:
     found = read(name)

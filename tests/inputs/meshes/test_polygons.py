@@ -142,6 +142,7 @@ def _ply_among_others(count: int) -> bytes:
     return _ply(count, struct.pack("<I3i", 3, 0, 1, 2))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("make", [_obj, _ply_text, _ply, _ply_among_others])
 def test_a_disc_of_many_corners_is_read_and_one_of_too_many_is_refused(
     make: Callable[[int], bytes],
