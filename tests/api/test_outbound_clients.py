@@ -180,10 +180,10 @@ def test_without_hosts_nothing_is_fetched(
         ({"image": "http://a.example/" + "b" * 20_000}, "image: over the limit of 2048 characters"),
         ({"image": "file:///etc/passwd"}, "image: not base64"),
         ({"image_url": "b" * 20_000}, "image_url: must be a URL such as"),
-        ({"images": ["https://a.example/b.png"]}, "images: not base64"),
+        ({"images": ["https://a.example/b.png"]}, "images: a.example is not among the hosts"),
         (
             {"image": "https://a.example/b.png", "image_left": encoded(b"x")},
-            "image: not base64",
+            "image: a.example is not among the hosts",
         ),
     ],
     ids=lambda value: str(value)[:30],
