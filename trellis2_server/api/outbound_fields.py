@@ -10,8 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from trellis2_server.api.picture_fields import check_total, is_data_uri
+from trellis2_server.base64_text import decode_base64
 from trellis2_server.errors import InputError
-from trellis2_server.inputs.base64_text import decode_base64
 from trellis2_server.jobs.webhook import (
     DEFAULT_EVENTS,
     EVENTS,

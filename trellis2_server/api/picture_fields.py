@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from trellis2_server.base64_text import decode_base64
 from trellis2_server.errors import InputError, TooLargeError
-from trellis2_server.inputs.base64_text import decode_base64
 from trellis2_server.inputs.images import PictureSet
 from trellis2_server.request_fields import MAX_PICTURES, SIDES
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import ClientDisconnect
 
-from trellis2_server.api import large_json
+from trellis2_server import large_json
 from trellis2_server.api.body_kinds import HEAD_BYTES, body_kind, json_codec
 from trellis2_server.api.content_coding import make_decoder
 from trellis2_server.api.forms import parse_form
@@ -35,8 +35,8 @@ from trellis2_server.api.picture_fields import (
 )
 from trellis2_server.api.query_fields import add_query
 from trellis2_server.api.urlencoded import parse_urlencoded
+from trellis2_server.base64_text import decode_base64
 from trellis2_server.errors import InputError, TooLargeError
-from trellis2_server.inputs.base64_text import decode_base64
 from trellis2_server.request_fields import MAX_PICTURES
 
 if TYPE_CHECKING:
