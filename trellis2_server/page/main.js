@@ -78,8 +78,6 @@ async function send(pictures, more = {}) {
       sent.set(id, picture);
       first ||= id;
       if (id === first) openJob(id);
-      // The history uses another uid of the job.
-      else api.job(id).then((job) => sent.set(job.uid, picture), () => {});
     } catch (error) {
       showError(/** @type {Error} */ (error), () => send([picture], fields));
       if (!first) parts.display.dataset.shows = current.model ? "model" : "nothing";

@@ -145,7 +145,7 @@ def _read_pictures(pictures: Pictures) -> Operation[dict[str, Any]]:
 def submit(request: GenerationRequest, backoff: Backoff) -> Operation[str]:
     """Submit a request; return the uid of the job."""
     body = yield from read_body(request)
-    return (yield from _send(body, backoff))
+    return (yield from _submit(body, backoff))
 
 
 def submit_text(fields: Mapping[str, Any], backoff: Backoff) -> Operation[str]:
@@ -153,10 +153,19 @@ def submit_text(fields: Mapping[str, Any], backoff: Backoff) -> Operation[str]:
     body = {name: value for name, value in fields.items() if value is not None}
     if body.get("seed") == -1:
         body["seed"] = secrets.randbelow(MAX_SEED + 1)
-    return (yield from _send(body, backoff))
+    return (yield from _submit(body, backoff))
+
+
+def _submit(body: Mapping[str, Any], backoff: Backoff) -> Operation[str]:
+    """Send a request; return the uid that the list of jobs has, where the server names it."""
+    reply = yield from retry.call(Call("POST", "send", body), backoff)
+    name = read_name(reply.document().get("uid"))
+    own = reply.headers.get("x-job-id")
+    return name if own is None else read_name(own)
 
 
 def _send(body: Mapping[str, Any], backoff: Backoff) -> Operation[str]:
+    """Send a request; return a name of its job that also stands for the requested model."""
     reply = yield from retry.call(Call("POST", "send", body), backoff)
     return read_name(reply.document().get("uid"))
 
