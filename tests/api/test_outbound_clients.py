@@ -192,6 +192,13 @@ def test_other_urls_are_refused(calling: Server, body: dict[str, Any], text: str
     assert error_of(calling.client.post(GENERATIONS, json=body))["message"].startswith(text)
 
 
+def test_the_error_of_one_of_several_pictures_names_their_field(calling: Server) -> None:
+    body = {"image_urls": ["data:;base64,QUJD", "https://a.example/b.png"]}
+    error = error_of(calling.client.post(GENERATIONS, json=body))
+    assert error["param"] == "image_urls"
+    assert error["message"].startswith("image_urls, picture 2: a.example is not among")
+
+
 def test_sglang_may_name_one_url(alone: Server) -> None:
     urls = ["https://a.example/1.png", "https://a.example/2.png"]
     for sent in ({"json": {"url": urls}}, {"files": [("url", (None, url)) for url in urls]}):
