@@ -171,7 +171,7 @@ def read_pictures(
         raise InputError(
             f"{chosen[0][0]}: {len(chosen)} pictures, and at most {MAX_PICTURES} are allowed"
         )
-    sides = tuple(side for _, _, side in chosen)
+    sides: tuple[Side | None, ...] = tuple(side for _, _, side in chosen)
     contents: list[bytes] = []
     urls: dict[int, PictureUrl] = {}
     for index, (name, value, side) in enumerate(chosen):

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from trellis2_server.client.protocol.retry import Backoff
     from trellis2_server.client.records import JobState
 
+#: Fields that stand for a picture.
+_STAND_INS: Final = ("text", "image_url", "image_urls")
 #: How often a job that the server has lost is submitted again.
 MAX_RESUBMISSIONS: Final = 3
 #: Longest time that cancelling a job on the server may take, seconds.
@@ -45,7 +47,8 @@ class GenerationRequest:
     """A picture or what stands for it, and the files that are to be generated from it.
 
     Attributes:
-        picture: image file, or several of one object; None: `fields` has `text` or `image_url`.
+        picture: image file, or several of one object; None: `fields` has `text`, `image_url` or
+            `image_urls`.
         mesh: mesh file that is textured; None: a shape is generated.
         texture: whether a textured model is requested.
         shape: whether an untextured model is requested, too.
@@ -68,7 +71,7 @@ class GenerationRequest:
             raise UsageError(f"type: must be one of {', '.join(EXTENSIONS)}")
         if self.mesh is not None and not self.texture:
             raise UsageError("mesh: requires a texture")
-        given = [name for name in ("text", "image_url") if self.fields.get(name) is not None]
+        given = [name for name in _STAND_INS if self.fields.get(name) is not None]
         if self.picture is None and not given:
             raise UsageError("picture: missing; give a picture, text or image_url")
         if len(given) + (self.picture is not None) > 1:
