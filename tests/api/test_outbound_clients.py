@@ -180,16 +180,23 @@ def test_without_hosts_nothing_is_fetched(
         ({"image": "http://a.example/" + "b" * 20_000}, "image: over the limit of 2048 characters"),
         ({"image": "file:///etc/passwd"}, "image: not base64"),
         ({"image_url": "b" * 20_000}, "image_url: must be a URL such as"),
-        ({"images": ["https://a.example/b.png"]}, "images: not base64"),
+        ({"images": ["https://a.example/b.png"]}, "images: a.example is not among the hosts"),
         (
             {"image": "https://a.example/b.png", "image_left": encoded(b"x")},
-            "image: not base64",
+            "image: a.example is not among the hosts",
         ),
     ],
     ids=lambda value: str(value)[:30],
 )
 def test_other_urls_are_refused(calling: Server, body: dict[str, Any], text: str) -> None:
     assert error_of(calling.client.post(GENERATIONS, json=body))["message"].startswith(text)
+
+
+def test_the_error_of_one_of_several_pictures_names_their_field(calling: Server) -> None:
+    body = {"image_urls": ["data:;base64,QUJD", "https://a.example/b.png"]}
+    error = error_of(calling.client.post(GENERATIONS, json=body))
+    assert error["param"] == "image_urls"
+    assert error["message"].startswith("image_urls, picture 2: a.example is not among")
 
 
 def test_sglang_may_name_one_url(alone: Server) -> None:

@@ -216,6 +216,75 @@ def test_bytes_that_are_fetched_count_as_those_of_the_request(
     until(lambda: bodies.used_bytes == 0, "given back")
 
 
+# ---- several pictures, some by URL ---------------------------------------------------------
+
+
+def test_pictures_by_url_are_the_same_job_as_the_pictures(
+    fetching: Server, host: OtherHost
+) -> None:
+    other = encoded(picture(90))
+    sent = fetching.generate({"images": [encoded(picture()), other], "seed": 1, **SMALL})
+    urls = [host.url("/disc"), f"data:image/png;base64,{other}"]
+    fetched = fetching.generate({"image_urls": urls, "seed": 1, **SMALL})
+    assert fetched.status_code == 200, fetched.text
+    assert fetched.headers["x-job-id"] == sent.headers["x-job-id"]
+    sides = {"image_front": other, "image_back": host.url("/disc")}
+    model = fetching.generate({**sides, "seed": 1, **SMALL})
+    assert model.status_code == 200, model.text
+    files = fetching.client.get(f"/jobs/{model.headers['x-job-id']}").json()["files"]
+    assert {"input-1.png", "input-2.png"} <= files.keys()
+
+
+def test_urls_of_pictures_need_hosts_as_one_does(server: Server) -> None:
+    response = server.generate({"image_urls": ["https://example.com/a.png"]})
+    assert response.status_code == 400
+    assert response.json()["text"].startswith("image_urls: this server fetches no pictures; ")
+
+
+@pytest.mark.parametrize(
+    ("second", "text"),
+    [
+        ("https://example.com/a.png", ": example.com is not among the hosts that"),
+        ("http://169.254.169.254/latest", ": 169.254.169.254 is not among the hosts"),
+        ("http://2130706433/disc", ": its host must be a name"),
+        ("http://x@a.example/disc", ": must be a URL such as"),
+    ],
+)
+def test_nothing_is_fetched_if_one_url_may_not_be(
+    fetching: Server, host: OtherHost, second: str, text: str
+) -> None:
+    before = host.connections
+    response = fetching.generate({"image_urls": [host.url("/disc"), second]})
+    assert response.status_code == 400
+    assert response.json()["text"].startswith(f"image_urls, picture 2{text}")
+    assert host.connections == before
+
+
+def test_a_picture_of_several_that_cannot_be_fetched_is_named(
+    fetching: Server, host: OtherHost
+) -> None:
+    urls = [host.url("/disc"), host.url("/missing"), host.url("/disc")]
+    response = fetching.generate({"image_urls": urls})
+    assert response.status_code == 400
+    assert response.json()["text"] == "image_urls, picture 2: the host replied with status 404"
+
+
+def test_all_fetched_pictures_together_may_have_the_limit_of_a_body(
+    fetching: Server, host: OtherHost
+) -> None:
+    answers, host._answer = host._answer, lambda request: [reply(bytes(int(request.target[1:])))]
+    try:
+        most, over = (
+            fetching.generate({"image_urls": [host.url("/600000"), host.url(path)]})
+            for path in ("/400000", "/400001")
+        )
+    finally:
+        host._answer = answers
+    assert most.json()["text"].startswith("images, picture 1: ")  # they came, and are none
+    assert over.status_code == 413
+    assert over.json()["text"] == "image_urls: all pictures are over the limit of 1000000 bytes"
+
+
 # ---- text and webhook as fields ----------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from trellis2_server.api.picture_fields import (
     PICTURE_FIELDS,
     SIDE_FIELDS,
     Encoded,
+    UnfetchedPictures,
     read_pictures,
     values_of,
 )
@@ -110,9 +111,9 @@ def test_a_form_without_parts_has_several_pictures() -> None:
         ({"image_left": "QUJD", "mv_image_left": "QUJD"}, "^mv_image_left: not .* image_left; "),
         ({"image": "QUJD", "image_front": "QUJD"}, "^image_front: not together with image, "),
         ({"image_front": ["QUJD"]}, "^image_front: must be a base64 string$"),
-        ({"image_urls": ["https://a.example/a.png"]}, "^image_urls: must be a data: URI "),
+        ({"image_urls": ["ftp://a.example/a.png"]}, r"^image_urls: must be an http\(s\) URL, or "),
         ({"image_urls": ["data:a;base64,QUJD", "file:///etc/passwd"]}, "^image_urls, picture 2: "),
-        ({"image_urls": ["QUJD"]}, "^image_urls: must be a data: URI "),
+        ({"image_urls": ["QUJD"]}, r"^image_urls: must be an http\(s\) URL, or a data: URI "),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused_with_the_name_of_the_field(
@@ -134,6 +135,36 @@ def test_eight_pictures_are_allowed_and_a_ninth_is_not() -> None:
         parse([form(*parts, mesh)], FORM)
     with pytest.raises(InputError, match="more than 10 files"):
         parse([form(*parts, *parts)], FORM)
+
+
+def test_pictures_by_url_keep_their_places_until_they_are_fetched() -> None:
+    url = "https://a.example/b.png"
+    read = parse([json.dumps({"image_urls": [url, f"data:;base64,{encoded(A)}", url]}).encode()])
+    assert isinstance(read.picture, UnfetchedPictures)
+    assert len(read.picture) == len(A)
+    asked = [(each.name, each.url) for each in read.picture.urls]
+    assert asked == [("image_urls, picture 1", url), ("image_urls, picture 3", url)]
+    assert contents(read.picture.with_contents([B, C])) == (B, A, C)
+    parts = [('name="image_back"', url.encode()), ('name="image"; filename="a.png"', A)]
+    read = parse([form(*parts)], FORM)
+    assert isinstance(read.picture, UnfetchedPictures)
+    assert [each.name for each in read.picture.urls] == ["image_back"]
+    fetched = read.picture.with_contents([B])
+    assert isinstance(fetched, PictureSet)
+    assert (fetched.sides, fetched.contents) == (("front", "back"), (A, B))
+    body = "&".join(f"image_urls={quote_plus(each)}" for each in (url, "HTTP://b.example/"))
+    read = parse([body.encode()], "application/x-www-form-urlencoded")
+    assert isinstance(read.picture, UnfetchedPictures)
+    assert [each.url for each in read.picture.urls] == [url, "HTTP://b.example/"]
+    only = read_pictures({"images": [Encoded(url)]}, max_bytes=1)
+    assert isinstance(only, UnfetchedPictures)
+    assert only.with_contents([A]) == A
+    most = [url] * MAX_PICTURES
+    assert isinstance(
+        read_pictures({"images": [*map(Encoded, most)]}, max_bytes=1), UnfetchedPictures
+    )
+    with pytest.raises(InputError, match=r"^image_urls: 9 pictures, and at most 8 are allowed$"):
+        in_json(image_urls=[*most, url])
 
 
 def test_the_limit_of_bytes_is_for_each_picture_and_for_all() -> None:

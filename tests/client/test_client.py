@@ -276,6 +276,13 @@ def test_generating_has_all_of_its_arguments() -> None:
         client.generate(b"x", sede=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
+def test_a_submitted_job_has_the_uid_that_the_list_of_jobs_has(server: Server) -> None:
+    with Client(server.url) as client:
+        uid = client.submit(picture(), texture=False, **SMALL)
+        assert client.job(uid).uid == uid
+        assert uid in [state.uid for state in client.jobs()]
+
+
 @pytest.mark.parametrize("texture", [True, False])
 def test_submitting_waits_for_nothing(*, texture: bool) -> None:
     client = ByHand(b"picture", b"mesh", SENT) if texture else ByHand(b"picture", SENT)
@@ -290,6 +297,10 @@ def test_submitting_waits_for_nothing(*, texture: bool) -> None:
     wanted = {"seed": 3, "new": 1, "texture": texture, "type": "ply"}
     assert sent.body.items() >= wanted.items()
     assert ("mesh" in sent.body) is texture
+    named = Reply(200, {"x-job-id": "b"}, b'{"uid": "a"}')
+    assert ByHand(b"picture", named).submit(b"picture") == "b"
+    with pytest.raises(ProtocolError):
+        ByHand(b"picture", Reply(200, {"x-job-id": "../b"}, b'{"uid": "a"}')).submit(b"picture")
 
 
 def test_a_client_retries_as_long_as_it_is_told_to() -> None:

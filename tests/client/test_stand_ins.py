@@ -64,8 +64,9 @@ def test_the_library_takes_words_and_urls(ask: Ask, calling: Server, host: Other
     assert named.uid == sent.uid
     made = ask(calling, "generate", text="a red chair", seed=2, texture=False, **SMALL)
     assert made.shape[:4] == b"glTF"
-    alias = ask(calling, "submit", text="a red chair", seed=2, **SMALL)
-    assert ask(calling, "job", alias).uid == made.uid
+    assert ask(calling, "submit", text="a red chair", seed=2, **SMALL) == made.uid
+    both = ask(calling, "submit", extra={"image_urls": [url, url]}, texture=False, **SMALL)
+    assert ask(calling, "job", both).uid == both
 
 
 @pytest.mark.parametrize(
@@ -75,8 +76,9 @@ def test_the_library_takes_words_and_urls(ask: Ask, calling: Server, host: Other
         ({"text": "x", "picture": b"x"}, "^text: cannot be combined"),
         ({"image_url": "x", "picture": b"x"}, "^image_url: cannot be combined"),
         ({"image_url": "x", "text": "x"}, "^image_url: cannot be combined"),
+        ({"extra": {"image_urls": ["x"]}, "picture": b"x"}, "^image_urls: cannot be combined"),
     ],
-    ids=["nothing", "text", "url", "both"],
+    ids=["nothing", "text", "url", "both", "urls"],
 )
 def test_the_library_refuses_none_and_two(ask: Ask, sent: dict[str, Any], message: str) -> None:
     for method in ("generate", "submit"):

@@ -72,10 +72,12 @@ def test_a_wrong_address_is_refused_at_the_start() -> None:
 def test_the_tools_import_nothing_of_the_server() -> None:
     pytest.importorskip("mcp", reason="mcp is not installed: pip install 'mcp>=1.10,<2'")
     code = (
-        "import sys, trellis2_server.mcp.tools; own = {n.split('.')[1] for n in sys.modules "
-        "if n.startswith('trellis2_server.')}; print(*sorted(own))"
+        "import sys, trellis2_server.mcp.tools, trellis2_server.mcp.remote_files; "
+        "own = {n.split('.')[1] for n in sys.modules if n.startswith('trellis2_server.')}; "
+        "print(*sorted(own))"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert run.stdout.split() == ["client", "mcp", "purposes", "request_fields"]
+    leaves = ["public_addresses", "purposes", "request_fields"]
+    assert run.stdout.split() == ["client", "mcp", *leaves]

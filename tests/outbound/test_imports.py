@@ -24,6 +24,6 @@ def test_a_server_imports_only_the_list_of_hosts_and_no_http_client() -> None:
         [sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True, timeout=120
     )
     own, clients = done.stdout.splitlines()
-    names = ("addresses", "hosts", "signatures", "urls")
+    names = ("hosts", "signatures", "urls")
     assert own.split() == [f"trellis2_server.outbound.{name}" for name in names]
     assert clients == ""

@@ -127,6 +127,33 @@ def test_an_error_of_the_other_server_is_told_in_one_line_without_the_key(
     assert message.isprintable()
 
 
+@pytest.mark.parametrize("name", ["b64_json", "url"])
+def test_a_large_picture_is_read_whole_up_to_the_limit(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    content = picture() + bytes(range(256)) * 200
+    prefix = "data:image/png;base64," if name == "url" else ""
+    text = prefix + encoded(content)
+    escaped = json.dumps({"data": [{name: text}], "usage": {}}).replace("/", "\\/")
+    monkeypatch.setattr(text_to_image, "MAX_PICTURE_BYTES", len(content))
+    assert make(lambda _: [reply(escaped)]) == content
+    monkeypatch.setattr(text_to_image, "MAX_PICTURE_BYTES", len(content) - 1)
+    with pytest.raises(OutboundError, match=f"over the limit of {len(content) - 1} bytes"):
+        make(lambda _: [reply(escaped)])
+
+
+@pytest.mark.parametrize(
+    "item",
+    [{"url": "x" * 20_000}, {"b64_json": "!" * 20_000}, {"b64_json": ["QUJD"], "url": "data:,x"}],
+    ids=["long URL", "no base64", "list"],
+)
+def test_a_large_reply_without_a_picture_is_an_error(item: dict[str, Any]) -> None:
+    with pytest.raises(OutboundError, match=r"^text: the .* sent a reply without a picture"):
+        make(lambda _: [reply(json.dumps({"data": [item]}))])
+    with pytest.raises(OutboundError, match=r"too much else$"):
+        make(lambda _: [reply(json.dumps({"data": [item], "x": ["y"] * 40_000}))])
+
+
 def test_a_reply_over_the_limit_is_an_error() -> None:
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {MAX_REPLY_BYTES + 1}\r\n\r\n".encode()
     with pytest.raises(OutboundError, match="is over the limit of 46137344 bytes"):

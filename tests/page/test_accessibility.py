@@ -45,6 +45,7 @@ def test_an_empty_page_is_accessible_and_has_no_animation(tab: OpenTab) -> None:
     with gated() as (server, _):
         one = tab(server.url)
         one.see("#history-empty", "No jobs yet")
+        assert one.page.locator("#describe, #describe-hint").filter(visible=True).count() == 0
         assert one.violations() == []
         moving = one.page.evaluate("document.getAnimations().length")
         assert moving == 0

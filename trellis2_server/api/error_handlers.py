@@ -82,7 +82,7 @@ _OPENAI_ERRORS: Final[Mapping[int, tuple[str, str | None]]] = {
     504: ("server_error", "gateway_timeout"),
 }
 #: A field that the text of an error begins with.
-_PARAM: Final = re.compile(r"([a-z][a-z0-9_]*): ")
+_PARAM: Final = re.compile(r"([a-z][a-z0-9_]*)(?:, picture \d+)?: ")
 _FIRST_SERVER_ERROR: Final = 500
 
 #: The methods that a route may accept.

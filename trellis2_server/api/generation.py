@@ -9,8 +9,14 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from trellis2_server.api.outbound_fields import PICTURE_URL, fetch_picture, read_text, read_webhook
-from trellis2_server.api.picture_fields import SINGLE
+from trellis2_server.api.outbound_fields import (
+    PICTURE_URL,
+    fetch_picture,
+    fetch_pictures,
+    read_text,
+    read_webhook,
+)
+from trellis2_server.api.picture_fields import SINGLE, UnfetchedPictures
 from trellis2_server.api.request_parsing import parse_request
 from trellis2_server.digests import md5
 from trellis2_server.errors import InputError, JobNotFoundError, UnavailableError
@@ -101,15 +107,20 @@ async def read_generation_request(
     parsed = await parse_request(request, max_bytes=max_bytes, names=form.names)
     fields = form.translate(parsed.fields)
     mesh_md5 = await asyncio.to_thread(md5, parsed.mesh) if parsed.mesh else None
+    unfetched = parsed.picture if isinstance(parsed.picture, UnfetchedPictures) else None
+    pictures = None if isinstance(parsed.picture, UnfetchedPictures) else parsed.picture
+    count = count_of(pictures) if unfetched is None else len(unfetched.entries)
     generation = GenerationRequest(
         fields,
-        parsed.picture,
+        pictures,
         parsed.mesh,
-        read_options(fields, settings, mesh_md5, pictures=count_of(parsed.picture)),
+        read_options(fields, settings, mesh_md5, pictures=count),
         read_delivery(fields, has_mesh=parsed.mesh is not None),
         request.state.body,
         webhook=read_webhook(fields, settings),
     )
+    if unfetched is not None:
+        generation.picture = await fetch_pictures(request, settings, unfetched)
     for name in (SINGLE, PICTURE_URL):
         if generation.picture is None and fields.get(name) is not None:
             generation.picture = await fetch_picture(request, settings, fields[name], name)

@@ -1,15 +1,17 @@
-"""The fields of a request that make this server call another host: `image_url`, `text`, `webhook`.
+"""Fields of a request that make this server call another host: URLs of pictures, `text`, `webhook`.
 
 Does not know: routes, jobs, how a host is called.
 """
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from trellis2_server.api.picture_fields import is_data_uri
+from trellis2_server.api.picture_fields import check_total, is_data_uri
+from trellis2_server.base64_text import decode_base64
 from trellis2_server.errors import InputError
-from trellis2_server.inputs.base64_text import decode_base64
 from trellis2_server.jobs.webhook import (
     DEFAULT_EVENTS,
     EVENTS,
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from trellis2_server.api.picture_fields import UnfetchedPictures
+    from trellis2_server.inputs.images import Pictures
     from trellis2_server.outbound.pictures import PictureFetcher
     from trellis2_server.settings import Settings
 
@@ -56,6 +60,44 @@ async def fetch_picture(
     held = account.held_bytes
     fetcher = _fetcher(request, settings, name)
     return await fetcher.fetch(url, name, lambda size: account.reserve(held + size))
+
+
+async def fetch_pictures(
+    request: Request, settings: Settings, pictures: UnfetchedPictures
+) -> Pictures:
+    """Return the pictures of a request, with those that are URLs, see `fetch_picture`.
+
+    They are fetched side by side, and none if one of them may not be.
+
+    Raises:
+        InputError: one is no URL of a listed host, or cannot be fetched.
+        TooLargeError: all pictures together are over the limit of a body.
+        UnavailableError: too many bytes are in flight.
+    """
+    urls = pictures.urls
+    fetcher = _fetcher(request, settings, urls[0].name)
+    for each in urls:
+        fetcher.check(each.url, each.name)
+    account = request.state.body
+    held: int = account.held_bytes
+    sizes = dict.fromkeys(range(len(urls)), 0)
+
+    def note_size(index: int, size: int) -> None:
+        sizes[index] = size
+        fetched = sum(sizes.values())
+        name = urls[index].name.split(",")[0]
+        check_total(name, len(pictures) + fetched, settings.server.max_body_bytes)
+        account.reserve(held + fetched)
+
+    tasks = [
+        asyncio.create_task(fetcher.fetch(each.url, each.name, partial(note_size, index)))
+        for index, each in enumerate(urls)
+    ]
+    try:
+        return pictures.with_contents(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _fetcher(request: Request, settings: Settings, name: str) -> PictureFetcher:

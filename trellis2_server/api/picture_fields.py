@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from trellis2_server.base64_text import decode_base64
 from trellis2_server.errors import InputError, TooLargeError
-from trellis2_server.inputs.base64_text import decode_base64
 from trellis2_server.inputs.images import PictureSet
 from trellis2_server.request_fields import MAX_PICTURES, SIDES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from trellis2_server.inputs.images import Pictures
     from trellis2_server.request_fields import Side
@@ -25,7 +25,7 @@ SINGLE: Final = "image"
 SIDE_FIELDS: Final[Mapping[str, Side]] = {
     name: side for side in SIDES for name in (f"image_{side}", f"mv_image_{side}")
 }
-#: Lists of pictures; the second one as `data:` URIs.
+#: Lists of pictures; the second one as URLs, `data:` ones too.
 LISTS: Final = ("images", "image_urls")
 #: Longest beginning of a URL that is looked at, characters; longer ones are refused anyway.
 _MAX_URL_LENGTH: Final = 4096
@@ -44,8 +44,49 @@ class Encoded:
     text: str | bytes | memoryview
 
 
-#: Content of a picture file, or its base64.
+#: Content of a picture file, or its base64, or its http(s) URL in place of that.
 Sent = bytes | Encoded
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class PictureUrl:
+    """A picture that is to be fetched. It has no `repr`: its URL may be secret.
+
+    Attributes:
+        name: what messages call it.
+        url: http or https.
+    """
+
+    name: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class UnfetchedPictures:
+    """One to eight pictures, some of which are to be fetched.
+
+    Attributes:
+        entries: their files or URLs, in order.
+        sides: what side each shows; None: unknown.
+    """
+
+    entries: tuple[bytes | PictureUrl, ...]
+    sides: tuple[Side | None, ...]
+
+    def __len__(self) -> int:
+        """Size of the files that are there, bytes."""
+        return sum(len(entry) for entry in self.entries if isinstance(entry, bytes))
+
+    @property
+    def urls(self) -> list[PictureUrl]:
+        """Those to be fetched, in order."""
+        return [entry for entry in self.entries if isinstance(entry, PictureUrl)]
+
+    def with_contents(self, fetched: Iterable[bytes]) -> Pictures:
+        """Return the pictures, with the contents of `urls`."""
+        contents = iter(fetched)
+        files = [entry if isinstance(entry, bytes) else next(contents) for entry in self.entries]
+        return _together(files, self.sides)
 
 
 def values_of(name: str, value: object) -> list[Sent]:
@@ -103,16 +144,19 @@ def take_url(sent: dict[str, list[Sent]]) -> dict[str, str]:
     values = sent.get(SINGLE, [])
     if len(values) != 1 or sum(map(len, sent.values())) > 1:
         return {}
-    text = values[0].text if isinstance(values[0], Encoded) else values[0]
+    text = _text_of(values[0])
     if not is_web_url(text):
         return {}
     del sent[SINGLE]
-    url = text[:_MAX_URL_LENGTH]
-    return {SINGLE: url if isinstance(url, str) else bytes(url).decode("utf-8", "replace")}
+    return {SINGLE: _begin(text, _MAX_URL_LENGTH)}
 
 
-def read_pictures(sent: Mapping[str, Sequence[Sent]], *, max_bytes: int) -> Pictures | None:
+def read_pictures(
+    sent: Mapping[str, Sequence[Sent]], *, max_bytes: int
+) -> Pictures | UnfetchedPictures | None:
     """Return the picture of a request, or its pictures in order; None: it has none.
+
+    Of pictures some of which are http(s) URLs, nothing is fetched here.
 
     Args:
         sent: field → its pictures.
@@ -127,15 +171,43 @@ def read_pictures(sent: Mapping[str, Sequence[Sent]], *, max_bytes: int) -> Pict
         raise InputError(
             f"{chosen[0][0]}: {len(chosen)} pictures, and at most {MAX_PICTURES} are allowed"
         )
+    sides: tuple[Side | None, ...] = tuple(side for _, _, side in chosen)
     contents: list[bytes] = []
-    for index, (name, value, side) in enumerate(chosen, 1):
-        label = name if side or len(chosen) == 1 else f"{name}, picture {index}"
+    urls: dict[int, PictureUrl] = {}
+    for index, (name, value, side) in enumerate(chosen):
+        label = name if side or len(chosen) == 1 else f"{name}, picture {index + 1}"
+        text = _text_of(value)
+        if is_web_url(text):
+            urls[index] = PictureUrl(label, _begin(text, _MAX_URL_LENGTH))
+            continue
         contents.append(_content(label, name, value, max_bytes))
-        if sum(map(len, contents)) > max_bytes:
-            raise TooLargeError(f"{name}: all pictures are over the limit of {max_bytes} bytes")
-    if len(contents) < 2:  # noqa: PLR2004 - one picture is no set
-        return contents[0] if contents else None
-    return PictureSet(tuple(contents), tuple(side for _, _, side in chosen))
+        check_total(name, sum(map(len, contents)), max_bytes)
+    if not urls:
+        return _together(contents, sides) if contents else None
+    files = iter(contents)
+    return UnfetchedPictures(
+        tuple(urls.get(index) or next(files) for index in range(len(chosen))), sides
+    )
+
+
+def _text_of(value: Sent) -> str | bytes | memoryview:
+    return value.text if isinstance(value, Encoded) else value
+
+
+def check_total(name: str, size: int, max_bytes: int) -> None:
+    """Return if all pictures together are within the limit, bytes.
+
+    Raises:
+        TooLargeError: they are not.
+    """
+    if size > max_bytes:
+        raise TooLargeError(f"{name}: all pictures are over the limit of {max_bytes} bytes")
+
+
+def _together(contents: Sequence[bytes], sides: Sequence[Side | None]) -> Pictures:
+    if len(contents) == 1:
+        return contents[0]
+    return PictureSet(tuple(contents), tuple(sides))
 
 
 def _choose(sent: Mapping[str, Sequence[Sent]]) -> list[tuple[str, Sent, Side | None]]:
@@ -185,5 +257,5 @@ def _content(label: str, name: str, value: Sent, max_bytes: int) -> bytes:
             raise InputError(f"{label}: empty")
         return value
     if name == "image_urls" and not is_data_uri(value.text):
-        raise InputError(f"{label}: must be a data: URI with the picture itself")
+        raise InputError(f"{label}: must be an http(s) URL, or a data: URI with the picture itself")
     return decode_base64(value.text, max_bytes=max_bytes, name=label)

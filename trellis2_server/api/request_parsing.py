@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import ClientDisconnect
 
-from trellis2_server.api import large_json
+from trellis2_server import large_json
 from trellis2_server.api.body_kinds import HEAD_BYTES, body_kind, json_codec
 from trellis2_server.api.content_coding import make_decoder
 from trellis2_server.api.forms import parse_form
@@ -35,8 +35,8 @@ from trellis2_server.api.picture_fields import (
 )
 from trellis2_server.api.query_fields import add_query
 from trellis2_server.api.urlencoded import parse_urlencoded
+from trellis2_server.base64_text import decode_base64
 from trellis2_server.errors import InputError, TooLargeError
-from trellis2_server.inputs.base64_text import decode_base64
 from trellis2_server.request_fields import MAX_PICTURES
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from trellis2_server.api.content_coding import BodyDecoder
     from trellis2_server.api.forms import FormContent
     from trellis2_server.api.inflight_bodies import BodyAccount
-    from trellis2_server.api.picture_fields import Sent
+    from trellis2_server.api.picture_fields import Sent, UnfetchedPictures
     from trellis2_server.inputs.images import Pictures
 
 #: JSON bodies up to this size, in bytes, are parsed on the event loop.
@@ -73,12 +73,13 @@ class ParsedRequest:
 
     Attributes:
         fields: the fields as sent, without the files.
-        picture: content of the picture file, or of several; None if there is none.
+        picture: content of the picture file, or of several, or where they are; None if there is
+            none.
         mesh: content of the mesh file; None if there is none.
     """
 
     fields: dict[str, object]
-    picture: Pictures | None
+    picture: Pictures | UnfetchedPictures | None
     mesh: bytes | None = None
 
 
@@ -94,8 +95,8 @@ async def parse_request(
     A form has the files as parts, as they are or in base64; JSON has them in base64, several
     pictures as a list or by side (`picture_fields`); any other body is the picture itself. Where
     the content type is missing, unknown, or one that clients send without meaning it, the first
-    bytes decide. Fields may also be in the query. A single picture that is an http(s) URL stays
-    among the fields, as `image`: nothing is fetched here.
+    bytes decide. Fields may also be in the query. Nothing is fetched here: a single picture that is
+    an http(s) URL stays among the fields, as `image`.
 
     Args:
         request: the request, its body not read.
@@ -313,8 +314,8 @@ def _parse_json(body: _Body, max_bytes: int, names: Mapping[str, str]) -> Parsed
 
 
 def _read_long_url(
-    fields: dict[str, Any], pictures: Pictures | None, max_bytes: int
-) -> Pictures | None:
+    fields: dict[str, Any], pictures: Pictures | UnfetchedPictures | None, max_bytes: int
+) -> Pictures | UnfetchedPictures | None:
     """Return the picture of a `data:` URI of any size, if there is no other; it is decoded here.
 
     Of any other text, the beginning is left among the fields, for the message that it is no URL.
@@ -372,7 +373,7 @@ def _form_request(form: FormContent, max_bytes: int) -> ParsedRequest:
     pictures = read_pictures(sent, max_bytes=max_bytes)
     urls = [content for content, _ in form.lists.pop(PICTURE_URL, [])]
     if len(urls) > 1:
-        raise InputError(f"{PICTURE_URL}: sent more than once; send several pictures as files")
+        raise InputError(f"{PICTURE_URL}: sent more than once; send several pictures in image_urls")
     for content in urls:
         fields[PICTURE_URL] = content
         if len(content) >= large_json.LONG_BYTES:

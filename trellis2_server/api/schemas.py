@@ -74,10 +74,10 @@ _UPLOADS_AND_NAMES: Final[dict[str, dict[str, Any]]] = {
     },
     "image_urls": {
         "type": "array",
-        "items": {"type": "string", "pattern": "^data:"},
+        "items": {"type": "string", "pattern": "^(data:|[Hh][Tt][Tt][Pp][Ss]?://)"},
         "minItems": 1,
         "maxItems": MAX_PICTURES,
-        "description": "The same as data: URIs.",
+        "description": "The same as URLs: data: URIs, or http(s) as image_url.",
     },
     **{
         f"image_{side}": {

@@ -1,1 +1,1 @@
-"""Client uploads: base64 text, pictures and mesh files."""
+"""Client uploads: pictures and mesh files."""

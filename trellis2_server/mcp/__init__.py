@@ -9,5 +9,5 @@ It needs the package `mcp`, which is imported when it starts.
     files.py            pictures and meshes of arguments; files that are written
     remote_files.py     files by URL
 
-Does not know: the server, apart from its client.
+Does not know: the server, apart from its client and `public_addresses`.
 """

@@ -19,17 +19,16 @@ import httpx
 
 from trellis2_server import __version__
 from trellis2_server.client import UnreachableError, UsageError
+from trellis2_server.public_addresses import is_public
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
-    Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+    from trellis2_server.public_addresses import IPAddress
 
 #: Time limit of a file, seconds.
 TIMEOUT_S: Final = 60.0
 _PORTS: Final = {"http": 80, "https": 443}
-#: IPv6 networks whose last 32 bits are an IPv4 address (RFC 6052, RFC 8215, RFC 4291).
-_EMBEDDING: Final = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")))
 
 
 class RemoteFiles:
@@ -64,7 +63,7 @@ class RemoteFiles:
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             raise UnreachableError(f"{name}: {parts.hostname} does not answer") from error
 
-    async def _resolve(self, name: str, parts: SplitResult) -> Address:
+    async def _resolve(self, name: str, parts: SplitResult) -> IPAddress:
         host, port = str(parts.hostname), parts.port or _PORTS[parts.scheme]
         try:
             found = await asyncio.get_running_loop().getaddrinfo(
@@ -75,23 +74,10 @@ class RemoteFiles:
             raise UnreachableError(f"{name}: there is no host {host}") from error
         if not self._allows_private and not all(map(is_public, addresses)):
             raise UsageError(
-                f"{name}: {host} is an address of this machine or of a private network; "
-                "--allow-private-urls allows it"
+                f"{name}: {host} has an address that is not public, such as one of this machine or "
+                "of a private network; --allow-private-urls allows it"
             )
         return addresses[0]
-
-
-def is_public(address: Address) -> bool:
-    """Return whether an address, and one that is embedded in it, is on the public internet."""
-    if isinstance(address, ipaddress.IPv6Address):
-        embedded = address.ipv4_mapped or address.sixtofour
-        if address.teredo is not None:
-            return False
-        if embedded is None and any(address in network for network in _EMBEDDING):
-            embedded = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
-        if embedded is not None:
-            return is_public(embedded)
-    return address.is_global and not address.is_multicast
 
 
 def _split(name: str, url: str) -> SplitResult:
@@ -109,7 +95,7 @@ def _split(name: str, url: str) -> SplitResult:
     return parts
 
 
-async def _download(name: str, parts: SplitResult, address: Address, max_bytes: int) -> bytes:
+async def _download(name: str, parts: SplitResult, address: IPAddress, max_bytes: int) -> bytes:
     """Return the content that a host's address sends."""
     host = str(parts.hostname)
     literal = f"[{address}]" if address.version == 6 else str(address)  # noqa: PLR2004

@@ -10,12 +10,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from trellis2_server.outbound.addresses import is_public
+from trellis2_server.public_addresses import is_public
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from trellis2_server.outbound.addresses import IPAddress
+    from trellis2_server.public_addresses import IPAddress
 
     IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 

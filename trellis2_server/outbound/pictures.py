@@ -52,6 +52,14 @@ class PictureFetcher:
         self._timeout_s = timeout_s
         self._turns = asyncio.Semaphore(MAX_FETCHES)
 
+    def check(self, url: object, name: str) -> None:
+        """Return if a URL may be fetched; its addresses are not looked up.
+
+        Raises:
+            InputError: it is no URL of a listed host.
+        """
+        self._sender.check(parse_url(url, name), name)
+
     async def fetch(
         self, url: object, name: str, note_size: Callable[[int], None] = lambda _: None
     ) -> bytes:

@@ -20,15 +20,15 @@ import h11
 
 from trellis2_server import __version__
 from trellis2_server.errors import InputError, OutboundError, OutboundTimeoutError
-from trellis2_server.outbound.addresses import is_public
 from trellis2_server.outbound.urls import check_listed
+from trellis2_server.public_addresses import is_public
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from trellis2_server.outbound.addresses import IPAddress
     from trellis2_server.outbound.hosts import HostList
     from trellis2_server.outbound.urls import Url
+    from trellis2_server.public_addresses import IPAddress
 
     #: Returns the addresses of a host name and port, at least one.
     Resolve = Callable[[str, int], Awaitable[Sequence[str]]]

@@ -12,8 +12,6 @@ Does not know: jobs, settings.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import json
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -21,12 +19,15 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary
 
+from trellis2_server.base64_text import decode_base64
 from trellis2_server.errors import (
     InputError,
     OutboundError,
     OutboundTimeoutError,
+    TooLargeError,
     UnavailableError,
 )
+from trellis2_server.large_json import parse_nested
 from trellis2_server.outbound.hosts import HostList
 from trellis2_server.outbound.pictures import PictureFetcher
 from trellis2_server.outbound.sender import OutboundRequest, Policy, Sender, resolve_by_system
@@ -223,27 +224,35 @@ class PictureMaker:
 
 
 def _picture(body: bytes) -> bytes | str:
-    """Return the picture of a reply, or its URL.
+    """Return the picture of a reply, or its URL. Other threads can run in between.
 
     Raises:
-        OutboundError: the reply has neither.
+        OutboundError: the reply has neither, or the picture is too large.
     """
     broken = f"{_NAME}: {_WHO} sent a reply without a picture"
     try:
-        first: Any = json.loads(body)["data"][0]
+        first: Any = parse_nested(body)["data"][0]
         content, url = first.get("b64_json"), first.get("url")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise OutboundError(broken) from error
-    if isinstance(url, str) and url.startswith("data:") and not content:
+    except TooLargeError as error:
+        raise OutboundError(f"{broken}: it has too much else") from error
+    if not (content and isinstance(content, str | memoryview)) and _is_data_uri(url):
         content = url
-    if isinstance(content, str) and content:
+    if content and isinstance(content, str | memoryview):
         try:
-            return base64.b64decode(content[content.find(",") + 1 :], validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise OutboundError(f"{broken}: it is not base64") from error
+            return decode_base64(content, max_bytes=MAX_PICTURE_BYTES, name=broken)
+        except (InputError, TooLargeError) as error:
+            raise OutboundError(str(error)) from error
     if isinstance(url, str) and url:
         return url
     raise OutboundError(broken)
+
+
+def _is_data_uri(url: object) -> bool:
+    if isinstance(url, memoryview):
+        url = bytes(url[:5]).decode("latin-1")
+    return isinstance(url, str) and url[:5].lower() == "data:"
 
 
 def _message(body: bytes) -> tuple[str, str]:

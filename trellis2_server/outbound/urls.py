@@ -18,8 +18,8 @@ from trellis2_server.errors import InputError
 from trellis2_server.outbound.hosts import read_host
 
 if TYPE_CHECKING:
-    from trellis2_server.outbound.addresses import IPAddress
     from trellis2_server.outbound.hosts import HostList
+    from trellis2_server.public_addresses import IPAddress
 
 #: Longest URL, characters.
 MAX_URL_LENGTH: Final = 2048

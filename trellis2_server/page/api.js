@@ -171,7 +171,9 @@ export async function sendAll(pictures, fields) {
   const body = new FormData();
   for (const [field, value] of Object.entries(fields)) body.set(field, value);
   for (const [field, file] of pictures) body.append(field, file, file.name);
-  return (await (await request("send", { method: "POST", body })).json()).uid;
+  const response = await request("send", { method: "POST", body });
+  const { uid } = await response.json();
+  return response.headers.get("X-Job-Id") ?? uid; // as the list of jobs has it
 }
 
 /** A job from the server's JSON, without its null values. @param {any} raw */

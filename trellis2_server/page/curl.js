@@ -10,10 +10,10 @@ const PLAIN_NAME = /^[\w.][\w.-]*$/;
 /**
  * @param {[field: string, name: string][]} pictures fields and file names of the pictures.
  * @param {Record<string, unknown>} fields
- * @param {{url: string, hasKey: boolean}} server URL of the route; whether it needs a key.
+ * @param {{url: string, hasKey: boolean, name?: string}} server URL of the route; whether it needs
+ *   a key; name of the model's file, without its ending: by default that of the first picture.
  */
-export function curlCommand(pictures, fields, { url, hasKey }) {
-  const stem = pictures[0][1].replace(/\.[^.]*$/, "") || "model";
+export function curlCommand(pictures, fields, { url, hasKey, name: stem = stemOf(pictures) }) {
   const parts = ["curl --fail-with-body"];
   if (hasKey) parts.push('-H "X-API-Key: $TRELLIS2_API_KEY"');
   for (const [field, name] of pictures) parts.push(`-F ${quoted(`${field}=@${formFile(name)}`)}`);
@@ -25,6 +25,11 @@ export function curlCommand(pictures, fields, { url, hasKey }) {
   }
   parts.push(`-o ${quoted(`${stem}.glb`)}`, quoted(url));
   return parts.join(" \\\n  ");
+}
+
+/** @param {[field: string, name: string][]} pictures */
+function stemOf(pictures) {
+  return pictures[0]?.[1].replace(/\.[^.]*$/, "") || "model";
 }
 
 /**

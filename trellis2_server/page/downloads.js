@@ -148,14 +148,14 @@ export class Downloads {
    * @param {Job | null} job
    * @param {string} name file name of the picture.
    * @param {Record<string, unknown>} defaults the server's defaults, which the command omits.
-   * @param {[field: string, name: string][]} [pictures] of the job, if it has several.
+   * @param {string | [field: string, name: string][]} [source] text, or several pictures.
    */
-  show(job, name, defaults, pictures = [["image", name]]) {
+  show(job, name, defaults, source = [["image", name]]) {
     this.job = job;
     this.name = name.replace(/\.[^.]*$/, "") || "model";
     this.section.hidden = !(job?.shape_ready || job?.texture_ready);
     if (!job) return;
-    const state = JSON.stringify([job.uid, job.files, job.can_export, pictures]);
+    const state = JSON.stringify([job.uid, job.files, job.can_export, source]);
     if (state === this.shown) return;
     if (!this.shown.includes(job.uid)) {
       this.parts.status.textContent = this.parts.copyResult.textContent = "";
@@ -174,14 +174,16 @@ export class Downloads {
     const fields = Object.entries(job.parameters ?? {}).filter(
       ([field, value]) => JSON.stringify(value) !== JSON.stringify(defaults[field]),
     );
+    const [pictures, text] = typeof source === "string" ? [[], source] : [source];
     this.parts.command.textContent = curlCommand(
       pictures,
       {
+        text,
         ...Object.fromEntries(fields),
         seed: job.seed,
         texture: job.texture_ready || job.status === "texture_processing",
       },
-      { url: api.address("generate"), hasKey: api.hasKey() },
+      { url: api.address("generate"), hasKey: api.hasKey(), name: this.name },
     );
   }
 

@@ -1,6 +1,7 @@
 /** The page: connects its parts, and holds which job is selected. */
 
 import * as api from "./api.js";
+import { Describe, fileNameOf, titleOf } from "./describe.js";
 import { Downloads } from "./downloads.js";
 import { watchHealth } from "./health.js";
 import { History } from "./history.js";
@@ -39,6 +40,7 @@ const viewer = new Viewer(part("viewer"), part("viewer-error"));
 const history = new History(part("history"), part("history-empty"), part("history-more"), openJob);
 
 const sides = new Sides(part("sides"), (pictures) => sendSides(pictures));
+const describe = new Describe(part("describe"), part("describe-hint"), (text) => sendText(text));
 
 /** Pictures that were sent from this tab, by uid of their job. @type {Map<string, File>} */
 const sent = new Map();
@@ -76,10 +78,8 @@ async function send(pictures, more = {}) {
       sent.set(id, picture);
       first ||= id;
       if (id === first) openJob(id);
-      // The history uses another uid of the job.
-      else api.job(id).then((job) => sent.set(job.uid, picture), () => {});
     } catch (error) {
-      showError(/** @type {Error} */ (error), picture, fields);
+      showError(/** @type {Error} */ (error), () => send([picture], fields));
       if (!first) parts.display.dataset.shows = current.model ? "model" : "nothing";
       break;
     }
@@ -103,10 +103,30 @@ async function sendSides(pictures, more = {}) {
     const id = await api.sendAll(pictures, fields);
     sent.set(id, front);
     if (pictures.length > 1) sides.remember(id, pictures);
+    parts.display.scrollIntoView({ block: "nearest" }); // the button may be far below it
     openJob(id);
   } catch (error) {
     showError(/** @type {Error} */ (error));
     parts.display.dataset.shows = current.model ? "model" : "nothing";
+  }
+  history.refresh();
+}
+
+/**
+ * Sends a text, and opens its job.
+ * @param {string} text
+ * @param {Record<string, string>} [more] fields that override the settings.
+ */
+async function sendText(text, more = {}) {
+  showError(null);
+  if (!part("settings").reportValidity()) return;
+  try {
+    const id = await api.sendAll([], { texture: "true", ...settings.values(), ...more, text });
+    describe.remember(id, text);
+    parts.display.scrollIntoView({ block: "nearest" });
+    openJob(id);
+  } catch (error) {
+    showError(/** @type {Error} */ (error), () => sendText(text, more));
   }
   history.refresh();
 }
@@ -131,6 +151,8 @@ async function pictureOfJob() {
 /** @param {Record<string, string>} fields fields that override the settings. */
 async function sendAgain(fields) {
   try {
+    const text = describe.textOf(current.id, current.job);
+    if (text) return await sendText(text, fields);
     const several = await sides.picturesOf(current.id, current.job);
     if (several) return await sendSides(several, fields);
     const picture = await pictureOfJob();
@@ -140,20 +162,24 @@ async function sendAgain(fields) {
   }
 }
 
+/** Sends again what a job was made from, if this tab sent it. @param {string} id */
+function resendOf(id) {
+  return sent.has(id) || describe.textOf(id, null) ? () => sendAgain({}) : undefined;
+}
+
 /**
  * Shows an error message; null hides it.
  * @param {Error | null} error
- * @param {File} [picture] offered to be sent again.
- * @param {Record<string, string>} [fields]
+ * @param {() => void} [again] sends the request again, which is offered.
  */
-function showError(error, picture, fields) {
+function showError(error, again) {
   parts.alert.replaceChildren(error?.message ?? "");
   parts.alert.hidden = !error;
-  if (!error || !picture) return;
+  if (!error || !again) return;
   const button = document.createElement("button");
   button.type = "button";
   button.textContent = "Send it again";
-  button.addEventListener("click", () => send([picture], fields));
+  button.addEventListener("click", again);
   parts.alert.append(" ", button);
 }
 
@@ -187,7 +213,7 @@ async function watchJob() {
     parts.job.hidden = true;
     downloads.show(null, "", {});
     if (!current.model) parts.display.dataset.shows = "nothing";
-    showError(/** @type {Error} */ (error), sent.get(id));
+    showError(/** @type {Error} */ (error), resendOf(id));
   }
 }
 
@@ -208,16 +234,18 @@ function showJob(job) {
   history.update(job);
   history.select(job.uid);
 
+  const text = describe.textOf(current.id, job);
+
   parts.job.hidden = false;
-  parts.title.textContent = file?.name ?? "Model";
+  parts.title.textContent = file?.name ?? titleOf(text ?? "Model");
   showSteps(parts.steps, job);
-  showProgress(job, file?.name ?? "model");
+  showProgress(job, file?.name ?? titleOf(text ?? "model"));
   showProblems(job);
   parts.cancel.hidden = isFinished(job);
   parts.newSeed.hidden = parts.rerun.hidden =
-    !isFinished(job) || !(file || job.files?.["input.png"]);
-  const pictures = sides.namesOf(current.id, job) ?? undefined;
-  downloads.show(job, file?.name ?? "picture.png", defaults(), pictures);
+    !isFinished(job) || !(file || text || job.files?.["input.png"]);
+  const name = file?.name ?? fileNameOf(text ?? "picture");
+  downloads.show(job, name, defaults(), text ?? sides.namesOf(current.id, job) ?? undefined);
 
   const cutout = job.files?.["input.png"];
   if (cutout && !before?.files?.["input.png"]) showCutout(cutout.url);
@@ -318,7 +346,7 @@ async function showModel() {
     if (signal.aborted) return;
     current.model = before;
     if (error instanceof api.ServerError && !error.isTemporary) {
-      showError(error, sent.get(current.id));
+      showError(error, resendOf(current.id));
       return;
     }
     showConnection("The connection is lost. Trying again.");
@@ -350,6 +378,7 @@ watchHealth(part("banner"), part("health"), async (engine) => {
   try {
     const options = await api.options();
     settings.show(options, engine === "preview");
+    describe.show(options.max_text_length);
     downloads.setOptions(options);
   } catch (error) {
     showError(/** @type {Error} */ (error));

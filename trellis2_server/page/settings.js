@@ -16,6 +16,7 @@
  * @property {Record<string, {label: string, fields: Record<string, unknown>}>} purposes
  * @property {number} max_body_bytes
  * @property {number} max_image_pixels
+ * @property {number | null} [max_text_length] null: the server takes no text without a picture.
  */
 
 /** Labels by field; the stages share those of their sampler fields. */

@@ -82,6 +82,7 @@ export function announcementOf(job) {
   if (job.status === "texture_processing") {
     return "The untextured model is ready. Its texture is being generated.";
   }
+  if (job.stage === "picture") return "The text was sent. Its picture is being made.";
   const isCutOut = Boolean(job.files?.["input.png"]);
   return isCutOut ? "The cut-out is ready. The shape is being generated." : "The picture was sent.";
 }

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.engines import GatedEngine
 from tests.support.server import Server, serving, settings
+from trellis2_server.api.outbound_fields import MAX_TEXT_LENGTH
 from trellis2_server.api.routes import page
 from trellis2_server.parameters import EXPORT_FIELDS, read_options
 from trellis2_server.request_fields import BY_NAME, FIELDS, STAGES
@@ -158,7 +159,9 @@ def test_without_a_valid_file_the_viewer_is_loaded_from_a_cdn_with_its_hash(
 
 def test_the_options_are_the_request_fields_with_the_servers_defaults() -> None:
     configured = settings(
-        generation={"seed": 7, "tex_sampling_steps": 30}, export={"glb_texture_size": 512}
+        generation={"seed": 7, "tex_sampling_steps": 30},
+        export={"glb_texture_size": 512},
+        text_to_image={"url": "http://127.0.0.1:9/v1/images/generations"},
     )
     with serving(GatedEngine(), configured) as server:
         reply = server.client.get("/page/options").json()
@@ -175,6 +178,7 @@ def test_the_options_are_the_request_fields_with_the_servers_defaults() -> None:
     assert "remove_background" not in defaults  # omitted, the picture decides
     assert read_options(defaults, configured) == read_options({}, configured)
     assert reply["max_body_bytes"] == configured.server.max_body_bytes
+    assert reply["max_text_length"] == MAX_TEXT_LENGTH
 
 
 def test_the_options_end_at_the_servers_maxima() -> None:
@@ -183,7 +187,9 @@ def test_the_options_end_at_the_servers_maxima() -> None:
         "glb_decimation_target": 2000, "max_decimation_target": 9000,
     }  # fmt: skip
     with serving(GatedEngine(), settings(export=capped)) as server:
-        properties = server.client.get("/page/options").json()["properties"]
+        reply = server.client.get("/page/options").json()
+    assert reply["max_text_length"] is None  # no text-to-image server
+    properties = reply["properties"]
     assert properties["texture_size"]["enum"] == [256, 512, 1024]
     assert properties["decimation_target"]["maximum"] == 9000
 

@@ -76,13 +76,22 @@ class HealthyReply(BaseModel):
     ),
 )
 async def send(
-    request: Request, service: ServiceDep, caller: CallerDep, settings: SettingsDep
+    request: Request,
+    response: Response,
+    service: ServiceDep,
+    caller: CallerDep,
+    settings: SettingsDep,
 ) -> SendReply:
-    """Return an id of the job at once. Takes the fields of `/generate`."""
+    """Return an id of the job at once. Takes the fields of `/generate`.
+
+    The id also stands for the requested model in `/status/{uid}`. The header `X-Job-Id` is the
+    job's own uid, as `/jobs` lists it.
+    """
     generation = await read_generation_request(request, settings)
     has_texture = bool(generation.delivery.texture)
     job = await submit(generation, service, caller, texture=has_texture)
     delivery = replace(generation.delivery, texture=has_texture)
+    response.headers["X-Job-Id"] = job.uid
     return SendReply(uid=await service.create_alias(job, delivery))
 
 

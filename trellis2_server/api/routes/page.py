@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 
+from trellis2_server.api.outbound_fields import MAX_TEXT_LENGTH
 from trellis2_server.api.schemas import field_schema
 from trellis2_server.api.vendored_files import VendoredFile
 from trellis2_server.digests import md5
@@ -73,6 +74,10 @@ class OptionsReply(BaseModel):
     )
     max_body_bytes: int = Field(description="Maximum size of a request body, bytes.")
     max_image_pixels: int = Field(description="Maximum size of a picture, width x height, pixels.")
+    max_text_length: int | None = Field(
+        description="Maximum length of `text` in place of a picture, characters; null: this server "
+        "takes none."
+    )
 
 
 @router.get("/", include_in_schema=False)
@@ -101,6 +106,7 @@ async def options(request: Request) -> OptionsReply:
         },
         max_body_bytes=settings.server.max_body_bytes,
         max_image_pixels=settings.server.max_image_pixels,
+        max_text_length=MAX_TEXT_LENGTH if settings.text_to_image.url else None,
     )
 
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from trellis2_server.client.protocol.retry import Backoff
     from trellis2_server.client.records import JobState
 
+#: Fields that stand for a picture.
+_STAND_INS: Final = ("text", "image_url", "image_urls")
 #: How often a job that the server has lost is submitted again.
 MAX_RESUBMISSIONS: Final = 3
 #: Longest time that cancelling a job on the server may take, seconds.
@@ -45,7 +47,8 @@ class GenerationRequest:
     """A picture or what stands for it, and the files that are to be generated from it.
 
     Attributes:
-        picture: image file, or several of one object; None: `fields` has `text` or `image_url`.
+        picture: image file, or several of one object; None: `fields` has `text`, `image_url` or
+            `image_urls`.
         mesh: mesh file that is textured; None: a shape is generated.
         texture: whether a textured model is requested.
         shape: whether an untextured model is requested, too.
@@ -68,7 +71,7 @@ class GenerationRequest:
             raise UsageError(f"type: must be one of {', '.join(EXTENSIONS)}")
         if self.mesh is not None and not self.texture:
             raise UsageError("mesh: requires a texture")
-        given = [name for name in ("text", "image_url") if self.fields.get(name) is not None]
+        given = [name for name in _STAND_INS if self.fields.get(name) is not None]
         if self.picture is None and not given:
             raise UsageError("picture: missing; give a picture, text or image_url")
         if len(given) + (self.picture is not None) > 1:
@@ -145,7 +148,7 @@ def _read_pictures(pictures: Pictures) -> Operation[dict[str, Any]]:
 def submit(request: GenerationRequest, backoff: Backoff) -> Operation[str]:
     """Submit a request; return the uid of the job."""
     body = yield from read_body(request)
-    return (yield from _send(body, backoff))
+    return (yield from _submit(body, backoff))
 
 
 def submit_text(fields: Mapping[str, Any], backoff: Backoff) -> Operation[str]:
@@ -153,10 +156,19 @@ def submit_text(fields: Mapping[str, Any], backoff: Backoff) -> Operation[str]:
     body = {name: value for name, value in fields.items() if value is not None}
     if body.get("seed") == -1:
         body["seed"] = secrets.randbelow(MAX_SEED + 1)
-    return (yield from _send(body, backoff))
+    return (yield from _submit(body, backoff))
+
+
+def _submit(body: Mapping[str, Any], backoff: Backoff) -> Operation[str]:
+    """Send a request; return the uid that the list of jobs has, where the server names it."""
+    reply = yield from retry.call(Call("POST", "send", body), backoff)
+    name = read_name(reply.document().get("uid"))
+    own = reply.headers.get("x-job-id")
+    return name if own is None else read_name(own)
 
 
 def _send(body: Mapping[str, Any], backoff: Backoff) -> Operation[str]:
+    """Send a request; return a name of its job that also stands for the requested model."""
     reply = yield from retry.call(Call("POST", "send", body), backoff)
     return read_name(reply.document().get("uid"))
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.pictures import allow_input_error
+from trellis2_server.base64_text import decode_base64
 from trellis2_server.errors import InputError, TooLargeError
-from trellis2_server.inputs.base64_text import decode_base64
 
 
 @given(

@@ -1,4 +1,4 @@
-"""A JSON parser for bodies with long strings, such as files in base64.
+"""A JSON parser for requests and replies with long strings, such as files in base64.
 
 `json.loads` holds the GIL: a body of ten megabytes would block the event loop for seconds, on
 any thread. Nearly all of such a body is one string. This parser finds long strings by their
@@ -75,6 +75,35 @@ def parse(
             elif key in lists and isinstance(text, list):
                 long[key], value[key] = [*map(view, text)], [*map(preview, text)]
     return value, long
+
+
+def parse_nested(content: bytes) -> Any:
+    """Parse JSON whose long strings may be at any depth; return the value.
+
+    In objects, the values that are long strings are views of `content` between the quotation marks,
+    with their escape sequences. Long strings of lists, and long keys, are truncated to a token.
+
+    Args:
+        content: the JSON, in UTF-8.
+
+    Raises:
+        ValueError: the content is not JSON.
+        RecursionError: the content is nested too deeply.
+        TooLargeError: the content is large even without its long strings.
+    """
+    remainder, spans = _cut_out_long_strings(content)
+    whole = memoryview(content)
+
+    def view(item: object) -> object:
+        if not isinstance(item, str) or item not in spans:
+            return item
+        begin, end = spans[item]
+        return whole[begin:end]
+
+    def with_views(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {key: view(item) for key, item in pairs}
+
+    return json.loads(remainder, object_pairs_hook=with_views)
 
 
 def _object(once: Collection[str], pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,14 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.server import encoded
-from trellis2_server.api.large_json import (
+from trellis2_server.base64_text import decode_base64
+from trellis2_server.errors import InputError, TooLargeError
+from trellis2_server.large_json import (
     LONG_BYTES,
     MAX_ESCAPED_QUOTES,
     MAX_REMAINDER_BYTES,
     parse,
+    parse_nested,
 )
-from trellis2_server.errors import InputError, TooLargeError
-from trellis2_server.inputs.base64_text import decode_base64
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 VALUES = st.recursive(
@@ -47,6 +48,19 @@ def test_objects_are_parsed_as_by_json_except_for_long_strings(
         if isinstance(expected, str)
         and len(json.dumps(expected, ensure_ascii=bool(ascii_only)).encode()) - 2 >= LONG_BYTES
     }
+
+
+def test_long_strings_of_objects_become_views_at_any_depth() -> None:
+    longest_left, cut_out = "y" * (LONG_BYTES - 1), 'x/"\\é' * LONG_BYTES
+    value = {"data": [{"a": cut_out, "b": longest_left, "c": None}, 7], "d": {"e": {"a": cut_out}}}
+    parsed = parse_nested(json.dumps(value).encode())
+    views = [parsed["data"][0].pop("a"), parsed["d"]["e"].pop("a")]
+    for view in views:
+        assert isinstance(view, memoryview)
+        assert json.loads(b'"%b"' % view) == cut_out
+    assert parsed == {"data": [{"b": longest_left, "c": None}, 7], "d": {"e": {}}}
+    with pytest.raises(TooLargeError):
+        parse_nested(json.dumps(["y"] * MAX_REMAINDER_BYTES).encode())
 
 
 def check_parsed_as_by_json(content: bytes) -> None:
@@ -175,7 +189,7 @@ def test_a_quotation_mark_ends_a_string_unless_it_is_escaped(
     monkeypatch: pytest.MonkeyPatch, count: int, stride: int
 ) -> None:
     """However many backslashes are before it, and wherever a stride ends."""
-    monkeypatch.setattr("trellis2_server.api.large_json._STRIDE", stride)
+    monkeypatch.setattr("trellis2_server.large_json._STRIDE", stride)
     content = b'{"a": "x' + b"\\" * count + b'", "b": "y"}'
     check_parsed_as_by_json(content)
 

@@ -3,7 +3,11 @@
 `ipaddress.is_global` depends on the version of Python, so the networks are listed here, after the
 IANA registries of special-purpose addresses (RFC 6890), as of 2025.
 
-Does not know: names, lists of hosts.
+Whoever fetches what a client or an agent names must not reach machines that only this one can
+reach. So addresses count as public only if nothing in them can lead elsewhere: IPv4 addresses that
+are embedded in IPv6 ones do not, but for those of NAT64, which networks with IPv6 only need.
+
+Does not know: names, lists of hosts, who asks.
 """
 
 from __future__ import annotations
@@ -47,6 +51,10 @@ _SPECIAL_V6: Final = tuple(
 )
 #: IPv4 addresses as networks with IPv6 only see them (RFC 6052); the last four bytes are theirs.
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+#: All of them, for tests.
+SPECIAL_NETWORKS: Final = (*_SPECIAL_V4, *_SPECIAL_V6)
 
 
 def is_public(address: IPAddress) -> bool:
