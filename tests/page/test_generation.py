@@ -32,6 +32,7 @@ def test_a_dropped_picture_becomes_a_textured_model(tab: OpenTab) -> None:
         one.drop(TOY)
         one.wait_for_model("textured")
         one.see("#job-status", "Done")
+        one.see("#job-status", "back mirror")
         one.see("#caption", "Cut-out picture")
         pixels = np.asarray(one.screenshot("#viewer"), np.int16)
         reddish = (pixels[..., 0] - pixels[..., 2] > 70).mean()

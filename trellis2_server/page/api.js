@@ -19,6 +19,7 @@
  * @property {number} [eta_seconds] Estimated time to the end of the current status, seconds.
  * @property {number} [resolution]
  * @property {string[]} [warnings]
+ * @property {Record<string, string>} [details] What the engine decided, by name.
  * @property {boolean} shape_ready
  * @property {boolean} texture_ready
  * @property {number} [created_at] Unix seconds.

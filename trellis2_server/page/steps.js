@@ -48,6 +48,7 @@ export function statusLineOf(job) {
     const facts = [
       job.seed === undefined ? "" : `seed ${job.seed}`,
       job.resolution ? `${job.resolution} voxels` : "",
+      ...Object.entries(job.details ?? {}).map(([name, value]) => `${name} ${value}`),
     ];
     return [parts.filter(Boolean).join(" "), ...facts].filter(Boolean).join(" · ");
   }
