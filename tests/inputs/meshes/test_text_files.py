@@ -273,12 +273,14 @@ def stl(count: int, head: bytes = b"", behind: bytes = b"") -> bytes:
         TEXT.replace("vertex 1", "vertex 1.0e+00"),
         TEXT + TEXT.replace("cube", ""),
         TEXT.replace("endsolid cube", "endsolid"),
+        TEXT.replace("loop\n", "loop " + "s" * 2000 + "\n", 1),
+        TEXT.replace("endloop", "endlupe"),
     ],
     ids=[
         "count 0", "count -1", "a wrong count", "two bytes behind", "padded", "named solid",
         "named facet", "capitals", "Solid", "carriage returns", "a long name", "one line",
         "byte order mark", "vertex behind loop", "no normals", "exponents", "two solids",
-        "no name at the end",
+        "no name at the end", "many letters of endsolid", "a misspelled word",
     ],
 )  # fmt: skip
 def test_an_stl_of_a_cube_is_a_cube(content: str | bytes) -> None:
