@@ -8,15 +8,15 @@
 const PLAIN_NAME = /^[\w.][\w.-]*$/;
 
 /**
- * @param {[field: string, name: string][]} pictures fields and file names of the pictures.
+ * @param {[field: string, name: string][]} files fields and names, pictures first.
  * @param {Record<string, unknown>} fields
  * @param {{url: string, hasKey: boolean}} server URL of the route; whether it needs a key.
  */
-export function curlCommand(pictures, fields, { url, hasKey }) {
-  const stem = pictures[0][1].replace(/\.[^.]*$/, "") || "model";
+export function curlCommand(files, fields, { url, hasKey }) {
+  const stem = files[0][1].replace(/\.[^.]*$/, "") || "model";
   const parts = ["curl --fail-with-body"];
   if (hasKey) parts.push('-H "X-API-Key: $TRELLIS2_API_KEY"');
-  for (const [field, name] of pictures) parts.push(`-F ${quoted(`${field}=@${formFile(name)}`)}`);
+  for (const [field, name] of files) parts.push(`-F ${quoted(`${field}=@${formFile(name)}`)}`);
   for (const [field, value] of Object.entries(fields)) {
     if (value === undefined || value === null) continue;
     const text = `${field}=${Array.isArray(value) ? value.join(",") : value}`;

@@ -148,14 +148,14 @@ export class Downloads {
    * @param {Job | null} job
    * @param {string} name file name of the picture.
    * @param {Record<string, unknown>} defaults the server's defaults, which the command omits.
-   * @param {[field: string, name: string][]} [pictures] of the job, if it has several.
+   * @param {[field: string, name: string][]} [files] of the request: pictures, and a mesh.
    */
-  show(job, name, defaults, pictures = [["image", name]]) {
+  show(job, name, defaults, files = []) {
     this.job = job;
     this.name = name.replace(/\.[^.]*$/, "") || "model";
     this.section.hidden = !(job?.shape_ready || job?.texture_ready);
     if (!job) return;
-    const state = JSON.stringify([job.uid, job.files, job.can_export, pictures]);
+    const state = JSON.stringify([job.uid, job.files, job.can_export, files]);
     if (state === this.shown) return;
     if (!this.shown.includes(job.uid)) {
       this.parts.status.textContent = this.parts.copyResult.textContent = "";
@@ -175,7 +175,7 @@ export class Downloads {
       ([field, value]) => JSON.stringify(value) !== JSON.stringify(defaults[field]),
     );
     this.parts.command.textContent = curlCommand(
-      pictures,
+      files,
       {
         ...Object.fromEntries(fields),
         seed: job.seed,

@@ -6,6 +6,7 @@ import { watchHealth } from "./health.js";
 import { History } from "./history.js";
 import { isCancelled, isFinished, watch } from "./job.js";
 import { keyDialog } from "./key.js";
+import { hasMesh, Mesh } from "./mesh.js";
 import { acceptPictures } from "./pictures.js";
 import { Settings } from "./settings.js";
 import { Sides } from "./sides.js";
@@ -39,6 +40,7 @@ const viewer = new Viewer(part("viewer"), part("viewer-error"));
 const history = new History(part("history"), part("history-empty"), part("history-more"), openJob);
 
 const sides = new Sides(part("sides"), (pictures) => sendSides(pictures));
+const mesh = new Mesh(part("mesh"));
 
 /** Pictures that were sent from this tab, by uid of their job. @type {Map<string, File>} */
 const sent = new Map();
@@ -62,8 +64,9 @@ const current = {
  * Sends pictures, one after the other, and opens the job of the first one.
  * @param {File[]} pictures
  * @param {Record<string, string>} [more] fields that override the settings.
+ * @param {File | null} [model] mesh that the pictures texture.
  */
-async function send(pictures, more = {}) {
+async function send(pictures, more = mesh.next.fields, model = mesh.next.file) {
   showError(null);
   if (!part("settings").reportValidity()) return;
   const fields = { texture: "true", ...settings.values(), ...more };
@@ -71,15 +74,16 @@ async function send(pictures, more = {}) {
   for (const [at, picture] of pictures.entries()) {
     if (at === 0) showPicture(URL.createObjectURL(picture), "Picture", "picture");
     try {
-      checkSize(picture);
-      const id = await api.send(picture, picture.name, fields);
+      checkSize(picture, model);
+      const id = await api.send([["image", picture]], fields, model);
       sent.set(id, picture);
+      mesh.remember(id, model);
       first ||= id;
       if (id === first) openJob(id);
       // The history uses another uid of the job.
       else api.job(id).then((job) => sent.set(job.uid, picture), () => {});
     } catch (error) {
-      showError(/** @type {Error} */ (error), picture, fields);
+      showError(/** @type {Error} */ (error), () => send([picture], fields, model));
       if (!first) parts.display.dataset.shows = current.model ? "model" : "nothing";
       break;
     }
@@ -91,17 +95,19 @@ async function send(pictures, more = {}) {
  * Sends several pictures of one object, and opens their job.
  * @param {import("./sides.js").Sent[]} pictures the front first.
  * @param {Record<string, string>} [more] fields that override the settings.
+ * @param {File | null} [model] mesh that the pictures texture.
  */
-async function sendSides(pictures, more = {}) {
+async function sendSides(pictures, more = mesh.next.fields, model = mesh.next.file) {
   showError(null);
   if (!part("settings").reportValidity()) return;
   const front = pictures[0][1];
   showPicture(URL.createObjectURL(front), "Picture", "picture");
   try {
-    for (const [, file] of pictures) checkSize(file);
+    checkSize(...pictures.map(([, file]) => file), model);
     const fields = { texture: "true", ...settings.values(), ...more };
-    const id = await api.sendAll(pictures, fields);
+    const id = await api.send(pictures, fields, model);
     sent.set(id, front);
+    mesh.remember(id, model);
     if (pictures.length > 1) sides.remember(id, pictures);
     openJob(id);
   } catch (error) {
@@ -111,12 +117,14 @@ async function sendSides(pictures, more = {}) {
   history.refresh();
 }
 
-/** @param {File} picture */
-function checkSize(picture) {
+/** @param {(File | null)[]} files */
+function checkSize(...files) {
   const limit = settings.options?.max_body_bytes ?? Infinity;
-  if (picture.size <= limit) return;
-  const [size, max] = [picture.size, limit].map((bytes) => `${Math.ceil(bytes / 1e6)} MB`);
-  throw new Error(`${picture.name} has ${size}; the limit of this server is ${max}.`);
+  for (const file of files) {
+    if (!file || file.size <= limit) continue;
+    const [size, max] = [file.size, limit].map((bytes) => `${Math.ceil(bytes / 1e6)} MB`);
+    throw new Error(`${file.name} has ${size}; the limit of this server is ${max}.`);
+  }
 }
 
 /** The picture of the selected job: the file if this tab sent it, otherwise the cut-out. */
@@ -131,10 +139,12 @@ async function pictureOfJob() {
 /** @param {Record<string, string>} fields fields that override the settings. */
 async function sendAgain(fields) {
   try {
+    const model = mesh.of(current.id, current.job);
+    const more = { ...mesh.fieldsOf(model, current.job), ...fields };
     const several = await sides.picturesOf(current.id, current.job);
-    if (several) return await sendSides(several, fields);
+    if (several) return await sendSides(several, more, model);
     const picture = await pictureOfJob();
-    if (picture) await send([picture], fields);
+    if (picture) await send([picture], more, model);
   } catch (error) {
     showError(/** @type {Error} */ (error));
   }
@@ -143,17 +153,16 @@ async function sendAgain(fields) {
 /**
  * Shows an error message; null hides it.
  * @param {Error | null} error
- * @param {File} [picture] offered to be sent again.
- * @param {Record<string, string>} [fields]
+ * @param {() => void} [sendIt] sends the picture again, if that is offered.
  */
-function showError(error, picture, fields) {
+function showError(error, sendIt) {
   parts.alert.replaceChildren(error?.message ?? "");
   parts.alert.hidden = !error;
-  if (!error || !picture) return;
+  if (!error || !sendIt) return;
   const button = document.createElement("button");
   button.type = "button";
   button.textContent = "Send it again";
-  button.addEventListener("click", () => send([picture], fields));
+  button.addEventListener("click", sendIt);
   parts.alert.append(" ", button);
 }
 
@@ -187,7 +196,7 @@ async function watchJob() {
     parts.job.hidden = true;
     downloads.show(null, "", {});
     if (!current.model) parts.display.dataset.shows = "nothing";
-    showError(/** @type {Error} */ (error), sent.get(id));
+    showError(/** @type {Error} */ (error), sent.has(id) ? () => sendAgain({}) : undefined);
   }
 }
 
@@ -204,6 +213,7 @@ function showJob(job) {
   const before = current.job;
   current.job = job;
   const file = sent.get(current.id);
+  const model = mesh.of(current.id, job);
   if (file) sent.set(job.uid, file);
   history.update(job);
   history.select(job.uid);
@@ -215,9 +225,11 @@ function showJob(job) {
   showProblems(job);
   parts.cancel.hidden = isFinished(job);
   parts.newSeed.hidden = parts.rerun.hidden =
-    !isFinished(job) || !(file || job.files?.["input.png"]);
-  const pictures = sides.namesOf(current.id, job) ?? undefined;
-  downloads.show(job, file?.name ?? "picture.png", defaults(), pictures);
+    !isFinished(job) || !(file || job.files?.["input.png"]) || (hasMesh(job) && !model);
+  const name = file?.name ?? "picture.png";
+  const files = sides.namesOf(current.id, job) ?? [["image", name]];
+  if (hasMesh(job)) files.push(["mesh", model?.name ?? "mesh.glb"]);
+  downloads.show(job, name, defaults(), files);
 
   const cutout = job.files?.["input.png"];
   if (cutout && !before?.files?.["input.png"]) showCutout(cutout.url);
@@ -318,7 +330,7 @@ async function showModel() {
     if (signal.aborted) return;
     current.model = before;
     if (error instanceof api.ServerError && !error.isTemporary) {
-      showError(error, sent.get(current.id));
+      showError(error, sent.has(current.id) ? () => sendAgain({}) : undefined);
       return;
     }
     showConnection("The connection is lost. Trying again.");
@@ -330,7 +342,8 @@ async function showModel() {
 
 api.setKeyPrompt(keyDialog(part("key")));
 acceptPictures(
-  send,
+  (pictures) => send(pictures),
+  (file) => mesh.choose(file),
   (message) => showError(new Error(message)),
   part("pick"),
   part("drop-overlay"),
@@ -350,6 +363,7 @@ watchHealth(part("banner"), part("health"), async (engine) => {
   try {
     const options = await api.options();
     settings.show(options, engine === "preview");
+    mesh.setOptions(options);
     downloads.setOptions(options);
   } catch (error) {
     showError(/** @type {Error} */ (error));

@@ -38,6 +38,7 @@ export const LABELS = /** @type {Record<string, string>} */ ({
   lods: "Levels of detail, faces",
   type: "File type",
   up_axis: "Axis that points up",
+  uv: "Texture coordinates",
   size_mm: "Size in millimetres",
   size_m: "Size in metres",
   origin: "Origin",
