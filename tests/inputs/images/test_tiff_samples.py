@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import struct
-import zlib
-from dataclasses import dataclass, field
-from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import pytest
 from PIL import ImageCms
 
+from tests.support.tiff_files import FLOATING, HORIZONTAL, LONG, SHORT, UNDEFINED, Tiff
 from trellis2_server.errors import InputError, TooLargeError
 from trellis2_server.inputs.images import tiff_samples
 from trellis2_server.inputs.images.color_profiles import encode_srgb, linear_matrix
@@ -21,13 +19,9 @@ from trellis2_server.inputs.images.decoding import DecodedImage, decode_image
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Order = Literal["<", ">"]
+    from tests.support.tiff_files import Order
+
 HEIGHT, WIDTH = 20, 25
-#: Types of TIFF: short, long and bytes of any kind.
-_SHORT, _LONG, _UNDEFINED = 3, 4, 7
-_LETTERS = {_SHORT: "H", _LONG: "I", _UNDEFINED: "B"}
-_DEFLATE, _HORIZONTAL, _FLOATING = 8, 2, 3
-_OFFSETS = {273, 324}
 
 
 def colors(count: int) -> NDArray[np.float64]:
@@ -39,92 +33,6 @@ def colors(count: int) -> NDArray[np.float64]:
     made[..., 3] = 1
     made[:4, :4, 3] = 0.2
     return made[..., :count]
-
-
-@dataclass
-class Tiff:
-    """How a TIFF is stored."""
-
-    order: Order = "<"
-    in_planes: bool = False
-    is_packed: bool = False
-    predictor: int = 1
-    rows: int = HEIGHT
-    tile: int = 0
-    extra: int = 2
-    more: dict[int, tuple[int, list[int]]] = field(default_factory=dict)
-
-    def write(self, samples: NDArray[Any]) -> bytes:
-        """Return a TIFF of the samples [H, W, C], whatever their dtype is."""
-        height, width, count = samples.shape
-        bits, kind = 8 * samples.dtype.itemsize, {"u": 1, "i": 2, "f": 3}[samples.dtype.kind]
-        planes = np.moveaxis(samples, 2, 0)[..., None] if self.in_planes else samples[None]
-        pieces = [piece for plane in planes for piece in self._cut(plane)]
-        data = [self._store(piece) for piece in pieces]
-        offsets, sizes = (324, 325) if self.tile else (273, 279)
-        entries = {
-            256: (_LONG, [width]), 257: (_LONG, [height]), 258: (_SHORT, [bits] * count),
-            259: (_SHORT, [_DEFLATE if self.is_packed else 1]),
-            262: (_SHORT, [2 if count > 2 else 1]), 277: (_SHORT, [count]),
-            284: (_SHORT, [2 if self.in_planes else 1]), 317: (_SHORT, [self.predictor]),
-            339: (_SHORT, [kind] * count), offsets: (_LONG, [0] * len(data)),
-            sizes: (_LONG, [len(each) for each in data]), **self.more,
-        }  # fmt: skip
-        entries |= (
-            {322: (_LONG, [self.tile]), 323: (_LONG, [self.tile])}
-            if self.tile
-            else {278: (_LONG, [self.rows])}
-        )
-        if count in {2, 4}:
-            entries[338] = _SHORT, [self.extra]
-        return self._file(dict(sorted(entries.items())), data)
-
-    def _file(self, entries: dict[int, tuple[int, list[int]]], data: list[bytes]) -> bytes:
-        before = 8 + 2 + 12 * len(entries) + 4
-        start = before + sum(
-            length
-            for letter, values in entries.values()
-            if (length := struct.calcsize(f"{len(values)}{_LETTERS[letter]}")) > 4
-        )
-        directory, more = struct.pack(f"{self.order}H", len(entries)), b""
-        for tag, (letter, values) in entries.items():
-            stored = values
-            if tag in _OFFSETS:
-                stored = (start + np.cumsum([0, *map(len, data[:-1])])).tolist()
-            packed = struct.pack(f"{self.order}{len(stored)}{_LETTERS[letter]}", *stored)
-            directory += struct.pack(f"{self.order}HHI", tag, letter, len(stored))
-            if len(packed) > 4:
-                directory += struct.pack(f"{self.order}I", before + len(more))
-                more += packed
-            else:
-                directory += packed.ljust(4, b"\0")
-        head = {"<": b"II*\0", ">": b"MM\0*"}[self.order] + struct.pack(f"{self.order}I", 8)
-        return head + directory + bytes(4) + more + b"".join(data)
-
-    def _cut(self, plane: NDArray[Any]) -> list[NDArray[Any]]:
-        """Return strips or tiles [h, w, C]; tiles at the edges are whole."""
-        height, width, _ = plane.shape
-        if not self.tile:
-            return [plane[top : top + self.rows] for top in range(0, height, self.rows)]
-        size = self.tile
-        padded = np.pad(plane, ((0, -height % size), (0, -width % size), (0, 0)))
-        corners = product(range(0, height, size), range(0, width, size))
-        return [padded[top : top + size, left : left + size] for top, left in corners]
-
-    def _store(self, piece: NDArray[Any]) -> bytes:
-        size = piece.dtype.itemsize
-        stored = np.ascontiguousarray(piece)
-        if self.predictor == _HORIZONTAL:
-            whole = stored.view(f"u{size}")
-            stored = np.diff(whole, axis=1, prepend=np.zeros_like(whole[:, :1]))
-        ordered = stored.astype(stored.dtype.newbyteorder(self.order)).tobytes()
-        if self.predictor == _FLOATING:
-            height, width, count = piece.shape
-            big = np.ascontiguousarray(piece).astype(piece.dtype.newbyteorder(">"))
-            planes = np.moveaxis(big.view(np.uint8).reshape(height, width * count, size), 2, 1)
-            rows = np.ascontiguousarray(planes).reshape(height, -1, count)
-            ordered = np.diff(rows, axis=1, prepend=np.zeros_like(rows[:, :1])).tobytes()
-        return zlib.compress(ordered) if self.is_packed else ordered
 
 
 def decode(content: bytes) -> DecodedImage:
@@ -190,11 +98,11 @@ STORED = {
     "packed tiles in planes": Tiff(tile=16, is_packed=True, in_planes=True),
     "packed strips": Tiff(rows=6, is_packed=True),
     "packed, big endian": Tiff(">", is_packed=True),
-    "differences": Tiff(rows=9, is_packed=True, predictor=_HORIZONTAL),
-    "differences, big endian": Tiff(">", is_packed=True, predictor=_HORIZONTAL),
-    "differences of bytes": Tiff(rows=9, is_packed=True, predictor=_FLOATING),
-    "differences of bytes, big endian": Tiff(">", is_packed=True, predictor=_FLOATING),
-    "differences in tiles": Tiff(tile=16, is_packed=True, predictor=_FLOATING),
+    "differences": Tiff(rows=9, is_packed=True, predictor=HORIZONTAL),
+    "differences, big endian": Tiff(">", is_packed=True, predictor=HORIZONTAL),
+    "differences of bytes": Tiff(rows=9, is_packed=True, predictor=FLOATING),
+    "differences of bytes, big endian": Tiff(">", is_packed=True, predictor=FLOATING),
+    "differences in tiles": Tiff(tile=16, is_packed=True, predictor=FLOATING),
 }
 
 
@@ -219,7 +127,7 @@ def test_files_of_another_program_are_read(compression: int) -> None:
 def test_orientation_and_premultiplied_alpha_count() -> None:
     samples = colors(4)
     samples[..., :3] *= samples[..., 3:]
-    stored = Tiff(extra=1, more={274: (_SHORT, [6])})
+    stored = Tiff(extra=1, more={274: (SHORT, [6])})
     decoded = decode(stored.write(samples.astype(np.float32)))
     assert decoded.has_alpha
     check_colors(np.rot90(np.asarray(decoded.image).astype(np.int64)), 4)
@@ -267,7 +175,7 @@ def test_a_linear_profile_is_applied_before_values_have_8_bits() -> None:
     matrix = linear_matrix(profile)
     assert matrix is not None
     assert np.abs(matrix - np.eye(3)).max() < 1e-3
-    stored = Tiff(more={34675: (_UNDEFINED, [*profile])})
+    stored = Tiff(more={34675: (UNDEFINED, [*profile])})
     dark = colors(3) / 8
     dark[0, 0] = 1
     decoded = decode(stored.write(dark.astype(np.float32)))
@@ -277,7 +185,7 @@ def test_a_linear_profile_is_applied_before_values_have_8_bits() -> None:
     plain = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert linear_matrix(plain) is None
     assert linear_matrix(b"none") is None
-    stored = Tiff(more={34675: (_UNDEFINED, [*plain])})
+    stored = Tiff(more={34675: (UNDEFINED, [*plain])})
     check_colors(pixels_of(stored.write(colors(3).astype(np.float32))), 3)
 
 
@@ -293,21 +201,21 @@ def test_missing_and_cut_strips_are_damage() -> None:
     for stored in (Tiff(), Tiff(is_packed=True)):
         with pytest.raises(InputError, match=r"^image: the file is damaged or cut short$"):
             decode(stored.write(samples)[:-900])
-    few = Tiff(more={278: (_LONG, [1])}).write(samples)
+    few = Tiff(more={278: (LONG, [1])}).write(samples)
     few = few.replace(
-        struct.pack("<HHII", 278, _LONG, 1, HEIGHT), struct.pack("<HHII", 278, _LONG, 1, 1)
+        struct.pack("<HHII", 278, LONG, 1, HEIGHT), struct.pack("<HHII", 278, LONG, 1, 1)
     )
     with pytest.raises(InputError, match="strips or tiles are missing"):
         decode(few)
 
 
 def test_a_large_strip_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    content = Tiff().write(colors(3).astype(np.float32))
+    content = Tiff(is_packed=True).write(colors(3).astype(np.float32))
     size = HEIGHT * WIDTH * 12
     monkeypatch.setattr(tiff_samples, "_MAX_STRIP_BYTES", size)
     check_colors(pixels_of(content), 3)
     monkeypatch.setattr(tiff_samples, "_MAX_STRIP_BYTES", size - 1)
-    with pytest.raises(TooLargeError, match=f"a strip .* over the limit of {size - 1} bytes"):
+    with pytest.raises(TooLargeError, match=f"a packed strip .* the limit of {size - 1} b"):
         decode(content)
     with pytest.raises(TooLargeError, match="25 x 20 pixels, over the limit of 499 pixels"):
         decode_image(content, max_pixels=499)
@@ -316,9 +224,9 @@ def test_a_large_strip_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({262: (_SHORT, [5])}, "3 samples of 32 bits, floating point"),
-        ({339: (_SHORT, [6])}, "3 samples of 32 bits, complex"),
-        ({259: (_SHORT, [7])}, "3 samples of 32 bits, floating point"),
+        ({262: (SHORT, [5])}, "3 samples of 32 bits, floating point"),
+        ({339: (SHORT, [6])}, "3 samples of 32 bits, complex"),
+        ({259: (SHORT, [7])}, "3 samples of 32 bits, floating point"),
     ],
 )
 def test_colours_that_cannot_be_read_say_what_to_do(

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from trellis2_server.inputs.images.tiff_samples import TiffSamples
 
-_STRIP_PIXELS: Final = 1_048_576
+#: Shown at a time.
+_STRIP_PIXELS: Final = 131_072
 _WHITE_16: Final = 65535.0
 #: EXIF.
 _ORIENTATION: Final = 0x0112

@@ -45,9 +45,9 @@ _BLACK_IS_ZERO, _RGB = 1, 2
 #: `ExtraSamples`: premultiplied alpha, and plain alpha.
 _PREMULTIPLIED, _ALPHA = 1, 2
 _MAX_SAMPLES: Final = 8
-#: Unpacked at a time, bytes; and what one strip or tile may have.
-_STEP_BYTES: Final = 1 << 24
-_MAX_STRIP_BYTES: Final = 1 << 27
+#: Unpacked at a time, bytes; and what one packed strip or tile may have.
+_STEP_BYTES: Final = 1 << 22
+_MAX_STRIP_BYTES: Final = 1 << 26
 #: Packed bytes of a strip or tile that count, besides twice the unpacked ones.
 _MIN_PACKED_BYTES: Final = 1024
 _LONG: Final = 4
@@ -215,18 +215,17 @@ def _fill(values: NDArray[Any], content: bytes, directory: TiffDirectory, layout
     each = layout.rows * layout.columns
     if min(len(offsets), len(sizes)) < each * layout.planes:
         raise InputError("image: the TIFF file is damaged: strips or tiles are missing")
-    if layout.tile_height * layout.row_bytes > _MAX_STRIP_BYTES:
+    is_packed = layout.compression != _UNPACKED
+    if is_packed and layout.tile_height * layout.row_bytes > _MAX_STRIP_BYTES:
         raise TooLargeError(
-            f"image: a strip or a tile of the TIFF file is over the limit of {_MAX_STRIP_BYTES} "
-            "bytes; save it as PNG"
+            "image: a packed strip or tile of the TIFF file is over the limit of "
+            f"{_MAX_STRIP_BYTES} bytes; save it as PNG"
         )
     inside = layout.samples // layout.planes
     for plane in range(min(layout.planes, values.shape[2])):
         first = plane if layout.planes > 1 else 0
         places = slice(plane * each, (plane + 1) * each)
-        for index, raw in _unpacked(content, offsets[places], sizes[places], layout):
-            row, column = divmod(index, layout.columns)
-            top, left = row * layout.tile_height, column * layout.tile_width
+        for top, left, raw in _unpacked(content, offsets[places], sizes[places], layout):
             part = values[top : top + len(raw), left : left + layout.tile_width, first:]
             tile = _samples(raw, layout, inside)
             wanted = min(inside, part.shape[2])
@@ -236,9 +235,23 @@ def _fill(values: NDArray[Any], content: bytes, directory: TiffDirectory, layout
 
 def _unpacked(
     content: bytes, offsets: NDArray[np.int64], sizes: NDArray[np.int64], layout: _Layout
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yield the number of a tile, and its bytes, uint8 [h, B]; several strips together."""
+) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
+    """Yield where a tile, or some strips, are in the picture, and their bytes, uint8 [h, B]."""
     unpacked = layout.tile_height * layout.row_bytes
+    if layout.compression == _UNPACKED:
+        for index, offset in enumerate(offsets.tolist()):
+            row, column = divmod(index, layout.columns)
+            top, height = row * layout.tile_height, layout.height_of(row)
+            if len(content) < offset + height * layout.row_bytes:
+                raise InputError("image: the file is damaged or cut short")
+            step = max(_STEP_BYTES // layout.row_bytes, 1)
+            for at in range(0, height, step):
+                count = min(step, height - at)
+                first = offset + at * layout.row_bytes
+                rows = np.frombuffer(content, np.uint8, count * layout.row_bytes, first)
+                left = column * layout.tile_width
+                yield top + at, left, rows.reshape(count, -1)
+        return
     step = max(_STEP_BYTES // unpacked, 1)
     # More than this is no more of the tile, however large the file says it is.
     sizes = np.minimum(sizes, 2 * unpacked + _MIN_PACKED_BYTES)
@@ -246,22 +259,13 @@ def _unpacked(
         indices = range(start, min(start + step, len(offsets)))
         heights = [layout.height_of(at // layout.columns) for at in indices]
         packed = [content[int(offsets[at]) : int(offsets[at] + sizes[at])] for at in indices]
-        if layout.compression == _UNPACKED:
-            rows = _rows_of(packed, heights, layout.row_bytes)
-        else:
-            rows = _unpack(packed, sum(heights), layout)
+        rows = _unpack(packed, sum(heights), layout)
         if not layout.is_tiled:
-            yield start, rows
+            yield start * layout.tile_height, 0, rows
             continue
-        yield from zip(indices, np.split(rows, len(indices)), strict=True)
-
-
-def _rows_of(tiles: list[bytes], heights: list[int], row_bytes: int) -> NDArray[np.uint8]:
-    """Return the rows of tiles that are not packed, uint8 [h, B]."""
-    if any(len(tile) < height * row_bytes for tile, height in zip(tiles, heights, strict=True)):
-        raise InputError("image: the file is damaged or cut short")
-    cut = [tile[: height * row_bytes] for tile, height in zip(tiles, heights, strict=True)]
-    return np.frombuffer(b"".join(cut), np.uint8).reshape(-1, row_bytes)
+        for at, tile in zip(indices, np.split(rows, len(indices)), strict=True):
+            row, column = divmod(at, layout.columns)
+            yield row * layout.tile_height, column * layout.tile_width, tile
 
 
 def _unpack(packed: list[bytes], height: int, layout: _Layout) -> NDArray[np.uint8]:
