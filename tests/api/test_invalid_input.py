@@ -128,6 +128,18 @@ def test_an_invalid_body_is_rejected(limited: Server, content: bytes, kind: str 
         error_text(limited.client.send(request))
 
 
+@pytest.mark.parametrize("path", ["/generate", "/send", "/v1/3d/generations"])
+@pytest.mark.parametrize("coding", ["br", "zstd"])
+def test_another_content_coding_is_refused_with_those_that_are_decoded(
+    limited: Server, path: str, coding: str
+) -> None:
+    headers = {"content-encoding": coding, "content-type": "application/json"}
+    reply = limited.client.post(path, content=b"{}", headers=headers)
+    assert reply.status_code == 415
+    assert f"Content-Encoding: {coding} is not supported; send gzip, deflate" in reply.text
+    assert reply.headers["accept-encoding"] == "gzip, deflate"
+
+
 @pytest.mark.parametrize(
     "kind",
     [

@@ -46,7 +46,8 @@ def _picture(pool: DecoderPool, content: bytes) -> object:
 
 
 def _mesh(pool: DecoderPool, content: bytes) -> object:
-    return read_mesh(pool, content, rotation_deg=0, check=lambda: None)
+    keep_uv = len(content) % 2 == 1
+    return read_mesh(pool, content, rotation_deg=0, keep_uv=keep_uv, check=lambda: None)
 
 
 READERS: dict[str, Read] = {"picture": _picture, "mesh": _mesh}

@@ -18,6 +18,7 @@ from bench import hostile_heic, hostile_meshes, hostile_pictures
 from tests.support.heic import HEIC
 from tests.support.meshes import as_bytes, egg, two_nodes
 from tests.support.pictures import encode, photograph, vase
+from tests.support.tiff_files import FLOATING, Tiff
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,6 +45,20 @@ def _modes(kind: str, mode: str, **options: object) -> Callable[[], bytes]:
 
 def _sixteen_bits() -> bytes:
     return encode(Image.fromarray(np.arange(48 * 64, dtype=np.uint16).reshape(48, 64)), "PNG")
+
+
+def _float_tiff(stored: Tiff) -> Callable[[], bytes]:
+    return lambda: stored.write(np.asarray(_SMALL_NOISE(), np.float32) / 255)
+
+
+def _ply_of_corners() -> bytes:
+    header = (
+        b"ply\nformat ascii 1.0\nelement vertex 4\nproperty float x\nproperty float y\n"
+        b"property float z\nelement face 4\nproperty list uchar int vertex_indices\n"
+        b"property list uchar float texcoord\nend_header\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n"
+    )
+    faces = (b"0 2 1", b"0 1 3", b"0 3 2", b"1 2 3")
+    return header + b"".join(b"3 " + face + b" 6 0 0 .5 0 .5 .5\n" for face in faces)
 
 
 def _with_exif() -> bytes:
@@ -83,6 +98,9 @@ PICTURES: Final[Mapping[str, Callable[[], bytes]]] = {
     "tiff-deflate": _modes("TIFF", "RGB", compression="tiff_adobe_deflate"),
     "tiff-fax": _modes("TIFF", "1", compression="group4"),
     "tiff-float": _modes("TIFF", "F"),
+    "tiff-float-colours": _float_tiff(Tiff()),
+    "tiff-float-tiles": _float_tiff(Tiff(tile=16, is_packed=True, predictor=FLOATING)),
+    "tiff-float-planes": _float_tiff(Tiff(">", in_planes=True, rows=9, is_packed=True)),
     "tiff-tiny-tiles": functools.partial(hostile_pictures.tiff_tiny_tiles, 24),
     "tiff-tiny-strips": functools.partial(hostile_pictures.tiff_tiny_strips, 100),
     "tiff-huge-counts": hostile_pictures.tiff_huge_counts,
@@ -121,6 +139,7 @@ MESHES: Final[Mapping[str, Callable[[], bytes]]] = {
     "ply-lists": functools.partial(hostile_meshes.ply_lists, 50),
     "ply-many-properties": functools.partial(hostile_meshes.ply_many_properties, 20),
     "ply-many-elements": functools.partial(hostile_meshes.ply_many_elements, 20),
+    "ply-corners": _ply_of_corners,
     "ply-claims": hostile_meshes.ply_claims,
     "stl": lambda: as_bytes(egg(), "stl"),
     "stl-text": lambda: as_bytes(egg(), "stl_ascii"),

@@ -64,8 +64,8 @@ def check_uv(scene: Scene, placed: Mesh, report: Report | None = None) -> None:
             if part.uv is None:
                 raise InputError(
                     f"uv: keep needs texture coordinates, but {_part_name(scene, index)} has none; "
-                    "they are read from GLB (TEXCOORD_0), OBJ (vt) and PLY (vertices with s, t "
-                    "or u, v)"
+                    "they are read from GLB (TEXCOORD_0), OBJ (vt) and PLY (vertices with s, t or "
+                    "u, v; faces with texcoord)"
                 )
         uv, faces = _merge(scene)
         _check_inside(scene, uv, faces)

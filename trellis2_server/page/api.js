@@ -152,26 +152,17 @@ export async function options() {
 }
 
 /**
- * Sends a picture; returns the uid of the job.
- * @param {Blob} picture
- * @param {string} name
- * @param {Record<string, string>} fields
- * @returns {Promise<string>}
- */
-export async function send(picture, name, fields) {
-  return sendAll([["image", new File([picture], name)]], fields);
-}
-
-/**
- * Sends pictures of one object; returns the uid of their job.
+ * Sends pictures of one object, and a mesh if there is one; returns the uid of their job.
  * @param {[field: string, file: File][]} pictures
  * @param {Record<string, string>} fields
+ * @param {File | null} [mesh]
  * @returns {Promise<string>}
  */
-export async function sendAll(pictures, fields) {
+export async function send(pictures, fields, mesh = null) {
   const body = new FormData();
   for (const [field, value] of Object.entries(fields)) body.set(field, value);
   for (const [field, file] of pictures) body.append(field, file, file.name);
+  if (mesh) body.append("mesh", mesh, mesh.name);
   const response = await request("send", { method: "POST", body });
   const { uid } = await response.json();
   return response.headers.get("X-Job-Id") ?? uid; // as the list of jobs has it

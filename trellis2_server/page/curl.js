@@ -8,15 +8,15 @@
 const PLAIN_NAME = /^[\w.][\w.-]*$/;
 
 /**
- * @param {[field: string, name: string][]} pictures fields and file names of the pictures.
+ * @param {[field: string, name: string][]} files fields and names, pictures first.
  * @param {Record<string, unknown>} fields
  * @param {{url: string, hasKey: boolean, name?: string}} server URL of the route; whether it needs
  *   a key; name of the model's file, without its ending: by default that of the first picture.
  */
-export function curlCommand(pictures, fields, { url, hasKey, name: stem = stemOf(pictures) }) {
+export function curlCommand(files, fields, { url, hasKey, name: stem = stemOf(files) }) {
   const parts = ["curl --fail-with-body"];
   if (hasKey) parts.push('-H "X-API-Key: $TRELLIS2_API_KEY"');
-  for (const [field, name] of pictures) parts.push(`-F ${quoted(`${field}=@${formFile(name)}`)}`);
+  for (const [field, name] of files) parts.push(`-F ${quoted(`${field}=@${formFile(name)}`)}`);
   for (const [field, value] of Object.entries(fields)) {
     if (value === undefined || value === null) continue;
     const text = `${field}=${Array.isArray(value) ? value.join(",") : value}`;

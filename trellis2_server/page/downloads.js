@@ -148,14 +148,15 @@ export class Downloads {
    * @param {Job | null} job
    * @param {string} name file name of the picture.
    * @param {Record<string, unknown>} defaults the server's defaults, which the command omits.
-   * @param {string | [field: string, name: string][]} [source] text, or several pictures.
+   * @param {[field: string, name: string][]} [files] of the request: pictures, and a mesh.
+   * @param {string} [text] in place of pictures.
    */
-  show(job, name, defaults, source = [["image", name]]) {
+  show(job, name, defaults, files = [], text) {
     this.job = job;
     this.name = name.replace(/\.[^.]*$/, "") || "model";
     this.section.hidden = !(job?.shape_ready || job?.texture_ready);
     if (!job) return;
-    const state = JSON.stringify([job.uid, job.files, job.can_export, source]);
+    const state = JSON.stringify([job.uid, job.files, job.can_export, files, text]);
     if (state === this.shown) return;
     if (!this.shown.includes(job.uid)) {
       this.parts.status.textContent = this.parts.copyResult.textContent = "";
@@ -174,9 +175,8 @@ export class Downloads {
     const fields = Object.entries(job.parameters ?? {}).filter(
       ([field, value]) => JSON.stringify(value) !== JSON.stringify(defaults[field]),
     );
-    const [pictures, text] = typeof source === "string" ? [[], source] : [source];
     this.parts.command.textContent = curlCommand(
-      pictures,
+      files,
       {
         text,
         ...Object.fromEntries(fields),

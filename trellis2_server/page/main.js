@@ -7,6 +7,7 @@ import { watchHealth } from "./health.js";
 import { History } from "./history.js";
 import { isCancelled, isFinished, watch } from "./job.js";
 import { keyDialog } from "./key.js";
+import { hasMesh, Mesh } from "./mesh.js";
 import { acceptPictures } from "./pictures.js";
 import { Settings } from "./settings.js";
 import { Sides } from "./sides.js";
@@ -41,6 +42,7 @@ const history = new History(part("history"), part("history-empty"), part("histor
 
 const sides = new Sides(part("sides"), (pictures) => sendSides(pictures));
 const describe = new Describe(part("describe"), part("describe-hint"), (text) => sendText(text));
+const mesh = new Mesh(part("mesh"));
 
 /** Pictures that were sent from this tab, by uid of their job. @type {Map<string, File>} */
 const sent = new Map();
@@ -64,8 +66,9 @@ const current = {
  * Sends pictures, one after the other, and opens the job of the first one.
  * @param {File[]} pictures
  * @param {Record<string, string>} [more] fields that override the settings.
+ * @param {File | null} [model] mesh that the pictures texture.
  */
-async function send(pictures, more = {}) {
+async function send(pictures, more = mesh.next.fields, model = mesh.next.file) {
   showError(null);
   if (!part("settings").reportValidity()) return;
   const fields = { texture: "true", ...settings.values(), ...more };
@@ -73,13 +76,14 @@ async function send(pictures, more = {}) {
   for (const [at, picture] of pictures.entries()) {
     if (at === 0) showPicture(URL.createObjectURL(picture), "Picture", "picture");
     try {
-      checkSize(picture);
-      const id = await api.send(picture, picture.name, fields);
+      settings.checkSize(picture, model);
+      const id = await api.send([["image", picture]], fields, model);
       sent.set(id, picture);
+      mesh.remember(id, model);
       first ||= id;
       if (id === first) openJob(id);
     } catch (error) {
-      showError(/** @type {Error} */ (error), () => send([picture], fields));
+      showError(/** @type {Error} */ (error), () => send([picture], fields, model));
       if (!first) parts.display.dataset.shows = current.model ? "model" : "nothing";
       break;
     }
@@ -91,17 +95,19 @@ async function send(pictures, more = {}) {
  * Sends several pictures of one object, and opens their job.
  * @param {import("./sides.js").Sent[]} pictures the front first.
  * @param {Record<string, string>} [more] fields that override the settings.
+ * @param {File | null} [model] mesh that the pictures texture.
  */
-async function sendSides(pictures, more = {}) {
+async function sendSides(pictures, more = mesh.next.fields, model = mesh.next.file) {
   showError(null);
   if (!part("settings").reportValidity()) return;
   const front = pictures[0][1];
   showPicture(URL.createObjectURL(front), "Picture", "picture");
   try {
-    for (const [, file] of pictures) checkSize(file);
+    settings.checkSize(...pictures.map(([, file]) => file), model);
     const fields = { texture: "true", ...settings.values(), ...more };
-    const id = await api.sendAll(pictures, fields);
+    const id = await api.send(pictures, fields, model);
     sent.set(id, front);
+    mesh.remember(id, model);
     if (pictures.length > 1) sides.remember(id, pictures);
     parts.display.scrollIntoView({ block: "nearest" }); // the button may be far below it
     openJob(id);
@@ -116,27 +122,23 @@ async function sendSides(pictures, more = {}) {
  * Sends a text, and opens its job.
  * @param {string} text
  * @param {Record<string, string>} [more] fields that override the settings.
+ * @param {File | null} [model] mesh that the picture of the text textures.
  */
-async function sendText(text, more = {}) {
+async function sendText(text, more = mesh.next.fields, model = mesh.next.file) {
   showError(null);
   if (!part("settings").reportValidity()) return;
   try {
-    const id = await api.sendAll([], { texture: "true", ...settings.values(), ...more, text });
+    settings.checkSize(model);
+    const fields = { texture: "true", ...settings.values(), ...more, text };
+    const id = await api.send([], fields, model);
     describe.remember(id, text);
+    mesh.remember(id, model);
     parts.display.scrollIntoView({ block: "nearest" });
     openJob(id);
   } catch (error) {
-    showError(/** @type {Error} */ (error), () => sendText(text, more));
+    showError(/** @type {Error} */ (error), () => sendText(text, more, model));
   }
   history.refresh();
-}
-
-/** @param {File} picture */
-function checkSize(picture) {
-  const limit = settings.options?.max_body_bytes ?? Infinity;
-  if (picture.size <= limit) return;
-  const [size, max] = [picture.size, limit].map((bytes) => `${Math.ceil(bytes / 1e6)} MB`);
-  throw new Error(`${picture.name} has ${size}; the limit of this server is ${max}.`);
 }
 
 /** The picture of the selected job: the file if this tab sent it, otherwise the cut-out. */
@@ -151,12 +153,14 @@ async function pictureOfJob() {
 /** @param {Record<string, string>} fields fields that override the settings. */
 async function sendAgain(fields) {
   try {
+    const model = mesh.of(current.id, current.job);
+    const more = { ...mesh.fieldsOf(model, current.job), ...fields };
     const text = describe.textOf(current.id, current.job);
-    if (text) return await sendText(text, fields);
+    if (text) return await sendText(text, more, model);
     const several = await sides.picturesOf(current.id, current.job);
-    if (several) return await sendSides(several, fields);
+    if (several) return await sendSides(several, more, model);
     const picture = await pictureOfJob();
-    if (picture) await send([picture], fields);
+    if (picture) await send([picture], more, model);
   } catch (error) {
     showError(/** @type {Error} */ (error));
   }
@@ -230,6 +234,7 @@ function showJob(job) {
   const before = current.job;
   current.job = job;
   const file = sent.get(current.id);
+  const model = mesh.of(current.id, job);
   if (file) sent.set(job.uid, file);
   history.update(job);
   history.select(job.uid);
@@ -243,9 +248,13 @@ function showJob(job) {
   showProblems(job);
   parts.cancel.hidden = isFinished(job);
   parts.newSeed.hidden = parts.rerun.hidden =
-    !isFinished(job) || !(file || text || job.files?.["input.png"]);
+    !isFinished(job) ||
+    !(file || text || job.files?.["input.png"]) ||
+    (hasMesh(job) && !model);
   const name = file?.name ?? fileNameOf(text ?? "picture");
-  downloads.show(job, name, defaults(), text ?? sides.namesOf(current.id, job) ?? undefined);
+  const files = text ? [] : (sides.namesOf(current.id, job) ?? [["image", name]]);
+  if (hasMesh(job)) files.push(["mesh", model?.name ?? "mesh.glb"]);
+  downloads.show(job, name, settings.defaults(), files, text);
 
   const cutout = job.files?.["input.png"];
   if (cutout && !before?.files?.["input.png"]) showCutout(cutout.url);
@@ -285,12 +294,6 @@ function showProblems(job) {
       ...warnings.map((text) => Object.assign(document.createElement("li"), { textContent: text })),
     );
   }
-}
-
-/** The server's defaults, by field. */
-function defaults() {
-  const properties = Object.entries(settings.options?.properties ?? {});
-  return Object.fromEntries(properties.map(([name, schema]) => [name, schema.default]));
 }
 
 // ---- picture and model ---------------------------------------------------------------
@@ -358,7 +361,8 @@ async function showModel() {
 
 api.setKeyPrompt(keyDialog(part("key")));
 acceptPictures(
-  send,
+  (pictures) => send(pictures),
+  (file) => mesh.choose(file),
   (message) => showError(new Error(message)),
   part("pick"),
   part("drop-overlay"),
@@ -379,6 +383,7 @@ watchHealth(part("banner"), part("health"), async (engine) => {
     const options = await api.options();
     settings.show(options, engine === "preview");
     describe.show(options.max_text_length);
+    mesh.setOptions(options);
     downloads.setOptions(options);
   } catch (error) {
     showError(/** @type {Error} */ (error));

@@ -1,16 +1,21 @@
 /** Pictures that the user drops, pastes or picks. */
 
+import { isMesh } from "./mesh.js";
+
 /**
  * Calls `onPictures` with the pictures that the user provides.
  * @param {(pictures: File[]) => void} onPictures
+ * @param {(mesh: File) => void} onMesh called with a mesh, before any pictures.
  * @param {(message: string) => void} onError
  * @param {HTMLInputElement} input picks files.
  * @param {HTMLElement} overlay shown while files are dragged over the page.
  */
-export function acceptPictures(onPictures, onError, input, overlay) {
+export function acceptPictures(onPictures, onMesh, onError, input, overlay) {
   /** @param {Iterable<File>} fileList */
   const accept = (fileList) => {
-    const files = [...fileList];
+    const files = [...fileList].filter((file) => !isMesh(file));
+    const mesh = [...fileList].find(isMesh);
+    if (mesh) onMesh(mesh);
     // If the browser does not know the type, it is empty; the server checks the content.
     const pictures = files.filter(({ type }) => type === "" || type.startsWith("image/"));
     if (pictures.length) onPictures(pictures);

@@ -39,6 +39,7 @@ export const LABELS = /** @type {Record<string, string>} */ ({
   lods: "Levels of detail, faces",
   type: "File type",
   up_axis: "Axis that points up",
+  uv: "Texture coordinates",
   size_mm: "Size in millimetres",
   size_m: "Size in metres",
   origin: "Origin",
@@ -131,6 +132,22 @@ export class Settings {
   /** The values of the fields that the user has set. */
   values() {
     return valuesOf(this.form);
+  }
+
+  /** The server's defaults, by field. */
+  defaults() {
+    const properties = Object.entries(this.options?.properties ?? {});
+    return Object.fromEntries(properties.map(([name, schema]) => [name, schema.default]));
+  }
+
+  /** Throws an error if the server would refuse a file for its size. @param {(File | null)[]} files */
+  checkSize(...files) {
+    const limit = this.options?.max_body_bytes ?? Infinity;
+    for (const file of files) {
+      if (!file || file.size <= limit) continue;
+      const [size, max] = [file.size, limit].map((bytes) => `${Math.ceil(bytes / 1e6)} MB`);
+      throw new Error(`${file.name} has ${size}; the limit of this server is ${max}.`);
+    }
   }
 }
 

@@ -17,6 +17,8 @@ from tests.support.meshes import as_bytes, egg, load_scene
 from tests.support.server import encoded, fields
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import httpx
     from numpy.typing import NDArray
 
@@ -166,8 +168,27 @@ def as_obj(uv: Any) -> bytes:
     return "\n".join(lines).encode()
 
 
-def test_an_obj_keeps_its_own_texture_coordinates(default_preview: Server) -> None:
-    kept = ask(default_preview, as_obj(box()[2]), texture_size=1024)
+def as_ply(uv: Any) -> bytes:
+    """Return the box as a PLY of eight vertices, with these UVs at the corners of its faces."""
+    points = box()[0]
+    places, corners = np.unique(points, axis=0, return_inverse=True)
+    header = (
+        f"ply\nformat ascii 1.0\nelement vertex {len(places)}\nproperty float x\n"
+        "property float y\nproperty float z\nelement face 12\n"
+        "property list uchar int vertex_indices\nproperty list uchar float texcoord\nend_header"
+    )
+    lines = [header, *(f"{x} {y} {z}" for x, y, z in places.tolist())]
+    upward = np.array(uv).reshape(12, 3, 2) * [1, -1] + [0, 1]
+    rows = zip(corners.reshape(12, 3).tolist(), upward.reshape(12, 6).tolist(), strict=True)
+    lines += [f"3 {' '.join(map(str, face))} 6 {' '.join(map(repr, six))}" for face, six in rows]
+    return "\n".join(lines).encode()
+
+
+@pytest.mark.parametrize("write", [as_obj, as_ply])
+def test_an_obj_and_a_ply_keep_their_own_texture_coordinates(
+    default_preview: Server, write: Callable[[Any], bytes]
+) -> None:
+    kept = ask(default_preview, write(box()[2]), texture_size=1024)
     assert kept.status_code == 200, kept.text
     assert messages(kept.content) == []
     other = ask(default_preview, with_uv(box()[2]), texture_size=1024)
@@ -216,6 +237,18 @@ def test_coordinates_that_cannot_be_kept_are_refused_with_their_place(
     said = reply.text
     for word in ["uv: keep needs", *words]:
         assert word in said, said
+
+
+@pytest.mark.parametrize("write", [as_obj, as_ply])
+def test_overlaps_in_other_files_are_refused_with_their_place(
+    default_preview: Server, write: Callable[[Any], bytes]
+) -> None:
+    reply = ask(default_preview, write(NEIGHBOURS))
+    assert reply.status_code == 400
+    assert "mesh 0, primitive 0, face 1 and mesh 0, primitive 0, face 0 do, near" in reply.text
+    reply = ask(default_preview, write(ONE_OUTSIDE))
+    assert reply.status_code == 400
+    assert "mesh 0, primitive 0, face 5 has u, v = 1.9" in reply.text
 
 
 @pytest.mark.parametrize("kind", ["glb", "obj", "ply", "stl"])

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import pytest
+from PIL import ImageCms
 
-from trellis2_server.errors import InputError
-from trellis2_server.inputs.images.decoding import decode_image
+from tests.support.tiff_files import FLOATING, HORIZONTAL, LONG, SHORT, UNDEFINED, Tiff
+from trellis2_server.errors import InputError, TooLargeError
+from trellis2_server.inputs.images import tiff_samples
+from trellis2_server.inputs.images.color_profiles import encode_srgb, linear_matrix
+from trellis2_server.inputs.images.decoding import DecodedImage, decode_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Order = Literal["<", ">"]
+    from tests.support.tiff_files import Order
+
 HEIGHT, WIDTH = 20, 25
-#: Types of TIFF: short and long.
-_SHORT, _LONG = 3, 4
-_LETTERS = {_SHORT: "H", _LONG: "I"}
 
 
 def colors(count: int) -> NDArray[np.float64]:
@@ -32,50 +35,26 @@ def colors(count: int) -> NDArray[np.float64]:
     return made[..., :count]
 
 
-def tiff(samples: NDArray[Any], order: Order = "<", *, in_planes: bool = False) -> bytes:
-    """Return an uncompressed TIFF of the samples [H, W, C], whatever their dtype is."""
-    height, width, count = samples.shape
-    bits, kind = 8 * samples.dtype.itemsize, {"u": 1, "i": 2, "f": 3}[samples.dtype.kind]
-    planes = np.moveaxis(samples, 2, 0) if in_planes else samples
-    data = planes.astype(samples.dtype.newbyteorder(order)).tobytes()
-    strips = count if in_planes else 1
-    size = len(data) // strips
-    entries: list[tuple[int, int, list[int]]] = [
-        (256, _LONG, [width]), (257, _LONG, [height]), (258, _SHORT, [bits] * count),
-        (259, _SHORT, [1]), (262, _SHORT, [2 if count > 2 else 1]), (273, _LONG, [0] * strips),
-        (277, _SHORT, [count]), (278, _LONG, [height]), (279, _LONG, [size] * strips),
-        (284, _SHORT, [2 if in_planes else 1]), (339, _SHORT, [kind] * count),
-    ]  # fmt: skip
-    if count in {2, 4}:
-        entries.insert(-1, (338, _SHORT, [2]))
-    before = 8 + 2 + 12 * len(entries) + 4
-    start = before + sum(
-        length
-        for _, letter, values in entries
-        if (length := struct.calcsize(f"{len(values)}{_LETTERS[letter]}")) > 4
-    )
-    directory, more = struct.pack(f"{order}H", len(entries)), b""
-    for tag, letter, values in entries:
-        stored = [start + size * at for at in range(strips)] if tag == 273 else values
-        packed = struct.pack(f"{order}{len(stored)}{_LETTERS[letter]}", *stored)
-        directory += struct.pack(f"{order}HHI", tag, letter, len(stored))
-        if len(packed) > 4:
-            directory += struct.pack(f"{order}I", before + len(more))
-            more += packed
-        else:
-            directory += packed.ljust(4, b"\0")
-    header = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}I", 8)
-    return header + directory + bytes(4) + more + data
+def decode(content: bytes) -> DecodedImage:
+    return decode_image(content, max_pixels=10_000)
+
+
+def pixels_of(content: bytes) -> NDArray[np.int64]:
+    return np.asarray(decode(content).image).astype(np.int64)
+
+
+def check_colors(pixels: NDArray[np.int64], count: int) -> None:
+    """Check pixels of a file of `colors`."""
+    expected = np.broadcast_to(colors(count)[..., : 3 if count > 2 else 1], (HEIGHT, WIDTH, 3))
+    assert np.abs(pixels[..., :3] - expected * 255).max() <= 1
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("count", [1, 3, 4])
 def test_16_bits_a_colour_are_read(count: int, order: Order) -> None:
     samples = np.rint(colors(count) * 65535).astype(np.uint16)
-    decoded = decode_image(tiff(samples, order), max_pixels=10_000)
-    pixels = np.asarray(decoded.image)
-    expected = np.broadcast_to(colors(count)[..., :3], (HEIGHT, WIDTH, 3)) * 255
-    assert np.abs(pixels[..., :3] - expected).max() <= 1
+    decoded = decode(Tiff(order).write(samples))
+    check_colors(np.asarray(decoded.image).astype(np.int64), count)
     assert decoded.has_alpha == (count == 4)
 
 
@@ -83,26 +62,175 @@ def test_16_bits_a_colour_are_read(count: int, order: Order) -> None:
 @pytest.mark.parametrize("count", [3, 4])
 def test_deep_colours_in_planes_are_not_read_as_others(count: int, order: Order) -> None:
     """Pillow takes each byte of a plane for a pixel."""
-    content = tiff(np.rint(colors(count) * 65535).astype(np.uint16), order, in_planes=True)
-    match = f"^image: a TIFF file of {count} samples of 16 bits, unsigned, in planes, .* as PNG"
-    with pytest.raises(InputError, match=match):
-        decode_image(content, max_pixels=10_000)
-    shallow = tiff(np.rint(colors(3) * 255).astype(np.uint8), order, in_planes=True)
-    pixels = np.asarray(decode_image(shallow, max_pixels=10_000).image)
-    assert np.array_equal(pixels[..., :3], np.rint(colors(3) * 255))
+    samples = np.rint(colors(count) * 65535).astype(np.uint16)
+    decoded = decode(Tiff(order, in_planes=True).write(samples))
+    check_colors(np.asarray(decoded.image).astype(np.int64), count)
+    assert decoded.has_alpha == (count == 4)
+    shallow = np.rint(colors(3) * 255).astype(np.uint8)
+    assert np.array_equal(pixels_of(Tiff(order, in_planes=True).write(shallow))[..., :3], shallow)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "u4", "i4", "i2"])
+@pytest.mark.parametrize("count", [3, 4])
+def test_deep_colours_of_any_kind_are_read(dtype: str, count: int) -> None:
+    largest = {"u4": 2**32 - 1, "i4": 65535, "i2": 32767}.get(dtype, 1)
+    decoded = decode(Tiff().write((colors(count) * largest).astype(dtype)))
+    check_colors(np.asarray(decoded.image).astype(np.int64), count)
+    assert decoded.has_alpha == (count == 4)
+    assert not decoded.warnings
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "u2"])
+def test_deep_grey_with_alpha_is_read(dtype: str) -> None:
+    samples = colors(4)[..., [0, 3]] * (65535 if dtype == "u2" else 1)
+    decoded = decode(Tiff().write(samples.astype(dtype)))
+    assert decoded.has_alpha
+    check_colors(np.asarray(decoded.image).astype(np.int64), 2)
+    plain = Tiff().write(colors(1).astype("f2"))
+    check_colors(pixels_of(plain), 1)
+
+
+STORED = {
+    "big endian": Tiff(">"),
+    "strips": Tiff(rows=7),
+    "planes": Tiff(in_planes=True, rows=3),
+    "tiles": Tiff(tile=16),
+    "packed tiles in planes": Tiff(tile=16, is_packed=True, in_planes=True),
+    "packed strips": Tiff(rows=6, is_packed=True),
+    "packed, big endian": Tiff(">", is_packed=True),
+    "differences": Tiff(rows=9, is_packed=True, predictor=HORIZONTAL),
+    "differences, big endian": Tiff(">", is_packed=True, predictor=HORIZONTAL),
+    "differences of bytes": Tiff(rows=9, is_packed=True, predictor=FLOATING),
+    "differences of bytes, big endian": Tiff(">", is_packed=True, predictor=FLOATING),
+    "differences in tiles": Tiff(tile=16, is_packed=True, predictor=FLOATING),
+}
+
+
+@pytest.mark.parametrize("stored", STORED.values(), ids=STORED.keys())
+@pytest.mark.parametrize("step_bytes", [2000, 2**24])
+def test_floating_point_is_read_however_it_is_stored(
+    stored: Tiff, step_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiff_samples, "_STEP_BYTES", step_bytes)
+    check_colors(pixels_of(stored.write(colors(3).astype(np.float32))), 3)
+
+
+@pytest.mark.parametrize("compression", [1, 5, 8, 32773, 32946])
+def test_files_of_another_program_are_read(compression: int) -> None:
+    samples = colors(3).astype(np.float32)
+    options = [cv2.IMWRITE_TIFF_COMPRESSION, compression, cv2.IMWRITE_TIFF_PREDICTOR, 2]
+    is_written, content = cv2.imencode(".tiff", samples[..., ::-1], options)
+    assert is_written
+    check_colors(pixels_of(content.tobytes()), 3)
+
+
+def test_orientation_and_premultiplied_alpha_count() -> None:
+    samples = colors(4)
+    samples[..., :3] *= samples[..., 3:]
+    stored = Tiff(extra=1, more={274: (SHORT, [6])})
+    decoded = decode(stored.write(samples.astype(np.float32)))
+    assert decoded.has_alpha
+    check_colors(np.rot90(np.asarray(decoded.image).astype(np.int64)), 4)
+    unused = decode(Tiff(extra=0).write(colors(4).astype(np.float32)))
+    assert not unused.has_alpha
+
+
+@pytest.mark.parametrize("factor", [3, 0.02])
+def test_values_that_fit_no_usual_white_are_linear_light(factor: float) -> None:
+    light = colors(3) * factor
+    decoded = decode(Tiff().write(light.astype(np.float32)))
+    assert len(decoded.warnings) == 1
+    assert "taken as linear light" in decoded.warnings[0]
+    pixels = np.asarray(decoded.image).astype(np.float64)[..., :3] / 255
+    expected = encode_srgb(colors(3).astype(np.float32))
+    assert np.abs(pixels - expected).max() < 0.02
+
+
+def test_highlights_far_beyond_white_are_those_of_linear_light() -> None:
+    light = colors(3)
+    light[0, 0] = 40
+    decoded = decode(Tiff().write(light.astype(np.float32)))
+    assert "up to 40 were taken as linear light" in decoded.warnings[0].replace(",", "")
+    pixels = np.asarray(decoded.image).astype(np.float64)[1:, :, :3] / 255
+    assert np.abs(pixels - encode_srgb(colors(3).astype(np.float32))[1:]).max() < 0.005
+    ringing = colors(3)
+    ringing[0, 0] = 1.2
+    assert not decode(Tiff().write(ringing.astype(np.float32))).warnings
+
+
+def linear_profile() -> bytes:
+    """Return sRGB's profile with lines instead of its curves."""
+    content = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    (count,) = struct.unpack_from(">I", content, 128)
+    table = bytearray(content)
+    for at in range(132, 132 + 12 * count, 12):
+        if content[at : at + 4] in {b"rTRC", b"gTRC", b"bTRC"}:
+            struct.pack_into(">II", table, at + 4, len(content), 12)
+    struct.pack_into(">I", table, 0, len(content) + 12)
+    return bytes(table) + b"curv" + bytes(8)
+
+
+def test_a_linear_profile_is_applied_before_values_have_8_bits() -> None:
+    profile = linear_profile()
+    matrix = linear_matrix(profile)
+    assert matrix is not None
+    assert np.abs(matrix - np.eye(3)).max() < 1e-3
+    stored = Tiff(more={34675: (UNDEFINED, [*profile])})
+    dark = colors(3) / 8
+    dark[0, 0] = 1
+    decoded = decode(stored.write(dark.astype(np.float32)))
+    assert not decoded.warnings
+    pixels = np.asarray(decoded.image).astype(np.float64)[..., :3]
+    assert np.abs(pixels - 255 * encode_srgb(dark.astype(np.float32))).max() < 1.5
+    plain = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert linear_matrix(plain) is None
+    assert linear_matrix(b"none") is None
+    stored = Tiff(more={34675: (UNDEFINED, [*plain])})
+    check_colors(pixels_of(stored.write(colors(3).astype(np.float32))), 3)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -3.0, 0.0, 3e38])
+@pytest.mark.parametrize("count", [3, 4])
+def test_colours_of_one_value_are_read(value: float, count: int) -> None:
+    content = Tiff().write(np.full((HEIGHT, WIDTH, count), value, np.float32))
+    assert decode(content).image.size == (WIDTH, HEIGHT)
+
+
+def test_missing_and_cut_strips_are_damage() -> None:
+    samples = colors(3).astype(np.float32)
+    for stored in (Tiff(), Tiff(is_packed=True)):
+        with pytest.raises(InputError, match=r"^image: the file is damaged or cut short$"):
+            decode(stored.write(samples)[:-900])
+    few = Tiff(more={278: (LONG, [1])}).write(samples)
+    few = few.replace(
+        struct.pack("<HHII", 278, LONG, 1, HEIGHT), struct.pack("<HHII", 278, LONG, 1, 1)
+    )
+    with pytest.raises(InputError, match="strips or tiles are missing"):
+        decode(few)
+
+
+def test_a_large_strip_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = Tiff(is_packed=True).write(colors(3).astype(np.float32))
+    size = HEIGHT * WIDTH * 12
+    monkeypatch.setattr(tiff_samples, "_MAX_STRIP_BYTES", size)
+    check_colors(pixels_of(content), 3)
+    monkeypatch.setattr(tiff_samples, "_MAX_STRIP_BYTES", size - 1)
+    with pytest.raises(TooLargeError, match=f"a packed strip .* the limit of {size - 1} b"):
+        decode(content)
+    with pytest.raises(TooLargeError, match="25 x 20 pixels, over the limit of 499 pixels"):
+        decode_image(content, max_pixels=499)
 
 
 @pytest.mark.parametrize(
-    ("count", "dtype", "words"),
+    ("more", "words"),
     [
-        (3, "f4", "3 samples of 32 bits, floating point"),
-        (4, "f4", "4 samples of 32 bits, floating point"),
-        (3, "f2", "3 samples of 16 bits, floating point"),
-        (1, "f2", "1 sample of 16 bits, floating point"),
-        (3, "u4", "3 samples of 32 bits, unsigned"),
-        (2, "u2", "2 samples of 16 bits, unsigned"),
+        ({262: (SHORT, [5])}, "3 samples of 32 bits, floating point"),
+        ({339: (SHORT, [6])}, "3 samples of 32 bits, complex"),
+        ({259: (SHORT, [7])}, "3 samples of 32 bits, floating point"),
     ],
 )
-def test_colours_that_cannot_be_read_say_what_to_do(count: int, dtype: str, words: str) -> None:
+def test_colours_that_cannot_be_read_say_what_to_do(
+    more: dict[int, tuple[int, list[int]]], words: str
+) -> None:
     with pytest.raises(InputError, match=f"^image: a TIFF file of {words}, .*; save it as PNG"):
-        decode_image(tiff(colors(count).astype(dtype)), max_pixels=10_000)
+        decode(Tiff(more=more).write(colors(3).astype("f4")))

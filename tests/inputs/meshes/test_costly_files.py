@@ -44,7 +44,7 @@ REFUSED = {
     "glb_of_shared_vertices": "480000 faces in a file of [0-9]+ bytes",
     "obj_of_a_long_index": "line 5 is over the limit of 2097152 bytes",
     "obj_of_a_long_number": "line 1 is over the limit of 2097152 bytes",
-    "ply_of_many_vertex_elements": "declares an element twice",
+    "ply_of_many_vertex_elements": 'declares the element "vertex" twice',
     "ply_of_many_elements": "cut short",
     "glb_of_deep_json": "JSON of the GLB is not valid",
     "glb_of_a_long_number": "JSON of the GLB is not valid",

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trellis2_server.inputs.meshes.numbers import Words, corners, decimals, find_words, integers
+from trellis2_server.inputs.meshes.numbers import (
+    Words,
+    are_words,
+    corners,
+    decimals,
+    find_words,
+    integers,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +46,41 @@ def test_numbers_of_float32_come_back_as_they_were(values: list[float]) -> None:
             np.testing.assert_allclose(found, values, rtol=1e-6, atol=1e-45)
         else:
             assert found.astype(np.float32).tolist() == values
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["9" * 18, "1" * 19, "123456789.123456789", "." + "1" * 30, "1e0000000000000000000000000002",
+     "1e-9999999999999999999", "12345678e8", "-87654321.12345678", "0." + "0" * 25 + "7e25"],
+)  # fmt: skip
+def test_numbers_of_many_digits_are_those_of_python(word: str) -> None:
+    found = decimals(words(f"1 {word} -2"))
+    assert found is not None
+    assert found == pytest.approx([1, float(word), -2], rel=3e-16, abs=0)
+
+
+def test_numbers_are_read_among_other_words() -> None:
+    every = words("vertex 1.5 -2 e outer 3e1 .5E-1 e")
+    places = [1, 2, 5, 6]
+    found = decimals(Words(every.text, every.starts[places], every.ends[places]))
+    assert found is not None
+    assert found.tolist() == [1.5, -2, 30, 0.05]
+
+
+@given(st.lists(st.integers(-(10**18) + 1, 10**18 - 1), max_size=20))
+def test_integers_are_those_of_python(values: list[int]) -> None:
+    found = integers(words(" ".join(map(str, values))))
+    assert found is not None
+    assert found.tolist() == values
+
+
+@pytest.mark.parametrize(
+    ("text", "is_equal"),
+    [("a endfacet a endfacet", True), ("a endfacets", False), ("a endfaceT", False),
+     ("b endfacet", False), ("a endface", False)],
+)  # fmt: skip
+def test_words_are_compared_whole(text: str, *, is_equal: bool) -> None:
+    assert are_words(words(text), [b"a", b"endfacet"]) is is_equal
 
 
 @given(st.text(st.sampled_from("0159.- \n/"), max_size=24))

@@ -52,5 +52,7 @@ def test_a_binary_file_that_ends_in_a_row_of_lists_names_the_row() -> None:
     for cut in (0, 3, 8, 9):
         content = header + rows[: len(rows) - cut]
         row = 3 if cut == 0 else 2
-        with pytest.raises(InputError, match=rf"cut short in row {row} of 3 .* \"face\"$"):
+        with pytest.raises(
+            InputError, match=rf"cut short in row {row} of 3 .* \"face\", at byte {len(content)}$"
+        ):
             read_scene(content)

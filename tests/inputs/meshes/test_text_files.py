@@ -220,10 +220,21 @@ def test_strips_of_a_ply_are_triangles_with_one_side_outside(form: str) -> None:
     [
         (HEADER + POINTS.replace("1 1 1", "1 1,5 1") + LISTS, 'line 17: "1,5": write a point'),
         (HEADER + POINTS.replace("1 0 0", "1 0") + LISTS, "line 14: fewer values than"),
-        (HEADER + POINTS + LISTS[:-20], "the PLY file is cut short"),
-        (HEADER.replace("float y", "half y"), "line 5: not a valid line in the header"),
-        (HEADER + POINTS + LISTS.replace("4 1 5", "4 1 9"), "refers to a vertex that does not"),
-        (HEADER + POINTS + LISTS.replace("4 1 5", "4 1.5 5"), "is not whole"),
+        (HEADER + POINTS + LISTS[:-20], 'cut short in row 5 of 6 of the element "face"$'),
+        (
+            HEADER + POINTS + LISTS.replace("4 1 5", "4 1 9"),
+            'in row 6 of the element "face" .*: there are 8, counted from 0$',
+        ),
+        (HEADER + POINTS + LISTS.replace("4 1 5", "4 1.5 5"), "line 23: 1.5 is an index or a"),
+        (HEADER + POINTS.replace("1 1 1", "1 nan 1") + LISTS, 'row 8 of the element "vertex" .*'),
+        (HEADER.replace("float y", "half y"), r'line 5: not a .*: "property half y": "half" is no'),
+        (HEADER.replace("vertex 8", "vertex 8.0"), "line 3: .*: the number of rows is not valid"),
+        (HEADER.replace("float z", "float"), 'line 6: .*: "property float": a word is missing'),
+        (HEADER.replace("element vertex 8\n", ""), "line 3: .*: no element is before it"),
+        (HEADER.replace("ascii", "utf8"), 'a known format, but "utf8"; known are ascii, '),
+        (HEADER.replace("format ascii 1.0\n", ""), "a known format, but none"),
+        (HEADER.replace("element face", "element vertex"), 'declares the element "vertex" twice'),
+        (HEADER.replace("face 6", "face 60") + POINTS, '60 rows of the element "face", with'),
     ],
 )
 def test_an_error_names_the_line_of_a_ply(content: str, message: str) -> None:
@@ -273,12 +284,14 @@ def stl(count: int, head: bytes = b"", behind: bytes = b"") -> bytes:
         TEXT.replace("vertex 1", "vertex 1.0e+00"),
         TEXT + TEXT.replace("cube", ""),
         TEXT.replace("endsolid cube", "endsolid"),
+        TEXT.replace("loop\n", "loop " + "s" * 2000 + "\n", 1),
+        TEXT.replace("endloop", "endlupe"),
     ],
     ids=[
         "count 0", "count -1", "a wrong count", "two bytes behind", "padded", "named solid",
         "named facet", "capitals", "Solid", "carriage returns", "a long name", "one line",
         "byte order mark", "vertex behind loop", "no normals", "exponents", "two solids",
-        "no name at the end",
+        "no name at the end", "many letters of endsolid", "a misspelled word",
     ],
 )  # fmt: skip
 def test_an_stl_of_a_cube_is_a_cube(content: str | bytes) -> None:

@@ -28,3 +28,13 @@ def test_positions_whose_mixed_numbers_are_equal_stay_apart(
     mesh = weld(points, faces)
     assert mesh.vertices.tolist() == expected.vertices.tolist()
     assert mesh.faces.tolist() == expected.faces.tolist()
+
+
+@pytest.mark.parametrize("values", [(-2.5, -1, 0, 1e-45, 3), (0, 1)], ids=["few ties", "ties"])
+def test_vertices_are_in_the_order_of_their_last_coordinates(values: tuple[float, ...]) -> None:
+    rng = np.random.default_rng(0)
+    points = rng.choice(np.array(values, np.float32), (60, 3))
+    points[:, 1] += rng.permutation(60).astype(np.float32) * (len(values) > 2)
+    mesh = weld(points, np.arange(60, dtype=np.int32).reshape(-1, 3))
+    expected = sorted({tuple(row) for row in points.tolist()}, key=lambda row: row[::-1])
+    assert mesh.vertices.tolist() == [list(row) for row in expected]

@@ -6,6 +6,8 @@
     png_chunks       a PNG without what its pixels do not need
     foreign_files    what a file is that is no picture
     pixel_modes      any Pillow mode → 8-bit modes, and transparency
+    tiff_samples     samples of TIFF files that Pillow does not read
+    deep_colors      such samples → 8-bit sRGB
     color_profiles   ICC profile → sRGB
     transparency     what a picture's own alpha means: cut-out, translucent object, nothing
     cutter           picture file → `Cutout`, in one call

@@ -16,10 +16,12 @@ import numpy as np
 from PIL import Image
 
 from trellis2_server.errors import InputError, TooLargeError
+from trellis2_server.inputs.images.deep_colors import show_samples
 from trellis2_server.inputs.images.foreign_files import describe_file, is_heif
 from trellis2_server.inputs.images.formats import HEIF_INSTALL, available_formats, format_names
 from trellis2_server.inputs.images.jpeg_segments import START_OF_SCAN, read_segments
 from trellis2_server.inputs.images.tiff_directory import describe_samples, has_deep_planes
+from trellis2_server.inputs.images.tiff_samples import picture_size, read_tiff_samples
 from trellis2_server.inputs.images.transparency import VISIBLE_ALPHA
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def load_picture(data: bytes, max_pixels: int, notes: list[str]) -> Image.Image:
         TooLargeError: the picture exceeds `max_pixels`.
         OSError, ValueError, …: any of Pillow's errors, for a damaged file.
     """
-    image = _open(data, max_pixels)
+    image = _open(data, max_pixels, notes)
     if image.format in _JPEG:
         return _load_jpeg(image, data, max_pixels, notes)
     image.load()
@@ -100,22 +102,38 @@ def check_size(size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
+def _open(data: bytes, max_pixels: int, notes: list[str] | None = None) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=available_formats())
     except Image.UnidentifiedImageError as error:
-        raise InputError(f"image: {_explain(data)}") from error
-    if image.format == "TIFF" and has_deep_planes(data):
-        samples = describe_samples(data)
-        raise InputError(
-            f"image: a TIFF file of {samples}, in planes, which cannot be read; {_SAVE_AS}"
-        )
+        image = _read_samples(data, max_pixels, notes)
+        if image is None:
+            raise InputError(f"image: {_explain(data)}") from error
+        return image
+    if image.format == "TIFF" and has_deep_planes(data):  # Pillow takes each byte for a pixel
+        image = _read_samples(data, max_pixels, notes)
+        if image is None:
+            samples = describe_samples(data)
+            raise InputError(
+                f"image: a TIFF file of {samples}, in planes, which cannot be read; {_SAVE_AS}"
+            )
+        return image
     # Browsers take the orientation from EXIF alone; Pillow takes it from here, too.
     image.info.pop("xmp", None)
     if image.format in _JPEG:
         _reduce(image, max_pixels)
     check_size(image.size, max_pixels)
     return image
+
+
+def _read_samples(data: bytes, max_pixels: int, notes: list[str] | None) -> Image.Image | None:
+    """Return the picture of a TIFF whose samples Pillow does not read; None: nor does this."""
+    size = picture_size(data)
+    if size is None:
+        return None
+    check_size(size, max_pixels)
+    samples = read_tiff_samples(data)
+    return None if samples is None else show_samples(samples, [] if notes is None else notes)
 
 
 def _reduce(image: Image.Image, max_pixels: int) -> None:

@@ -21,7 +21,7 @@ SampleKind = Literal["usual", "unsigned", "signed", "short"]
 
 _STRIP_PIXELS: Final = 1_048_576
 #: Values that are white in one or the other program.
-_WHITES: Final = (1.0, 255.0, 65535.0, 4294967295.0)
+WHITES: Final = (1.0, 255.0, 65535.0, 4294967295.0)
 _SIGNED_WHITES: Final[Mapping[SampleKind, tuple[float, ...]]] = {
     "signed": (127.0,),
     "short": (32767.0,),
@@ -33,7 +33,7 @@ _DARK_SHARE, _DARK_UNIT_SHARE = 0.26, 1 / 16
 #: Negative values over this share of white are no noise.
 _BELOW_SHARE: Final = 0.1
 #: Values that are looked at, and their lowest and highest ones, percent.
-_SAMPLES, _PERCENTILES = 1_000_000, (0.5, 99.5)
+MAX_RANGE_SAMPLES, _PERCENTILES = 1_000_000, (0.5, 99.5)
 #: The value over black that decides what white is: few are highlights, few are black.
 _BRIGHT_PERCENTILE: Final = 95
 
@@ -72,7 +72,9 @@ def _deep_to_8_bit(image: Image.Image, kind: SampleKind) -> Image.Image:
     transparent: object = image.info.get("transparency")
     black, white = 0.0, 65535.0
     if not image.mode.startswith("I;16"):  # TIFF does not declare the range
-        black, white = _find_range(image, kind)
+        step = max(image.width * image.height // MAX_RANGE_SAMPLES, 1)
+        sample = np.concatenate([values.ravel()[::step] for _, values in _strips(image, kind)])
+        black, white = find_range(sample, kind)
     grey = Image.new("L", image.size)
     alpha = Image.new("L", image.size) if isinstance(transparent, int) else None
     for top, values in _strips(image, kind):
@@ -89,15 +91,17 @@ def _deep_to_8_bit(image: Image.Image, kind: SampleKind) -> Image.Image:
     return grey
 
 
-def _find_range(image: Image.Image, kind: SampleKind) -> tuple[float, float]:
+def find_range(sample: NDArray[np.float32], kind: SampleKind = "usual") -> tuple[float, float]:
     """Return the values of black and white of a picture that does not declare them.
 
     White is the smallest usual value that fits; where that would make the picture dark, as with
     12 of 16 bits, its own highest value. A few values beyond it, such as highlights, are clipped.
     Black is 0. A picture that reaches far below it has its own lowest and highest values.
+
+    Args:
+        sample: float32 [N], some of its values.
+        kind: of the values.
     """
-    step = max(image.width * image.height // _SAMPLES, 1)
-    sample = np.concatenate([values.ravel()[::step] for _, values in _strips(image, kind)])
     sample = sample[np.isfinite(sample)]
     if not sample.size:
         return 0.0, 1.0
@@ -108,7 +112,7 @@ def _find_range(image: Image.Image, kind: SampleKind) -> tuple[float, float]:
         high = float(sample.max())
     bright = sample[sample > 0]
     usual = float(np.percentile(bright, _BRIGHT_PERCENTILE)) if bright.size else 0.0
-    whites = _SIGNED_WHITES.get(kind, _WHITES)
+    whites = _SIGNED_WHITES.get(kind, WHITES)
     white = next((w for w in whites if usual <= _TOLERANCE * w), high)
     if usual < white * (_DARK_SHARE if white > 1 else _DARK_UNIT_SHARE):
         white = high

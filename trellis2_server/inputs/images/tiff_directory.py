@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 #: Size of a value by TIFF's number of its type, bytes: byte, ASCII, short, long, rational, …
 _SIZES: Final = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8])
 _SHORT: Final = 3
+#: Value for larger ones: behind every file.
+_LARGEST: Final = 2**62
 _BITS, _SAMPLES, _PLANES, _SAMPLE_FORMAT = 258, 277, 284, 339
 #: `PlanarConfiguration`: each colour has strips of its own.
 _SEPARATE: Final = 2
@@ -86,6 +88,38 @@ class TiffDirectory:
                 at = _integer(self.values[index].tobytes(), self.order)
                 found.append(_integer(content[at : at + size], self.order))
         return found
+
+    def all_values(self, content: bytes, tag: int) -> NDArray[np.int64]:
+        """Return the values of the first entry with this tag, as far as the file has them.
+
+        Args:
+            content: the file.
+            tag: one of whole numbers.
+        """
+        kinds = {1: "u1", _SHORT: "u2", 4: "u4", 16: "u8"}
+        for index in np.flatnonzero(self.tags == tag)[:1]:
+            kind = kinds.get(int(self.kinds[index]))
+            if kind is not None:
+                stored = self._stored(content, index, int(kind[1]))
+                values = np.frombuffer(stored, self.order + kind).astype(np.uint64)
+                return np.minimum(values, np.uint64(_LARGEST)).astype(np.int64)
+        return np.empty(0, np.int64)
+
+    def bytes_of(self, content: bytes, tag: int) -> bytes:
+        """Return the first entry with this tag, of a type of bytes; `b""` without one."""
+        for index in np.flatnonzero((self.tags == tag) & np.isin(self.kinds, _BYTES))[:1]:
+            return self._stored(content, index, 1)
+        return b""
+
+    def _stored(self, content: bytes, index: Any, size: int) -> bytes:
+        """Return the values of an entry, as far as they are whole, in bytes."""
+        stored = self.values[index].tobytes()
+        length = int(min(self.counts[index], len(content)) * size)
+        if length > len(stored):
+            at = _integer(stored, self.order)
+            stored = content[at : at + length]
+        stored = stored[:length]
+        return stored[: len(stored) // size * size]
 
 
 def read_directory(

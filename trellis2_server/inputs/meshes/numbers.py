@@ -1,9 +1,9 @@
 """Numbers in text → arrays, many at a time.
 
-Python makes an object of each word; here a few array operations see all bytes of a block. Integers
-are read by `numpy.fromstring`, decimal numbers as integers with a power of ten, which is exact for
-up to 15 digits; others are read by Python one by one, or are an integer of up to 18 digits times
-that power, whose last bit may then be rounded twice.
+Python makes an object of each word; here a few array operations see all bytes of a block. Digits
+are read eight at a time, decimal numbers as integers with a power of ten, which is exact for up to
+15 digits; others are read by Python one by one, or are an integer of up to 18 digits times that
+power, whose last bit may then be rounded twice.
 
 Does not know: file formats.
 """
@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-_SPACE, _PLUS, _MINUS, _DOT, _SLASH, _ZERO = b" +-./0"
+_SPACE, _PLUS, _MINUS, _DOT, _SLASH, _ZERO, _NINE = b" +-./09"
 _TAB, _RETURN = b"\t\r"
 _EXPONENT: Final = ord("e")
 #: Sets the bit that tells small letters from capital ones.
@@ -27,8 +29,23 @@ _SMALL: Final = np.uint8(32)
 _POWERS: Final = 10.0 ** np.arange(23)
 #: Digits of an integer that always fit into int64.
 _INTEGER_DIGITS: Final = 18
-_EXPONENT_TO_SPACE: Final = bytes.maketrans(b"eE", b"  ")
-_SLASH_TO_SPACE: Final = bytes.maketrans(b"/", b" ")
+#: Digits in a uint64, and the masks of its last 0 to 8 bytes in the order of the text.
+_EIGHT: Final = 8
+_LAST: Final = np.array([0] + [2**64 - 2 ** (64 - 8 * size) for size in range(1, 9)], np.uint64)
+_LAST_BYTE: Final = np.uint64(56)
+#: Each step joins neighbours: digits to pairs, pairs to fours, fours to one number. Bits of those
+#: that are there, a factor (1 and a power of ten, shifted by their width), and that width.
+_JOINS: Final = tuple(
+    (np.uint64(bits), np.uint64((10**digits << width) + 1), np.uint64(width))
+    for bits, digits, width in (
+        (0x0F0F0F0F0F0F0F0F, 1, 8),
+        (0x00FF00FF00FF00FF, 2, 16),
+        (0x0000FFFF0000FFFF, 4, 32),
+    )
+)
+_TENS: Final = 10 ** np.arange(_INTEGER_DIGITS + 1)
+#: Power of ten of a number that Python reads.
+_NO_POWER: Final = 2**40
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,8 +76,8 @@ def find_words(text: NDArray[np.uint8]) -> Words:
     return Words(text, edges[0::2], edges[1::2])
 
 
-def _single(words: Words, marks: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    """Return the word of each mark, int64, or None if a word has two.
+def _single(words: Words, marks: NDArray[np.int64]) -> NDArray[np.int64] | slice | None:
+    """Return the words of the marks, int64 or a slice; None if a word has two.
 
     Args:
         words: of a block.
@@ -68,20 +85,77 @@ def _single(words: Words, marks: NDArray[np.int64]) -> NDArray[np.int64] | None:
     """
     if len(marks) == len(words.starts):  # nearly always one in each
         if bool((words.starts <= marks).all() and (marks < words.ends).all()):
-            return np.arange(len(marks))
+            return slice(None)
         return None
     found = np.searchsorted(words.starts, marks, "right") - 1
     return None if len(found) > 1 and bool((found[1:] == found[:-1]).any()) else found
 
 
-def decimals(words: Words) -> NDArray[np.float64] | None:  # noqa: C901, PLR0911 - a grammar
+def _eights(text: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return the eight bytes before each byte of a text, and before its end, uint64 [B + 1]."""
+    padded = np.zeros(len(text) + _EIGHT, np.uint8)
+    padded[_EIGHT:] = text
+    return np.ndarray((len(text) + 1,), "<u8", padded.data, 0, (1,))
+
+
+def are_words(words: Words, expected: Sequence[bytes]) -> bool:
+    """Whether words are those, again and again.
+
+    Args:
+        words: of a block, a multiple of the expected ones.
+        expected: of at most eight bytes each.
+    """
+    sizes = np.array([len(word) for word in expected])
+    if bool(((words.ends - words.starts).reshape(-1, len(sizes)) != sizes).any()):
+        return False
+    bits = [int.from_bytes(word.rjust(_EIGHT, b"\0"), "little") for word in expected]
+    found = _eights(words.text)[words.ends].reshape(-1, len(sizes)) & _LAST[sizes]
+    return bool((found == np.array(bits, np.uint64)).all())
+
+
+def _read_digits(
+    eights: NDArray[np.uint64], ends: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the numbers that digits make, int64 [N]; not of more than `_INTEGER_DIGITS` digits.
+
+    Args:
+        eights: of the text.
+        ends: int64 [N], behind the last digit of each.
+        sizes: int64 [N], number of digits; 0 makes 0.
+    """
+    longest = min(int(sizes.max(initial=0)), _INTEGER_DIGITS)
+    if longest <= 1:
+        return ((eights[ends] >> _LAST_BYTE) - np.uint64(_ZERO)).astype(np.int64) * sizes
+    total = np.zeros(len(ends), np.int64)
+    for before in range(0, longest, _EIGHT):
+        at = np.maximum(ends - before, 0) if before else ends
+        part = eights[at]
+        part &= _LAST[np.clip(sizes - before, 0, _EIGHT)]
+        for bits, factor, width in _JOINS:
+            part &= bits
+            part *= factor
+            part >>= width
+        total += part.astype(np.int64) * _TENS[before]
+    return total
+
+
+def _scaled(integers: NDArray[np.int64], powers: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return integers times powers of ten, for powers that float64 holds exactly."""
+    values = integers.astype(np.float64)
+    scale = _POWERS[np.minimum(np.abs(powers), len(_POWERS) - 1)]
+    if int(powers.max()) <= 0:
+        return values / scale
+    return np.where(powers < 0, values / scale, values * scale)
+
+
+def decimals(words: Words) -> NDArray[np.float64] | None:  # noqa: C901 - a grammar
     """Return the numbers that the words are, float64 [W]; None if one of them is no number.
 
     A number is a sign, digits with at most one point, and an exponent; all but a digit may be
     missing. NaN and infinities are no numbers here.
 
     Args:
-        words: all words of a block.
+        words: those of a block that are wanted; others have neither digits nor points.
     """
     text, starts, ends = words.text, words.starts, words.ends
     count = len(starts)
@@ -89,12 +163,16 @@ def decimals(words: Words) -> NDArray[np.float64] | None:  # noqa: C901, PLR0911
         return np.empty(0)
     dots = np.flatnonzero(text == _DOT)
     marks = np.flatnonzero((text | _SMALL) == _EXPONENT)
+    # Others are letters of a word.
+    marks = marks[(text[marks - 1] - np.uint8(_DOT)) <= _NINE - _DOT]
     first = text[starts]
     is_signed = (first == _MINUS) | (first == _PLUS)
     stops, fraction = ends, np.zeros(count, np.int64)
     digits = int(np.count_nonzero((text - np.uint8(_ZERO)) < 10))  # noqa: PLR2004 - wraps around
     signs = int(np.count_nonzero(is_signed))
     with_exponent = None
+    after = np.empty(0, np.uint8)
+    has_sign = np.empty(0, bool)
     if len(marks):
         with_exponent = _single(words, marks)
         if with_exponent is None:
@@ -114,22 +192,23 @@ def decimals(words: Words) -> NDArray[np.float64] | None:  # noqa: C901, PLR0911
         with_dot[owner] = True
         fraction[owner] = stops[owner] - dots - 1
     length = stops - starts - is_signed - with_dot
-    blank = len(text) - int((ends - starts).sum())
-    if digits + signs + len(dots) + len(marks) + blank != len(text) or (length < 1).any():
+    known = digits + signs + len(dots) + len(marks)
+    if known != int((ends - starts).sum()) or (length < 1).any():
         return None
-    integers = np.fromstring(text.tobytes().translate(_EXPONENT_TO_SPACE, b"."), np.int64, sep=" ")
-    if len(integers) != count + len(marks):
-        return None
+    eights = _eights(text)
     powers = -fraction
     if with_exponent is not None:
-        is_exponent = np.zeros(len(integers), bool)
-        is_exponent[with_exponent + 1 + np.arange(len(marks))] = True
-        powers[with_exponent] += np.clip(integers[is_exponent], -(2**40), 2**40)
-        integers = integers[~is_exponent]
-    values = np.abs(integers).astype(np.float64)
-    size = np.abs(powers)
-    scale = _POWERS[np.minimum(size, len(_POWERS) - 1)]
-    values = np.where(powers < 0, values / scale, values * scale) if len(marks) else values / scale
+        sizes = ends[with_exponent] - marks - 1 - has_sign
+        exponents = _read_digits(eights, ends[with_exponent], sizes)
+        np.negative(exponents, out=exponents, where=after == _MINUS)
+        # Python reads those that do not fit.
+        powers[with_exponent] += np.where(sizes > _INTEGER_DIGITS, _NO_POWER, exponents)
+    whole = length - fraction
+    integers = _read_digits(eights, starts + is_signed + whole, whole)
+    if len(dots):
+        integers *= _TENS[np.minimum(fraction, _INTEGER_DIGITS)]
+        integers += _read_digits(eights, stops, fraction)
+    values, size = _scaled(integers, powers), np.abs(powers)
     np.negative(values, out=values, where=first == _MINUS)
     for index in np.flatnonzero((size >= len(_POWERS)) | (length > _INTEGER_DIGITS)).tolist():
         values[index] = float(words.bytes_of(index))
@@ -154,7 +233,9 @@ def integers(words: Words) -> NDArray[np.int64] | None:
     length -= is_signed
     if not 1 <= int(length.min()) <= int(length.max()) <= _INTEGER_DIGITS:
         return None
-    return np.fromstring(text.tobytes(), np.int64, sep=" ")
+    values = _read_digits(_eights(text), ends, length)
+    np.negative(values, out=values, where=first == _MINUS)
+    return values
 
 
 @dataclass(frozen=True, slots=True, eq=False)

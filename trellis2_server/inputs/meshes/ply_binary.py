@@ -8,13 +8,11 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trellis2_server.errors import InputError
-from trellis2_server.inputs.meshes.ply_rows import Rows
-from trellis2_server.inputs.meshes.scene import check_count
+from trellis2_server.inputs.meshes.ply_rows import RowLists, Rows, cut_short, row_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,12 +21,10 @@ if TYPE_CHECKING:
 
     from trellis2_server.inputs.meshes.ply_rows import Element
 
-#: Shown of an element's name, characters.
-_NAME_LENGTH: Final = 40
-
 
 def read_binary_rows(
-    content: memoryview,
+    content: bytes,
+    start: int,
     order: str,
     elements: Sequence[Element],
     wanted: Mapping[str, Sequence[int]],
@@ -36,16 +32,17 @@ def read_binary_rows(
     """Read the elements of a binary PLY, by their names.
 
     Args:
-        content: bytes behind the header.
+        content: of the file.
+        start: where its rows begin.
         order: `<` for little endian, `>` for big endian.
         elements: of the header.
-        wanted: positions of the properties to read: scalars or one list.
+        wanted: positions of the properties to read.
 
     Raises:
         InputError: the content is too short, or the length of a list is negative.
     """
     rows: dict[str, Rows] = {}
-    at = 0
+    at = start
     for element in elements:
         found = _read_uniform(content, at, element, order, wanted[element.name])
         if found is None:
@@ -54,53 +51,51 @@ def read_binary_rows(
     return rows
 
 
-def _check_remaining(content: memoryview, at: int, size: int) -> None:
-    if at + size > len(content):
-        raise InputError("mesh: the PLY file is cut short")
-
-
-def _no_list() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return np.empty(0, np.int64), np.empty(0, np.int64)
-
-
 def _read_uniform(
-    content: memoryview, at: int, element: Element, order: str, wanted: Sequence[int]
+    content: bytes, at: int, element: Element, order: str, wanted: Sequence[int]
 ) -> tuple[Rows, int] | None:
     """Read all rows at once if all lists have the length of the first; else return None."""
+    if not element.properties:
+        return Rows((), ()), at
+    dtype = _type_of_first(content, at, element, order)
+    end = at + element.count * dtype.itemsize
+    if end > len(content):
+        if all(length is None for _, _, length in element.properties):
+            raise cut_short(element, (len(content) - at) // dtype.itemsize, len(content))
+        return None
+    rows = np.frombuffer(content, dtype, element.count, at if element.count else 0)
+    for number, (_, _, length) in enumerate(element.properties):
+        if length is not None and (rows[f"n{number}"] != rows[f"n{number}"][:1]).any():
+            return None
+    columns: list[NDArray[Any]] = []
+    lists: list[RowLists] = []
+    for number in wanted:
+        _, kind, length = element.properties[number]
+        if length is None:
+            columns.append(rows[f"s{number}"].astype(_native(kind)))
+        else:
+            values = rows[f"l{number}"].reshape(element.count, -1 if element.count else 1)
+            sizes = np.full(element.count, values.shape[1])
+            lists.append(RowLists(values.astype(_native_in_list(kind)).reshape(-1), sizes))
+    return Rows(tuple(columns), tuple(lists)), end
+
+
+def _type_of_first(content: bytes, at: int, element: Element, order: str) -> np.dtype[Any]:
+    """Return the type of the first row: numbers `s…`, lists `l…` and their lengths `n…`."""
     fields: list[tuple[str, str] | tuple[str, str, int]] = []
-    first = at
     for number, (_, kind, length) in enumerate(element.properties):
         if length is None:
             fields.append((f"s{number}", order + kind))
-            first += int(kind[1])
+            at += int(kind[1])
             continue
-        if not element.count:
-            return Rows((), *_no_list()), at
-        size, first = _read_length(content, first, order + length)
-        first += size * int(kind[1])
-        _check_remaining(content, first, 0)
+        size = 0
+        if element.count:
+            size, at = _read_length(content, at, order + length, element)
+            at += size * int(kind[1])
+            if at > len(content):
+                raise cut_short(element, 0, len(content))
         fields += [(f"n{number}", order + length), (f"l{number}", order + kind, size)]
-    dtype = np.dtype(fields)
-    has_lists = any(length for _, _, length in element.properties)
-    end = at + element.count * dtype.itemsize
-    if end > len(content):
-        if not has_lists:
-            raise InputError("mesh: the PLY file is cut short")
-        return None
-    rows = np.frombuffer(content, dtype, element.count, at)
-    for number, (_, _, length) in enumerate(element.properties):
-        if length is not None and (rows[f"n{number}"] != rows[f"n{number}"][0]).any():
-            return None
-    columns: list[NDArray[Any]] = []
-    values, sizes = _no_list()
-    for number in wanted:
-        if element.properties[number][2] is None:
-            columns.append(rows[f"s{number}"].astype(_native(element.properties[number][1])))
-        else:
-            lists = rows[f"l{number}"].reshape(element.count, -1)
-            values = lists.astype(np.int64).reshape(-1)
-            sizes = np.full(element.count, lists.shape[1])
-    return Rows(tuple(columns), values, sizes), end
+    return np.dtype(fields)
 
 
 def _native(kind: str) -> str:
@@ -108,11 +103,24 @@ def _native(kind: str) -> str:
     return "f4" if kind == "f4" else "f8"
 
 
-def _read_length(content: memoryview, at: int, kind: str) -> tuple[int, int]:
-    """Return a list's length, and where its values start."""
+def _native_in_list(kind: str) -> str:
+    """Return the type for the numbers of lists of a type."""
+    return "f8" if kind[0] == "f" else "i8"
+
+
+def _read_length(content: bytes, at: int, kind: str, element: Element) -> tuple[int, int]:
+    """Return the length of a list in the first row, and where its values start."""
     dtype = np.dtype(kind)
-    _check_remaining(content, at, dtype.itemsize)
-    return check_count(int(np.frombuffer(content, dtype, 1, at)[0])), at + dtype.itemsize
+    if at + dtype.itemsize > len(content):
+        raise cut_short(element, 0, len(content))
+    length = float(np.frombuffer(content, dtype, 1, at)[0])
+    return _checked_length(length, element, 0, at), at + dtype.itemsize
+
+
+def _checked_length(length: float, element: Element, row: int, at: int) -> int:
+    if not length >= 0 or length % 1:  # NaN and infinity, too
+        raise row_error(element.name, row, f"at byte {at}, a list has the length {length:g}")
+    return int(length)
 
 
 @dataclass(slots=True)
@@ -129,7 +137,7 @@ class _Places:
 
 
 def _read_row_by_row(
-    content: memoryview, at: int, element: Element, order: str, wanted: Sequence[int]
+    content: bytes, at: int, element: Element, order: str, wanted: Sequence[int]
 ) -> tuple[Rows, int]:
     """Go through an element with lists of different lengths."""
     places = {number: _Places() for number in wanted}
@@ -151,17 +159,18 @@ def _read_row_by_row(
                 at = start
                 continue
             if at + size > len(content):
-                raise _cut_short(element, row)
-            (count,) = unpack(content, at)
-            at = start + check_count(count) * item_size
+                raise cut_short(element, row, len(content))
+            (length,) = unpack(content, at)
+            count = _checked_length(length, element, row, at)
+            at = start + count * item_size
             if place is not None:
                 place.offsets.append(start)
                 place.sizes.append(count)
         if at > len(content):
-            raise _cut_short(element, row)
+            raise cut_short(element, row, len(content))
     data = np.frombuffer(content, np.uint8)
     columns: list[NDArray[Any]] = []
-    values, sizes = _no_list()
+    lists: list[RowLists] = []
     for number, place in places.items():
         _, kind, length = element.properties[number]
         offsets = np.array(place.offsets, np.int64)
@@ -172,13 +181,9 @@ def _read_row_by_row(
             before = np.cumsum(sizes) - sizes
             within = np.arange(int(sizes.sum())) - np.repeat(before, sizes)
             each = np.repeat(offsets, sizes) + within * int(kind[1])
-            values = _gather(data, each, order + kind).astype(np.int64)
-    return Rows(tuple(columns), values, sizes), at
-
-
-def _cut_short(element: Element, row: int) -> InputError:
-    where = f'row {row + 1} of {element.count} of the element "{element.name[:_NAME_LENGTH]}"'
-    return InputError(f"mesh: the PLY file is cut short in {where}")
+            values = _gather(data, each, order + kind).astype(_native_in_list(kind))
+            lists.append(RowLists(values, sizes))
+    return Rows(tuple(columns), tuple(lists)), at
 
 
 def _gather(data: NDArray[np.uint8], offsets: NDArray[np.int64], kind: str) -> NDArray[Any]:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from trellis2_server.errors import InputError
 from trellis2_server.inputs.meshes.numbers import decimals, find_words, integers
-from trellis2_server.inputs.meshes.ply_rows import Rows
+from trellis2_server.inputs.meshes.ply_rows import RowLists, Rows, cut_short
 from trellis2_server.inputs.meshes.scene import check_corners, check_size
 from trellis2_server.inputs.meshes.text import (
     check_line,
@@ -44,7 +43,7 @@ def read_text_rows(
         body: plain text behind the header.
         header_lines: number of lines before the body.
         elements: of the header.
-        wanted: positions of the properties to read: scalars or one list.
+        wanted: positions of the properties to read. Values of the first list are whole.
 
     Raises:
         InputError: a line has too few values, or something that is no number; or lines are missing.
@@ -67,14 +66,19 @@ class _Reader:
         self._elements = [element for element in elements if element.count]
         self._wanted = wanted
         self._columns: dict[str, list[list[NDArray[Any]]]] = {}
-        self._values: dict[str, list[NDArray[Any]]] = {}
-        self._sizes: dict[str, list[NDArray[Any]]] = {}
+        self._values: dict[tuple[str, int], list[NDArray[Any]]] = {}
+        self._sizes: dict[tuple[str, int], list[NDArray[Any]]] = {}
+        self._lists: dict[str, list[int]] = {}
         self._faces = 0
         for element in elements:
             scalars = [at for at in wanted[element.name] if element.properties[at][2] is None]
             self._columns[element.name] = [[np.empty(0)] for _ in scalars]
-            self._values[element.name] = [np.empty(0, np.int64)]
-            self._sizes[element.name] = [np.empty(0, np.int64)]
+            lists = [at for at in wanted[element.name] if at not in scalars]
+            self._lists[element.name] = lists
+            for at in lists:
+                is_index = at == lists[0]
+                self._values[element.name, at] = [np.empty(0, np.int64 if is_index else float)]
+                self._sizes[element.name, at] = [np.empty(0, np.int64)]
 
     def read(self) -> dict[str, Rows]:
         elements = iter(self._elements)
@@ -98,12 +102,17 @@ class _Reader:
                     element = next(elements, None)
                     left = element.count if element else 0
         if element is not None:
-            raise InputError("mesh: the PLY file is cut short")
+            raise cut_short(element, element.count - left)
         return {
             name: Rows(
                 tuple(np.concatenate(column) for column in columns),
-                np.concatenate(self._values[name]),
-                np.concatenate(self._sizes[name]),
+                tuple(
+                    RowLists(
+                        np.concatenate(self._values[name, at]),
+                        np.concatenate(self._sizes[name, at]),
+                    )
+                    for at in self._lists[name]
+                ),
             )
             for name, columns in self._columns.items()
         }
@@ -123,44 +132,45 @@ class _Reader:
         text, starts = block[lines[0] : lines[-1]], lines[:-1] - lines[0]
         words = find_words(text)
         counts = words_in_lines(words, starts)
-        values = self._numbers(element, words, offset)
+        values, offsets = self._numbers(element, words, offset), offset + starts
         wanted = self._wanted[element.name]
         # Where the next value of each row is; after the last property, where the row ends.
         first = np.cumsum(counts) - counts
         at, end = first.copy(), first + counts
         for position, (_, _, length) in enumerate(element.properties):
             if (at >= end).any():
-                self._refuse_short(offset + int(starts[(at >= end).argmax()]))
+                self._refuse_short(int(offsets[(at >= end).argmax()]))
             if length is None:
                 if position in wanted:
                     self._columns[element.name][wanted.index(position)].append(values[at])
                 at += 1
                 continue
-            sizes = self._whole(values[at], offset)
+            sizes = self._whole(values[at], offsets)
             at += 1
             is_short = (sizes < 0) | (sizes > end - at)
             if is_short.any():
-                if position in wanted:
+                if position in self._lists[element.name][:1]:
                     check_corners(int(sizes.max()))
-                self._refuse_short(offset + int(starts[is_short.argmax()]))
+                self._refuse_short(int(offsets[is_short.argmax()]))
             if position in wanted:
-                self._take_list(element, values, at, sizes, offset)
+                self._take_list(element, position, _in_lists(values, at, sizes), sizes, offsets)
             at += sizes
 
     def _take_list(
         self,
         element: Element,
+        position: int,
         values: NDArray[Any],
-        at: NDArray[np.int64],
         sizes: NDArray[np.int64],
-        offset: int,
+        offsets: NDArray[np.int64],
     ) -> None:
-        self._faces += int(np.maximum(sizes - 2, 0).sum())
-        check_size(0, self._faces)
-        before = np.cumsum(sizes) - sizes
-        places = np.arange(int(sizes.sum())) + np.repeat(at - before, sizes)
-        self._values[element.name].append(self._whole(values[places], offset))
-        self._sizes[element.name].append(sizes)
+        is_index = position == self._lists[element.name][0]
+        if is_index:
+            self._faces += int(np.maximum(sizes - 2, 0).sum())
+            check_size(0, self._faces)
+            values = self._whole(values, np.repeat(offsets, sizes))
+        self._values[element.name, position].append(values)
+        self._sizes[element.name, position].append(sizes)
 
     def _numbers(self, element: Element, words: Words, offset: int) -> NDArray[Any]:
         """Return all numbers of some lines."""
@@ -180,15 +190,34 @@ class _Reader:
                 raise number_error(self._content, offset + start, word) from None
         return np.array(numbers)
 
-    def _whole(self, values: NDArray[Any], offset: int) -> NDArray[np.int64]:
-        """Return numbers that must be whole as integers."""
+    def _whole(self, values: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return numbers that must be whole as integers.
+
+        Args:
+            values: numbers.
+            offsets: of the line of each number.
+        """
         if values.dtype != np.int64:
             is_whole = (np.abs(values) <= _LARGEST) & (np.trunc(values) == values)
             if not is_whole.all():
-                raise line_error(
-                    self._content, offset, "here or after it, an index or a length is not whole"
-                )
+                at = int(is_whole.argmin())
+                text = f"{values[at]:g} is an index or a length and must be a whole number"
+                raise line_error(self._content, int(offsets[at]), text)
         return values.astype(np.int64, copy=False)
 
     def _refuse_short(self, offset: int) -> None:
         raise line_error(self._content, offset, "fewer values than the header declares")
+
+
+def _in_lists(
+    values: NDArray[Any], first: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> NDArray[Any]:
+    """Return the values that are in lists.
+
+    Args:
+        values: all numbers of some lines.
+        first: int64 [R], where the values of the list of each row start.
+        sizes: int64 [R], how many these are.
+    """
+    before = np.cumsum(sizes) - sizes
+    return values[np.arange(int(sizes.sum())) + np.repeat(first - before, sizes)]

@@ -210,7 +210,8 @@ def far_offset(positions: NDArray[Any], faces: NDArray[Any]) -> NDArray[np.float
         return None
     used = used_vertices(faces, len(positions))
     rows = positions if used is None else positions[used]
-    low, high = rows.min(axis=0), rows.max(axis=0)
+    # By columns: several times faster than along the first axis.
+    low, high = (np.array([each(column) for column in rows.T]) for each in (np.min, np.max))
     extent, distance = float((high - low).max()), float(np.abs([low, high]).max())
     middle = (low / 2 + high / 2).astype(np.float32).astype(np.float64)
     if not (np.isfinite(distance) and np.isfinite(middle).all()) or distance <= _FAR * extent:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 #: Odd numbers, by which the bits of coordinates are mixed.
 _FACTORS: Final = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
 _SHIFT: Final = np.uint64(29)
+_SIGN: Final = np.int32(-(2**31))
 
 
 def weld(points: NDArray[np.float32], faces: NDArray[np.int32]) -> Mesh:
@@ -31,7 +32,7 @@ def weld(points: NDArray[np.float32], faces: NDArray[np.int32]) -> Mesh:
     points = np.ascontiguousarray(points) + np.float32(0)  # makes -0.0 and 0.0 equal
     first, index = _groups(points)
     rows = points[first]
-    order = np.lexsort(rows.T)
+    order = _order(rows)
     rank = np.empty(len(rows), np.int32)
     rank[order] = np.arange(len(rows), dtype=np.int32)
     return Mesh(np.ascontiguousarray(rows[order]), rank[index[faces]])
@@ -47,8 +48,9 @@ def _groups(points: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.
     """
     bits = points.view(np.uint32)
     mixed = np.zeros(len(points), np.uint64)
-    for axis in range(3):
-        mixed += bits[:, axis]
+    columns = [np.ascontiguousarray(column) for column in bits.T]
+    for axis, column in enumerate(columns):
+        mixed += column
         mixed *= _FACTORS[axis]
         mixed ^= mixed >> _SHIFT
     # Two positions may have the same number, which is rare, or which a file is made for.
@@ -57,9 +59,24 @@ def _groups(points: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.
         index = np.empty(len(points), np.int32)
         index[order] = np.cumsum(is_new, dtype=np.int32) - 1
         first = order[is_new]
-        if bool((bits[first][index] == bits).all()):
+        if all(bool((column[first][index] == column).all()) for column in columns):
             break
     return first, index
+
+
+def _order(rows: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the order of different points by their last, then second, then first coordinate.
+
+    Args:
+        rows: float32 [N, 3].
+    """
+    bits = rows.view(np.int32)
+    # Of numbers below 0, larger bits are smaller numbers.
+    y, z = (np.where(column < 0, ~column, column ^ _SIGN).view(np.uint32) for column in bits.T[1:])
+    keys = z.astype(np.uint64) << np.uint64(32) | y
+    order = np.argsort(keys)
+    keys = keys[order]
+    return np.lexsort(rows.T) if bool((keys[1:] == keys[:-1]).any()) else order
 
 
 def _sorted(
