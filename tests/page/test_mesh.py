@@ -40,7 +40,7 @@ def test_a_mesh_is_textured_with_its_axis_and_its_texture_coordinates(tab: OpenT
         axis, layout = page.locator("#mesh-up_axis"), page.locator("#mesh-uv")
         assert not axis.is_visible()
         assert not layout.is_visible()
-        mesh = {"name": "part.obj", "mimeType": "", "buffer": OBJ}
+        mesh: Any = {"name": "part.obj", "mimeType": "", "buffer": OBJ}
         page.set_input_files("#mesh input[type=file]", mesh)
         one.see("#mesh button", "part.obj")
         axis.select_option("z")

@@ -3,7 +3,10 @@
 import { fieldRows, valuesOf } from "./settings.js";
 
 /** Fields of a request with a mesh, in the order of the form. */
-const FIELDS = ["up_axis", "uv"];
+const FIELDS = [
+  "up_axis",
+  "uv",
+];
 const FILE_NAME = /\.(glb|gltf|obj|ply|stl)$/i;
 
 /** Whether a file is a mesh, by its name. @param {File} file */

@@ -216,10 +216,12 @@ def test_the_page_names_only_declared_fields_and_has_a_label_for_each() -> None:
     labels, sampler = names_in("settings.js", "LABELS"), names_in("settings.js", "SAMPLER")
     form, export = names_in("settings.js", "GROUPS"), names_in("downloads.js", "EXPORT_FIELDS")
     assert len(form) == 13
-    assert sorted(labels) == sorted({*sampler, *form, *export})
+    mesh = names_in("mesh.js", "FIELDS")
+    assert mesh == ["up_axis", "uv"]
+    assert sorted(labels) == sorted({*sampler, *form, *export, *mesh})
     assert {f"{stage}_{name}" for stage in STAGES for name in sampler} == {
         field.name for field in FIELDS if field.group == "sampler"
     }
-    assert {*form, *export} <= BY_NAME.keys()
+    assert {*form, *export, *mesh} <= BY_NAME.keys()
     of_file = {field.name for field in FIELDS if field.group == "file"}
     assert set(export) <= {*EXPORT_FIELDS, "type", *of_file}
