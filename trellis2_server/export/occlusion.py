@@ -11,16 +11,17 @@ Does not know: colours, image formats.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from trellis2_server.export.adjacency import corner_lists, is_watertight, twins
-from trellis2_server.export.cancellation import call, check
+from trellis2_server.export.cancellation import check
 from trellis2_server.export.gaps import fill_gaps
 from trellis2_server.export.kernels import maps
 from trellis2_server.export.kernels import occlusion as kernels
 from trellis2_server.export.parallel import parallel_for
+from trellis2_server.export.triangle_tree import TriangleTree
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,23 +57,6 @@ _SPLITS: Final = (
     ((4, 2, 5), (1, 4, 5), (1, 5, 0)),
     ((0, 3, 5), (3, 1, 4), (5, 4, 2), (3, 4, 5)),
 )
-
-
-class RayTree(NamedTuple):
-    """Triangles in a tree of boxes: arguments of `kernels.trace_points`.
-
-    Attributes:
-        left: int32 [N], first face of a leaf, or -1 - the second child; the first child is the next
-            node.
-        right: int32 [N], end of the faces of a leaf.
-        boxes: float32 [N, 6], lower and upper corner.
-        triangles: float32 [F, 9], first corner and two edges, in the order of the leaves.
-    """
-
-    left: NDArray[np.int32]
-    right: NDArray[np.int32]
-    boxes: NDArray[np.float32]
-    triangles: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +104,7 @@ def measure_occlusion(mesh: Mesh) -> Occlusion:
     points, normals = np.empty((2, count, 3), np.float32)
     parallel_for(kernels.place_faces, count, surface.vertices, faces, points, normals)
     is_closed = is_watertight(mesh.faces, twins(mesh.faces, len(mesh.vertices)))
-    tree, rays = ray_tree(mesh), ray_count(count, is_closed=is_closed)
+    tree, rays = TriangleTree(mesh), ray_count(count, is_closed=is_closed)
 
     def smooth(values: NDArray[np.float32]) -> NDArray[np.float32]:
         for _ in range(_SMOOTHINGS[rays >= _MANY_RAYS]):
@@ -164,7 +148,7 @@ def draw_occlusion(occlusion: Occlusion, atlas: Atlas) -> NDArray[np.uint8]:
 
 
 def openness(
-    tree: RayTree,
+    tree: TriangleTree,
     points: NDArray[np.float32],
     normals: NDArray[np.float32],
     count: int,
@@ -188,8 +172,9 @@ def openness(
     else:
         chosen, values, side = backs[0], backs[1].copy(), -1.0
     parallel_for(
-        kernels.trace_points, len(chosen), points, normals, np.float32(side), chosen, rays, *tree,
-        np.float32(_LIFT * extent), values, grain=1024,
+        kernels.trace_points, len(chosen), points, normals, np.float32(side), chosen, rays,
+        tree.left, tree.right, tree.boxes, tree.gather_triangles(), np.float32(_LIFT * extent),
+        values, grain=1024,
     )  # fmt: skip
     return values
 
@@ -200,25 +185,6 @@ def ray_count(points: int, *, is_closed: bool) -> int:
     return min(
         _MAX_RAYS, max(least, (_ALL_RAYS if is_closed else _ALL_OPEN_RAYS) // max(1, points))
     )
-
-
-def ray_tree(mesh: Mesh) -> RayTree:
-    """Return the faces of a mesh in a tree of boxes."""
-    vertices, faces = mesh.vertices, mesh.faces
-    low = vertices.min(axis=0).astype(np.float64)
-    scale = 1024.0 / max(float((vertices.max(axis=0) - low).max()), 1e-30)
-    codes = np.empty(len(faces), np.int64)
-    parallel_for(kernels.morton_codes, len(faces), vertices, faces, low, scale, codes)
-    order = np.argsort(codes, kind="stable").astype(np.int32)
-    check()
-    left, right = np.zeros((2, 2 * len(faces)), np.int32)
-    nodes = call(kernels.build_nodes, codes, order, left, right)
-    left, right = left[:nodes], right[:nodes]
-    boxes = np.empty((nodes, 6), np.float32)
-    call(kernels.bound_nodes, vertices, faces, order, left, right, boxes)
-    triangles = np.empty((len(faces), 9), np.float32)
-    parallel_for(kernels.gather_triangles, len(faces), vertices, faces, order, triangles)
-    return RayTree(left, right, boxes, triangles)
 
 
 def _split(mesh: Mesh) -> _Surface:
