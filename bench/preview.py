@@ -57,6 +57,8 @@ from trellis2_server.settings import ModelSettings, Settings  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from trellis2_server.mesh import Mesh, VoxelField
+
 FIELDS: Final = {"decimation_target": 50_000, "texture_size": 1024}
 _ROUNDS: Final = 3
 _IMAGE_KINDS: Final = {".webp", ".png"}
@@ -81,6 +83,11 @@ class Maker:
         file = io.BytesIO()
         Image.fromarray(rgba).save(file, "PNG")
         return self._cutter.cut_out(file.getvalue())
+
+    def surface(self, cutout: Cutout) -> tuple[Mesh, VoxelField]:
+        """Return the surface before decimation, and its colours."""
+        shape = self._engine.shape(cutout, self._options, ignore)
+        return shape.mesh, self._engine.texture(shape, cutout, self._options, ignore)
 
     def untextured(self, cutout: Cutout) -> bytes:
         shape = self._engine.shape(cutout, self._options, ignore)
