@@ -32,6 +32,8 @@ _SMOOTHINGS: Final = 2
 #: Distance of the texels at which normals are looked up, in edges of the full surface, and its
 #: limit in texels: the texels between are interpolated.
 _STEP_EDGES, _MAX_STEP = 1.4, 4
+#: Those of a mesh that has itself nearly all of the detail: at least such a share of the faces.
+_FINE_STEP_EDGES, _MAX_FINE_STEP, _FINE_SHARE = 2.0, 6, 0.125
 #: Cells of the index, which has few points to find.
 _CELLS: Final = 128
 
@@ -116,12 +118,13 @@ def bake_normal_map(  # noqa: PLR0913, PLR0917 - one argument per input
         original: the surface whose normals are seen.
     """
     size = atlas.size_px
-    step = _sampling_step(owner, len(original.faces))
+    step = _sampling_step(owner, len(original.faces), len(mesh.faces))
     blocks = (size + step - 1) // step
     charts = np.empty((blocks, blocks), np.int32)
     samples = np.empty((blocks, blocks, 3), np.float32)
+    tiles = ((blocks + bake_kernels.TILE - 1) // bake_kernels.TILE) ** 2
     parallel_for(
-        bake_kernels.sample_normals, blocks, step, owner, atlas.chart, atlas.uv, atlas.faces,
+        bake_kernels.sample_normals, tiles, step, owner, atlas.chart, atlas.uv, atlas.faces,
         atlas.source, mesh.vertices, normals, *original.index, original.faces, original.normals,
         charts, samples,
         grain=16,
@@ -136,8 +139,10 @@ def bake_normal_map(  # noqa: PLR0913, PLR0917 - one argument per input
     return found
 
 
-def _sampling_step(owner: NDArray[np.int32], faces: int) -> int:
+def _sampling_step(owner: NDArray[np.int32], full_faces: int, faces: int) -> int:
     """Return the distance of the texels at which normals are looked up."""
     texels = float(np.count_nonzero(owner[::4, ::4] >= 0)) * 16
-    edge = 1.5 * float(np.sqrt(texels / faces))
+    edge = 1.5 * float(np.sqrt(texels / full_faces))
+    if faces >= _FINE_SHARE * full_faces:
+        return max(1, min(_MAX_FINE_STEP, int(_FINE_STEP_EDGES * edge)))
     return max(1, min(_MAX_STEP, int(_STEP_EDGES * edge)))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from trellis2_server.export.adjacency import corner_lists, is_watertight, twins
-from trellis2_server.export.cancellation import check
+from trellis2_server.export.cancellation import call, check
 from trellis2_server.export.gaps import fill_gaps
 from trellis2_server.export.kernels import maps
 from trellis2_server.export.kernels import occlusion as kernels
@@ -36,6 +36,8 @@ _MIN_RAYS, _MIN_OPEN_RAYS, _MAX_RAYS = 2, 3, 64
 #: Number of times that each face gets the mean of its neighbours, for few rays and for many.
 _SMOOTHINGS: Final = (2, 1)
 _MANY_RAYS: Final = 16
+#: One of so many rays is traced before the others.
+_PROBED: Final = 4
 #: A face that sees less than this is perhaps wound inward, or the inside of a sheet.
 DARK: Final = 0.125
 #: Edges are split until an evenly divided surface would have about this many faces …
@@ -115,7 +117,7 @@ def measure_occlusion(mesh: Mesh) -> Occlusion:
             values = smoothed
         return values
 
-    values = smooth(openness(tree, points, normals, rays))
+    values = smooth(_front_openness(tree, surface, points, normals, rays))
     if not is_closed:
         dark = np.flatnonzero(values < DARK)
         values = smooth(openness(tree, points, normals, rays, (dark, values)))
@@ -164,19 +166,73 @@ def openness(
         backs: points whose back is looked at, and values of all points; the result is these values,
             or that of the back where it is greater.
     """
-    numbers = np.arange(count)
-    rays = np.stack([(numbers + 0.5) / count, numbers * 0.6180339887498949 % 1.0], axis=1)
-    extent = float((tree.boxes[0, 3:] - tree.boxes[0, :3]).max())
     if backs is None:
         chosen, values, side = np.arange(len(points)), np.zeros(len(points), np.float32), 1.0
     else:
         chosen, values, side = backs[0], backs[1].copy(), -1.0
-    parallel_for(
-        kernels.trace_points, len(chosen), points, normals, np.float32(side), chosen, rays,
-        tree.left, tree.right, tree.boxes, tree.gather_triangles(), np.float32(_LIFT * extent),
-        values, grain=1024,
-    )  # fmt: skip
+    _trace(tree, points, normals, side, chosen, _directions(count), values)
     return values
+
+
+def _front_openness(
+    tree: TriangleTree,
+    surface: _Surface,
+    points: NDArray[np.float32],
+    normals: NDArray[np.float32],
+    count: int,
+) -> NDArray[np.float32]:
+    """Return the share of rays from each face that hit nothing, float32 [F].
+
+    First a part of the rays is traced, everywhere. The others follow where one of these has hit
+    something, or one from a face less than three vertices away.
+
+    Args:
+        tree: what rays may hit.
+        surface: the faces.
+        points: float32 [F, 3], their middles.
+        normals: float32 [F, 3], see `openness`.
+        count: number of rays of each face.
+    """
+    rays = _directions(count)
+    is_first = np.arange(count) % _PROBED == min(1, count - 1)
+    values, others = np.zeros((2, len(points)), np.float32)
+    _trace(tree, points, normals, 1.0, np.arange(len(points)), rays[is_first], values)
+    is_chosen = values < 1.0
+    for _ in range(2):
+        is_near = np.zeros(len(surface.vertices), bool)
+        is_near[surface.faces[is_chosen]] = True
+        is_chosen = is_near[surface.faces].any(axis=1)
+        check()
+    chosen = np.flatnonzero(is_chosen)
+    if count > 1 and len(chosen):
+        _trace(tree, points, normals, 1.0, chosen, rays[~is_first], others)
+        share = np.float32(is_first.mean())
+        values[chosen] = share * values[chosen] + (1 - share) * others[chosen]
+    return values
+
+
+def _directions(count: int) -> NDArray[np.float64]:
+    """Return the rays of a point: square of the cosine of the elevation, turn; 0 … 1, [R, 2]."""
+    numbers = np.arange(count)
+    return np.stack([(numbers + 0.5) / count, numbers * 0.6180339887498949 % 1.0], axis=1)
+
+
+def _trace(  # noqa: PLR0913, PLR0917 - one argument per input
+    tree: TriangleTree,
+    points: NDArray[np.float32],
+    normals: NDArray[np.float32],
+    side: float,
+    chosen: NDArray[np.int64],
+    rays: NDArray[np.float64],
+    values: NDArray[np.float32],
+) -> None:
+    """Set the values of chosen points to the share of open rays, if that is greater."""
+    extent = float((tree.boxes[0, 3:] - tree.boxes[0, :3]).max())
+    parallel_for(
+        kernels.trace_points, len(chosen), points, normals, np.float32(side), chosen,
+        np.ascontiguousarray(rays), tree.left, tree.right, tree.boxes, tree.gather_triangles(),
+        np.float32(_LIFT * extent), values, grain=1024,
+    )  # fmt: skip
 
 
 def ray_count(points: int, *, is_closed: bool) -> int:
@@ -189,11 +245,7 @@ def ray_count(points: int, *, is_closed: bool) -> int:
 
 def _split(mesh: Mesh) -> _Surface:
     """Split long edges in the middle, on both of their sides, until none is too long."""
-    corners = mesh.vertices[mesh.faces].astype(np.float64)
-    check()
-    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    area = 0.5 * float(np.linalg.norm(cross, axis=1).sum())
-    check()
+    area = 0.5 * float(call(kernels.sum_areas, mesh.vertices, mesh.faces))
     limit = 2.0 * float(np.sqrt(2.0 * area / _WANTED_FACES))
     count = len(mesh.faces)
     shares = np.zeros((count, 3, 3), np.float32)

@@ -228,6 +228,26 @@ def spread_to_corners(start, stop, faces, first, corners, normals, values, found
 
 
 @kernel
+def sum_areas(vertices, faces, flag):
+    # Twice the area of all faces.
+    total = 0.0
+    for f in range(faces.shape[0]):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return total
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        px, py, pz = (
+            np.float64(vertices[a, 0]),
+            np.float64(vertices[a, 1]),
+            np.float64(vertices[a, 2]),
+        )
+        ux, uy, uz = vertices[b, 0] - px, vertices[b, 1] - py, vertices[b, 2] - pz
+        vx, vy, vz = vertices[c, 0] - px, vertices[c, 1] - py, vertices[c, 2] - pz
+        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+        total += np.sqrt(nx * nx + ny * ny + nz * nz)
+    return total
+
+
+@kernel
 def mark_long_edges(start, stop, vertices, faces, limit, marks, flag):
     # marks[f]: bit k is set if the edge from corner k to corner k + 1 is longer than the limit.
     for f in range(start, stop):
