@@ -14,7 +14,8 @@ Tables, with a row for each picture:
   without the map, `occlusion_rmse` the error against 1,024 rays from each point.
 
 Pictures come from `--images FOLDER`, from `../shared/images` if it exists; without any, those of
-known shapes are used (`preview_shapes`). Textures have 2048 x 2048 pixels.
+known shapes are used (`preview_shapes`). Full surfaces have up to 500,000 faces, textures
+2048 x 2048 pixels.
 
 Needs what `bench/preview.py` and `bench/export.py` need.
 """
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     #: Positions in glTF's frame, float32 [N, 3], and faces, int32 [F, 3].
     Triangles = tuple[NDArray[np.float32], NDArray[np.int32]]
 
+#: Of the full surface, at most.
+FULL_FACES: Final = 500_000
 LODS: Final = (100_000, 25_000, 5_000)
 MAP_FACES: Final = 20_000
 TEXTURE_PX: Final = 2048
@@ -142,7 +145,7 @@ TABLES: Final[dict[str, Callable[[Mesh, VoxelField], dict[str, Any]]]] = {
 
 def rows(folder: Path | None, asked: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the name of a table and a row, for each picture."""
-    maker = Maker()
+    maker = Maker({"decimation_target": FULL_FACES, "texture_size": TEXTURE_PX})
     for name, cutout in cutouts(maker, folder).items():
         full, field = maker.surface(cutout)
         for table in asked:

@@ -55,7 +55,7 @@ from trellis2_server.parameters import read_options  # noqa: E402
 from trellis2_server.settings import ModelSettings, Settings  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from trellis2_server.mesh import Mesh, VoxelField
 
@@ -69,11 +69,15 @@ def ignore(stage: str, step: int, steps: int) -> None:
 
 
 class Maker:
-    """Makes models of pictures as the server does, in this process."""
+    """Makes models of pictures as the server does, in this process.
 
-    def __init__(self) -> None:
+    Args:
+        fields: of the requests.
+    """
+
+    def __init__(self, fields: Mapping[str, Any] = FIELDS) -> None:
         self._settings = Settings(model=ModelSettings(engine="preview", background="grabcut"))
-        self._options = read_options(FIELDS, self._settings)
+        self._options = read_options(dict(fields), self._settings)
         self._engine = PreviewEngine()
         pipeline.load(self._engine, ignore)
         self._cutter = Cutter(background="grabcut")
