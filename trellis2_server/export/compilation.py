@@ -255,7 +255,7 @@ def _draw(mesh: Mesh) -> None:
         normal_faces=mesh.faces,
         uvs=np.zeros((1, 2), np.float32),
         uv_faces=zeros,
-        texture=np.zeros((2, 2, 6), np.uint8),
+        texture=np.zeros((2, 2, 7), np.uint8),
         is_textured=True,
         alpha_mode="BLEND",  # of which several layers are drawn
         alpha_cutoff=0.5,

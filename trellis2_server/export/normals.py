@@ -9,6 +9,7 @@ Does not know: colours, image formats.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -26,9 +27,14 @@ if TYPE_CHECKING:
     from trellis2_server.export.atlas import Atlas
     from trellis2_server.mesh import Mesh
 
-#: Number of times that each normal of the full surface gets the mean of its neighbours: steps of
-#: voxels would glitter.
+#: Number of times that each normal of the full surface gets the mean of its neighbours where voxels
+#: have left steps, which would glitter.
 _SMOOTHINGS: Final = 2
+#: Steps turn normals to and fro: the first mean changes them at least so many times as much as the
+#: second. What is larger than a few faces, which is kept, both change about as much.
+_STEPS: Final = 2.0
+#: Normals that are compared for this, at least, where there are so many.
+_COMPARED: Final = 20_000
 #: Distance of the texels at which normals are looked up, in edges of the full surface, and its
 #: limit in texels: the texels between are interpolated.
 _STEP_EDGES, _MAX_STEP = 1.4, 4
@@ -66,16 +72,25 @@ def full_surface(original: Mesh, index: bake.Surface | None = None) -> FullSurfa
 
 
 def smoothed_normals(original: Mesh) -> NDArray[np.float32]:
-    """Return the normals of a full surface, see `FullSurface`."""
+    """Return the normals of a full surface, see `FullSurface`, without the steps of voxels."""
     faces, count = original.faces, len(original.vertices)
     first, corners = corner_lists(faces, count)
     normals = np.empty((count, 3), np.float32)
     parallel_for(kernels.source_normals, count, original.vertices, faces, first, corners, normals)
+    found = [normals]
     for _ in range(_SMOOTHINGS):
         smoothed = np.empty_like(normals)
-        parallel_for(kernels.smooth_normals, count, faces, first, corners, normals, smoothed)
-        normals = smoothed
-    return normals
+        parallel_for(kernels.smooth_normals, count, faces, first, corners, found[-1], smoothed)
+        found.append(smoothed)
+    first_change, second_change = (_mean_angle(*pair) for pair in pairwise(found))
+    return found[-1] if first_change >= _STEPS * second_change else normals
+
+
+def _mean_angle(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Return the mean angle between normals whose sign means nothing, of some of them, radians."""
+    step = 1 + len(one) // _COMPARED
+    cosines = np.abs((one[::step] * other[::step]).sum(axis=1, dtype=np.float64))
+    return float(np.arccos(np.minimum(cosines[cosines > 0.0], 1.0)).sum()) / len(cosines)
 
 
 def tangents(mesh: Mesh, normals: NDArray[np.float32], atlas: Atlas) -> NDArray[np.float32]:
