@@ -16,7 +16,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trimesh
 
@@ -27,7 +27,9 @@ from bench.record import Record, add_option
 from trellis2_server import export
 from trellis2_server.export import solids
 from trellis2_server.export.adjacency import BOUNDARY, twins
-from trellis2_server.mesh import Mesh
+
+if TYPE_CHECKING:
+    from trellis2_server.mesh import Mesh
 
 SHAPES: Final = ("links", "noise", *DUAL_GRIDS)
 
