@@ -76,7 +76,8 @@ def silhouette_ious(full: Triangles, others: Sequence[Triangles]) -> NDArray[np.
         wanted = covered(full)
         for row, triangles in enumerate(others):
             found = covered(triangles)
-            ious[row, column] = (wanted & found).sum() / (wanted | found).sum()
+            union = (wanted | found).sum()  # none of a plane from the side
+            ious[row, column] = (wanted & found).sum() / union if union else 1.0
     return ious
 
 
