@@ -213,8 +213,9 @@ def _front_openness(
 
 def _directions(count: int) -> NDArray[np.float64]:
     """Return the rays of a point: square of the cosine of the elevation, turn; 0 … 1, [R, 2]."""
-    numbers = np.arange(count)
-    return np.stack([(numbers + 0.5) / count, numbers * 0.6180339887498949 % 1.0], axis=1)
+    numbers = np.arange(count, dtype=np.float64)
+    columns = (numbers + 0.5) / count, numbers * 0.6180339887498949 % 1.0
+    return np.stack(columns, axis=1, dtype=np.float64)
 
 
 def _trace(  # noqa: PLR0913, PLR0917 - one argument per input
