@@ -22,6 +22,7 @@ from trellis2_server.export.bake import index_faces
 from trellis2_server.export.clean import clean
 from trellis2_server.export.geometry import smooth_normals
 from trellis2_server.export.kernels import bake as kernels
+from trellis2_server.export.triangle_tree import TriangleTree
 from trellis2_server.inputs.meshes import Glb
 from trellis2_server.mesh import Mesh
 
@@ -109,7 +110,7 @@ def judge_occlusion(content: bytes) -> dict[str, float]:
     """Return the error (RMSE) of the occlusion against 1,024 rays, of 1."""
     surface = Surface(content, POINTS // 4)
     mesh = Mesh(np.ascontiguousarray(surface.vertices), np.ascontiguousarray(surface.faces))
-    tree = occlusion.ray_tree(mesh)
+    tree = TriangleTree(mesh)
     points = surface.place.astype(np.float32), surface.face_normal.astype(np.float32)
     wanted = occlusion.openness(tree, *points, RAYS)
     _, same = np.unique(mesh.vertices, axis=0, return_inverse=True)

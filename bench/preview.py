@@ -55,7 +55,9 @@ from trellis2_server.parameters import read_options  # noqa: E402
 from trellis2_server.settings import ModelSettings, Settings  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
+
+    from trellis2_server.mesh import Mesh, VoxelField
 
 FIELDS: Final = {"decimation_target": 50_000, "texture_size": 1024}
 _ROUNDS: Final = 3
@@ -67,11 +69,15 @@ def ignore(stage: str, step: int, steps: int) -> None:
 
 
 class Maker:
-    """Makes models of pictures as the server does, in this process."""
+    """Makes models of pictures as the server does, in this process.
 
-    def __init__(self) -> None:
+    Args:
+        fields: of the requests.
+    """
+
+    def __init__(self, fields: Mapping[str, Any] = FIELDS) -> None:
         self._settings = Settings(model=ModelSettings(engine="preview", background="grabcut"))
-        self._options = read_options(FIELDS, self._settings)
+        self._options = read_options(dict(fields), self._settings)
         self._engine = PreviewEngine()
         pipeline.load(self._engine, ignore)
         self._cutter = Cutter(background="grabcut")
@@ -81,6 +87,11 @@ class Maker:
         file = io.BytesIO()
         Image.fromarray(rgba).save(file, "PNG")
         return self._cutter.cut_out(file.getvalue())
+
+    def surface(self, cutout: Cutout) -> tuple[Mesh, VoxelField]:
+        """Return the surface before decimation, and its colours."""
+        shape = self._engine.shape(cutout, self._options, ignore)
+        return shape.mesh, self._engine.texture(shape, cutout, self._options, ignore)
 
     def untextured(self, cutout: Cutout) -> bytes:
         shape = self._engine.shape(cutout, self._options, ignore)

@@ -221,7 +221,7 @@ def test_a_model_without_a_material_is_white_and_opaque() -> None:
     glb = Glb()
     glb.primitive()
     model = load_glb(bytes(glb))
-    assert model.texture.tolist() == [[[255] * 6]]
+    assert model.texture.tolist() == [[[255] * 7]]
     assert (model.is_textured, model.double_sided) == (False, False)
     assert (model.alpha_mode, model.alpha_cutoff) == ("OPAQUE", 0.5)
 
@@ -250,7 +250,7 @@ def test_the_texture_is_read_as_it_is(file_format: str, channels: int) -> None:
         }
     model = load_glb(bytes(glb))
     assert model.is_textured
-    assert model.texture.shape == (3, 5, 6)
+    assert model.texture.shape == (3, 5, 7)
     assert model.texture[..., :channels].tolist() == pixels.tolist()
     assert channels == 4 or (model.texture[..., 3] == 255).all()
 
@@ -294,16 +294,34 @@ def test_metal_and_roughness_have_the_size_of_the_base_colour_and_their_factors(
         },
     )
     texture = load_glb(bytes(glb)).texture
-    assert texture.tolist() == np.full((2, 2, 6), [255, 255, 255, 255, 50, 50]).tolist()
+    assert texture.tolist() == np.full((2, 2, 7), [255, 255, 255, 255, 50, 50, 255]).tolist()
     glb.view(png(noise(4, 6)))
     glb.document["images"].append({"bufferView": len(glb.document["bufferViews"]) - 1})
     glb.document["textures"].append({"source": len(glb.document["images"]) - 1})
     pbr = glb.document["materials"][1]["pbrMetallicRoughness"]
     pbr["baseColorTexture"] = {"index": len(glb.document["textures"]) - 1}
     texture = load_glb(bytes(glb)).texture
-    assert texture.shape == (4, 6, 6)
+    assert texture.shape == (4, 6, 7)
     assert texture[..., :4].tolist() == noise(4, 6).tolist()
-    assert (texture[..., 4:] == 50).all()
+    assert (texture[..., 4:6] == 50).all()
+
+
+@pytest.mark.parametrize("is_shared", [True, False], ids=["shared", "of its own"])
+@pytest.mark.parametrize(("strength", "wanted"), [(None, 100), (0.5, 178), (0.0, 255)])
+def test_occlusion_is_the_red_channel_of_its_texture(
+    strength: float | None, wanted: int, *, is_shared: bool
+) -> None:
+    glb = Glb()
+    glb.primitive()
+    pixels = np.full((2, 2, 3), (100, 255, 255), np.uint8)
+    occlusion = {"index": 1} | ({} if strength is None else {"strength": strength})
+    glb.material(
+        png(pixels),
+        pbrMetallicRoughness={"metallicRoughnessTexture": {"index": 1}} if is_shared else {},
+        occlusionTexture=occlusion,
+    )
+    texture = load_glb(bytes(glb)).texture
+    assert texture.tolist() == np.full((2, 2, 7), [*[255] * 6, wanted]).tolist()
 
 
 @pytest.mark.parametrize(("file_format", "size"), [("PNG", 300), ("JPEG", 300), ("JPEG", 256)])

@@ -40,7 +40,7 @@ def square(*, double_sided: bool) -> DrawnModel:
         normal_faces=FACES,
         uvs=np.array([[0, 1], [1, 1], [1, 0], [0, 0]], np.float32),
         uv_faces=FACES,
-        texture=np.dstack([TEXELS, np.full((2, 2, 3), (255, 0, 255), np.uint8)]),
+        texture=np.dstack([TEXELS, np.full((2, 2, 4), (255, 0, 255, 255), np.uint8)]),
         is_textured=True,
         alpha_mode="OPAQUE",
         alpha_cutoff=0.5,
@@ -55,6 +55,19 @@ def test_a_double_sided_face_is_as_bright_from_behind() -> None:
     )
     assert front[32, 32, 3] == 255
     assert back[32, 32].tolist() == front[32, 32].tolist()
+
+
+def test_occlusion_dims_the_light_of_the_surroundings_only() -> None:
+    model = square(double_sided=False)
+    texture = model.texture.copy()
+    texture[..., 6] = 0
+    occluded = replace(model, texture=texture)
+    for shading, lowest, highest in (("lit", 0.6, 0.97), ("unlit", 1.0, 1.0)):
+        bright, dim = (
+            draw_model(each, size_px=16, shading=shading)[..., :3].astype(float).mean()
+            for each in (model, occluded)
+        )
+        assert lowest <= dim / bright <= highest
 
 
 def test_a_single_sided_face_is_not_seen_from_behind() -> None:
@@ -102,7 +115,7 @@ def test_samples_inside_a_triangle_are_those_on_the_inner_side_of_its_edges(seed
 def plain(**changes: object) -> DrawnModel:
     """The square in one colour, alpha 100."""
     model = square(double_sided=False)
-    color = np.array([[[250, 100, 0, 100, 0, 255]]], np.uint8)
+    color = np.array([[[250, 100, 0, 100, 0, 255, 255]]], np.uint8)
     return replace(model, texture=color, **changes)  # pyright: ignore[reportArgumentType]
 
 
@@ -135,7 +148,8 @@ def layers(mode: str, *alphas: int) -> DrawnModel:
     faces = np.concatenate([FACES + 4 * k for k in range(len(alphas))]).astype(np.int32)
     colors = [(255, 0, 0), (0, 255, 0), (0, 0, 255)] * 10
     texture = np.array(
-        [[[*color, alpha, 0, 255] for color, alpha in zip(colors, alphas, strict=False)]], np.uint8
+        [[[*color, alpha, 0, 255, 255] for color, alpha in zip(colors, alphas, strict=False)]],
+        np.uint8,
     )
     u = (np.arange(len(alphas)) + 0.5) / len(alphas)
     return replace(

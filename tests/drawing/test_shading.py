@@ -21,7 +21,7 @@ NORMALS = [
 def texel(
     color: tuple[int, int, int] = (128, 128, 128), *, metallic: int = 0, roughness: int = 255
 ) -> list[float]:
-    return [*color, 255, metallic, roughness]
+    return [*color, 255, metallic, roughness, 255]
 
 
 def lit(normals: object, *texels: list[float], shading: str = "lit") -> np.ndarray:

@@ -13,7 +13,7 @@ from tests.support import khronos, shapes
 from trellis2_server import export
 from trellis2_server.export.atlas import Atlas
 from trellis2_server.export.geometry import smooth_normals
-from trellis2_server.export.normals import tangents
+from trellis2_server.export.normals import smoothed_normals, tangents
 from trellis2_server.inputs.meshes import Glb
 from trellis2_server.mesh import Mesh
 
@@ -130,6 +130,28 @@ def test_a_normal_map_of_a_mesh_that_was_not_decimated_is_nearly_flat() -> None:
     ball = shapes.sphere(24)
     pixels = picture(Glb(baked(ball, ball, texture_format="png"))) / 127.5 - 1
     assert pixels[..., 2].min() > 0.99
+
+
+def angle(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """The mean angle between normals whose sign means nothing, degrees."""
+    return float(np.degrees(np.arccos(np.clip(np.abs((one * other).sum(1)), 0, 1))).mean())
+
+
+def test_normals_that_turn_to_and_fro_as_on_steps_of_voxels_are_smoothed() -> None:
+    torus = shapes.torus(160, 80)
+    exact = smooth_normals(torus)
+    heights = np.random.default_rng(2).uniform(-0.002, 0.002, (len(exact), 1))
+    rough = Mesh((torus.vertices + exact * heights).astype(np.float32), torus.faces)
+    assert angle(smooth_normals(rough), exact) > 2 * angle(smoothed_normals(rough), exact)
+
+
+def test_normals_of_what_is_larger_than_a_few_faces_are_kept() -> None:
+    torus = shapes.torus(160, 80)
+    exact = smooth_normals(torus)
+    heights = 0.004 * np.sin(16 * np.arctan2(torus.vertices[:, 1:2], torus.vertices[:, :1]))
+    waved = Mesh((torus.vertices + exact * heights).astype(np.float32), torus.faces)
+    assert angle(smooth_normals(waved), exact) > 5
+    assert angle(smoothed_normals(waved), smooth_normals(waved)) < 0.5
 
 
 def test_tangents_follow_the_texture_on_both_sides() -> None:

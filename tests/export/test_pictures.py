@@ -49,8 +49,9 @@ def pixels(content: bytes) -> np.ndarray[Any, Any]:
         textured,
         lambda: textured(alpha_mode="MASK"),
         lambda: textured(alpha_mode="BLEND"),
+        lambda: textured(occlusion=True),
     ],
-    ids=["untextured", "textured", "mask", "blend"],
+    ids=["untextured", "textured", "mask", "blend", "occlusion"],
 )
 def test_the_servers_picture_is_the_clients(make: Callable[[], bytes], view: Any) -> None:
     glb = make()

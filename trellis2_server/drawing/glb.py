@@ -196,6 +196,13 @@ def _join(
     index = primitives[0][0]
     material = document["materials"][index] if index is not None else {}
     pbr = material.get("pbrMetallicRoughness", {})
+    metal_rough = _read_image(
+        document, data, pbr.get("metallicRoughnessTexture"), "RGB", texture_px
+    )
+    occlusion = material.get("occlusionTexture", {})
+    is_shared = "index" in occlusion and (
+        occlusion["index"] == pbr.get("metallicRoughnessTexture", {}).get("index")
+    )
     return DrawnModel(
         positions=positions,
         faces=faces,
@@ -205,10 +212,14 @@ def _join(
         uv_faces=faces,
         texture=make_texture(
             _read_image(document, data, pbr.get("baseColorTexture"), "RGBA", texture_px),
-            _read_image(document, data, pbr.get("metallicRoughnessTexture"), "RGB", texture_px),
+            metal_rough,
             pbr.get("baseColorFactor", (1.0, 1.0, 1.0, 1.0)),
             pbr.get("metallicFactor", 1.0),
             pbr.get("roughnessFactor", 1.0),
+            metal_rough
+            if is_shared
+            else _read_image(document, data, occlusion or None, "RGB", texture_px),
+            occlusion.get("strength", 1.0),
         ),
         is_textured="baseColorTexture" in pbr,
         alpha_mode=material.get("alphaMode", "OPAQUE"),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 #: Columns of a texture.
-RGB, ALPHA, METALLIC, ROUGHNESS = slice(0, 3), 3, 4, 5
+RGB, ALPHA, METALLIC, ROUGHNESS, OCCLUSION = slice(0, 3), 3, 4, 5, 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,8 +35,8 @@ class DrawnModel:
         normal_faces: rows of `normals`, int32 [F, 3].
         uvs: texture coordinates, float32 [M, 2]; zeros if the file has none.
         uv_faces: rows of `uvs`, int32 [F, 3].
-        texture: base colour (sRGB), alpha, metallic and roughness, each times its factor, uint8
-            [H, W, 6]; one pixel without a texture.
+        texture: base colour (sRGB), alpha, metallic, roughness and occlusion, each times its
+            factor, uint8 [H, W, 7]; one pixel without a texture.
         is_textured: whether the base colour has a texture.
         alpha_mode: OPAQUE, MASK or BLEND.
         alpha_cutoff: smallest visible alpha if the mode is MASK, 0 to 1.
@@ -56,12 +56,14 @@ class DrawnModel:
     double_sided: bool
 
 
-def make_texture(
+def make_texture(  # noqa: PLR0913, PLR0917 - what a material has
     base_color: Image | None,
     metal_rough: Image | None,
     base_color_factor: Sequence[float],
     metallic_factor: float,
     roughness_factor: float,
+    occlusion: Image | None = None,
+    occlusion_strength: float = 1.0,
 ) -> NDArray[np.uint8]:
     """Return the texture of a model, see `DrawnModel`, from glTF's images and factors.
 
@@ -72,9 +74,12 @@ def make_texture(
         base_color_factor: RGBA in linear light.
         metallic_factor: 0 to 1.
         roughness_factor: 0 to 1.
+        occlusion: share of the surroundings' light in R, of any size. None: all of it.
+        occlusion_strength: 0 for all of the light to 1.
     """
-    size = next((image.size for image in (base_color, metal_rough) if image is not None), (1, 1))
-    texture = np.empty((size[1], size[0], 6), np.uint8)
+    images = (base_color, metal_rough, occlusion)
+    size = next((image.size for image in images if image is not None), (1, 1))
+    texture = np.empty((size[1], size[0], 7), np.uint8)
     pixels = _pixels(base_color, "RGBA", size)
     values = np.arange(256) / 255
     # A table of 256 values for each channel, whatever the size of the texture.
@@ -89,6 +94,10 @@ def make_texture(
     ):
         table = np.rint(255 * np.clip(values * factor, 0, 1)).astype(np.uint8)
         texture[..., channel] = table[pixels[..., source]]
+    if occlusion is not metal_rough:
+        pixels = _pixels(occlusion, "RGB", size)
+    table = np.rint(255 * (1 + np.clip(occlusion_strength, 0, 1) * (values - 1))).astype(np.uint8)
+    texture[..., OCCLUSION] = table[pixels[..., 0]]
     return texture
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from trellis2_server.drawing.color import decode_srgb
-from trellis2_server.drawing.model import METALLIC, RGB, ROUGHNESS
+from trellis2_server.drawing.model import METALLIC, OCCLUSION, RGB, ROUGHNESS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,7 +48,7 @@ def shade(
     """Return linear light, 0 to 1, float32 [N, 3].
 
     Args:
-        texels: base colour (sRGB), alpha, metallic and roughness, 0 to 255, [N, 6].
+        texels: see `DrawnModel.texture`, 0 to 255, [N, 7].
         normal: normals in glTF's frame, [N, 3].
         axes: the camera's axes, see `axes_of`.
         shading: how to shade.
@@ -70,7 +70,9 @@ def shade(
     at_edges = np.maximum(1 - roughness, _DIELECTRIC)
     mirror = _DIELECTRIC * (1 - metallic) + base * metallic
     fresnel = mirror + np.maximum(at_edges - mirror, 0) * (1 - toward) ** 5
-    ambient = _environment(local[:, 1:2], np.float32(1))
+    # Occlusion dims what comes from all sides, not what lights send (glTF 2.0, 3.9.3).
+    seen = texels[:, OCCLUSION, None]
+    reflected, ambient = seen * reflected, seen * _environment(local[:, 1:2], np.float32(1))
     light = base * (1 - metallic) * (ambient + diffuse) + fresnel * (reflected + gloss)
     return np.clip(light, 0, 1).astype(np.float32)
 

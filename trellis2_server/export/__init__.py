@@ -196,7 +196,7 @@ def textured_glb(  # noqa: PLR0913
         mesh = checked_mesh(mesh)
         field = checked_field(field)
         extras = dict(extras or {})
-        atlas, material, error_voxels, tangents = textures.create_textures(
+        atlas, material, error_voxels, tangents, normals = textures.create_textures(
             mesh,
             field,
             original,
@@ -211,7 +211,7 @@ def textured_glb(  # noqa: PLR0913
         if error_voxels is not None:
             extras["error_voxels"] = round(error_voxels, 4)
         uv = np.divide(atlas.uv, texture_size, dtype=np.float32)
-        triangles = geometry(mesh, uv, atlas.source, atlas.faces, tangents)
+        triangles = geometry(mesh, uv, atlas.source, atlas.faces, tangents, normals)
         levels: list[GltfGeometry] = []
         if lods:
             full = original or mesh

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from trellis2_server.export.cancellation import call
+from trellis2_server.export.gaps import fill_gaps
 from trellis2_server.export.kernels import bake as kernels
 from trellis2_server.export.parallel import parallel_for
 from trellis2_server.reports import stage_report
@@ -133,7 +134,8 @@ def bake(
         base_color, metal_rough, covered, grain=64,
     )  # fmt: skip
     finished(2)
-    _fill_gaps(base_color, metal_rough, covered)
+    for values in (base_color, metal_rough):
+        fill_gaps(values, covered)
     finished(3)
     return Maps(base_color, metal_rough, covered)
 
@@ -238,21 +240,3 @@ def index_faces(mesh: Mesh, cells: int = 256) -> Surface:
     planes = np.empty((len(faces), 16), np.float32)
     parallel_for(kernels.precompute_faces, len(faces), vertices, faces, corners, planes)
     return corners, planes, low, cell, first, members, extents
-
-
-def _fill_gaps(
-    base_color: NDArray[np.uint8], metal_rough: NDArray[np.uint8], covered: NDArray[np.uint8]
-) -> None:
-    """Fill uncovered texels with the mean of the nearest covered ones, in place (push-pull)."""
-    levels = [(base_color, metal_rough, covered)]
-    while levels[-1][2].shape[0] > 1:
-        half = (levels[-1][2].shape[0] + 1) // 2
-        coarse = (
-            np.zeros((half, half, 4), np.uint8),
-            np.zeros((half, half, 3), np.uint8),
-            np.empty((half, half), np.uint8),
-        )
-        parallel_for(kernels.pull_level, half, *levels[-1], *coarse, grain=64)
-        levels.append(coarse)
-    for fine, coarse in zip(levels[-2::-1], levels[:0:-1], strict=True):
-        parallel_for(kernels.push_level, len(fine[2]), *fine, *coarse[:2], grain=64)

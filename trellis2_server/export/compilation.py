@@ -38,9 +38,9 @@ PARTS: Final = {
     "remesh": ("rays", "remesh", "triangles"),
     "prepare": ("adjacency", "clean", "decimate", "parts"),
     "unwrap": ("charts", "grouping", "packing"),
-    "bake": ("bake", "encode", "geometry"),
+    "bake": ("bake", "encode", "gaps", "geometry"),
     "draw": ("drawing",),
-    "maps": ("levels", "maps", "normals", "occlusion"),
+    "maps": ("levels", "maps", "normals", "occlusion", "trees"),
 }
 #: Parts that every export needs. Others are compiled after the start, see `compile_rest`.
 COMMON: Final = ("prepare", "unwrap", "bake")
@@ -255,7 +255,7 @@ def _draw(mesh: Mesh) -> None:
         normal_faces=mesh.faces,
         uvs=np.zeros((1, 2), np.float32),
         uv_faces=zeros,
-        texture=np.zeros((2, 2, 6), np.uint8),
+        texture=np.zeros((2, 2, 7), np.uint8),
         is_textured=True,
         alpha_mode="BLEND",  # of which several layers are drawn
         alpha_cutoff=0.5,
@@ -281,14 +281,12 @@ def _atlas(mesh: Mesh) -> Atlas:
 def _bake_maps(mesh: Mesh) -> None:
     """Call the loops of occlusion, normals and levels, except those of `kernels.bake`."""
     from trellis2_server.export import levels, normals, occlusion
-    from trellis2_server.export.gaps import fill_gaps
 
     atlas, along = _atlas(mesh), np.zeros_like(mesh.vertices)
     normals.smoothed_normals(mesh)
     normals.tangents(mesh, along, atlas)
     list(levels.create_levels(mesh, atlas, (4,)))
     occlusion.draw_occlusion(occlusion.measure_occlusion(mesh), atlas)
-    fill_gaps(np.zeros((32, 32, 3), np.uint8), np.ones((32, 32), np.uint8))
 
 
 def _bake_normals(mesh: Mesh, atlas: Atlas, index: Index) -> None:

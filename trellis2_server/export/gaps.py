@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trellis2_server.export.kernels import maps
+from trellis2_server.export.kernels import gaps as kernels
 from trellis2_server.export.parallel import parallel_for
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def fill_gaps(values: NDArray[np.uint8], covered: NDArray[np.uint8]) -> None:
             np.zeros((half, half, values.shape[2]), np.uint8),
             np.empty((half, half), np.uint8),
         )
-        parallel_for(maps.pull_values, half, *levels[-1], *coarse, grain=64)
+        parallel_for(kernels.pull_values, half, *levels[-1], *coarse, grain=64)
         levels.append(coarse)
     for fine, coarse in zip(levels[-2::-1], levels[:0:-1], strict=True):
-        parallel_for(maps.push_values, len(fine[1]), *fine, coarse[0], grain=64)
+        parallel_for(kernels.push_values, len(fine[1]), *fine, coarse[0], grain=64)

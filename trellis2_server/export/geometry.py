@@ -105,12 +105,13 @@ def smooth_normals(mesh: Mesh) -> NDArray[np.float32]:
     return normals
 
 
-def geometry(
+def geometry(  # noqa: PLR0913, PLR0917 - one argument per input
     mesh: Mesh,
     uv: NDArray[np.float32] | None = None,
     source: NDArray[np.int32] | None = None,
     faces: NDArray[np.int32] | None = None,
     tangents: NDArray[np.float32] | None = None,
+    normals: NDArray[np.float32] | None = None,
 ) -> GltfGeometry:
     """Convert a mesh to glTF's frame; repeat vertices that have several texture coordinates.
 
@@ -120,9 +121,10 @@ def geometry(
         source: int32 [M], the vertex of each row of `uv`.
         faces: int32 [F, 3], rows of `uv`.
         tangents: float32 [M, 4], of the rows of `uv`, in the model frame.
+        normals: from `smooth_normals`; None: call it.
     """
     twin = twins(mesh.faces, len(mesh.vertices))
-    normals = smooth_normals(mesh)
+    normals = smooth_normals(mesh) if normals is None else normals
     positions = mesh.vertices
     if source is not None:
         positions, normals = positions[source], normals[source]

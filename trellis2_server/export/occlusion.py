@@ -11,7 +11,7 @@ Does not know: colours, image formats.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from trellis2_server.export.gaps import fill_gaps
 from trellis2_server.export.kernels import maps
 from trellis2_server.export.kernels import occlusion as kernels
 from trellis2_server.export.parallel import parallel_for
+from trellis2_server.export.triangle_tree import TriangleTree
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,6 +36,8 @@ _MIN_RAYS, _MIN_OPEN_RAYS, _MAX_RAYS = 2, 3, 64
 #: Number of times that each face gets the mean of its neighbours, for few rays and for many.
 _SMOOTHINGS: Final = (2, 1)
 _MANY_RAYS: Final = 16
+#: One of so many rays is traced before the others.
+_PROBED: Final = 4
 #: A face that sees less than this is perhaps wound inward, or the inside of a sheet.
 DARK: Final = 0.125
 #: Edges are split until an evenly divided surface would have about this many faces …
@@ -56,23 +59,6 @@ _SPLITS: Final = (
     ((4, 2, 5), (1, 4, 5), (1, 5, 0)),
     ((0, 3, 5), (3, 1, 4), (5, 4, 2), (3, 4, 5)),
 )
-
-
-class RayTree(NamedTuple):
-    """Triangles in a tree of boxes: arguments of `kernels.trace_points`.
-
-    Attributes:
-        left: int32 [N], first face of a leaf, or -1 - the second child; the first child is the next
-            node.
-        right: int32 [N], end of the faces of a leaf.
-        boxes: float32 [N, 6], lower and upper corner.
-        triangles: float32 [F, 9], first corner and two edges, in the order of the leaves.
-    """
-
-    left: NDArray[np.int32]
-    right: NDArray[np.int32]
-    boxes: NDArray[np.float32]
-    triangles: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +106,7 @@ def measure_occlusion(mesh: Mesh) -> Occlusion:
     points, normals = np.empty((2, count, 3), np.float32)
     parallel_for(kernels.place_faces, count, surface.vertices, faces, points, normals)
     is_closed = is_watertight(mesh.faces, twins(mesh.faces, len(mesh.vertices)))
-    tree, rays = ray_tree(mesh), ray_count(count, is_closed=is_closed)
+    tree, rays = TriangleTree(mesh), ray_count(count, is_closed=is_closed)
 
     def smooth(values: NDArray[np.float32]) -> NDArray[np.float32]:
         for _ in range(_SMOOTHINGS[rays >= _MANY_RAYS]):
@@ -131,7 +117,7 @@ def measure_occlusion(mesh: Mesh) -> Occlusion:
             values = smoothed
         return values
 
-    values = smooth(openness(tree, points, normals, rays))
+    values = smooth(_front_openness(tree, surface, points, normals, rays))
     if not is_closed:
         dark = np.flatnonzero(values < DARK)
         values = smooth(openness(tree, points, normals, rays, (dark, values)))
@@ -164,7 +150,7 @@ def draw_occlusion(occlusion: Occlusion, atlas: Atlas) -> NDArray[np.uint8]:
 
 
 def openness(
-    tree: RayTree,
+    tree: TriangleTree,
     points: NDArray[np.float32],
     normals: NDArray[np.float32],
     count: int,
@@ -180,18 +166,74 @@ def openness(
         backs: points whose back is looked at, and values of all points; the result is these values,
             or that of the back where it is greater.
     """
-    numbers = np.arange(count)
-    rays = np.stack([(numbers + 0.5) / count, numbers * 0.6180339887498949 % 1.0], axis=1)
-    extent = float((tree.boxes[0, 3:] - tree.boxes[0, :3]).max())
     if backs is None:
         chosen, values, side = np.arange(len(points)), np.zeros(len(points), np.float32), 1.0
     else:
         chosen, values, side = backs[0], backs[1].copy(), -1.0
+    _trace(tree, points, normals, side, chosen, _directions(count), values)
+    return values
+
+
+def _front_openness(
+    tree: TriangleTree,
+    surface: _Surface,
+    points: NDArray[np.float32],
+    normals: NDArray[np.float32],
+    count: int,
+) -> NDArray[np.float32]:
+    """Return the share of rays from each face that hit nothing, float32 [F].
+
+    First a part of the rays is traced, everywhere. The others follow where one of these has hit
+    something, or one from a face less than three vertices away.
+
+    Args:
+        tree: what rays may hit.
+        surface: the faces.
+        points: float32 [F, 3], their middles.
+        normals: float32 [F, 3], see `openness`.
+        count: number of rays of each face.
+    """
+    rays = _directions(count)
+    is_first = np.arange(count) % _PROBED == min(1, count - 1)
+    values, others = np.zeros((2, len(points)), np.float32)
+    _trace(tree, points, normals, 1.0, np.arange(len(points)), rays[is_first], values)
+    is_chosen = values < 1.0
+    for _ in range(2):
+        is_near = np.zeros(len(surface.vertices), bool)
+        is_near[surface.faces[is_chosen]] = True
+        is_chosen = is_near[surface.faces].any(axis=1)
+        check()
+    chosen = np.flatnonzero(is_chosen)
+    if count > 1 and len(chosen):
+        _trace(tree, points, normals, 1.0, chosen, rays[~is_first], others)
+        share = np.float32(is_first.mean())
+        values[chosen] = share * values[chosen] + (1 - share) * others[chosen]
+    return values
+
+
+def _directions(count: int) -> NDArray[np.float64]:
+    """Return the rays of a point: square of the cosine of the elevation, turn; 0 … 1, [R, 2]."""
+    numbers = np.arange(count, dtype=np.float64)
+    columns = (numbers + 0.5) / count, numbers * 0.6180339887498949 % 1.0
+    return np.stack(columns, axis=1, dtype=np.float64)
+
+
+def _trace(  # noqa: PLR0913, PLR0917 - one argument per input
+    tree: TriangleTree,
+    points: NDArray[np.float32],
+    normals: NDArray[np.float32],
+    side: float,
+    chosen: NDArray[np.int64],
+    rays: NDArray[np.float64],
+    values: NDArray[np.float32],
+) -> None:
+    """Set the values of chosen points to the share of open rays, if that is greater."""
+    extent = float((tree.boxes[0, 3:] - tree.boxes[0, :3]).max())
     parallel_for(
-        kernels.trace_points, len(chosen), points, normals, np.float32(side), chosen, rays, *tree,
+        kernels.trace_points, len(chosen), points, normals, np.float32(side), chosen,
+        np.ascontiguousarray(rays), tree.left, tree.right, tree.boxes, tree.gather_triangles(),
         np.float32(_LIFT * extent), values, grain=1024,
     )  # fmt: skip
-    return values
 
 
 def ray_count(points: int, *, is_closed: bool) -> int:
@@ -202,32 +244,9 @@ def ray_count(points: int, *, is_closed: bool) -> int:
     )
 
 
-def ray_tree(mesh: Mesh) -> RayTree:
-    """Return the faces of a mesh in a tree of boxes."""
-    vertices, faces = mesh.vertices, mesh.faces
-    low = vertices.min(axis=0).astype(np.float64)
-    scale = 1024.0 / max(float((vertices.max(axis=0) - low).max()), 1e-30)
-    codes = np.empty(len(faces), np.int64)
-    parallel_for(kernels.morton_codes, len(faces), vertices, faces, low, scale, codes)
-    order = np.argsort(codes, kind="stable").astype(np.int32)
-    check()
-    left, right = np.zeros((2, 2 * len(faces)), np.int32)
-    nodes = call(kernels.build_nodes, codes, order, left, right)
-    left, right = left[:nodes], right[:nodes]
-    boxes = np.empty((nodes, 6), np.float32)
-    call(kernels.bound_nodes, vertices, faces, order, left, right, boxes)
-    triangles = np.empty((len(faces), 9), np.float32)
-    parallel_for(kernels.gather_triangles, len(faces), vertices, faces, order, triangles)
-    return RayTree(left, right, boxes, triangles)
-
-
 def _split(mesh: Mesh) -> _Surface:
     """Split long edges in the middle, on both of their sides, until none is too long."""
-    corners = mesh.vertices[mesh.faces].astype(np.float64)
-    check()
-    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    area = 0.5 * float(np.linalg.norm(cross, axis=1).sum())
-    check()
+    area = 0.5 * float(call(kernels.sum_areas, mesh.vertices, mesh.faces))
     limit = 2.0 * float(np.sqrt(2.0 * area / _WANTED_FACES))
     count = len(mesh.faces)
     shares = np.zeros((count, 3, 3), np.float32)

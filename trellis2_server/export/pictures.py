@@ -81,6 +81,7 @@ def read_drawn_model(glb: bytes) -> DrawnModel:
     model = place(read_model(glb), Placement("y"))
     material, has_uv = model.material, model.uv is not None and model.uv_faces is not None
     cancellation.check()
+    metal_rough = _decoded(material.metal_rough, "RGB") if has_uv else None
     return DrawnModel(
         positions=model.positions,
         faces=model.faces,
@@ -90,10 +91,11 @@ def read_drawn_model(glb: bytes) -> DrawnModel:
         uv_faces=model.uv_faces if model.uv_faces is not None else np.zeros_like(model.faces),
         texture=make_texture(
             _decoded(material.base_color, "RGBA") if has_uv else None,
-            _decoded(material.metal_rough, "RGB") if has_uv else None,
+            metal_rough,
             material.color,
             material.metallic,
             material.roughness,
+            metal_rough if material.has_occlusion else None,
         ),
         is_textured=has_uv and material.base_color is not None,
         alpha_mode=material.alpha_mode,

@@ -122,7 +122,7 @@ def textured_glb(  # noqa: PLR0913 - the parameters of `export.textured_glb`
     """
     with cancellable(report, "unwrap") as watched:
         placed, field = checked_mesh(placed), checked_field(field)
-        atlas, material, _, _ = create_textures(
+        atlas, material, *_ = create_textures(
             placed,
             field,
             None,

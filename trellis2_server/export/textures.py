@@ -46,12 +46,14 @@ class Textures(NamedTuple):
         material: with the encoded textures.
         error_voxels: deviation of the mesh from the original (p99), voxels; None: no original.
         tangents: float32 [M, 4], of the rows of `atlas.uv`; None: no normal map.
+        normals: float32 [N, 3], of the mesh's vertices; None: no normal map.
     """
 
     atlas: Atlas
     material: Material
     error_voxels: float | None
     tangents: NDArray[np.float32] | None
+    normals: NDArray[np.float32] | None
 
 
 def create_textures(  # noqa: PLR0913 - the parameters of `export.textured_glb`
@@ -114,10 +116,11 @@ def create_textures(  # noqa: PLR0913 - the parameters of `export.textured_glb`
     if openness is not None:
         maps.metal_rough[..., 0] = draw_occlusion(openness, atlas)
         maps = replace(maps, has_occlusion=True)
-    along = None
+    along = normals = None
     if full is not None:
         normals = smooth_normals(mesh)
         along = tangents(mesh, normals, atlas)
         maps = replace(maps, normals=bake_normal_map(mesh, normals, atlas, along, owner, full))
     stage_report(report, "encode", 1)(0)
-    return Textures(atlas, encode_maps(maps, alpha_mode, texture_format), error, along)
+    material = encode_maps(maps, alpha_mode, texture_format)
+    return Textures(atlas, material, error, along, normals)

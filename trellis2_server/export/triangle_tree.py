@@ -1,16 +1,16 @@
-"""`TriangleTree`: which triangles of a mesh touch each other, and which ones a ray meets.
+"""`TriangleTree`: the triangles of a mesh in a tree of boxes, for touching faces and for rays.
 
 Does not know: what the mesh shows, how it was made.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from trellis2_server.export.cancellation import call
-from trellis2_server.export.kernels import rays
+from trellis2_server.export.cancellation import call, check
+from trellis2_server.export.kernels import rays, trees
 from trellis2_server.export.kernels import triangles as kernels
 from trellis2_server.export.parallel import parallel_for
 
@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 
     from trellis2_server.mesh import Mesh
 
-#: Triangles of a leaf, as `kernels.triangles` counts on it.
-_LEAF: Final = 4
-#: Bits of a coordinate in the order along which triangles are put into leaves.
-_BITS: Final = 10
+#: Cells along the longest edge of the box, of the curve along which triangles are sorted.
+_CELLS: Final = 1024.0
 #: Fewest triangles that a thread takes at a time.
 _GRAIN: Final = 512
 
@@ -41,29 +39,51 @@ class TriangleTree:
 
     Args:
         mesh: at least one face.
+
+    Attributes:
+        left: int32 [N], first row of a leaf's faces, or -1 - the second child of a node; the first
+            child is the next node.
+        right: int32 [N], end of those rows.
+        boxes: float32 [N, 6], lower and upper corner.
     """
 
     def __init__(self, mesh: Mesh) -> None:
-        self._vertices, self._faces = mesh.vertices, np.ascontiguousarray(mesh.faces)
-        middle = mesh.vertices[mesh.faces].mean(axis=1)
-        low = middle.min(axis=0)
-        scale = (2**_BITS - 1) / max(float((middle.max(axis=0) - low).max()), 1e-30)
-        place = ((middle - low) * scale).astype(np.int64)
-        code = np.zeros(len(place), np.int64)
-        for bit in range(_BITS):
-            for axis in range(3):
-                code |= (place[:, axis] >> bit & 1) << 3 * bit + axis
-        self._order = np.argsort(code, kind="stable").astype(np.int32)
-        leaves = 1 << (-(-len(place) // _LEAF) - 1).bit_length()
-        self._boxes = np.empty((2 * leaves - 1, 6))
-        self.move(mesh.vertices)
+        vertices, self._faces = mesh.vertices, np.ascontiguousarray(mesh.faces)
+        low = vertices.min(axis=0).astype(np.float64)
+        scale = _CELLS / max(float((vertices.max(axis=0) - low).max()), 1e-30)
+        codes = np.empty(len(self._faces), np.int64)
+        parallel_for(
+            trees.morton_codes, len(codes), vertices, self._faces, low, scale, codes
+        )  # fmt: skip
+        self._order = np.argsort(codes, kind="stable").astype(np.int32)
+        check()
+        left, right = np.zeros((2, 2 * len(codes)), np.int32)
+        count = call(trees.build_nodes, codes, self._order, left, right)
+        self.left, self.right = left[:count], right[:count]
+        self.boxes = np.empty((count, 6), np.float32)
+        self.move(vertices)
 
     def move(self, vertices: NDArray[np.float32]) -> None:
         """Fit the boxes to other positions of the vertices, float32 [N, 3]."""
         self._vertices = vertices
-        leaves = len(self._boxes) // 2 + 1
-        parallel_for(kernels.bound_leaves, leaves, vertices, self._faces, self._order, self._boxes)
-        call(kernels.bound_nodes, self._boxes)
+        self._triangles: NDArray[np.float32] | None = None
+        parallel_for(trees.bound_leaves, len(self.left), *self._arrays, self.boxes)
+        call(trees.bound_nodes, self.left, self.boxes)
+
+    @property
+    def _arrays(self) -> tuple[NDArray[Any], ...]:
+        """Return what loops take before the boxes."""
+        return self._vertices, self._faces, self._order, self.left, self.right
+
+    def gather_triangles(self) -> NDArray[np.float32]:
+        """Return the first corner and two edges of each face, float32 [F, 9], by leaves."""
+        if self._triangles is None:
+            self._triangles = np.empty((len(self._faces), 9), np.float32)
+            parallel_for(
+                trees.gather_triangles, len(self._faces), self._vertices, self._faces, self._order,
+                self._triangles,
+            )  # fmt: skip
+        return self._triangles
 
     def find_touching(self, wanted: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
         """Return a face that each face touches beside their common corners and edge; -1: none.
@@ -81,8 +101,8 @@ class TriangleTree:
             wanted = np.arange(len(self._faces), dtype=np.int32)
         partner = np.empty(len(wanted), np.int32)
         parallel_for(
-            kernels.find_touching, len(wanted), wanted, self._vertices, self._faces, self._order,
-            self._boxes, partner, grain=_GRAIN,
+            kernels.find_touching, len(wanted), wanted, *self._arrays, self.boxes, partner,
+            grain=_GRAIN,
         )  # fmt: skip
         return partner
 
@@ -94,8 +114,7 @@ class TriangleTree:
         """
         thickness = np.empty(len(self._faces))
         parallel_for(
-            rays.measure_walls, len(thickness), self._vertices, self._faces, self._order,
-            self._boxes, thickness, grain=_GRAIN,
+            rays.measure_walls, len(thickness), *self._arrays, self.boxes, thickness, grain=_GRAIN,
         )  # fmt: skip
         return thickness
 
@@ -110,7 +129,7 @@ class TriangleTree:
         """
         counts = np.empty(len(points), np.int64)
         parallel_for(
-            rays.count_crossings, len(points), points, direction, self._vertices, self._faces,
-            self._order, self._boxes, counts, grain=8,
+            rays.count_crossings, len(points), points, direction, *self._arrays, self.boxes,
+            counts, grain=8,
         )  # fmt: skip
         return counts

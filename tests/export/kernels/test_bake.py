@@ -11,6 +11,7 @@ import pytest
 from tests.support.sampling import sample_field
 from trellis2_server.export import bake
 from trellis2_server.export.atlas import Atlas
+from trellis2_server.export.gaps import fill_gaps
 from trellis2_server.export.kernels import bake as kernels
 from trellis2_server.mesh import Mesh, VoxelField
 
@@ -252,7 +253,8 @@ def test_gaps_are_filled_from_ever_coarser_levels(size: int, share: float) -> No
     metal = random.integers(0, 256, (size, size, 3)).astype(np.uint8)
     metal[..., 0] = metal[..., 1]
     before = np.concatenate([base, metal], axis=2).astype(np.int64)
-    bake._fill_gaps(base, metal, covered)
+    fill_gaps(base, covered)
+    fill_gaps(metal, covered)
     after = np.concatenate([base, metal], axis=2)
     for bands in ([0, 1, 2], [3, 4, 5], [6, 5, 4]):
         np.testing.assert_array_equal(after[..., bands], filled(before[..., bands], covered > 0))

@@ -24,6 +24,7 @@ from trellis2_server.inputs.meshes import (
 from trellis2_server.inputs.meshes import ply as ply_module
 from trellis2_server.inputs.meshes.obj import _NAME_LENGTH
 from trellis2_server.inputs.meshes.text import BLOCK_BYTES
+from trellis2_server.request_fields import FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,6 +151,32 @@ def test_vertices_and_faces_are_read_up_to_their_limits(
             _set(patch, limit, count - 1)
             with pytest.raises(TooLargeError, match=f"limit of {count - 1} {what}"):
                 read_scene(content)
+
+
+@pytest.mark.parametrize("name", ["glb", "glb of a fan without indices"])
+def test_a_file_of_this_server_has_limits_of_its_own(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of clients' files do not hold for it: a request may ask for 16 million faces."""
+    content = FILES[name]()
+    _set(monkeypatch, "MAX_VERTICES", VERTICES - 1)
+    _set(monkeypatch, "MAX_FACES", FACES - 1)
+    for limit, count, what in (
+        ("MAX_OWN_VERTICES", VERTICES, "vertices"),
+        ("MAX_OWN_FACES", FACES, "faces"),
+    ):
+        with monkeypatch.context() as patch:
+            _set(patch, limit, count)
+            (part,) = read_scene(content, is_own=True).parts
+            assert len(part.faces) == FACES
+            with pytest.raises(TooLargeError):
+                read_scene(content)
+            _set(patch, limit, count - 1)
+            with pytest.raises(TooLargeError, match=f"limit of {count - 1} {what}"):
+                read_scene(content, is_own=True)
+    bounds = next(field.bounds for field in FIELDS if field.name == "decimation_target")
+    assert bounds is not None
+    assert 2 * bounds[1] < scene.MAX_OWN_FACES
 
 
 @pytest.mark.parametrize(

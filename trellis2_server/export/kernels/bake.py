@@ -3,7 +3,7 @@
 Compiled by numba, which infers all types from the arguments: see the callers.
 """
 
-# ruff: noqa: ANN001, ANN201, C901, D103, PLR0912, PLR0913, PLR0917, PLR2004
+# ruff: noqa: ANN001, ANN201, C901, D103, PLR0912, PLR0913, PLR0915, PLR0917, PLR2004
 # Loops are written for speed: flat, with positional scalars and arrays.
 # pyright: basic
 
@@ -537,72 +537,6 @@ def bake_tiles(
 
 
 @kernel
-def rounded_mean(total, count):
-    # Rounded to the nearest integer; a shift if possible.
-    return (total + 2) >> 2 if count == 4 else (total + count // 2) // count
-
-
-@kernel
-def pull_level(
-    start, stop, base_color, metal_rough, covered, coarse_base, coarse_metal, coarse_covered, flag
-):
-    # Half the resolution: the mean of the covered ones of four texels.
-    size = covered.shape[0]
-    for row in range(start, stop):
-        if is_cancelled(flag):
-            return
-        for column in range(coarse_covered.shape[1]):
-            count = 0
-            red, green, blue, alpha, roughness, metallic = 0, 0, 0, 0, 0, 0
-            for y in range(2 * row, min(2 * row + 2, size)):
-                for x in range(2 * column, min(2 * column + 2, size)):
-                    if covered[y, x] != 0:
-                        count += 1
-                        red += np.int64(base_color[y, x, 0])
-                        green += np.int64(base_color[y, x, 1])
-                        blue += np.int64(base_color[y, x, 2])
-                        alpha += np.int64(base_color[y, x, 3])
-                        roughness += np.int64(metal_rough[y, x, 1])
-                        metallic += np.int64(metal_rough[y, x, 2])
-            coarse_covered[row, column] = count
-            if count > 0:
-                coarse_base[row, column, 0] = rounded_mean(red, count)
-                coarse_base[row, column, 1] = rounded_mean(green, count)
-                coarse_base[row, column, 2] = rounded_mean(blue, count)
-                coarse_base[row, column, 3] = rounded_mean(alpha, count)
-                coarse_metal[row, column, 0] = rounded_mean(roughness, count)
-                coarse_metal[row, column, 1] = rounded_mean(roughness, count)
-                coarse_metal[row, column, 2] = rounded_mean(metallic, count)
-
-
-@kernel
-def interpolate(coarse, y0, y1, x0, x1, c):
-    total = 9 * np.int64(coarse[y0, x0, c]) + 3 * np.int64(coarse[y0, x1, c])
-    total += 3 * np.int64(coarse[y1, x0, c]) + np.int64(coarse[y1, x1, c])
-    return np.uint8((total + 8) >> 4)
-
-
-@kernel
-def push_level(start, stop, base_color, metal_rough, covered, coarse_base, coarse_metal, flag):
-    # Fill gaps by bilinear interpolation of the coarser level, which has none.
-    last = coarse_base.shape[0] - 1
-    for row in range(start, stop):
-        if is_cancelled(flag):
-            return
-        y0 = row // 2
-        y1 = min(last, max(0, y0 + (1 if row % 2 == 1 else -1)))
-        for column in range(covered.shape[1]):
-            if covered[row, column] != 0:
-                continue
-            x0 = column // 2
-            x1 = min(last, max(0, x0 + (1 if column % 2 == 1 else -1)))
-            for c in range(4):
-                base_color[row, column, c] = interpolate(coarse_base, y0, y1, x0, x1, c)
-            for c in range(3):
-                metal_rough[row, column, c] = interpolate(coarse_metal, y0, y1, x0, x1, c)
-
-
-@kernel
 def compare_normals(
     start, stop, points, normals, corners, planes, origin, cell, first, members, extents, cosines,
     flag,
@@ -661,12 +595,20 @@ def sample_normals(
     corners, planes, origin, cell, first, members, extents, original_faces, original_normals,
     charts, found, flag,
 ):  # fmt: skip
-    # Rows of blocks of step x step texels, one sample each: the normal of the original at its
-    # closest point, on the side of the mesh's own. charts: the chart of each sample, -1: none.
+    # Blocks of step x step texels, one sample each: the normal of the original at its closest
+    # point, on the side of the mesh's own. Tiles of blocks, like those of texels in `bake_tiles`.
+    # charts: the chart of each sample, -1: none.
     size = owner.shape[0]
-    for row in range(start, stop):
+    across = (charts.shape[1] + TILE - 1) // TILE
+    for tile in range(start, stop):
         seed = np.int64(-1)
-        for block in range(charts.shape[1]):
+        top, left = TILE * (tile // across), TILE * (tile % across)
+        right = min(left + TILE, charts.shape[1])
+        for n in range(TILE * TILE):
+            row, turn = top + n // TILE, n % TILE
+            block = left + (TILE - 1 - turn if row % 2 == 1 else turn)
+            if row >= charts.shape[0] or block >= right:
+                continue
             if is_cancelled(flag):
                 return
             # The texel closest to the middle; any other of the block is better than none.
@@ -734,28 +676,72 @@ def turn_normals(
     # The samples of a texel's own chart, interpolated, in the frame of the interpolated normal and
     # tangent of the mesh.
     size = owner.shape[0]
+    zero, one, least = np.float32(0), np.float32(1), np.float32(1e-12)
     for row in range(start, stop):
         if is_cancelled(flag):
             return
         gy = (row + 0.5) / step - 0.5
         j = int(np.floor(gy))
+        lower = np.float32(gy - j)
+        first_row, last_row = max(j, 0), min(j + 1, charts.shape[0] - 1)
+        previous = -1
+        own, hand = -1, one
+        ax, ay, ux, uy, vx, vy, per = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        nx0, ny0, nz0, nx1, ny1, nz1, nx2, ny2, nz2 = (
+            zero,
+            zero,
+            zero,
+            zero,
+            zero,
+            zero,
+            zero,
+            zero,
+            zero,
+        )
+        tx0, ty0, tz0, tx1, ty1, tz1, tx2, ty2, tz2 = (
+            zero,
+            zero,
+            zero,
+            zero,
+            zero,
+            zero,
+            zero,
+            zero,
+            zero,
+        )
         for column in range(size):
             f = owner[row, column]
             if f == -1:
                 continue
             f = -2 - f if f < 0 else f
-            own = chart[f]
+            if f != previous:
+                previous = f
+                own = chart[f]
+                a, b, c = uv_faces[f, 0], uv_faces[f, 1], uv_faces[f, 2]
+                ax, ay = np.float64(uv[a, 0]), np.float64(uv[a, 1])
+                ux, uy, vx, vy = uv[b, 0] - ax, uv[b, 1] - ay, uv[c, 0] - ax, uv[c, 1] - ay
+                det = ux * vy - uy * vx
+                per = 1.0 / det if abs(det) > 1e-12 else 0.0
+                hand = tangents[a, 3]
+                tx0, ty0, tz0 = tangents[a, 0], tangents[a, 1], tangents[a, 2]
+                tx1, ty1, tz1 = tangents[b, 0], tangents[b, 1], tangents[b, 2]
+                tx2, ty2, tz2 = tangents[c, 0], tangents[c, 1], tangents[c, 2]
+                a, b, c = source[a], source[b], source[c]
+                nx0, ny0, nz0 = normals[a, 0], normals[a, 1], normals[a, 2]
+                nx1, ny1, nz1 = normals[b, 0], normals[b, 1], normals[b, 2]
+                nx2, ny2, nz2 = normals[c, 0], normals[c, 1], normals[c, 2]
             gx = (column + 0.5) / step - 0.5
             i = int(np.floor(gx))
-            mx, my, mz, weights = 0.0, 0.0, 0.0, 0.0
-            for k in range(4):
-                y, x = j + (k >> 1), i + (k & 1)
-                if y < 0 or x < 0 or y >= charts.shape[0] or x >= charts.shape[1]:
-                    continue
+            beside = np.float32(gx - i)
+            mx, my, mz, weights = zero, zero, zero, zero
+            first_column, last_column = max(i, 0), min(i + 1, charts.shape[1] - 1)
+            for n in range(4):
+                y = last_row if n >= 2 else first_row
+                x = last_column if n & 1 else first_column
                 if charts[y, x] != own:
                     continue
-                weight = 1e-6 + (gy - j if k >> 1 else 1.0 - gy + j) * (
-                    gx - i if k & 1 else 1.0 - gx + i
+                weight = np.float32(1e-6) + (lower if n >= 2 else one - lower) * (
+                    beside if n & 1 else one - beside
                 )
                 mx += weight * samples[y, x, 0]
                 my += weight * samples[y, x, 1]
@@ -763,29 +749,40 @@ def turn_normals(
                 weights += weight
             if weights == 0.0:
                 continue  # like texels outside: the mean of the nearest ones
-            a, b, c = uv_faces[f, 0], uv_faces[f, 1], uv_faces[f, 2]
-            r, s, t = shares(uv, a, b, c, column + 0.5, row + 0.5)
-            hand = np.float64(tangents[a, 3])
-            tx = r * tangents[a, 0] + s * tangents[b, 0] + t * tangents[c, 0]
-            ty = r * tangents[a, 1] + s * tangents[b, 1] + t * tangents[c, 1]
-            tz = r * tangents[a, 2] + s * tangents[b, 2] + t * tangents[c, 2]
-            a, b, c = source[a], source[b], source[c]
-            nx = r * normals[a, 0] + s * normals[b, 0] + t * normals[c, 0]
-            ny = r * normals[a, 1] + s * normals[b, 1] + t * normals[c, 1]
-            nz = r * normals[a, 2] + s * normals[b, 2] + t * normals[c, 2]
-            square = max(1e-12, nx * nx + ny * ny + nz * nz)
-            along = (tx * nx + ty * ny + tz * nz) / square
-            tx, ty, tz = tx - along * nx, ty - along * ny, tz - along * nz
-            bx, by, bz = ny * tz - nz * ty, nz * tx - nx * tz, nx * ty - ny * tx
-            length = np.sqrt(square)
-            width = np.sqrt(max(1e-12, tx * tx + ty * ty + tz * tz))
-            right = (mx * tx + my * ty + mz * tz) / width
-            up = hand * (mx * bx + my * by + mz * bz) / (width * length)
-            out = (mx * nx + my * ny + mz * nz) / length
+            s, t = 1.0 / 3.0, 1.0 / 3.0
+            if per != 0.0:
+                wx, wy = column + 0.5 - ax, row + 0.5 - ay
+                s, t = (wx * vy - wy * vx) * per, (ux * wy - uy * wx) * per
+            r = 1.0 - s - t
+            if r < 0.0 or s < 0.0 or t < 0.0:
+                r, s, t = max(r, 0.0), max(s, 0.0), max(t, 0.0)
+                total = r + s + t
+                r, s, t = r / total, s / total, t / total
+            p, q, o = np.float32(r), np.float32(s), np.float32(t)
+            nx = p * nx0 + q * nx1 + o * nx2
+            ny = p * ny0 + q * ny1 + o * ny2
+            nz = p * nz0 + q * nz1 + o * nz2
+            tx = p * tx0 + q * tx1 + o * tx2
+            ty = p * ty0 + q * ty1 + o * ty2
+            tz = p * tz0 + q * tz1 + o * tz2
+            square = max(least, nx * nx + ny * ny + nz * nz)
+            per_length = one / np.sqrt(square)
+            # The tangent is made perpendicular to the normal.
+            outward = mx * nx + my * ny + mz * nz
+            slant = tx * nx + ty * ny + tz * nz
+            along = slant / square
+            per_width = one / np.sqrt(max(least, tx * tx + ty * ty + tz * tz - along * slant))
+            right = (mx * tx + my * ty + mz * tz - along * outward) * per_width
+            volume = mx * (ny * tz - nz * ty) + my * (nz * tx - nx * tz) + mz * (nx * ty - ny * tx)
+            up = hand * volume * per_width * per_length
             # Not flatter than the surface: such a normal would be seen from below.
-            out = max(out, 0.1 * np.sqrt(right * right + up * up), 1e-6)
-            scale = 127.5 / np.sqrt(right * right + up * up + out * out)
-            normal_map[row, column, 0] = np.uint8(right * scale + 128.0)
-            normal_map[row, column, 1] = np.uint8(up * scale + 128.0)
-            normal_map[row, column, 2] = np.uint8(out * scale + 128.0)
+            out = max(
+                outward * per_length,
+                np.float32(0.1) * np.sqrt(right * right + up * up),
+                np.float32(1e-6),
+            )
+            scale = np.float32(127.5) / np.sqrt(right * right + up * up + out * out)
+            normal_map[row, column, 0] = np.uint8(right * scale + np.float32(128))
+            normal_map[row, column, 1] = np.uint8(up * scale + np.float32(128))
+            normal_map[row, column, 2] = np.uint8(out * scale + np.float32(128))
             covered[row, column] = 1

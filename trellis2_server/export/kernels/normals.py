@@ -20,6 +20,18 @@ MOST_AROUND = 64
 @kernel
 def is_fan_twisted(faces, first, corners, v):
     # Whether two faces around a vertex leave it along the same edge: they are wound differently.
+    # Most often, no two of these edges have the same bit.
+    seen = np.uint64(0)
+    is_possible = False
+    for i in range(first[v], first[v + 1]):
+        f = corners[i] // 3
+        k = corners[i] - 3 * f
+        after = faces[f, 0 if k == 2 else k + 1]
+        bit = np.uint64(1) << ((np.uint64(after) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(58))
+        is_possible = is_possible or (seen & bit) != 0
+        seen |= bit
+    if not is_possible:
+        return False
     for i in range(first[v], first[v + 1]):
         after = faces[corners[i] // 3, (corners[i] % 3 + 1) % 3]
         for j in range(first[v], i):

@@ -1,7 +1,6 @@
 """Loops that measure by rays how much of its surroundings each point of a surface sees.
 
-The triangles lie in a tree of boxes, sorted along a Morton curve: Lauterbach and others, "Fast BVH
-Construction on GPUs" (2009).
+The triangles lie in a tree of boxes, see `kernels.trees`.
 
 Compiled by numba, which infers all types from the arguments: see the callers.
 """
@@ -16,120 +15,10 @@ import numpy as np
 
 from trellis2_server.export.jit import is_cancelled, kernel
 
-#: Faces of a leaf, at most; those with the same code stay together.
-LEAF = 4
 #: Number of faces around a vertex from which on only every second one is looked at, and so on.
 MOST_AROUND = 64
-#: Levels of the tree, at most: one for each bit of a code, and those that halve equal codes.
+#: Levels of the tree, at most, see `kernels.trees`.
 _DEPTH = 96
-
-
-@kernel
-def spread_bits(value):
-    # Ten bits, two zeros before each.
-    value = (value | (value << 16)) & 0x030000FF
-    value = (value | (value << 8)) & 0x0300F00F
-    value = (value | (value << 4)) & 0x030C30C3
-    return (value | (value << 2)) & 0x09249249
-
-
-@kernel
-def morton_codes(start, stop, vertices, faces, low, scale, codes, flag):
-    for f in range(start, stop):
-        if f & 1023 == 0 and is_cancelled(flag):
-            return
-        code = np.int64(0)
-        for axis in range(3):
-            middle = (
-                np.float64(vertices[faces[f, 0], axis])
-                + vertices[faces[f, 1], axis]
-                + vertices[faces[f, 2], axis]
-            ) / 3.0
-            place = np.int64(min(1023.0, max(0.0, (middle - low[axis]) * scale)))
-            code |= spread_bits(place) << (2 - axis)
-        codes[f] = code
-
-
-@kernel
-def build_nodes(codes, order, left, right, flag):
-    # Nodes in depth-first order. An inner node's first child is the next node, its second one is
-    # -1 - left[node]; a leaf has left[node] >= 0: its faces are order[left[node]:right[node]].
-    # Returns the number of nodes.
-    starts, stops, parents = (
-        np.empty(_DEPTH, np.int32),
-        np.empty(_DEPTH, np.int32),
-        np.empty(_DEPTH, np.int32),
-    )
-    starts[0], stops[0], parents[0] = 0, codes.shape[0], -1
-    waiting, count = 1, 0
-    while waiting > 0:
-        if count & 1023 == 0 and is_cancelled(flag):
-            return 0
-        waiting -= 1
-        start, stop = starts[waiting], stops[waiting]
-        node = count
-        count += 1
-        if parents[waiting] >= 0:
-            left[parents[waiting]] = -1 - node
-        right[node] = stop
-        if stop - start <= LEAF:
-            left[node] = start
-            continue
-        first, last = codes[order[start]], codes[order[stop - 1]]
-        middle = (start + stop) // 2
-        if first != last:
-            # The first code that differs from `first` in the highest bit that differs at all.
-            bit = np.int64(1)
-            while (first ^ last) >> 1 >= bit:
-                bit <<= 1
-            low, high = start, stop - 1
-            while low + 1 < high:
-                probe = (low + high) // 2
-                if codes[order[probe]] & bit:
-                    high = probe
-                else:
-                    low = probe
-            middle = high
-        # The second child comes last: it waits while all of the first one is built.
-        starts[waiting], stops[waiting], parents[waiting] = middle, stop, node
-        starts[waiting + 1], stops[waiting + 1], parents[waiting + 1] = start, middle, -1
-        waiting += 2
-    return count
-
-
-@kernel
-def bound_nodes(vertices, faces, order, left, right, boxes, flag):
-    # boxes: lower corner, upper corner. Children follow their parent.
-    for node in range(boxes.shape[0] - 1, -1, -1):
-        if node & 1023 == 0 and is_cancelled(flag):
-            return
-        if left[node] >= 0:
-            for axis in range(3):
-                boxes[node, axis], boxes[node, 3 + axis] = np.inf, -np.inf
-            for i in range(left[node], right[node]):
-                for corner in range(3):
-                    for axis in range(3):
-                        value = vertices[faces[order[i], corner], axis]
-                        boxes[node, axis] = min(boxes[node, axis], value)
-                        boxes[node, 3 + axis] = max(boxes[node, 3 + axis], value)
-            continue
-        other = -1 - left[node]
-        for axis in range(3):
-            boxes[node, axis] = min(boxes[node + 1, axis], boxes[other, axis])
-            boxes[node, 3 + axis] = max(boxes[node + 1, 3 + axis], boxes[other, 3 + axis])
-
-
-@kernel
-def gather_triangles(start, stop, vertices, faces, order, triangles, flag):
-    # In the order of the leaves: the first corner and the two edges from there.
-    for i in range(start, stop):
-        if i & 1023 == 0 and is_cancelled(flag):
-            return
-        a, b, c = faces[order[i], 0], faces[order[i], 1], faces[order[i], 2]
-        for axis in range(3):
-            triangles[i, axis] = vertices[a, axis]
-            triangles[i, 3 + axis] = vertices[b, axis] - vertices[a, axis]
-            triangles[i, 6 + axis] = vertices[c, axis] - vertices[a, axis]
 
 
 @kernel
@@ -336,6 +225,26 @@ def spread_to_corners(start, stop, faces, first, corners, normals, values, found
                 faces[f, k], f, first, corners, normals, values, 1e-3 * values[f], 1e-3
             )
             found[f, k] = total / weights
+
+
+@kernel
+def sum_areas(vertices, faces, flag):
+    # Twice the area of all faces.
+    total = 0.0
+    for f in range(faces.shape[0]):
+        if f & 1023 == 0 and is_cancelled(flag):
+            return total
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        px, py, pz = (
+            np.float64(vertices[a, 0]),
+            np.float64(vertices[a, 1]),
+            np.float64(vertices[a, 2]),
+        )
+        ux, uy, uz = vertices[b, 0] - px, vertices[b, 1] - py, vertices[b, 2] - pz
+        vx, vy, vz = vertices[c, 0] - px, vertices[c, 1] - py, vertices[c, 2] - pz
+        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+        total += np.sqrt(nx * nx + ny * ny + nz * nz)
+    return total
 
 
 @kernel

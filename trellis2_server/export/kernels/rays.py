@@ -1,4 +1,4 @@
-"""Loops that follow rays through a tree of triangles, see `kernels.triangles`.
+"""Loops that follow rays through a tree of triangles, see `kernels.trees`.
 
 Compiled by numba, which infers all types from the arguments: see the callers.
 """
@@ -15,10 +15,11 @@ from trellis2_server.export.jit import is_cancelled, kernel
 
 
 @kernel
-def meet_ray(vertices, faces, order, boxes, x, y, z, dx, dy, dz, own, stack, flag):
+def meet_ray(
+    vertices, faces, order, left, right, boxes, x, y, z, dx, dy, dz, own, stack, flag
+):  # fmt: skip
     # Follow a ray from (x, y, z). Returns the distance to the nearest face but `own`, in lengths of
     # (dx, dy, dz), infinite if there is none; that face; and the number of faces that are met.
-    leaves = boxes.shape[0] // 2
     nearest, face, count = np.inf, -1, 0
     ix, iy, iz = 1.0 / (dx + 1e-300), 1.0 / (dy + 1e-300), 1.0 / (dz + 1e-300)
     stack[0] = 0
@@ -35,16 +36,15 @@ def meet_ray(vertices, faces, order, boxes, x, y, z, dx, dy, dz, own, stack, fla
         near_z, far_z = (boxes[node, 2] - z) * iz, (boxes[node, 5] - z) * iz
         near = max(min(near_x, far_x), min(near_y, far_y), min(near_z, far_z))
         far = min(max(near_x, far_x), max(near_y, far_y), max(near_z, far_z))
-        if boxes[node, 0] > boxes[node, 3] or far < 0.0 or near > far * (1.0 + 1e-12):
+        if far < 0.0 or near > far * (1.0 + 1e-12):
             continue
         if own >= 0 and near > nearest:
             continue
-        if node < leaves:
-            stack[top], stack[top + 1] = 2 * node + 1, 2 * node + 2
+        if left[node] < 0:
+            stack[top], stack[top + 1] = node + 1, -1 - left[node]
             top += 2
             continue
-        leaf = node - leaves
-        for n in range(4 * leaf, min(4 * leaf + 4, order.shape[0])):
+        for n in range(left[node], right[node]):
             f = order[n]
             if f == own:
                 continue
@@ -78,7 +78,7 @@ def meet_ray(vertices, faces, order, boxes, x, y, z, dx, dy, dz, own, stack, fla
 
 
 @kernel
-def measure_walls(start, stop, vertices, faces, order, boxes, thickness, flag):
+def measure_walls(start, stop, vertices, faces, order, left, right, boxes, thickness, flag):
     # The smallest distance from four points of each face to the opposite side of its wall, straight
     # through the solid. A face that the ray meets at an angle above 37 degrees is no opposite side.
     stack = np.empty(128, np.int64)
@@ -97,7 +97,7 @@ def measure_walls(start, stop, vertices, faces, order, boxes, thickness, flag):
             elif n == 3:
                 r = 2 / 3
             distance, face, _ = meet_ray(
-                vertices, faces, order, boxes,
+                vertices, faces, order, left, right, boxes,
                 p * vertices[a, 0] + q * vertices[b, 0] + r * vertices[c, 0],
                 p * vertices[a, 1] + q * vertices[b, 1] + r * vertices[c, 1],
                 p * vertices[a, 2] + q * vertices[b, 2] + r * vertices[c, 2],
@@ -128,13 +128,15 @@ def unit_normal(vertices, a, b, c):
 
 
 @kernel
-def count_crossings(start, stop, points, direction, vertices, faces, order, boxes, counts, flag):
+def count_crossings(
+    start, stop, points, direction, vertices, faces, order, left, right, boxes, counts, flag
+):  # fmt: skip
     # How many faces a ray from each point meets.
     stack = np.empty(128, np.int64)
     for n in range(start, stop):
         if is_cancelled(flag):
             return
         _, _, counts[n] = meet_ray(
-            vertices, faces, order, boxes, points[n, 0], points[n, 1], points[n, 2],
-            direction[0], direction[1], direction[2], -1, stack, flag,
+            vertices, faces, order, left, right, boxes, points[n, 0], points[n, 1],
+            points[n, 2], direction[0], direction[1], direction[2], -1, stack, flag,
         )  # fmt: skip

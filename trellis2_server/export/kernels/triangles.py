@@ -1,8 +1,4 @@
-"""Loops that put triangles into a tree of boxes, and find those that touch each other.
-
-The triangles lie in a tree of boxes. Leaf `l` has the triangles `order[4 * l:4 * l + 4]`. The boxes
-are in the order of a heap: those of the children of node `i` are `2 * i + 1` and `2 * i + 2`, and
-the last half are leaves. A box is three smallest and three largest coordinates.
+"""Loops that find triangles that touch each other, in a tree of boxes: see `kernels.trees`.
 
 Compiled by numba, which infers all types from the arguments: see the callers.
 """
@@ -22,32 +18,6 @@ from trellis2_server.export.jit import is_cancelled, kernel
 #: absolute terms (Shewchuk, "Adaptive Precision Floating-Point Arithmetic", 1997).
 _ERROR_3D = 7.8e-16
 _ERROR_2D = 3.4e-16
-
-
-@kernel
-def bound_leaves(start, stop, vertices, faces, order, boxes, flag):
-    first = boxes.shape[0] // 2
-    for leaf in range(start, stop):
-        if leaf & 255 == 0 and is_cancelled(flag):
-            return
-        node = first + leaf
-        for k in range(3):
-            low, high = np.inf, -np.inf
-            for n in range(4 * leaf, min(4 * leaf + 4, order.shape[0])):
-                for corner in range(3):
-                    x = np.float64(vertices[faces[order[n], corner], k])
-                    low, high = min(low, x), max(high, x)
-            boxes[node, k], boxes[node, 3 + k] = low, high
-
-
-@kernel
-def bound_nodes(boxes, flag):
-    for node in range(boxes.shape[0] // 2 - 1, -1, -1):
-        if node & 1023 == 0 and is_cancelled(flag):
-            return
-        for k in range(3):
-            boxes[node, k] = min(boxes[2 * node + 1, k], boxes[2 * node + 2, k])
-            boxes[node, 3 + k] = max(boxes[2 * node + 1, 3 + k], boxes[2 * node + 2, 3 + k])
 
 
 @kernel
@@ -237,10 +207,11 @@ def faces_touch(vertices, faces, f, g):
 
 
 @kernel
-def find_touching(start, stop, wanted, vertices, faces, order, boxes, partner, flag):
+def find_touching(
+    start, stop, wanted, vertices, faces, order, left, right, boxes, partner, flag
+):  # fmt: skip
     # A face that each wanted face touches, -1: none. A face without an area touches itself.
     stack = np.empty(128, np.int64)
-    leaves = boxes.shape[0] // 2
     low, high = np.empty(3), np.empty(3)
     for i in range(start, stop):
         if i & 63 == 0 and is_cancelled(flag):
@@ -272,12 +243,11 @@ def find_touching(start, stop, wanted, vertices, faces, order, boxes, partner, f
                 or boxes[node, 5] < low[2]
             ):
                 continue
-            if node < leaves:
-                stack[top], stack[top + 1] = 2 * node + 1, 2 * node + 2
+            if left[node] < 0:
+                stack[top], stack[top + 1] = node + 1, -1 - left[node]
                 top += 2
                 continue
-            leaf = node - leaves
-            for n in range(4 * leaf, min(4 * leaf + 4, order.shape[0])):
+            for n in range(left[node], right[node]):
                 g = order[n]
                 if g != f and faces_touch(vertices, faces, f, g):
                     partner[i] = g

@@ -31,14 +31,18 @@ _NODE: Final = (
 )  # fmt: skip
 
 
-def read_glb(content: bytes) -> Scene:
+def read_glb(content: bytes, *, is_own: bool = False) -> Scene:
     """Read the default scene of a GLB, or of glTF as text that embeds its data.
 
     A mesh that several nodes use is placed by the first.
+
+    Args:
+        content: of the file.
+        is_own: see `scene.check_size`.
     """
     file = Glb(content)
     check_required(file.json)
-    accessors, metadata = Accessors(file), MetadataFilter()
+    accessors, metadata = Accessors(file, is_own=is_own), MetadataFilter()
     tree = read_nodes(file, accessors, metadata)
     parts, names, posed, stored_bytes = _read_parts(file, accessors, tree, metadata)
     _place_posed(tree, posed)

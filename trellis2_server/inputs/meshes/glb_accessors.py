@@ -92,9 +92,11 @@ class Accessors:
 
     Args:
         file: the file.
+        is_own: see `scene.check_size`.
     """
 
-    def __init__(self, file: Glb) -> None:
+    def __init__(self, file: Glb, *, is_own: bool = False) -> None:
+        self.is_own = is_own
         self._file = file
         self._rows: dict[int, Rows] = {}
 

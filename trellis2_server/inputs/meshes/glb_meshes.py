@@ -68,7 +68,7 @@ class MeshReader:
                 if has_triangles(primitive):
                     faces += declared_faces(self._accessors, primitive)
                     stored.add(primitive)
-                check_size(0, faces, primitives)
+                check_size(0, faces, primitives, is_own=self._accessors.is_own)
         check_declared(faces, stored.bytes)
         return stored.bytes
 
@@ -104,7 +104,7 @@ class MeshReader:
                 is_skinned=is_skinned,
             )
             self._vertices += len(geometry.positions)
-            check_size(self._vertices, 0)
+            check_size(self._vertices, 0, is_own=self._accessors.is_own)
             if len(geometry.faces):
                 read.append(geometry)
         if use.skin is None or not is_skinned or not read:

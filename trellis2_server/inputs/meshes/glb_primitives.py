@@ -185,7 +185,7 @@ def _faces(
         rows = accessors.rows(primitive["indices"], "SCALAR")
         if rows.dtype.kind != "u":
             raise InputError(f"mesh: the indices of {name} of the GLB are not unsigned integers")
-        check_size(0, rows.count // 3)
+        check_size(0, rows.count // 3, is_own=accessors.is_own)
         # Zeros, which no buffer stores, are faces of one vertex.
         stored = rows.take()[:, 0] if not rows.is_zero else np.zeros(0, np.uint32)
         if stored.size and int(stored.max()) >= min(vertices, 2**31):

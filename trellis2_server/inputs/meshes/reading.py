@@ -82,7 +82,8 @@ def read_scene(content: bytes, *, with_uv: bool = False, is_own: bool = False) -
     Args:
         content: of the file.
         with_uv: whether texture coordinates are needed. In an OBJ, they take more vertices.
-        is_own: whether the file is one of this server's, which may have many faces for its size.
+        is_own: whether the file is a GLB of this server, which may have more faces than others, and
+            many for its size.
 
     Raises:
         InputError: the file is of another format, damaged, truncated or has no triangles.
@@ -93,7 +94,7 @@ def read_scene(content: bytes, *, with_uv: bool = False, is_own: bool = False) -
     read = (file_format.read_with_uv if with_uv else None) or file_format.read
     try:
         with np.errstate(all="ignore"):  # values that are not finite are refused below
-            scene = read(content)
+            scene = read_glb(content, is_own=True) if is_own else read(content)
     except InputError:
         raise
     except _READ_ERRORS as error:

@@ -23,6 +23,9 @@ Axis = Literal["y", "z"]
 
 MAX_VERTICES: Final = 12_000_000
 MAX_FACES: Final = 4_000_000
+#: Maxima of a file of this server, whose edges have int32 numbers: three for each face.
+MAX_OWN_VERTICES: Final = 2**31 - 1
+MAX_OWN_FACES: Final = (2**31 - 1) // 3
 #: Maximum number of nodes, and of primitives.
 MAX_NODES: Final = 10_000
 #: Maximum number of corners of a polygon. An outline in a CAD file has some thousands.
@@ -234,16 +237,24 @@ def single_part_scene(vertices: Vertices, faces: NDArray[Any], *, is_smooth: boo
     return Scene((part,), (make_node(0, None, offset),), (0,), (None,), is_smooth)
 
 
-def check_size(vertices: int, faces: int, nodes: int = 0) -> None:
+def check_size(vertices: int, faces: int, nodes: int = 0, *, is_own: bool = False) -> None:
     """Check counts against the limits.
+
+    Args:
+        vertices: of the file.
+        faces: of the file.
+        nodes: of the file, or primitives.
+        is_own: whether the file is one of this server's, which bounds its faces when it makes them.
 
     Raises:
         TooLargeError: one of them is over its limit.
     """
-    if vertices > MAX_VERTICES:
-        raise TooLargeError(f"mesh: over the limit of {MAX_VERTICES} vertices")
-    if faces > MAX_FACES:
-        raise TooLargeError(f"mesh: over the limit of {MAX_FACES} faces")
+    most_vertices = MAX_OWN_VERTICES if is_own else MAX_VERTICES
+    most_faces = MAX_OWN_FACES if is_own else MAX_FACES
+    if vertices > most_vertices:
+        raise TooLargeError(f"mesh: over the limit of {most_vertices} vertices")
+    if faces > most_faces:
+        raise TooLargeError(f"mesh: over the limit of {most_faces} faces")
     if nodes > MAX_NODES:
         raise TooLargeError(f"mesh: over the limit of {MAX_NODES} nodes")
 
