@@ -10,7 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from docs.tools import measured_export, measured_gpu, measured_scale, measured_server
+from docs.tools import (
+    measured_export,
+    measured_gpu,
+    measured_maps,
+    measured_scale,
+    measured_server,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +24,7 @@ if TYPE_CHECKING:
 TABLES: Final[dict[str, Callable[[], str]]] = {
     **measured_gpu.TABLES,
     **measured_export.TABLES,
+    **measured_maps.TABLES,
     **measured_server.TABLES,
     **measured_scale.TABLES,
 }
