@@ -31,6 +31,7 @@ def tab(browser: Browser) -> Generator[OpenTab]:
         beside: Tab | None = options.pop("beside", None)
         in_3d = options.pop("in_3d", False)
         options.setdefault("viewport", DESKTOP)
+        options.setdefault("reduced_motion", "reduce")  # an animation takes a processor
         context = beside.page.context if beside else browser.new_context(**options)
         opened.append(Tab(context, in_3d=in_3d))
         return opened[-1].open(url)

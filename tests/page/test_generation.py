@@ -46,6 +46,7 @@ def test_a_dropped_picture_becomes_a_textured_model(tab: OpenTab) -> None:
         assert one.violations() == []
 
 
+@pytest.mark.costly
 def test_the_textured_model_replaces_the_shape_with_the_same_camera(
     tab: OpenTab,
 ) -> None:
@@ -83,6 +84,7 @@ def test_the_textured_model_replaces_the_shape_with_the_same_camera(
         assert one.page.locator("#views [aria-pressed=true]").inner_text() == "Untextured"
 
 
+@pytest.mark.costly
 def test_a_model_without_its_untextured_file_is_shown_and_offered(
     tab: OpenTab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

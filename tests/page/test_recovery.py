@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tests.support.page import OpenTab
 
 
+@pytest.mark.costly
 def test_a_reload_during_a_job_shows_its_current_state(tab: OpenTab) -> None:
     with gated("texture") as (server, engine):
         one = tab(server.url, in_3d=True)
