@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support.engines import GATE_S
 from tests.support.page import TOY, gated
 from tests.support.server import until
