@@ -64,9 +64,10 @@ def _say_nothing(stage: str, step: int, steps: int) -> None:
 
 
 def _compile_the_rest() -> None:
-    rest = compilation.compile_rest()
-    PreviewEngine().load(_say_nothing)
-    rest.join()
+    rest = [part for part in compilation.PARTS if part not in compilation.COMMON]
+    with compilation.Compilation(rest) as others:
+        PreviewEngine().load(_say_nothing)
+        others.finish()
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 _MAPS: Final = tuple(
     f"export-2026-11-27-maps-{run}" for run in ("noise-20k", "links-20k", "bolt-20k", "blob-200k")
 )
-_PICTURE_MAPS: Final = "export-2026-11-27-pictures-maps"
-_PICTURE_LEVELS: Final = "export-2026-11-27-pictures-levels"
-_SOLIDS: Final = "export-2026-11-27-solids"
+_PICTURE_MAPS: Final = "export_pictures-2026-11-27-maps"
+_PICTURE_LEVELS: Final = "export_pictures-2026-11-27-levels"
+_SOLIDS: Final = "export_solids-2026-11-27"
 
 
 def _map(run: str) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def leave(server: Server, sent: bytes) -> None:
             pass
 
 
+@pytest.mark.costly
 def test_nothing_refers_to_connections_that_have_ended(server: Server) -> None:
     server.client.close()
     until(lambda: connections() == 0, "earlier connections are gone")

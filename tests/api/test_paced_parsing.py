@@ -118,6 +118,7 @@ async def test_a_body_in_chunks_of_one_byte_arrives_whole_and_in_small_parts() -
     assert max(map(len, parts)) <= EVENTS_A_TURN + FREE_EVENTS
 
 
+@pytest.mark.costly
 @in_a_loop
 async def test_no_more_is_received_than_is_parsed() -> None:
     app = App()
@@ -127,6 +128,7 @@ async def test_no_more_is_received_than_is_parsed() -> None:
     assert b"".join(app.bodies[0]) == 5 * BODY
 
 
+@pytest.mark.costly
 @in_a_loop
 async def test_many_such_bodies_at_the_same_time_arrive_whole() -> None:
     app = App()

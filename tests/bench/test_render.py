@@ -109,6 +109,7 @@ def test_a_face_toward_the_camera_shows_its_texture_upright_and_not_mirrored() -
     assert (shown[55, 55] == 255).all()
 
 
+@pytest.mark.costly("rendered")
 def test_the_front_view_of_a_picture_on_a_square_matches_the_picture() -> None:
     picture = noise()
     psnr_db, iou = front_view_match(quad(picture), opaque(picture))
@@ -116,6 +117,7 @@ def test_the_front_view_of_a_picture_on_a_square_matches_the_picture() -> None:
     assert iou == 1.0
 
 
+@pytest.mark.costly("rendered")
 def test_a_mirrored_picture_does_not_match() -> None:
     picture = noise()
     psnr_db, _ = front_view_match(quad(picture[:, ::-1]), opaque(picture))
@@ -227,6 +229,7 @@ def test_a_file_that_is_not_a_glb_is_an_error(glb: bytes) -> None:
         load_glb(glb)
 
 
+@pytest.mark.costly("rendered")
 def test_the_command_line_writes_an_image_and_prints_the_match(tmp_path: Path) -> None:
     picture = noise()
     (tmp_path / "model.glb").write_bytes(quad(picture))

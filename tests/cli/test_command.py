@@ -79,6 +79,7 @@ def test_a_check_warns_about_open_access_and_readable_keys(
     assert "1 API keys" in said[2]
 
 
+@pytest.mark.costly
 @needs_pooch
 def test_a_check_says_whether_the_background_model_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -112,6 +113,7 @@ def test_a_check_says_whether_the_background_model_is_there(
         assert re.search(rf"background +auto, model {NAME}, {what}", output)
 
 
+@pytest.mark.costly
 @needs_pooch
 def test_a_prefetch_shows_its_progress_and_ends_with_whether_the_model_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

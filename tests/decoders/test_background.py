@@ -282,6 +282,7 @@ def test_a_damaged_model_that_may_not_be_fetched_is_named_and_left_alone(
     assert path.read_bytes() == b"no model"
 
 
+@pytest.mark.costly
 @needs_pooch
 def test_a_file_without_a_known_hash_is_fetched_again_if_it_does_not_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -303,6 +304,7 @@ def test_a_file_without_a_known_hash_is_fetched_again_if_it_does_not_load(
         assert origin.downloads == 2
 
 
+@pytest.mark.costly
 @needs_pooch
 def test_a_model_that_is_lost_is_fetched_for_the_next_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

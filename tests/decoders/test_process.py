@@ -146,6 +146,7 @@ def test_a_process_ends_by_the_clock_where_the_signal_of_its_pipe_is_ignored(
         assert not ends_with_server(kind)
 
 
+@pytest.mark.costly
 def test_a_process_that_leaks_is_replaced(make_pool: MakePool) -> None:
     pool = make_pool(memory_bytes=2**31)
     first = pool.call("keep", b"", {"size": 2**20}).meta["pid"]
@@ -154,6 +155,7 @@ def test_a_process_that_leaks_is_replaced(make_pool: MakePool) -> None:
     assert pool.counts == {"started": 2}
 
 
+@pytest.mark.costly
 def test_a_crash_is_tried_once_more_and_then_refused(make_pool: MakePool) -> None:
     pool = make_pool()
     with pytest.raises(errors.InputError) as caught:

@@ -58,6 +58,7 @@ def test_a_cutout_with_rembg_imports_no_model_into_the_server_and_is_the_same(
     assert run_server_cutter("rembg", home) == ["rembg", *run(in_process, home)]
 
 
+@pytest.mark.costly
 @needs_opencv
 def test_a_cutout_with_grabcut_imports_no_opencv_into_the_server_and_is_the_same(
     tmp_path: Path,
@@ -66,6 +67,7 @@ def test_a_cutout_with_grabcut_imports_no_opencv_into_the_server_and_is_the_same
     assert run_server_cutter("grabcut", tmp_path) == ["grabcut", want.key]
 
 
+@pytest.mark.costly
 @needs_opencv
 def test_without_the_model_the_server_uses_grabcut(tmp_path: Path) -> None:
     want = Cutter(background="grabcut").cut_out(encode(photograph()))

@@ -106,6 +106,7 @@ def is_glb(file: Path) -> bool:
     return file.read_bytes()[:4] == b"glTF"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["curl", "python", "client", "client-progress", "client-async"])
 def test_the_example_makes_both_models(name: str, address: str, photo: Path) -> None:
     run_example(name, address, photo.parent)
@@ -124,6 +125,7 @@ def test_the_example_makes_a_model(name: str, file: str, address: str, photo: Pa
     assert is_glb(photo.parent / file)
 
 
+@pytest.mark.costly
 def test_the_example_follows_exports_and_deletes_a_job(address: str, photo: Path) -> None:
     run_example("curl", address, photo.parent)
     headers = (photo.parent / "headers.txt").read_text().lower()

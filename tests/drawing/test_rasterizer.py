@@ -54,6 +54,7 @@ def test_each_sample_belongs_to_the_nearest_face(loops: Loops, seed: int, *, cul
     assert depth == pytest.approx(wanted_depth, abs=1e-9)
 
 
+@pytest.mark.costly
 @LOOPS
 def test_behind_a_depth_only_what_is_farther_away_counts(loops: Loops) -> None:
     points, faces = soup(2, 20)

@@ -23,6 +23,7 @@ QUERY = (
 )
 
 
+@pytest.mark.costly
 def test_the_parts_together_contain_all_loops_of_an_export() -> None:
     code = """
 import importlib
@@ -48,6 +49,7 @@ print({k.__name__ for k in loops if len(k.signatures) > before[k]})
     assert done.stdout.strip() == "set()", done.stderr
 
 
+@pytest.mark.costly
 def test_compiled_parts_are_known_without_compiling_them(tmp_path: Path) -> None:
     assert (
         run_python("from trellis2_server import export; export.warm_up(everything=True)").stderr
@@ -97,6 +99,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Started]:
     return processes
 
 
+@pytest.mark.costly
 def test_other_processes_compile_a_share(
     started: list[Started],
 ) -> None:

@@ -61,6 +61,7 @@ def test_adjacent_faces_are_wound_consistently(grid: Mesh) -> None:
     assert after > 0.99 > before
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("shape", "share"), [("bolt", 0.999), ("hair", 0.98), ("crowded", 0.96)])
 def test_faces_of_intersecting_parts_are_wound_outward(shape: str, share: float) -> None:
     # The wall in `crowded` has no outside; the rest is 0.97 of the whole.

@@ -48,6 +48,7 @@ def test_the_error_without_pillow_names_the_install_line() -> None:
     assert "pip install pillow" in run_python(code).stdout
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("compress", ["meshopt", "draco"])
 def test_the_error_without_an_encoder_names_the_install_line(compress: str, tmp_path: Path) -> None:
     for package in ("meshopt", "DracoPy"):
@@ -62,6 +63,7 @@ def test_the_error_without_an_encoder_names_the_install_line(compress: str, tmp_
     assert "pip install" in run_python(code).stdout
 
 
+@pytest.mark.costly
 def test_warming_up_compiles_all_loops_of_an_export() -> None:
     code = """
 import sys

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.costly
 def test_the_package_works_without_a_cache_directory(tmp_path: Path) -> None:
     package = tmp_path / "trellis2_server"
     shutil.copytree(ROOT / "trellis2_server", package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -44,6 +45,7 @@ def test_a_disk_that_is_full_or_unreadable_fails_no_export(tmp_path: Path, metho
     assert "No space left on device" in done.stderr
 
 
+@pytest.mark.costly
 def test_kernels_are_compiled_in_memory_if_no_directory_is_writable(tmp_path: Path) -> None:
     package, blocked = tmp_path / "trellis2_server", tmp_path / "file"
     shutil.copytree(ROOT / "trellis2_server", package, ignore=shutil.ignore_patterns("__pycache__"))

@@ -117,6 +117,7 @@ def test_a_normal_map_shows_the_full_surface(texture_format: str) -> None:
     assert with_it * 3 < without
 
 
+@pytest.mark.costly
 def test_faces_of_the_full_surface_may_be_wound_in_any_way() -> None:
     full = bumpy()
     low = export.prepare(full, decimation_target=600)

@@ -41,6 +41,7 @@ def pixels(content: bytes) -> np.ndarray[Any, Any]:
         return np.asarray(opened).astype(int)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("view", ["front", "three_quarter", "back"])
 @pytest.mark.parametrize(
     "make",

@@ -37,6 +37,7 @@ def box(low: tuple[float, float, float], high: tuple[float, float, float]) -> Me
     return Mesh(vertices.astype(np.float32), np.array(faces, np.int32))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("shape", shapes.ALL)
 @pytest.mark.parametrize("resolution", [24, 60])
 def test_every_mesh_gets_a_watertight_shell(shape: str, resolution: int) -> None:

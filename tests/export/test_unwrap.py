@@ -49,6 +49,7 @@ def test_long_thin_charts_are_packed_closely_without_overlaps(shape: str, use: f
     assert (count > 0).mean() > use
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("shape", "limit"), [("bolt", 1.02), ("hair", 1.1)])
 def test_charts_bent_along_a_rim_are_flattened(shape: str, limit: float) -> None:
     made = dual_grid.voxelised(dual_grid.REAL[shape](), 128)

@@ -9,6 +9,8 @@ import shutil
 import uuid
 from typing import TYPE_CHECKING
 
+import pytest
+
 from trellis2_server.errors import StoreError
 from trellis2_server.jobs.job import Job, Status
 from trellis2_server.jobs.records import JobRecords
@@ -121,6 +123,7 @@ def test_a_bit_that_flips_in_a_record_costs_that_job_at_most(tmp_path: Path) -> 
     assert all(good >= JOBS - 1 for _, good, _ in found), found
 
 
+@pytest.mark.costly
 def test_a_bit_that_flips_anywhere_in_the_database_never_makes_a_wrong_job(tmp_path: Path) -> None:
     def choose(content: bytes, jobs: list[Job]) -> list[int]:
         del jobs

@@ -167,6 +167,7 @@ def test_an_agent_is_told_what_is_wrong(small: Server, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"note.txt", "errors.txt"}
 
 
+@pytest.mark.costly
 def test_over_http_pictures_come_by_url_and_files_stay_in_their_folder(
     small: Server, tmp_path: Path
 ) -> None:

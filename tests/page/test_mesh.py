@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.support.page import SMALL, TOY
 from tests.support.server import serving, settings, until
 from trellis2_server.engines.preview import PreviewEngine
@@ -31,6 +33,7 @@ def parameters(server: Server, uid: str) -> dict[str, Any]:
     return job()["parameters"]
 
 
+@pytest.mark.costly
 def test_a_mesh_is_textured_with_its_axis_and_its_texture_coordinates(tab: OpenTab) -> None:
     with serving(PreviewEngine(), settings(**SMALL)) as server:
         server.wait_until_loaded()

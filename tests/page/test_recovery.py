@@ -28,6 +28,7 @@ def test_a_reload_during_a_job_shows_its_current_state(tab: OpenTab) -> None:
         one.wait_for_model("textured")
 
 
+@pytest.mark.costly
 def test_two_tabs_show_the_same_job(tab: OpenTab) -> None:
     with gated("texture") as (server, engine):
         one = tab(server.url)

@@ -150,7 +150,7 @@ def sliced(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Sl
     return found
 
 
-@pytest.mark.costly
+@pytest.mark.costly("sliced")
 @pytest.mark.parametrize("file_type", TYPES)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_is_sliced_as_it_is(

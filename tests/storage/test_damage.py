@@ -96,6 +96,7 @@ def test_a_kill_while_a_damaged_database_is_replaced_loses_nothing(
 # ---- damaged databases ----------------------------------------------------------------------
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("has_copy", [True, False], ids=["with a copy", "without"])
 def test_a_page_that_is_damaged_costs_only_the_jobs_on_it(
     tmp_path: Path, *, has_copy: bool

@@ -1,4 +1,4 @@
-"""A pytest plugin: of the tests marked `costly`, a quarter runs, another one for each commit.
+"""A pytest plugin: of the tests marked `costly`, one in six runs, others for each commit.
 
 They are many cases of few kinds, each of which costs seconds of processor time. `--all` runs all of
 them; a test that is named on the command line runs always. `@pytest.mark.costly("name")`: the tests
@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 #: One of so many runs.
-SHARE: Final = 4
+SHARE: Final = 6
 
 _commit = pytest.StashKey[str]()
 

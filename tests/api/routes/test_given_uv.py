@@ -113,6 +113,7 @@ def middles(content: bytes) -> NDArray[Any]:
     return mesh.visual.material.to_color(uv)[:, :3].astype(int)
 
 
+@pytest.mark.costly
 def test_an_export_can_switch_between_new_and_own_coordinates(default_preview: Server) -> None:
     mesh = with_uv(box()[2])
     kept = ask(default_preview, mesh, seed=7)
@@ -184,6 +185,7 @@ def as_ply(uv: Any) -> bytes:
     return "\n".join(lines).encode()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("write", [as_obj, as_ply])
 def test_an_obj_and_a_ply_keep_their_own_texture_coordinates(
     default_preview: Server, write: Callable[[Any], bytes]

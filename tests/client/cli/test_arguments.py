@@ -58,6 +58,7 @@ def test_any_other_field_can_be_sent(run: Run) -> None:
     assert (code, "ss_rescale_t: not a number: 'much'" in error) == (1, True)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

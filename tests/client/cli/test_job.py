@@ -49,6 +49,7 @@ def test_a_mesh_is_textured_and_not_overwritten(run: Run) -> None:
     assert (code, "chair.glb: would be overwritten" in error) == (2, True)
 
 
+@pytest.mark.costly
 def test_a_thumbnail_shows_the_glb_of_a_model_of_another_type(run: Run) -> None:
     assert run("one.png", "--type", "ply", "--thumbnail")[:2] == (0, "one.ply\none_thumbnail.png\n")
     assert run("one.png", "--type", "obj_zip", "--output", "x.zip")[:2] == (0, "x.zip\n")

@@ -53,6 +53,7 @@ def closest(triangle: Floats, point: Floats) -> Floats:
     return min(found, key=lambda each: float(np.linalg.norm(each - point)))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("seed", "count", "size"), [(0, 1, 0.4), (1, 6, 0.5), (2, 40, 0.1), (3, 150, 0.03), (4, 60, 1)]
 )

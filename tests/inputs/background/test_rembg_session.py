@@ -41,6 +41,7 @@ def run_cutter(arguments: str, home: Path) -> subprocess.CompletedProcess[bytes]
     )
 
 
+@pytest.mark.costly
 def test_rembg_finds_the_object_in_a_photograph() -> None:
     done = run_cutter(f"background='rembg', model={OFFLINE}", model_home())
     assert done.returncode == 0, done.stderr.decode()

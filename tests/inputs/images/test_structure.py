@@ -92,6 +92,7 @@ def entry(tag: int, value: int) -> dict[int, tuple[int, int, bytes]]:
     return {tag: (4, 1, struct.pack("<I", value))}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("make", "what"), REFUSED.values(), ids=REFUSED.keys())
 def test_a_file_of_too_many_parts_is_refused_without_memory(
     make: Callable[[], bytes], what: str
@@ -106,6 +107,7 @@ def test_a_file_of_too_many_parts_is_refused_without_memory(
         tracemalloc.stop()
 
 
+@pytest.mark.costly
 def test_no_costly_file_is_over_5_mb() -> None:
     assert max(len(make()) for name, make in COSTLY.items() if "bomb" not in name) < 5_000_000
 

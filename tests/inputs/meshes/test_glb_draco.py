@@ -218,6 +218,7 @@ def grid(side: int) -> Glb:
     return built
 
 
+@pytest.mark.costly
 def test_flat_grids_are_in_proportion_to_their_file() -> None:
     content = bytes(grid(600))
     faces = 2 * 599 * 599
@@ -225,6 +226,7 @@ def test_flat_grids_are_in_proportion_to_their_file() -> None:
     assert len(only_part(content).faces) == faces
 
 
+@pytest.mark.costly
 def test_a_stream_counts_once_for_the_size_of_the_file() -> None:
     built = grid(600)
     primitives = built.document["meshes"][0]["primitives"]

@@ -131,6 +131,7 @@ def packed() -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     return pack_scene(scene, to_model_frame(scene))
 
 
+@pytest.mark.costly
 @given(scenes())
 def test_a_scene_comes_back_as_it_was_sent(sent: tuple[Scene, Mesh]) -> None:
     meta, packed_arrays = pack_scene(*sent)
