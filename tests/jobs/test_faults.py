@@ -33,6 +33,7 @@ TIMEOUT_S = 10.0
 # ---- hanging and breaking ----------------------------------------------------------------------
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("fault", ["hangs", "breaks"])
 @pytest.mark.parametrize("stage", ["shape", "texture"])
 @in_a_loop

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from PIL import Image
 
 from tests.support.browser import PHONE, ROOT
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from tests.support.page import OpenTab
 
 
+@pytest.mark.costly
 def test_the_page_fits_a_narrow_touch_screen(tab: OpenTab) -> None:
     with gated() as (server, _):
         one = tab(server.url, in_3d=True, viewport=PHONE, has_touch=True, is_mobile=True)
@@ -33,6 +35,7 @@ def test_the_page_fits_a_narrow_touch_screen(tab: OpenTab) -> None:
         assert one.violations() == []
 
 
+@pytest.mark.costly
 def test_the_page_works_under_a_prefix(tab: OpenTab) -> None:
     with gated(server={"root_path": "/models"}) as (server, _):
         one = tab(f"{server.url}/models/")

@@ -30,6 +30,7 @@ def check_files(server: Server, uid: str) -> None:
     assert [name for name in files() if name.startswith("input-")] == ["input-1.png", "input-2.png"]
 
 
+@pytest.mark.costly
 def test_pictures_in_slots_become_one_job_which_can_be_sent_again(tab: OpenTab) -> None:
     with serving(PreviewEngine(), settings(**SMALL)) as server:
         server.wait_until_loaded()

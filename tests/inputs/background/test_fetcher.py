@@ -224,6 +224,7 @@ def test_leftovers_of_killed_downloads_are_removed(tmp_path: Path, origin: Origi
     assert files(tmp_path) == {path.name, new.name}
 
 
+@pytest.mark.costly
 def test_what_is_wrong_with_a_model_is_said_without_a_download(
     tmp_path: Path, origin: Origin
 ) -> None:
