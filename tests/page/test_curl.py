@@ -26,10 +26,11 @@ PROGRAMS = ("curl", "node", "sh")
 MISSING = [program for program in PROGRAMS if shutil.which(program) is None]
 SCRIPT = Path(__file__).resolve().parents[2] / "trellis2_server" / "page" / "curl.js"
 NODE = f"""
-const {{ curlCommand }} = await import({json.dumps(SCRIPT.as_uri())});
+const {{ curlCommand, stemOf }} = await import({json.dumps(SCRIPT.as_uri())});
 const chunks = [];
 for await (const chunk of process.stdin) chunks.push(chunk);
 const [pictures, fields, server] = JSON.parse(Buffer.concat(chunks).toString());
+server.name = stemOf(pictures[0][1]);
 process.stdout.write(curlCommand(pictures, fields, server));
 """
 #: What shells, curl and multipart bodies treat specially, and other scripts.

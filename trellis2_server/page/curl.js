@@ -10,10 +10,10 @@ const PLAIN_NAME = /^[\w.][\w.-]*$/;
 /**
  * @param {[field: string, name: string][]} files fields and names, pictures first.
  * @param {Record<string, unknown>} fields
- * @param {{url: string, hasKey: boolean, name?: string}} server URL of the route; whether it needs
- *   a key; name of the model's file, without its ending: by default that of the first picture.
+ * @param {{url: string, hasKey: boolean, name: string}} server URL of the route; whether it needs a
+ *   key; name of the model's file, without its ending.
  */
-export function curlCommand(files, fields, { url, hasKey, name: stem = stemOf(files) }) {
+export function curlCommand(files, fields, { url, hasKey, name: stem }) {
   const parts = ["curl --fail-with-body"];
   if (hasKey) parts.push('-H "X-API-Key: $TRELLIS2_API_KEY"');
   for (const [field, name] of files) parts.push(`-F ${quoted(`${field}=@${formFile(name)}`)}`);
@@ -27,9 +27,9 @@ export function curlCommand(files, fields, { url, hasKey, name: stem = stemOf(fi
   return parts.join(" \\\n  ");
 }
 
-/** @param {[field: string, name: string][]} pictures */
-function stemOf(pictures) {
-  return pictures[0]?.[1].replace(/\.[^.]*$/, "") || "model";
+/** A file name without its ending, for a model of that file. @param {string} name */
+export function stemOf(name) {
+  return name.replace(/\.[^.]*$/, "") || "model";
 }
 
 /**

@@ -1,7 +1,7 @@
 /** Links to a job's files, the export form, and the curl command. */
 
 import * as api from "./api.js";
-import { curlCommand } from "./curl.js";
+import { curlCommand, stemOf } from "./curl.js";
 import { arProgram, openQuickLook, sceneViewerUrl } from "./ar.js";
 import { isFinished } from "./job.js";
 import { fieldRows, LABELS, valuesOf } from "./settings.js";
@@ -153,7 +153,7 @@ export class Downloads {
    */
   show(job, name, defaults, files = [], text) {
     this.job = job;
-    this.name = name.replace(/\.[^.]*$/, "") || "model";
+    this.name = stemOf(name);
     this.section.hidden = !(job?.shape_ready || job?.texture_ready);
     if (!job) return;
     const state = JSON.stringify([job.uid, job.files, job.can_export, files, text]);
