@@ -43,7 +43,6 @@ Format = Literal["glb", "obj"]
 _FORMATS: Final[tuple[Format, ...]] = ("glb", "obj")
 #: Jobs of a page, at most; and where the request does not say.
 MAX_LIMIT: Final = 100
-#: Share of the progress at which the untextured model is there, percent.
 
 router = APIRouter()
 
