@@ -197,20 +197,23 @@ def test_a_picture_may_have_the_limit_of_a_body_and_no_more(
 
 
 @pytest.mark.skipif(ON_RAY, reason="needs the single process")
+@pytest.mark.parametrize("count", [1, 2])
 def test_bytes_that_are_fetched_count_as_those_of_the_request(
-    fetching: Server, host: OtherHost
+    fetching: Server, host: OtherHost, count: int
 ) -> None:
     """A host that sends much cannot get around the budget of all bodies."""
     bodies = fetching.app.state.bodies
 
     def in_parts(_: Received) -> Generator[bytes]:
         yield b"HTTP/1.1 200 OK\r\nContent-Length: 400000\r\n\r\n" + bytes(300_000)
-        until(lambda: bodies.used_bytes >= 300_000, "counted")
+        until(lambda: bodies.used_bytes >= 300_000 * count, "counted")
         yield bytes(100_000)
 
     answers, host._answer = host._answer, in_parts
     try:
-        assert fetching.generate(by_url(host.url("/"))).status_code == 400
+        url = host.url("/")
+        body = by_url(url) if count == 1 else {"image_urls": [url] * count}
+        assert fetching.generate(body).status_code == 400
     finally:
         host._answer = answers
     until(lambda: bodies.used_bytes == 0, "given back")

@@ -8,7 +8,13 @@ import pytest
 
 from tests.support.managers import options
 from trellis2_server import __version__
-from trellis2_server.api.responses import health_reply, job_reply, status_reply
+from trellis2_server.api.responses import (
+    health_reply,
+    is_waiting,
+    job_reply,
+    percent_of,
+    status_reply,
+)
 from trellis2_server.errors import EngineError, JobCancelledError
 from trellis2_server.inputs.background import FetchState
 from trellis2_server.jobs.job import Job, Progress, Status
@@ -127,3 +133,24 @@ def test_what_there_is_not_is_left_out_of_the_health() -> None:
         assert model.model_dump(exclude_none=True) == expected
     begun = health_reply(Health("loading", "preview", stage="weights"), is_trusted=True)
     assert begun.progress == 0.0
+
+
+@pytest.mark.parametrize(
+    ("status", "fraction", "percent"),
+    [
+        (Status.SHAPE_PROCESSING, None, 0),
+        (Status.SHAPE_PROCESSING, 0.5, 25),
+        (Status.TEXTURE_PROCESSING, None, 50),
+        (Status.TEXTURE_PROCESSING, 0.5, 75),
+        (Status.COMPLETED, None, 100),
+        (Status.ERROR, 0.5, 0),
+        (Status.CANCELLED, None, 0),
+    ],
+)
+def test_the_progress_of_a_job_is_one_number_whose_first_half_is_the_shape(
+    status: Status, fraction: float | None, percent: int
+) -> None:
+    progress = None if fraction is None else Progress("decode", fraction)
+    job = replace(JOB, status=status, progress=progress)
+    assert percent_of(job) == percent
+    assert is_waiting(job) == ((status, fraction) == (Status.SHAPE_PROCESSING, None))

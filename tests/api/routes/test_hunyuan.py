@@ -277,3 +277,9 @@ def test_a_zip_contains_the_obj_its_material_and_its_textures(default_preview: S
 def test_a_sent_job_returns_the_requested_file_type(default_preview: Server) -> None:
     obj = finished(default_preview, send(default_preview, fields(type="obj")))
     assert obj == default_preview.generate(fields(type="obj")).content
+
+
+def test_send_names_the_uid_that_the_list_of_jobs_has(server: Server) -> None:
+    reply = server.client.post("/send", json=fields())
+    (listed,) = server.client.get("/jobs").json()["jobs"]
+    assert reply.headers["X-Job-Id"] == listed["uid"] != reply.json()["uid"]
