@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tests.gpu.meter import Meter
     from tests.gpu.session import Session
     from trellis2_server.engines.trellis2.state import Trellis2State
+    from trellis2_server.inputs.images import Cutout
     from trellis2_server.mesh import Shape, VoxelField
     from trellis2_server.parameters import Options
 
@@ -79,12 +80,14 @@ class FullModel:
         shape = self.engine.shape(picture(), requested, silent)
         return shape, self.engine.texture(shape, picture(), requested, silent)
 
-    def measure(self, meter: Meter, requested: Options) -> MeasuredJob:
-        """Run both stages of a job and measure them."""
+    def measure(
+        self, meter: Meter, requested: Options, cutout: Cutout | None = None
+    ) -> MeasuredJob:
+        """Run both stages of a job, of the sample picture or another, and measure them."""
         first, second = StageTimes(meter), StageTimes(meter)
 
         def run(stage: Callable[..., Any], times: StageTimes, *inputs: Any) -> Any:
-            made = stage(*inputs, picture(), requested, times)
+            made = stage(*inputs, cutout or picture(), requested, times)
             times.end()  # before the meter takes the peak
             return made
 

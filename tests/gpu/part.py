@@ -166,14 +166,25 @@ PARTS: Final = (
         _EXPORT,
     ),
     Part(
+        "views",
+        "tests.gpu.parts.views",
+        "Jobs of several pictures",
+        Estimate(
+            45, 60, 60,
+            "the weights are there after `512`; five kinds of job twice and three once, of 3 s, "
+            "with `multidiffusion` three times as long",
+        ),
+        _ENGINE,
+    ),
+    Part(
         "beside",
         "tests.gpu.parts.beside",
         "Sampling beside exports",
         Estimate(
-            70, 240, 90,
-            "the 512 job's shape stage compiled in three ways, six samplings of 2 s each; six of "
-            "12 s with 1024_cascade; exports of 4 s one after the other and two at a time, until "
-            "the samplings are done",
+            70, 110, 90,
+            "the shape stage of a job with `both`, six samplings of 2 s (512) and of 12 s "
+            "(1024_cascade); exports of 4 s one after the other and two at a time, until the "
+            "samplings are done. Other ways of compilation start by themselves where time is left",
         ),
         _EXPORT,
     ),
