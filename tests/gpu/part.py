@@ -177,6 +177,17 @@ PARTS: Final = (
         _ENGINE,
     ),
     Part(
+        "upstream_export",
+        "tests.gpu.parts.upstream_export",
+        "This server's exporter and TRELLIS.2's",
+        Estimate(
+            80, 20, 20,
+            "the exporter's loops, 30 s; four objects, each made in 4 to 9 s and exported twice "
+            "by both",
+        ),
+        _EXPORT,
+    ),
+    Part(
         "beside",
         "tests.gpu.parts.beside",
         "Sampling beside exports",

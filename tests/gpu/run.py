@@ -1,7 +1,8 @@
 """TRELLIS.2 on a GPU with random weights: what is right, how fast and how large it is.
 
     TRELLIS2_HOME=path/to/TRELLIS.2 python tests/gpu/run.py [--parts probe,tests,512]
-        [--budget 420] [--json gpu.json] [--markdown gpu.md] [--device cuda] [--needs]
+        [--budget 420] [--json gpu.json] [--markdown gpu.md] [--files FOLDER] [--device cuda]
+        [--needs]
 
 Runs parts, most valuable first: see `part.py`. A part starts if its estimate fits into what is
 left of the budget. Each row is on the disk as soon as it is measured; a part that fails, hangs
@@ -44,6 +45,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=_DEFAULT_BUDGET_S, help="seconds in all")
     parser.add_argument("--json", type=Path, help="write all rows there")
     parser.add_argument("--markdown", type=Path, help="write the tables there")
+    parser.add_argument("--files", type=Path, help="keep exported GLBs in this folder")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
     parser.add_argument(
@@ -98,7 +100,12 @@ def main() -> int:
         about["settings"] = settings
     report = Report(about, arguments.json, arguments.markdown)
     budget = Budget(arguments.budget, is_tiny=arguments.size == "tiny")
-    options = {"device": arguments.device, "size": arguments.size, "settings": settings}
+    options = {
+        "device": arguments.device,
+        "size": arguments.size,
+        "settings": settings,
+        "files": str(arguments.files.resolve()) if arguments.files else None,
+    }
     for name in ("SIGTERM", "SIGINT", "SIGHUP"):
         if hasattr(signal, name):  # Windows has no SIGHUP
             signal.signal(getattr(signal, name), _stop)

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class Session:
     """State of one process.
 
     Args:
-        options: `device`, `size`, and `settings` of the engine, changed ones only.
+        options: `device`, `size`, `settings` of the engine, changed ones only, and `files`, a
+            folder for files that are made.
         emit: sends a message: its event and values.
 
     Attributes:
@@ -46,6 +48,7 @@ class Session:
     def __init__(self, options: dict[str, Any], emit: Callable[..., None]) -> None:
         self._emit = emit
         self._more_settings = dict(options.get("settings", {}))
+        self._files = Path(options["files"]) if options.get("files") else None
         self._deadline, self._slowness = time.monotonic(), 1.0
         self._full: FullModel | None = None
         self.device = str(options["device"])
@@ -78,6 +81,12 @@ class Session:
     def row(self, /, table: str, **values: Any) -> None:
         """Add a row to a table of the part."""
         self._emit("row", row={"table": table, **values})
+
+    def keep(self, name: str, content: bytes) -> None:
+        """Keep a file that was made, if files are kept."""
+        if self._files is not None:
+            self._files.mkdir(parents=True, exist_ok=True)
+            (self._files / name).write_bytes(content)
 
     def about(self, **values: Any) -> None:
         """Add to what is known of the machine."""

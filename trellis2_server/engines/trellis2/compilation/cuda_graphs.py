@@ -8,7 +8,9 @@ Ran on an H100 (docs/gpu.md). What is written here follows PyTorch's documentati
 - `torch.cuda.graph` empties the allocator's cache before each capture, 0.05 to 0.2 s. Here the
   cache is emptied only if the free memory might not hold a second copy of the activations,
   since a capture cannot free cached memory itself.
-- Other threads may use CUDA during a capture (`capture_error_mode="thread_local"`).
+- Other threads may use CUDA during a capture (`capture_error_mode="thread_local"`), but not wait
+  for the whole device: `torch.cuda.synchronize` fails there and breaks the capture. Seen on an
+  H200; the job went on without graphs. Nothing in this server does it outside the device thread.
 - After a failed capture, PyTorch without pytorch/pytorch#180395 believes that it still captures,
   and every `empty_cache` fails. `_abandon` ends that. Without pytorch/pytorch#190348 the memory
   of the failed capture stays reserved: once for each class of model.
