@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _H100: Final = "gpu-h100-2026-11-26"
 _H200: Final = "gpu-h200-2026-11-26"
+_VIEWS: Final = "gpu-h200-2026-11-27-views"
+_SAMPLED: Final = ("condition", "structure", "shape", "texture")
 
 
 def gpu_jobs() -> str:
@@ -102,6 +104,7 @@ def gpu_beside() -> str:
     runs = {
         **{f"{_H100}-{name}": "H100" for name in ("all-parts", "beside", "beside-why")},
         f"{_H200}-both": "H200",
+        _VIEWS: "H200",
     }
     body: list[list[str]] = []
     for run, card in runs.items():
@@ -114,6 +117,30 @@ def gpu_beside() -> str:
                 body.append([card, f"`{kind}`", f"`{compilation}`", row["what"], f"{ratio:.2f}"])
     head = ("card", "type", "`model.compile`", "a job's shape stage", "times as long as alone")
     return markdown(head, body, *runs)
+
+
+def gpu_views() -> str:
+    """Jobs of several pictures, and of equal ones, against one of one picture."""
+    equal = {
+        row["multi_image"]: "the same bits" if row["equal"] else f"{row['latent_difference']:.2%}"
+        for row in rows(_VIEWS, "views", "equal pictures")
+    }
+    body = [
+        [
+            "one picture" if row["pictures"] == 1 else f"`{row['multi_image']}`",
+            f"{row['job_s']:.2f}",
+            f"{row['against_one']:.2f}" if "against_one" in row else "1",
+            *(f"{row[f'{stage}_s']:.2f}" for stage in _SAMPLED),
+            f"{row['peak_gib']:.1f}",
+            equal.get(row["multi_image"], ""),
+        ]
+        for row in rows(_VIEWS, "views", "a 512 job")
+    ]
+    head = (
+        "three pictures by", "`512` job, s", "against one", "condition, s", "structure, s",
+        "shape, s", "texture, s", "peak, GiB", "three equal ones: latents differ from one's by",
+    )  # fmt: skip
+    return markdown(head, body, _VIEWS)
 
 
 def gpu_exports() -> str:
@@ -209,6 +236,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "measured gpu-stages": gpu_stages,
     "measured gpu-compile": gpu_compile,
     "measured gpu-beside": gpu_beside,
+    "measured gpu-views": gpu_views,
     "measured gpu-exports": gpu_exports,
     "measured gpu-attention": gpu_attention,
     "measured gpu-low-vram": gpu_low_vram,

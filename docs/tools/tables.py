@@ -87,12 +87,12 @@ def update(text: str) -> str:
         ValueError: a table has a beginning but no end, or the other way round.
     """
     for name, table in TABLES.items():
-        begin, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
+        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         if text.count(begin) != text.count(end):
             raise ValueError(f"{begin.strip()} and {end.strip()} are no pair")
         if begin in text:
             pattern = f"{re.escape(begin)}.*?{re.escape(end)}"
-            new = begin + table() + end
+            new = f"{begin}{table()}\n{end}"
             text = re.sub(pattern, lambda _, new=new: new, text, flags=re.DOTALL)
     return text
 
