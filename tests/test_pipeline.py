@@ -93,3 +93,23 @@ def test_the_preview_cannot_use_parts_of_trellis2(changes: dict[str, dict[str, s
     assert engine.name == "preview"
     assert warnings
     assert pipeline.make_cutter(engine, automatic).cut_out(picture()).background != "upstream"
+
+
+@pytest.mark.parametrize(
+    ("engine", "faces", "is_said"),
+    [(PreviewEngine(), 500, False), (PreviewEngine(), 1_000_000, True), (GatedEngine(), 500, True)],
+)
+def test_a_normal_map_of_no_finer_surface_is_said(
+    engine: pipeline.Engine, faces: int, is_said: bool
+) -> None:
+    """The preview makes a finer surface than asked for; the other engine's has twelve faces."""
+    cutout = Cutter(background="none").cut_out(picture())
+    asked = {"seed": 3, **SMALL, "normal_map": True, "decimation_target": faces}
+    options = read_options(asked, Settings())
+    shape = pipeline.make_shape(engine, cutout, options, lambda *_: None)
+    geometry = pipeline.prepare_shape(shape, options, lambda *_: None)
+    told = (
+        f"normal_map: the model has {len(geometry.mesh.faces):,} faces and the full surface "
+        f"{len(shape.mesh.faces):,}, so the map shows nothing finer; ask for fewer faces"
+    )
+    assert geometry.warnings == ((told,) if is_said else ())

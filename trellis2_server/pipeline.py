@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from trellis2_server import export
 from trellis2_server.decoders import DecoderPool, decoder_limits, pictures
@@ -66,6 +66,9 @@ __all__ = [
     "prepare_shape",
     "read_mesh",
 ]
+
+#: A model with a larger share of the surface's faces than this is not decimated enough for a map.
+_DECIMATED: Final = 0.9
 
 logger = logging.getLogger(__name__)
 
@@ -253,6 +256,12 @@ def prepare_shape(shape: Shape, options: Options, report: Report) -> Geometry:
         min_wall=options.min_wall_mm / PRINT_SIZE_MM,
         report=report,
     )
+    if options.normal_map and len(mesh.faces) > _DECIMATED * len(shape.mesh.faces):
+        told = (
+            f"normal_map: the model has {len(mesh.faces):,} faces and the full surface "
+            f"{len(shape.mesh.faces):,}, so the map shows nothing finer; ask for fewer faces"
+        )
+        mesh = replace(mesh, warnings=(*mesh.warnings, told))
     return Geometry(shape, mesh)
 
 

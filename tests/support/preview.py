@@ -30,6 +30,7 @@ class Request:
     seed: int = 0
     depth: float | Literal["auto"] = "auto"
     back: Back = "auto"
+    normal_map: bool = False
 
 
 def ignore(_stage: str, _step: int, _of: int) -> None:

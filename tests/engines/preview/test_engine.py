@@ -14,6 +14,7 @@ from tests.support.preview import (
     look_up,
     made,
     masks,
+    measure,
     samples,
 )
 from trellis2_server.engines.preview import PreviewEngine
@@ -43,6 +44,17 @@ def test_every_point_of_the_surface_has_all_its_voxels(mask: Array) -> None:
     near = points + np.random.default_rng(1).uniform(-0.49, 0.49, points.shape) / field.resolution
     assert (look_up(field, points) >= 0).all()
     assert (look_up(field, near) >= 0).all()
+
+
+def test_a_normal_map_gets_a_finer_surface_of_the_same_object(engine: PreviewEngine) -> None:
+    picture = cutout(disc(200, 100, 100, 95), RED)
+    plain, fine = (
+        engine.shape(picture, Request(decimation_target=500, normal_map=fine), ignore).mesh
+        for fine in (False, True)
+    )
+    assert len(plain.faces) <= 1_500
+    assert len(fine.faces) > 20 * len(plain.faces)
+    assert measure(fine)[0] == pytest.approx(measure(plain)[0], rel=0.05)
 
 
 def test_the_field_is_what_the_exporter_expects(engine: PreviewEngine) -> None:

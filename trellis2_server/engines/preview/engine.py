@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _MIN_RESOLUTION: Final = 256
 _MAX_RESOLUTION: Final = 1024
 _ROUGHNESS: Final = 0.7
+#: Faces of a shape for a normal map: as many as the engine makes.
+_FACES_OF_NORMAL_MAP: Final = 250_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +75,8 @@ class PreviewEngine:
         """Make a closed, manifold, outward-oriented solid of the cut-out's silhouette.
 
         The picture's square fills the cube except for two voxels on each side. The front faces
-        -Y; up in the picture is +Z. The same picture and options give the same mesh.
+        -Y; up in the picture is +Z. The same picture and options give the same mesh. It has about
+        as many faces as are asked for; more with `normal_map`, see `faces_of`.
 
         `details` of the shape are `depth`, how the depth was found, and `back`, a `BackMode`.
 
@@ -90,15 +93,13 @@ class PreviewEngine:
             watched("outline", 0, 4)
             field = mask_field(picture)
             depth = None if options.depth == "auto" else options.depth
+            wanted = faces_of(options)
             heightmap = make_heightmap(
-                picture,
-                np.ascontiguousarray(field[2 : size + 2, 2 : size + 2]),
-                depth,
-                options.decimation_target,
+                picture, np.ascontiguousarray(field[2 : size + 2, 2 : size + 2]), depth, wanted
             )
             watched("mesh", 1, 4)
             room = cell_sizes(heightmap, len(field))
-            points, faces, outline = triangulate(field, options.decimation_target, room)
+            points, faces, outline = triangulate(field, wanted, room)
             start, members = incidence(len(points), faces)
             call(inflation.relax, points, faces, outline, start, members, 6, 0.6, 1.5, size + 1.5)
             watched("inflate", 2, 4)
@@ -162,6 +163,15 @@ class PreviewEngine:
             back = choose_back(cutout.rgba, options.back)
             field = project(mesh, cutout, size, back, _ROUGHNESS, watched)
             return paint_views(replace(field, warnings=unused_views(cutout)), cutout)
+
+
+def faces_of(options: Options) -> int:
+    """Return the faces of the shape, which the exporter decimates to those of the request.
+
+    A normal map has what the shape has beyond the request's faces.
+    """
+    target = options.decimation_target
+    return max(target, _FACES_OF_NORMAL_MAP) if options.normal_map else target
 
 
 def field_resolution(texture_size_px: int) -> int:
