@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from docs.tools.figures import argument, markdown, recorded
+from docs.tools.figures import argument, markdown, recorded, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,6 +16,8 @@ _SPEED: Final = ("export-2026-11-27-50k", "export-2026-11-27-200k")
 _QUALITY: Final = "export-2026-11-27-quality"
 _ALPHA: Final = ("export-2026-11-26-alpha-blob", "export-2026-11-26-alpha-crowded")
 _DECIMATION: Final = ("export-2026-11-27-decimate-blob", "export-2026-11-27-decimate-crowded")
+_UPSTREAM: Final = "gpu-h200-2026-11-27-extensions"
+_FILES: Final = ("export_files-2026-11-27-bolt", "export_files-2026-11-27-crowded")
 _PER_GPU: Final = ("export-2026-11-27-1m", "export-2026-11-27-500k")
 
 
@@ -105,6 +107,53 @@ def export_decimation() -> str:
     return markdown(head, body, *_DECIMATION)
 
 
+def export_upstream() -> str:
+    """Seconds of this exporter and of `to_glb`, of the same object on the same machine."""
+    sides: dict[tuple[str, bool], dict[str, dict[str, Any]]] = {}
+    for row in rows(_UPSTREAM, "upstream_export", "exports of the same object"):
+        sides.setdefault((row["shape"], row["remesh"]), {})[row["exporter"]] = row
+    body: list[list[str]] = []
+    for (shape, is_remeshed), both in sides.items():
+        own, other = both["this server"], both.get("to_glb")
+        body.append(
+            [
+                f"{shape}{', remeshed' * is_remeshed}",
+                f"{own['original_faces']:,} → {round(own['faces'], -3):,}",
+                f"{own['seconds']:.1f}, {own['cpu_s']:.1f}",
+                f"{other['seconds']:.1f}, {other['cpu_s']:.1f}" if other else "cut off",
+                f"{other['seconds'] / own['seconds']:.1f}" if other else "",
+            ]
+        )
+    head = (
+        "object", "faces", "this exporter: s, CPU s", "`to_glb`: s, CPU s", "times as long",
+    )  # fmt: skip
+    return markdown(head, body, _UPSTREAM)
+
+
+def export_files() -> str:
+    """Quality of files of both exporters."""
+    body = [
+        [
+            row["shape"],
+            "`to_glb`" if "to_glb" in row["file"] else "this exporter",
+            f"{row['psnr_base']:.1f}",
+            f"{row['psnr_metal_rough']:.1f}",
+            f"{row['seam']:.1f}",
+            f"{row['use']:.2f}",
+            f"{row['error_p99_voxels']:.2f}",
+            f"{row['bytes'] / 1e6:.1f}",
+            "silent" if row["validator"] == "silent" else "hints",
+        ]
+        for run in _FILES
+        for row in recorded(run, "files")
+    ]
+    head = (
+        "object", "exporter", "base colour, dB", "metallic, roughness, dB", "seam", "use",
+        "99 % of the object are within, voxels", "MB", "Khronos validator",
+    )  # fmt: skip
+    return markdown(head, body, *_FILES)
+
+
 def scale_export() -> str:
     """Seconds and memory of an export."""
     body = [
@@ -123,6 +172,8 @@ def scale_export() -> str:
 
 
 TABLES: Final[dict[str, Callable[[], str]]] = {
+    "measured export-upstream": export_upstream,
+    "measured export-files": export_files,
     "measured export-speed": export_speed,
     "measured export-quality": export_quality,
     "measured export-alpha": export_alpha,
