@@ -68,6 +68,34 @@ def test_the_configured_engine_is_chosen_with_a_warning_for_the_preview() -> Non
     assert (engine.name, warnings) == ("trellis2", ())
 
 
+@pytest.mark.parametrize(
+    ("engine", "export", "faces", "texture_size"),
+    [
+        ("trellis2", {}, 1_000_000, 4096),
+        ("preview", {}, 100_000, 2048),
+        ("preview", {"glb_texture_size": 4096}, 100_000, 4096),
+        ("preview", {"glb_decimation_target": 1_000_000}, 1_000_000, 2048),
+        ("preview", {"remesh": True, "max_texture_size": 8192}, 100_000, 2048),
+    ],
+)
+def test_previews_are_lighter_where_the_operator_sets_nothing(
+    engine: str, export: dict[str, Any], faces: int, texture_size: int
+) -> None:
+    given = Settings.model_validate({"export": export})
+    made = pipeline.with_engine_defaults(given, engine)
+    options = read_options({}, made)
+    assert (options.decimation_target, options.texture_size) == (faces, texture_size)
+    assert made.export.model_copy(
+        update={
+            "glb_decimation_target": given.export.glb_decimation_target,
+            "glb_texture_size": given.export.glb_texture_size,
+        }
+    ) == given.export  # fmt: skip
+    wanted = {"decimation_target": 200_000, "texture_size": 8192}
+    options = read_options(wanted, made)
+    assert (options.decimation_target, options.texture_size) == (200_000, 8192)
+
+
 @pytest.mark.parametrize("field", ["remesh", "solid"])
 def test_both_files_of_a_remeshed_model_have_the_same_shell(field: str) -> None:
     cutout = Cutter(background="none").cut_out(picture())
@@ -100,7 +128,9 @@ def test_the_preview_cannot_use_parts_of_trellis2(changes: dict[str, dict[str, s
     [(PreviewEngine(), 500, False), (PreviewEngine(), 1_000_000, True), (GatedEngine(), 500, True)],
 )
 def test_a_normal_map_of_no_finer_surface_is_said(
-    engine: pipeline.Engine, faces: int, is_said: bool
+    engine: pipeline.Engine,
+    faces: int,
+    is_said: bool,  # noqa: FBT001 - a parameter of the cases
 ) -> None:
     """The preview makes a finer surface than asked for; the other engine's has twelve faces."""
     cutout = Cutter(background="none").cut_out(picture())

@@ -27,7 +27,7 @@ from trellis2_server import export
 from trellis2_server.decoders import DecoderPool, decoder_limits, pictures
 from trellis2_server.decoders.background import background_model
 from trellis2_server.decoders.objects import DecoderFinder
-from trellis2_server.engines.preview import PreviewEngine
+from trellis2_server.engines.preview import PREVIEW_DEFAULTS, PreviewEngine
 from trellis2_server.engines.trellis2 import Trellis2Engine, reason_unavailable
 from trellis2_server.errors import ConfigError
 from trellis2_server.export import compile_rest
@@ -65,6 +65,7 @@ __all__ = [
     "make_texture",
     "prepare_shape",
     "read_mesh",
+    "with_engine_defaults",
 ]
 
 #: A model with a larger share of the surface's faces than this is not decimated enough for a map.
@@ -175,6 +176,20 @@ def choose_engine(settings: Settings) -> tuple[Engine, tuple[str, ...]]:
         pipeline_type=settings.generation.pipeline_type,
     )
     return made, ()
+
+
+def with_engine_defaults(settings: Settings, engine: str) -> Settings:
+    """Return the settings with what suits an engine where nothing is set: the preview's are lower.
+
+    Args:
+        settings: the operator's.
+        engine: its name.
+    """
+    if engine != PreviewEngine.name:
+        return settings
+    is_set = settings.export.model_fields_set
+    lower = {key: value for key, value in PREVIEW_DEFAULTS.items() if key not in is_set}
+    return settings.model_copy(update={"export": settings.export.model_copy(update=lower)})
 
 
 def cpu_workers(settings: Settings) -> int:

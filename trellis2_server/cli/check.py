@@ -30,11 +30,12 @@ def check(settings: Settings, config: Path | None) -> int:
         settings: what would be served.
         config: file they come from; None: the built-in defaults.
     """
-    from trellis2_server.pipeline import choose_engine
+    from trellis2_server.pipeline import choose_engine, with_engine_defaults
 
     # The report has what would be logged.
     logs.configure(settings.server.model_copy(update={"log_level": "error"}))
     engine, warnings = choose_engine(settings)
+    settings = with_engine_defaults(settings, engine.name)
     server = settings.server
     rows = [
         ("trellis2-server", __version__),

@@ -35,6 +35,7 @@ def make_models(settings: Settings, image: Path, output: Path) -> int:
 
     logs.configure(settings.server.model_copy(update={"log_level": "warning"}))
     engine, warnings = pipeline.choose_engine(settings)
+    settings = pipeline.with_engine_defaults(settings, engine.name)
     for warning in warnings:
         logger.warning(warning)
     try:

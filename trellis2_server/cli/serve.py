@@ -60,6 +60,7 @@ def serve(
     logs.configure(server)
     limit_malloc_arenas()
     engine, warnings = (choose_engine or pipeline.choose_engine)(settings)
+    settings = pipeline.with_engine_defaults(settings, engine.name)
     for warning in (*warnings, *access_warnings(server)):
         logger.warning(warning)
     store = make_store(settings.worker.result_dir)

@@ -161,8 +161,9 @@ def resolve(
     if engines is None:
         machines = sum(1 for node in ray.nodes() if node["Alive"])
         engines = max(1, int(resources.get("GPU", 0) // gpus) if gpus else machines)
+    settings = settings.model_copy(update={"model": model})
     return (
-        settings.model_copy(update={"model": model}),
+        pipeline.with_engine_defaults(settings, model.engine),
         cluster.model_copy(update={"engines": engines, "num_gpus": gpus}),
         notes,
     )

@@ -31,6 +31,6 @@ like.
 
 from __future__ import annotations
 
-from trellis2_server.engines.preview.engine import PreviewEngine
+from trellis2_server.engines.preview.engine import PREVIEW_DEFAULTS, PreviewEngine
 
-__all__ = ["PreviewEngine"]
+__all__ = ["PREVIEW_DEFAULTS", "PreviewEngine"]
