@@ -10,7 +10,7 @@ lights are fixed to the camera. Surfaces that a material makes transparent show 
 NumPy and Pillow are all that this package needs: the client uses it where the server is not
 installed.
 
-Not supported: several materials, compressed geometry, normal maps, shadows.
+Not supported: several materials, compressed geometry, shadows.
 
 Does not know: the server, the client.
 """

@@ -220,6 +220,8 @@ def _join(
             if is_shared
             else _read_image(document, data, occlusion or None, "RGB", texture_px),
             occlusion.get("strength", 1.0),
+            _read_image(document, data, material.get("normalTexture"), "RGB", texture_px),
+            material.get("normalTexture", {}).get("scale", 1.0),
         ),
         is_textured="baseColorTexture" in pbr,
         alpha_mode=material.get("alphaMode", "OPAQUE"),

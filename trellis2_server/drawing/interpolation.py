@@ -32,7 +32,7 @@ def interpolate(
         sample: indices of the samples, which have a face, [S].
 
     Returns:
-        Texture, see `DrawnModel`, from 0 to 255, float32 [S, 7], and normals, not of unit length,
+        Texture, see `DrawnModel`, from 0 to 255, float32 [S, C], and normals, not of unit length,
         float32 [S, 3].
     """
     n = int(np.sqrt(len(owner)))

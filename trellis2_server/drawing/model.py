@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Columns of a texture.
 RGB, ALPHA, METALLIC, ROUGHNESS, OCCLUSION = slice(0, 3), 3, 4, 5, 6
+#: Only if there is a normal map.
+NORMAL = slice(7, 10)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +38,8 @@ class DrawnModel:
         uvs: texture coordinates, float32 [M, 2]; zeros if the file has none.
         uv_faces: rows of `uvs`, int32 [F, 3].
         texture: base colour (sRGB), alpha, metallic, roughness and occlusion, each times its
-            factor, uint8 [H, W, 7]; one pixel without a texture.
+            factor, and a tangent-space normal map as glTF has it, if there is one: uint8
+            [H, W, 7 or 10]; one pixel without a texture.
         is_textured: whether the base colour has a texture.
         alpha_mode: OPAQUE, MASK or BLEND.
         alpha_cutoff: smallest visible alpha if the mode is MASK, 0 to 1.
@@ -64,6 +67,8 @@ def make_texture(  # noqa: PLR0913, PLR0917 - what a material has
     roughness_factor: float,
     occlusion: Image | None = None,
     occlusion_strength: float = 1.0,
+    normals: Image | None = None,
+    normal_scale: float = 1.0,
 ) -> NDArray[np.uint8]:
     """Return the texture of a model, see `DrawnModel`, from glTF's images and factors.
 
@@ -76,10 +81,12 @@ def make_texture(  # noqa: PLR0913, PLR0917 - what a material has
         roughness_factor: 0 to 1.
         occlusion: share of the surroundings' light in R, of any size. None: all of it.
         occlusion_strength: 0 for all of the light to 1.
+        normals: normal map, of any size. None: there is none.
+        normal_scale: of its first two channels.
     """
-    images = (base_color, metal_rough, occlusion)
+    images = (base_color, metal_rough, occlusion, normals)
     size = next((image.size for image in images if image is not None), (1, 1))
-    texture = np.empty((size[1], size[0], 7), np.uint8)
+    texture = np.empty((size[1], size[0], 7 if normals is None else 10), np.uint8)
     pixels = _pixels(base_color, "RGBA", size)
     values = np.arange(256) / 255
     # A table of 256 values for each channel, whatever the size of the texture.
@@ -98,6 +105,12 @@ def make_texture(  # noqa: PLR0913, PLR0917 - what a material has
         pixels = _pixels(occlusion, "RGB", size)
     table = np.rint(255 * (1 + np.clip(occlusion_strength, 0, 1) * (values - 1))).astype(np.uint8)
     texture[..., OCCLUSION] = table[pixels[..., 0]]
+    if normals is not None:
+        texture[..., NORMAL] = _pixels(normals, "RGB", size)
+        if normal_scale != 1:
+            table = np.rint(127.5 + np.clip(normal_scale * 255 * (values - 0.5), -127.5, 127.5))
+            tilts = texture[..., NORMAL.start : NORMAL.start + 2]
+            tilts[:] = table.astype(np.uint8)[tilts]
     return texture
 
 

@@ -14,6 +14,7 @@ from trellis2_server.drawing.errors import DrawingError
 from trellis2_server.drawing.glb import load_glb
 from trellis2_server.drawing.loops import NUMPY_LOOPS
 from trellis2_server.drawing.model import ALPHA, make_pyramid
+from trellis2_server.drawing.normal_map import mapped_normals
 from trellis2_server.drawing.shading import shade
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def _draw(
             texels, normal = loops.interpolate(model, pyramid, points, owner, some)
             if model.double_sided:
                 normal[normal @ axes[2] < 0] *= -1
+            normal = mapped_normals(model, owner[some], texels, normal)
             alpha = _opacity(model, texels, shading) * through[some]
             light[some] += shade(texels, normal, axes, shading) * alpha[:, None]
             through[some] -= alpha

@@ -48,7 +48,7 @@ def shade(
     """Return linear light, 0 to 1, float32 [N, 3].
 
     Args:
-        texels: see `DrawnModel.texture`, 0 to 255, [N, 7].
+        texels: see `DrawnModel.texture`, 0 to 255, [N, C].
         normal: normals in glTF's frame, [N, 3].
         axes: the camera's axes, see `axes_of`.
         shading: how to shade.

@@ -96,6 +96,7 @@ def read_drawn_model(glb: bytes) -> DrawnModel:
             material.metallic,
             material.roughness,
             metal_rough if material.has_occlusion else None,
+            normals=_decoded(material.normals, "RGB") if has_uv else None,
         ),
         is_textured=has_uv and material.base_color is not None,
         alpha_mode=material.alpha_mode,
