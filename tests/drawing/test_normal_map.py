@@ -92,6 +92,7 @@ def test_a_map_turns_with_the_back_of_a_double_sided_face() -> None:
     assert np.abs(one - other).max() <= 2
 
 
+@pytest.mark.costly
 def test_a_thumbnail_of_few_faces_with_a_map_looks_like_the_full_surface() -> None:
     ball = shapes.sphere(96)
     x, y, z = ball.vertices.T.astype(np.float64)
