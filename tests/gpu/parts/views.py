@@ -99,8 +99,8 @@ def _run(
 ) -> MeasuredJob:
     steps = TINY_STEPS if session.is_tiny else STEPS
     requested = dataclasses.replace(job("512", steps, session.size), multi_image=mode)
-    several = pictures if len(pictures) > 1 else ()
-    cutout = Cutout(pictures[0].rgba, "alpha", views=several)
+    first, *others = pictures
+    cutout = Cutout(first.rgba, "alpha", views=pictures if others else ())
     return made.measure(session.meter, requested, cutout)
 
 
