@@ -348,8 +348,9 @@ FIELDS: Final = (
     RequestField(
         "solid",
         "boolean",
-        "Make a solid for printing. It is remeshed, and checked to be closed, manifold, wound "
-        "outward, without inner shells and not touching itself; a warning names what it is not.",
+        "Make a solid for printing. It is remeshed unless it is one already, and checked to be "
+        "closed, manifold, wound outward, without inner shells and not touching itself; a warning "
+        "names what it is not.",
         "export",
         default=False,
         mesh="excluded",

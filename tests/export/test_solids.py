@@ -9,6 +9,7 @@ import pytest
 import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial import cKDTree
 
 from tests.support import shapes
 from trellis2_server import export
@@ -97,6 +98,25 @@ def test_every_shape_becomes_a_solid(shape: str, target: int) -> None:
 def test_a_closed_shape_keeps_its_volume(shape: str) -> None:
     whole = SHAPES[shape]()
     assert shapes.volume(solid(whole, 2500)) == pytest.approx(shapes.volume(whole), rel=0.02)
+
+
+@pytest.mark.parametrize("shape", ["torus", "noisy_blob", "cage"])
+def test_a_surface_that_is_a_solid_already_is_kept(shape: str) -> None:
+    whole = SHAPES[shape]()
+    kept = solid(whole, 100_000)
+    assert judged(kept).volume == pytest.approx(judged(whole).volume, rel=1e-5)
+    assert (len(kept.vertices), len(kept.faces)) == (len(whole.vertices), len(whole.faces))
+    apart, _ = cKDTree(kept.vertices).query(whole.vertices)
+    assert apart.max() < 2**-21
+
+
+def test_balls_that_meet_are_made_one() -> None:
+    """Each of them is closed, both together are no solid."""
+    balls = [moved(shapes.sphere(24, radius=0.2), x) for x in (-0.1, 0.1)]
+    (body,) = judged(solid(shapes.joined(*balls), 2500)).split()
+    one = 4 / 3 * np.pi * 0.2**3
+    lens = np.pi * (2 * 0.2 - 0.2) ** 2 * (0.2**2 + 4 * 0.2 * 0.2) / (12 * 0.2)
+    assert body.volume == pytest.approx(2 * one - lens, rel=0.05)
 
 
 def test_inner_shells_are_gone() -> None:

@@ -52,7 +52,8 @@ def prepare(  # noqa: PLR0913
     small holes, and winds faces consistently, outward where the surface is closed. It does not move
     vertices. Remeshing replaces the result by watertight shells around it. What is closed stays
     closed: if that needs more faces, the mesh has more, and a warning says so. A solid also has no
-    inner shells and does not touch itself; a warning names what could not be reached.
+    inner shells and does not touch itself; a warning names what could not be reached. What is a
+    solid already is not remeshed.
 
     Args:
         mesh: of an engine.
@@ -78,17 +79,18 @@ def prepare(  # noqa: PLR0913
         finished(0)
         cleaned = clean(mesh)
         finished(1)
-        if remesh_resolution is not None:
-            from trellis2_server.export.remesh import remesh
-
-            cleaned = remesh(cleaned, remesh_resolution, watched)
         if solid and remesh_resolution is not None:
-            from trellis2_server.export import solids
+            from trellis2_server.export.solids import make_solid
 
-            mesh = solids.decimate_solid(cleaned, decimation_target, remesh_resolution, watched)
-            warnings = solids.find_warnings(mesh, min_wall)
+            mesh, warnings = make_solid(
+                cleaned, decimation_target, remesh_resolution, min_wall, watched
+            )
             reason = "it would touch itself, or"
         else:
+            if remesh_resolution is not None:
+                from trellis2_server.export.remesh import remesh
+
+                cleaned = remesh(cleaned, remesh_resolution, watched)
             mesh, warnings, reason = decimate(cleaned, decimation_target, watched), [], ""
     if len(mesh.faces) > decimation_target:
         reason = f"{reason} its parts, holes and handles could not stay closed".strip()

@@ -1,9 +1,10 @@
 """Solids for printing: closed, manifold, wound outward, without inner shells, not self-touching.
 
-Remeshing makes the surface closed and manifold. Where it touches itself, its vertices are moved to
-the middle of their neighbours. Decimation keeps it closed and flips no face; where the decimated
-surface touches itself, the vertices around are kept as they are, and all is decimated again. In the
-end every property is checked, and each one that does not hold is a warning.
+A surface that is a solid already is only decimated; remeshing makes others closed and manifold.
+Where the surface touches itself, its vertices are moved to the middle of their neighbours.
+Decimation keeps it closed and flips no face; where the decimated surface touches itself, the
+vertices around are kept as they are, and all is decimated again. In the end every property is
+checked, and each one that does not hold is a warning.
 
 Does not know: files, their size, how the surface was made.
 """
@@ -18,6 +19,7 @@ from trellis2_server.export.adjacency import BOUNDARY, NON_MANIFOLD, is_watertig
 from trellis2_server.export.clean import drop_unused
 from trellis2_server.export.decimate import decimate
 from trellis2_server.export.parts import Parts
+from trellis2_server.export.remesh import remesh
 from trellis2_server.export.triangle_tree import TriangleTree, count_fans
 from trellis2_server.mesh import Mesh
 
@@ -46,13 +48,33 @@ _RAY: Final = np.array([0.8165, 0.4743, 0.3291])
 _CLEARANCE: Final = 1e-7
 
 
+def make_solid(
+    mesh: Mesh, target: int, resolution: int, min_wall: float, report: Report | None = None
+) -> tuple[Mesh, list[str]]:
+    """Return a solid, and sentences for the client: faults, and walls that are too thin.
+
+    Args:
+        mesh: cleaned.
+        target: maximum number of faces, see `decimate_solid`.
+        resolution: cells along an edge of the unit cube, where it has to be remeshed.
+        min_wall: see `find_warnings`.
+        report: stages "remesh" and "decimate".
+    """
+    if not find_faults(Mesh(_snapped(mesh.vertices), mesh.faces)):
+        solid = decimate_solid(mesh, target, resolution, report)
+        if not find_faults(solid):
+            return solid, find_warnings(solid, min_wall, faults=[])
+    solid = decimate_solid(remesh(mesh, resolution, report), target, resolution, report)
+    return solid, find_warnings(solid, min_wall)
+
+
 def decimate_solid(shell: Mesh, target: int, resolution: int, report: Report | None = None) -> Mesh:
     """Return a solid with at most `target` faces, or with more if it cannot be one otherwise.
 
     Args:
-        shell: of `remesh`.
+        shell: closed, manifold and wound consistently, as those of `remesh`.
         target: maximum number of faces.
-        resolution: cells along an edge of the unit cube with which it was remeshed.
+        resolution: cells along an edge of the unit cube, the unit of distances.
         report: see `decimate`.
     """
     whole = best = _without_tangled_specks(_untangled(_outer_parts(shell)))
@@ -79,14 +101,15 @@ def touching_faces(mesh: Mesh) -> NDArray[np.int32]:
     return np.flatnonzero(TriangleTree(mesh).find_touching() >= 0).astype(np.int32)
 
 
-def find_warnings(mesh: Mesh, min_wall: float) -> list[str]:
+def find_warnings(mesh: Mesh, min_wall: float, faults: list[str] | None = None) -> list[str]:
     """Return sentences for the client about a solid: faults, and walls that are too thin.
 
     Args:
         mesh: the solid.
         min_wall: least thickness of its walls, as a share of the longest edge of its box.
+        faults: from `find_faults`; None: find them.
     """
-    faults = find_faults(mesh)
+    faults = find_faults(mesh) if faults is None else faults
     warnings = [f"solid: the surface {fault}" for fault in faults]
     thin = thin_walls(mesh, min_wall) if min_wall > 0.0 and not faults else None
     if thin is not None:
