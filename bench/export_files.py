@@ -3,7 +3,7 @@
     python bench/export_files.py --shape bolt this-server.glb to_glb.glb --json FILE
 
 The object is a dual grid of `export_shapes`, as are those of the files that `tests/gpu/run.py
---parts upstream_export --files FOLDER` keeps. Beside textures and charts, the surfaces are compared:
+--parts upstream_export --files FOLDER` keeps. Beside textures and charts, surfaces are compared:
 `error` are the distances of the object from the file's surface, `added` those of the file's from
 the object, in voxels; `open_edges` have one face, `crowded_edges` more than two.
 """
