@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from trellis2_server.cli.serve import ChooseEngine
     from trellis2_server.settings import Settings
 
+#: What a shell reports of a command that Ctrl-C ended.
+EXIT_INTERRUPTED: Final = 130
 DEFAULT_CONFIG: Final = "api_server_config_default.json"
 
 
@@ -60,6 +62,10 @@ def main(
     except ServerError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the answer to a command
         return 2
+    except KeyboardInterrupt:  # a server that has started handles the signal itself
+        begin = "\r" if sys.stderr.isatty() else ""  # overwrites the terminal's own ^C
+        print(f"{begin}interrupted", file=sys.stderr)  # noqa: T201
+        return EXIT_INTERRUPTED
 
 
 def _parse(arguments: Sequence[str] | None, config_folder: Path | None) -> argparse.Namespace:
