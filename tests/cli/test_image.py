@@ -51,7 +51,7 @@ def test_an_error_is_reported_in_one_line(
     image = ("--config", config, "--image")
     for asked, said in (
         (("--config", tmp_path / "none.json"), "none.json: cannot be read"),
-        (("--port", "99999"), "server.port: input should be less than or equal to 65535"),
+        (("--port", "99999"), "--port: input should be less than or equal to 65535"),
         ((*image, tmp_path / "none.png"), "none.png: No such file"),
         ((*image, tmp_path / "text.png"), "image: not a PNG"),
         ((*image, tmp_path / "photo.png", "--output", tmp_path / "file"), "file: File exists"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -327,14 +328,29 @@ def test_a_process_whose_engine_hangs_logs_it_and_exits_with_70(tmp_path: Path) 
 
 def test_a_port_in_use_is_logged_and_ends_the_process(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
         done = subprocess.run(
             [sys.executable, ENTRY, "--config", configured(tmp_path), "--host", "127.0.0.1",
-             "--port", str(taken.getsockname()[1])],
+             "--port", str(port)],
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
     assert done.returncode == 3
-    assert "address already in use" in done.stderr
+    said = (
+        f"Cannot listen on 127.0.0.1:{port}: address already in use; choose another with --port\n"
+    )
+    assert done.stderr.endswith(said)
     assert "Traceback" not in done.stderr
+
+
+def test_an_address_of_another_machine_is_logged_without_a_hint_about_the_port(
+    tmp_path: Path,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, ENTRY, "--config", configured(tmp_path), "--host", "192.0.2.1"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert re.search(r"Cannot listen on 192\.0\.2\.1:8082: [^;\[]+$", done.stderr.strip())
 
 
 def test_a_wrong_file_stops_the_start(tmp_path: Path) -> None:

@@ -115,5 +115,9 @@ def _parse(arguments: Sequence[str] | None, config_folder: Path | None) -> argpa
 def _settings(parsed: argparse.Namespace) -> Settings:
     overrides = {"host": parsed.host, "port": parsed.port}
     server = {key: value for key, value in overrides.items() if value is not None}
-    settings = load_settings(parsed.config, {"server": server} if server else None)
+    settings = load_settings(
+        parsed.config,
+        {"server": server} if server else None,
+        override_names={f"server.{key}": f"--{key}" for key in server},
+    )
     return with_secrets(api_keys.with_all_keys(settings, os.environ), os.environ)

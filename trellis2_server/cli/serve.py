@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -73,7 +74,9 @@ def serve(
     try:
         listeners = open_listeners(server.host, server.port)
     except OSError as error:
-        logger.error("Cannot listen on %s", error)  # noqa: TRY400 - the operator's error
+        is_taken = error.errno == errno.EADDRINUSE
+        hint = "; choose another with --port" if is_taken else ""
+        logger.error("Cannot listen on %s%s", error.strerror, hint)  # noqa: TRY400 - the operator's
         return _EXIT_NOT_STARTED
     if settings.model.prefetches_background:
         cutter.prefetch()
