@@ -215,6 +215,7 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
             code, seconds = server.stop(signal.SIGINT)
     assert code == 0
     assert seconds < 3
+    assert any("Open requests have at most 61 s to end" in line for line in server.log)
     assert "Traceback" not in "".join(server.log)
 
 

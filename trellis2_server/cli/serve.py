@@ -126,6 +126,12 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self._exit_when_drained = asyncio.ensure_future(self._wait_until_drained())
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.server_state.connections:
+            limit_s = self.config.timeout_graceful_shutdown
+            logger.info("Open requests have at most %s s to end", limit_s)
+        await super().shutdown(sockets)
+
     async def on_tick(self, counter: int) -> bool:
         """Is called every 0.1 s; returns whether the server stops."""
         manager = _manager(self._app)
