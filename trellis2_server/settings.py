@@ -646,16 +646,20 @@ class Settings(_Section):
 
 
 def load_settings(
-    file: Path | None, overrides: Mapping[str, Mapping[str, object]] | None = None
+    file: Path | None,
+    overrides: Mapping[str, Mapping[str, object]] | None = None,
+    *,
+    override_names: Mapping[str, str] | None = None,
 ) -> Settings:
     """Return the configuration of a file, with defaults for missing keys.
 
     Args:
         file: JSON; keys that begin with `_` are comments. None: the built-in defaults.
         overrides: section → key → value, which win over the file.
+        override_names: section.key → what errors call that override, such as "--port".
 
     Raises:
-        ConfigError: one line that names the file, the key and what is allowed.
+        ConfigError: one line that names the file and the key, or the override, and what is allowed.
     """
     where = str(file) if file else BUILT_IN
     content = _read(file) if file else {}
@@ -665,7 +669,14 @@ def load_settings(
     try:
         return Settings.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_first_problem(error)}") from error
+        problem = _first_problem(error)
+        key, _, what = problem.partition(": ")
+        names = override_names or {}
+        name = next(
+            (name for each, name in names.items() if f"{key}.".startswith(f"{each}.")), None
+        )
+        said = f"{where}: {problem}" if name is None else f"{name}: {what}"
+        raise ConfigError(said) from error
 
 
 def with_secrets(settings: Settings, environment: Mapping[str, str]) -> Settings:

@@ -193,12 +193,23 @@ def test_the_help_names_the_program_and_where_its_configuration_is(
         assert place in said
 
 
-def test_a_wrong_argument_without_a_file_is_an_error_of_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("has_file", [False, True])
+def test_an_error_names_the_argument_that_is_wrong(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    has_file: bool,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["--port", "99999"]) == 2
-    assert capsys.readouterr().err == (
-        "error: built-in defaults: server.port: input should be less than or equal to 65535, "
-        "not 99999\n"
-    )
+    if has_file:
+        (tmp_path / DEFAULT_CONFIG).write_text('{"server": {"port": 70000}}')
+        assert main(["--host", "::1"]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {DEFAULT_CONFIG}: server.port: input sh")
+    for value, what in (("65536", "less than or equal to 65535"), ("-1", "greater than or equal")):
+        assert main(["--port", value]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: --port: input should be {what}")
+        assert said.endswith(f", not {value}\n")
+    assert main(["--port", "9", "--host", "::1,", "--check"]) == 2
+    assert capsys.readouterr().err.startswith("error: --host: ")

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.server import picture
-from tests.support.server_command import ROOT, configured
+from tests.support.server import picture, until
+from tests.support.server_command import ENTRY, ROOT, configured
 from trellis2_server import logs
 from trellis2_server.cli import main
 from trellis2_server.cli.image import Bar
@@ -48,7 +51,7 @@ def test_an_error_is_reported_in_one_line(
     image = ("--config", config, "--image")
     for asked, said in (
         (("--config", tmp_path / "none.json"), "none.json: cannot be read"),
-        (("--port", "99999"), "server.port: input should be less than or equal to 65535"),
+        (("--port", "99999"), "--port: input should be less than or equal to 65535"),
         ((*image, tmp_path / "none.png"), "none.png: No such file"),
         ((*image, tmp_path / "text.png"), "image: not a PNG"),
         ((*image, tmp_path / "photo.png", "--output", tmp_path / "file"), "file: File exists"),
@@ -59,6 +62,33 @@ def test_an_error_is_reported_in_one_line(
         assert error.startswith("error: ")
         assert said in error
         assert "\n" not in error
+
+
+def test_an_error_leaves_no_folder_that_was_made_for_the_models(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("text")
+    (tmp_path / "old").mkdir()
+    asked = ("--config", configured(tmp_path), "--image", tmp_path / "text.png", "--output")
+    for output in ("new/a/b", "old"):
+        assert run(*asked, tmp_path / output) == 2
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "old").is_dir()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows sends an interrupt differently")
+def test_an_interrupt_exits_with_130_and_leaves_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(picture())
+    output = tmp_path / "new" / "out"
+    asked = ["--config", configured(tmp_path), "--image", tmp_path / "photo.png"]
+    running = subprocess.Popen(
+        [sys.executable, ENTRY, *asked, "--output", output], stderr=subprocess.PIPE, text=True
+    )
+    until(output.exists, "the folder")
+    running.send_signal(signal.SIGINT)
+    _, error = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert error.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in error
+    assert not output.parent.exists()
 
 
 def test_a_bar_is_drawn_on_a_terminal_only(

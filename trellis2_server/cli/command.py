@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from trellis2_server.cli.serve import ChooseEngine
     from trellis2_server.settings import Settings
 
+#: What a shell reports of a command that Ctrl-C ended.
+EXIT_INTERRUPTED: Final = 130
 DEFAULT_CONFIG: Final = "api_server_config_default.json"
 
 
@@ -60,6 +62,10 @@ def main(
     except ServerError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the answer to a command
         return 2
+    except KeyboardInterrupt:  # a server that has started handles the signal itself
+        begin = "\r" if sys.stderr.isatty() else ""  # overwrites the terminal's own ^C
+        print(f"{begin}interrupted", file=sys.stderr)  # noqa: T201
+        return EXIT_INTERRUPTED
 
 
 def _parse(arguments: Sequence[str] | None, config_folder: Path | None) -> argparse.Namespace:
@@ -109,5 +115,9 @@ def _parse(arguments: Sequence[str] | None, config_folder: Path | None) -> argpa
 def _settings(parsed: argparse.Namespace) -> Settings:
     overrides = {"host": parsed.host, "port": parsed.port}
     server = {key: value for key, value in overrides.items() if value is not None}
-    settings = load_settings(parsed.config, {"server": server} if server else None)
+    settings = load_settings(
+        parsed.config,
+        {"server": server} if server else None,
+        override_names={f"server.{key}": f"--{key}" for key in server},
+    )
     return with_secrets(api_keys.with_all_keys(settings, os.environ), os.environ)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Final
 
 from trellis2_server import logs
@@ -13,6 +13,7 @@ from trellis2_server.parameters import read_options
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from trellis2_server.pipeline import Engine
     from trellis2_server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -40,12 +41,32 @@ def make_models(settings: Settings, image: Path, output: Path) -> int:
         logger.warning(warning)
     try:
         picture = image.read_bytes()
-        output.mkdir(parents=True, exist_ok=True)
+        made = _make_folder(output)
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)  # noqa: T201
         return 2
-    options = read_options({}, settings)
     bar = Bar()
+    try:
+        return _write_models(settings, engine, picture, output / image.stem, bar)
+    finally:  # an error, or an interrupt, leaves no empty folder
+        bar.end()
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Make a folder; return what did not exist of it and of its parents, from the inside out."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def _write_models(settings: Settings, engine: Engine, picture: bytes, name: Path, bar: Bar) -> int:
+    """Write the models of a picture to files that begin with `name`; return the exit code."""
+    from trellis2_server import pipeline
+
+    options = read_options({}, settings)
     pipeline.load(engine, bar.report, remesh=options.remesh)
     bar.report("cut out", 0, 1)
     with (
@@ -56,7 +77,7 @@ def make_models(settings: Settings, image: Path, output: Path) -> int:
     glbs = pipeline.make_model(engine, cutout, options, settings.export, bar.report)
     files: list[Path] = []
     for kind, glb in zip(("shape", "textured"), glbs, strict=True):
-        files.append(output / f"{image.stem}_{kind}.glb")
+        files.append(name.with_name(f"{name.name}_{kind}.glb"))
         try:
             files[-1].write_bytes(glb)
         except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -73,7 +74,9 @@ def serve(
     try:
         listeners = open_listeners(server.host, server.port)
     except OSError as error:
-        logger.error("Cannot listen on %s", error)  # noqa: TRY400 - the operator's error
+        is_taken = error.errno == errno.EADDRINUSE
+        hint = "; choose another with --port" if is_taken else ""
+        logger.error("Cannot listen on %s%s", error.strerror, hint)  # noqa: TRY400 - the operator's
         return _EXIT_NOT_STARTED
     if settings.model.prefetches_background:
         cutter.prefetch()
@@ -122,6 +125,12 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._exit_when_drained = asyncio.ensure_future(self._wait_until_drained())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.server_state.connections:
+            limit_s = self.config.timeout_graceful_shutdown
+            logger.info("Open requests have at most %s s to end", limit_s)
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Is called every 0.1 s; returns whether the server stops."""

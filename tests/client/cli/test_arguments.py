@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.support.server import Server
+    from trellis2_server.client.options import Option
 
     Run = Callable[..., tuple[int, str, str]]
 
@@ -40,8 +41,9 @@ def test_every_option_reaches_the_server(run: Run, server: Server) -> None:
         }:
             continue  # they require other results, or another file type
         value = [str(option.choices[0])] if option.choices else values[option.kind]
-        if option.bounds and option.kind == "integer":
-            value = [str(int(min(option.bounds[1], 5000)))]
+        if option.bounds:
+            most = min(option.bounds[1], 5000 if option.kind == "integer" else 2)
+            value = [str(int(most))]
         arguments += [f"--{option.name.replace('_', '-')}", *value]
     code, output, _ = run("one.png", "--json", "--shape-only", *arguments)
     assert code == 0
@@ -68,6 +70,9 @@ def test_any_other_field_can_be_sent(run: Run) -> None:
         (("one.png", "--jobs", "0"), "--jobs"),
         (("one.png", "--patience", "-1"), "--patience"),
         (("one.png", "--seed", "x"), "--seed"),
+        (("one.png", "--seed", "5000000000"), "--seed: must be a whole number from -1 to 4,294"),
+        (("one.png", "--output", "one.stl", "--type", "ply"), "one.stl: does not match --type ply"),
+        (("one.png", "--output", "one.fbx"), "one.fbx: .fbx is not the suffix of a file type"),
         (("one.png", "--shape-only", "--mesh", "two.png"), "--mesh"),
         (("one.png", "--with-shape", "--mesh", "two.png"), "--with-shape"),
         (("one.png", "--option", "x"), "NAME=VALUE"),
@@ -202,7 +207,9 @@ def test_each_argument_is_passed_on(folder: Path) -> None:
     [
         ["--option", "=1"], ["--jobs", "0"], ["--patience", "-0.1"], ["--mesh", "."],
         ["--mesh", "mesh.ply", "--shape-only"], ["--mesh", "mesh.ply", "--with-shape"],
-        ["--mesh", "mesh.ply", "--output", "mesh.ply"],
+        ["--mesh", "mesh.ply", "--output", "mesh.ply"], ["--patience", "nan"],
+        ["--option", "type=stl"], ["--output", "one.fbx"], ["--output", "a.stl", "--type", "ply"],
+        ["two.png", "--output", "all.stl"], ["--tex-guidance-interval", "0.9", "0.2"],
     ],
 )  # fmt: skip
 def test_arguments_that_cannot_be_used_are_refused(folder: Path, arguments: list[str]) -> None:
@@ -215,9 +222,59 @@ def test_arguments_that_cannot_be_used_are_refused(folder: Path, arguments: list
 
 @pytest.mark.parametrize(
     "arguments", [[], ["one.png", "--type", "fbx"], ["one.png", "--texture-size", "7"],
-                  ["one.png", "--geo-rotation", "x"], ["one.png", "--jobs", "x"]]
+                  ["one.png", "--geo-rotation", "x"], ["one.png", "--geo-rotation", "inf"],
+                  ["one.png", "--depth", "deep"], ["one.png", "--seed", "1.5"],
+                  ["one.png", "--tex-guidance-interval", "0", "1.1"], ["one.png", "--jobs", "x"]]
 )  # fmt: skip
 def test_arguments_that_argparse_knows_to_be_wrong_exit(folder: Path, arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match=r"^2$"):
         read_command(arguments)
     del folder
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    "option",
+    [each for each in OPTIONS if each.bounds and each.kind != "integers"],
+    ids=lambda each: each.name,
+)
+def test_a_number_out_of_the_range_of_its_field_is_refused(
+    option: Option, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert option.bounds
+    flag = f"--{option.name.replace('_', '-')}"
+    for at, beyond in zip(option.bounds, (-1, 1), strict=True):
+        assert read_command(["one.png", flag, str(at)]).request[option.name] == at
+        step = beyond if option.kind == "integer" else beyond * 0.001
+        for value in (str(at + step), "nan", "9" * 5000):
+            with pytest.raises(SystemExit, match=r"^2$"):
+                read_command(["one.png", f"{flag}={value}"])
+            low, high = option.bounds
+            error = capsys.readouterr().err
+            assert f"argument {flag}: must be a " in error
+            assert f"number from {low:,} to {high:,}" in error
+
+
+@pytest.mark.usefixtures("folder")
+def test_levels_of_detail_are_checked() -> None:
+    for text, expected in (("2000,100", [2000, 100]), ("9000 800,700", [9000, 800, 700])):
+        assert read_command(["one.png", "--lods", text]).request["lods"] == expected
+    nine = ",".join(str(1000 - each) for each in range(9))
+    assert len(read_command(["one.png", "--lods", nine[5:]]).request["lods"]) == 8
+    for text in (nine, "2000", "2000,99", "16777217,100", "200,200", "100,200", "2000,x", ""):
+        with pytest.raises(SystemExit, match=r"^2$"):
+            read_command(["one.png", "--lods", text])
+
+
+def test_a_file_is_of_the_type_that_its_suffix_says(run: Run) -> None:
+    code, output, _ = run("one.png", "--shape-only", "--output", "new.STL")
+    assert (code, output) == (0, "new.STL\n")
+    content = Path("new.STL").read_bytes()
+    assert len(content) == 84 + 50 * int.from_bytes(content[80:84], "little") > 84
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_suffix_of_the_output_wins_over_the_type_of_a_purpose() -> None:
+    command = read_command(["one.png", "--for", "print", "--output", "one.stl"])
+    assert command.request["type"] == command.output.type == "stl"
+    assert "size_mm" not in command.request

@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 
 from trellis2_server.client import UsageError
-from trellis2_server.client.cli.output_names import PLACEHOLDERS, read_output_names
+from trellis2_server.client.cli.output_names import (
+    PLACEHOLDERS,
+    read_file_type,
+    read_output_names,
+)
+from trellis2_server.client.options import EXTENSIONS
 
 
 @pytest.mark.parametrize(
@@ -29,6 +34,7 @@ from trellis2_server.client.cli.output_names import PLACEHOLDERS, read_output_na
         ("a/{stem}_{index:03d}_{seed}.glb", True, "a/photo_001_7.glb"),
         ("{uid}", True, "u.glb"),
         ("{hash}.bin", True, None),
+        ("a/{stem}_{seed:03.1f}", True, "a/photo_7.0.glb"),
     ],
 )
 def test_a_file_is_named_by_the_output_argument(
@@ -65,6 +71,7 @@ def test_no_file_overwrites_another_one_or_a_picture() -> None:
         ("glb", ("a.glb", "a_shape.glb", "a_thumbnail.png")),
         ("ply", ("a.ply", "a_shape.ply", "a_thumbnail.png")),
         ("obj_zip", ("a.zip", "a_shape.obj", "a_thumbnail.png")),
+        ("gltf_zip", ("a.gltf.zip", "a_shape.gltf.zip", "a_thumbnail.png")),
     ],
 )
 def test_each_kind_of_file_has_its_ending(file_type: Any, names: tuple[str, ...]) -> None:
@@ -92,6 +99,58 @@ def test_a_folder_that_exists_and_a_name_with_braces_are_taken_as_they_are(
 def test_a_pattern_may_have_a_suffix(output: str, path: str) -> None:
     names = read_output_names(output, [Path("one.png")], "glb", kinds=["model"])
     assert names.path("model", {"stem": "one", "seed": 7}) == Path(path)
+
+
+@pytest.mark.parametrize("file_type", [*EXTENSIONS])
+@pytest.mark.parametrize("start", ["a", "out/{stem}", "v1.2/a"])
+def test_the_suffix_of_the_output_selects_the_file_type(start: str, file_type: Any) -> None:
+    suffix = f".{EXTENSIONS[file_type]}"
+    for output in (start + suffix, start + suffix.upper()):
+        assert read_file_type(output, None, 1) == file_type
+        assert read_file_type(output, file_type, 1) == file_type
+        other: Any = "ply" if file_type == "stl" else "stl"
+        with pytest.raises(UsageError) as caught:
+            read_file_type(output, other, 1)
+        said = f"--output {output}: does not match --type {other}, whose files end in .{other}"
+        assert str(caught.value) == said
+        names = read_output_names(output, [Path("a.png")], file_type, kinds=["model"])
+        assert str(names.path("model", {"stem": "a"})) == output.replace("{stem}", "a")
+
+
+@pytest.mark.parametrize("file_type", [None, "ply"])
+@pytest.mark.parametrize("output", [None, "a", "out/", "v1.2/a", "{stem}.{seed}", "a.", ".stl"])
+def test_an_output_without_a_suffix_leaves_the_file_type(
+    output: str | None, file_type: Any
+) -> None:
+    assert read_file_type(output, file_type, 1) == file_type
+
+
+def test_a_zip_may_have_gltf_files_if_the_type_says_so() -> None:
+    assert read_file_type("a.zip", "gltf_zip", 1) == "gltf_zip"
+    names = read_output_names("a.zip", [Path("b.png")], "gltf_zip", kinds=["model"])
+    assert names.path("shape", {"stem": "b"}) == Path("a_shape.zip")
+    with pytest.raises(UsageError, match=r"whose files end in \.gltf\.zip or \.zip$"):
+        read_file_type("a.glb", "gltf_zip", 1)
+
+
+@pytest.mark.parametrize("output", ["a.fbx", "{stem}.gltf", "out/a_1.5"])
+def test_an_unknown_suffix_is_refused(output: str) -> None:
+    suffix = "." + output.rpartition(".")[2]
+    with pytest.raises(UsageError) as caught:
+        read_file_type(output, None, 1)
+    assert str(caught.value).startswith(f"--output {output}: {suffix} is not the suffix of a file")
+    assert all(f".{each}" in str(caught.value) for each in EXTENSIONS.values())
+    with pytest.raises(UsageError, match="does not match --type glb, whose files end in"):
+        read_file_type(output, "glb", 1)
+
+
+def test_one_file_for_several_pictures_is_refused_unless_it_is_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is one file, and there are 2 pictures.*'{stem}\.stl'$"):
+        read_file_type("all.stl", None, 2)
+    folder = tmp_path / "all.stl"
+    folder.mkdir()
+    for output in ("all.stl/", str(folder), "v1.2"):
+        assert read_file_type(output, None, 2) is None
 
 
 def test_a_message_says_what_is_wrong_with_a_pattern() -> None:

@@ -16,6 +16,11 @@ def boxes(brand: bytes, *more: bytes) -> bytes:
     return struct.pack(">I", 8 + len(brands)) + b"ftyp" + brands + bytes(2000)
 
 
+def stl(header: bytes, more: bytes = b"") -> bytes:
+    """A binary STL of two faces."""
+    return header.ljust(80, b"\0") + struct.pack("<I", 2) + bytes(100) + more
+
+
 FILES = {
     "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG drawing"),
     "SVG with a declaration": (b"<?xml version='1.0'?>\n<!-- a -->\n<svg/>", "an SVG drawing"),
@@ -35,7 +40,26 @@ FILES = {
     "JPEG XL": (b"\xff\x0a\xfa\x1f", "a JPEG XL picture"),
     "OpenEXR": (b"v/1\x01\2\0\0\0", "an OpenEXR picture"),
     "ICO": (b"\0\0\1\0\1\0\x10\x10", "an icon (ICO)"),
-    "GLB": (b"glTF\2\0\0\0", "a mesh (GLB)"),
+    "GLB": (b"glTF\2\0\0\0", "a mesh (GLB); send it as mesh"),
+    "glTF": (b'\n{"asset" : {"version": "2.0"}}', "a mesh (glTF); send it as mesh"),
+    "glTF with a late asset": (
+        b'{"scene": 0, "asset": {"generator": "x", "version": "2.0"}',
+        "a mesh (glTF); send it as mesh",
+    ),
+    "PLY": (b"ply\r\nformat ascii 1.0", "a mesh (PLY); send it as mesh"),
+    "binary STL": (stl(bytes(80)), "a mesh (STL); send it as mesh"),
+    "binary STL with words": (stl(b"solid made by a CAD"), "a mesh (STL); send it as mesh"),
+    "binary STL like a PDF": (stl(b"%PDF-"), "a mesh (STL); send it as mesh"),
+    "text STL": (b"solid\n  facet normal 0 0 1\n outer loop", "a mesh (STL); send it as mesh"),
+    "empty text STL": (b" SOLID a\nENDSOLID a\n", "a mesh (STL); send it as mesh"),
+    "OBJ": (
+        b"# made by hand\r\n\r\nmtllib a.mtl\r\no a\r\nv 1 -.5 2e-3\r\n",
+        "a mesh (OBJ); send it as mesh",
+    ),
+    "OBJ with colours": (b"v 1. 0 0 1 1 1\nv 0 1 0", "a mesh (OBJ); send it as mesh"),
+    "FBX": (b"Kaydara FBX Binary  \0\x1a\0", "a 3D model (FBX)"),
+    "solid as a word": (b"solid oak chair with a facet", "text"),
+    "v as a word": (b"v 1 for victory\nv 1 2 3", "text"),
     "ZIP": (b"PK\3\4\x14\0", "a ZIP archive or an Office document"),
     "URL": (b"https://example.org/a/cat.png?size=2\n", "the address of a picture (URL)"),
     "URL without a scheme": (b"www.example.org/cat.png", "the address of a picture (URL)"),
@@ -48,6 +72,7 @@ FILES = {
     "base64": (base64.b64encode(bytes(range(200))), "base64 text"),
     "text": ("a red chair, Möbel".encode(), "text"),
     "zeros": (bytes(5000), "a file of zeros"),
+    "zeros of the size of an STL without faces": (bytes(84), "a file of zeros"),
 }
 
 
@@ -59,7 +84,11 @@ def test_the_message_says_what_a_file_is(data: bytes, what: str) -> None:
     assert str(caught.value).endswith(f" file but {what}")
 
 
-@pytest.mark.parametrize("data", [b"", b"\1\2\3", b"\x80" * 300, b"\0", b"abc\1\2"])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\1\2\3", b"\x80" * 300, b"abc\1\2", stl(b"", b"\0"), stl(b"")[:-1], bytes(100) + b"\1"],
+    ids=["empty", "control", "high", "mixed", "STL and more", "STL cut short", "zeros and a one"],
+)
 def test_unknown_bytes_are_not_described(data: bytes) -> None:
     assert describe_file(data) is None
 

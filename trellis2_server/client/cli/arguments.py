@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server import __version__
-from trellis2_server.client.cli.output_names import name_of_text, name_of_url, read_output_names
+from trellis2_server.client.cli.numbers import FaceCounts, Number
+from trellis2_server.client.cli.output_names import (
+    name_of_text,
+    name_of_url,
+    read_file_type,
+    read_output_names,
+)
 from trellis2_server.client.errors import UsageError
 from trellis2_server.client.options import EXTENSIONS, OPTIONS
 from trellis2_server.purposes import PURPOSES, suited_fields
@@ -28,7 +35,8 @@ if TYPE_CHECKING:
 
 _EPILOG: Final = """\
 --output is a file for one picture, a folder for several pictures or with a slash at its end, or
-a pattern such as 'out/{stem}_{seed}.glb' with {stem}, {index}, {seed}, {uid} and {hash}.
+a pattern such as 'out/{stem}_{seed}.glb' with {stem}, {index}, {seed}, {uid} and {hash}. The
+suffix of a file or pattern selects the file type; without one, the file gets that of its type.
 Standard output has one line for each file: its path. With --json it has one JSON object for
 each picture instead.
 
@@ -129,6 +137,8 @@ def read_command(arguments: Sequence[str] | None = None, *, program: str | None 
     if views is not None and parsed.pictures:
         raise UsageError("--views: cannot be combined with other pictures")
     files = [*views.values()] if isinstance(views, Mapping) else [*(views or parsed.pictures)]
+    pictures = [stand_in] if stand_in else files[:1] if views else files
+    parsed.type = read_file_type(parsed.output, parsed.type, len(pictures))
     suited: dict[str, Any] = {}
     if parsed.purpose:
         suited = suited_fields(parsed.purpose, parsed.type, has_mesh=bool(parsed.mesh))
@@ -140,7 +150,6 @@ def read_command(arguments: Sequence[str] | None = None, *, program: str | None 
         kinds.append("shape")
     if parsed.thumbnail:
         kinds.append("thumbnail")
-    pictures = [stand_in] if stand_in else files[:1] if views else files
     names = read_output_names(parsed.output, pictures, parsed.type, kinds=kinds, mesh=parsed.mesh)
     return Command(
         pictures=pictures,
@@ -232,7 +241,11 @@ def _add_output(group: Any) -> None:
     add("-o", "--output", metavar="PATH", help="see below (current folder)")
     add("--shape-only", action="store_true", help="generate no texture")
     add("--with-shape", action="store_true", help="also write the untextured model, once ready")
-    add("--type", choices=list(EXTENSIONS), help="file type of the models (glb)")
+    add(
+        "--type",
+        choices=list(EXTENSIONS),
+        help="file type of the models (by --output, or glb)",
+    )
     add(
         "--for",
         "--preset",
@@ -255,34 +268,16 @@ def _add_option(group: Any, option: Option) -> None:
     if option.kind == "boolean":
         arguments["action"] = argparse.BooleanOptionalAction
     elif option.kind == "interval":
-        arguments |= {"type": float, "nargs": 2, "metavar": ("FROM", "TO")}
+        arguments |= {"type": Number((0, 1)), "nargs": 2, "metavar": ("FROM", "TO")}
     elif option.kind == "integers":
-        arguments["metavar"] = "N,N[,…]"
-    elif option.word:
-        arguments |= {"type": _NumberOr(option.word), "metavar": f"N|{option.word}"}
+        arguments |= {"type": FaceCounts(option.bounds or (0, math.inf)), "metavar": "N,N[,…]"}
+    elif option.choices:
+        arguments |= {"type": int if option.kind == "integer" else str, "choices": option.choices}
     else:
-        arguments["type"] = {"integer": int, "number": float, "string": str}[option.kind]
-        arguments |= {"choices": option.choices} if option.choices else {"metavar": "N"}
+        number = Number(option.bounds, is_whole=option.kind == "integer", word=option.word)
+        arguments |= {"type": number, "metavar": f"N|{option.word}" if option.word else "N"}
     flag = f"--{option.name.replace('_', '-')}"
     group.add_argument(flag, dest=f"option_{option.name}", **arguments)
-
-
-@dataclass(frozen=True, slots=True)
-class _NumberOr:
-    """Reads a number, or one word.
-
-    Attributes:
-        word: the word.
-    """
-
-    word: str
-
-    def __call__(self, text: str) -> float | str:
-        return self.word if text.strip().lower() == self.word else float(text)
-
-    def __repr__(self) -> str:
-        """Return what argparse's error names."""
-        return f"number or {self.word}"
 
 
 # ---- values --------------------------------------------------------------------------------
@@ -337,7 +332,7 @@ def _check(parsed: argparse.Namespace, pictures: Sequence[Path]) -> None:
             raise UsageError(f"{file}: not a readable file")
     if parsed.jobs < 1:
         raise UsageError("--jobs: must be 1 or more")
-    if parsed.patience < 0:
+    if not parsed.patience >= 0:  # nor if it is no number
         raise UsageError("--patience: must be 0 or more")
     if parsed.shape_only and parsed.mesh:
         raise UsageError("--mesh: cannot be combined with --shape-only")
@@ -347,6 +342,11 @@ def _check(parsed: argparse.Namespace, pictures: Sequence[Path]) -> None:
 
 def _read_options(parsed: argparse.Namespace) -> dict[str, Any]:
     values = {option.name: getattr(parsed, f"option_{option.name}") for option in OPTIONS}
+    for option in OPTIONS:
+        value = values[option.name]
+        if option.kind == "interval" and value is not None and value[0] > value[1]:
+            flag = f"--{option.name.replace('_', '-')}"
+            raise UsageError(f"{flag}: FROM {value[0]} must not be over TO {value[1]}")
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -358,6 +358,8 @@ def _read_extra(parsed: argparse.Namespace) -> dict[str, object]:
         name, equals, value = assignment.partition("=")
         if not equals or not name:
             raise UsageError(f"--option {assignment}: must be NAME=VALUE")
+        if name == "type":  # the file would have the suffix of another one
+            raise UsageError(f"--option {assignment}: use --type")
         try:
             extra[name] = json.loads(value)
         except ValueError:

@@ -25,6 +25,9 @@ Kind = Literal["model", "shape", "thumbnail"]
 PLACEHOLDERS: Final = ("stem", "index", "seed", "uid", "hash")
 #: Longest name of a text or URL, characters.
 MAX_NAME_LENGTH: Final = 40
+_GLTF_ZIP: Final = f".{EXTENSIONS['gltf_zip']}"
+#: Suffix → the file type that it selects.
+_TYPES: Final[Mapping[str, FileType]] = {f".{each}": kind for kind, each in EXTENSIONS.items()}
 _ENDINGS: Final[Mapping[Kind, str]] = {"model": "", "shape": "_shape", "thumbnail": "_thumbnail"}
 
 
@@ -35,17 +38,57 @@ class OutputNames:
     Attributes:
         pattern: path with `{placeholders}`, without a suffix.
         suffix: suffix of the models, with its dot.
+        shape_suffix: suffix of the untextured models beside textured ones.
     """
 
     pattern: str
     suffix: str
+    shape_suffix: str
 
     def path(self, kind: Kind, values: Mapping[str, str | int]) -> Path:
         """Return the path of a file; `values` has one value for each placeholder."""
-        # Only the textured OBJ has a material and images, and is zipped with them.
-        plain = ".obj" if self.suffix == ".zip" else self.suffix
-        suffix = {"model": self.suffix, "shape": plain, "thumbnail": ".png"}[kind]
+        suffix = {"model": self.suffix, "shape": self.shape_suffix, "thumbnail": ".png"}[kind]
         return Path(f"{self.pattern.format(**values)}{_ENDINGS[kind]}{suffix}")
+
+
+def read_file_type(
+    output: str | None, file_type: FileType | None, pictures: int
+) -> FileType | None:
+    """Return the file type that `--output` and `--type` select; None: neither does.
+
+    Args:
+        output: a pattern, a folder or a file; None: the current folder.
+        file_type: the one of `--type`; None: it is left out.
+        pictures: how many there are.
+
+    Raises:
+        UsageError: the suffix of the output is unknown, or not one of this type; or it is that of
+            a file, and there are several pictures.
+    """
+    suffix = "" if output is None else _split(output)[1]
+    if not output or not suffix:
+        return file_type
+    found = _TYPES.get(suffix.lower())
+    if _is_folder(output, pictures):
+        if found is not None and not output.endswith(("/", os.sep)) and not Path(output).is_dir():
+            raise UsageError(
+                f"--output {output}: is one file, and there are {pictures} pictures; use a folder, "
+                "or a pattern such as '{stem}" + suffix + "'"
+            )
+        return file_type
+    if file_type is None:
+        if found is None:
+            raise UsageError(
+                f"--output {output}: {suffix} is not the suffix of a file type (--type); these "
+                f"are {', '.join(_TYPES)}"
+            )
+        return found
+    if suffix.lower() not in _suffixes(file_type):
+        allowed = " or ".join(_suffixes(file_type))
+        raise UsageError(
+            f"--output {output}: does not match --type {file_type}, whose files end in {allowed}"
+        )
+    return file_type
 
 
 def read_output_names(
@@ -72,19 +115,18 @@ def read_output_names(
     """
     suffix = f".{EXTENSIONS[file_type]}"
     if output is None:
-        names = OutputNames("{stem}", suffix)
+        pattern = "{stem}"
     elif "{" in output:
         _check_pattern(output)
-        stem, ending = os.path.splitext(output)  # noqa: PTH122 - a pattern is not a path yet
-        if "{" in ending:
-            names = OutputNames(output, suffix)
-        else:
-            names = OutputNames(stem, ending or suffix)
-    elif len(pictures) > 1 or output.endswith(("/", os.sep)) or Path(output).is_dir():
-        names = OutputNames(os.path.join(_escape(output), "{stem}"), suffix)  # noqa: PTH118 - same
+        pattern, ending = _split(output)
+        suffix = ending or suffix
+    elif _is_folder(output, len(pictures)):
+        pattern = os.path.join(_escape(output), "{stem}")  # noqa: PTH118 - no path yet
     else:
-        path = Path(output)
-        names = OutputNames(_escape(str(path.with_suffix(""))), path.suffix or suffix)
+        stem, ending = _split(output)
+        pattern, suffix = _escape(stem), ending or suffix
+    # Only the textured OBJ has a material and images, and is zipped with them.
+    names = OutputNames(pattern, suffix, ".obj" if file_type == "obj_zip" else suffix)
     inputs = [*pictures, *([mesh] if mesh else [])]
     _check_collisions(names, pictures, inputs, kinds)
     return names
@@ -102,6 +144,27 @@ def name_of_url(url: str) -> Path:
     file = Path(address.partition("/")[2]).stem
     name = re.sub(r"\W+", "-", file)[:MAX_NAME_LENGTH].strip("-")
     return Path(name or "picture")
+
+
+def _is_folder(output: str, pictures: int) -> bool:
+    if "{" in output:
+        return False
+    return pictures > 1 or output.endswith(("/", os.sep)) or Path(output).is_dir()
+
+
+def _split(output: str) -> tuple[str, str]:
+    """Return what is before the suffix, and the suffix; a placeholder is none."""
+    if output.lower().endswith(_GLTF_ZIP):
+        return output[: -len(_GLTF_ZIP)], output[-len(_GLTF_ZIP) :]
+    stem, suffix = os.path.splitext(output)  # noqa: PTH122 - a pattern is not a path yet
+    if "{" in suffix or "}" in suffix:
+        return output, ""
+    return stem, "" if suffix == "." else suffix
+
+
+def _suffixes(file_type: FileType) -> tuple[str, ...]:
+    own = f".{EXTENSIONS[file_type]}"
+    return (own, ".zip") if own == _GLTF_ZIP else (own,)
 
 
 def _escape(path: str) -> str:

@@ -10,6 +10,11 @@ from typing import Final
 
 #: Bytes at the beginning of a file that are looked at.
 _HEAD_BYTES: Final = 1024
+#: A file of a format that requests take as a mesh.
+_MESH: Final = "a mesh ({}); send it as mesh"
+#: Bytes of a binary STL before its faces, and of each face.
+_STL_HEAD_BYTES: Final = 84
+_STL_FACE_BYTES: Final = 50
 #: First bytes of a file, and what it is.
 _BEGINNINGS: Final[tuple[tuple[bytes, str], ...]] = (
     (b"%PDF-", "a PDF document"),
@@ -35,17 +40,19 @@ _BEGINNINGS: Final[tuple[tuple[bytes, str], ...]] = (
     (b"OggS", "an Ogg file (sound or video)"),
     (b"ID3", "a sound file (MP3)"),
     (b"fLaC", "a sound file (FLAC)"),
-    (b"glTF", "a mesh (GLB)"),
-    (b"ply\n", "a mesh (PLY)"),
-    (b"ply\r", "a mesh (PLY)"),
-    (b"solid ", "a mesh (STL)"),
+    (b"glTF", _MESH.format("GLB")),
+    (b"ply\n", _MESH.format("PLY")),
+    (b"ply\r", _MESH.format("PLY")),
+    (b"Kaydara FBX Binary", "a 3D model (FBX)"),
+    (b"BLENDER", "a 3D model (Blender)"),
+    (b"PXR-USDC", "a 3D model (USD)"),
+    (b"#usda ", "a 3D model (USD)"),
     (b"PK\3\4", "a ZIP archive or an Office document"),
     (b"Rar!", "a RAR archive"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
     (b"\x1f\x8b", "a gzip archive"),
     (b"\xd0\xcf\x11\xe0", "an Office document"),
     (b"{\\rtf", "an RTF document"),
-    (b"\0" * 64, "a file of zeros"),
     (b"\x7fELF", "a program"),
     (b"MZ", "a program"),
 )
@@ -90,6 +97,13 @@ _TEXTS: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = (
     (re.compile(rb"[{\[]"), "JSON text"),
     (re.compile(rb"[A-Za-z0-9+/_-]{64,}={0,2}"), "base64 text"),
 )
+_TEXT_STL: Final = re.compile(
+    rb"solid\b.*?\b(?:facet\s+normal|endsolid)\b", re.IGNORECASE | re.DOTALL
+)
+_GLTF: Final = re.compile(rb'\{.*?"asset"\s*:\s*\{[^{}]*"version"\s*:', re.DOTALL)
+#: Keywords of an OBJ that may stand before its first vertex.
+_OBJ_KEYWORDS: Final = {b"mtllib", b"usemtl", b"o", b"g", b"s", b"vn", b"vt"}
+_OBJ_VERTEX: Final = re.compile(rb"v(?:[ \t]+[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?){3,7}")
 _CONTROL: Final = re.compile(rb"[\0-\x08\x0b\x0e-\x1f\x7f]")
 
 
@@ -105,8 +119,18 @@ def describe_file(data: bytes) -> str | None:
         data: the file, none of the accepted pictures.
     """
     head = data[:_HEAD_BYTES]
+    if _is_binary_stl(data):  # whose first 80 bytes may be anything
+        return _MESH.format("STL")
+    if data and data.count(0) == len(data):
+        return "a file of zeros"
     known = next((what for start, what in _BEGINNINGS if head.startswith(start)), None)
     return known or _describe_media(head) or _describe_text(head, len(data))
+
+
+def _is_binary_stl(data: bytes) -> bool:
+    """Whether a file has the size that a binary STL of its number of faces has."""
+    faces = int.from_bytes(data[_STL_HEAD_BYTES - 4 : _STL_HEAD_BYTES], "little")
+    return faces > 0 and len(data) == _STL_HEAD_BYTES + _STL_FACE_BYTES * faces
 
 
 def _brands(data: bytes) -> set[bytes]:
@@ -138,10 +162,24 @@ def _describe_text(head: bytes, length: int) -> str | None:
         whole = next((what for pattern, what in _LINES if pattern.fullmatch(text)), None)
         if whole is not None:
             return whole
-    known = next((what for pattern, what in _TEXTS if pattern.match(text)), None)
+    known = _describe_mesh(text)
+    known = known or next((what for pattern, what in _TEXTS if pattern.match(text)), None)
     if known is not None or not text or _CONTROL.search(text) or not _is_utf8(text):
         return known
     return "text"
+
+
+def _describe_mesh(text: bytes) -> str | None:
+    for pattern, name in ((_TEXT_STL, "STL"), (_GLTF, "glTF")):
+        if pattern.match(text):
+            return _MESH.format(name)
+    for line in text.splitlines():
+        stripped = line.strip()
+        if _OBJ_VERTEX.fullmatch(stripped):
+            return _MESH.format("OBJ")
+        if stripped and not stripped.startswith(b"#") and stripped.split()[0] not in _OBJ_KEYWORDS:
+            return None
+    return None
 
 
 def _is_utf8(text: bytes) -> bool:
