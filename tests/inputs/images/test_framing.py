@@ -53,3 +53,17 @@ def test_the_square_is_empty_outside_the_picture_and_hides_no_colour() -> None:
     assert (square[5:25] == 255).all()
     assert not square[:5].any()
     assert not square[25:].any()
+
+
+@pytest.mark.parametrize(("size", "is_said"), [(47, True), (48, False)])
+def test_an_object_of_few_pixels_has_a_warning(size: int, *, is_said: bool) -> None:
+    image = Image.new("RGBA", (100, 100), (0, 0, 0, 0))
+    image.paste((200, 30, 30, 255), (10, 10, 10 + size // 2, 10 + size))
+    warnings = Cutter().cut_out(encode(image)).warnings
+    told = (
+        (
+            f"the object is only {size} pixels large in the picture, so the model has little detail; "
+            "a larger picture shows more"
+        ),
+    )
+    assert warnings == (told if is_said else ())

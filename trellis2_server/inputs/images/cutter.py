@@ -18,7 +18,7 @@ from trellis2_server.inputs.background import BackgroundModel
 from trellis2_server.inputs.background.objects import LocalFinder
 from trellis2_server.inputs.images.cutout import Cutout, View
 from trellis2_server.inputs.images.decoding import decode_image
-from trellis2_server.inputs.images.framing import crop_to_object
+from trellis2_server.inputs.images.framing import crop_to_object, warn_of_few_pixels
 from trellis2_server.inputs.images.picture_set import PictureSet
 from trellis2_server.inputs.images.transparency import (
     OPAQUE_ALPHA,
@@ -205,9 +205,11 @@ class Cutter:
             box = Box(0, 0, *rgba.shape[:2])
             if not rgba[..., 3].any():  # only what it hides is left of such a picture
                 rgba[..., 3] = 255
+        square = crop_to_object(rgba, background, box)
+        warnings += warn_of_few_pixels(square)
         for warning in warnings:
             logger.warning("Picture cut out with a warning", extra={"warning": warning})
-        return Cutout(crop_to_object(rgba, background, box), background, tuple(warnings))
+        return Cutout(square, background, tuple(warnings))
 
     def prefetch(self) -> None:
         """Begin to fetch the background model in the background, without loading it."""

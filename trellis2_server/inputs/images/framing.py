@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Minimum of the longer side of the object's box, in pixels.
 MIN_OBJECT_PX: Final = 16
+#: Below this there is a warning: engines enlarge the object to 512 pixels or more.
+FEW_PX: Final = 48
 
 
 def crop_to_object(
@@ -58,3 +60,15 @@ def crop_to_object(
     # Hidden colour differs between file formats. (Multiplying is ten times faster than a mask.)
     square.view(np.uint32)[..., 0] *= square[..., 3] > 0
     return square
+
+
+def warn_of_few_pixels(square: NDArray[np.uint8]) -> list[str]:
+    """Return a sentence for the client if a square has fewer than `FEW_PX` pixels along an edge."""
+    if len(square) >= FEW_PX:
+        return []
+    return [
+        (
+            f"the object is only {len(square)} pixels large in the picture, so the model has little "
+            "detail; a larger picture shows more"
+        )
+    ]
