@@ -62,7 +62,8 @@ def test_without_a_viewer_the_page_says_so_and_offers_the_downloads(tab: OpenTab
     with gated() as (server, _):
         one = tab(server.url)  # no CDN can be reached
         one.drop(TOY)
-        one.see("#viewer-error", "Run `npm install --omit=dev` in the repository's folder")
+        message = one.see("#viewer-error", "Run npm install --omit=dev in the repository's folder")
+        assert message.locator("code").inner_text() == "npm install --omit=dev"
         with one.page.expect_download(timeout=1000 * GATE_S) as saved:
             one.see("#files a", "GLB").click()
         assert saved.value.path().read_bytes()[:4] == b"glTF"

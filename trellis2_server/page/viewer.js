@@ -114,7 +114,7 @@ export class Viewer {
       return true;
     } catch (error) {
       this.display.dataset.viewer = "none";
-      this.errorText.textContent = /** @type {Error} */ (error).message;
+      this.errorText.replaceChildren(...withCode(/** @type {Error} */ (error).message));
       this.errorText.hidden = false;
       return false;
     }
@@ -159,6 +159,14 @@ export class Viewer {
     if (this.url) URL.revokeObjectURL(this.url);
     this.url = "";
   }
+}
+
+/** The parts of a text; those in backticks are code. @param {string} text */
+function withCode(text) {
+  return text.split("`").map((part, at) => {
+    if (at % 2 === 0) return part;
+    return Object.assign(document.createElement("code"), { textContent: part });
+  });
 }
 
 function newElement() {
