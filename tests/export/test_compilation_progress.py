@@ -18,10 +18,22 @@ from trellis2_server.export.compilation import COMMON, Compilation
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trellis2_server.reports import Report
+
 #: Programs of processes that compile a part.
 ENDS = "pass"
 FAILS = "raise SystemExit(1)"
 HANGS = "import threading; threading.Event().wait()"
+
+
+def recorded() -> tuple[list[tuple[str, int, int]], Report]:
+    """Return a list of reports, and the function that adds to it."""
+    reports: list[tuple[str, int, int]] = []
+
+    def report(stage: str, step: int, steps: int) -> None:
+        reports.append((stage, step, steps))
+
+    return reports, report
 
 
 @pytest.fixture
@@ -40,8 +52,8 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[subprocess.
             return started[-1]
 
         monkeypatch.setattr(compilation, "_start", start)
-        monkeypatch.setattr(compilation, "_compile", lambda _: None)
-        monkeypatch.setattr(compilation, "is_compiled", lambda part: part in compiled)
+        monkeypatch.setattr(compilation, "_compile", str)
+        monkeypatch.setattr(compilation, "is_compiled", compiled.__contains__)
         monkeypatch.setattr(os, "cpu_count", lambda: 3)
         return started
 
@@ -54,9 +66,9 @@ def test_each_part_that_is_loaded_is_a_step(
     processes: Callable[..., list[subprocess.Popen[bytes]]], compiled: tuple[str, ...], program: str
 ) -> None:
     started = processes(program, *compiled)
-    reports: list[tuple[str, int, int]] = []
+    reports, report = recorded()
     with Compilation() as work:
-        work.finish(lambda *report: reports.append(report))
+        work.finish(report)
     steps = len(COMMON)
     # The same progress may be reported several times.
     assert list(dict.fromkeys(reports)) == [("exporter", step, steps) for step in range(steps + 1)]
@@ -100,7 +112,7 @@ def test_the_log_says_when_loops_have_to_be_compiled(
 
 
 def test_the_preview_engine_reports_each_module_of_loops() -> None:
-    reports: list[tuple[str, int, int]] = []
-    PreviewEngine().load(lambda *report: reports.append(report))
+    reports, report = recorded()
+    PreviewEngine().load(report)
     count = len(kernels.MODULES)
     assert reports == [("compile", step, count) for step in range(count + 1)]

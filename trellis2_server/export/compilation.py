@@ -121,24 +121,26 @@ class Compilation:
             report("exporter", len(loaded), len(self._parts))
 
         progress()
-        while (part := self._next_part()) is not None:
-            _compile(part)
-            loaded.append(part)
-            progress()
         while left := [part for part in self._parts if part not in loaded]:
-            # It is loaded from the cache, or compiled if its process failed.
-            part = self._wait_for_any(left, progress)
+            part = self._take_any(left, progress)
             _compile(part)
             loaded.append(part)
             progress()
 
-    def _wait_for_any(self, parts: Iterable[str], check: Check) -> str:
-        """Return the first of the parts that no process works on; wait until there is one."""
+    def _take_any(self, parts: Iterable[str], check: Check) -> str:
+        """Return the next part to load.
+
+        That is one that no process works on: it is loaded from the cache, or compiled if its
+        process failed. If there is none, one that no process has started; if there is none either,
+        wait for a process.
+        """
         while True:
             with self._changed:
                 for part in parts:
                     if part not in self._unfinished:
                         return part
+                if self._queue:
+                    return self._queue.popleft()
                 self._changed.wait(_REPORT_S)
             check()
 
