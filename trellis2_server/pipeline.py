@@ -246,14 +246,12 @@ def load(engine: Engine, report: Report, *, remesh: bool = False) -> None:
 
     Args:
         engine: not loaded.
-        report: the engine's stages, and "exporter".
+        report: the engine's stages, and "exporter", whose steps are compiled parts.
         remesh: whether to compile remeshing too.
     """
     with export.compiling(remesh=remesh) as compilation:
         engine.load(report)
-        report("exporter", 0, 1)
-        compilation.finish()
-    report("exporter", 1, 1)
+        compilation.finish(report)
 
 
 def make_shape(engine: Engine, cutout: Cutout, options: Options, report: Report) -> Shape:

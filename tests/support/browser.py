@@ -30,6 +30,8 @@ AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 #: Rendering in software, for machines without a GPU.
 _FLAGS = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 _VIEWER = re.compile(r"/model-viewer[^/]*\.js$")
+#: Pictures that the page shows without the viewer, which the server would have to draw.
+_FALLBACK = re.compile(r"/(turntable\.webp|thumbnail\.png)\?size=320$")
 DESKTOP: ViewportSize = {"width": 1000, "height": 640}
 PHONE: ViewportSize = {"width": 360, "height": 740}
 
@@ -66,14 +68,16 @@ class Tab:
 
     Attributes:
         page: Playwright's page.
-        in_3d: whether to load the 3D viewer, which takes seconds to render in software.
+        in_3d: whether to load the 3D viewer, which takes seconds to render in software. Without it,
+            the page does not get the pictures that replace it either.
         console_errors: error messages of the console, in order.
     """
 
     def __init__(self, context: BrowserContext, *, in_3d: bool = False) -> None:
         self.in_3d = in_3d
         if not in_3d:
-            context.route(_VIEWER, lambda route: route.abort())
+            for blocked in (_VIEWER, _FALLBACK):
+                context.route(blocked, lambda route: route.abort())
         self.page: Page = context.new_page()
         # A frame of the viewer takes seconds beside other tests.
         self.page.set_default_timeout(PATIENCE_S * 1000 * (4 if in_3d else 1))
@@ -82,7 +86,8 @@ class Tab:
         self.page.on("pageerror", lambda error: self.console_errors.append(str(error)))
 
     def _record(self, message: ConsoleMessage) -> None:
-        is_blocked = not self.in_3d and "model-viewer" in message.location["url"]
+        url = message.location["url"]
+        is_blocked = not self.in_3d and ("model-viewer" in url or _FALLBACK.search(url))
         if message.type == "error" and not is_blocked:
             self.console_errors.append(message.text)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import functools
 import importlib
+import logging
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import numpy as np
 
 from trellis2_server.export import subprocess_call
 from trellis2_server.mesh import Mesh, VoxelField
+from trellis2_server.reports import no_report
 from trellis2_server.thread_priority import EXPORT_NICENESS, lower_priority
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
     from trellis2_server.export.atlas import Atlas
     from trellis2_server.export.bake import Index
+    from trellis2_server.reports import Check, Report
+
+logger = logging.getLogger(__name__)
 
 #: What can be compiled separately, longest first, and the modules of `kernels` of each part.
 PARTS: Final = {
@@ -46,6 +51,8 @@ PARTS: Final = {
 COMMON: Final = ("prepare", "unwrap", "bake")
 #: Loops that no export needs: only measurements sample a field at points.
 _OPTIONAL: Final = {"bake.sample_points"}
+#: How often a compilation that waits for other processes reports, seconds.
+_REPORT_S: Final = 0.5
 
 
 class Compilation:
@@ -53,7 +60,7 @@ class Compilation:
 
         with Compilation() as compilation:
             ...  # something else that takes long
-            compilation.finish()
+            compilation.finish(report)
 
     Leaving the context stops the processes.
 
@@ -67,13 +74,22 @@ class Compilation:
     def __init__(self, parts: Iterable[str] = COMMON) -> None:
         self._parts = tuple(parts)
         self._queue: deque[str] = deque()
+        #: Parts that no process has compiled yet; of those, some are taken by `finish`.
+        self._unfinished: set[str] = set()
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._is_closed = False
         self._running: set[subprocess.Popen[bytes]] = set()
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
         self._queue += [part for part in self._parts if not is_compiled(part)]
+        self._unfinished.update(self._queue)
+        if self._queue:
+            logger.info(
+                "Compiling loops; the first start takes up to a few minutes",
+                extra={"parts": list(self._queue)},
+            )
         for _ in range(min(len(self._queue), (os.cpu_count() or 1) - 1)):
             thread = threading.Thread(target=self._run, name="compilation", daemon=True)
             thread.start()
@@ -89,19 +105,44 @@ class Compilation:
         for thread in self._threads:
             thread.join()
 
-    def finish(self) -> None:
+    def finish(self, report: Report = no_report) -> None:
         """Compile the parts that no process has started, wait for the others, and load all.
+
+        Args:
+            report: stage "exporter", whose steps are the loaded parts. While this waits for another
+                process, it is called at intervals.
 
         Raises:
             MissingPackageError: Pillow is not installed.
         """
-        while (part := self._next_part()) is not None:
+        loaded: list[str] = []
+
+        def progress() -> None:
+            report("exporter", len(loaded), len(self._parts))
+
+        progress()
+        while left := [part for part in self._parts if part not in loaded]:
+            part = self._take_any(left, progress)
             _compile(part)
-        for thread in self._threads:
-            thread.join()
-        # Load the other parts from the cache, or compile them if their process failed.
-        for part in self._parts:
-            _compile(part)
+            loaded.append(part)
+            progress()
+
+    def _take_any(self, parts: Iterable[str], check: Check) -> str:
+        """Return the next part to load.
+
+        That is one that no process works on: it is loaded from the cache, or compiled if its
+        process failed. If there is none, one that no process has started; if there is none either,
+        wait for a process.
+        """
+        while True:
+            with self._changed:
+                for part in parts:
+                    if part not in self._unfinished:
+                        return part
+                if self._queue:
+                    return self._queue.popleft()
+                self._changed.wait(_REPORT_S)
+            check()
 
     def _next_part(self) -> str | None:
         with self._lock:
@@ -110,15 +151,19 @@ class Compilation:
     def _run(self) -> None:
         while (part := self._next_part()) is not None:
             process = _start(part)
+            if process is not None:
+                with self._lock:
+                    self._running.add(process)
+                    if self._is_closed:
+                        process.kill()
+                process.wait()
+            with self._changed:
+                if process is not None:
+                    self._running.remove(process)
+                self._unfinished.discard(part)
+                self._changed.notify_all()
             if process is None:
                 return
-            with self._lock:
-                self._running.add(process)
-                if self._is_closed:
-                    process.kill()
-            process.wait()
-            with self._lock:
-                self._running.remove(process)
 
 
 @functools.cache

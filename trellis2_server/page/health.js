@@ -1,10 +1,12 @@
 /** The health of the server: which engine is running, or why none is. */
 
 import * as api from "./api.js";
-import { percent } from "./words.js";
+import { percent, stageWords } from "./words.js";
 
 const POLL_UNTIL_OK_MS = 1_500;
 const POLL_MS = 20_000;
+/** Stages of a load that take long at the first start only. */
+const COMPILES = ["compile", "exporter"];
 
 /**
  * Polls the health, and shows it.
@@ -19,7 +21,7 @@ export function watchHealth(banner, label, onEngine) {
     /** @type {Awaited<ReturnType<typeof api.health>> | null} */
     const health = await api.health().catch(() => null);
     const status = health?.status ?? "unreachable";
-    show(banner, messageOf(health), health?.notes ?? [], status !== "ok");
+    show(banner, messageOf(health), health?.notes ?? [], !["ok", "loading"].includes(status));
     label.textContent = health ? `${health.engine} · ${status}` : "";
     label.dataset.status = status;
     if (health && (!before || (status === "ok" && before !== "ok"))) onEngine(health.engine);
@@ -33,8 +35,13 @@ export function watchHealth(banner, label, onEngine) {
 function messageOf(health) {
   if (!health) return "The server cannot be reached. Trying again.";
   if (health.status === "loading") {
-    const progress = health.progress ? ` (${health.stage}, ${percent(health.progress)})` : "";
-    return `The model is loading${progress}. You can send pictures when it is ready.`;
+    const { stage = "", progress } = health;
+    const parts = [stageWords(stage), progress && stage ? percent(progress) : ""].filter(Boolean);
+    return [
+      parts.length ? `The model is loading: ${parts.join(", ")}.` : "The model is loading.",
+      COMPILES.includes(stage) ? "The first start compiles, which takes a minute or more." : "",
+      "You can send pictures when it is ready.",
+    ].filter(Boolean).join(" ");
   }
   if (health.status !== "ok") {
     return `The server cannot generate models: ${health.error ?? "ask the operator."}`;

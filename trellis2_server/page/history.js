@@ -1,7 +1,7 @@
 /** The list of jobs of this server, with their pictures. */
 
 import * as api from "./api.js";
-import { isCancelled, isFinished } from "./job.js";
+import { hasFailedAtCutout, isCancelled, isFinished } from "./job.js";
 import { clock } from "./words.js";
 
 const POLL_WHILE_BUSY_MS = 2_000;
@@ -49,11 +49,12 @@ export class History {
     const page = await api.jobs().catch(() => null);
     if (page) {
       const gone = new Set(this.entries.keys());
-      page.jobs.forEach((job, at) => (this.#put(job, at), gone.delete(job.uid)));
+      page.jobs.filter(isListed).forEach((job, at) => (this.#put(job, at), gone.delete(job.uid)));
+      page.jobs.filter((job) => !isListed(job)).forEach((job) => this.#remove(job.uid));
       if (page.next === null) for (const uid of gone) this.#remove(uid);
       if (!this.hasEarlier) this.#setNext(page.next);
     }
-    this.empty.hidden = this.entries.size > 0;
+    this.empty.hidden = this.entries.size > 0 || this.next !== null;
     const isBusy = [...this.entries.values()].some(({ job }) => !isFinished(job));
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.refresh(), isBusy ? POLL_WHILE_BUSY_MS : POLL_MS);
@@ -61,7 +62,8 @@ export class History {
 
   /** Shows a newer state of a job. @param {api.Job} job */
   update(job) {
-    if (this.entries.has(job.uid)) this.#put(job);
+    if (!isListed(job)) this.#remove(job.uid);
+    else if (this.entries.has(job.uid)) this.#put(job);
   }
 
   /** Marks the selected job. @param {string} uid */
@@ -77,7 +79,7 @@ export class History {
   async #showEarlier() {
     const page = await api.jobs(this.next).catch(() => null);
     if (!page) return;
-    for (const job of page.jobs) this.#put(job, this.entries.size);
+    for (const job of page.jobs.filter(isListed)) this.#put(job, this.entries.size);
     this.hasEarlier = true;
     this.#setNext(page.next);
   }
@@ -105,6 +107,9 @@ export class History {
     const [when, what] = item.querySelectorAll("span");
     when.textContent = job.created_at ? clock(job.created_at) : "";
     what.textContent = words;
+    const button = /** @type {HTMLElement} */ (item.firstElementChild);
+    if (state === "failed") button.title = job.error ?? "";
+    else button.removeAttribute("title");
     const url = pictureOf(job);
     if (url && item.dataset.url !== url) {
       item.dataset.url = url;
@@ -161,6 +166,14 @@ export class History {
   }
 }
 
+/**
+ * Whether the list shows a job: one that ended before its cut-out has nothing to show.
+ * @param {api.Job} job
+ */
+function isListed(job) {
+  return !hasFailedAtCutout(job);
+}
+
 /** URL of the picture of a job: of its result, or before that its cut-out. @param {api.Job} job */
 function pictureOf(job) {
   if (!job.thumbnail_url || !isFinished(job)) return job.files?.["input.png"]?.url ?? "";
@@ -171,7 +184,7 @@ function pictureOf(job) {
 /** The state of a job for the style sheet, and its label. @param {api.Job} job */
 function stateOf(job) {
   if (isCancelled(job)) return ["cancelled", "cancelled"];
-  if (job.status === "error") return ["failed", "failed"];
+  if (job.status === "error") return ["failed", `failed: ${job.error ?? "unknown"}`];
   if (!isFinished(job)) {
     return job.queue_position && !job.stage ? ["waiting", "waiting"] : ["running", "running"];
   }

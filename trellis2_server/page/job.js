@@ -21,6 +21,11 @@ export function isCancelled(job) {
   return job.status === "error" && /^cancelled/.test(job.error ?? "");
 }
 
+/** Whether a job ended before it had a cut-out. @param {api.Job} job */
+export function hasFailedAtCutout(job) {
+  return job.status === "error" && !job.shape_ready && !job.files?.["input.png"];
+}
+
 /**
  * Calls `onState` with each state of a job, until the job ends.
  *

@@ -5,7 +5,7 @@ import { Describe, fileNameOf, titleOf } from "./describe.js";
 import { Downloads } from "./downloads.js";
 import { watchHealth } from "./health.js";
 import { History } from "./history.js";
-import { isCancelled, isFinished, watch } from "./job.js";
+import { hasFailedAtCutout, isCancelled, isFinished, watch } from "./job.js";
 import { keyDialog } from "./key.js";
 import { hasMesh, Mesh } from "./mesh.js";
 import { acceptPictures } from "./pictures.js";
@@ -247,10 +247,9 @@ function showJob(job) {
   showProgress(job, file?.name ?? titleOf(text ?? "model"));
   showProblems(job);
   parts.cancel.hidden = isFinished(job);
-  parts.newSeed.hidden = parts.rerun.hidden =
-    !isFinished(job) ||
-    !(file || text || job.files?.["input.png"]) ||
-    (hasMesh(job) && !model);
+  const isRepeatable = isFinished(job) && (file || text || job.files?.["input.png"]);
+  parts.rerun.hidden = !isRepeatable || (hasMesh(job) && !model);
+  parts.newSeed.hidden = parts.rerun.hidden || (!text && hasFailedAtCutout(job));
   const name = file?.name ?? fileNameOf(text ?? "picture");
   const files = text ? [] : (sides.namesOf(current.id, job) ?? [["image", name]]);
   if (hasMesh(job)) files.push(["mesh", model?.name ?? "mesh.glb"]);
@@ -340,7 +339,7 @@ async function showModel() {
     if (signal.aborted || current.model !== model) return;
     showConnection(null);
     parts.status.textContent = statusLineOf(job);
-    const isShown = await viewer.show(glb, description, before !== "");
+    const isShown = await viewer.show(glb, description, before !== "", job);
     if (isShown && !signal.aborted) {
       parts.display.dataset.shows = "model";
       parts.display.dataset.model = model;

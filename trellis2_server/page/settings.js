@@ -81,6 +81,9 @@ const GROUPS = [
   { title: "Sampler: texture", stage: "tex", fields: SAMPLER },
 ];
 
+/** Fields outside of the stages' groups that the preview engine ignores. */
+const UNUSED_BY_PREVIEW = ["seed", "pipeline_type"];
+
 export class Settings {
   /**
    * @param {HTMLFormElement} form
@@ -108,6 +111,7 @@ export class Settings {
         group.open = index === 0;
         const summary = group.appendChild(document.createElement("summary"));
         summary.textContent = title;
+        if (isPreview && stage) summary.append(previewNote());
         if (isPreview ? stage : isForPreview) {
           const note = group.appendChild(document.createElement("p"));
           note.className = "muted";
@@ -119,6 +123,10 @@ export class Settings {
         grid.className = "fields";
         const names = stage ? fields.map((name) => `${stage}_${name}`) : fields;
         grid.append(...fieldRows(options, names));
+        for (const row of isPreview ? grid.children : []) {
+          const name = /** @type {HTMLInputElement} */ (row.querySelector("[name]")).name;
+          if (UNUSED_BY_PREVIEW.includes(name)) row.querySelector(".hint")?.append(previewNote());
+        }
         return group;
       }),
     );
@@ -149,6 +157,13 @@ export class Settings {
       throw new Error(`${file.name} has ${size}; the limit of this server is ${max}.`);
     }
   }
+}
+
+function previewNote() {
+  const note = document.createElement("span");
+  note.className = "preview-note";
+  note.textContent = " Not used by the preview engine.";
+  return note;
 }
 
 /** @param {HTMLFormElement} form @returns {Record<string, string>} */

@@ -2,8 +2,11 @@
  * The 3D viewer: Google's `<model-viewer>`, from the server or from a CDN.
  *
  * It has no public API for wireframes. Compressed geometry is not supported, because its decoders
- * would be loaded from another origin.
+ * would be loaded from another origin. Where it cannot be shown, a picture of the server takes its
+ * place.
  */
+
+import { serverPicture } from "./fallback.js";
 
 /** @type {Promise<void> | null} */
 let loading = null;
@@ -21,8 +24,9 @@ export function loadViewer() {
     script.addEventListener("error", () =>
       reject(
         new Error(
-          "The 3D viewer could not be loaded: it is not installed on the server (npm install), " +
-            "and its CDN cannot be reached. Downloads are not affected.",
+          "The 3D viewer could not be loaded: the server has no copy, and its CDN cannot be " +
+            "reached. Run `npm install --omit=dev` in the repository's folder on the server, and " +
+            "restart the server. Downloads are not affected.",
         ),
       ),
     );
@@ -41,8 +45,11 @@ export class Viewer {
     this.errorText = errorText;
     /** The element, which has no type declarations here. @type {any} */
     this.element = null;
+    this.display = /** @type {HTMLElement} */ (container.parentElement);
     this.url = "";
     this.queue = Promise.resolve();
+    /** Ends the fetch of a picture of the previous model. */
+    this.stop = new AbortController();
   }
 
   /**
@@ -50,20 +57,22 @@ export class Viewer {
    * @param {Blob} glb
    * @param {string} description alternative text.
    * @param {boolean} isSameJob whether to keep the camera of the previous model.
-   * @returns {Promise<boolean>} whether the model is visible.
+   * @param {import("./api.js").Job} job has the URLs of pictures of the model.
+   * @returns {Promise<boolean>} whether the model is visible, or its picture.
    */
-  show(glb, description, isSameJob) {
+  async show(glb, description, isSameJob, job) {
+    this.stop.abort();
+    const { signal } = (this.stop = new AbortController());
     const shown = this.queue.then(() => this.#show(glb, description, isSameJob));
     this.queue = shown.then(() => {});
-    return shown;
+    return (await shown) || this.#showPicture(job, description, signal);
   }
 
   /** Removes the model. */
   clear() {
+    this.stop.abort();
     this.queue = this.queue.then(() => {
-      this.element?.remove();
-      this.element = null;
-      this.#release();
+      this.#empty();
       this.errorText.hidden = true;
     });
   }
@@ -79,7 +88,7 @@ export class Viewer {
       await loadViewer();
       const camera = isSameJob && this.element ? this.#camera() : null;
       if (!camera) {
-        this.element?.remove();
+        this.#empty();
         this.element = newElement();
         this.container.append(this.element);
       }
@@ -101,12 +110,40 @@ export class Viewer {
       }
       this.#release();
       this.url = url;
+      delete this.display.dataset.viewer;
       return true;
     } catch (error) {
-      this.errorText.textContent = /** @type {Error} */ (error).message;
+      this.display.dataset.viewer = "none";
+      this.errorText.replaceChildren(...withCode(/** @type {Error} */ (error).message));
       this.errorText.hidden = false;
       return false;
     }
+  }
+
+  /**
+   * Shows a picture of the server in place of the viewer.
+   * @param {import("./api.js").Job} job
+   * @param {string} description
+   * @param {AbortSignal} signal
+   */
+  async #showPicture(job, description, signal) {
+    const picture = await serverPicture(job, signal);
+    if (!picture || signal.aborted) return false;
+    this.#empty();
+    this.display.dataset.viewer = "none";
+    this.url = URL.createObjectURL(picture);
+    const image = this.container.appendChild(document.createElement("img"));
+    image.alt = `${description}, as a picture`;
+    image.src = this.url;
+    return true;
+  }
+
+  /** Removes what is shown. */
+  #empty() {
+    this.container.replaceChildren();
+    this.element = null;
+    delete this.display.dataset.viewer;
+    this.#release();
   }
 
   /** The current position of the camera. */
@@ -122,6 +159,14 @@ export class Viewer {
     if (this.url) URL.revokeObjectURL(this.url);
     this.url = "";
   }
+}
+
+/** The parts of a text; those in backticks are code. @param {string} text */
+function withCode(text) {
+  return text.split("`").map((part, at) => {
+    if (at % 2 === 0) return part;
+    return Object.assign(document.createElement("code"), { textContent: part });
+  });
 }
 
 function newElement() {

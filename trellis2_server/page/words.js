@@ -3,6 +3,9 @@
 /** Stages of the engines and the exporter. @type {Record<string, string>} */
 const STAGES = {
   loading: "loading the engine",
+  load: "loading the engine",
+  compile: "compiling the engine",
+  exporter: "compiling the exporter",
   "background model": "loading the background model",
   picture: "making a picture of the text",
   read: "reading the mesh",

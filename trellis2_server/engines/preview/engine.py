@@ -21,6 +21,7 @@ from trellis2_server.engines.preview.views import bound_depth, paint_views, unus
 from trellis2_server.engines.preview.voxels import paint
 from trellis2_server.export.cancellation import call, cancellable
 from trellis2_server.mesh import Mesh, Shape
+from trellis2_server.reports import stage_report
 
 if TYPE_CHECKING:
     from trellis2_server.engines.preview.back import BackMode
@@ -59,9 +60,7 @@ class PreviewEngine:
 
     def load(self, report: Report) -> None:
         """Compile every loop, or read it from numba's cache."""
-        report("compile", 0, 1)
-        kernels.load_all()
-        report("compile", 1, 1)
+        kernels.load_all(stage_report(report, "compile", len(kernels.MODULES)))
 
     def unload(self) -> None:
         """Do nothing: there is nothing to free."""

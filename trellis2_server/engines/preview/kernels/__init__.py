@@ -20,11 +20,15 @@ numba's cache on disk compares the date of one file only.
 from __future__ import annotations
 
 import importlib
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from trellis2_server.errors import MissingPackageError
 
-_MODULES: Final = (
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Names of the modules, in the order in which they are loaded.
+MODULES: Final = (
     "mask",
     "distance",
     "triangulation",
@@ -53,11 +57,16 @@ def load(name: str) -> Any:
         ) from error
 
 
-def load_all() -> None:
+def load_all(finished: Callable[[int], None] = lambda _: None) -> None:
     """Import all modules of loops.
+
+    Args:
+        finished: called with the number of modules that are loaded, first with 0.
 
     Raises:
         MissingPackageError: numba is not installed.
     """
-    for name in _MODULES:
+    finished(0)
+    for count, name in enumerate(MODULES, 1):
         load(name)
+        finished(count)
