@@ -32,6 +32,9 @@ ROOMS: Final = (
     "client",
     "decoders",
     "parameters",
+    "drawing",
+    "mcp",
+    "cli",
 )
 #: Tests that take long, and that no other folder's modules are meant for.
 _OWN_ONLY: Final = (
