@@ -1,7 +1,7 @@
 """Mutants of a source file: small changes, each at one place.
 
-Left out are docstrings and other texts, calls of loggers, annotations, `__all__`, decorators of
-dataclasses and blocks under `TYPE_CHECKING` or `__name__`: nobody would call a change there a bug.
+Left out are docstrings and other texts, calls of loggers, annotations, `__all__`, `strict` of
+`zip`, decorators of dataclasses and blocks under `TYPE_CHECKING` or `__name__`: nobody would call a change there a bug.
 
 Does not know: tests, processes, other files.
 """
@@ -258,6 +258,8 @@ def _children(node: ast.AST) -> Iterator[ast.AST]:
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "type_params", "type_comment"):
             continue
+        if name == "keywords" and ast.unparse(node).startswith("zip("):
+            continue  # `strict`: an assertion
         for child in value if isinstance(value, list) else [value]:
             if not isinstance(child, ast.AST):
                 continue
