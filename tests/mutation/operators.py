@@ -1,8 +1,8 @@
 """Mutants of a source file: small changes, each at one place.
 
-Left out are docstrings and other texts, calls of loggers, annotations, `__all__`, `strict` of `zip`,
-decorators of dataclasses and blocks under `TYPE_CHECKING` or `__name__`: nobody would call a change
-there a bug.
+Left out are docstrings and other texts, calls of loggers, annotations, `__all__`, decorators of
+dataclasses, `strict` of `zip` and blocks under `TYPE_CHECKING` or `__name__`: nobody would call a
+change there a bug.
 
 Does not know: tests, processes, other files.
 """
