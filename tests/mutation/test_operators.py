@@ -71,6 +71,7 @@ def test_loops_are_left_earlier_and_later() -> None:
         "@dataclass(frozen=True)\nclass A:\n    pass\n",
         "x = 'a' + f'{b + 1}'",
         "import a",
+        "x = a.reshape(-1, b)",
         "for a, b in zip(x.a, y.b, strict=True): ...",
     ],
 )

@@ -3,12 +3,13 @@ from __future__ import annotations
 import importlib.util
 import struct
 import sys
+from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.meshes import ply
@@ -73,6 +74,30 @@ def test_a_concave_polygon_is_covered_from_any_first_corner(
         around = np.cross(points[corners], np.roll(points[corners], -1, axis=0)).sum(axis=0)
         np.testing.assert_allclose(crosses.sum(axis=0), around, atol=1e-9)
         assert {*faces.ravel().tolist()} == {*range(count)}
+
+
+@needs_earcut
+@given(st.lists(st.integers(0, 3), min_size=8, max_size=8), st.integers(0, 31))
+@settings(max_examples=30)
+def test_a_polygon_with_corners_on_straight_edges_is_closed(counts: list[int], first: int) -> None:
+    """Each edge of it has one triangle, and each other edge two: nothing is open or doubled."""
+    outline = [
+        a + (b - a) * (step / (count + 1))
+        for a, b, count in zip(U, np.roll(U, -1, axis=0), counts, strict=True)
+        for step in range(count + 1)
+    ]
+    count = len(outline)
+    points = np.column_stack([np.array(outline), np.zeros(count)])
+    corners = np.roll(np.arange(count), first)
+    faces = triangulate(corners, np.array([count]), points)
+    sides = points[faces]
+    areas = np.cross(sides[:, 1] - sides[:, 0], sides[:, 2] - sides[:, 0])[:, 2] / 2
+    assert areas.sum() == pytest.approx(7)
+    assert (areas > -1e-9).all()
+    edges = Counter((int(face[k]), int(face[(k + 1) % 3])) for face in faces for k in range(3))
+    assert set(edges.values()) == {1}
+    open_edges = {(a, b) for a, b in edges if (b, a) not in edges}
+    assert open_edges == {(at, (at + 1) % count) for at in range(count)}
 
 
 @needs_earcut
