@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -12,6 +12,7 @@ pytest.importorskip("mcp", reason="mcp is not installed: pip install 'mcp>=1.10,
 from trellis2_server.client import UsageError
 from trellis2_server.mcp.command import _access, _parser
 from trellis2_server.mcp.tools import make_server
+from trellis2_server.request_fields import Resolution, TextureSize
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +75,14 @@ def test_only_what_a_tool_cannot_do_without_is_required(tools: dict[str, Any]) -
 
 
 def test_choices_are_those_of_the_server(tools: dict[str, Any]) -> None:
-    properties = tools["generate_model"].inputSchema["properties"]
-    for name in ("resolution", "texture_size"):
-        assert properties[name]["anyOf"][0]["enum"]
-        assert properties[name]["default"] is None
-    assert properties["resolution"]["anyOf"][0]["enum"] == [512, 1024, 1536]
+    for name, choices in (
+        ("resolution", get_args(Resolution)),
+        ("texture_size", get_args(TextureSize)),
+    ):
+        for tool in ("generate_model", "generate_model_from_text"):
+            schema = tools[tool].inputSchema["properties"][name]
+            assert schema["anyOf"][0]["enum"] == list(choices)
+            assert schema["default"] is None
 
 
 def test_a_wrong_address_is_refused_before_the_server_runs() -> None:

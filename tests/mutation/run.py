@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 _POOL_FACTOR: Final = 3
 #: Tests of a file that have not been measured after this time are left out, seconds.
 _PATIENCE_S: Final = 40.0
-#: No file of tests but the nearest one takes more than this part of the time, if there are others.
+#: No file of tests but the module's own takes more than this part of the time, if there are others.
 _FILES: Final = 8
 #: Starting the tests of another file, seconds.
 _FILE_S: Final = 0.3
@@ -134,7 +134,8 @@ class Session:
         for number, file in enumerate(nearest):
             # The tests of a module may stand in several files of its folder.
             share_s = max(left_s / (len(nearest) - number), self._test_seconds / _FILES)
-            allowed_s = min(left_s, share_s if number else left_s)
+            is_own = Path(file).name == f"test_{Path(path).name}"
+            allowed_s = left_s if is_own else min(left_s, share_s)
             durations = self._runner.durations(file, is_compiled=is_compiled, limit_s=_PATIENCE_S)
             some: dict[str, float] = {}
             # The quick ones first: as many tests as possible.
