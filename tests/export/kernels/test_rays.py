@@ -42,7 +42,7 @@ def test_a_ray_meets_the_faces_that_are_in_its_way(direction: tuple[float, float
     counts = TriangleTree(mesh).count_crossings(points, along)
     triangles = mesh.vertices.astype(np.float64)[mesh.faces]
     assert counts.tolist() == [len(met(triangles, point, along)) for point in points]
-    assert counts.sum() >= 10
+    assert counts.sum() >= 5
 
 
 def test_a_wall_is_as_thick_as_the_nearest_face_that_looks_the_other_way() -> None:
