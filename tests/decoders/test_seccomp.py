@@ -5,10 +5,13 @@ The numbers of calls are held against those of the kernel's headers, in `tests/d
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import os
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -144,6 +147,35 @@ def test_descriptors_can_be_asked_but_send_no_signals(machine: str) -> None:
     assert answer(machine, request, 3, 0x802C542A) == ALLOW  # TCGETS2
     for name in ("TIOCSTI", "FIOASYNC", "TIOCSPGRP", "TIOCSCTTY"):
         assert answer(machine, request, 3, getattr(termios, name)) == REFUSE
+
+
+class Kernel:
+    """Takes a filter, or does not; installs nothing."""
+
+    def __init__(self, *, fails: str = "") -> None:
+        self._fails = fails
+        self.calls: list[tuple[object, ...]] = []
+
+    def prctl(self, *arguments: int) -> int:
+        self.calls.append(arguments)
+        return -1 if self._fails == "prctl" else 0
+
+    def syscall(self, number: int, mode: int, flags: int, program: Any) -> int:
+        self.calls.append((number, mode, flags, program._obj.length))
+        return -1 if self._fails == "seccomp" else 0
+
+
+@pytest.mark.parametrize("fails", ["", "prctl", "seccomp"])
+def test_the_filter_is_for_all_threads_and_cannot_be_left(
+    monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    kernel = Kernel(fails=fails)
+    monkeypatch.setattr(seccomp.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: kernel)
+    assert seccomp.filter_calls() is (not fails)
+    length = len(_instructions(_ARCHITECTURES["x86_64"], os.getpid()))
+    installed = [] if fails == "prctl" else [(317, 1, 1 | 4, length)]
+    assert kernel.calls == [(38, 1, 0, 0, 0), *installed]
 
 
 def test_an_unknown_machine_has_no_filter(monkeypatch: pytest.MonkeyPatch) -> None:
