@@ -12,7 +12,7 @@ pytest.importorskip("mcp", reason="mcp is not installed: pip install 'mcp>=1.10,
 
 from tests.support.engines import PATIENCE_S
 from trellis2_server.client import ClientError, JobState
-from trellis2_server.mcp.results import describe, follow, summary
+from trellis2_server.mcp.results import Notifier, describe, follow, summary
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -66,7 +66,15 @@ class Call:
 def followed(client: Client, wait_s: float) -> tuple[JobState, Call]:
     call = Call()
     arguments: Any = client, "1", wait_s, call
-    return asyncio.run(asyncio.wait_for(follow(*arguments), PATIENCE_S)), call
+
+    async def work() -> JobState:
+        before = asyncio.all_tasks()
+        state = await follow(*arguments)
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == before  # nothing is told any more
+        return state
+
+    return asyncio.run(asyncio.wait_for(work(), PATIENCE_S)), call
 
 
 def test_the_progress_of_a_textured_model_has_room_for_its_texture() -> None:
@@ -130,3 +138,29 @@ def test_a_running_job_has_its_progress_and_a_finished_one_its_files() -> None:
         "job_id": "1", "status": "completed", "engine": "preview", "seed": 7,
         "warnings": ["small"], "files": {"shape.glb": "http://a.example/jobs/1/shape.glb"},
     }  # fmt: skip
+
+
+def test_progress_increases_also_where_there_is_no_news() -> None:
+    told: list[tuple[float, float, str]] = []
+
+    async def work() -> None:
+        repeated = asyncio.Event()
+
+        async def report(fraction: float, total: float, text: str) -> None:
+            told.append((fraction, total, text))
+            if len(told) == 4:
+                repeated.set()
+
+        notifier = Notifier(report, quiet_s=0.01)
+        await notifier.tell(0.5, "shape")
+        await notifier.tell(0.4, "shape")
+        await notifier.tell(0.6, "texture")
+        task = asyncio.create_task(notifier.repeat())
+        await repeated.wait()
+        task.cancel()
+
+    asyncio.run(asyncio.wait_for(work(), PATIENCE_S))
+    assert [text for *_, text in told[:4]] == ["shape", "texture", "texture", "texture"]
+    fractions = [fraction for fraction, *_ in told]
+    assert fractions == sorted(set(fractions))
+    assert 0.6 < fractions[3] < 0.61
