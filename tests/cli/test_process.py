@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from types import SimpleNamespace
 
 import pytest
 
-from trellis2_server.cli.process import allow_descriptors, limit_malloc_arenas
+from trellis2_server.cli.process import (
+    allow_descriptors,
+    leave_out_of_collections,
+    limit_malloc_arenas,
+)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits are another matter elsewhere")
@@ -44,3 +49,14 @@ def test_threads_share_two_arenas_where_the_library_has_some(
     monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())  # musl
     limit_malloc_arenas()
     assert len(calls) == 1
+
+
+def test_what_exists_is_left_out_of_later_collections() -> None:
+    was_frozen = gc.get_freeze_count() > 0  # by those who run the tests
+    gc.unfreeze()
+    try:
+        leave_out_of_collections()
+        assert gc.get_freeze_count() > 1000
+    finally:
+        if not was_frozen:
+            gc.unfreeze()
