@@ -146,3 +146,22 @@ def test_a_server_without_jobs_left_stops_by_itself(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(module.uvicorn.Server, "__init__", lambda *_: None)
     assert asyncio.run(wait())
+
+
+def test_a_tick_stops_the_server_if_its_base_class_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def stops(*_: Any) -> bool:
+        return True
+
+    collected: list[bool] = []
+    lifecycle = SimpleNamespace(status="loading")
+    app: Any = SimpleNamespace(state=SimpleNamespace(manager=SimpleNamespace(lifecycle=lifecycle)))
+    monkeypatch.setattr(module.uvicorn.Server, "__init__", lambda *_: None)
+    monkeypatch.setattr(module.uvicorn.Server, "on_tick", stops)
+    monkeypatch.setattr(module, "leave_out_of_collections", lambda: collected.append(True))
+    server: Any = module._Server(None, app)  # type: ignore[arg-type]
+    assert asyncio.run(server.on_tick(1)) is True
+    assert collected == []
+    lifecycle.status = "ok"
+    for _ in range(2):
+        assert asyncio.run(server.on_tick(1)) is True
+    assert collected == [True]  # once
