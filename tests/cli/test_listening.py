@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -138,3 +139,25 @@ def test_a_setting_that_is_no_address_stops_the_start(tmp_path: Path, written: s
     file.write_text(f'{{"server": {{"host": {written}}}}}')
     with pytest.raises(ConfigError, match=r"server\.host"):
         load_settings(file)
+
+
+def test_a_start_that_fails_leaves_no_address_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("", 0)) as other:
+        port = other.getsockname()[1]
+        other.close()
+        with pytest.raises(OSError, match=r"192\.0\.2\.1:") as caught:
+            open_listeners(["127.0.0.1", "192.0.2.1"], port)
+        assert caught.value.errno == errno.EADDRNOTAVAIL
+        for each in open_listeners(["127.0.0.1"], port):  # while the error is still looked at
+            each.close()
+        with pytest.raises(OSError, match="in use"):
+            open_listeners(["127.0.0.1"], taken.getsockname()[1])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows would let two listen")
+def test_a_port_can_be_taken_again_at_once_after_a_restart() -> None:
+    first, second = open_listeners(["127.0.0.1", "127.0.0.2"], 0)
+    with first, second:
+        for each in (first, second):
+            assert each.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 1
+        assert first.getsockname()[1] == second.getsockname()[1]

@@ -211,6 +211,7 @@ def test_an_observer_learns_of_a_process_that_has_ended_without_work(
     pool.call("echo", b"", {}, check=check)
     assert 2 in observer.seen
     until(lambda: seconds[1] not in pool.pids, "the second one has ended")
-    observer.seen.clear()
     pool.call("echo", b"", {})
-    assert observer.seen == [1, "echo"]
+    # It may have ended before the first call did.
+    assert [each for each in observer.seen if isinstance(each, int)][-1] == 1
+    assert observer.seen[-1] == "echo"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,9 +68,20 @@ def test_a_result_may_have_no_arrays(make_pool: MakePool) -> None:
 
 def test_a_process_is_reused(make_pool: MakePool) -> None:
     pool = make_pool()
-    assert len({pool.call("echo", b"x", {}).meta["pid"] for _ in range(5)}) == 1
+    pid = pool.call("echo", b"x", {}).meta["pid"]
+    before = descriptors(pid), descriptors(os.getpid())
+    assert {pool.call("echo", b"x", {}).meta["pid"] for _ in range(5)} == {pid}
+    assert (descriptors(pid), descriptors(os.getpid())) == before
     assert pool.counts == {"started": 1}
     assert pool.running == 1
+
+
+def descriptors(pid: int) -> int:
+    """How many files a process has open; -1: it cannot be seen."""
+    try:
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    except OSError:
+        return -1
 
 
 @pytest.mark.costly

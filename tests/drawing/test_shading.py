@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from trellis2_server.drawing import shading
 from trellis2_server.drawing.camera import axes_of
 from trellis2_server.drawing.color import decode_srgb
 from trellis2_server.drawing.shading import shade
@@ -98,3 +99,20 @@ def test_unlit_colours_are_those_of_the_texture() -> None:
 
 def test_a_missing_normal_is_lit_too() -> None:
     assert np.isfinite(lit([(0, 0, 0)], texel())).all()
+
+
+def test_the_sky_is_above_and_the_ground_below_blurred_by_roughness() -> None:
+    up = np.linspace(-1, 1, 41, dtype=np.float32)[:, None]
+    for roughness in (0.0, 0.5, 1.0):
+        light = shading._environment(up, np.float32(roughness))[:, 0]
+        assert light[[0, 20, 40]] == pytest.approx([0.20, 0.31, 0.42])
+        assert (np.diff(light) >= -1e-6).all()
+    rough, smooth = (shading._environment(up, np.float32(each))[:, 0] for each in (1, 0))
+    assert (np.diff(rough) > 0).all()
+    assert smooth[up[:, 0] > 0.121] == pytest.approx(0.42)
+    assert smooth[(up[:, 0] > 0) & (up[:, 0] < 0.119)].max() < 0.42
+
+
+def test_clay_is_a_rough_grey_that_is_no_metal() -> None:
+    as_clay = texel((200, 200, 200), roughness=158)  # 0.58 and 0.62
+    assert lit(NORMALS, texel(), shading="clay") == pytest.approx(lit(NORMALS, as_clay), abs=0.01)

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import shapes
 from tests.support.atlases import texels
+from trellis2_server.export import packing as module
 from trellis2_server.export.unwrap import unwrap
 from trellis2_server.mesh import Mesh
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @settings(deadline=None, max_examples=40)
@@ -32,3 +39,48 @@ def test_charts_of_any_size_are_packed_without_overlaps(data: st.DataObject) -> 
         there = owner[low[1] : high[1], low[0] : high[0]]
         assert set(np.unique(there)) <= {-1, chart}
         there[:] = chart
+
+
+def largest(heights: Callable[[float], int], packings: int = 3) -> tuple[Any, list[float]]:
+    """The scale that is found for charts that need these rows of 100, and those that were tried."""
+    tried: list[float] = []
+
+    def attempt(scale: float) -> tuple[int, Any]:
+        tried.append(scale)
+        return heights(scale), np.int32([[len(tried), 0, 0]])
+
+    found = module._largest(attempt, 1.0, 100, packings)
+    if found is not None:
+        assert tried[found[1][0, 0] - 1] == found[0]  # its own placement
+    return found and found[0], tried
+
+
+def test_the_largest_scale_is_searched_in_a_number_of_packings() -> None:
+    # There is always more room: each is eight percent larger.
+    found, tried = largest(lambda _: 10)
+    assert tried == pytest.approx([1, 1.08, 1.08**2, 1.08**3])
+    assert found == tried[-1]
+    # None but the first one fits: halves of the way to it.
+    found, tried = largest(lambda scale: 10 if scale <= 1 else -1)
+    assert tried == pytest.approx([1, 1.08, 1.04, 1.02])
+    assert found == 1
+    # With more packings, it ends where the gain would be under 0.4 percent.
+    found, tried = largest(lambda scale: 10 if scale <= 1 else 101, packings=20)
+    assert tried == pytest.approx([1, 1.08, 1.04, 1.02, 1.01, 1.005])
+
+
+def test_a_packing_that_fills_its_square_is_the_last_one() -> None:
+    found, tried = largest(lambda _: 99)
+    assert (found, tried) == (1, [1])
+    found, tried = largest(lambda scale: round(95 * scale**2), packings=20)
+    assert 1 < found <= np.sqrt(100 / 95) * 1.003
+    assert len(tried) < 20
+
+
+def test_what_does_not_fit_becomes_smaller_until_it_does_or_not_at_all() -> None:
+    found, tried = largest(lambda scale: 100 if scale < 0.4 else -1)
+    assert found == tried[-1] < 0.4
+    assert tried[:5] == pytest.approx([1, 0.93, 0.93**2, 0.93**3, 0.7 * 0.93**3])
+    found, tried = largest(lambda _: 400)
+    assert (found, len(tried)) == (None, 40)
+    assert tried[1] == 0.5  # by the excess of rows

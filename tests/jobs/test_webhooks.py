@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,10 +17,12 @@ from tests.support.server import (
     encoded,
     fields,
     picture,
+    settings,
     until,
 )
-from trellis2_server.errors import EngineError
+from trellis2_server.errors import EngineError, InputError
 from trellis2_server.jobs import webhooks
+from trellis2_server.jobs.webhook import Webhook
 from trellis2_server.outbound.hosts import HostList
 from trellis2_server.outbound.signatures import signing_key
 from trellis2_server.outbound.webhooks import WebhookSender
@@ -280,3 +284,15 @@ def test_no_url_is_shown_or_logged(listener: Listener, caplog: pytest.LogCapture
     assert "Webhook delivered" in caplog.text
     assert "a-secret-token" not in caplog.text
     assert "a-secret" not in listener.host.next().body.decode()
+
+
+@pytest.mark.parametrize(
+    "server", [{}, {"webhook_secret": SECRET}, {"webhook_hosts": ["a.example"]}], ids=range(3)
+)
+def test_without_hosts_or_a_secret_none_is_sent_and_that_is_what_is_said(
+    server: dict[str, Any],
+) -> None:
+    parts: Any = SimpleNamespace(registry=None), None
+    sender = webhooks.Webhooks(settings(server=server).server, *parts)
+    with pytest.raises(InputError, match=r"^webhook: this server sends none; poll the job"):
+        asyncio.run(sender.add(parts[1], Webhook("https://a.example/")))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from trellis2_server.mcp.command import main
+from trellis2_server.mcp.command import _access, _parser, main
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,3 +82,53 @@ def test_the_tools_import_nothing_of_the_server() -> None:
     )
     leaves = ["public_addresses", "purposes", "request_fields"]
     assert run.stdout.split() == ["client", "mcp", *leaves]
+
+
+class StandIn:
+    """Takes the place of an MCP server, which would not end."""
+
+    def __init__(self) -> None:
+        self.made: list[Any] = []
+        self.transports: list[str] = []
+
+    def make(self, *arguments: Any, **named: Any) -> StandIn:
+        self.made.append((*arguments[:2], named, arguments[2]))
+        return self
+
+    def run(self, transport: str) -> None:
+        self.transports.append(transport)
+
+
+def test_the_arguments_are_those_of_the_server_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = pytest.importorskip("trellis2_server.mcp.tools", reason="needs mcp")
+    server = StandIn()
+    monkeypatch.setattr(tools, "make_server", server.make)
+    (tmp_path / "key").write_text("\n  secret \nother\n")
+    assert main([]) == 0
+    arguments = ["--transport", "http", "--host", "::1", "--port", "65535", "--server", "http://a"]
+    assert main([*arguments, "--api-key-file", str(tmp_path / "key")]) == 0
+    assert server.transports == ["stdio", "streamable-http"]
+    assert [made[:3] for made in server.made] == [
+        (None, None, {"host": "127.0.0.1", "port": 8083}),
+        ("http://a", "secret", {"host": "::1", "port": 65_535}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reads_all", "has_folder", "has_output"),
+    [
+        ([], True, False, True),
+        (["--transport", "http"], False, False, False),
+        (["--files", "."], False, True, True),
+        (["--transport", "http", "--files", ".", "--output", "."], False, True, True),
+    ],
+)
+def test_over_http_only_named_folders_are_used(
+    arguments: list[str], *, reads_all: bool, has_folder: bool, has_output: bool
+) -> None:
+    access = _access(_parser().parse_args(arguments))
+    assert access.reads_all is reads_all
+    assert (access.folder is not None) == has_folder
+    assert (access.output is not None) == has_output

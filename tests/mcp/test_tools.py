@@ -214,34 +214,6 @@ def test_over_http_pictures_come_by_url_and_files_stay_in_their_folder(
     talk(work)
 
 
-def test_progress_increases_also_where_there_is_no_news() -> None:
-    from trellis2_server.mcp.results import Notifier
-
-    told: list[tuple[float, float, str]] = []
-
-    async def work() -> None:
-        repeated = asyncio.Event()
-
-        async def report(fraction: float, total: float, text: str) -> None:
-            told.append((fraction, total, text))
-            if len(told) == 4:
-                repeated.set()
-
-        notifier = Notifier(report, quiet_s=0.01)
-        await notifier.tell(0.5, "shape")
-        await notifier.tell(0.4, "shape")
-        await notifier.tell(0.6, "texture")
-        task = asyncio.create_task(notifier.repeat())
-        await repeated.wait()
-        task.cancel()
-
-    talk(work)
-    assert [text for *_, text in told[:4]] == ["shape", "texture", "texture", "texture"]
-    fractions = [fraction for fraction, *_ in told]
-    assert fractions == sorted(set(fractions))
-    assert 0.6 < fractions[3] < 0.61
-
-
 async def connected(port: int) -> None:
     """Wait until something listens at a port of this machine."""
     for _ in range(int(PATIENCE_S * 20)):

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 _POOL_FACTOR: Final = 3
 #: Tests of a file that have not been measured after this time are left out, seconds.
 _PATIENCE_S: Final = 40.0
+#: No file of tests but the module's own takes more than this part of the time, if there are others.
+_FILES: Final = 8
 #: Starting the tests of another file, seconds.
 _FILE_S: Final = 0.3
 
@@ -128,13 +130,19 @@ class Session:
             return self._chosen[path]
         chosen = self._chosen[path] = []
         is_compiled, left_s = not is_kernel(path), self._test_seconds
-        for file in self._tests.nearest(path):
+        nearest = self._tests.nearest(path)
+        for number, file in enumerate(nearest):
+            # The tests of a module may stand in several files of its folder.
+            share_s = max(left_s / (len(nearest) - number), self._test_seconds / _FILES)
+            is_own = Path(file).name == f"test_{Path(path).name}"
+            allowed_s = left_s if is_own else min(left_s, share_s)
             durations = self._runner.durations(file, is_compiled=is_compiled, limit_s=_PATIENCE_S)
             some: dict[str, float] = {}
             # The quick ones first: as many tests as possible.
             for name, seconds in sorted(durations.items(), key=lambda item: item[1]):
-                if seconds < min(left_s, self._test_seconds / 3):
+                if seconds < min(allowed_s, self._test_seconds / 3):
                     some[name] = seconds
+                    allowed_s -= seconds
                     left_s -= seconds
             if some:
                 chosen.append(some)

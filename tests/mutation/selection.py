@@ -32,6 +32,9 @@ ROOMS: Final = (
     "client",
     "decoders",
     "parameters",
+    "drawing",
+    "mcp",
+    "cli",
 )
 #: Tests that take long, and that no other folder's modules are meant for.
 _OWN_ONLY: Final = (
@@ -109,6 +112,8 @@ class NearbyTests:
             own = test.startswith(f"{folder.as_posix()}/") or (
                 PurePosixPath(test).name == name and PurePosixPath(test).parent == folder.parent
             )
+            if folder.name == "kernels":  # or in the folder of what they are loops of
+                own = own or PurePosixPath(test).parent.name == PurePosixPath(path).stem
             if not own and test.startswith(tuple(f"{each}/" for each in _OWN_ONLY)):
                 continue
             in_room = bool(room) and test.startswith(f"{room}/")

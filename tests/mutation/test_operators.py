@@ -71,6 +71,8 @@ def test_loops_are_left_earlier_and_later() -> None:
         "@dataclass(frozen=True)\nclass A:\n    pass\n",
         "x = 'a' + f'{b + 1}'",
         "import a",
+        "x = a.reshape(-1, b)",
+        "for a, b in zip(x.a, y.b, strict=True): ...",
     ],
 )
 def test_what_nobody_would_call_a_bug_is_left_alone(code: str) -> None:

@@ -64,7 +64,9 @@ def test_localhost_where_it_is_listed_may_be_this_machine_and_no_other() -> None
     "entry",
     ["", "https://example.com", "example.com/path", "user@example.com", "*", "*.*.com", "a b",
      "example.com:0", "example.com:65536", "example.com:port", "1.2.3", "0x7f000001", "2130706433",
-     "[::1", "10.0.0.0/33", "münchen.de", "a..b", "-a.com", "x" * 64, f"{'a.' * 127}com"],
+     "[::1", "10.0.0.0/33", "münchen.de", "a..b", "-a.com", "x" * 64, f"{'a.' * 127}com",
+     f"{'a.' * 125}comm", "a.com:" + "1" * 5000, "[a.com]", "[10.0.0.1]:x"],
+    ids=lambda entry: entry[:20],
 )  # fmt: skip
 def test_what_is_no_host_is_refused_by_its_name(entry: str) -> None:
     with pytest.raises(ValueError, match="is no host: write a name"):
@@ -72,14 +74,36 @@ def test_what_is_no_host_is_refused_by_its_name(entry: str) -> None:
 
 
 def test_the_longest_port_label_and_name_are_accepted() -> None:
-    HostList(["example.com:65535", "x" * 63, f"{'a.' * 125}com"])
+    longest = f"{'a.' * 125}com"
+    HostList(["example.com:65535", "x" * 63, longest])
+    assert len(longest) == 253
+    assert read_host(longest) == longest
+    assert read_host(f"{longest}m") is None
+
+
+def test_a_label_may_be_a_number_but_not_the_last_one() -> None:
+    for name in ("1.example.com", "127.0.0.1.example.com", "1a", "a-1", "x_y"):
+        assert read_host(name) == name
+
+
+def test_a_list_without_entries_is_empty_and_allows_nothing() -> None:
+    assert not HostList()
+    assert HostList(["example.com"])
+    assert not allows([], "example.com")
+
+
+def test_a_name_is_no_network_and_a_network_no_name() -> None:
+    address = ipaddress.ip_address("10.0.0.5")
+    assert not HostList(["intranet"]).allows(address, 80, 80)
+    assert not HostList(["*.intranet", "10.0.0.0/8"]).allows("intranet", 80, 80)
 
 
 @pytest.mark.parametrize(
     "host",
     ["2130706433", "0x7f000001", "017700000001", "127.1", "127.0.1", "0177.0.0.1", "0x7f.0.0.1",
      "127.0.0.01", "127.0.0.1.", "127.0.0.256", "1.2.3.4.5", "a.0x7f", "[::1%25eth0]",
-     "[fe80::1%1]", "[127.0.0.1]", "::1", "", ".", "a b", "%31", "\uff11\uff12\uff17.0.0.1",
+     "[fe80::1%1]", "[127.0.0.1]", "::1", "[::1", "::1]", "1.0x7f", "2.3.4.a.5", "",
+     ".", "a b", "%31", "\uff11\uff12\uff17.0.0.1",
      "\u2460.0.0.1", "loc\tal"],
 )  # fmt: skip
 def test_other_ways_to_write_a_host_are_not_read(host: str) -> None:

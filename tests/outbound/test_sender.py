@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
     from pathlib import Path
 
+#: Limit of a reply where a test is not about it, bytes.
+LIMIT = 1_000_000
+
 
 def resolver(*answers: Sequence[str]) -> Any:
     """Names have these addresses, one answer after the other; the last one stays."""
@@ -42,7 +45,7 @@ def send(
     policy = Policy(HostList(hosts), "server.image_hosts", **parts.pop("policy", {}))
     return asyncio.run(
         Sender(policy, **parts).send(
-            parse_url(url, "image_url"), request or OutboundRequest(timeout_s=10), "image_url"
+            parse_url(url, "image_url"), request or OutboundRequest(10, LIMIT), "image_url"
         )
     )
 
@@ -57,7 +60,7 @@ def host() -> Generator[OtherHost]:
 
 
 def test_a_request_goes_to_the_host_as_it_is(host: OtherHost) -> None:
-    request = OutboundRequest("POST", {"X-Key": "k"}, b'{"a": 1}', timeout_s=10)
+    request = OutboundRequest(10, LIMIT, "POST", {"X-Key": "k"}, b'{"a": 1}')
     answer = send(host.url("/path?q=1"), [host.entry], request)
     assert (answer.status, answer.body, answer.headers["x-test"]) == (200, b"hello", "1")
     received = host.next()
@@ -173,7 +176,8 @@ def test_the_system_resolves_a_name_to_addresses() -> None:
 
 def ask(parts: Iterable[bytes], **request: Any) -> Reply:
     with other_host(lambda _: parts) as running:
-        return send(running.url(), [running.entry], OutboundRequest(**{"timeout_s": 10, **request}))
+        limits = {"timeout_s": 10, "max_bytes": LIMIT}
+        return send(running.url(), [running.entry], OutboundRequest(**{**limits, **request}))
 
 
 @pytest.mark.parametrize("form", ["length", "chunked", "close"])
@@ -270,7 +274,7 @@ def test_a_slow_reply_is_given_up_at_the_time_limit(kind: str) -> None:
 
         running._answer = drip
         with pytest.raises(OutboundTimeoutError, match=r"did not reply within 0.4 s"):
-            send(running.url(), [running.entry], OutboundRequest(timeout_s=0.4))
+            send(running.url(), [running.entry], OutboundRequest(0.4, LIMIT))
 
 
 def test_a_redirect_is_a_reply_like_others() -> None:
@@ -283,7 +287,11 @@ def test_a_redirect_is_a_reply_like_others() -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("tls")
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate of `tls.example`, and its key."""
     key, file = folder / "key.pem", folder / "certificate.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
@@ -320,7 +328,7 @@ def test_the_certificate_must_be_that_of_the_name_although_the_address_is_called
 
 def test_a_host_that_speaks_no_tls_is_an_error(host: OtherHost) -> None:
     with pytest.raises(OutboundError, match=r"does not speak TLS|closed the connection"):
-        send(f"https://127.0.0.1:{host.port}/", [host.entry], OutboundRequest(timeout_s=5))
+        send(f"https://127.0.0.1:{host.port}/", [host.entry], OutboundRequest(5, LIMIT))
 
 
 def test_a_system_without_certificates_gets_those_of_certifi(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.outbound.test_sender import resolver
 from tests.support.other_host import Received, other_host, reply
 from tests.support.painter import error_reply, image_reply
-from tests.support.server import encoded, picture
+from tests.support.server import encoded, picture, until
 from trellis2_server.errors import (
     InputError,
     OutboundError,
@@ -23,13 +26,12 @@ from trellis2_server.outbound import text_to_image
 from trellis2_server.outbound.hosts import HostList
 from trellis2_server.outbound.text_to_image import (
     MAX_REMEMBERED,
-    MAX_REPLY_BYTES,
     ImageService,
     PictureMaker,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
 KEY = "sk-a-secret-key"
 
@@ -155,9 +157,11 @@ def test_a_large_reply_without_a_picture_is_an_error(item: dict[str, Any]) -> No
 
 
 def test_a_reply_over_the_limit_is_an_error() -> None:
-    head = f"HTTP/1.1 200 OK\r\nContent-Length: {MAX_REPLY_BYTES + 1}\r\n\r\n".encode()
+    head = "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n"
+    with pytest.raises(OutboundError, match="was cut short"):
+        make(lambda _: [head.format(46_137_344).encode()])
     with pytest.raises(OutboundError, match="is over the limit of 46137344 bytes"):
-        make(lambda _: [head])
+        make(lambda _: [head.format(46_137_345).encode()])
 
 
 def test_a_server_that_cannot_be_reached_is_an_error() -> None:
@@ -177,6 +181,156 @@ def test_fields_that_are_not_set_are_not_sent_and_the_seed_where_it_is() -> None
     make(answer, key=None)
     make(answer, key=None, sends_seed=True)
     assert bodies == [{"prompt": "a chair", "n": 1}, {"prompt": "a chair", "n": 1, "seed": 7}]
+
+
+def test_fields_that_are_set_are_sent() -> None:
+    bodies: list[dict[str, Any]] = []
+
+    def answer(request: Received) -> list[bytes]:
+        assert request.line.startswith("POST /v1/images ")
+        assert request.headers["content-type"] == "application/json"
+        bodies.append(request.json())
+        return [image_reply(picture())]
+
+    make(answer, prompt_suffix=", alone", model="m", size="512x512", response_format="url")
+    assert bodies == [
+        {
+            "prompt": "a chair, alone", "n": 1, "model": "m", "size": "512x512",
+            "response_format": "url",
+        }
+    ]  # fmt: skip
+
+
+def test_what_decides_the_picture_is_in_the_signature_and_nothing_else() -> None:
+    service = ImageService("http://a.example/", "suffix", "model", "512x512")
+    for name in ("url", "prompt_suffix", "model", "size"):
+        assert replace(service, **{name: "other"}).signature != service.signature
+    other: Any = {"response_format": "url", "timeout_s": 1.0, "max_requests": 1, "key": KEY}
+    assert replace(service, **other).signature == service.signature
+
+
+@pytest.mark.parametrize(
+    ("item", "is_taken"),
+    [
+        ({"b64_json": "B64", "url": "/other"}, True),
+        ({"b64_json": "B64", "url": "data:,other"}, True),
+        ({"b64_json": "B64"}, True),
+        ({"b64_json": "", "url": "data:;base64,B64"}, True),
+        ({"b64_json": 7, "url": "DATA:;base64,B64"}, True),
+        ({"b64_json": "", "url": "/files/1.png"}, True),
+        ({"b64_json": None, "url": 7}, False),
+        ({"b64_json": ["x"], "url": ""}, False),
+    ],
+    ids=range(8),
+)
+def test_a_picture_in_a_reply_wins_over_a_url(item: dict[str, Any], *, is_taken: bool) -> None:
+    def answer(request: Received) -> list[bytes]:
+        if request.target == "/files/1.png":
+            return [reply(picture())]
+        text = json.dumps({"data": [item, {"url": "/second"}]})
+        return [reply(text.replace("B64", encoded(picture())))]
+
+    if is_taken:
+        assert make(answer) == picture()
+    else:
+        with pytest.raises(OutboundError, match="sent a reply without a picture"):
+            make(answer)
+
+
+@pytest.mark.parametrize("content", [b"\x89PNG", b"GIF7", b"hello", b"x\xff\xd8\xff"])
+def test_what_begins_like_no_picture_is_refused(content: bytes) -> None:
+    with pytest.raises(OutboundError, match="sent something else than a picture"):
+        make(lambda _: [image_reply(content)])
+
+
+@pytest.mark.parametrize(
+    ("answered", "says"),
+    [
+        (reply(status=404), r"could not be fetched \(status 404\)"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 33554433\r\n\r\n",
+            "over the limit of 33554432 bytes",
+        ),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 33554432\r\n\r\n", "was cut short"),
+    ],
+    ids=["missing", "large", "cut"],
+)
+def test_a_picture_that_cannot_be_had_from_the_server_itself_is_an_error(
+    answered: bytes, says: str
+) -> None:
+    def answer(request: Received) -> list[bytes]:
+        if request.line.startswith("GET"):
+            return [answered]
+        return [reply(json.dumps({"data": [{"url": "/1.png"}]}))]
+
+    with pytest.raises(OutboundError, match=says):
+        make(answer)
+
+
+def test_an_error_is_told_up_to_a_length() -> None:
+    for length, shown in ((300, "x" * 300), (301, "x" * 300 + "…")):
+        with pytest.raises(OutboundError) as caught:
+            make(lambda _, length=length: [error_reply(500, "x" * length)])
+        assert str(caught.value).endswith(f"failed (status 500): {shown}")
+
+
+def test_of_an_error_64_kib_are_read() -> None:
+    def failed(size: int) -> str:
+        body = json.dumps({"error": {"message": "why"}}).ljust(size)
+        with pytest.raises(OutboundError) as caught:
+            make(lambda _: [reply(body + "!", 500)])
+        return str(caught.value)
+
+    assert failed(65_536).endswith("(status 500): why")
+    assert failed(65_535).endswith("(status 500)")
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_has_too_much_to_do_is_asked_again_in_half_a_minute(status: int) -> None:
+    with pytest.raises(UnavailableError) as caught:
+        make(lambda _: [error_reply(status, "wait")])
+    assert caught.value.retry_after_s == 30
+
+
+@pytest.mark.parametrize("body", ['{"error": 7}', "[1]", '"text"', '{"error": {"message": 7}}'])
+def test_an_error_in_an_unknown_form_is_told_by_its_status_alone(body: str) -> None:
+    with pytest.raises(OutboundError, match=r"failed \(status 500\)$"):
+        make(lambda _: [reply(body, 500)])
+
+
+def test_the_type_of_an_error_may_say_that_the_text_is_refused() -> None:
+    body = {"error": {"message": "no", "code": 7, "type": "content_filter"}}
+    with pytest.raises(InputError, match="refuses it: no"):
+        make(lambda _: [reply(json.dumps(body), 400)])
+
+
+def test_the_operators_own_server_may_have_any_address() -> None:
+    with other_host(lambda _: [image_reply(picture())]) as host:
+        service = ImageService(host.url("/v1", host="painter.lan"), timeout_s=5)
+        maker = PictureMaker(service, HostList(), resolver(["127.0.0.1"]))
+        assert asyncio.run(maker.make("a chair", 7, "key")) == picture()
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_number_of_pictures_is_made_at_one_time_and_the_others_wait(limit: int) -> None:
+    may_reply = threading.Event()
+
+    def wait(_: Received) -> Generator[bytes]:
+        may_reply.wait(30)
+        yield image_reply(picture())
+
+    async def make_all(maker: PictureMaker) -> list[bytes]:
+        making = asyncio.gather(*(maker.make("a", 7, str(i)) for i in range(limit + 1)))
+        await asyncio.to_thread(until, lambda: host.received.qsize() >= limit, "asked")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert host.connections == limit
+        may_reply.set()
+        return await making
+
+    with other_host(wait) as host:
+        maker = PictureMaker(ImageService(host.url("/v1"), max_requests=limit), HostList())
+        assert asyncio.run(make_all(maker)) == [picture()] * (limit + 1)
 
 
 def test_requests_for_one_picture_at_the_same_time_share_it() -> None:

@@ -20,6 +20,9 @@ from trellis2_server.outbound.urls import MAX_URL_LENGTH, parse_url
         ("http://example.com:8080?q", "example.com", 8080, "/?q", "example.com:8080"),
         ("http://good.com#@evil.com", "good.com", 80, "/", "good.com"),
         ("https://[::1]:444/x@y", ipaddress.ip_address("::1"), 444, "/x@y", "[::1]:444"),
+        ("http://example.com:1/", "example.com", 1, "/", "example.com:1"),
+        ("http://example.com:65535/", "example.com", 65_535, "/", "example.com:65535"),
+        ("https://example.com:80/", "example.com", 80, "/", "example.com:80"),
         ("http://10.0.0.1/", ipaddress.ip_address("10.0.0.1"), 80, "/", "10.0.0.1"),
     ],
 )  # fmt: skip
@@ -38,13 +41,36 @@ def test_a_url_has_a_host_a_port_and_a_target(
      "http://evil.com:80:80/", "http://[::1]evil/", "http://:80/",
      "http:///path", "http://good.com\t.evil.com/", "http://good.com/\r\nHost: evil", " http://a.com/",
      "http://a.com/ ", "http://a.com/\u00fc", "http://\uff41.com/", "http://a.com:99999/",
-     "http://a.com:0/", "http://0x7f000001/", "http://2130706433/", "http://0177.0.0.1/",
+     "http://a.com:0/", "http://a.com:65536/", "http://0x7f000001/", "http://2130706433/", "http://0177.0.0.1/",
      "http://127.1/", "http://a.com:/", "http://[fe80::1%25eth0]/", "http://a%2ecom/", "http://a.com/{}"],
 )  # fmt: skip
 def test_a_url_that_can_be_read_in_two_ways_is_refused_without_repeating_it(text: str) -> None:
     with pytest.raises(InputError, match=r"^image_url: ") as caught:
         parse_url(text, "image_url")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("port", [0, 65_536, 99_999])
+def test_a_port_is_between_1_and_65535(port: int) -> None:
+    with pytest.raises(InputError, match=r"^image_url: its port must be between 1 and 65535$"):
+        parse_url(f"http://a.com:{port}/", "image_url")
+
+
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [("d", "http://a.com:81/b/d"), ("/d", "http://a.com:81/d"), ("?d", "http://a.com:81/b/c?d"),
+     ("//b.com/d", "http://b.com/d"), ("https://b.com/", "https://b.com/"),
+     ("", "http://a.com:81/b/c?x")],
+)  # fmt: skip
+def test_a_redirect_is_relative_to_the_url(location: str, target: str) -> None:
+    assert parse_url("http://a.com:81/b/c?x", "image_url").join(location) == target
+
+
+def test_an_origin_is_scheme_host_and_port() -> None:
+    first = parse_url("http://a.com/b", "image_url")
+    assert parse_url("http://a.com:80/c", "image_url").origin == first.origin
+    for other in ("https://a.com/b", "http://b.com/b", "http://a.com:81/b"):
+        assert parse_url(other, "image_url").origin != first.origin
 
 
 @pytest.mark.parametrize("value", [1, None, ["http://a.com"], {"url": "http://a.com"}, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -118,6 +119,46 @@ async def test_bytes_that_changed_after_the_file_was_opened_are_not_sent(
             await anext(chunks)
         assert caught.value.is_lost
         assert lost == [caught.value]
+
+
+@in_a_loop
+async def test_others_get_their_turn_between_two_chunks_from_memory() -> None:
+    seen: list[int] = []
+
+    async def other() -> None:
+        while len(seen) < 100:
+            seen.append(sent)
+            await asyncio.sleep(0)
+
+    sent = 0
+    running = asyncio.ensure_future(other())
+    async for _ in BytesContent(bytes(50)).chunks(chunk_bytes=1):
+        sent += 1
+    assert seen == list(range(1, len(seen) + 1))
+    assert len(seen) >= 48
+    await running
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**20, 2**20 + 1, 3 * 2**20 - 1])
+def test_the_digest_of_a_file_is_that_of_all_its_bytes(tmp_path: Path, size: int) -> None:
+    content = (BYTES * (size // len(BYTES) + 1))[:size]
+    (tmp_path / "file").write_bytes(content)
+    file = open_file(tmp_path / "file")
+    assert file.size == size
+    assert file.sha256() == hashlib.sha256(content).digest()
+    assert file.read() == content
+    assert file.read_at(size, 0) == b""
+    with pytest.raises(StoreError, match="was damaged"):
+        file.read_at(size, 1)
+
+
+@in_a_loop
+async def test_an_error_that_may_pass_is_not_reported_as_a_loss(path: Path) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        file = OpenFile(os.open(path, os.O_WRONLY), "file")
+        content = FileContent(file, executor, lambda _: pytest.fail("nothing is lost"))
+        with pytest.raises(StoreError, match=r"^file cannot be read: "):
+            await content.read()
 
 
 def test_a_file_that_cannot_be_read_is_a_store_error_that_may_pass(path: Path) -> None:

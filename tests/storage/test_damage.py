@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.storage.test_disk_faults import UIDS, content, expected, save, served, shape
 from tests.support.faulty_disk import Disk, FaultyFileSystem
-from trellis2_server.storage.disk_store import BROKEN_KEPT_S, DiskStore
+from trellis2_server.storage.disk_store import DiskStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,11 +67,32 @@ def test_what_was_set_aside_is_removed_after_a_week(tmp_path: Path) -> None:
     assert not store.open().warnings
     store.close()
     assert all(path.exists() for path in broken)
-    status = broken[0].stat()
-    os.utime(broken[0], (status.st_atime, status.st_mtime - BROKEN_KEPT_S - 10))
+    now, week_s = time.time(), 7 * 24 * 3600
+    os.utime(broken[0], (now, now - week_s + 60))
     store.open()
+    assert all(path.exists() for path in broken)
+    os.utime(broken[0], (now, now - week_s - 1))
+    store.reopen()
     assert not any(path.exists() for path in broken)
     store.close()
+
+
+def test_what_was_set_aside_long_ago_makes_place_for_what_is_set_aside_now(
+    tmp_path: Path,
+) -> None:
+    store = DiskStore(tmp_path)
+    for text in (b"first", b"second"):
+        database = tmp_path / "results.sqlite"
+        database.write_bytes(text * 1000)
+        (tmp_path / "results.copy.sqlite").unlink(missing_ok=True)
+        (tmp_path / "files").mkdir(exist_ok=True)
+        (tmp_path / "files" / f"{UIDS[0]}-{text.decode()}.glb").write_bytes(text)
+        assert len(store.open().warnings) == 1
+        store.close()
+        broken = tmp_path / "results.sqlite.broken"
+        assert broken.read_bytes() == text * 1000
+        assert [path.read_bytes() for path in (tmp_path / "files.broken").iterdir()] == [text]
+        os.utime(broken, (0, 0))
 
 
 @pytest.mark.parametrize("step", ["new only", "both", "with a log"])
@@ -101,7 +123,7 @@ def test_a_kill_while_a_damaged_database_is_replaced_loses_nothing(
 def test_a_page_that_is_damaged_costs_only_the_jobs_on_it(
     tmp_path: Path, *, has_copy: bool
 ) -> None:
-    uids = [str(uuid.UUID(int=number << 120)) for number in range(200)]
+    uids = [str(uuid.UUID(int=number << 120)) for number in range(56, 256)]
     store = DiskStore(tmp_path)
     store.open()
     save(store, *uids, record="x" * 500)

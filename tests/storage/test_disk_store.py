@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -124,6 +125,52 @@ def test_a_second_process_gets_one_sentence(store: DiskStore, tmp_path: Path) ->
     assert not subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+def test_a_folder_that_could_not_be_opened_is_not_locked(store: DiskStore, tmp_path: Path) -> None:
+    import sqlite3
+
+    fill(store)
+    store.close()
+    folder = tmp_path / "results"
+    database = sqlite3.connect(folder / "results.sqlite")
+    database.execute("PRAGMA user_version = 99")
+    database.close()
+    other = DiskStore(folder)
+    for attempt in (store.open, store.reopen):
+        with pytest.raises(ConfigError, match="newer version"):
+            attempt()
+        other.claim()
+        other.close()
+    for name in ("files", "results.sqlite"):
+        path = folder / name
+        path.rename(tmp_path / name)
+        path.symlink_to(path)  # a file system that fails: too many levels
+        with pytest.raises((StoreError, ConfigError)):
+            DiskStore(folder).open()
+        other.claim()
+        other.claim()
+        other.close()
+        path.unlink()
+        (tmp_path / name).rename(path)
+
+
+def test_a_file_of_a_job_that_is_not_known_is_not_served(store: DiskStore, tmp_path: Path) -> None:
+    import sqlite3
+
+    fill(store)
+    store.write(Artifact(OTHER, "shape.glb", 3), b"abc")
+    store.save({OTHER: "done"}, [JobName("ticket", "o", OTHER)])
+    store.close()
+    database = sqlite3.connect(tmp_path / "results" / "results.sqlite")
+    database.execute("DELETE FROM jobs WHERE uid = ?", (OTHER,))  # leaves its rows
+    database.commit()
+    database.close()
+    opened = store.open()
+    assert [job.uid for job in opened.jobs] == [UID]
+    assert [name.uid for name in opened.names] == [UID]
+    with pytest.raises(StoreError, match="no longer stored"):
+        store.open_file(Artifact(OTHER, "shape.glb", 3))
+
+
 def test_the_folder_of_a_newer_version_is_unchanged(store: DiskStore, tmp_path: Path) -> None:
     import sqlite3
 
@@ -169,12 +216,19 @@ def test_a_damaged_database_is_set_aside_and_replaced(
 
 
 def test_a_database_that_is_damaged_while_in_use_costs_no_file(
-    store: DiskStore, tmp_path: Path
+    store: DiskStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill(store)
-    store.close()
-    (tmp_path / "results" / "results.sqlite").write_bytes(b"no database any more" * 1000)
-    store.reopen()
+    (tmp_path / "results" / "files" / f"{OTHER}-shape.glb").write_bytes(b"unlisted")
+    with caplog.at_level(logging.WARNING):
+        store.reopen()
+        assert not caplog.records
+        store.close()
+        (tmp_path / "results" / "results.sqlite").write_bytes(b"no database any more" * 1000)
+        store.reopen()
+    assert "those of this process are written again" in caplog.text
+    # What was not listed is of no interest: this process knows its files.
+    assert not (tmp_path / "results" / "files.broken").exists()
     assert store.open_file(SHAPE).read() == CONTENT
     store.save({UID: "done"}, [])
     assert list(again(store).jobs[0].files) == ["shape.glb"]

@@ -23,3 +23,13 @@ def test_a_file_over_the_limit_is_evicted_itself() -> None:
     files = EvictableFiles(50)
     files.add(Artifact("a", "geometry", 100))
     assert files.pop_excess() == [Artifact("a", "geometry", 100)]
+
+
+def test_files_may_have_all_of_the_limit() -> None:
+    files = EvictableFiles(200)
+    for name in "ab":
+        files.add(Artifact(name, "geometry", 100))
+    assert files.pop_excess() == []
+    files.add(Artifact("c", "geometry", 1))
+    assert files.pop_excess() == [Artifact("a", "geometry", 100)]
+    assert files.size == 101

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 from mcp.server.fastmcp import Context, FastMCP
 from mcp.server.fastmcp.exceptions import ToolError
@@ -17,7 +17,14 @@ from pydantic import Field
 from trellis2_server.client import AsyncClient, ClientError
 from trellis2_server.mcp.results import describe, follow, picture, summary
 from trellis2_server.purposes import suited_fields
-from trellis2_server.request_fields import EXTENSIONS, FileType, PictureView, Preset
+from trellis2_server.request_fields import (
+    EXTENSIONS,
+    FileType,
+    PictureView,
+    Preset,
+    Resolution,
+    TextureSize,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -56,14 +63,14 @@ Seed = Annotated[
     int | None, Field(ge=-1, le=2**32 - 1, description="Random seed; -1: a random one.")
 ]
 VoxelResolution = Annotated[
-    Literal[512, 1024, 1536] | None,
+    Resolution | None,
     Field(description="Voxels along an edge: more are finer and slower."),
 ]
 Faces = Annotated[
     int | None, Field(ge=1_000, le=16_777_216, description="Maximum number of faces.")
 ]
 TextureSizePx = Annotated[
-    Literal[256, 512, 1024, 2048, 4096, 8192] | None,
+    TextureSize | None,
     Field(description="Edge length of the textures, pixels."),
 ]
 Background = Annotated[

@@ -89,9 +89,9 @@ class PictureFetcher:
 
     async def _fetch(self, url: Url, name: str, note_size: Callable[[int], None]) -> bytes:
         request = OutboundRequest(
+            self._timeout_s,
+            self._max_bytes,
             headers={"Accept": "image/*"},
-            timeout_s=self._timeout_s,
-            max_bytes=self._max_bytes,
             note_size=note_size,
         )
         async with self._turns:

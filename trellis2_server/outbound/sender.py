@@ -60,19 +60,19 @@ class OutboundRequest:
     """A request. It has no `repr`: headers and body may be secret.
 
     Attributes:
+        timeout_s: limit from the resolution of the name to the last byte of the reply, seconds.
+        max_bytes: limit of the reply's body, bytes.
         method: of HTTP.
         headers: further headers than those that every request has.
         body: content; empty: none.
-        timeout_s: limit from the resolution of the name to the last byte of the reply, seconds.
-        max_bytes: limit of the reply's body, bytes.
         note_size: called with the bytes of the body so far, before they are kept; may raise.
     """
 
+    timeout_s: float
+    max_bytes: int
     method: str = "GET"
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     body: bytes = b""
-    timeout_s: float = 30.0
-    max_bytes: int = 1_048_576
     note_size: Callable[[int], None] = lambda _: None
 
 

@@ -169,7 +169,7 @@ class PictureMaker:
             "Accept": "application/json",
         }
         request = OutboundRequest(
-            "POST", headers, body.encode(), service.timeout_s, MAX_REPLY_BYTES
+            service.timeout_s, MAX_REPLY_BYTES, "POST", headers, body.encode()
         )
         reply = await self._sender.send(self._url, request, _NAME)
         if reply.status != HTTPStatus.OK:
@@ -189,9 +189,7 @@ class PictureMaker:
             if url.origin != self._url.origin:
                 return await self._fetcher.fetch(address, "its URL")
             request = OutboundRequest(
-                headers=self._authorization,
-                timeout_s=self.service.timeout_s,
-                max_bytes=MAX_PICTURE_BYTES,
+                self.service.timeout_s, MAX_PICTURE_BYTES, headers=self._authorization
             )
             reply = await self._sender.send(url, request, "its URL")
         except OutboundTimeoutError:

@@ -78,7 +78,7 @@ class WebhookSender:
             "webhook-timestamp": str(now),
             "webhook-signature": signature(self._key, message_id, now, body),
         }
-        request = OutboundRequest("POST", headers, body, self._timeout_s, _MAX_REPLY_BYTES)
+        request = OutboundRequest(self._timeout_s, _MAX_REPLY_BYTES, "POST", headers, body)
         return (await self._sender.send(parse_url(url, "webhook"), request, "webhook")).status
 
 

@@ -93,7 +93,7 @@ class JobFiles:
         }
         try:
             entries = self._file_system.entries(self._folder)
-            unlisted = [path for path in entries if path.name not in listed]
+            unlisted = [path for path in entries if path.name not in listed and _is_own(path)]
             if set_aside and unlisted:
                 self.remove_broken()
                 make_private_folder(self._broken_folder)
@@ -109,10 +109,10 @@ class JobFiles:
     def _remove_unlisted(self, path: Path, *, set_aside: bool) -> None:
         if set_aside and not path.name.endswith("~"):
             self._file_system.replace(path, self._broken_folder / path.name)
-        elif not _is_folder(path):
-            self._file_system.remove(path)
-        elif UID.match(path.name):  # other folders, such as lost+found, are not this server's
+        elif _is_folder(path):
             self._file_system.remove_folder(path)
+        else:
+            self._file_system.remove(path)
 
     def remove_broken(self) -> None:
         """Remove what was set aside."""
@@ -200,6 +200,11 @@ class JobFiles:
             except OSError as error:
                 raise StoreError(f"a result could not be written: {error_reason(error)}") from error
             self._has_unsynced_names = False
+
+
+def _is_own(path: Path) -> bool:
+    """Whether this server may remove a path: not other folders, such as lost+found."""
+    return not _is_folder(path) or UID.match(path.name) is not None
 
 
 def _is_folder(path: Path) -> bool:

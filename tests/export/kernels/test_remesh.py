@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import trimesh
 
+from tests.export.kernels.test_bake import closest as closest_of_face
+from tests.export.kernels.test_bake import loose
 from tests.support import shapes
 from tests.support.remeshing import (
     HALF,
@@ -23,6 +25,7 @@ from tests.support.remeshing import (
     volume,
 )
 from trellis2_server.export import remesh
+from trellis2_server.export.kernels import remesh as remesh_kernels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -280,3 +283,19 @@ def joined(corners: list[tuple[int, ...]], *, is_diagonal: bool) -> list[set[tup
 
 def which(parts: list[set[tuple[int, ...]]], corner: tuple[int, ...]) -> int:
     return next(at for at, part in enumerate(parts) if corner in part)
+
+
+@pytest.mark.parametrize("size", [0.01, 1.0, 30.0])
+def test_the_closest_point_of_a_face_is_that_of_its_edges_or_above_it(size: float) -> None:
+    function = remesh_kernels.closest_on_face
+    python = getattr(function, "py_func", function)
+    random = np.random.default_rng(4)
+    mesh = loose(random, 60, size)
+    grid = mesh.vertices.astype(np.float64)
+    for a, b, c in mesh.faces.tolist():
+        point = grid[[a, b, c]].mean(axis=0) + random.uniform(-2, 2, 3) * size
+        found = np.empty(3)
+        square = python(grid, a, b, c, *point, found)
+        wanted = closest_of_face(grid[[a, b, c]], point)
+        assert found == pytest.approx(wanted, abs=1e-6 * size)
+        assert square == pytest.approx(((wanted - point) ** 2).sum(), rel=1e-6)

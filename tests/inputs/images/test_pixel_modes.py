@@ -177,3 +177,38 @@ def test_a_picture_in_several_strips_is_converted_as_in_one(
     assert strips.mode == whole.mode == "RGBA"
     assert strips.tobytes() == whole.tobytes()
     assert strips.getpixel((0, 0)) == (0, 0, 0, 0)
+
+
+def found_range(*values: float, kind: Any = "usual") -> tuple[float, float]:
+    """The range of a picture of which these values have equal shares."""
+    return pixel_modes.find_range(np.tile(np.float32(values), 1000), kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "white"),
+    [("usual", 1), ("usual", 255), ("usual", 65_535), ("usual", 4_294_967_295),
+     ("unsigned", 4_294_967_295), ("signed", 127), ("short", 32_767)],
+)  # fmt: skip
+def test_white_is_the_usual_value_of_its_kind(kind: Any, white: float) -> None:
+    ramp = np.linspace(0, 1, 1000, dtype=np.float32)
+    for share in (1, 0.9, 1.04):
+        assert pixel_modes.find_range(ramp * np.float32(white * share), kind) == (0, white)
+
+
+def test_white_may_be_passed_a_little_and_is_the_highest_value_of_dark_pictures() -> None:
+    assert found_range(267.75) == (0, 255)
+    assert found_range(268) == (0, 268)
+    assert found_range(67) == (0, 255)
+    assert found_range(66) == (0, 66)
+    assert found_range(0.0625) == (0, 1)
+    assert found_range(0.0624) == pytest.approx((0, 0.0624))
+    assert found_range(133, kind="signed") == (0, 127)
+    assert found_range(0) == (0, 1)
+
+
+def test_black_is_below_zero_only_in_pictures_that_reach_far_below_it() -> None:
+    assert found_range(-9.9, 100) == (0, 255)
+    assert found_range(-10.1, 100) == pytest.approx((-10.1, 100))
+    assert found_range(-5, -5) == (-5, -4)
+    assert found_range(np.nan, np.inf) == (0, 1)
+    assert found_range(np.nan, 200) == (0, 255)

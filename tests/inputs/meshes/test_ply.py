@@ -8,6 +8,7 @@ import trimesh
 
 from tests.support.meshes import CORNERS, egg, ply
 from trellis2_server.errors import InputError
+from trellis2_server.inputs.meshes import ply as module
 from trellis2_server.inputs.meshes import read_scene
 
 
@@ -56,3 +57,39 @@ def test_a_binary_file_that_ends_in_a_row_of_lists_names_the_row() -> None:
             InputError, match=rf"cut short in row {row} of 3 .* \"face\", at byte {len(content)}$"
         ):
             read_scene(content)
+
+
+def with_header(size: int) -> bytes:
+    """A triangle whose header, up to the end of its last word, has that size: most is a comment."""
+    head, _, rest = ply(3, 1, CORNERS + struct.pack("<B3i", 3, 0, 1, 2)).partition(b"element")
+    rest = b"element" + rest
+    end = rest.index(b"end_header") + len(b"end_header\n")
+    return head + b"comment ".ljust(size - len(head) - end - 1, b"x") + b"\n" + rest
+
+
+def test_a_header_ends_within_a_mebibyte() -> None:
+    (part,) = read_scene(with_header(2**20)).parts
+    assert part.faces.tolist() == [[0, 1, 2]]
+    with pytest.raises(InputError, match="the header of the PLY file has no end"):
+        read_scene(with_header(2**20 + 20))
+
+
+@pytest.mark.parametrize(
+    ("strips", "triangles"),
+    [
+        ([[0, 1, 2]], [[0, 1, 2]]),
+        ([[0, 1, 2, 3, 4]], [[0, 1, 2], [2, 1, 3], [2, 3, 4]]),
+        ([[0, 1, 2], [3, 4, 5, 6]], [[0, 1, 2], [3, 4, 5], [5, 4, 6]]),
+        ([[0, 1, 2, -1, 3, 4, 5]], [[0, 1, 2], [3, 4, 5]]),
+        ([[0, 1], [], [2, 3, 4]], [[2, 3, 4]]),
+        ([[0, 1]], []),
+        ([], []),
+    ],
+    ids=range(7),
+)
+def test_strips_are_triangles_of_alternating_order(
+    strips: list[list[int]], triangles: list[list[int]]
+) -> None:
+    values = np.array([each for strip in strips for each in strip], np.int64)
+    sizes = np.array([len(strip) for strip in strips], np.int64)
+    assert module._strip_triangles(values, sizes).tolist() == triangles

@@ -3,12 +3,13 @@ from __future__ import annotations
 import importlib.util
 import struct
 import sys
+from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.meshes import ply
@@ -20,6 +21,7 @@ from trellis2_server.inputs.meshes.scene import MAX_CORNERS, MAX_FACES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from random import Random
 
     from numpy.typing import NDArray
 
@@ -73,6 +75,27 @@ def test_a_concave_polygon_is_covered_from_any_first_corner(
         around = np.cross(points[corners], np.roll(points[corners], -1, axis=0)).sum(axis=0)
         np.testing.assert_allclose(crosses.sum(axis=0), around, atol=1e-9)
         assert {*faces.ravel().tolist()} == {*range(count)}
+
+
+@given(st.lists(st.integers(0, 2), min_size=3, max_size=5), st.randoms(use_true_random=False))
+@settings(max_examples=60)
+def test_corners_on_straight_edges_leave_nothing_open(counts: list[int], chance: Random) -> None:
+    """Each edge of the polygon has one triangle, and each other edge two."""
+    count = sum(counts) + len(counts)
+    turning = [sum(counts[:at]) + at for at in range(len(counts))]
+    first = chance.randrange(len(counts))
+    fan = turning[first:] + turning[:first]
+    faces = [[fan[0], *pair] for pair in pairwise(fan[1:])]
+    for face in faces:
+        shift = chance.randrange(3)
+        face[:] = face[shift:] + face[:shift]
+    chance.shuffle(faces)
+    found = module._with_all_corners(np.array(faces), count)
+    assert len(found) == count - 2
+    edges = Counter((face[k], face[(k + 1) % 3]) for face in found.tolist() for k in range(3))
+    assert set(edges.values()) == {1}
+    open_edges = {(a, b) for a, b in edges if (b, a) not in edges}
+    assert open_edges == {(at, (at + 1) % count) for at in range(count)}
 
 
 @needs_earcut
