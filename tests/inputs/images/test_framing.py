@@ -61,9 +61,7 @@ def test_an_object_of_few_pixels_has_a_warning(size: int, *, is_said: bool) -> N
     image.paste((200, 30, 30, 255), (10, 10, 10 + size // 2, 10 + size))
     warnings = Cutter().cut_out(encode(image)).warnings
     told = (
-        (
-            f"the object is only {size} pixels large in the picture, so the model has little detail; "
-            "a larger picture shows more"
-        ),
+        f"the object is only {size} pixels large in the picture, so the model has little detail; a "
+        "larger picture shows more"
     )
-    assert warnings == (told if is_said else ())
+    assert warnings == ((told,) if is_said else ())

@@ -66,9 +66,5 @@ def warn_of_few_pixels(square: NDArray[np.uint8]) -> list[str]:
     """Return a sentence for the client if a square has fewer than `FEW_PX` pixels along an edge."""
     if len(square) >= FEW_PX:
         return []
-    return [
-        (
-            f"the object is only {len(square)} pixels large in the picture, so the model has little "
-            "detail; a larger picture shows more"
-        )
-    ]
+    told = f"the object is only {len(square)} pixels large in the picture, so the model has little "
+    return [told + "detail; a larger picture shows more"]
