@@ -14,6 +14,7 @@ from docs.tools import (
     measured_export,
     measured_gpu,
     measured_maps,
+    measured_preview,
     measured_scale,
     measured_server,
 )
@@ -25,6 +26,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     **measured_gpu.TABLES,
     **measured_export.TABLES,
     **measured_maps.TABLES,
+    **measured_preview.TABLES,
     **measured_server.TABLES,
     **measured_scale.TABLES,
 }
