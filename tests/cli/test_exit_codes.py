@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.engines import GatedEngine
 from tests.support.server import settings
 from trellis2_server import logs, pipeline
 from trellis2_server.cli import serve as module
@@ -69,7 +70,7 @@ def served(
     ):
         monkeypatch.setattr(owner, name, value)
     configured = settings(server={"max_connections": 77}, model={"background": "auto"})
-    return module.serve(configured, lambda: configured, lambda _: (None, ())), done  # type: ignore[return-value]
+    return module.serve(configured, lambda: configured, lambda _: (GatedEngine(), ())), done
 
 
 def test_a_server_that_was_told_to_stop_ends_with_0(
