@@ -76,7 +76,7 @@ def serve(
     except OSError as error:
         is_taken = error.errno == errno.EADDRINUSE
         hint = "; choose another with --port" if is_taken else ""
-        logger.error("Cannot listen on %s%s", error.strerror, hint)  # noqa: TRY400 - the operator's
+        logger.error("Cannot listen on %s%s", error.strerror or error, hint)  # noqa: TRY400 - theirs
         return _EXIT_NOT_STARTED
     if settings.model.prefetches_background:
         cutter.prefetch()
