@@ -11,7 +11,7 @@ import io
 import os
 import re
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,14 @@ from tests.support.engines import PATIENCE_S
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, ViewportSize
+    from playwright.sync_api import (
+        Browser,
+        BrowserContext,
+        ConsoleMessage,
+        Page,
+        Route,
+        ViewportSize,
+    )
 
 ROOT = Path(__file__).resolve().parents[2]
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
@@ -63,6 +70,13 @@ def chromium() -> Generator[Browser]:
             browser.close()
 
 
+def _refuse(route: Route) -> None:
+    from playwright.sync_api import Error
+
+    with suppress(Error):  # answered already: the page is left, or its other routes were taken away
+        route.abort()
+
+
 class Tab:
     """A browser tab with the web page, and the actions of its user.
 
@@ -77,7 +91,7 @@ class Tab:
         self.in_3d = in_3d
         if not in_3d:
             for blocked in (_VIEWER, _FALLBACK):
-                context.route(blocked, lambda route: route.abort())
+                context.route(blocked, _refuse)
         self.page: Page = context.new_page()
         # A frame of the viewer takes seconds beside other tests.
         self.page.set_default_timeout(PATIENCE_S * 1000 * (4 if in_3d else 1))

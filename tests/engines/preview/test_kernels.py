@@ -42,11 +42,11 @@ def test_a_kernel_compiles_without_a_folder_for_a_cache() -> None:
 def test_every_module_of_loops_is_loaded_with_the_engine() -> None:
     folder = Path(kernels.__file__).parent
     modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "compiled"}
-    assert modules == set(kernels._MODULES)
+    assert modules == set(kernels.MODULES)
 
 
 def test_loops_are_cached_on_disk() -> None:
-    for name in kernels._MODULES:
+    for name in kernels.MODULES:
         functions = [f for f in vars(kernels.load(name)).values() if hasattr(f, "signatures")]
         # Those with a signature of their own; the others are compiled into them.
         loops = [f for f in functions if not f._can_compile]

@@ -49,7 +49,7 @@ SYMMETRIC = [[3, 4, 5], [4, 6, 7], [5, 7, 8]]
 
 def quadric(row: NDArray[np.float32]) -> Floats:
     """Of a stored vertex, as a form over homogeneous coordinates, float64 [4, 4]."""
-    row = row.astype(np.float64)
+    row = row[:13].astype(np.float64)  # the others are set later
     out = np.empty((4, 4))
     out[:3, :3], out[:3, 3], out[3, :3], out[3, 3] = row[SYMMETRIC], row[9:12], row[9:12], row[12]
     shift = np.eye(4)
