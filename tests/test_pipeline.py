@@ -73,12 +73,13 @@ def test_the_configured_engine_is_chosen_with_a_warning_for_the_preview() -> Non
     [
         ("trellis2", {}, 1_000_000, 4096),
         ("preview", {}, 100_000, 2048),
-        ("preview", {"glb_texture_size": 4096}, 100_000, 4096),
-        ("preview", {"glb_decimation_target": 1_000_000}, 1_000_000, 2048),
+        ("preview", {"glb_texture_size": 4096, "glb_decimation_target": 1_000_000}, 100_000, 2048),
+        ("preview", {"glb_texture_size": 1024}, 100_000, 1024),
+        ("preview", {"glb_decimation_target": 2_000_000}, 2_000_000, 2048),
         ("preview", {"remesh": True, "max_texture_size": 8192}, 100_000, 2048),
     ],
 )
-def test_previews_are_lighter_where_the_operator_sets_nothing(
+def test_previews_are_lighter_where_the_operator_keeps_the_defaults(
     engine: str, export: dict[str, Any], faces: int, texture_size: int
 ) -> None:
     given = Settings.model_validate({"export": export})

@@ -179,7 +179,9 @@ def choose_engine(settings: Settings) -> tuple[Engine, tuple[str, ...]]:
 
 
 def with_engine_defaults(settings: Settings, engine: str) -> Settings:
-    """Return the settings with what suits an engine where nothing is set: the preview's are lower.
+    """Return the settings with what suits an engine in place of defaults: the preview's are lower.
+
+    The configuration that comes with the server spells the defaults out, so their values count.
 
     Args:
         settings: the operator's.
@@ -187,9 +189,9 @@ def with_engine_defaults(settings: Settings, engine: str) -> Settings:
     """
     if engine != PreviewEngine.name:
         return settings
-    is_set = settings.export.model_fields_set
-    lower = {key: value for key, value in PREVIEW_DEFAULTS.items() if key not in is_set}
-    return settings.model_copy(update={"export": settings.export.model_copy(update=lower)})
+    own, usual = settings.export, type(settings.export)()
+    lower = {k: v for k, v in PREVIEW_DEFAULTS.items() if getattr(own, k) == getattr(usual, k)}
+    return settings.model_copy(update={"export": own.model_copy(update=lower)})
 
 
 def cpu_workers(settings: Settings) -> int:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _MIN_RESOLUTION: Final = 256
 _MAX_RESOLUTION: Final = 1024
 _ROUGHNESS: Final = 0.7
-#: Settings of `export` that suit pictures of at most 1024 pixels, where the operator has set none:
+#: Settings of `export` that suit pictures of at most 1024 pixels, in place of the defaults:
 #: beyond them the front view changes by less than 0.3 dB, and files and times double.
 PREVIEW_DEFAULTS: Final = {"glb_decimation_target": 100_000, "glb_texture_size": 2048}
 #: Faces of a shape for a normal map: as many as the engine makes.
