@@ -60,10 +60,13 @@ def make_solid(
         min_wall: see `find_warnings`.
         report: stages "remesh" and "decimate".
     """
-    if not find_faults(Mesh(_snapped(mesh.vertices), mesh.faces)):
-        solid = decimate_solid(mesh, target, resolution, report)
-        if not find_faults(solid):
-            return solid, find_warnings(solid, min_wall, faults=[])
+    solid = Mesh(_snapped(mesh.vertices), mesh.faces)
+    faults = find_faults(solid)
+    if not faults and len(solid.faces) > target:
+        solid = decimate_solid(solid, target, resolution, report)
+        faults = find_faults(solid)
+    if not faults:
+        return solid, find_warnings(solid, min_wall, faults)
     solid = decimate_solid(remesh(mesh, resolution, report), target, resolution, report)
     return solid, find_warnings(solid, min_wall)
 
