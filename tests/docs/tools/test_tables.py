@@ -72,6 +72,11 @@ def test_only_what_is_between_markers_changes(
     assert (main(["--check", str(file)]), stale([file])) == (0, [])
 
 
+def test_an_empty_place_between_markers_is_filled() -> None:
+    begin, end = "<!-- settings -->\n", "<!-- /settings -->\n"
+    assert update(begin + end) == f"{begin}{settings_table()}\n{end}"
+
+
 def test_a_marker_without_its_pair_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"<!-- settings --> and <!-- /settings --> are no pair"):
         update("<!-- settings -->\n")
