@@ -19,6 +19,7 @@ from trellis2_server.api.paced_parsing import (
     EVENTS_A_TURN,
     FREE_EVENTS,
     LARGE_BYTES,
+    PAUSE_S,
     PacedParser,
     ParsingTurns,
     SharedFlow,
@@ -228,6 +229,20 @@ async def test_an_ordinary_request_is_parsed_although_the_turn_is_over() -> None
     assert parse(ordinary) == 1
     assert ordinary.their_state is h11.DONE
     assert not ordinary.is_paused
+
+
+@in_a_loop
+async def test_what_has_arrived_late_is_handed_on_before_the_next_turn() -> None:
+    turns = ParsingTurns()
+    loop = asyncio.get_running_loop()
+    done: list[str] = []
+    loop.call_later(0, lambda: loop.call_soon(done.append, "application"))
+    turns.go_on_later(partial(done.append, "next turn"))
+    late_s = loop.time() + 2 * PAUSE_S
+    while loop.time() < late_s:  # both timers are due in the same round
+        pass
+    await until(lambda: len(done) == 2)
+    assert done == ["application", "next turn"]
 
 
 @pytest.mark.parametrize("size", [LARGE_BYTES, 65_536])

@@ -68,7 +68,10 @@ class ParsingTurns:
     def _schedule(self) -> None:
         if not self._is_scheduled:
             self._is_scheduled = True
-            asyncio.get_running_loop().call_later(PAUSE_S, self._begin_turn)
+            loop = asyncio.get_running_loop()
+            # When the loop is late, what arrives has just been parsed in the same round: who waits
+            # for it goes first.
+            loop.call_later(PAUSE_S, loop.call_soon, self._begin_turn)
 
     def _begin_turn(self) -> None:
         self._is_scheduled = False
