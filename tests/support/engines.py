@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from trellis2_server.reports import Report
 
 #: Longest wait; only a failing test reaches it.
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 #: How long an engine waits until a test opens a gate, seconds: a browser may be slow meanwhile.
-GATE_S = 10 * PATIENCE_S
+GATE_S = 5 * PATIENCE_S
 
 
 def cube() -> Mesh:

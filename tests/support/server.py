@@ -96,7 +96,7 @@ class Server:
         config.lifespan, config.timeout_graceful_shutdown = "on", 5
         self.uvicorn = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="server")
-        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
+        self.client = httpx.Client(base_url=self.url, timeout=COMPILING_S)
 
     def _run(self) -> None:
         self.uvicorn.run(sockets=[self._socket])
