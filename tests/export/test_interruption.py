@@ -32,8 +32,9 @@ from trellis2_server.export.unwrap import unwrap
 from trellis2_server.inputs.meshes import Scene, to_model_frame
 from trellis2_server.inputs.meshes.scene import Part
 from trellis2_server.mesh import Mesh
-from trellis2_server.parameters import PictureForm
+from trellis2_server.parameters import PictureForm, read_options
 from trellis2_server.reports import no_report
+from trellis2_server.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -156,9 +157,8 @@ def _picture() -> Any:
 
 
 def _ordinary() -> None:
-    options: Any = SimpleNamespace(
-        texture_size=2048, decimation_target=200_000, depth="auto", back="fill"
-    )
+    fields = {"texture_size": 2048, "decimation_target": 200_000, "back": "fill"}
+    options = read_options(fields, Settings())
     engine, cutout = PreviewEngine(), _picture()
     shape = engine.shape(cutout, options, no_report)
     field = engine.texture(shape, cutout, options, no_report)
