@@ -163,10 +163,10 @@ def rasterize(atlas: Atlas, gutter: int | None = None) -> NDArray[np.int32]:
     owner = np.full((size, size), -1, np.int32)
     parallel_for(kernels.rasterize_rows, size, atlas.uv, atlas.faces, owner, grain=256)
     call(kernels.claim_centres, atlas.uv, atlas.faces, owner)
+    dilated = np.empty_like(owner)
     for _ in range(gutter):
-        dilated = np.empty_like(owner)
         parallel_for(kernels.dilate, size, owner, dilated, grain=64)
-        owner = dilated
+        owner, dilated = dilated, owner
     return owner
 
 

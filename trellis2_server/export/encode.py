@@ -39,7 +39,7 @@ def encode(pixels: NDArray[np.uint8], file_format: Format, quality: int | None =
     """Encode pixels as an image file.
 
     Args:
-        pixels: uint8 [H, W, 3 or 4], row 0 at the top; 3 channels for JPEG.
+        pixels: uint8 [H, W, 3 or 4], row 0 at the top. JPEG has no fourth channel: it is ignored.
         file_format: PNG is lossless, JPEG and WebP are not.
         quality: of JPEG and WebP; None: that of colours.
 
@@ -61,9 +61,14 @@ def encode(pixels: NDArray[np.uint8], file_format: Format, quality: int | None =
             "alpha_quality": 100,
         },
     }[file_format]
-    stream = CheckedStream()
+    stream, pixels = CheckedStream(), np.ascontiguousarray(pixels)
+    if file_format == "jpeg" and pixels.shape[2] == 4:  # noqa: PLR2004
+        # In Pillow's own layout, which is not copied: that would take longer than the encoder.
+        image = pillow.frombuffer("RGBX", pixels.shape[1::-1], pixels, "raw", "RGBX", 0, 1)
+    else:
+        image = pillow.fromarray(pixels)
     try:
-        pillow.fromarray(np.ascontiguousarray(pixels)).save(stream, file_format, **options)  # pyright: ignore[reportArgumentType]
+        image.save(stream, file_format, **options)
     except (OSError, ValueError, KeyError) as error:
         raise ExportError(f"A texture could not be encoded as {file_format}.") from error
     return Image(f"image/{file_format}", stream.getvalue())
@@ -95,7 +100,7 @@ def encode_maps(
     base_format: Format = "jpeg" if texture_format == "auto" else texture_format
     base_color = maps.base_color
     if alpha_mode == "OPAQUE":
-        base_color = base_color[..., :3]
+        base_color = base_color if base_format == "jpeg" else base_color[..., :3]
     elif base_format == "jpeg":
         base_format = "png"
     roughness, metallic = _constant(counts[1]), _constant(counts[2])

@@ -110,8 +110,8 @@ def create_textures(  # noqa: PLR0913 - the parameters of `export.textured_glb`
         if atlas is None:
             create_atlas = unwrap_with_xatlas if unwrap == "xatlas" else unwrap_mesh
             atlas = create_atlas(mesh, texture_size, report)
+        owner = bake.rasterize(atlas)
         index, error, full, openness = indexing.result()
-    owner = bake.rasterize(atlas)
     maps = bake.bake(mesh, atlas, index, report, owner)
     if openness is not None:
         maps.metal_rough[..., 0] = draw_occlusion(openness, atlas)

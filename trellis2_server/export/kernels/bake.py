@@ -191,14 +191,14 @@ def sample(x, y, z, brick_of, masks, ranks, arranged, resolution):
         (z + 0.5) * resolution - 0.5,
     )
     i0, j0, k0 = int(np.floor(gx)), int(np.floor(gy)), int(np.floor(gz))
-    fx, fy, fz = gx - i0, gy - j0, gz - k0
-    total = 0.0
-    v0, v1, v2, v3, v4, v5 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    fx, fy, fz = np.float32(gx - i0), np.float32(gy - j0), np.float32(gz - k0)
+    unit = np.float32(1.0)
+    total = v0 = v1 = v2 = v3 = v4 = v5 = np.float32(0.0)
     for column in range(4):
         i, j = i0 + (column >> 1), j0 + (column & 1)
         if i < 0 or j < 0 or i >= resolution or j >= resolution:
             continue
-        share = (fx if column >> 1 else 1.0 - fx) * (fy if column & 1 else 1.0 - fy)
+        share = (fx if column >> 1 else unit - fx) * (fy if column & 1 else unit - fy)
         last, n = np.int64(-1), np.int64(0)
         for k in range(max(k0, 0), min(k0 + 1, resolution - 1) + 1):
             b = brick_of[i >> 2, j >> 2, k >> 2]
@@ -210,7 +210,7 @@ def sample(x, y, z, brick_of, masks, ranks, arranged, resolution):
             # The next voxel along z in the same brick is the next row.
             n = n + 1 if last == b else ranks[b] + count_bits(masks[b] & ((one << bit) - one))
             last = np.int64(b)
-            weight = share * (fz if k > k0 else 1.0 - fz)
+            weight = share * (fz if k > k0 else unit - fz)
             total += weight
             v0 += weight * arranged[n, 0]
             v1 += weight * arranged[n, 1]
@@ -222,7 +222,7 @@ def sample(x, y, z, brick_of, masks, ranks, arranged, resolution):
         return 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     scale = 1.0 / total
     return (
-        total,
+        np.float64(total),
         clamp(v0 * scale),
         clamp(v1 * scale),
         clamp(v2 * scale),
