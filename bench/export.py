@@ -68,18 +68,25 @@ def original_of(args: argparse.Namespace) -> Mesh:
 
 
 class Stages:
-    """Time between calls of `report`, summed by stage, seconds."""
+    """Time of each stage until the next one reports, seconds; of "bake", that of each step.
+
+    A stage may report the same step several times. What follows the last step of unwrapping is
+    "rasterize": the texels of each face, and the rest of what is indexed beside unwrapping.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
+        self._key = "unwrap"
 
-    def __call__(self, stage: str, step: int, _steps: int) -> None:
+    def __call__(self, stage: str, step: int, steps: int) -> None:
         now = time.perf_counter()
-        if step > 0 or stage == "pack":
-            key = f"{stage}.{step}" if stage == "bake" else "encode" if step == 0 else stage
-            self.seconds[key] = self.seconds.get(key, 0.0) + now - self._last
+        self.seconds[self._key] = self.seconds.get(self._key, 0.0) + now - self._last
         self._last = now
+        if stage == "bake":
+            self._key = f"bake.{step + 1}"
+        else:
+            self._key = "rasterize" if stage == "unwrap" and step == steps else stage
 
 
 class StageTimes:

@@ -51,6 +51,15 @@ def test_lossy_images_are_above_forty_decibels(file_format: str, channels: int) 
     assert 10 * np.log10(255**2 / (error**2).mean()) > 40
 
 
+@settings(deadline=None, max_examples=15)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 999))
+def test_jpeg_is_the_same_without_the_fourth_channel(height: int, width: int, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 4), np.uint8)
+    assert encode(pixels, "jpeg") == encode(pixels[..., :3], "jpeg")
+    strided = np.repeat(pixels, 2, axis=1)[:, ::2]
+    assert encode(strided, "jpeg") == encode(pixels, "jpeg")
+
+
 def test_jpeg_has_full_chroma_resolution() -> None:
     image = encode(smooth(64, 3), "jpeg")
     with Image.open(io.BytesIO(image.content)) as picture:
