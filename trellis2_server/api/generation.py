@@ -21,6 +21,7 @@ from trellis2_server.api.request_parsing import parse_request
 from trellis2_server.digests import md5
 from trellis2_server.errors import InputError, JobNotFoundError, UnavailableError
 from trellis2_server.inputs.images import count_of
+from trellis2_server.inputs.meshes import check_beginning
 from trellis2_server.jobs.text_pictures import NO_SERVER
 from trellis2_server.parameters import Delivery, Options, read_delivery, read_options
 
@@ -106,7 +107,7 @@ async def read_generation_request(
     max_bytes = settings.server.max_body_bytes
     parsed = await parse_request(request, max_bytes=max_bytes, names=form.names)
     fields = form.translate(parsed.fields)
-    mesh_md5 = await asyncio.to_thread(md5, parsed.mesh) if parsed.mesh else None
+    mesh_md5 = await asyncio.to_thread(_identify_mesh, parsed.mesh) if parsed.mesh else None
     unfetched = parsed.picture if isinstance(parsed.picture, UnfetchedPictures) else None
     pictures = None if isinstance(parsed.picture, UnfetchedPictures) else parsed.picture
     count = count_of(pictures) if unfetched is None else len(unfetched.entries)
@@ -261,3 +262,9 @@ async def find_job(generation: GenerationRequest, service: JobService, caller: C
     remove_background = generation.options.remove_background
     name = await service.identify(generation.picture, caller, remove_background=remove_background)
     return await service.get_job(name, caller)
+
+
+def _identify_mesh(content: bytes) -> str:
+    """Return the MD5 of a mesh file, unless its beginning is that of another kind of file."""
+    check_beginning(content)
+    return md5(content)

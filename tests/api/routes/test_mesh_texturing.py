@@ -281,6 +281,15 @@ def test_an_invalid_mesh_is_rejected_with_the_cause(
     assert reply.json()["text"].startswith(cause)
 
 
+def test_a_picture_sent_as_mesh_is_refused_before_there_is_a_job(server: Server) -> None:
+    known = server.client.get("/jobs").json()
+    body = fields(texture=True)
+    reply = server.generate(body | {"mesh": body["image"]})
+    assert reply.status_code == 400
+    assert reply.json()["text"].endswith("but a picture (PNG); send it as image")
+    assert server.client.get("/jobs").json() == known
+
+
 @pytest.mark.parametrize(
     ("compress", "extension"),
     [("meshopt", "EXT_meshopt_compression"), ("draco", "KHR_draco_mesh_compression")],

@@ -48,7 +48,7 @@ def test_a_damaged_file_is_read_or_refused(kind: str, data: st.DataObject) -> No
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"hello", "not a GLB, OBJ, PLY or STL file"),
+        (b"hello", "not a GLB, glTF, OBJ, PLY or STL file but text"),
         (b' {"asset": {}}\nv 0 0 0\n', "JSON of the glTF file is not valid"),
         (b"v 0 0 0\n", "the OBJ file has no triangle"),
         (b"v 1 2 3\nv a b c\n", 'line 2: "a": it is no number'),

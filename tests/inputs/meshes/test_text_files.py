@@ -332,5 +332,5 @@ def test_an_error_names_the_line_of_an_stl(content: str, message: str) -> None:
 def test_other_binary_files_are_no_stl() -> None:
     random = np.random.default_rng(0).bytes(5000)
     for content in (random, b"\x89PNG\r\n\x1a\n" + random, bytes(5000), CORNERS * 100):
-        with pytest.raises(InputError, match="not a GLB, OBJ, PLY or STL file"):
+        with pytest.raises(InputError, match="not a GLB, glTF, OBJ, PLY or STL file"):
             read_scene(content)

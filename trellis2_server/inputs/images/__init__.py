@@ -4,7 +4,6 @@
     decoding         file → upright sRGB pixels of bounded size
     loading          file → Pillow's picture; what browsers show and Pillow refuses
     png_chunks       a PNG without what its pixels do not need
-    foreign_files    what a file is that is no picture
     pixel_modes      any Pillow mode → 8-bit modes, and transparency
     tiff_samples     samples of TIFF files that Pillow does not read
     deep_colors      such samples → 8-bit sRGB

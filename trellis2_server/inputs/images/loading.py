@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from trellis2_server.errors import InputError, TooLargeError
+from trellis2_server.inputs.foreign_files import describe_file, is_heif
 from trellis2_server.inputs.images.deep_colors import show_samples
-from trellis2_server.inputs.images.foreign_files import describe_file, is_heif
 from trellis2_server.inputs.images.formats import HEIF_INSTALL, available_formats, format_names
 from trellis2_server.inputs.images.jpeg_segments import START_OF_SCAN, read_segments
 from trellis2_server.inputs.images.tiff_directory import describe_samples, has_deep_planes

@@ -32,7 +32,7 @@ from trellis2_server.inputs.meshes.placements import (
     placed_bounds,
     separate_placements,
 )
-from trellis2_server.inputs.meshes.reading import read_scene
+from trellis2_server.inputs.meshes.reading import check_beginning, read_scene
 from trellis2_server.inputs.meshes.scene import Axis, Part, Scene
 from trellis2_server.inputs.meshes.transfer import pack_scene, unpack_scene
 
@@ -41,6 +41,7 @@ __all__ = [
     "Glb",
     "Part",
     "Scene",
+    "check_beginning",
     "has_shared_meshes",
     "pack_scene",
     "placed_bounds",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from trellis2_server.errors import InputError
+from trellis2_server.inputs.foreign_files import describe_no_mesh
 from trellis2_server.inputs.meshes.glb import read_glb
 from trellis2_server.inputs.meshes.glb_container import is_glb, is_gltf_text
 from trellis2_server.inputs.meshes.obj import is_obj, read_obj
@@ -53,6 +54,8 @@ class _Format:
     read_with_uv: Callable[[bytes], Scene] | None = None
 
 
+#: Texts have no zero in this part of them.
+_BINARY_BYTES: Final = 4096
 #: Headers of the binary STL files that this server writes, by the axis that points up.
 _OWN_STL_HEADERS: Final[dict[Axis, bytes]] = {
     "y": b"trellis2-server".ljust(80), "z": b"trellis2-server, Z up".ljust(80),
@@ -128,8 +131,22 @@ def _declared_axis(content: bytes) -> Axis | None:
     return None
 
 
+def check_beginning(content: bytes) -> None:
+    """Refuse a binary file that no reader knows, by its beginning and size; it is not read.
+
+    Raises:
+        InputError: the file is of another format.
+    """
+    if b"\0" in content[:_BINARY_BYTES]:  # the others are sought for a vertex, which takes longer
+        _recognize(content)
+
+
 def _recognize(content: bytes) -> _Format:
     for file_format in _FORMATS:
         if file_format.matches(content):
             return file_format
-    raise InputError("mesh: not a GLB, OBJ, PLY or STL file, or its beginning is missing")
+    what = describe_no_mesh(content)
+    raise InputError(
+        "mesh: not a GLB, glTF, OBJ, PLY or STL file"
+        + (f" but {what}" if what else ", or its beginning is missing")
+    )

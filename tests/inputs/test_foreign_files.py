@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import base64
+import io
 import struct
 
 import pytest
+from PIL import Image
 
 from trellis2_server.errors import InputError
+from trellis2_server.inputs.foreign_files import describe_file, is_heif
 from trellis2_server.inputs.images.decoding import decode_image
-from trellis2_server.inputs.images.foreign_files import describe_file, is_heif
+from trellis2_server.inputs.images.formats import FORMATS, available_formats
+from trellis2_server.inputs.meshes import check_beginning, read_scene
 
 
 def boxes(brand: bytes, *more: bytes) -> bytes:
@@ -61,9 +65,9 @@ FILES = {
     "solid as a word": (b"solid oak chair with a facet", "text"),
     "v as a word": (b"v 1 for victory\nv 1 2 3", "text"),
     "ZIP": (b"PK\3\4\x14\0", "a ZIP archive or an Office document"),
-    "URL": (b"https://example.org/a/cat.png?size=2\n", "the address of a picture (URL)"),
-    "URL without a scheme": (b"www.example.org/cat.png", "the address of a picture (URL)"),
-    "blob URL": (b"blob:https://example.org/1b2c", "the address of a picture (URL)"),
+    "URL": (b"https://example.org/a/cat.png?size=2\n", "an address (URL)"),
+    "URL without a scheme": (b"www.example.org/cat.png", "an address (URL)"),
+    "blob URL": (b"blob:https://example.org/1b2c", "an address (URL)"),
     "path": (b"/home/user/My pictures/cat.JPG", "the path of a file"),
     "Windows path": (b"C:\\Users\\me\\cat.png", "the path of a file"),
     "file name": (b"cat.webp", "the path of a file"),
@@ -82,6 +86,31 @@ def test_the_message_says_what_a_file_is(data: bytes, what: str) -> None:
     with pytest.raises(InputError, match=r"^image: not a PNG") as caught:
         decode_image(data, max_pixels=100_000)
     assert str(caught.value).endswith(f" file but {what}")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_picture_sent_as_a_mesh_is_named_before_it_is_read(name: str) -> None:
+    if name not in available_formats():
+        pytest.skip(f"this Pillow has no {name}")
+    stream = io.BytesIO()
+    if name == "HEIF":  # which the smaller package does not write
+        stream.write(boxes(b"heic", b"mif1"))
+    else:
+        Image.new("RGB", (64, 48), "red").save(stream, name)
+    what = f"a picture ({FORMATS[name]}); send it as image"
+    for check in (check_beginning, read_scene):
+        with pytest.raises(InputError) as caught:
+            check(stream.getvalue())
+        assert str(caught.value) == f"mesh: not a GLB, glTF, OBJ, PLY or STL file but {what}"
+
+
+@pytest.mark.parametrize(("data", "what"), FILES.values(), ids=FILES.keys())
+def test_a_mesh_is_never_refused_by_its_beginning(data: bytes, what: str) -> None:
+    if what.startswith("a mesh"):
+        check_beginning(data)
+    else:
+        with pytest.raises(InputError, match=r"^mesh: "):
+            read_scene(data)
 
 
 @pytest.mark.parametrize(

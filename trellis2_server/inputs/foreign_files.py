@@ -1,4 +1,4 @@
-"""Say what a file is that is no picture, or a picture that cannot be read.
+"""Say what a file is that is not of an accepted format, or sent in the wrong field.
 
 Does not know: the accepted formats, how they are decoded.
 """
@@ -10,11 +10,23 @@ from typing import Final
 
 #: Bytes at the beginning of a file that are looked at.
 _HEAD_BYTES: Final = 1024
-#: A file of a format that requests take as a mesh.
+#: A file of a format that requests take as a mesh, and of one that they take as a picture.
 _MESH: Final = "a mesh ({}); send it as mesh"
+_PICTURE: Final = "a picture ({}); send it as image"
 #: Bytes of a binary STL before its faces, and of each face.
 _STL_HEAD_BYTES: Final = 84
 _STL_FACE_BYTES: Final = 50
+#: Pictures that requests take.
+_PICTURES: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = (
+    (re.compile(rb"\x89PNG"), "PNG"),
+    (re.compile(rb"\xff\xd8\xff"), "JPEG"),
+    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), "WebP"),
+    (re.compile(rb"GIF8"), "GIF"),
+    (re.compile(rb"BM.{4}\0\0\0\0", re.DOTALL), "BMP"),
+    (re.compile(rb"II\*\0|MM\0\*"), "TIFF"),
+    (re.compile(rb".{4}ftyp(?:avif|avis)", re.DOTALL), "AVIF"),
+    (re.compile(rb".{4}ftyp(?:hei[cxms]|hev[cx]|mif[12]|msf1)", re.DOTALL), "HEIC"),
+)
 #: First bytes of a file, and what it is.
 _BEGINNINGS: Final[tuple[tuple[bytes, str], ...]] = (
     (b"%PDF-", "a PDF document"),
@@ -73,7 +85,7 @@ _BRANDS: Final = {
 _LINES: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = (
     (
         re.compile(rb"(?:https?://?|ftp://|file:/|blob:)\S+|www\.\S+", re.IGNORECASE),
-        "the address of a picture (URL)",
+        "an address (URL)",
     ),
     (
         re.compile(
@@ -110,6 +122,19 @@ _CONTROL: Final = re.compile(rb"[\0-\x08\x0b\x0e-\x1f\x7f]")
 def is_heif(data: bytes) -> bool:
     """Whether a file is a picture of the kind that phones call HEIC."""
     return data[4:8] == b"ftyp" and not _brands(data) & _AVIF_BRANDS and _is_heif_brand(data)
+
+
+def describe_no_mesh(data: bytes) -> str | None:
+    """Return what a file in the field of meshes is, with its article; None: unknown.
+
+    Args:
+        data: the file, none of the accepted meshes.
+    """
+    for pattern, name in _PICTURES:
+        if pattern.match(data):
+            return _PICTURE.format(name)
+    what = describe_file(data)
+    return None if what is None or what.startswith("a mesh") else what
 
 
 def describe_file(data: bytes) -> str | None:
