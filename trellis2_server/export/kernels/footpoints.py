@@ -41,7 +41,7 @@ def closest_shares(vertices, a, b, c, px, py, pz):
         s = d1 / uu
     elif d6 >= 0.0 and d5 <= d6:
         t = 1.0
-    elif ac <= 0.0 and vv > 0.0 and d2 >= 0.0:
+    elif ac <= 0.0 and d2 >= 0.0 and d6 <= 0.0 and vv > 0.0:
         t = d2 / vv
     else:
         whole = (d4 - d3) + (d5 - d6)

@@ -20,6 +20,9 @@ from trellis2_server.export.jit import is_cancelled, kernel
 MOST_AROUND = 48
 #: Bits of a vertex: an edge with one face, an edge with more than two.
 BORDER, NON_MANIFOLD = 1, 2
+#: Cost of a texture that stays while a corner of its face moves, by doubled area and squared
+#: distance.
+SHIFT = 0.3
 #: A vertex moves no farther than this multiple of the square of the collapsed edge.
 FARTHEST = 4.0
 
@@ -263,15 +266,18 @@ def find_targets(
             ux, uy, uz = (
                 np.float64(vertices[u, 0]), np.float64(vertices[u, 1]), np.float64(vertices[u, 2]),
             )  # fmt: skip
-            square = (
+            edge = (
                 (ux - vertices[v, 0]) ** 2 + (uy - vertices[v, 1]) ** 2 + (uz - vertices[v, 2]) ** 2
             )
             x, y, z = best_place(
                 quadrics, v, u, np.float64(finest[u, 0]), np.float64(finest[u, 1]),
                 np.float64(finest[u, 2]), hold,
             )  # fmt: skip
-            if (x - ux) ** 2 + (y - uy) ** 2 + (z - uz) ** 2 > FARTHEST * square:
+            if (x - ux) ** 2 + (y - uy) ** 2 + (z - uz) ** 2 > FARTHEST * edge:
                 x, y, z = ux, uy, uz
+            square = (
+                (x - vertices[v, 0]) ** 2 + (y - vertices[v, 1]) ** 2 + (z - vertices[v, 2]) ** 2
+            )
             # Short edges first where all is flat.
             cost = error_at(quadrics, v, u, x, y, z) + 1e-6 * square * square
             if cost >= costs[v]:
@@ -283,7 +289,7 @@ def find_targets(
                 ):
                     # The texture stays where it is while the place moves.
                     nx, ny, nz = doubled_area(vertices, faces[f, 0], faces[f, 1], faces[f, 2])
-                    cost += np.sqrt(nx * nx + ny * ny + nz * nz) * square
+                    cost += SHIFT * np.sqrt(nx * nx + ny * ny + nz * nz) * square
             if cost < costs[v] and is_allowed(
                 level, vertices, faces, rows, uv, first, corners, kinds, v, u, often[n], near,
                 count, x, y, z,
