@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trellis2_server.export.adjacency import corner_lists
+from trellis2_server.export.adjacency import corner_lists, twins
 from trellis2_server.export.kernels import footpoints as kernels
 from trellis2_server.export.parallel import parallel_for
 
@@ -30,8 +30,9 @@ class Footpoints:
 
     Attributes:
         faces: int32 [P].
-        shares: float32 [P, 3], of the corners of the face: barycentric coordinates.
-        distances: float32 [P], from the place; infinite for those that were held.
+        shares: float32 [P, 3], of the corners of the face: barycentric coordinates. Some are
+            negative where the point lies in the gutter around a chart.
+        distances: float32 [P], from the place to the chart; infinite for those that were held.
     """
 
     faces: NDArray[np.int32]
@@ -54,12 +55,13 @@ class Footpoints:
         return found
 
 
-def find_footpoints(
+def find_footpoints(  # noqa: PLR0913, PLR0917 - one argument per input
     points: NDArray[np.float32],
     rows: NDArray[np.int32],
     is_held: NDArray[np.bool_],
     mesh: Mesh,
     atlas: Atlas,
+    gutter: float,
 ) -> Footpoints:
     """Return the closest points of charts to places.
 
@@ -71,13 +73,16 @@ def find_footpoints(
         is_held: bool [P], points whose footpoint is that of the row itself.
         mesh: of the atlas.
         atlas: each row has a face.
+        gutter: how far beyond the rim of its chart a point may lie, texels.
     """
     count = len(points)
+    is_rim = twins(atlas.faces, len(atlas.uv)) < 0
     first, corners = corner_lists(atlas.faces, len(atlas.uv))
     faces, distances = np.empty(count, np.int32), np.empty(count, np.float32)
     shares = np.empty((count, 3), np.float32)
     parallel_for(
         kernels.find_footpoints, count, points, rows, is_held, mesh.vertices, mesh.faces,
-        atlas.faces, first, corners, faces, shares, distances, grain=512,
+        atlas.uv, atlas.faces, is_rim, float(gutter), first, corners, faces, shares, distances,
+        grain=512,
     )  # fmt: skip
     return Footpoints(faces, shares, distances)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from trellis2_server.export.adjacency import corner_lists, next_half_edges, twins
-from trellis2_server.export.bake import index_faces
+from trellis2_server.export.bake import gutter_px, index_faces
 from trellis2_server.export.cancellation import call, check
 from trellis2_server.export.deviation import deviation, normal_deviation
 from trellis2_server.export.footpoints import find_footpoints
@@ -172,7 +172,7 @@ class _Work:
         sources, rows, pairs = pair_rows(self.faces, self.rows, len(self.vertices))
         feet = find_footpoints(
             self.vertices[sources], rows, self._atlas.source[rows] != sources, self._mesh,
-            self._atlas,
+            self._atlas, gutter_px(self._atlas.size_px),
         )  # fmt: skip
         return Level(self.vertices.copy(), self.faces, sources, feet, pairs)
 

@@ -52,9 +52,48 @@ def closest_shares(vertices, a, b, c, px, py, pz):
 
 
 @kernel
+def shares_beyond(vertices, a, b, c, px, py, pz):
+    # Barycentric coordinates of a place's projection onto the plane of a triangle; not of a sliver.
+    ax, ay, az = np.float64(vertices[a, 0]), np.float64(vertices[a, 1]), np.float64(vertices[a, 2])
+    ux, uy, uz = vertices[b, 0] - ax, vertices[b, 1] - ay, vertices[b, 2] - az
+    vx, vy, vz = vertices[c, 0] - ax, vertices[c, 1] - ay, vertices[c, 2] - az
+    wx, wy, wz = px - ax, py - ay, pz - az
+    uu, uv = ux * ux + uy * uy + uz * uz, ux * vx + uy * vy + uz * vz
+    vv = vx * vx + vy * vy + vz * vz
+    wu, wv = wx * ux + wy * uy + wz * uz, wx * vx + wy * vy + wz * vz
+    whole = uu * vv - uv * uv
+    if whole <= 1e-4 * uu * vv:
+        return False, 0.0, 0.0
+    return True, (wu * vv - wv * uv) / whole, (wv * uu - wu * uv) / whole
+
+
+@kernel
+def extend(vertices, faces, uv, uv_faces, is_rim, most, f, p, x, y, z, shares):
+    # Where the closest point of the chart lies on its rim, move it on along the plane of the face,
+    # by at most so many texels.
+    is_at_rim = False
+    for k in range(3):
+        is_at_rim |= shares[p, (k + 2) % 3] == 0.0 and is_rim[3 * f + k]
+    if not is_at_rim:
+        return
+    is_flat, s, t = shares_beyond(vertices, faces[f, 0], faces[f, 1], faces[f, 2], x, y, z)
+    if not is_flat:
+        return
+    a, b, c = uv_faces[f, 0], uv_faces[f, 1], uv_faces[f, 2]
+    ds, dt = s - shares[p, 1], t - shares[p, 2]
+    du = ds * (uv[b, 0] - np.float64(uv[a, 0])) + dt * (uv[c, 0] - np.float64(uv[a, 0]))
+    dv = ds * (uv[b, 1] - np.float64(uv[a, 1])) + dt * (uv[c, 1] - np.float64(uv[a, 1]))
+    length = np.sqrt(du * du + dv * dv)
+    part = 1.0 if length <= most else most / length
+    shares[p, 0] -= part * (ds + dt)
+    shares[p, 1] += part * ds
+    shares[p, 2] += part * dt
+
+
+@kernel
 def find_footpoints(
-    start, stop, points, rows, is_held, vertices, faces, uv_faces, first, corners, found, shares,
-    distances, flag,
+    start, stop, points, rows, is_held, vertices, faces, uv, uv_faces, is_rim, gutter, first,
+    corners, found, shares, distances, flag,
 ):  # fmt: skip
     # Walk from the faces at a row of the texture coordinates to closer and closer ones, within the
     # chart: the corners around a row are only those of its chart.
@@ -88,3 +127,4 @@ def find_footpoints(
                 break
             f = closer
         found[p], distances[p] = f, np.sqrt(least)
+        extend(vertices, faces, uv, uv_faces, is_rim, gutter, f, p, x, y, z, shares)
