@@ -71,16 +71,39 @@ def test_levels_show_what_the_finest_one_shows_there(full: Mesh) -> None:
     mesh = export.prepare(full, decimation_target=12_000)
     atlas = unwrap(mesh, SIZE)
     first = mesh.vertices[atlas.source]
-    for level, most in zip(create_levels(mesh, atlas, TARGETS), (0.008, 0.03), strict=True):
-        places = level.vertices[level.sources]
-        shown = level.footpoints.interpolate(first, atlas.faces)
+    for level, most in zip(create_levels(mesh, atlas, TARGETS), (0.004, 0.02), strict=True):
         is_held = np.isinf(level.footpoints.distances)
         assert is_held.mean() <= 0.05
-        distances = np.linalg.norm(shown - places, axis=1)[~is_held]
-        np.testing.assert_allclose(distances, level.footpoints.distances[~is_held], atol=1e-5)
-        closest = np.linalg.norm(closest_points(places, mesh) - places, axis=1)[~is_held]
-        assert np.quantile(distances - closest, 0.95) <= most
-        assert (distances - closest >= -1e-5).all()
+        places = level.vertices[level.sources][~is_held]
+        shown = level.footpoints.interpolate(first, atlas.faces)[~is_held]
+        shift = np.linalg.norm(shown - closest_points(places, mesh), axis=1)
+        assert np.median(shift) <= most / 10
+        assert np.quantile(shift, 0.95) <= most
+
+
+def wire() -> Mesh:
+    """A closed wire, bent to a wavy ring, 1/33 as thick as it is wide."""
+
+    def place(u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
+        u, v = 2 * np.pi * u, 2 * np.pi * v
+        ring = 0.4 + 0.012 * np.cos(v)
+        height = 0.012 * np.sin(v) + 0.05 * np.cos(3 * u)
+        return np.stack([ring * np.cos(u), ring * np.sin(u), height], -1)
+
+    return shapes.grid(240, 16, place, wraps=(True, True))
+
+
+def test_thin_wires_do_not_shrink() -> None:
+    mesh = wire()
+
+    def volume(vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> float:
+        a, b, c = vertices.astype(np.float64)[faces].transpose(1, 0, 2)
+        return float((a * np.cross(b, c)).sum()) / 6
+
+    whole = volume(mesh.vertices, mesh.faces)
+    levels = create_levels(mesh, unwrap(mesh, 256), (1000, 400))
+    for level, least in zip(levels, (0.97, 0.89), strict=True):
+        assert least <= volume(level.vertices, level.faces) / whole <= 1.02
 
 
 def test_levels_have_unit_normals_and_tangents_across_them(content: bytes) -> None:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from trellis2_server.reports import Report
 
 #: Weights of the planes that hold open edges and seams, of a face of the edge's squared length.
-_BORDER_WEIGHT, _SEAM_WEIGHT = 4.0, 0.02
+_BORDER_WEIGHT, _SEAM_WEIGHT = 4.0, 0.05
 #: How weakly a vertex is held to its first place, relative to the planes.
 _HOLD: Final = 3e-3
 #: Weights of faces by curvature, relative to the mean: the least and the largest.
