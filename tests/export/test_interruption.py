@@ -157,7 +157,7 @@ def _picture() -> Any:
 
 def _ordinary() -> None:
     options: Any = SimpleNamespace(
-        texture_size=2048, decimation_target=200_000, depth="auto", back="fill"
+        texture_size=2048, decimation_target=200_000, depth="auto", back="fill", normal_map=False
     )
     engine, cutout = PreviewEngine(), _picture()
     shape = engine.shape(cutout, options, no_report)
