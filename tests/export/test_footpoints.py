@@ -72,4 +72,4 @@ def test_points_near_a_ball_have_its_closest_points() -> None:
     places = (ball.vertices + shift).astype(np.float32)
     feet = find_footpoints(places, rows, np.zeros(len(rows), np.bool_), ball, atlas, 2)
     shown = feet.interpolate(ball.vertices, ball.faces)
-    np.testing.assert_allclose(shown, closest_points(places, ball), atol=1e-5)
+    np.testing.assert_allclose(shown, closest_points(places.astype(np.float64), ball), atol=1e-5)

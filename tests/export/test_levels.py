@@ -76,7 +76,7 @@ def test_levels_show_what_the_finest_one_shows_there(full: Mesh) -> None:
         assert is_held.mean() <= 0.05
         places = level.vertices[level.sources][~is_held]
         shown = level.footpoints.interpolate(first, atlas.faces)[~is_held]
-        shift = np.linalg.norm(shown - closest_points(places, mesh), axis=1)
+        shift = np.linalg.norm(shown - closest_points(places.astype(np.float64), mesh), axis=1)
         assert np.median(shift) <= most / 10
         assert np.quantile(shift, 0.95) <= most
 
