@@ -159,7 +159,7 @@ def rasterize(atlas: Atlas, gutter: int | None = None) -> NDArray[np.int32]:
     """
     size = atlas.size_px
     if gutter is None:
-        gutter = 3 if size >= 1024 else 2  # noqa: PLR2004
+        gutter = gutter_px(size)
     owner = np.full((size, size), -1, np.int32)
     parallel_for(kernels.rasterize_rows, size, atlas.uv, atlas.faces, owner, grain=256)
     call(kernels.claim_centres, atlas.uv, atlas.faces, owner)
@@ -168,6 +168,11 @@ def rasterize(atlas: Atlas, gutter: int | None = None) -> NDArray[np.int32]:
         parallel_for(kernels.dilate, size, owner, dilated, grain=64)
         owner, dilated = dilated, owner
     return owner
+
+
+def gutter_px(size: int) -> int:
+    """Return the width of the gutter around charts of a square texture, texels."""
+    return 3 if size >= 1024 else 2  # noqa: PLR2004
 
 
 def _index_voxels(field: VoxelField) -> _Voxels:

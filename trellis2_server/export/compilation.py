@@ -45,7 +45,7 @@ PARTS: Final = {
     "unwrap": ("charts", "grouping", "packing"),
     "bake": ("bake", "encode", "gaps", "geometry"),
     "draw": ("drawing",),
-    "maps": ("levels", "maps", "normals", "occlusion", "trees"),
+    "maps": ("footpoints", "levels", "maps", "normals", "occlusion", "trees"),
 }
 #: Parts that every export needs. Others are compiled after the start, see `compile_rest`.
 COMMON: Final = ("prepare", "unwrap", "bake")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trellis2_server.export.atlas import Atlas
+    from trellis2_server.export.footpoints import Footpoints
     from trellis2_server.mesh import Mesh
 
 
@@ -138,34 +139,55 @@ def geometry(  # noqa: PLR0913, PLR0917 - one argument per input
     )
 
 
-def level_geometry(
-    mesh: Mesh,
+def level_geometry(  # noqa: PLR0913, PLR0917 - one argument per input
     finest: GltfGeometry,
     atlas: Atlas,
+    vertices: NDArray[np.float32],
+    sources: NDArray[np.int32],
+    footpoints: Footpoints,
     faces: NDArray[np.int32],
-    rows: NDArray[np.int32],
 ) -> GltfGeometry:
-    """Return a coarser level of detail, with places, normals and texture of the finest one.
+    """Return a coarser level of detail, with normals and texture of the finest one.
 
     Args:
-        mesh: of the finest level.
-        finest: of the mesh and the atlas.
-        atlas: of the mesh.
-        faces: int32 [F, 3], vertices of the mesh.
-        rows: int32 [F, 3], rows of the atlas; not always those of the same vertices.
+        finest: of the atlas.
+        atlas: of the finest level.
+        vertices: float32 [N, 3] of the level, in the model frame.
+        sources: int32 [P], ascending, the vertex of each row of the level.
+        footpoints: of those P rows, in the finest level. All rows of a vertex get the normal of the
+            closest one.
+        faces: int32 [F, 3], rows of the level.
     """
-    vertices, uv_rows, pairs = pair_rows(faces, rows, len(mesh.vertices))
-    place = np.zeros(len(mesh.vertices), np.int64)
-    place[atlas.source] = np.arange(len(atlas.source))
-    at = place[vertices]
+    first = np.flatnonzero(np.diff(sources, prepend=-1))
+    order = np.lexsort((footpoints.distances, sources))
+    closest = np.repeat(order[first], np.diff(first, append=len(sources)))
+    own = np.zeros(len(vertices), np.int64)
+    own[atlas.source] = np.arange(len(atlas.source))
+    own_normals = finest.normals[own[sources]]
+    found = footpoints.interpolate(finest.normals, atlas.faces)[closest]
+    found[np.isinf(footpoints.distances[closest])] = 0
+    normals = _units(found, own_normals)
+    tangents = None
+    if finest.tangents is not None:
+        found = footpoints.interpolate(finest.tangents, atlas.faces)
+        along = found[:, :3] - normals * (found[:, :3] * normals).sum(axis=1, keepdims=True)
+        others = finest.tangents[atlas.faces[footpoints.faces, 0], :3]
+        sides = np.where(found[:, 3:] < 0, np.float32(-1), np.float32(1))
+        tangents = np.append(_units(along, others), sides, axis=1)
     return GltfGeometry(
-        finest.positions[at],
-        finest.normals[at],
-        None if finest.uv is None else finest.uv[uv_rows],
-        pairs.astype(np.uint32),
+        _to_gltf(vertices[sources]),
+        normals,
+        None if finest.uv is None else footpoints.interpolate(finest.uv, atlas.faces),
+        faces.astype(np.uint32),
         finest.is_double_sided,
-        None if finest.tangents is None else finest.tangents[uv_rows],
+        tangents,
     )
+
+
+def _units(vectors: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return vectors of unit length, others in the place of those that are nearly zero."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.where(lengths > 1e-3, vectors / np.maximum(lengths, 1e-30), others)  # noqa: PLR2004
 
 
 def pair_rows(

@@ -1,7 +1,7 @@
 """Loops that decimate a mesh with texture coordinates, for its coarser levels of detail.
 
-An edge is collapsed into one of its ends, so that places, normals and texture coordinates that
-remain are those of the finest level. Quadrics: Garland and Heckbert (1997).
+An edge is collapsed into one of its ends, whose texture coordinates remain, and which moves to the
+place with the least error. Quadrics: Garland and Heckbert (1997).
 
 Compiled by numba, which infers all types from the arguments: see the callers.
 """
@@ -20,6 +20,11 @@ from trellis2_server.export.jit import is_cancelled, kernel
 MOST_AROUND = 48
 #: Bits of a vertex: an edge with one face, an edge with more than two.
 BORDER, NON_MANIFOLD = 1, 2
+#: Cost of a texture that stays while a corner of its face moves, by doubled area and squared
+#: distance.
+SHIFT = 0.3
+#: A vertex moves no farther than this multiple of the square of the collapsed edge.
+FARTHEST = 4.0
 
 
 @kernel
@@ -49,9 +54,11 @@ def add_plane(quadrics, v, nx, ny, nz, px, py, pz, weight):
 
 
 @kernel
-def sum_quadrics(start, stop, vertices, faces, first, corners, edge_weights, quadrics, flag):
-    # Planes of the faces by area, and those through open edges and seams, perpendicular to the
-    # face, by squared length times edge_weights[3 * face + k].
+def sum_quadrics(
+    start, stop, vertices, faces, first, corners, face_weights, edge_weights, quadrics, flag
+):
+    # Planes of the faces by area times face_weights[face], and those through open edges and seams,
+    # perpendicular to the face, by squared length times edge_weights[3 * face + k].
     for v in range(start, stop):
         if v & 255 == 0 and is_cancelled(flag):
             return
@@ -70,7 +77,7 @@ def sum_quadrics(start, stop, vertices, faces, first, corners, edge_weights, qua
             if length < 1e-18:
                 continue
             nx, ny, nz = nx / length, ny / length, nz / length
-            add_plane(quadrics, v, nx, ny, nz, px, py, pz, 0.5 * length)
+            add_plane(quadrics, v, nx, ny, nz, px, py, pz, 0.5 * length * face_weights[f])
             for e in range(2):
                 side = k if e == 0 else (k + 2) % 3
                 weight = edge_weights[3 * f + side]
@@ -102,6 +109,30 @@ def error_at(quadrics, v, u, x, y, z):
     along_x = x * (q0 * x + 2.0 * (q1 * y + q2 * z + q3))
     along_y = y * (q4 * y + 2.0 * (q5 * z + q6))
     return max(0.0, along_x + along_y + z * (q7 * z + 2.0 * q8) + q9)
+
+
+@kernel
+def best_place(quadrics, v, u, x, y, z, hold):
+    # The place with the least error of the sum of two vertices' quadrics, weakly held to (x, y, z):
+    # along flat surfaces and straight creases nothing moves.
+    q0, q1 = quadrics[v, 0] + quadrics[u, 0], quadrics[v, 1] + quadrics[u, 1]
+    q2, q3 = quadrics[v, 2] + quadrics[u, 2], quadrics[v, 3] + quadrics[u, 3]
+    q4, q5 = quadrics[v, 4] + quadrics[u, 4], quadrics[v, 5] + quadrics[u, 5]
+    q6, q7 = quadrics[v, 6] + quadrics[u, 6], quadrics[v, 7] + quadrics[u, 7]
+    q8 = quadrics[v, 8] + quadrics[u, 8]
+    a = -(q0 * x + q1 * y + q2 * z + q3)
+    b = -(q1 * x + q4 * y + q5 * z + q6)
+    c = -(q2 * x + q5 * y + q7 * z + q8)
+    held = hold * (q0 + q4 + q7) + 1e-30
+    q0, q4, q7 = q0 + held, q4 + held, q7 + held
+    c00, c01, c02 = q4 * q7 - q5 * q5, q2 * q5 - q1 * q7, q1 * q5 - q2 * q4
+    c11, c12, c22 = q0 * q7 - q2 * q2, q1 * q2 - q0 * q5, q0 * q4 - q1 * q1
+    scale = 1.0 / (q0 * c00 + q1 * c01 + q2 * c02)
+    return (
+        x + (c00 * a + c01 * b + c02 * c) * scale,
+        y + (c01 * a + c11 * b + c12 * c) * scale,
+        z + (c02 * a + c12 * b + c22 * c) * scale,
+    )
 
 
 @kernel
@@ -141,10 +172,31 @@ def doubled_texels(uv, a, b, c):
 
 
 @kernel
-def is_allowed(level, vertices, faces, rows, uv, first, corners, kinds, v, u, shared, near, count):
-    # Whether v may become u. level: 0: nothing turns over, neither in space nor in the texture, and
-    # the topology stays; 1: faces may turn over in the texture, borders may shrink, edges may keep
-    # more than two faces; 2: the topology may change; 3: always.
+def keeps_faces(vertices, faces, first, corners, v, u, x, y, z):
+    # Whether no face at v, except those at u, turns over or shrinks to nothing with v at a place.
+    for i in range(first[v], first[v + 1]):
+        f, k = corners[i] // 3, corners[i] % 3
+        if has_corner(faces, f, u):
+            continue
+        b, c = faces[f, (k + 1) % 3], faces[f, (k + 2) % 3]
+        ox, oy, oz = doubled_area(vertices, v, b, c)
+        bx, by, bz = vertices[b, 0] - x, vertices[b, 1] - y, vertices[b, 2] - z
+        cx, cy, cz = vertices[c, 0] - x, vertices[c, 1] - y, vertices[c, 2] - z
+        nx, ny, nz = by * cz - bz * cy, bz * cx - bx * cz, bx * cy - by * cx
+        old, new = ox * ox + oy * oy + oz * oz, nx * nx + ny * ny + nz * nz
+        cosine = ox * nx + oy * ny + oz * nz
+        if cosine <= 0.0 or cosine * cosine < 0.1 * old * new or new < 1e-4 * old:
+            return False
+    return True
+
+
+@kernel
+def is_allowed(
+    level, vertices, faces, rows, uv, first, corners, kinds, v, u, shared, near, count, x, y, z
+):
+    # Whether v may become u at a place. level: 0: nothing turns over, neither in space nor in the
+    # texture, and the topology stays; 1: faces may turn over in the texture, borders may shrink,
+    # edges may keep more than two faces; 2: the topology may change; 3: always.
     if level >= 3:
         return True
     if level == 0 and shared != (1 if kinds[v] & BORDER else 2):
@@ -161,36 +213,31 @@ def is_allowed(level, vertices, faces, rows, uv, first, corners, kinds, v, u, sh
                 break
     if level < 2 and common != shared:
         return False
-    for i in range(first[v], first[v + 1]):
+    if not (
+        keeps_faces(vertices, faces, first, corners, v, u, x, y, z)
+        and keeps_faces(vertices, faces, first, corners, u, v, x, y, z)
+    ):
+        return False
+    for i in range(first[v], first[v + 1] if level == 0 else first[v]):
         f, k = corners[i] // 3, corners[i] % 3
         if has_corner(faces, f, u):
             continue
-        b, c = faces[f, (k + 1) % 3], faces[f, (k + 2) % 3]
-        ox, oy, oz = doubled_area(vertices, v, b, c)
-        nx, ny, nz = doubled_area(vertices, u, b, c)
-        old, new = ox * ox + oy * oy + oz * oz, nx * nx + ny * ny + nz * nz
-        cosine = ox * nx + oy * ny + oz * nz
-        if cosine <= 0.0 or cosine * cosine < 0.1 * old * new or new < 1e-4 * old:
+        row = moved_row(faces, rows, first, corners, v, u, rows[f, k])
+        if row < 0:
+            continue
+        b, c = rows[f, (k + 1) % 3], rows[f, (k + 2) % 3]
+        before, after = doubled_texels(uv, rows[f, k], b, c), doubled_texels(uv, row, b, c)
+        if before * after < 1e-4 * before * before:
             return False
-        if level == 0:
-            row = moved_row(faces, rows, first, corners, v, u, rows[f, k])
-            if row >= 0:
-                b, c = rows[f, (k + 1) % 3], rows[f, (k + 2) % 3]
-                before, after = (
-                    doubled_texels(uv, rows[f, k], b, c),
-                    doubled_texels(uv, row, b, c),
-                )
-                if before * after < 1e-4 * before * before:
-                    return False
     return True
 
 
 @kernel
 def find_targets(
-    start, stop, level, vertices, quadrics, faces, rows, uv, first, corners, kinds, targets, costs,
-    flag,
+    start, stop, level, hold, finest, vertices, quadrics, faces, rows, uv, first, corners, kinds,
+    targets, places, costs, flag,
 ):  # fmt: skip
-    # The cheapest neighbour of each vertex that it may become, -1: none.
+    # The cheapest neighbour of each vertex that it may become, -1: none; and the place of both.
     near = np.empty(2 * MOST_AROUND, np.int64)
     often = np.empty(2 * MOST_AROUND, np.int64)
     for v in range(start, stop):
@@ -216,9 +263,18 @@ def find_targets(
             u = near[n]
             if first[u + 1] - first[u] > 2 * MOST_AROUND:
                 continue
-            x, y, z = (
+            ux, uy, uz = (
                 np.float64(vertices[u, 0]), np.float64(vertices[u, 1]), np.float64(vertices[u, 2]),
             )  # fmt: skip
+            edge = (
+                (ux - vertices[v, 0]) ** 2 + (uy - vertices[v, 1]) ** 2 + (uz - vertices[v, 2]) ** 2
+            )
+            x, y, z = best_place(
+                quadrics, v, u, np.float64(finest[u, 0]), np.float64(finest[u, 1]),
+                np.float64(finest[u, 2]), hold,
+            )  # fmt: skip
+            if (x - ux) ** 2 + (y - uy) ** 2 + (z - uz) ** 2 > FARTHEST * edge:
+                x, y, z = ux, uy, uz
             square = (
                 (x - vertices[v, 0]) ** 2 + (y - vertices[v, 1]) ** 2 + (z - vertices[v, 2]) ** 2
             )
@@ -233,15 +289,19 @@ def find_targets(
                 ):
                     # The texture stays where it is while the place moves.
                     nx, ny, nz = doubled_area(vertices, faces[f, 0], faces[f, 1], faces[f, 2])
-                    cost += np.sqrt(nx * nx + ny * ny + nz * nz) * square
+                    cost += SHIFT * np.sqrt(nx * nx + ny * ny + nz * nz) * square
             if cost < costs[v] and is_allowed(
-                level, vertices, faces, rows, uv, first, corners, kinds, v, u, often[n], near, count
-            ):
+                level, vertices, faces, rows, uv, first, corners, kinds, v, u, often[n], near,
+                count, x, y, z,
+            ):  # fmt: skip
                 targets[v], costs[v] = u, cost
+                places[v, 0], places[v, 1], places[v, 2] = x, y, z
 
 
 @kernel
-def collapse_all(order, wanted, targets, faces, rows, first, corners, quadrics, touched, flag):
+def collapse_all(
+    order, wanted, targets, places, vertices, faces, rows, first, corners, quadrics, touched, flag
+):
     # Collapse vertices in this order until so many faces are removed; not beside each other.
     # Returns the number of removed faces, whose first corner is -1.
     removed = 0
@@ -255,6 +315,9 @@ def collapse_all(order, wanted, targets, faces, rows, first, corners, quadrics, 
         u = targets[v]
         if touched[v] or touched[u]:
             continue
+        for i in range(first[u], first[u + 1]):
+            for k in range(3):
+                touched[faces[corners[i] // 3, k]] = True
         for i in range(first[v], first[v + 1]):
             f = corners[i] // 3
             for k in range(3):
@@ -270,6 +333,8 @@ def collapse_all(order, wanted, targets, faces, rows, first, corners, quadrics, 
             else:
                 faces[f, k] = u
                 rows[f, k] = fresh[i - first[v]]
+        for c in range(3):
+            vertices[u, c] = places[v, c]
         for c in range(10):
             quadrics[u, c] += quadrics[v, c]
     return removed
