@@ -6,10 +6,10 @@
 Prints each mutant that survives, with its change, and for each room the share that is noticed, of
 all that are not in `survivors.toml`. Test files that import the module are run once without a
 change, nearest first, and what lines each test runs is kept in `.pytest_cache/mutation`; a mutant
-then meets the tests that run its line, the quickest first (`choice.py`). The same seed draws the same mutants from the same files.
-`--changed-since` draws from the files that commits after REF have changed, the latest first, and
-`--latest` from those of the last commits, as many as are needed. Exits with 1 if the share of all
-rooms is below `--fail-under`.
+then meets the tests that run its line, the quickest first (`choice.py`). The same seed draws the
+same mutants from the same files. `--changed-since` draws from the files that commits after REF have
+changed, the latest first, and `--latest` from those of the last commits, as many as are needed.
+Exits with 1 if the share of all rooms is below `--fail-under`.
 
 mutmut puts all mutants into one file and chooses at run time, which numba cannot compile, and
 leaves out decorated functions; cosmic-ray starts a process for each mutant, whose imports take
