@@ -2,7 +2,7 @@
 
 The tests of a module, nearest first: the file that mirrors it (`tests/jobs/test_queue.py` for
 `trellis2_server/jobs/queue.py`), files of the same folder, of the same room, others; among equals,
-those with fewer imports between them and the module.
+those whose names have more words in common, then those with fewer imports between.
 
 Does not know: mutants, processes.
 """
@@ -106,7 +106,8 @@ class NearbyTests:
             for test in self._files
             if PurePosixPath(test).parent == folder and PurePosixPath(test).name.startswith("test_")
         }
-        ranked: list[tuple[int, int, str]] = []
+        words = set(PurePosixPath(path).stem.split("_"))
+        ranked: list[tuple[int, int, int, str]] = []
         for test, distance in (farthest | self._distances(path)).items():
             # The tests of `kernels/charts.py` may stand in the folder above.
             own = test.startswith(f"{folder.as_posix()}/") or (
@@ -118,8 +119,9 @@ class NearbyTests:
                 continue
             in_room = bool(room) and test.startswith(f"{room}/")
             if distance <= _FARTHEST or own:
-                ranked.append((0 if own else 1 if in_room else 2, distance, test))
-        found = [test for _, _, test in sorted(ranked) if test != mirrored]
+                common = len(words & set(PurePosixPath(test).stem.split("_")))
+                ranked.append((0 if own else 1 if in_room else 2, -common, distance, test))
+        found = [test for *_, test in sorted(ranked) if test != mirrored]
         return [mirrored, *found] if mirrored in self._files else found
 
     def _distances(self, path: str) -> dict[str, int]:
