@@ -215,10 +215,10 @@ def test_a_vertex_of_too_many_faces_stays(around: int, *, is_target: bool) -> No
     vertices = np.concatenate([[(0, 0, 0)], rim]).astype(np.float32)
     faces = np.array([(0, 1 + i, 1 + (i + 1) % around) for i in range(around)], np.int32)
     first, corners = corner_lists(faces, len(vertices))
-    nothing = np.zeros((len(vertices), 10))
+    nothing, kinds = np.zeros((len(vertices), 10)), np.zeros(len(vertices), np.uint8)
+    uv = np.ascontiguousarray(vertices[:, :2])
     given = Case(
-        vertices, faces, faces, np.ascontiguousarray(vertices[:, :2]), first, corners, nothing[:, 0].astype(np.uint8),
-        nothing,
+        vertices, faces, faces, uv, first, corners, kinds, nothing,
     )  # fmt: skip
     assert (targets_of(given, 3)[0][0] >= 0) == is_target
 
