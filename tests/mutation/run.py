@@ -136,13 +136,16 @@ class Session:
         """Return tests for a mutant, by the file that they are in: as many as fit."""
         path = mutant.path
         lines = lines_that_run((ROOT / path).read_bytes(), mutant.line)
-        chosen = choose(self._near(path), path, lines, self._test_seconds)
+        chosen = choose(self._near(path, lines), path, lines, self._test_seconds)
         if not chosen:
             print(f"no test can run for {path}", file=sys.stderr)
         return chosen
 
-    def _near(self, path: str) -> dict[str, dict[str, Measured]]:
-        """Return measured tests by file, nearest first: of as many files as there is time for."""
+    def _near(self, path: str, lines: int) -> dict[str, dict[str, Measured]]:
+        """Return measured tests by file, nearest first: of as many files as there is time for.
+
+        Files outside of the room only where no test of the room runs the lines.
+        """
         is_compiled = not is_kernel(path)
         kind = f"{'compiled' if is_compiled else 'interpreted'}-{self._test_seconds:g}"
         nearest = self._tests.nearest(path)
@@ -155,16 +158,20 @@ class Session:
             new, is_compiled=is_compiled, limit_s=_PATIENCE_S, longest_s=longest_s
         )
         found: dict[str, dict[str, Measured]] = {}
-        left_s = self._measuring_seconds
+        left_s, is_run = self._measuring_seconds, False
         with contextlib.closing(measuring):
             for file in nearest:
-                if left_s <= 0:
+                is_near = file.startswith(f"tests/{room_of(path) or '.'}/")
+                if left_s <= 0 or (is_run and not is_near):
                     break
                 if (file, kind) not in self._known:
                     self._known[file, kind] = next(measuring)
                     self._kept.put(file, kind, self._known[file, kind])
                 found[file] = self._known[file, kind].tests
                 left_s -= self._known[file, kind].seconds
+                is_run = is_run or any(
+                    test.lines.get(path, 0) & lines for test in found[file].values()
+                )
         return found
 
     def row(self, mutant: Mutant) -> dict[str, Any]:
