@@ -161,7 +161,9 @@ class Session:
         left_s, is_run = self._measuring_seconds, False
         with contextlib.closing(measuring):
             for file in nearest:
-                is_near = file.startswith(f"tests/{room_of(path) or '.'}/")
+                is_near = file.startswith(f"tests/{room_of(path) or '.'}/") or (
+                    Path(file).parent.name == Path(path).stem
+                )
                 if left_s <= 0 or (is_run and not is_near):
                     break
                 if (file, kind) not in self._known:
