@@ -68,7 +68,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--latest", action="store_true")
     parser.add_argument("--test-seconds", type=float, default=20.0, help="tests of one mutant")
     parser.add_argument(
-        "--measuring-seconds", type=float, default=600.0, help="tests for one file's mutants"
+        "--measuring-seconds", type=float, default=300.0, help="tests for one file's mutants"
     )
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--fail-under", type=float, default=0.0, metavar="SHARE")
