@@ -235,6 +235,7 @@ def test_a_jpeg_that_is_cut_short_names_the_share_that_is_missing() -> None:
             match = re.search(r"cut short, (\d+) of 240 rows are left$", str(error))
             assert match is not None
             assert int(match[1]) < 160
+            assert int(match[1]) % 8 == 0  # rows of blocks
             continue
         [warning] = decoded.warnings
         if warning == CUT_SHORT:
@@ -242,6 +243,7 @@ def test_a_jpeg_that_is_cut_short_names_the_share_that_is_missing() -> None:
             continue
         missing = 100 * (1 - decoded.image.height / 240)
         assert decoded.image.height >= 160
+        assert decoded.image.height % 8 == 0
         assert f"the lower {max(round(missing), 1)} % with it" in warning
         found.add(round(missing))
     assert len(found) >= 5

@@ -80,6 +80,15 @@ def test_deep_colours_of_any_kind_are_read(dtype: str, count: int) -> None:
     assert not decoded.warnings
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "u4"])
+def test_deep_grey_of_any_kind_is_read(dtype: str, order: Order) -> None:
+    samples = (colors(1) * (2**32 - 1 if dtype == "u4" else 1)).astype(dtype)
+    decoded = decode(Tiff(order).write(samples))
+    check_colors(np.asarray(decoded.image).astype(np.int64), 1)
+    assert not decoded.has_alpha
+
+
 @pytest.mark.parametrize("dtype", ["f2", "f4", "u2"])
 def test_deep_grey_with_alpha_is_read(dtype: str) -> None:
     samples = colors(4)[..., [0, 3]] * (65535 if dtype == "u2" else 1)

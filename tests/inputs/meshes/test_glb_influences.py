@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import built_glb
 from trellis2_server.errors import InputError, TooLargeError
-from trellis2_server.inputs.meshes import glb_skins
+from trellis2_server.inputs.meshes import glb_skins, read_scene
 from trellis2_server.inputs.meshes.glb_accessors import Accessors
 from trellis2_server.inputs.meshes.glb_container import Glb
 from trellis2_server.inputs.meshes.glb_skins import (
@@ -244,3 +244,37 @@ def test_vertices_are_moved_by_the_mean_of_their_joints(
     np.testing.assert_array_equal(plain[0], placed)
     assert plain[1] is None
     assert plain[2].tolist() == faces[2:].tolist()
+
+
+@pytest.mark.parametrize("high", [0.0, 0.5])
+def test_joints_that_agree_on_all_primitives_leave_their_positions(high: float) -> None:
+    """They differ along Z, where the mesh is flat or not."""
+    built = built_glb.Glb()
+    triangle = np.array([[0, 0, 0], [2, 0, 0], [0, 3, 0]], np.float32)
+    places = [triangle, triangle + np.float32([[5, 1, 0]]), triangle - np.float32([[0, 7, 0]])]
+    places[1][:, 2] = high
+    for positions in places:
+        built.document["meshes"][0]["primitives"].append(
+            {
+                "attributes": {
+                    "POSITION": built.accessor(positions),
+                    "JOINTS_0": built.accessor(np.array([[0, 1, 0, 0]] * 3), "u1"),
+                    "WEIGHTS_0": built.accessor(np.array([[0.5, 0.5, 0, 0]] * 3, np.float32)),
+                }
+            }
+        )
+    built.document |= {
+        "nodes": [
+            {"mesh": 0, "skin": 0},
+            {"translation": [5, 6, 7]},
+            {"translation": [5, 6, 7], "scale": [1, 1, 9]},
+        ],
+        "skins": [{"joints": [1, 2]}],
+        "scenes": [{"nodes": [0, 1, 2]}],
+        "buffers": [{"byteLength": len(built.data)}],
+    }
+    scene = read_scene(bytes(built))
+    found = np.concatenate([part.positions for part in scene.parts])
+    given = np.concatenate(places)
+    wanted = given * (1, 1, 5) + (5, 6, 7) if high else given
+    np.testing.assert_allclose(found[np.lexsort(found.T)], wanted[np.lexsort(wanted.T)], atol=1e-5)
