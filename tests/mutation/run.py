@@ -44,6 +44,7 @@ from tests.mutation.selection import (  # noqa: E402
     ROOMS,
     NearbyTests,
     files_of_room,
+    is_own,
     recent_files,
     room_of,
 )
@@ -144,7 +145,7 @@ class Session:
     def _near(self, path: str, lines: int) -> dict[str, dict[str, Measured]]:
         """Return measured tests by file, nearest first: of as many files as there is time for.
 
-        Files outside of the room only where no test of the room runs the lines.
+        Files of other folders only where no test of the module's own folder runs the lines.
         """
         is_compiled = not is_kernel(path)
         kind = f"{'compiled' if is_compiled else 'interpreted'}-{self._test_seconds:g}"
@@ -161,10 +162,7 @@ class Session:
         left_s, is_run = self._measuring_seconds, False
         with contextlib.closing(measuring):
             for file in nearest:
-                is_near = file.startswith(f"tests/{room_of(path) or '.'}/") or (
-                    Path(file).parent.name == Path(path).stem
-                )
-                if left_s <= 0 or (is_run and not is_near):
+                if left_s <= 0 or (is_run and not is_own(path, file)):
                     break
                 if (file, kind) not in self._known:
                     self._known[file, kind] = next(measuring)
