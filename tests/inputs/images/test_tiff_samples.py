@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import lzma
 import struct
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import pytest
-from PIL import ImageCms
+from PIL import ImageCms, features
 
 from tests.support.tiff_files import FLOATING, HORIZONTAL, LONG, SHORT, UNDEFINED, Tiff
 from trellis2_server.errors import InputError, TooLargeError
@@ -80,13 +81,43 @@ def test_deep_colours_of_any_kind_are_read(dtype: str, count: int) -> None:
     assert not decoded.warnings
 
 
+LARGEST = {"u4": 2**32 - 1, "i4": 65535, "u2": 65535, "i2": 32767}
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "u4"])
-def test_deep_grey_of_any_kind_is_read(dtype: str, order: Order) -> None:
-    samples = (colors(1) * (2**32 - 1 if dtype == "u4" else 1)).astype(dtype)
-    decoded = decode(Tiff(order).write(samples))
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "u4", "i4", "u2", "i2"])
+@pytest.mark.parametrize("is_packed", [False, True], ids=["plain", "packed"])
+def test_deep_grey_of_any_kind_is_read(dtype: str, order: Order, *, is_packed: bool) -> None:
+    samples = (colors(1) * LARGEST.get(dtype, 1)).astype(dtype)
+    decoded = decode(Tiff(order, is_packed=is_packed).write(samples))
     check_colors(np.asarray(decoded.image).astype(np.int64), 1)
     assert not decoded.has_alpha
+
+
+def lzma_grey(dtype: str, order: Order, photometric: int = 1) -> bytes:
+    """A TIFF of grey that libtiff alone unpacks."""
+    samples = (colors(1)[..., 0] * LARGEST.get(dtype, 1)).astype(dtype)
+    packed = lzma.compress(samples.astype(samples.dtype.newbyteorder(order)).tobytes())
+    packed += bytes(len(packed) % 2)
+    form = {"u": 1, "i": 2, "f": 3}[dtype[0]]
+    entries = [
+        (256, WIDTH), (257, HEIGHT), (258, 8 * samples.itemsize), (259, 34925),
+        (262, photometric), (273, 8), (277, 1), (278, HEIGHT), (279, len(packed)), (339, form),
+    ]  # fmt: skip
+    start = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, 8 + len(packed))
+    rows = [struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in entries]
+    return start + packed + struct.pack(f"{order}H", len(rows)) + b"".join(rows) + bytes(4)
+
+
+@pytest.mark.skipif(not features.check("libtiff"), reason="Pillow has no libtiff")
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("dtype", ["f4", "f8", "u4", "i4", "u2", "i2"])
+def test_deep_grey_that_libtiff_alone_unpacks_is_read(dtype: str, order: Order) -> None:
+    check_colors(pixels_of(lzma_grey(dtype, order)), 1)
+    inverted = lzma_grey(dtype, order, photometric=0)
+    if order == ">" and dtype != "u2":  # Pillow would swap the bytes twice
+        with pytest.raises(InputError, match=r"1 sample of .*, which cannot be read"):
+            decode(inverted)
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "u2"])
