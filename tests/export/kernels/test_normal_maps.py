@@ -180,3 +180,27 @@ def test_a_normal_is_compared_with_the_closest_face_whatever_its_winding() -> No
     for point, normal, cosine in zip(points, seen, cosines, strict=True):
         a, b, c = mesh.vertices[mesh.faces[nearest(mesh, point)[0]]].astype(np.float64)
         assert cosine == pytest.approx(abs(unit(np.cross(b - a, c - a)) @ normal), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("share", "full_faces", "faces", "step"),
+    [
+        (1.0, 4096, 100, 2),  # an edge of 1.5 texels, of which 1.4 are 2.1
+        (1.0, 4600, 100, 1),
+        (1.0, 1500, 100, 3),
+        (1.0, 1100, 100, 4),
+        (1.0, 64, 7, 4),  # and no more
+        (0.25, 1024, 100, 2),  # of a texture that is covered in part
+        (1.0, 4096, 511, 2),
+        (1.0, 4096, 512, 3),  # twice the edge where the mesh has itself the detail
+        (1.0, 1100, 1100, 5),
+        (1.0, 64, 64, 6),
+        (0.0, 4096, 100, 1),
+    ],
+)
+def test_normals_are_looked_up_about_once_for_each_face_of_the_surface(
+    share: float, full_faces: int, faces: int, step: int
+) -> None:
+    owner = np.full((64, 64), -1, np.int32)
+    owner[: round(64 * share)] = 3
+    assert normals._sampling_step(owner, full_faces, faces) == step
