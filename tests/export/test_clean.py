@@ -64,6 +64,24 @@ def test_a_small_hole_leaves_a_closed_surface() -> None:
     assert shapes.volume(cleaned) == pytest.approx(shapes.volume(mesh), rel=1e-3)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_holes_between_faces_of_any_winding_leave_a_closed_surface(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    mesh = shapes.sphere(24, radius=0.02)
+    middles = mesh.vertices[mesh.faces].mean(axis=1)
+    is_gone = np.zeros(len(mesh.faces), bool)
+    for at in ((0, 0, 1), (1, 0, 0), (0, -1, 0)):  # two faces each
+        first = int((middles @ at).argmax())
+        shared = np.isin(mesh.faces, mesh.faces[first]).sum(axis=1) == 2
+        is_gone[[first, int(np.flatnonzero(shared)[seed])]] = True
+    faces = np.array([np.roll(face, random.integers(3)) for face in mesh.faces[~is_gone]])
+    turned = random.random(len(faces)) < 0.4
+    faces[turned] = faces[turned][:, ::-1]
+    cleaned = prepared(Mesh(mesh.vertices, faces.astype(np.int32)))
+    assert shapes.is_closed(cleaned)
+    assert shapes.volume(cleaned) == pytest.approx(shapes.volume(mesh), rel=0.02)
+
+
 def test_a_floater_is_dropped_and_a_larger_part_is_not() -> None:
     large, part = shapes.sphere(24), shapes.sphere(8, radius=0.03)
     speck = shapes.sphere(2, radius=0.002)

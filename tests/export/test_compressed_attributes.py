@@ -56,6 +56,7 @@ def octahedral(rows: np.ndarray) -> np.ndarray:
 def from_meshopt(document: dict[str, Any], binary: bytes) -> dict[str, np.ndarray]:
     decoder = pytest.importorskip("meshoptimizer")
     primitive = document["meshes"][0]["primitives"][0]
+    assert primitive.get("mode", 4) == 4  # triangles
     found: dict[str, np.ndarray] = {}
     for name, at in {**primitive["attributes"], "faces": primitive["indices"]}.items():
         accessor = document["accessors"][at]
@@ -83,6 +84,7 @@ def from_meshopt(document: dict[str, Any], binary: bytes) -> dict[str, np.ndarra
 def from_draco(document: dict[str, Any], binary: bytes) -> dict[str, np.ndarray]:
     decoder = pytest.importorskip("DracoPy")
     primitive = document["meshes"][0]["primitives"][0]
+    assert primitive.get("mode", 4) == 4  # triangles
     about = primitive["extensions"]["KHR_draco_mesh_compression"]
     view = document["bufferViews"][about["bufferView"]]
     result = decoder.decode(binary[view["byteOffset"] : view["byteOffset"] + view["byteLength"]])

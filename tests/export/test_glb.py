@@ -13,7 +13,10 @@ from tests.support import khronos, shapes
 from tests.support.glb_files import opened, to_gltf
 from trellis2_server import export
 from trellis2_server.errors import ExportError
+from trellis2_server.export import glb
+from trellis2_server.export.geometry import geometry
 from trellis2_server.export.material import NEUTRAL
+from trellis2_server.inputs.meshes import Glb
 
 if TYPE_CHECKING:
     from trellis2_server.mesh import Mesh, VoxelField
@@ -177,3 +180,32 @@ def test_factors_of_one_are_left_out(field: VoxelField) -> None:
         "baseColorTexture",
         "metallicRoughnessTexture",
     }
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_levels_of_detail_are_nodes_with_meshes_of_their_own(count: int) -> None:
+    shapes_of_levels = [geometry(shapes.sphere(rings)) for rings in (8, 6, 4, 3)[: count + 1]]
+    content = glb.pack(
+        shapes_of_levels[0], NEUTRAL, extras={}, generator="test", coarser=shapes_of_levels[1:]
+    )
+    document = Glb(content).json
+    nodes, meshes = document["nodes"], document["meshes"]
+    names = ["model", *(f"model_lod{number}" for number in range(1, count + 1))]
+    assert [node["name"] for node in nodes] == [mesh["name"] for mesh in meshes] == names
+    assert [node["mesh"] for node in nodes] == list(range(count + 1))
+    assert document["scenes"] == [{"nodes": [0]}]
+    assert len(document["materials"]) == 1
+    for mesh, level in zip(meshes, shapes_of_levels, strict=True):
+        [primitive] = mesh["primitives"]
+        assert primitive["material"] == 0
+        accessors = document["accessors"]
+        assert accessors[primitive["indices"]]["count"] == level.faces.size
+        assert accessors[primitive["attributes"]["POSITION"]]["count"] == len(level.positions)
+    assert ("extensionsUsed" in document) == (count > 0)
+    if count:
+        assert nodes[0]["extensions"] == {"MSFT_lod": {"ids": list(range(1, count + 1))}}
+        sizes = [len(level.faces) for level in shapes_of_levels]
+        wanted = [0.5 * (size / sizes[0]) ** 0.5 for size in sizes[1:]]
+        *coverage, last = nodes[0]["extras"]["MSFT_screencoverage"]
+        assert coverage == pytest.approx(wanted, abs=1e-4)
+        assert last == 0

@@ -222,3 +222,19 @@ def test_random_triangles_become_solids(seed: int, count: int, size: float) -> N
     assert judged(mesh).is_watertight
     assert judged(mesh).is_winding_consistent
     assert crossing_pairs(mesh) == 0
+
+
+def test_boxes_that_cross_are_made_one_coarse_solid() -> None:
+    box = shapes.blocks(np.ones((2, 2, 2), bool))
+    other = Mesh(box.vertices * np.float32(0.6) + np.float32(0.25), box.faces)
+    made, sentences = solids.make_solid(shapes.joined(box, other), 200, 12, 0.0)
+    assert not sentences
+    assert shapes.is_closed(made)
+    assert len(made.faces) <= 200
+    assert not solids.find_faults(made)
+    assert max(shapes.volume(box), shapes.volume(other)) < shapes.volume(made)
+    assert shapes.volume(made) < shapes.volume(box) + shapes.volume(other)
+    # One that is a solid already stays as it is.
+    again, sentences = solids.make_solid(box, 200, 12, 0.0)
+    assert not sentences
+    assert len(again.faces) == len(box.faces)

@@ -126,7 +126,10 @@ def test_unknown_bytes_are_not_described(data: bytes) -> None:
     ("data", "expected"),
     [(boxes(b"heic", b"mif1", b"heic"), True), (boxes(b"mif1", b"mif1", b"heic"), True),
      (boxes(b"avif", b"mif1", b"avif"), False), (boxes(b"mif1", b"avif"), False),
-     (boxes(b"isom"), False), (b"", False), (b"\xff\xd8\xff", False)],
+     (boxes(b"isom"), False), (boxes(b"isom", b"heix"), True), (boxes(b"isom", b"hevc"), False),
+     *((boxes(b"hei" + end), True) for end in (b"c", b"x", b"m", b"s")), (boxes(b"hevc"), True),
+     (boxes(b"hevx"), True), (boxes(b"msf1"), True), (boxes(b"mif2"), True),
+     (b"", False), (b"\xff\xd8\xff", False)],
 )  # fmt: skip
 def test_heic_is_told_from_avif_and_video(data: bytes, *, expected: bool) -> None:
     assert is_heif(data) is expected

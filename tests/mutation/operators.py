@@ -1,8 +1,8 @@
 """Mutants of a source file: small changes, each at one place.
 
 Left out are docstrings and other texts, calls of loggers, annotations, `__all__`, decorators of
-dataclasses, `strict` of `zip`, -1 of `reshape` and blocks under `TYPE_CHECKING` or `__name__`:
-nobody would call a change there a bug.
+dataclasses, `strict` of `zip`, -1 of `reshape`, `grain` (how much a thread takes at a time) and
+blocks under `TYPE_CHECKING` or `__name__`: nobody would call a change there a bug.
 
 Does not know: tests, processes, other files.
 """
@@ -286,6 +286,8 @@ def _is_left_out(node: ast.AST) -> bool:  # noqa: PLR0911 - one line for each ki
             return name in _LOGGERS
         case ast.Expr(value=ast.Call() as call):
             return _is_left_out(call)
+        case ast.keyword(arg="grain"):
+            return True
         case ast.JoinedStr() | ast.Global() | ast.Import() | ast.ImportFrom():
             return True
         case ast.Call(func=ast.Name(id="cast" | "TypeVar" | "NewType" | "ParamSpec")):

@@ -4,10 +4,12 @@
         [--sample 60] [--seed TEXT] [--changed-since REF] [--latest] [--json mutants.json]
 
 Prints each mutant that survives, with its change, and for each room the share that is noticed, of
-all that are not in `survivors.toml`. The same seed draws the same mutants from the same files.
-`--changed-since` draws from the files that commits after REF have changed, the latest first, and
-`--latest` from those of the last commits, as many as are needed. Exits with 1 if the share of all
-rooms is below `--fail-under`.
+all that are not in `survivors.toml`. Test files that import the module are run once without a
+change, nearest first, and what lines each test runs is kept in `.pytest_cache/mutation`; a mutant
+then meets the tests that run its line, the quickest first (`choice.py`). The same seed draws the
+same mutants from the same files. `--changed-since` draws from the files that commits after REF have
+changed, the latest first, and `--latest` from those of the last commits, as many as are needed.
+Exits with 1 if the share of all rooms is below `--fail-under`.
 
 mutmut puts all mutants into one file and chooses at run time, which numba cannot compile, and
 leaves out decorated functions; cosmic-ray starts a process for each mutant, whose imports take
@@ -17,6 +19,7 @@ longer than most tests here. Neither draws from the files of the last commits.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -33,12 +36,15 @@ sys.path[:0] = [str(ROOT)]
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 from tests.mutation import survivors  # noqa: E402 - after the path is set
+from tests.mutation.choice import LONGEST, choose, lines_that_run  # noqa: E402
 from tests.mutation.operators import Mutant, mutants  # noqa: E402
+from tests.mutation.reach import Measured, MeasuredFile, MeasuredFiles  # noqa: E402
 from tests.mutation.runner import Runner, copy_tree, warm_up  # noqa: E402
 from tests.mutation.selection import (  # noqa: E402
     ROOMS,
     NearbyTests,
     files_of_room,
+    is_own,
     recent_files,
     room_of,
 )
@@ -50,10 +56,6 @@ if TYPE_CHECKING:
 _POOL_FACTOR: Final = 3
 #: Tests of a file that have not been measured after this time are left out, seconds.
 _PATIENCE_S: Final = 40.0
-#: No file of tests but the module's own takes more than this part of the time, if there are others.
-_FILES: Final = 8
-#: Starting the tests of another file, seconds.
-_FILE_S: Final = 0.3
 
 
 def read_arguments() -> argparse.Namespace:
@@ -66,6 +68,9 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--changed-since", metavar="REF")
     parser.add_argument("--latest", action="store_true")
     parser.add_argument("--test-seconds", type=float, default=20.0, help="tests of one mutant")
+    parser.add_argument(
+        "--measuring-seconds", type=float, default=300.0, help="tests for one file's mutants"
+    )
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--fail-under", type=float, default=0.0, metavar="SHARE")
     parser.add_argument("--json", type=Path, help="write all mutants there")
@@ -115,48 +120,64 @@ class Session:
 
     Args:
         folder: empty.
-        test_seconds: tests are added, nearest first, until they take longer.
+        test_seconds: that the tests of a mutant take together.
+        measuring_seconds: files of tests are measured, nearest first, until they take longer.
     """
 
-    def __init__(self, folder: Path, test_seconds: float) -> None:
-        self._runner = Runner(copy_tree(ROOT, folder / "tree"), folder / "scratch")
+    def __init__(self, folder: Path, test_seconds: float, measuring_seconds: float) -> None:
+        tree = copy_tree(ROOT, folder / "tree")
+        self._runner = Runner(tree, folder / "scratch")
         self._tests = NearbyTests(ROOT)
         self._test_seconds = test_seconds
-        self._chosen: dict[str, list[dict[str, float]]] = {}
+        self._measuring_seconds = measuring_seconds
+        self._kept = MeasuredFiles(ROOT / ".pytest_cache" / "mutation", tree)
+        self._known: dict[tuple[str, str], MeasuredFile] = {}
 
-    def tests(self, path: str) -> list[dict[str, float]]:
-        """Return tests for a file, by the file that they are in: as many as fit."""
-        if path in self._chosen:
-            return self._chosen[path]
-        chosen = self._chosen[path] = []
-        is_compiled, left_s = not is_kernel(path), self._test_seconds
-        nearest = self._tests.nearest(path)
-        for number, file in enumerate(nearest):
-            # The tests of a module may stand in several files of its folder.
-            share_s = max(left_s / (len(nearest) - number), self._test_seconds / _FILES)
-            is_own = Path(file).name == f"test_{Path(path).name}"
-            allowed_s = left_s if is_own else min(left_s, share_s)
-            durations = self._runner.durations(file, is_compiled=is_compiled, limit_s=_PATIENCE_S)
-            some: dict[str, float] = {}
-            # The quick ones first: as many tests as possible.
-            for name, seconds in sorted(durations.items(), key=lambda item: item[1]):
-                if seconds < min(allowed_s, self._test_seconds / 3):
-                    some[name] = seconds
-                    allowed_s -= seconds
-                    left_s -= seconds
-            if some:
-                chosen.append(some)
-                left_s -= _FILE_S
-            if left_s < self._test_seconds / 10:
-                break
+    def tests(self, mutant: Mutant) -> list[dict[str, float]]:
+        """Return tests for a mutant, by the file that they are in: as many as fit."""
+        path = mutant.path
+        lines = lines_that_run((ROOT / path).read_bytes(), mutant.line)
+        chosen = choose(self._near(path, lines), path, lines, self._test_seconds)
         if not chosen:
             print(f"no test can run for {path}", file=sys.stderr)
         return chosen
 
+    def _near(self, path: str, lines: int) -> dict[str, dict[str, Measured]]:
+        """Return measured tests by file, nearest first: of as many files as there is time for.
+
+        Files of other folders only where no test of the module's own folder runs the lines.
+        """
+        is_compiled = not is_kernel(path)
+        kind = f"{'compiled' if is_compiled else 'interpreted'}-{self._test_seconds:g}"
+        nearest = self._tests.nearest(path)
+        for file in nearest:
+            if (file, kind) not in self._known and (kept := self._kept.get(file, kind)):
+                self._known[file, kind] = kept
+        new = [file for file in nearest if (file, kind) not in self._known]
+        longest_s = self._test_seconds * LONGEST
+        measuring = self._runner.measure(
+            new, is_compiled=is_compiled, limit_s=_PATIENCE_S, longest_s=longest_s
+        )
+        found: dict[str, dict[str, Measured]] = {}
+        left_s, is_run = self._measuring_seconds, False
+        with contextlib.closing(measuring):
+            for file in nearest:
+                if left_s <= 0 or (is_run and not is_own(path, file)):
+                    break
+                if (file, kind) not in self._known:
+                    self._known[file, kind] = next(measuring)
+                    self._kept.put(file, kind, self._known[file, kind])
+                found[file] = self._known[file, kind].tests
+                left_s -= self._known[file, kind].seconds
+                is_run = is_run or any(
+                    test.lines.get(path, 0) & lines for test in found[file].values()
+                )
+        return found
+
     def row(self, mutant: Mutant) -> dict[str, Any]:
         """Run one mutant."""
         started = time.monotonic()
-        tests = self.tests(mutant.path)
+        tests = self.tests(mutant)
         prepared = time.monotonic()
         compiled = not is_kernel(mutant.path)
         noticed = self._runner.noticed(mutant, tests, is_compiled=compiled)
@@ -221,7 +242,7 @@ def _work(
     listed: dict[tuple[str, str, str, str], str],
     arguments: argparse.Namespace,
 ) -> None:
-    session = Session(folder, arguments.test_seconds)
+    session = Session(folder, arguments.test_seconds, arguments.measuring_seconds)
     with (folder / "rows.jsonl").open("w", encoding="utf-8") as rows:
         for mutant in drawn:
             row = {"reason": listed.get(survivors.key_of(mutant))}

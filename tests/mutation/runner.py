@@ -17,10 +17,8 @@ from __future__ import annotations
 import compileall
 import contextlib
 import importlib
-import json
 import os
 import resource
-import select
 import shutil
 import signal
 import subprocess
@@ -28,14 +26,16 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+from tests.mutation.reach import Measured, MeasuredFile
+from tests.mutation.rows import MeasuringReporter, Reporter, Row, Rows
 
-    import pytest
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
 
     from tests.mutation.operators import Mutant
 
@@ -73,6 +73,8 @@ _HEAVY: Final = (
     "xatlas",
     "xml.dom.minidom",
     "hypothesis.strategies._internal.core",
+    "coverage",
+    "coverage.sqldata",
     "_hypothesis_pytestplugin",
 )
 #: For files below these folders also.
@@ -98,7 +100,7 @@ class Noticed:
 
 
 def warm_up(*, with_torch: bool = False) -> None:
-    """Import packages that take long; call it before `Runner.run`, in a process without threads."""
+    """Import packages that take long, before a `Runner` is used, in a process without threads."""
     for name in [*_HEAVY, *(_HEAVY_TORCH if with_torch else ())]:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
@@ -138,26 +140,38 @@ class Runner:
     def __init__(self, tree: Path, scratch: Path) -> None:
         self._tree = tree
         self._scratch = scratch
-        self._durations: dict[tuple[str, bool], dict[str, float]] = {}
 
-    def durations(self, file: str, *, is_compiled: bool, limit_s: float) -> dict[str, float]:
-        """Return the tests of a file that pass without a change, and their seconds; run once.
+    def measure(
+        self, files: Sequence[str], *, is_compiled: bool, limit_s: float, longest_s: float
+    ) -> Generator[MeasuredFile]:
+        """Yield for each file of tests those that pass without a change.
 
         Args:
-            file: of tests.
+            files: run one after the other, as far as the iterator is asked.
             is_compiled: whether numba compiles.
-            limit_s: tests that have not ended after this time are left out.
+            limit_s: tests of a file that have not ended after this time are left out.
+            longest_s: a test that takes longer fails.
         """
-        key = file, is_compiled
-        if key not in self._durations:
-            lines = self._run([[file]], is_compiled=is_compiled, is_unchanged=True)
-            durations: dict[str, float] = {}
-            end = time.monotonic() + limit_s
-            with contextlib.closing(lines):
-                rows = lines.within(lambda: end - time.monotonic())
-                durations |= {name: seconds for name, seconds, has_failed in rows if not has_failed}
-            self._durations[key] = durations
-        return self._durations[key]
+        left = deque(files)
+        while left:
+            tests: dict[str, Measured] = {}
+            started = time.monotonic()
+            ends = started + limit_s
+            rows = self._run(
+                [[file] for file in left], is_compiled=is_compiled, longest_s=longest_s
+            )
+            with contextlib.closing(rows):
+                while left and (row := rows.next(ends - time.monotonic())):
+                    if row.name == left[0]:
+                        yield MeasuredFile(time.monotonic() - started, tests)
+                        left.popleft()
+                        tests, started = {}, time.monotonic()
+                        ends = started + limit_s
+                    elif not row.has_failed:
+                        tests[row.name] = Measured(row.seconds, row.lines)
+            if left:  # it took too long, or ended the process
+                yield MeasuredFile(time.monotonic() - started, tests)
+                left.popleft()
 
     def noticed(
         self, mutant: Mutant, tests: Sequence[dict[str, float]], *, is_compiled: bool
@@ -173,13 +187,13 @@ class Runner:
         limit_s = _MIN_LIMIT_S + _LIMIT_FACTOR * slowest_s
         left = {name: None for some in tests for name in some}
         with self._changed(mutant):
-            lines = self._run([list(each) for each in tests], is_compiled=is_compiled)
-            with contextlib.closing(lines):
-                for name, _, has_failed in lines.within(lambda: limit_s):
-                    if has_failed:
-                        return Noticed(name)
-                    left.pop(name, None)
-        return Noticed(next(iter(left)), is_late=lines.is_late) if left else None
+            rows = self._run([list(each) for each in tests], is_compiled=is_compiled)
+            with contextlib.closing(rows):
+                while row := rows.next(limit_s):
+                    if row.has_failed:
+                        return Noticed(row.name)
+                    left.pop(row.name, None)
+        return Noticed(next(iter(left)), is_late=rows.is_late) if left else None
 
     @contextlib.contextmanager
     def _changed(self, mutant: Mutant) -> Generator[None]:
@@ -195,8 +209,12 @@ class Runner:
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
     def _run(
-        self, tests: Sequence[Sequence[str]], *, is_compiled: bool, is_unchanged: bool = False
-    ) -> _Lines:
+        self,
+        tests: Sequence[Sequence[str]],
+        *,
+        is_compiled: bool,
+        longest_s: float | None = None,
+    ) -> Rows:
         shutil.rmtree(self._tree / ".hypothesis", ignore_errors=True)
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir()
@@ -205,90 +223,40 @@ class Runner:
         if child == 0:
             os.close(readable)
             # Later runs read the bytecode of tests, but not that of a mutant.
-            sys.dont_write_bytecode = not is_unchanged
-            self._child(tests, _Reporter(writable), is_compiled=is_compiled, stops=not is_unchanged)
+            sys.dont_write_bytecode = longest_s is None
+            self._child(tests, writable, is_compiled=is_compiled, longest_s=longest_s)
         os.close(writable)
-        return _Lines(child, readable)
+        return Rows(child, readable)
 
     def _child(
-        self, tests: Sequence[Sequence[str]], report: _Reporter, *, is_compiled: bool, stops: bool
+        self,
+        tests: Sequence[Sequence[str]],
+        pipe: int,
+        *,
+        is_compiled: bool,
+        longest_s: float | None,
     ) -> NoReturn:
-        code = 1
+        code, stops = 1, longest_s is None
         try:
             os.setpgid(0, 0)
             _prepare_child(self._tree, self._scratch, is_compiled=is_compiled)
+            report = (
+                Reporter(pipe)
+                if longest_s is None
+                else MeasuringReporter(pipe, self._tree, longest_s)
+            )
             for some in tests:
                 code = _pytest(some, self._scratch, report, is_compiled=is_compiled, stops=stops)
-                if code not in (_PASSED, _NO_TESTS) and stops:
-                    report.write(some[0].split("::")[0], 0.0, has_failed=True)
+                has_failed = code not in (_PASSED, _NO_TESTS)
+                if has_failed or not stops:
+                    report.write(Row(some[0].split("::")[0], 0.0, has_failed, {}))
+                if has_failed and stops:
                     break
         except BaseException:  # noqa: BLE001 - the parent sees that lines are missing
             traceback.print_exc()
         finally:
             sys.stderr.flush()
             os._exit(code)
-
-
-class _Reporter:
-    """A pytest plugin that writes a line for each test.
-
-    Args:
-        pipe: a descriptor.
-    """
-
-    def __init__(self, pipe: int) -> None:
-        self._pipe = pipe
-        self._seconds: dict[str, float] = {}
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        seconds = self._seconds.get(report.nodeid, 0.0) + report.duration
-        self._seconds[report.nodeid] = seconds
-        if report.failed or report.when == "teardown":
-            self.write(report.nodeid, seconds, has_failed=report.failed)
-
-    def write(self, name: str, seconds: float, *, has_failed: bool) -> None:
-        line = json.dumps([name, round(seconds, 3), has_failed]) + "\n"
-        os.write(self._pipe, line.encode())
-
-
-class _Lines:
-    """What a child reports; closing ends it and what its tests have started.
-
-    Args:
-        child: process id, of a group of its own.
-        pipe: a descriptor.
-    """
-
-    def __init__(self, child: int, pipe: int) -> None:
-        self._child = child
-        self._pipe = pipe
-        self._text = b""
-        self.is_late = False
-
-    def within(self, limit_s: Callable[[], float]) -> Iterator[tuple[str, float, bool]]:
-        """Yield name, seconds and whether it failed of each test, while they come in time."""
-        while True:
-            while b"\n" not in self._text:
-                if not select.select([self._pipe], [], [], max(0.0, limit_s()))[0]:
-                    self.is_late = True
-                    return
-                some = os.read(self._pipe, 1 << 16)
-                if not some:
-                    return
-                self._text += some
-            line, _, self._text = self._text.partition(b"\n")
-            name, seconds, has_failed = json.loads(line)
-            yield name, seconds, has_failed
-
-    def close(self) -> None:
-        os.close(self._pipe)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._child, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError):  # before it has its group
-            os.kill(self._child, signal.SIGKILL)
-        os.waitpid(self._child, 0)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._child, signal.SIGKILL)
 
 
 def _prepare_child(tree: Path, scratch: Path, *, is_compiled: bool) -> None:
@@ -324,7 +292,7 @@ def _prepare_child(tree: Path, scratch: Path, *, is_compiled: bool) -> None:
 
 
 def _pytest(
-    tests: Sequence[str], scratch: Path, report: _Reporter, *, is_compiled: bool, stops: bool
+    tests: Sequence[str], scratch: Path, report: Reporter, *, is_compiled: bool, stops: bool
 ) -> int:
     import pytest
 

@@ -2,7 +2,7 @@
 
 The tests of a module, nearest first: the file that mirrors it (`tests/jobs/test_queue.py` for
 `trellis2_server/jobs/queue.py`), files of the same folder, of the same room, others; among equals,
-those with fewer imports between them and the module.
+those whose names have more words in common, then those with fewer imports between.
 
 Does not know: mutants, processes.
 """
@@ -76,6 +76,16 @@ def recent_files(root: Path, since: str | None = None) -> list[str]:
     return list(dict.fromkeys(line for line in log.splitlines() if line))
 
 
+def is_own(path: str, test: str) -> bool:
+    """Whether a test file is one of those of a module's folder."""
+    folder, file = PurePosixPath("tests", *PurePosixPath(path).parts[1:-1]), PurePosixPath(test)
+    if folder.name == "kernels" and file.parent.name == PurePosixPath(path).stem:
+        return True  # they may stand in the folder of what they are loops of
+    # The tests of `kernels/charts.py` may stand in the folder above.
+    name = f"test_{PurePosixPath(path).name}"
+    return folder in file.parents or (file.name == name and file.parent == folder.parent)
+
+
 class NearbyTests:
     """The test files of a repository, and what they import.
 
@@ -106,20 +116,17 @@ class NearbyTests:
             for test in self._files
             if PurePosixPath(test).parent == folder and PurePosixPath(test).name.startswith("test_")
         }
-        ranked: list[tuple[int, int, str]] = []
+        words = set(PurePosixPath(path).stem.split("_"))
+        ranked: list[tuple[int, int, int, str]] = []
         for test, distance in (farthest | self._distances(path)).items():
-            # The tests of `kernels/charts.py` may stand in the folder above.
-            own = test.startswith(f"{folder.as_posix()}/") or (
-                PurePosixPath(test).name == name and PurePosixPath(test).parent == folder.parent
-            )
-            if folder.name == "kernels":  # or in the folder of what they are loops of
-                own = own or PurePosixPath(test).parent.name == PurePosixPath(path).stem
+            own = is_own(path, test)
             if not own and test.startswith(tuple(f"{each}/" for each in _OWN_ONLY)):
                 continue
             in_room = bool(room) and test.startswith(f"{room}/")
             if distance <= _FARTHEST or own:
-                ranked.append((0 if own else 1 if in_room else 2, distance, test))
-        found = [test for _, _, test in sorted(ranked) if test != mirrored]
+                common = len(words & set(PurePosixPath(test).stem.split("_")))
+                ranked.append((0 if own else 1 if in_room else 2, -common, distance, test))
+        found = [test for *_, test in sorted(ranked) if test != mirrored]
         return [mirrored, *found] if mirrored in self._files else found
 
     def _distances(self, path: str) -> dict[str, int]:

@@ -73,6 +73,7 @@ def test_loops_are_left_earlier_and_later() -> None:
         "import a",
         "x = a.reshape(-1, b)",
         "for a, b in zip(x.a, y.b, strict=True): ...",
+        "x = parallel_for(loop, grain=64)",
     ],
 )
 def test_what_nobody_would_call_a_bug_is_left_alone(code: str) -> None:

@@ -23,6 +23,13 @@ TEST = """from trellis2_server.jobs.module import larger
 def test_larger():
     assert larger(1, 2) == 2
 """
+SLOW = """from trellis2_server.jobs.module import larger
+def test_slow():
+    while True:
+        pass
+def test_next():
+    assert larger(1, 1) == 1
+"""
 
 
 def arguments(**changed: Any) -> argparse.Namespace:
@@ -98,14 +105,20 @@ from tests.mutation.operators import mutants
 from tests.mutation.runner import Runner, warm_up
 warm_up()
 tree = Path({str(tmp_path / "tree")!r})
-module, test = tree / "trellis2_server/jobs/module.py", tree / "tests/jobs/test_module.py"
-for path, text in ((module, {MODULE!r}), (test, {TEST!r})):
-    path.parent.mkdir(parents=True)
+module, tests = tree / "trellis2_server/jobs/module.py", tree / "tests/jobs"
+for path, text in (
+    (module, {MODULE!r}), (tests / "test_module.py", {TEST!r}), (tests / "test_slow.py", {SLOW!r})
+):
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 (tree / "pytest.ini").write_text("[pytest]\\naddopts = --import-mode=importlib\\npythonpath = .\\n")
 runner = Runner(tree, Path({str(tmp_path / "scratch")!r}))
-known = runner.durations("tests/jobs/test_module.py", is_compiled=True, limit_s=60)
-print(list(known))
+files = ["tests/jobs/test_module.py", "tests/jobs/test_slow.py", "tests/jobs/test_none.py"]
+limits = {{"limit_s": 60, "longest_s": 2}}
+for measured in runner.measure(files, is_compiled=True, **limits):
+    print([(name, each.lines) for name, each in measured.tests.items()])
+[measured] = runner.measure(files[:1], is_compiled=True, **limits)
+known = {{name: each.seconds for name, each in measured.tests.items()}}
 for mutant in mutants("trellis2_server/jobs/module.py", module.read_bytes()):
     noticed = runner.noticed(mutant, [known], is_compiled=True)
     print(mutant.after, "|", noticed and noticed.by)
@@ -116,7 +129,9 @@ assert module.read_text() == {MODULE!r}
     )
     name = "tests/jobs/test_module.py::test_larger"
     assert done.stdout.splitlines() == [
-        f"['{name}']",
+        str([(name, {"trellis2_server/jobs/module.py": 1 << 3})]),
+        str([("tests/jobs/test_slow.py::test_next", {"trellis2_server/jobs/module.py": 1 << 3})]),
+        "[]",
         f"return None | {name}",
         f"return a if not (a > b) else b | {name}",
         "return a if a >= b else b | None",

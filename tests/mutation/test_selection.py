@@ -24,6 +24,7 @@ FILES = {
     "tests/jobs/test_queue.py": "",
     "tests/jobs/test_manager.py": "from tests.support.managers import make",
     "tests/jobs/test_direct.py": "from trellis2_server.jobs import queue",
+    "tests/jobs/test_queue_of_steps.py": "from tests.support.managers import make",
     "tests/api/test_app.py": "from trellis2_server.api import create_app",
     "tests/ray_serve/test_deployment.py": "from trellis2_server.jobs.queue import StepQueue",
     "tests/export/test_bake.py": "from trellis2_server.export import kernels",
@@ -39,9 +40,12 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_mirrored_file_is_first_then_those_with_fewer_imports_between(root: Path) -> None:
+def test_the_mirrored_file_is_first_then_those_named_like_it_then_those_with_fewer_imports(
+    root: Path,
+) -> None:
     assert NearbyTests(root).nearest("trellis2_server/jobs/queue.py") == [
         "tests/jobs/test_queue.py",
+        "tests/jobs/test_queue_of_steps.py",
         "tests/jobs/test_direct.py",
         "tests/jobs/test_manager.py",
         "tests/api/test_app.py",
@@ -50,7 +54,9 @@ def test_the_mirrored_file_is_first_then_those_with_fewer_imports_between(root: 
 
 def test_a_file_that_is_started_as_a_program_has_the_tests_of_its_folder(root: Path) -> None:
     found = NearbyTests(root).nearest("trellis2_server/jobs/program.py")
-    assert set(found) == {f"tests/jobs/test_{name}.py" for name in ("queue", "direct", "manager")}
+    assert set(found) == {
+        f"tests/jobs/test_{name}.py" for name in ("queue", "queue_of_steps", "direct", "manager")
+    }
 
 
 def test_modules_that_a_package_imports_by_name_are_found(root: Path) -> None:

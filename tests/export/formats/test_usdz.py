@@ -232,3 +232,21 @@ def test_any_scene_is_read_as_it_was_written(
     assert layer.pseudoRoot.GetInfo("upAxis") == "Z"
     assert layer.defaultPrim == root.name
     check_same(layer.rootPrims[0], root)
+
+
+def test_tokens_are_tokens_and_strings_are_strings(tmp_path: Path) -> None:
+    """Which OpenUSD tells apart where it asks for one of them."""
+    root = Prim(
+        "surface",
+        "Shader",
+        {
+            "info:id": Attribute("token", "UsdPreviewSurface"),
+            "notes": Attribute("string", "some text"),
+        },
+    )
+    path = tmp_path / "model.usdc"
+    path.write_bytes(b"".join(write_crate(root, up_axis="Z", metres_per_unit=1)))
+    stage = Usd.Stage.Open(str(path))
+    prim = stage.GetPrimAtPath("/surface")
+    assert UsdShade.Shader(prim).GetShaderId() == "UsdPreviewSurface"
+    assert prim.GetAttribute("notes").Get() == "some text"

@@ -19,6 +19,8 @@ from trellis2_server.inputs.images import Cutter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
     from trellis2_server.request_fields import RemoveBackground
 
 needs_opencv = pytest.mark.skipif(
@@ -235,3 +237,17 @@ def test_importing_and_cutting_by_alpha_import_no_heavy_package() -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize(("level", "is_found"), [(204, False), (205, True)])
+def test_what_is_found_in_a_cut_out_has_an_opaque_pixel(level: int, *, is_found: bool) -> None:
+    def faint(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        found = np.full(rgb.shape[:2], 204, np.uint8)
+        found[len(found) // 2, 20:] = level
+        return found
+
+    cutter = Cutter(background="upstream", remover=faint)
+    cutout = cutter.cut_out(encode(vase()), remove_background="always")
+    warning = "image: no background was found to remove; the picture's transparency was used"
+    assert cutout.background == ("upstream" if is_found else "alpha")
+    assert (warning in cutout.warnings) != is_found

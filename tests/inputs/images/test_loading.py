@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -222,3 +223,27 @@ def test_only_its_own_tag_turns_a_tiff() -> None:
     for tags, size in (({700: XMP}, (320, 240)), ({700: XMP, 274: 8}, (240, 320))):
         decoded = decode_image(encode(photograph(), "TIFF", tiffinfo=tags), max_pixels=100_000)
         assert decoded.image.size == size
+
+
+def test_a_jpeg_that_is_cut_short_names_the_share_that_is_missing() -> None:
+    data = encode(photograph(), "JPEG", subsampling=0)
+    found: set[int] = set()
+    for share in np.linspace(0.6, 0.99, 25):
+        try:
+            decoded = decode_image(data[: round(len(data) * share)], max_pixels=100_000)
+        except InputError as error:
+            match = re.search(r"cut short, (\d+) of 240 rows are left$", str(error))
+            assert match is not None
+            assert int(match[1]) < 160
+            assert int(match[1]) % 8 == 0  # rows of blocks
+            continue
+        [warning] = decoded.warnings
+        if warning == CUT_SHORT:
+            assert decoded.image.size == (320, 240)
+            continue
+        missing = 100 * (1 - decoded.image.height / 240)
+        assert decoded.image.height >= 160
+        assert decoded.image.height % 8 == 0
+        assert f"the lower {max(round(missing), 1)} % with it" in warning
+        found.add(round(missing))
+    assert len(found) >= 5

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import lzma
 import struct
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import pytest
-from PIL import ImageCms
+from PIL import ImageCms, features
 
+from tests.inputs.images.test_tiff_directory import tiff as tiff_of
 from tests.support.tiff_files import FLOATING, HORIZONTAL, LONG, SHORT, UNDEFINED, Tiff
 from trellis2_server.errors import InputError, TooLargeError
 from trellis2_server.inputs.images import tiff_samples
@@ -78,6 +80,45 @@ def test_deep_colours_of_any_kind_are_read(dtype: str, count: int) -> None:
     check_colors(np.asarray(decoded.image).astype(np.int64), count)
     assert decoded.has_alpha == (count == 4)
     assert not decoded.warnings
+
+
+LARGEST = {"u4": 2**32 - 1, "i4": 65535, "u2": 65535, "i2": 32767}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "u4", "i4", "u2", "i2"])
+@pytest.mark.parametrize("is_packed", [False, True], ids=["plain", "packed"])
+def test_deep_grey_of_any_kind_is_read(dtype: str, order: Order, *, is_packed: bool) -> None:
+    samples = (colors(1) * LARGEST.get(dtype, 1)).astype(dtype)
+    decoded = decode(Tiff(order, is_packed=is_packed).write(samples))
+    check_colors(np.asarray(decoded.image).astype(np.int64), 1)
+    assert not decoded.has_alpha
+
+
+def lzma_grey(dtype: str, order: Order, photometric: int = 1) -> bytes:
+    """A TIFF of grey that libtiff alone unpacks."""
+    samples = (colors(1)[..., 0] * LARGEST.get(dtype, 1)).astype(dtype)
+    packed = lzma.compress(samples.astype(samples.dtype.newbyteorder(order)).tobytes())
+    packed += bytes(len(packed) % 2)
+    form = {"u": 1, "i": 2, "f": 3}[dtype[0]]
+    entries = [
+        (256, WIDTH), (257, HEIGHT), (258, 8 * samples.itemsize), (259, 34925),
+        (262, photometric), (273, 8), (277, 1), (278, HEIGHT), (279, len(packed)), (339, form),
+    ]  # fmt: skip
+    start = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, 8 + len(packed))
+    rows = [struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in entries]
+    return start + packed + struct.pack(f"{order}H", len(rows)) + b"".join(rows) + bytes(4)
+
+
+@pytest.mark.skipif(not features.check("libtiff"), reason="Pillow has no libtiff")
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("dtype", ["f4", "f8", "u4", "i4", "u2", "i2"])
+def test_deep_grey_that_libtiff_alone_unpacks_is_read(dtype: str, order: Order) -> None:
+    check_colors(pixels_of(lzma_grey(dtype, order)), 1)
+    inverted = lzma_grey(dtype, order, photometric=0)
+    if order == ">" and dtype != "u2":  # Pillow would swap the bytes twice
+        with pytest.raises(InputError, match=r"1 sample of .*, which cannot be read"):
+            decode(inverted)
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "u2"])
@@ -234,3 +275,58 @@ def test_colours_that_cannot_be_read_say_what_to_do(
 ) -> None:
     with pytest.raises(InputError, match=f"^image: a TIFF file of {words}, .*; save it as PNG"):
         decode(Tiff(more=more).write(colors(3).astype("f4")))
+
+
+USUAL = {
+    256: [7], 257: [5], 258: [16] * 3, 259: [1], 262: [2], 266: [1], 277: [3], 317: [1],
+    339: [1] * 3,
+}  # fmt: skip
+READ: dict[str, dict[int, list[int]]] = {
+    "usual": {},
+    "one width for all": {258: [16]},
+    "no kind": {339: []},
+    "8 samples": {258: [16] * 8, 277: [8], 339: [1] * 8},
+    "2 samples": {258: [32] * 2, 262: [1], 277: [2], 339: [3] * 2},
+    "1 sample": {258: [16], 262: [1], 277: [], 339: [2]},
+    "64 bits": {258: [64] * 3, 339: [3] * 3},
+    "differences of floats": {317: [3], 339: [3] * 3},
+    "no order of bits": {266: []},
+    "no packing": {259: []},
+    **{f"packing {number}": {259: [number]} for number in (5, 8, 32773, 32946, 34925, 50000)},
+}
+NOT_READ: dict[str, dict[int, list[int]]] = {
+    "no width": {256: [0]},
+    "no height": {257: []},
+    "no samples": {277: [0]},
+    "9 samples": {258: [16] * 9, 277: [9], 339: [1] * 9},
+    "several widths": {258: [16, 16, 32]},
+    "no widths": {258: []},
+    "8 bits": {258: [8] * 3},
+    "12 bits": {258: [12] * 3},
+    "20 bits": {258: [20] * 3},
+    "128 bits": {258: [128] * 3},
+    "64 bits of integers": {258: [64] * 3},
+    "two kinds": {339: [1, 1, 2]},
+    "complex": {339: [5] * 3},
+    "reversed bits": {266: [2]},
+    "packing of faxes": {259: [4]},
+    "differences of bytes of integers": {317: [3]},
+    "grey of 3 samples": {262: [1]},
+    "colours of 2 samples": {258: [16] * 2, 277: [2], 339: [1] * 2},
+    "white is zero": {258: [16], 262: [0], 277: [1], 339: [1]},
+}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("change", "is_read"),
+    [*((each, True) for each in READ.values()), *((each, False) for each in NOT_READ.values())],
+    ids=[*READ, *NOT_READ],
+)
+def test_layouts_are_read_whose_samples_are_alike(
+    change: dict[int, list[int]], order: Order, *, is_read: bool
+) -> None:
+    """Each differs from a usual one in one respect."""
+    entries = [(tag, 3, values) for tag, values in {**USUAL, **change}.items() if values]
+    content = tiff_of(order, is_big=False, entries=entries)
+    assert tiff_samples.picture_size(content) == ((7, 5) if is_read else None)

@@ -179,6 +179,16 @@ def test_a_sparse_accessor_changes_rows_of_its_base(kind: str) -> None:
     check_tetrahedron(only_part(bytes(built)))
 
 
+@pytest.mark.parametrize("row", range(4))
+def test_a_sparse_accessor_may_change_one_row(row: int) -> None:
+    built = tetrahedron()
+    changed = CORNERS.copy()
+    changed[row] = 9
+    base = built.view(changed.astype("<f4").tobytes())
+    add_sparse(built, base, [row], CORNERS[[row]])
+    check_tetrahedron(only_part(bytes(built)))
+
+
 def test_a_sparse_accessor_without_a_base_changes_zeros() -> None:
     built = tetrahedron()
     add_sparse(built, None, [1, 2, 3], CORNERS[1:])

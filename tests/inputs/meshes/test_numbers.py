@@ -99,6 +99,16 @@ def test_corners_are_those_of_their_grammar(text: str) -> None:
     )
 
 
+def test_corners_of_different_forms_stand_beside_each_other() -> None:
+    found = corners(words("1/2/3 4//5 6/7 8 9/10/ -1/-2/-3"), with_textures=True)
+    assert found is not None
+    assert found.vertices.tolist() == [1, 4, 6, 8, 9, -1]
+    assert found.textures is not None
+    assert found.textures.tolist() == [2, 0, 7, 0, 10, -2]
+    assert found.normals is not None
+    assert found.normals.tolist() == [3, 5, 0, 0, 0, -3]
+
+
 @pytest.mark.parametrize("read", [decimals, integers, corners])
 @pytest.mark.parametrize(
     "word", ["nan", "inf", "1_0", "0x1", "1\0", "\xb2", "--1", "+-1", "1-2", "-", "/", "1//2/3"]

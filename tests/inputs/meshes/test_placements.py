@@ -5,9 +5,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support import built_glb
 from tests.support.glb_scenes import CORNERS, built, read
 from trellis2_server.decoders.tasks import read_mesh
-from trellis2_server.inputs.meshes import Scene, model_frame, scene, unpack_scene
+from trellis2_server.inputs.meshes import (
+    Scene,
+    model_frame,
+    placed_bounds,
+    read_scene,
+    scene,
+    unpack_scene,
+)
 from trellis2_server.inputs.meshes.placements import (
     node_placements,
     prefer_front,
@@ -160,3 +168,25 @@ def test_the_model_frame_is_the_same_with_new_and_with_own_texture_coordinates(
     np.testing.assert_allclose(scale, scale[0], rtol=1e-5)
     np.testing.assert_allclose(theirs - theirs[0], (ours - ours[0]) * scale, atol=1e-6)
     assert ours[:, 0].min() >= 9
+
+
+def test_the_bounds_are_those_of_all_places_of_all_meshes() -> None:
+    turned = [0, 1, 0, 0, -1, 0, 0, 0, 0, 0, 1, 0, 7, 8, 9, 1]  # by columns: x becomes y
+    file = built_glb.Glb()
+    file.primitive()
+    file.document |= {
+        "nodes": [
+            {"mesh": 0},
+            {"mesh": 0, "translation": [0, -4, 0], "scale": [1, 1, 2]},
+            {"matrix": turned, "mesh": 0},
+        ],
+        "scenes": [{"nodes": [0, 1, 2]}],
+        "buffers": [{"byteLength": len(file.data)}],
+    }
+    low, high = placed_bounds(read_scene(bytes(file)))
+    corners = built_glb.CORNERS.astype(float)
+    places = np.concatenate(
+        [corners, corners * (1, 1, 2) - (0, 4, 0), corners[:, [1, 0, 2]] * (-1, 1, 1) + (7, 8, 9)]
+    )
+    assert low.tolist() == places.min(axis=0).tolist()
+    assert high.tolist() == places.max(axis=0).tolist()

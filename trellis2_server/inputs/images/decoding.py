@@ -16,7 +16,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any, Final
 
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
 from trellis2_server.errors import InputError, ServerError, TooLargeError
 from trellis2_server.inputs.images.color_profiles import DAMAGED_PROFILE, to_srgb
@@ -27,13 +27,6 @@ from trellis2_server.inputs.images.structure import check_structure, is_exif_bou
 
 _ORIENTATION_TAG: Final = 0x0112
 _BITS_TAG, _SAMPLE_FORMAT_TAG = 258, 339
-#: Byte order, photometric interpretation, formats of samples, order of bits, bits, further samples
-#: → mode and raw mode: grey of 32 unsigned bits and of 64-bit floating point.
-_MORE_TIFFS: Final[dict[Any, tuple[str, str]]] = {
-    (b"MM", 1, (1,), 1, (32,), ()): ("I", "I;32B"),
-    (b"II", 1, (3,), 1, (64,), ()): ("F", "F;64F"),
-    (b"MM", 1, (3,), 1, (64,), ()): ("F", "F;64BF"),
-}
 #: EXIF 2.32, tag Orientation: the operation that turns the stored pixels upright.
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -133,13 +126,9 @@ def _prepare_pillow() -> None:
 
     Pillow's own limit of pixels counts those of a JPEG before it is reduced.
 
-    Its table of TIFFs lacks layouts that its decoder knows.
-
     `warnings.catch_warnings` does not work here: it replaces a list shared by all threads.
     """
     Image.MAX_IMAGE_PIXELS = MAX_REDUCED_PIXELS // 2  # twice as many are an error
-    for layout, modes in _MORE_TIFFS.items():
-        TiffImagePlugin.OPEN_INFO.setdefault(layout, modes)
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     pattern = r"PIL(\.|$)"
     if not any(

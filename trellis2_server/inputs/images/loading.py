@@ -20,7 +20,11 @@ from trellis2_server.inputs.foreign_files import describe_file, is_heif
 from trellis2_server.inputs.images.deep_colors import show_samples
 from trellis2_server.inputs.images.formats import HEIF_INSTALL, available_formats, format_names
 from trellis2_server.inputs.images.jpeg_segments import START_OF_SCAN, read_segments
-from trellis2_server.inputs.images.tiff_directory import describe_samples, has_deep_planes
+from trellis2_server.inputs.images.tiff_directory import (
+    describe_samples,
+    has_deep_planes,
+    has_swapped_grey,
+)
 from trellis2_server.inputs.images.tiff_samples import picture_size, read_tiff_samples
 from trellis2_server.inputs.images.transparency import VISIBLE_ALPHA
 
@@ -110,12 +114,14 @@ def _open(data: bytes, max_pixels: int, notes: list[str] | None = None) -> Image
         if image is None:
             raise InputError(f"image: {_explain(data)}") from error
         return image
-    if image.format == "TIFF" and has_deep_planes(data):  # Pillow takes each byte for a pixel
+    if image.format == "TIFF" and (has_deep_planes(data) or has_swapped_grey(data)):
+        # Pillow takes each byte for a pixel, or bytes in the wrong order.
         image = _read_samples(data, max_pixels, notes)
         if image is None:
             samples = describe_samples(data)
+            how = "in planes" if has_deep_planes(data) else "packed in big endian"
             raise InputError(
-                f"image: a TIFF file of {samples}, in planes, which cannot be read; {_SAVE_AS}"
+                f"image: a TIFF file of {samples}, {how}, which cannot be read; {_SAVE_AS}"
             )
         return image
     # Browsers take the orientation from EXIF alone; Pillow takes it from here, too.

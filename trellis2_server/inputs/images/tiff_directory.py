@@ -20,7 +20,9 @@ _SIZES: Final = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 
 _SHORT: Final = 3
 #: Value for larger ones: behind every file.
 _LARGEST: Final = 2**62
-_BITS, _SAMPLES, _PLANES, _SAMPLE_FORMAT = 258, 277, 284, 339
+_BITS, _COMPRESSION, _SAMPLES, _PLANES, _SAMPLE_FORMAT = 258, 259, 277, 284, 339
+#: `Compression`: none.
+_UNPACKED: Final = 1
 #: `PlanarConfiguration`: each colour has strips of its own.
 _SEPARATE: Final = 2
 #: First bytes of a TIFF and of a BigTIFF.
@@ -193,6 +195,22 @@ def has_deep_planes(content: bytes) -> bool:
         max(directory.first_values(content, tag), default=1) for tag in (_PLANES, _BITS, _SAMPLES)
     )
     return planes == _SEPARATE and bits > 8 and count > 1  # noqa: PLR2004
+
+
+def has_swapped_grey(content: bytes) -> bool:
+    """Whether a TIFF has packed grey whose bytes Pillow swaps although libtiff has done so.
+
+    That is grey in big endian, of more than 8 bits, but for 16 unsigned ones.
+    """
+    directory = read_directory(content)
+    if content[:4] not in _HEADERS or directory is None or directory.order != ">":
+        return False
+    packing, bits, count, kind = (
+        max(directory.first_values(content, tag), default=1)
+        for tag in (_COMPRESSION, _BITS, _SAMPLES, _SAMPLE_FORMAT)
+    )
+    is_known = bits <= 8 or (bits == 16 and kind == 1)  # noqa: PLR2004
+    return packing != _UNPACKED and count == 1 and not is_known
 
 
 def _integer(content: bytes, order: str) -> int:
