@@ -1,6 +1,4 @@
-"""Client uploads: pictures and mesh files.
+"""Client uploads: pictures (`images`, `background`) and mesh files (`meshes`).
 
-images, background   pictures
-meshes               mesh files
-foreign_files        what a file is that is neither, or in the wrong field
+`foreign_files` says what a file is that is neither, or in the wrong field.
 """
