@@ -12,7 +12,7 @@ from trellis2_server.export.cancellation import call
 from trellis2_server.export.kernels import levels as kernels
 
 #: How weakly a vertex is held to its place on the finest level.
-HOLD = 0.01
+HOLD = 0.05
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,7 +74,7 @@ def case(seed: int, side: int = 6, fin: int = 0) -> Case:
 
 def finest_of(given: Case) -> Floats:
     """Return other places of the same vertices, where they were on the finest level."""
-    return (given.vertices + np.float32(0.05) * np.sin(given.vertices[:, ::-1])).astype(np.float32)
+    return (given.vertices + np.float32(0.8) * np.sin(given.vertices[:, ::-1])).astype(np.float32)
 
 
 def fan(given: Case, v: int) -> list[list[int]]:
