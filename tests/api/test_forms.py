@@ -24,13 +24,12 @@ from trellis2_server.errors import InputError, TooLargeError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+FILE_NAMES = ("image", "mesh")
 TYPE = "multipart/form-data; boundary=x"
 
 
 def parse(content: bytes, content_type: str = TYPE, max_files: int = 2) -> FormContent:
-    return parse_form(
-        lambda: content, content_type, max_files=max_files, file_names=("image", "mesh")
-    )
+    return parse_form(lambda: content, content_type, max_files=max_files, file_names=FILE_NAMES)
 
 
 def part(headers: str, content: bytes = b"7") -> bytes:
@@ -61,9 +60,10 @@ async def starlette_form(content: bytes, content_type: str) -> dict[str, Any]:
         }
 
 
+#: Not those of files, which may be sent once, and are a file also without a file's name.
 NAMES = st.text(
     st.characters(exclude_categories=("Cs", "Cc"), exclude_characters='"\\'), min_size=1, max_size=9
-)
+).filter(lambda name: name not in FILE_NAMES)
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=200)
 CONTENT = st.binary(max_size=200) | st.sampled_from([b"\r\n--", b"\r\n" * 9, b"-" * 90, b"\r"])
 
