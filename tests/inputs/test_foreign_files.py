@@ -104,6 +104,19 @@ def test_a_picture_sent_as_a_mesh_is_named_before_it_is_read(name: str) -> None:
         assert str(caught.value) == f"mesh: not a GLB, glTF, OBJ, PLY or STL file but {what}"
 
 
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [(boxes(b"mif1", b"avif"), "AVIF"), (boxes(b"mif1", b"heic"), "HEIC"),
+     (boxes(b"isom", b"heic"), "HEIC")],
+    ids=["AVIF of several brands", "HEIC of several brands", "HEIC of another brand"],
+)  # fmt: skip
+def test_a_picture_of_boxes_sent_as_a_mesh_is_told_by_all_of_its_brands(
+    data: bytes, name: str
+) -> None:
+    with pytest.raises(InputError, match=rf"a picture \({name}\); send it as image$"):
+        check_beginning(data)
+
+
 @pytest.mark.parametrize(("data", "what"), FILES.values(), ids=FILES.keys())
 def test_a_mesh_is_never_refused_by_its_beginning(data: bytes, what: str) -> None:
     if what.startswith("a mesh"):

@@ -6,7 +6,7 @@ Does not know: the accepted formats, how they are decoded.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Literal
 
 #: Bytes at the beginning of a file that are looked at.
 _HEAD_BYTES: Final = 1024
@@ -16,7 +16,7 @@ _PICTURE: Final = "a picture ({}); send it as image"
 #: Bytes of a binary STL before its faces, and of each face.
 _STL_HEAD_BYTES: Final = 84
 _STL_FACE_BYTES: Final = 50
-#: Pictures that requests take.
+#: Pictures that requests take, but for those of boxes: see `_boxed_picture`.
 _PICTURES: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = (
     (re.compile(rb"\x89PNG"), "PNG"),
     (re.compile(rb"\xff\xd8\xff"), "JPEG"),
@@ -24,8 +24,6 @@ _PICTURES: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = (
     (re.compile(rb"GIF8"), "GIF"),
     (re.compile(rb"BM.{4}\0\0\0\0", re.DOTALL), "BMP"),
     (re.compile(rb"II\*\0|MM\0\*"), "TIFF"),
-    (re.compile(rb".{4}ftyp(?:avif|avis)", re.DOTALL), "AVIF"),
-    (re.compile(rb".{4}ftyp(?:hei[cxms]|hev[cx]|mif[12]|msf1)", re.DOTALL), "HEIC"),
 )
 #: First bytes of a file, and what it is.
 _BEGINNINGS: Final[tuple[tuple[bytes, str], ...]] = (
@@ -121,7 +119,7 @@ _CONTROL: Final = re.compile(rb"[\0-\x08\x0b\x0e-\x1f\x7f]")
 
 def is_heif(data: bytes) -> bool:
     """Whether a file is a picture of the kind that phones call HEIC."""
-    return data[4:8] == b"ftyp" and not _brands(data) & _AVIF_BRANDS and _is_heif_brand(data)
+    return _boxed_picture(data) == "HEIC"
 
 
 def describe_no_mesh(data: bytes) -> str | None:
@@ -130,9 +128,10 @@ def describe_no_mesh(data: bytes) -> str | None:
     Args:
         data: the file, none of the accepted meshes.
     """
-    for pattern, name in _PICTURES:
-        if pattern.match(data):
-            return _PICTURE.format(name)
+    name = next((name for pattern, name in _PICTURES if pattern.match(data)), None)
+    name = name or _boxed_picture(data)
+    if name is not None:
+        return _PICTURE.format(name)
     what = describe_file(data)
     return None if what is None or what.startswith("a mesh") else what
 
@@ -163,8 +162,15 @@ def _brands(data: bytes) -> set[bytes]:
     return {data[8:12], *(data[at : at + 4] for at in range(16, size - 3, 4))}
 
 
-def _is_heif_brand(data: bytes) -> bool:
-    return data[8:12] in _HEIF_BRANDS or bool(_brands(data) & {b"heic", b"heix", b"mif1"})
+def _boxed_picture(data: bytes) -> Literal["AVIF", "HEIC"] | None:
+    """Return the format of a picture that is an ISO base media file; None: it is none."""
+    if data[4:8] != b"ftyp":
+        return None
+    brands = _brands(data)
+    if brands & _AVIF_BRANDS:
+        return "AVIF"
+    is_heif_brand = data[8:12] in _HEIF_BRANDS or bool(brands & {b"heic", b"heix", b"mif1"})
+    return "HEIC" if is_heif_brand else None
 
 
 def _describe_media(head: bytes) -> str | None:
@@ -173,9 +179,10 @@ def _describe_media(head: bytes) -> str | None:
         return _RIFF.get(head[8:12])
     if head[4:8] != b"ftyp":
         return "a video (QuickTime)" if head[4:8] in {b"moov", b"mdat", b"wide"} else None
-    if _brands(head) & _AVIF_BRANDS:
-        return "an AVIF picture"
-    return "a HEIC picture" if _is_heif_brand(head) else _BRANDS.get(head[8:11], "a video (MP4)")
+    name = _boxed_picture(head)
+    if name is None:
+        return _BRANDS.get(head[8:11], "a video (MP4)")
+    return "an AVIF picture" if name == "AVIF" else "a HEIC picture"
 
 
 def _describe_text(head: bytes, length: int) -> str | None:
