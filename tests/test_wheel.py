@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from tests.support.engines import PATIENCE_S
 from tests.support.server import COMPILING_S, picture, until
 from trellis2_server import __version__
 from trellis2_server.api.routes import page
@@ -96,7 +97,7 @@ def serving(environment: Path, folder: Path) -> Generator[str]:
     def is_ready() -> bool:
         assert process.poll() is None, "the server exited"
         try:
-            return httpx.get(f"{url}/healthcheck", timeout=10).is_success
+            return httpx.get(f"{url}/healthcheck", timeout=PATIENCE_S).is_success
         except httpx.TransportError:
             return False
 
@@ -105,7 +106,7 @@ def serving(environment: Path, folder: Path) -> Generator[str]:
         yield url
     finally:
         process.terminate()
-        code = process.wait(20)
+        code = process.wait(PATIENCE_S)
     assert code == 0
 
 
@@ -153,14 +154,18 @@ def test_it_serves_and_the_client_makes_a_model(environment: Path, tmp_path: Pat
     }
     (tmp_path / "api_server_config_default.json").write_text(json.dumps(configured))
     with serving(environment, tmp_path) as url:
-        markup = httpx.get(url)
+
+        def get(path: str) -> httpx.Response:
+            return httpx.get(f"{url}{path}", timeout=PATIENCE_S)
+
+        markup = get("")
         assert markup.headers["content-type"] == "text/html; charset=utf-8"
         # A package brings no node_modules: browsers fetch the viewer from the CDN.
         assert page.VIEWER.cdn_url in markup.text
         for file in (PACKAGE / "page").iterdir():
             if file.name != "index.html":
-                assert httpx.get(f"{url}/page/{file.name}").content == file.read_bytes()
-        size = httpx.get(f"{url}/page/options").json()["properties"]["texture_size"]
+                assert get(f"/page/{file.name}").content == file.read_bytes()
+        size = get("/page/options").json()["properties"]["texture_size"]
         assert size["default"] == 256
         client = environment / COMMANDS / "trellis2"
         asked = [client, "--server", url, "photo.png", "--with-shape", "--output", "out/"]

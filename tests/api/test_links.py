@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.support.engines import GatedEngine
+from tests.support.engines import PATIENCE_S, GatedEngine
 from tests.support.server import ON_RAY, Server, fields, serving, settings, until
 from trellis2_server.api.api_keys import NO_OWNER
 from trellis2_server.api.links import LinkSigner, make_signer, with_link_secret
@@ -223,7 +223,7 @@ def test_a_wrong_signature_beside_a_key_does_not_matter(
 def test_the_url_of_an_openai_like_reply_is_a_link(locked: Server) -> None:
     body = {"model": "m", **fields(5)}
     reply = locked.client.post("/v1/3d/generations", json=body, headers=KEYED)
-    model = httpx.get(reply.json()["data"][0]["url"])
+    model = httpx.get(reply.json()["data"][0]["url"], timeout=PATIENCE_S)
     assert model.content[:4] == b"glTF"
 
 

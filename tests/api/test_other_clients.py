@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.engines import GatedEngine
+from tests.support.engines import PATIENCE_S, GatedEngine
 from tests.support.server import encoded, picture, serving, settings, until
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def test_an_interrupt_cancels_the_generation(engine: GatedEngine, small: Server)
     assert (status["status"], status["busy"]) == ("PROCESSING", True)
     assert small.client.post("/interrupt").json() == {"status": "interrupt_requested"}
     gate.set()
-    thread.join(30)
+    thread.join(PATIENCE_S)
     assert text_of(replies[0], 409)
     until(lambda: small.client.get("/status").json()["status"] == "FAILED", "failed")
     assert text_of(small.client.get("/download/model"), 404) == "there is no model yet"

@@ -56,7 +56,7 @@ class Process:
 
     def health(self) -> dict[str, Any]:
         try:
-            return httpx.get(self.url + "/healthcheck", timeout=10).json()
+            return httpx.get(self.url + "/healthcheck", timeout=PATIENCE_S).json()
         except httpx.TransportError:
             return {"status": "absent"}
 
@@ -64,14 +64,14 @@ class Process:
         """The exit code, and how long leaving took."""
         began = time.monotonic()
         self.process.send_signal(number)
-        code = self.process.wait(20)
+        code = self.process.wait(PATIENCE_S)
         return code, time.monotonic() - began
 
     def end(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(20)
-        self._reader.join(20)
+        self.process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
 
 
 @contextmanager
@@ -157,10 +157,12 @@ def test_a_busy_process_exits_in_time_and_answers_every_client(tmp_path: Path) -
         for thread in threads:
             thread.start()
         status = server.url + "/worker_status"
-        until(lambda: httpx.get(status).json()["queue_length"] == 4, "four jobs")
+        until(
+            lambda: httpx.get(status, timeout=PATIENCE_S).json()["queue_length"] == 4, "four jobs"
+        )
         code, seconds = server.stop()
         for thread in threads:
-            thread.join(20)
+            thread.join(PATIENCE_S)
     assert code == 0
     assert seconds < 10
     assert len(replies) == 4
@@ -178,8 +180,8 @@ def test_a_client_that_never_ends_its_request_gets_503_at_shutdown(tmp_path: Pat
         until_ready(server)
         head = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
         with (
-            socket.create_connection(("127.0.0.1", server.port), timeout=20) as half,
-            socket.create_connection(("127.0.0.1", server.port), timeout=20) as less,
+            socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as half,
+            socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as less,
         ):
             half.sendall(head + b"{")
             less.sendall(b"POST /gen")
@@ -205,7 +207,7 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     grace = {"shutdown_grace_seconds": 60.0}
     with process(configured(tmp_path, server=grace)) as server:
         until_ready(server)
-        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as half:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as half:
             half.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
             until(lambda: server.health()["status"] == "ok", "a later connection's answer")
             server.process.send_signal(signal.SIGTERM)
@@ -231,7 +233,9 @@ def test_a_hangup_reloads_the_keys_and_the_log_level(tmp_path: Path) -> None:
 
         def status(key: str) -> int:
             headers = {"X-API-Key": key}
-            return httpx.get(server.url + "/worker_status", headers=headers).status_code
+            return httpx.get(
+                server.url + "/worker_status", headers=headers, timeout=PATIENCE_S
+            ).status_code
 
         def hang_up(said: str) -> None:
             before = len(server.log)
@@ -273,7 +277,7 @@ def test_no_key_is_ever_written(tmp_path: Path, log_format: str) -> None:
                 ):  # fmt: skip
                     reply = httpx.request(method, server.url + path, headers=headers)
                     assert key not in reply.text
-        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as junk:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as junk:
             junk.sendall(f"JUNK\r\nX-API-Key: {KEYS[0]}\r\n\r\n".encode())
             assert KEYS[0].encode() not in junk.recv(4096)
         assert server.stop()[0] == 0
@@ -301,7 +305,9 @@ def test_a_client_cannot_choose_its_address_except_through_a_trusted_proxy(tmp_p
         with process(configured(tmp_path, server=server)) as running:
             until_ready(running)
             return [
-                httpx.post(running.url + "/send", headers={"X-Forwarded-For": each}).status_code
+                httpx.post(
+                    running.url + "/send", headers={"X-Forwarded-For": each}, timeout=PATIENCE_S
+                ).status_code
                 for each in forwarded
             ]
 
@@ -319,7 +325,7 @@ def test_a_process_whose_engine_hangs_logs_it_and_exits_with_70(tmp_path: Path) 
         until_ready(server)
         reply = httpx.post(server.url + "/generate", json=fields(), timeout=60)
         assert (reply.status_code, reply.json()["text"]) == (500, "shape: did not end within 2 s")
-        assert server.process.wait(20) == EXIT_UNHEALTHY == 70
+        assert server.process.wait(PATIENCE_S) == EXIT_UNHEALTHY == 70
     said = "".join(server.log)
     assert "Unhealthy, a restart is due: shape: did not end within 2 s" in said
     assert "Traceback" not in said

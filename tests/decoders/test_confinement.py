@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.decoder_tasks import SERVER, TABLE
+from tests.support.descriptors import none_left_open, open_files
 from tests.support.server import until
 from trellis2_server.decoders import DecoderLimits, DecoderPool
 from trellis2_server.decoders.confinement import PROPERTIES
@@ -111,12 +112,8 @@ def test_nothing_is_left_after_many_calls_and_kills(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
-    def left() -> tuple[int, int]:
-        descriptors = list(Path("/proc/self/fd").iterdir())
-        return len(list(tmp_path.iterdir())), len(descriptors)
-
     for transport in ("memory", "file", "inline"):
-        before = left()
+        before = open_files()
         pool = DecoderPool(LIMITS, 2, tasks=TABLE, transport=transport)
         for turn in range(50):
             pool.call("echo", bytes(100_000), {})
@@ -124,6 +121,7 @@ def test_nothing_is_left_after_many_calls_and_kills(
                 os.kill(pool.pids[0], signal.SIGKILL)
         pids = pool.pids
         pool.close()
-        assert left() == before
+        assert not list(tmp_path.iterdir())
+        none_left_open(before)
         assert pool.counts["started"] == 18
         assert not any(is_running(pid) for pid in pids)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.descriptors import none_left_open, open_files
 from trellis2_server.decoders import landlock
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
@@ -104,9 +105,9 @@ def test_files_may_be_read_and_run_and_nothing_else(
     (tmp_path / "file").touch()
     kernel = Kernel(6)
     wanted = tuple(str(tmp_path / name) for name in ("folder", "file", "none"))
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_files()
     assert restricted(monkeypatch, kernel, wanted)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    none_left_open(before)
     assert kernel.allowed[wanted[0]] == EXECUTE | READ_FILE | READ_DIR
     assert kernel.allowed[wanted[1]] == EXECUTE | READ_FILE
     assert wanted[2] not in kernel.allowed
@@ -129,6 +130,6 @@ def test_a_kernel_that_refuses_is_told_and_nothing_stays_open(
     monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
     kernel = Kernel(6, fails=fails)
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_files()
     assert restricted(monkeypatch, kernel) is False
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    none_left_open(before)

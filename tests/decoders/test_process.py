@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from tests.support.decoder_tasks import TABLE
+from tests.support.descriptors import none_left_open, open_files
 from trellis2_server import errors
 from trellis2_server.decoders import DecoderLimits, DecoderPool, process
 from trellis2_server.decoders.transport import CAN_SEND_DESCRIPTORS
@@ -69,19 +68,12 @@ def test_a_result_may_have_no_arrays(make_pool: MakePool) -> None:
 def test_a_process_is_reused(make_pool: MakePool) -> None:
     pool = make_pool()
     pid = pool.call("echo", b"x", {}).meta["pid"]
-    before = descriptors(pid), descriptors(os.getpid())
+    before = open_files(pid), open_files()
     assert {pool.call("echo", b"x", {}).meta["pid"] for _ in range(5)} == {pid}
-    assert (descriptors(pid), descriptors(os.getpid())) == before
+    none_left_open(before[0], pid)
+    none_left_open(before[1])
     assert pool.counts == {"started": 1}
     assert pool.running == 1
-
-
-def descriptors(pid: int) -> int:
-    """How many files a process has open; -1: it cannot be seen."""
-    try:
-        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
-    except OSError:
-        return -1
 
 
 @pytest.mark.costly

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.support.engines import PATIENCE_S
 from trellis2_server.export import cancellation
 
 
@@ -30,12 +31,12 @@ class Switch:
 def test_a_report_is_called_with_the_latest_progress_while_a_step_runs() -> None:
     switch = Switch()
     with cancellation.cancellable(switch, "first") as report:
-        assert switch.was_called.wait(10)
+        assert switch.was_called.wait(PATIENCE_S)
         assert switch.calls[0] == ("first", 0, 1)
         assert report is not None
         report("second", 1, 2)
         switch.was_called.clear()
-        assert switch.was_called.wait(10)
+        assert switch.was_called.wait(PATIENCE_S)
     assert switch.calls[-1] == ("second", 1, 2)
 
 
@@ -85,13 +86,13 @@ def test_two_exports_are_cancelled_separately() -> None:
     def work(switch: Switch) -> str:
         try:
             with cancellation.cancellable(switch, "work"):
-                is_ready.wait(10)
+                is_ready.wait(PATIENCE_S)
                 if switch is first:
                     switch.is_off.set()
                     while True:
                         cancellation.check()
                 switch.was_called.clear()
-                switch.was_called.wait(10)
+                switch.was_called.wait(PATIENCE_S)
                 return "ended"
         except StopError:
             return "stopped"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support import shapes
+from tests.support.engines import PATIENCE_S
 from tests.support.interpreter import run_python
 from trellis2_server import export
 from trellis2_server.export import parallel
@@ -52,7 +53,7 @@ def test_exports_at_the_same_time_share_their_threads(monkeypatch: pytest.Monkey
 
     def note(_start: int, _stop: int, _flag: object) -> None:
         names.add(threading.current_thread().name)
-        together.wait(timeout=10)
+        together.wait(timeout=PATIENCE_S)
 
     # Two exports with six calls each: three of the twelve run at any time.
     with ThreadPoolExecutor(2) as exports:
@@ -69,7 +70,7 @@ def test_no_call_runs_any_more_when_an_exception_is_raised(
 
     def fail_or_work(start: int, _stop: int, _flag: object) -> None:
         if start == 0:
-            works.wait(timeout=10)
+            works.wait(timeout=PATIENCE_S)
             raise ArithmeticError
         running.add(start)
         works.set()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.engines import PATIENCE_S
 from trellis2_server.client import ClientError, UnreachableError, UsageError
 from trellis2_server.mcp.files import MAX_FILE_BYTES, FileAccess
 from trellis2_server.mcp.remote_files import RemoteFiles
@@ -29,7 +30,7 @@ class Replies(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         kind, _, value = self.path.strip("/").partition("/")
         if kind == "never":
-            self.released.wait(30)
+            self.released.wait(PATIENCE_S)
             return
         self.send_response({"size": 200, "redirect": 302}.get(kind, 404))
         if kind == "redirect":

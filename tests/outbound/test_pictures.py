@@ -33,7 +33,7 @@ def test_a_slow_host_costs_the_time_limit_redirects_included() -> None:
     def drip(request: Received) -> Generator[bytes]:
         if request.target != "/slow":
             yield reply(status=302, Location="/slow")
-        over.wait(30)
+        over.wait(PATIENCE_S)
 
     with other_host(drip) as host:
         with pytest.raises(InputError, match=r"^image_url: the host did not .* within 0.3 s$"):
@@ -45,7 +45,7 @@ def test_a_number_of_pictures_is_fetched_at_one_time_and_the_others_wait() -> No
     may_reply = threading.Event()
 
     def wait(_: Received) -> Generator[bytes]:
-        may_reply.wait(30)
+        may_reply.wait(PATIENCE_S)
         yield reply("x")
 
     async def fetch_all(host: OtherHost) -> Sequence[bytes]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.engines import PATIENCE_S
 from tests.support.other_host import OtherHost, Received, other_host, reply
 from trellis2_server.errors import InputError, OutboundError, OutboundTimeoutError
 from trellis2_server.outbound import sender
@@ -270,7 +271,7 @@ def test_a_slow_reply_is_given_up_at_the_time_limit(kind: str) -> None:
                 yield b"HTTP/1.1 200 OK\r\n\r\n"
             while kind != "silent" and not running.is_over.wait(0.05):
                 yield b"H" if kind == "slow head" else b"x"
-            running.is_over.wait(30)
+            running.is_over.wait(PATIENCE_S)
 
         running._answer = drip
         with pytest.raises(OutboundTimeoutError, match=r"did not reply within 0.4 s"):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.outbound.test_sender import resolver
+from tests.support.engines import PATIENCE_S
 from tests.support.other_host import Received, other_host, reply
 from tests.support.painter import error_reply, image_reply
 from tests.support.server import encoded, picture, until
@@ -316,7 +317,7 @@ def test_a_number_of_pictures_is_made_at_one_time_and_the_others_wait(limit: int
     may_reply = threading.Event()
 
     def wait(_: Received) -> Generator[bytes]:
-        may_reply.wait(30)
+        may_reply.wait(PATIENCE_S)
         yield image_reply(picture())
 
     async def make_all(maker: PictureMaker) -> list[bytes]:
@@ -373,7 +374,7 @@ def test_remembered_pictures_have_a_size_in_all_the_latest_one_always(
 
 def test_a_timeout_is_told_apart() -> None:
     with other_host(lambda _: []) as host:
-        host._answer = lambda _: [b"" for _ in [host.is_over.wait(30)]]
+        host._answer = lambda _: [b"" for _ in [host.is_over.wait(PATIENCE_S)]]
         maker = PictureMaker(ImageService(host.url("/v1"), timeout_s=0.2), HostList())
         with pytest.raises(OutboundTimeoutError, match=r"did not reply within 0\.2 s"):
             asyncio.run(maker.make("a chair", 7, "key"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.outbound.test_sender import resolver
+from tests.support.engines import PATIENCE_S
 from tests.support.other_host import OtherHost, other_host, reply
 from trellis2_server.errors import InputError, OutboundError, OutboundTimeoutError
 from trellis2_server.outbound.hosts import HostList
@@ -77,6 +78,6 @@ def test_a_reply_may_have_64_kib_and_no_more() -> None:
 
 def test_a_host_has_a_time_to_reply() -> None:
     with other_host(lambda _: []) as host:
-        host._answer = lambda _: [b"" for _ in [host.is_over.wait(30)]]
+        host._answer = lambda _: [b"" for _ in [host.is_over.wait(PATIENCE_S)]]
         with pytest.raises(OutboundTimeoutError, match=r"^webhook: .* within 0\.2 s$"):
             send(host, timeout_s=0.2)

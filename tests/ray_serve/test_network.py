@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.engines import PATIENCE_S
 from tests.support.network import Machine, Network, why_unavailable
 from tests.support.server import until
 
@@ -87,7 +88,7 @@ def test_machines_have_processes_of_their_own(network: Network) -> None:
         until(lambda: "sleep 1000" in a.processes().values(), "it sleeps")
         assert "sleep 1000" not in b.processes().values()
         network.kill("a")
-        assert sleeping.wait(10)
+        assert sleeping.wait(PATIENCE_S)
     assert hears(b, a), "the machine itself stays"
 
 

@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.descriptors import none_left_open, open_files
 from trellis2_server.errors import ConfigError
 from trellis2_server.storage.content import OpenFile
 from trellis2_server.storage.file_system import FileSystem, FolderLock, make_private_folder
@@ -103,26 +104,23 @@ def test_the_size_is_that_of_a_file_only(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 def test_no_call_leaves_a_descriptor_open(tmp_path: Path) -> None:
-    def count() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
-
     system, lock = FileSystem(), FolderLock(tmp_path)
     kept: list[Any] = []
-    before = count()
+    before = open_files()
     system.write(tmp_path / "file", b"x")
     system.sync_folder(tmp_path)
     with pytest.raises(IsADirectoryError):
         system.open(tmp_path)
     lock.acquire()
     kept.append(lock._file)  # so that nothing but `release` closes it
-    assert count() == before + 1
+    none_left_open(before + 1)
     other = FolderLock(tmp_path)
     with pytest.raises(ConfigError):
         other.acquire()
     kept.append(other._file)
     other.release()
     lock.release()
-    assert count() == before
+    none_left_open(before)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows needs to write the lock file")

@@ -87,7 +87,7 @@ def test_a_slow_download_takes_a_few_chunks_of_memory(tmp_path: Path) -> None:
         for client in slow:
             assert select.select([client], [], [], PATIENCE_S)[0]
             assert client.recv(12) == b"HTTP/1.1 200"
-        assert httpx.get(f"http://{url.host}:{url.port}/healthcheck").is_success
+        assert httpx.get(f"http://{url.host}:{url.port}/healthcheck", timeout=PATIENCE_S).is_success
         growth = resident_bytes(process.pid) - before
         # Two chunks in the process, one more for what the allocator holds, and the connection.
         assert growth < clients * (3 * CHUNK_BYTES + 65_536)

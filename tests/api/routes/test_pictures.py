@@ -155,7 +155,7 @@ def test_without_a_key_nobody_sees_a_picture() -> None:
     with serving(GatedEngine(), settings(server={"api_keys": ["a" * 20, "b" * 20]})) as server:
         own, other, none = {"X-API-Key": "a" * 20}, {"X-API-Key": "b" * 20}, {}
         url = f"{server.url}/healthcheck"
-        until(lambda: httpx.get(url, headers=own).is_success, "loaded")
+        until(lambda: httpx.get(url, headers=own, timeout=PATIENCE_S).is_success, "loaded")
         made = httpx.post(f"{server.url}/generate", json=fields(), headers=own, timeout=PATIENCE_S)
         url = f"{server.url}/jobs/{made.headers['X-Job-Id']}/thumbnail.png?size=32"
         codes = [

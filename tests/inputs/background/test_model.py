@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from tests.support.engines import PATIENCE_S
 from tests.support.pictures import ColorSession, encode, photograph, vase
 from trellis2_server.errors import EngineError
 from trellis2_server.inputs.background import BackgroundModel, ModelPending
@@ -90,7 +91,7 @@ def test_many_pictures_at_once_load_the_model_once() -> None:
     cutter = Cutter(model=BackgroundModel(open_session=open_session))
 
     def cut(data: bytes) -> str:
-        gate.wait(30)
+        gate.wait(PATIENCE_S)
         return cutter.cut_out(data).key
 
     with ThreadPoolExecutor(4) as threads:
