@@ -206,6 +206,12 @@ def test_white_may_be_passed_a_little_and_is_the_highest_value_of_dark_pictures(
     assert found_range(0) == (0, 1)
 
 
+def test_one_value_in_two_hundred_at_each_end_does_not_count() -> None:
+    ramp = np.linspace(-2000, 2000, 4001, dtype=np.float32)  # its half percent: twenty values
+    ramp[:20], ramp[-20:] = -1e6, 1e6
+    assert pixel_modes.find_range(ramp) == pytest.approx((-1980, 1980))
+
+
 def test_black_is_below_zero_only_in_pictures_that_reach_far_below_it() -> None:
     assert found_range(-9.9, 100) == (0, 255)
     assert found_range(-10.1, 100) == pytest.approx((-10.1, 100))

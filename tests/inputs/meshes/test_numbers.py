@@ -74,6 +74,11 @@ def test_integers_are_those_of_python(values: list[int]) -> None:
     assert found.tolist() == values
 
 
+@pytest.mark.parametrize("text", ["1 " + "9" * 19, "7 -" + "9" * 19, "1" * 40 + " 2"])
+def test_integers_that_do_not_fit_are_none(text: str) -> None:
+    assert integers(words(text)) is None
+
+
 @pytest.mark.parametrize(
     ("text", "is_equal"),
     [("a endfacet a endfacet", True), ("a endfacets", False), ("a endfaceT", False),

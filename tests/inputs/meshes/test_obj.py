@@ -13,6 +13,16 @@ def test_the_objects_of_an_obj_keep_their_names() -> None:
     assert [len(part.positions) for part in scene.parts] == [3, 3]
 
 
+@pytest.mark.parametrize(("nul", "is_text"), [(65_535, False), (65_536, True)])
+def test_a_file_with_a_nul_in_its_beginning_is_no_text(nul: int, *, is_text: bool) -> None:
+    content = b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n#".ljust(nul) + b"\0\n"
+    if is_text:
+        assert len(read_scene(content).parts) == 1
+    else:
+        with pytest.raises(InputError, match=r"^mesh: not a GLB, glTF, OBJ, PLY or STL file, or"):
+            read_scene(content)
+
+
 def test_polygons_become_fans_of_triangles() -> None:
     square = b"v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\n"
     (part,) = read_scene(square + b"f 1/1 2/2 3/3 -1\n").parts
