@@ -12,7 +12,7 @@ from trellis2_server.engines.preview import kernels
 from trellis2_server.engines.preview.depth import find_balls, find_base, flatness, revolve
 from trellis2_server.engines.preview.outline import find_core, measure_outline
 from trellis2_server.engines.preview.pixels import GRID_PX, Pixels, blurred, read_pixels
-from trellis2_server.engines.preview.shading import measure_shading
+from trellis2_server.engines.preview.shading import find_changes, measure_shading, measure_turning
 from trellis2_server.export.cancellation import call
 
 
@@ -136,7 +136,7 @@ def test_the_shading_of_a_ball_is_found_under_its_paint(painted: bool) -> None: 
     pixels = pixels_of(mask, color)
     balls = find_balls(pixels.alpha)
     height = np.sqrt(np.maximum(balls.squared, 0))
-    found = measure_shading(pixels, height, balls.distance)
+    found = measure_shading(find_changes(pixels, balls.distance), height)
     assert found.amount > 0.05
     assert found.share > 0.3
     assert flatness(measure_outline(pixels.inside), found) < 0.1
@@ -149,11 +149,95 @@ def test_paint_on_a_disc_is_no_shading(paint: str) -> None:
     color = np.where(check[..., None], (230, 220, 40), (30, 40, 160)).astype(np.uint8)
     pixels = pixels_of(disc(300, 150, 150, 140), color)
     balls = find_balls(pixels.alpha)
-    found = measure_shading(pixels, np.sqrt(np.maximum(balls.squared, 0)), balls.distance)
+    height = np.sqrt(np.maximum(balls.squared, 0))
+    found = measure_shading(find_changes(pixels, balls.distance), height)
     assert found.contrast > 0.1
     assert found.evidence < 0.01
     assert flatness(measure_outline(pixels.inside), found) > 0.9
     assert find_base(pixels, balls, None).form == "flat"
+
+
+#: Half the width by the height from the top, shares of the picture.
+PROFILES = {
+    "bowl": [(0.29, 0), (0.3, 0.42), (0.45, 0.4), (0.6, 0.3), (0.68, 0.15), (0.7, 0.14), (0.71, 0)],
+    "vase": [(0.1, 0), (0.11, 0.17), (0.25, 0.12), (0.6, 0.3), (0.85, 0.18), (0.9, 0)],
+    "egg": [(0.1, 0), (0.13, 0.1), (0.3, 0.25), (0.5, 0.32), (0.75, 0.25), (0.87, 0.1), (0.9, 0)],
+}
+LIGHTS = {"left": (-0.6, 0.4, 0.6), "above": (0.05, 0.8, 0.6), "front": (0.0, 0.1, 1.0)}
+
+
+def turned(profile: list[tuple[float, float]], light: tuple[float, float, float]) -> Pixels:
+    """A solid of revolution with two painted bands, lit from a direction."""
+    size = 320
+    x, y = grid(size)
+    rows = y[:, :1] / size
+    half = np.interp(rows, *np.transpose(profile))
+    across = (x / size - 0.5) / np.maximum(half, 1e-3)
+    inside = (abs(across) < 1) & (half > 0.005)
+    normal = np.stack([
+        across, np.broadcast_to(np.gradient(half[:, 0], rows[:, 0])[:, None], x.shape),
+        np.sqrt(np.maximum(1 - across**2, 0)),
+    ])  # fmt: skip
+    normal /= np.linalg.norm(normal, axis=0)
+    lamp = np.clip(np.tensordot(np.array(light) / np.linalg.norm(light), normal, 1), 0, 1)
+    is_band = (abs(rows - 0.37) < 0.02) | (abs(rows - 0.5) < 0.015)
+    albedo = np.where(is_band, 0.85, 0.3)
+    grey = np.rint(255 * (albedo * (0.3 + 0.65 * lamp)) ** (1 / 2.2))
+    return pixels_of(inside.astype(float), np.dstack([grey] * 3).astype(np.uint8))
+
+
+@pytest.mark.parametrize("light", LIGHTS)
+@pytest.mark.parametrize("shape", PROFILES)
+def test_what_is_turned_is_known_by_its_shading_under_its_paint(shape: str, light: str) -> None:
+    pixels = turned(PROFILES[shape], LIGHTS[light])
+    base = find_base(pixels, find_balls(pixels.alpha), None)
+    assert base.form == "revolution"
+    assert base.depth > 0.95
+
+
+def turning_of(pixels: Pixels) -> float:
+    balls, core = find_balls(pixels.alpha), find_core(pixels.inside)
+    return measure_turning(find_changes(pixels, balls.distance), core.axis, core.width)
+
+
+PAINTINGS = {
+    "a gradient": lambda u, v: 0.6 + 0.25 * u - 0 * v,
+    "an oblique gradient on squares": lambda u, v: (
+        (0.5 + 0.3 * (np.floor(4 * u) + np.floor(4 * v)) % 2) * (1 + 0.2 * u - 0.2 * v)
+    ),
+    "three stripes, bright in the middle": lambda u, v: np.where(abs(u) < 0.33, 0.9, 0.4 - 0 * v),
+    "a cross": lambda u, v: np.where((abs(u) < 0.15) | (abs(v) < 0.15), 0.9, 0.3) * (1 + 0.2 * u),
+    "a bright rim": lambda u, v: np.where(np.hypot(u, v) > 0.8, 0.9, 0.4),
+    "a sheen": lambda u, v: 0.5 + 0.2 * np.exp(-(((u + 0.3) / 0.25) ** 2)) + 0.02 * np.sin(40 * v),
+}
+
+
+@pytest.mark.parametrize("painting", PAINTINGS)
+def test_paintings_and_gradients_on_a_disc_are_not_taken_for_a_turn(painting: str) -> None:
+    x, y = grid(320)
+    u, v = (x - 160) / 150, (y - 160) / 150
+    grey = 255 * np.asarray(PAINTINGS[painting](u, v))
+    pixels = pixels_of(
+        disc(320, 160, 160, 150), np.dstack([grey] * 3).clip(0, 255).astype(np.uint8)
+    )
+    assert turning_of(pixels) < 0.2
+    assert find_base(pixels, find_balls(pixels.alpha), None).form == "flat"
+
+
+def test_a_leaf_with_veins_is_flat() -> None:
+    x, y = grid(320)
+    u, v = (x - 160) / 90, (y - 160) / 150
+    width = np.sqrt(np.maximum(1 - v**2, 0)) * (1 - 0.3 * v)
+    veins = (abs(u) < 0.04) | (abs((v + 0.5 * abs(u)) % 0.2 - 0.1) < 0.02)
+    color = np.where(veins[..., None], (150, 180, 110), (80, 130, 60)) * (1 + 0.15 * u[..., None])
+    pixels = pixels_of((abs(u) < width).astype(float), color.clip(0, 255).astype(np.uint8))
+    assert turning_of(pixels) < 0.2
+    assert find_base(pixels, find_balls(pixels.alpha), None).form == "flat"
+
+
+def test_a_pane_without_paint_has_no_turn_and_neither_has_a_speck() -> None:
+    assert turning_of(pixels_of(disc(200, 100, 100, 90))) == 0
+    assert turning_of(pixels_of(disc(9, 4.5, 4.5, 3))) == 0
 
 
 def test_the_depth_that_is_asked_for_is_used() -> None:

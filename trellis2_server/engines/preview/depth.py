@@ -12,7 +12,7 @@ import numpy as np
 
 from trellis2_server.engines.preview import kernels
 from trellis2_server.engines.preview.outline import find_core, measure_outline
-from trellis2_server.engines.preview.shading import measure_shading
+from trellis2_server.engines.preview.shading import find_changes, measure_shading, measure_turning
 from trellis2_server.export.cancellation import call
 
 if TYPE_CHECKING:
@@ -103,13 +103,16 @@ def find_base(pixels: Pixels, balls: Balls, depth: float | None) -> Base:
     call(kernels.load("balls").diffuse, squared, inside.view(np.uint8), _STEPS)
     height = np.sqrt(np.maximum(squared, 0)) * inside
     outline, core = measure_outline(inside), find_core(inside)
-    shading = measure_shading(pixels, height, balls.distance)
+    changes = find_changes(pixels, balls.distance)
+    shading = measure_shading(changes, height)
     form: Form = "round"
+    turning = 0.0
     if may_turn(outline, core):
+        turning = _rise(measure_turning(changes, core.axis, core.width), 0.3, 0.42)
         turned = np.maximum(revolve(inside, core), height)
         alike = float(height.sum()) / max(float(turned.sum()), 1e-6)
-        shading_turned = measure_shading(pixels, turned, balls.distance)
-        if fits_turned(outline, core, shading, shading_turned, alike):
+        shading_turned = measure_shading(changes, turned)
+        if turning > 0.5 or fits_turned(outline, core, shading, shading_turned, alike):  # noqa: PLR2004
             form, height = "revolution", turned
             shading = max(shading, shading_turned, key=lambda each: each.evidence)
     if form == "round":
@@ -117,7 +120,7 @@ def find_base(pixels: Pixels, balls: Balls, depth: float | None) -> Base:
         regular = max(_rise(outline.symmetry, 0.85, 0.95), _rise(outline.convexity, 0.84, 0.95))
         limit = outline.longer_px * (0.2 + 0.3 * regular)
         height = limit * np.tanh(height / limit)
-    chosen = 1.0 - _rise(flatness(outline, shading), 0.3, 0.7)
+    chosen = 1.0 - _rise(flatness(outline, shading) * (1 - turning), 0.3, 0.7)
     if chosen < 0.5:  # noqa: PLR2004
         form = "flat"
     chosen = chosen if depth is None else depth
@@ -134,9 +137,9 @@ def flatness(outline: Outline, shading: Shading) -> float:
     shading.
     """
     regular = max(_rise(outline.symmetry, 0.94, 0.98), _rise(outline.boxiness, 0.94, 0.98))
-    compact = _rise(outline.convexity, 0.9, 0.96)
-    painted = _rise(shading.contrast, 0.03, 0.06)
-    return regular * compact * painted * (1 - _rise(shading.evidence, 0.008, 0.024))
+    compact = _rise(outline.convexity, 0.97, 0.995)
+    painted = _rise(shading.contrast, 0.018, 0.035)
+    return regular * compact * painted * (1 - _rise(shading.evidence, 0.004, 0.014))
 
 
 def may_turn(outline: Outline, core: Core) -> bool:
