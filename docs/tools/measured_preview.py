@@ -12,7 +12,7 @@ from docs.tools.figures import Row, markdown, recorded
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_RUN: Final = "preview-2026-11-27"
+_RUN: Final = "preview-2026-11-28"
 
 
 def preview_shapes() -> str:

@@ -82,3 +82,10 @@ def test_a_back_is_filled_where_there_is_a_face_unless_it_is_asked_otherwise() -
     assert choose_back(plain, "auto") == "mirror"
     assert choose_back(face, "mirror") == "mirror"
     assert choose_back(plain, "fill") == "fill"
+
+
+def test_a_plate_has_its_face_on_both_sides() -> None:
+    face = drawn([(132, 150), (252, 150)])
+    assert choose_back(face, "auto", 0.5) == "fill"
+    assert choose_back(face, "auto", 0.49) == "mirror"
+    assert choose_back(face, "fill", 0.0) == "fill"

@@ -110,7 +110,7 @@ class PreviewEngine:
             pixels = points * np.array([1, -1]) - 1.5
             front, behind = heights(u, outline, heightmap, pixels)
             watched("back", 3, 4)
-            back = choose_back(picture, options.back)
+            back = choose_back(picture, options.back, heightmap.depth)
             # Node 2 is the first pixel's centre (see `mask_field`).
             edge = 1.0 - 2.0 * MARGIN_VOXELS / resolution
             scale = edge / size
