@@ -101,3 +101,16 @@ def test_a_bar_is_drawn_on_a_terminal_only(
         assert capsys.readouterr().err.rstrip() == drawn
         bar.end()
         capsys.readouterr()
+
+
+def test_the_bar_of_a_conversion_begins_empty_and_is_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photo.png").write_bytes(picture())
+    asked = ("--config", configured(tmp_path), "--image", tmp_path / "photo.png")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert run(*asked, "--output", tmp_path) == 0
+    drawn = capsys.readouterr().err.split("\r")
+    assert f"[{'.' * 30}] {'cut out':20}" in drawn
+    assert {len(each) for each in drawn if each.strip()} == {53}
+    assert drawn[-2:] == [" " * 54, ""]

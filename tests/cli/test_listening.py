@@ -104,8 +104,11 @@ def test_a_port_in_use_is_named_with_its_address() -> None:
             assert error.value.errno == errno.EADDRINUSE
 
 
-def test_another_port_is_taken_where_any_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    failures = [OSError(errno.EADDRINUSE, "Address already in use")]
+@pytest.mark.parametrize("count", [1, 19, 20])
+def test_another_port_is_taken_where_any_will_do_up_to_twenty_times(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    failures = [OSError(errno.EADDRINUSE, "Address already in use") for _ in range(count)]
 
     class Socket(socket.socket):
         def bind(self, address: Any) -> None:
@@ -114,7 +117,11 @@ def test_another_port_is_taken_where_any_will_do(monkeypatch: pytest.MonkeyPatch
             super().bind(address)
 
     monkeypatch.setattr(socket, "socket", Socket)
-    assert listening(["127.0.0.1", "127.0.0.2"])[0] == ["127.0.0.1"]
+    if count < 20:
+        assert listening(["127.0.0.1", "127.0.0.2"])[0] == ["127.0.0.1"]
+    else:
+        with pytest.raises(OSError, match="address already in use"):
+            listening(["127.0.0.1", "127.0.0.2"])
     assert not failures
 
 

@@ -118,6 +118,16 @@ def test_each_vertex_keeps_its_place_normal_and_texture_coordinate(
     assert _turned(ours) == _turned(theirs)
 
 
+@pytest.mark.parametrize("name", ["POSITION", "TEXCOORD_0"])
+def test_draco_has_16_bits_for_places(name: str) -> None:
+    shape = geometry(300)
+    found = from_draco(*packed(shape, "draco"))[name]
+    given = np.asarray(shape.positions if name == "POSITION" else shape.uv, float)
+    steps = (found - given.min(0)) / np.ptp(given, axis=0).max() * (2**16 - 1)
+    assert steps == pytest.approx(np.rint(steps), abs=0.02)
+    assert (np.rint(steps) % 2 == 1).any()
+
+
 def _turned(faces: np.ndarray) -> set[tuple[int, ...]]:
     first = faces.argmin(1)
     return {tuple(np.roll(face, -at).tolist()) for face, at in zip(faces, first, strict=True)}

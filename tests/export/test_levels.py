@@ -9,10 +9,11 @@ import pytest
 
 from tests.support import khronos, shapes
 from trellis2_server import export
-from trellis2_server.export import formats
+from trellis2_server.export import formats, levels
 from trellis2_server.export.adjacency import is_watertight, twins
 from trellis2_server.export.bake import closest_points
 from trellis2_server.export.deviation import normal_deviation
+from trellis2_server.export.geometry import smooth_normals
 from trellis2_server.export.levels import create_levels
 from trellis2_server.export.unwrap import unwrap
 from trellis2_server.inputs.meshes import Glb
@@ -156,6 +157,25 @@ def test_every_mesh_gets_as_few_faces_as_asked(shape: str) -> None:
     (level,) = create_levels(mesh, unwrap(mesh, 512), (200,))
     assert len(level.faces) <= 200
     assert (level.faces >= 0).all()
+
+
+def test_faces_weigh_as_much_as_their_surroundings_are_curved() -> None:
+    mesh = shapes.torus(64, 48)
+    normals, at = smooth_normals(mesh).astype(np.float64), mesh.vertices.astype(np.float64)
+    curvature = np.zeros(len(mesh.faces))
+    for a, b in ((0, 1), (1, 2), (2, 0)):
+        turn, edge = (each[mesh.faces[:, b]] - each[mesh.faces[:, a]] for each in (normals, at))
+        curvature += np.linalg.norm(turn, axis=1) / np.linalg.norm(edge, axis=1)
+    a, b, c = (at[mesh.faces[:, k]] for k in range(3))
+    area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
+    sums, areas = np.zeros((2, len(at)))
+    for k in range(3):
+        np.add.at(sums, mesh.faces[:, k], curvature * area)
+        np.add.at(areas, mesh.faces[:, k], area)
+    around = (sums / areas)[mesh.faces].mean(1)
+    weights = levels._face_weights(mesh)
+    assert weights == pytest.approx(around / (around @ area / area.sum()), rel=1e-4)
+    assert weights.max() > 1.05 * weights.min()
 
 
 def test_the_deviation_of_normals_is_that_of_the_faces() -> None:

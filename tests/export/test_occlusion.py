@@ -11,7 +11,9 @@ from PIL import Image
 
 from tests.support import khronos, shapes
 from trellis2_server import export
+from trellis2_server.export import occlusion as module
 from trellis2_server.export.occlusion import draw_occlusion, measure_occlusion
+from trellis2_server.export.triangle_tree import TriangleTree
 from trellis2_server.export.unwrap import unwrap
 from trellis2_server.inputs.meshes import Glb
 from trellis2_server.mesh import Mesh, VoxelField
@@ -116,6 +118,49 @@ def test_an_open_sheet_has_the_brighter_side_where_one_side_is_dark() -> None:
     front, back = (reference(mesh, face, place, side) for side in (1, -1))
     wanted = np.where(front < 0.125, np.maximum(front, back), front)
     assert np.sqrt(((baked(mesh, face, share) - wanted) ** 2).mean()) < 0.05
+
+
+@pytest.mark.parametrize("bits", range(8))
+def test_edges_are_split_without_holes_or_turned_faces(bits: int) -> None:
+    mesh = box((0, 0, 0), (1, 2, 3))
+    whole = np.arange(12, dtype=np.int32)
+    surface = module._Surface(mesh.vertices, mesh.faces, whole, np.tile(np.eye(3), (12, 1, 1)))
+    marks = np.where(whole == 7, bits, 0).astype(np.uint8)
+    split = module._split_once(surface, marks, np.flatnonzero(marks)) if bits else surface
+    assert len(split.faces) == 12 + bits.bit_count()
+
+    def areas(vertices: NDArray[Any], faces: NDArray[Any]) -> NDArray[Any]:
+        a, b, c = (vertices[faces[:, k]] for k in range(3))
+        return np.cross(b - a, c - a)
+
+    found, wanted = areas(split.vertices, split.faces), areas(mesh.vertices, mesh.faces)
+    for face in range(12):
+        assert found[split.whole == face].sum(0) == pytest.approx(wanted[face])
+        assert (found[split.whole == face] @ wanted[face] > 0).all()
+    places = np.einsum("fkc,fcx->fkx", split.shares, mesh.vertices[mesh.faces][split.whole])
+    assert places == pytest.approx(split.vertices[split.faces])
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 64])
+def test_openness_is_the_share_of_open_rays_of_any_number(count: int) -> None:
+    mesh = room()
+    surface = module._split(mesh)
+    corners = surface.vertices[surface.faces[::997]]
+    points = corners.mean(1)
+    normals = np.cross(corners[:, 2] - corners[:, 0], corners[:, 1] - corners[:, 0])  # inward
+    normals = (normals / np.linalg.norm(normals, axis=1, keepdims=True)).astype(np.float32)
+    tree = TriangleTree(mesh)
+    some = module._Surface(
+        corners.reshape(-1, 3), np.arange(3 * len(points), dtype=np.int32).reshape(-1, 3),
+        surface.whole[::997], surface.shares[::997],
+    )  # fmt: skip
+    values = module._front_openness(tree, some, points, normals, count)
+    shares = values * count
+    assert shares == pytest.approx(np.rint(shares), abs=1e-4)
+    assert 0 <= values.min() < values.max() <= 1
+    all_rays = module.openness(tree, points, normals, count)
+    # Where the first rays hit nothing, no others are traced.
+    assert np.where(values < 1, values - all_rays, 0) == pytest.approx(0, abs=1e-6)
 
 
 def test_nothing_of_a_convex_shape_is_dark() -> None:

@@ -57,7 +57,7 @@ def open_listeners(hosts: Sequence[str], port: int) -> list[socket.socket]:
 
 def _open_at_a_free_port(addresses: Sequence[str]) -> list[socket.socket]:
     """Listen at a port that is free at the first address, until it is free at all of them."""
-    for _ in range(_ATTEMPTS):
+    for _ in range(_ATTEMPTS - 1):
         with contextlib.suppress(OSError):
             return _open_all(addresses, 0)
     return _open_all(addresses, 0)

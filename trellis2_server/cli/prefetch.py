@@ -50,7 +50,7 @@ class _Lines:
     """Prints the progress of downloads, a line for each tenth of a file."""
 
     def __init__(self) -> None:
-        self._last: tuple[str | None, int] = (None, -1)
+        self._last: tuple[str | None, int] | None = None
 
     def show(self, state: FetchState) -> None:
         """Print a line if there is more to say than in the last one."""

@@ -50,7 +50,7 @@ _LIFT: Final = 1e-4
 #: The corners 0 … 2 and the middles 3 … 5 of the edges after them that become faces, for each set
 #: of split edges.
 _SPLITS: Final = (
-    ((0, 1, 2),),
+    (),
     ((0, 3, 2), (3, 1, 2)),
     ((1, 4, 0), (4, 2, 0)),
     ((3, 1, 4), (0, 3, 4), (0, 4, 2)),
