@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.engines import PATIENCE_S
 from tests.support.listener import SECRET, SOON, Listener, all_sent, telling
 from tests.support.server import (
     ON_RAY,
@@ -112,6 +113,41 @@ def test_a_job_that_is_finished_already_is_told_of_at_once(listener: Listener) -
         image_hash = made.headers["x-image-hash"]
         server.texture(image_hash=image_hash, webhook=listener.url("/other"))
         assert listener.host.next().target == "/other"
+
+
+def test_a_webhook_that_comes_as_another_to_the_same_url_ends_is_told_too(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with telling(listener) as server:
+        uid = server.generate(fields(texture=True)).headers["x-job-id"]
+        hooks, told = server.manager.webhooks, list[str]()
+
+        async def twice() -> None:
+            taken, is_sending = asyncio.get_running_loop().create_future(), asyncio.Event()
+
+            async def attempt(_pending: Any, event: str, _body: bytes) -> None:
+                is_sending.set()
+                await taken
+                told.append(event)
+
+            async def add() -> None:
+                await hooks.add(server.manager.registry[uid], Webhook(listener.url()))
+
+            async def add_as_it_ends() -> None:
+                await taken
+                await add()
+
+            monkeypatch.setattr(hooks, "_attempt", attempt)
+            await add()
+            await is_sending.wait()
+            again = asyncio.ensure_future(add_as_it_ends())
+            await asyncio.sleep(0)  # it waits after the first one's message
+            taken.set_result(None)
+            await again
+
+        asyncio.run_coroutine_threadsafe(twice(), server.manager._loop).result(PATIENCE_S)
+        all_sent(server)
+        assert told == ["completed", "completed"]
 
 
 def test_a_job_that_turns_out_to_be_another_is_told_of_as_that(

@@ -197,6 +197,8 @@ class Webhooks:
                     await self._next(pending, subscription)
         except Exception:
             logger.exception("A webhook failed", extra={"uid": pending.uid})
+        finally:  # at once: nobody may add events to it any more
+            self._tasks.pop(pending, None)
 
     async def _next(self, pending: _Pending, subscription: Subscription) -> None:
         """Send the message of one event, if there is one, or wait for the next change."""
