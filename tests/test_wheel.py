@@ -106,7 +106,7 @@ def serving(environment: Path, folder: Path) -> Generator[str]:
         yield url
     finally:
         process.terminate()
-        code = process.wait(PATIENCE_S)
+        code = process.wait(20)
     assert code == 0
 
 

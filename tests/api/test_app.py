@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.engines import PATIENCE_S, GatedEngine
+from tests.support.engines import GatedEngine
 from tests.support.server import Server, encoded, fields, picture, serving, settings, until
 from trellis2_server.errors import EngineError
 
@@ -235,7 +235,7 @@ def test_the_threads_end_with_the_server(engine: GatedEngine) -> None:
         new = set(threading.enumerate()) - before
         assert {thread.name for thread in new} >= {"device_0", "cpu_0", "lookup_0"}
     for thread in new:
-        thread.join(PATIENCE_S)
+        thread.join(10)
         assert not thread.is_alive()
 
 

@@ -160,20 +160,20 @@ def test_the_python_client_builds_its_records_from_the_replies(
     texture: bool,  # noqa: FBT001
 ) -> None:
     client = small.client
-    assert Health(**client.get("/health", timeout=PATIENCE_S).json()).status == "healthy"
+    assert Health(**client.get("/health", timeout=30).json()).status == "healthy"
     body = {"image": encoded(picture(1)), **PYTHON, "texture": texture}
-    uid = Sent(**client.post("/send", json=body, timeout=PATIENCE_S).json()).uid
+    uid = Sent(**client.post("/send", json=body, timeout=30).json()).uid
     seen: list[Status] = []
 
     def is_done() -> bool:
-        seen.append(Status(**client.get(f"/status/{uid}", timeout=PATIENCE_S).json()))
+        seen.append(Status(**client.get(f"/status/{uid}", timeout=30).json()))
         return seen[-1].status not in {"processing", "texturing"}
 
     until(is_done, "done")
     assert seen[-1].status == "completed"
     model = base64.b64decode(seen[-1].model_base64 or "")
     assert ("images" in import_gltf(model)) is texture
-    assert client.post("/generate", json=body, timeout=PATIENCE_S).content == model
+    assert client.post("/generate", json=body, timeout=30).content == model
 
 
 def test_the_python_client_reads_why_a_job_failed(small: Server) -> None:

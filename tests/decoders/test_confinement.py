@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.decoder_tasks import SERVER, TABLE
-from tests.support.descriptors import none_left_open, open_files
+from tests.support.descriptors import open_files
 from tests.support.server import until
 from trellis2_server.decoders import DecoderLimits, DecoderPool
 from trellis2_server.decoders.confinement import PROPERTIES
@@ -112,8 +112,11 @@ def test_nothing_is_left_after_many_calls_and_kills(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
+    def left() -> tuple[int, int]:
+        return len(list(tmp_path.iterdir())), open_files()
+
     for transport in ("memory", "file", "inline"):
-        before = open_files()
+        before = left()
         pool = DecoderPool(LIMITS, 2, tasks=TABLE, transport=transport)
         for turn in range(50):
             pool.call("echo", bytes(100_000), {})
@@ -121,7 +124,6 @@ def test_nothing_is_left_after_many_calls_and_kills(
                 os.kill(pool.pids[0], signal.SIGKILL)
         pids = pool.pids
         pool.close()
-        assert not list(tmp_path.iterdir())
-        none_left_open(before)
+        assert left() == before
         assert pool.counts["started"] == 18
         assert not any(is_running(pid) for pid in pids)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.descriptors import none_left_open, open_files
+from tests.support.descriptors import open_files
 from trellis2_server.decoders import landlock
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
@@ -107,7 +107,7 @@ def test_files_may_be_read_and_run_and_nothing_else(
     wanted = tuple(str(tmp_path / name) for name in ("folder", "file", "none"))
     before = open_files()
     assert restricted(monkeypatch, kernel, wanted)
-    none_left_open(before)
+    assert open_files() == before
     assert kernel.allowed[wanted[0]] == EXECUTE | READ_FILE | READ_DIR
     assert kernel.allowed[wanted[1]] == EXECUTE | READ_FILE
     assert wanted[2] not in kernel.allowed
@@ -132,4 +132,4 @@ def test_a_kernel_that_refuses_is_told_and_nothing_stays_open(
     kernel = Kernel(6, fails=fails)
     before = open_files()
     assert restricted(monkeypatch, kernel) is False
-    none_left_open(before)
+    assert open_files() == before

@@ -17,7 +17,6 @@ import trimesh
 from PIL import Image
 
 from tests.support.documents import ROOT, block
-from tests.support.engines import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +30,7 @@ def test_a_command_is_one_line(name: str) -> None:
 
 def is_ok(port: int) -> bool:
     with contextlib.closing(
-        http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+        http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     ) as connection:
         try:
             connection.request("GET", "/healthcheck")
@@ -71,7 +70,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"127.0.0.1:{port}"
     finally:
         server.terminate()
-        assert server.wait(PATIENCE_S) == 0
+        assert server.wait(20) == 0
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from tests.support import hostile_shapes, shapes
-from tests.support.server import until
 from trellis2_server import export
 from trellis2_server.engines.preview import kernels as preview_kernels
 from trellis2_server.engines.preview.engine import PreviewEngine
@@ -303,4 +302,4 @@ def test_an_export_can_be_stopped_at_any_moment(name: str) -> None:
                 _export(mesh, lambda *_: None)
             # Nothing was started after that, but for what ran beside it.
             assert calls <= stop_at + 3
-    until(lambda: threading.active_count() <= threads + 1, "the threads end")
+    assert threading.active_count() <= threads + 1

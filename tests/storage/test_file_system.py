@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.descriptors import none_left_open, open_files
+from tests.support.descriptors import open_files
 from trellis2_server.errors import ConfigError
 from trellis2_server.storage.content import OpenFile
 from trellis2_server.storage.file_system import FileSystem, FolderLock, make_private_folder
@@ -113,14 +113,14 @@ def test_no_call_leaves_a_descriptor_open(tmp_path: Path) -> None:
         system.open(tmp_path)
     lock.acquire()
     kept.append(lock._file)  # so that nothing but `release` closes it
-    none_left_open(before + 1)
+    assert open_files() == before + 1
     other = FolderLock(tmp_path)
     with pytest.raises(ConfigError):
         other.acquire()
     kept.append(other._file)
     other.release()
     lock.release()
-    none_left_open(before)
+    assert open_files() == before
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows needs to write the lock file")

@@ -174,9 +174,7 @@ class Webhooks:
     def _start(self, pending: _Pending) -> None:
         if self._is_closed:
             return
-        task = asyncio.get_running_loop().create_task(self._follow(pending))
-        self._tasks[pending] = task
-        task.add_done_callback(lambda _: self._tasks.pop(pending, None))
+        self._tasks[pending] = asyncio.get_running_loop().create_task(self._follow(pending))
 
     def _save(self, pending: _Pending) -> None:
         """Store what is to be sent; of a webhook that has ended, not even its URL."""
@@ -198,7 +196,7 @@ class Webhooks:
         except Exception:
             logger.exception("A webhook failed", extra={"uid": pending.uid})
         finally:  # at once: nobody may add events to it any more
-            self._tasks.pop(pending, None)
+            del self._tasks[pending]
 
     async def _next(self, pending: _Pending, subscription: Subscription) -> None:
         """Send the message of one event, if there is one, or wait for the next change."""

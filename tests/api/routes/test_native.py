@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.support import khronos
-from tests.support.engines import PATIENCE_S, GatedEngine
+from tests.support.engines import GatedEngine
 from tests.support.server import SMALL, encoded, fields, picture, serving, settings, until
 from trellis2_server.errors import EngineError, OutOfMemoryError
 
@@ -298,8 +298,8 @@ def test_the_event_loop_responds_while_a_stage_runs(server: Server, engine: Gate
         # More requests than Starlette's 40 threads, for two jobs.
         waiting = [pool.submit(server.generate, fields(seed=i % 2)) for i in range(50)]
         engine.wait_for("shape")
-        assert server.client.get("/healthcheck", timeout=PATIENCE_S).json()["status"] == "ok"
-        assert server.client.get("/worker_status", timeout=PATIENCE_S).json()["queue_length"] >= 1
+        assert server.client.get("/healthcheck", timeout=5).json()["status"] == "ok"
+        assert server.client.get("/worker_status", timeout=5).json()["queue_length"] >= 1
         engine.open_all()
         assert {reply.result().status_code for reply in waiting} == {200}
     assert sorted(set(engine.calls)) == sorted(engine.calls)

@@ -240,6 +240,17 @@ def test_a_pane_without_paint_has_no_turn_and_neither_has_a_speck() -> None:
     assert turning_of(pixels_of(disc(9, 4.5, 4.5, 3))) == 0
 
 
+def test_a_picture_of_few_pixels_is_not_taken_for_painted() -> None:
+    x, _ = grid(22)
+    color = np.where((x > 11)[..., None], (250, 250, 250), (20, 20, 20)).astype(np.uint8)
+    pixels = pixels_of(disc(22, 11, 11, 10), color)
+    balls = find_balls(pixels.alpha)
+    changes = find_changes(pixels, balls.distance)
+    assert 0 < changes.inside.sum() < 50
+    assert changes.contrast == 0
+    assert find_base(pixels, balls, None).form == "revolution"
+
+
 def test_the_depth_that_is_asked_for_is_used() -> None:
     pixels = pixels_of(disc(200, 100, 100, 90))
     balls = find_balls(pixels.alpha)

@@ -74,7 +74,7 @@ class Changes:
 
 
 def find_changes(pixels: Pixels, distance: NDArray[np.float32]) -> Changes:
-    """Find the slow changes of a picture's lightness; paint in one color has none.
+    """Find the slow changes of a picture's lightness; paint in one colour has none.
 
     Args:
         pixels: the picture.
@@ -82,7 +82,7 @@ def find_changes(pixels: Pixels, distance: NDArray[np.float32]) -> Changes:
     """
     light, hue = halved(pixels.lightness), [halved(each) for each in pixels.hue]
     inside = halved(distance) > _RIM_PX
-    if not inside.any():
+    if inside.sum() < _FEWEST:
         return Changes(0.0, light, inside, np.zeros((2, *light.shape), np.float32), 0 * light, 1.0)
     spread = [float(light[inside].std()), *(0.7 * float(each[inside].std()) for each in hue)]
     changes = gradient(smoothed(light, 0.7))
@@ -126,7 +126,7 @@ def measure_turning(changes: Changes, axis: int, width: NDArray[np.float32]) -> 
     """Return how much a core is shaded as a solid of revolution is, 0 to 1.
 
     On such a solid, lightness falls from the axis to both sides as the cosine of the turn does, in
-    each row over its own width, whatever color the row has. A gradient of the light does not, and
+    each row over its own width, whatever colour the row has. A gradient of the light does not, and
     is left out. What is painted on may do so as a whole or between its edges, but not both: the
     result is the geometric mean of the shares that the fall explains, of lightness within the rows
     and of its slow changes.
