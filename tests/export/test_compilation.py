@@ -73,6 +73,31 @@ def test_a_source_that_was_only_touched_is_not_compiled_again() -> None:
         os.utime(source, ns=(dates.st_atime_ns, dates.st_mtime_ns))
 
 
+def test_a_loop_that_is_missing_among_those_that_call_it_is_compiled_again(tmp_path: Path) -> None:
+    # As after a source was replaced by another version, and came back.
+    (tmp_path / "loops.py").write_text(
+        "from trellis2_server.export.jit import kernel\n"
+        "@kernel\ndef inner(x): return x + 1\n"
+        "@kernel\ndef outer(x): return inner(x)\n"
+    )
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+import loops
+from trellis2_server.export import compilation
+both = [loops.inner, loops.outer]
+compilation._loops = lambda part: [both]
+if "forget" in sys.argv:
+    compilation._forget_other_versions("bake")
+loops.outer(1)
+print(*map(compilation._is_cached, both))
+if "lose" in sys.argv:
+    loops.inner._cache.flush()
+"""
+    outputs = [run_python(code, each).stdout.strip() for each in ("lose", "", "forget")]
+    assert outputs == ["True True", "False True", "True True"]
+
+
 class Started(NamedTuple):
     """A process that compiles a part."""
 

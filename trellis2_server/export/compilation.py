@@ -195,13 +195,37 @@ def compile_rest() -> threading.Thread:
 
 def is_compiled(part: str) -> bool:
     """Return whether numba's cache has all loops of the part, or whether there is no cache."""
-    for name in PARTS[part]:
-        module = importlib.import_module(f"trellis2_server.export.kernels.{name}")
-        for key, value in vars(module).items():
-            is_loop = hasattr(value, "py_func") and value.py_func.__module__ == module.__name__
-            if is_loop and f"{name}.{key}" not in _OPTIONAL and not _is_cached(value):
-                return False
-    return True
+    return all(_is_cached(loop) for loops in _loops(part) for loop in loops)
+
+
+def _forget_other_versions(part: str) -> None:
+    """Take loops of a module out of numba's cache where it has not all of them.
+
+    A loop that others call has no entry of its own once they are loaded from the cache: after the
+    module was replaced by another version and came back, it would be missing for good.
+    """
+    for loops in _loops(part):
+        if not all(map(_is_cached, loops)):
+            for loop in loops:
+                loop._cache.flush()  # noqa: SLF001 - there is no other way
+
+
+def _loops(part: str) -> list[list[Any]]:
+    """Return the loops of each module that are compiled."""
+    modules = {
+        name: vars(importlib.import_module(f"trellis2_server.export.kernels.{name}"))
+        for name in PARTS[part]
+    }
+    return [
+        [
+            value
+            for key, value in content.items()
+            if hasattr(value, "py_func")
+            and value.py_func.__module__ == content["__name__"]
+            and f"{name}.{key}" not in _OPTIONAL
+        ]
+        for name, content in modules.items()
+    ]
 
 
 def _is_cached(loop: Any) -> bool:
@@ -370,4 +394,5 @@ def _bake(mesh: Mesh, field: VoxelField) -> None:
 
 if __name__ == "__main__":
     lower_priority(int(sys.argv[2]))
+    _forget_other_versions(sys.argv[1])
     _compile(sys.argv[1])
