@@ -39,8 +39,11 @@ def run(pytester: pytest.Pytester) -> Callable[..., list[str]]:
     return names
 
 
-def test_a_share_of_the_costly_tests_and_all_others_run(run: Callable[..., list[str]]) -> None:
-    names = run("folder")
+@pytest.mark.parametrize("arguments", [["folder"], ["folder/test_some.py", "--draw"]])
+def test_a_share_of_the_costly_tests_and_all_others_run(
+    run: Callable[..., list[str]], arguments: list[str]
+) -> None:
+    names = run(*arguments)
     assert "test_cheap" in names
     assert 0 < sum(name.startswith("test_alone") for name in names) < 30
     assert sum(name.startswith("test_together") for name in names) in {0, 30}

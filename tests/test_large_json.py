@@ -28,6 +28,7 @@ VALUES = st.recursive(
 CONFUSING = st.lists(st.sampled_from(['"', "\\", '\\"', 'x"', "é\n", "/", "x"]), max_size=3)
 
 
+@pytest.mark.costly
 @given(st.dictionaries(TEXT, VALUES, max_size=5), CONFUSING, st.sampled_from([True, False]))
 def test_objects_are_parsed_as_by_json_except_for_long_strings(
     fields: dict[str, Any], confusing: list[str], ascii_only: object

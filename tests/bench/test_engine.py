@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.costly
 def test_the_benchmark_of_the_engine_runs(tmp_path: Path) -> None:
     for package in NEEDED:
         pytest.importorskip(package, reason=f"needs torch and what goes with it: {package}")

@@ -97,6 +97,7 @@ def two_sided(front: np.ndarray, back: np.ndarray) -> bytes:
     return pack(positions, np.concatenate([u, u + np.float32([0.5, 0])]), faces, texture)
 
 
+@pytest.mark.costly
 def test_the_contrast_of_a_back_is_that_of_its_picture() -> None:
     y, x = np.mgrid[:256, :256]
     check = np.repeat(np.where((x // 16 + y // 16) % 2, 200, 60)[..., None], 3, 2).astype(np.uint8)

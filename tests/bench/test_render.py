@@ -124,12 +124,14 @@ def test_a_mirrored_picture_does_not_match() -> None:
     assert psnr_db < 20
 
 
+@pytest.mark.costly
 def test_the_iou_of_an_object_of_half_the_width_is_a_half() -> None:
     picture = noise()
     _, iou = front_view_match(quad(picture, width=0.5), opaque(picture))
     assert iou == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.costly
 def test_the_object_is_found_in_a_frame_with_a_border_that_is_not_square() -> None:
     picture = noise()
     framed = np.zeros((300, 400, 4), np.uint8)

@@ -112,6 +112,7 @@ def test_an_exception_of_the_report_ends_the_work() -> None:
         export.prepare(shapes.torus(), decimation_target=100, report=report)
 
 
+@pytest.mark.costly
 def test_cells_preserve_the_topology_whatever_the_number_of_threads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -96,6 +96,7 @@ def model(mesh: Mesh, field: VoxelField) -> bytes:
     return export.textured_glb(small, field, original=mesh, texture_size=256)
 
 
+@pytest.mark.costly
 def test_concurrent_exports_give_the_same_bytes_as_successive_ones() -> None:
     field = shapes.field(32)
     meshes = [shapes.noisy_blob(), shapes.links(), shapes.sheet(), shapes.soup()]

@@ -193,6 +193,7 @@ def test_walls_below_the_least_thickness_are_told(min_wall: float, *, is_thin: b
         assert "have 50% of it, 10 mm" in warning
 
 
+@pytest.mark.costly
 def test_a_solid_stays_one_in_the_files_for_slicers() -> None:
     mesh = solid(shapes.ALL["sheet"](), 1500, resolution=100)
     glb = export.untextured_glb(mesh)

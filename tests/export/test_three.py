@@ -222,6 +222,7 @@ def test_three_js_has_the_tangents_of_a_normal_map(name: str, load: Load) -> Non
     assert {"normalMap", "aoMap"} <= found["maps"].keys()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["levels", "levels, draco"])
 def test_three_js_reads_every_level_of_detail(name: str, load: Load) -> None:
     content, found = load(name)

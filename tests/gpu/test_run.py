@@ -39,6 +39,7 @@ def tables(part: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+@pytest.mark.costly
 def test_the_script_for_gpus_runs_on_a_cpu(tmp_path: Path) -> None:
     run = subprocess.run(
         command(tmp_path, "probe,steps,decode"),

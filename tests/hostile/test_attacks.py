@@ -110,6 +110,7 @@ def test_what_takes_too_long_or_too_much_is_a_problem(
     assert problem in delays(figures({**MEASURED, **change}))
 
 
+@pytest.mark.costly
 def test_a_status_that_must_come_is_missed() -> None:
     row = Row(ROWS["jpeg-cut"].attack, frozenset({400, 503}), required=frozenset({503}))
     assert harm(row, figures(MEASURED)) == ["attack: none of [503]"]

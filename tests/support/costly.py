@@ -1,7 +1,8 @@
 """A pytest plugin: of the tests marked `costly`, one in six runs, others for each commit.
 
 They are many cases of few kinds, each of which costs seconds of processor time. `--all` runs all of
-them; a test that is named on the command line runs always. `@pytest.mark.costly("name")`: the tests
+them; a test that is named on the command line, or is in a file that is, runs always, but with
+`--draw`. `@pytest.mark.costly("name")`: the tests
 of a name share what is costly, and run together or not at all.
 """
 
@@ -21,6 +22,9 @@ _commit = pytest.StashKey[str]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help=f"run all costly tests, not 1 of {SHARE}")
+    parser.addoption(
+        "--draw", action="store_true", help=f"run 1 of {SHARE} costly tests of named files, too"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,7 +42,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.option.all or _are_named(config):
+    if config.option.all or (_are_named(config) and not config.option.draw):
         return
     commit = config.stash[_commit]
     left_out = [

@@ -201,6 +201,7 @@ def test_hunyuans_fields_set_the_first_two_stages_unless_native_fields_do(server
     assert (options.tex.guidance_scale, options.tex.sampling_steps) == (1.0, 12)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("number", [-1e30, 0, 1, 5.5, 10**30, "50"])
 def test_no_number_of_a_hunyuan_client_is_rejected_for_its_range(
     server: Server, number: object

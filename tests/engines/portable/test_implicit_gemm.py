@@ -31,6 +31,7 @@ GPUS = {
 }
 
 
+@pytest.mark.costly
 def test_the_kernel_is_right_in_tritons_interpreter() -> None:
     # Its numpy calls may warn of overflow in lanes that are masked out.
     command = [sys.executable, "-m", "pytest", "-q", "-W", "ignore::RuntimeWarning"]

@@ -33,6 +33,7 @@ def test_the_field_is_as_fine_as_the_texture_can_show(
     assert engine.shape(cutout(disc(64, 32, 32, 30)), requested, ignore).resolution == resolution
 
 
+@pytest.mark.costly
 @given(mask=masks())
 @settings(max_examples=25, deadline=None)
 def test_every_point_of_the_surface_has_all_its_voxels(mask: Array) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 
 from tests.support.preview import Request, cutout, disc, grid, look_up, made, sample, samples
 from trellis2_server.engines.preview.sheets import sheets
@@ -34,6 +35,7 @@ def side_colors(engine: PreviewEngine, picture: Any) -> Array:
     return sample(field, points)[:, BASE_COLOR] * 255
 
 
+@pytest.mark.costly
 def test_the_side_of_a_round_object_has_colours_from_inside(engine: PreviewEngine) -> None:
     x, y = grid(640)
     away = 300 - np.hypot(x - 320, y - 320)

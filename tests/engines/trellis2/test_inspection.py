@@ -102,6 +102,7 @@ def test_a_missing_mesh_encoder_is_a_warning(copy: Path) -> None:
     ]
 
 
+@pytest.mark.costly
 def test_the_check_ends_with_a_verdict(copy: Path, tmp_path: Path) -> None:
     def check(device: str) -> tuple[int, list[str], str]:
         model = settings(copy).model_copy(update={"device": device})

@@ -52,6 +52,7 @@ def pointers(engine: Trellis2Engine) -> list[int]:
     return [t.data_ptr() for m in modules for t in (*m.parameters(), *m.buffers())]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("pipeline_type", TYPES)
 def test_a_job_copies_each_model_that_it_uses_once_and_nothing_back(
     loaded: Trellis2Engine,

@@ -44,6 +44,7 @@ def held_tensors(torch: Any) -> int:
     return len(live_objects(torch.Tensor, collect=False))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("low_vram", [False, True])
 def test_a_job_cancelled_at_any_step_leaves_the_next_one_unchanged(
     loaded: Trellis2Engine, *, low_vram: bool
@@ -132,6 +133,7 @@ def test_a_failed_job_holds_no_tensors_after_its_error_is_gone(
             handle.remove()
 
 
+@pytest.mark.costly
 def test_fifty_jobs_leave_no_tensors(loaded: Trellis2Engine, torch: Any) -> None:
     make(loaded, picture(), options())
     before = live_tensors(torch)

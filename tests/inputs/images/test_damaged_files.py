@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import struct
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import features
@@ -45,6 +46,7 @@ def test_a_truncated_image_is_cut_out_or_refused(data: st.DataObject) -> None:
     cut_or_refuse(whole[: data.draw(st.integers(0, len(whole)))])
 
 
+@pytest.mark.costly
 @settings(deadline=None, max_examples=400)
 @given(st.data())
 def test_a_bit_flipped_image_is_cut_out_or_refused(data: st.DataObject) -> None:
