@@ -565,7 +565,7 @@ def count_elements(start, stop, box, place, outside, absent, sheets, counts, fla
                         here = out[i + 1, j + 1, k + 1]
                         code = codes[i + 1, j + 1, k + 1]
                         if code not in (0, 255):
-                            vertices += sheets[code, 12]
+                            vertices += int(sheets[code, 12])
                         for axis in range(3):
                             di, dj, dk = axis == 0, axis == 1, axis == 2
                             if code not in (0, 255) and is_doubled(

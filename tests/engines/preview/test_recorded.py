@@ -1,0 +1,72 @@
+"""What the engine makes of small pictures is what it made when it was recorded.
+
+Other tests say what is right of it; this one notices every other change. If one is meant,
+`pytest tests/engines/preview/test_recorded.py --force-regen` records again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pytest
+
+from tests.support.preview import Request, cutout, disc, grid, made
+
+if TYPE_CHECKING:
+    from trellis2_server.engines.preview import PreviewEngine
+    from trellis2_server.inputs.images import Cutout
+    from trellis2_server.request_fields import Back
+
+
+def shaded(mask: np.ndarray) -> Cutout:
+    """Return a picture with a gradient, stripes and spots."""
+    x, y = grid(len(mask))
+    stripes = 40 * (np.sin(x / 3) > 0.5)
+    color = np.stack([90 + x + stripes, 60 + 1.5 * y, 200 - x / 2 - stripes], -1)
+    return cutout(mask, np.clip(color, 0, 255).astype(np.uint8))
+
+
+def lamp() -> Cutout:
+    """Return a ball on a foot, lit from the left, with a hole and a speck."""
+    x, y = grid(48)
+    foot = (abs(x - 24) < 3) & (y > 20) & (y < 42) | (abs(x - 24) < 12) & (y > 38) & (y < 44)
+    hole = disc(48, 20, 14, 3)
+    mask = np.clip(np.maximum(disc(48, 24, 14, 11), foot) - hole, 0, 1)
+    return shaded(np.maximum(mask, disc(48, 42, 5, 2)))
+
+
+def egg() -> Cutout:
+    x, y = grid(40)
+    inside = ((x - 20) / 11) ** 2 + ((y - 20) / 15) ** 2
+    light = np.sqrt(np.clip(1 - inside, 0, 1))[..., None] * np.array([200, 150, 90]) + 30
+    return cutout(np.clip((1 - inside) * 8, 0, 1), light.astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("picture", "depth", "back"),
+    [(lamp, "auto", "auto"), (lamp, 0.3, "mirror"), (lamp, 1.0, "fill"), (egg, "auto", "auto")],
+    ids=["lamp", "plate", "thick", "egg"],
+)
+def test_a_model(
+    engine: PreviewEngine,
+    ndarrays_regression: Any,
+    picture: Any,
+    depth: float | Literal["auto"],
+    back: Back,
+) -> None:
+    requested = Request(decimation_target=500, texture_size=64, depth=depth, back=back)
+    shape, field = made(engine, picture(), requested)
+    ndarrays_regression.check(
+        {
+            "counts": np.array(
+                [len(shape.mesh.vertices), len(shape.mesh.faces), len(field.coords)]
+            ),
+            "vertices": shape.mesh.vertices[::5],
+            "faces": shape.mesh.faces[::5],
+            "coords": field.coords[::40],
+            "attributes": field.attributes[::40],
+        },
+        # A filled back is chosen by small differences.
+        default_tolerance={"rtol": 1e-3, "atol": 0.05 if back == "fill" else 1e-4},
+    )
