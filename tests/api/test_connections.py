@@ -19,7 +19,7 @@ from trellis2_server.api.connections import MAX_HEAD_BYTES
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-TIMEOUT_S = 0.8
+TIMEOUT_S = 1.6
 GET = b"GET /worker_status HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
 

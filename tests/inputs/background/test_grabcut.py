@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,6 +114,27 @@ def test_noise_of_the_wall_widens_what_counts_as_wall() -> None:
         lab[20:40, 20:40] = (factor * deviation, 0, 0)
         marks = _initial_marks(lab)
         assert (marks[22:38, 22:38] == mark).all(), factor
+
+
+@needs_opencv
+@pytest.mark.parametrize("size", [(90, 64), (70, 300)], ids=["high", "wide"])
+def test_marks_and_edges_are_those_that_were_recorded(
+    ndarrays_regression: Any, size: tuple[int, int]
+) -> None:
+    """If a change of them is meant, `--force-regen` records them again."""
+    height, width = size
+    random = np.random.default_rng(height)
+    lab = quadratic_wall(random, height, width)
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    lab += random.normal(0, 1.3, lab.shape)
+    ring = abs(np.hypot(x * 1.3, y * 1.6) - 0.7)
+    lab += (np.clip(1 - 3 * ring, 0, 1) * 25)[..., None]
+    rgb = np.clip(lab * 2 + 120, 0, 255).astype(np.uint8)
+    mask = ring[::3, ::2] < 0.2
+    ndarrays_regression.check(
+        {"marks": _initial_marks(lab.astype(np.float32)), "alpha": _upsample(rgb, mask)},
+        tolerances={"alpha": {"atol": 2}},  # versions of OpenCV round in their own ways
+    )
 
 
 @needs_opencv
