@@ -14,11 +14,15 @@ import numpy as np
 import pytest
 
 from tests.support import shapes
+from trellis2_server.drawing import DrawnModel, draw_model
 from trellis2_server.export import bake, levels, normals, occlusion
+from trellis2_server.export.adjacency import twins
 from trellis2_server.export.atlas import Atlas
+from trellis2_server.export.charts import build_charts, face_normals
 from trellis2_server.export.clean import clean
 from trellis2_server.export.decimate import decimate
 from trellis2_server.export.geometry import smooth_normals
+from trellis2_server.export.pictures import COMPILED_LOOPS
 from trellis2_server.export.remesh import remesh
 from trellis2_server.export.solids import make_solid
 from trellis2_server.export.triangle_tree import TriangleTree
@@ -59,10 +63,30 @@ def scene() -> Mesh:
     )
 
 
+def junctions() -> Mesh:
+    """Return cubes that meet at edges and corners, with flipped faces."""
+    random = np.random.default_rng(11)
+    mesh = shapes.blocks(random.random((3, 3, 3)) < 0.45)
+    faces, turned = mesh.faces.copy(), random.random(len(mesh.faces)) < 0.3
+    faces[turned] = faces[turned, ::-1]
+    moved = mesh.vertices + random.normal(0, 0.02, mesh.vertices.shape)
+    return Mesh(moved.astype(np.float32), faces)
+
+
+def pierced() -> Mesh:
+    """Return a ball of two millimetres with holes of one to four faces, and a loose triangle."""
+    ball = shapes.sphere(6, 0.002)
+    faces = np.delete(ball.faces, [3, 40, 41, 80, 81, 82, 83, 130, 131, 132], axis=0)
+    loose = np.array([[0.0005, 0, 0], [0, 0.0004, 0], [0, 0, 0.0006]], np.float32)
+    return shapes.joined(Mesh(ball.vertices, faces), Mesh(loose, np.array([[0, 1, 2]], np.int32)))
+
+
 MESHES: dict[str, Callable[[], Mesh]] = {
     "torus": bumpy_torus,
     "sheet": wavy_sheet,
     "scene": scene,
+    "junctions": junctions,
+    "pierced": pierced,
     "ball": functools.partial(shapes.sphere, 3),
 }
 
@@ -101,7 +125,7 @@ def check(ndarrays_regression: Any) -> Check:
     return compare
 
 
-@pytest.mark.parametrize("name", ["scene", "sheet"])
+@pytest.mark.parametrize("name", ["scene", "sheet", "junctions", "pierced"])
 def test_cleaning(check: Check, name: str) -> None:
     check(**of_mesh(clean(MESHES[name]())))
 
@@ -131,6 +155,14 @@ def test_a_solid(check: Check) -> None:
 def test_unwrapping(check: Check, name: str, size_px: int) -> None:
     atlas = unwrap(clean(MESHES[name]()), size_px)
     check(uv=atlas.uv, source=atlas.source, faces=atlas.faces, chart=atlas.chart)
+
+
+def test_charts_of_groups_that_overlap(check: Check) -> None:
+    mesh = bumpy_torus()
+    group = (mesh.vertices[mesh.faces[:, 0], 1] > 0.1).astype(np.int32)
+    twin = twins(mesh.faces, len(mesh.vertices))
+    found = build_charts(mesh, twin, face_normals(mesh), group, 60.0, 48)
+    check(chart=found.chart, flat=found.flat, uv_faces=found.uv_faces, source=found.source)
 
 
 @pytest.mark.parametrize("name", ["ball", "sheet"])
@@ -178,3 +210,24 @@ def test_trees(check: Check) -> None:
         walls=tree.measure_walls(),
         crossings=tree.count_crossings(points, np.array([0.3, 0.5, 0.8])),
     )
+
+
+@pytest.mark.parametrize("alpha_mode", ["OPAQUE", "MASK", "BLEND"])
+def test_a_picture(check: Check, alpha_mode: str) -> None:
+    mesh = scene()
+    random = np.random.default_rng(2)
+    atlas = flat_atlas(mesh)
+    model = DrawnModel(
+        positions=mesh.vertices,
+        faces=mesh.faces,
+        normals=smooth_normals(mesh),
+        normal_faces=mesh.faces,
+        uvs=atlas.uv / np.float32(atlas.size_px),
+        uv_faces=atlas.faces,
+        texture=random.integers(0, 256, (9, 7, 7)).astype(np.uint8),
+        is_textured=True,
+        alpha_mode=alpha_mode,
+        alpha_cutoff=0.4,
+        double_sided=alpha_mode != "OPAQUE",
+    )
+    check(picture=draw_model(model, size_px=24, loops=COMPILED_LOOPS))

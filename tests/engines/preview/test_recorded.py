@@ -6,12 +6,14 @@ Other tests say what is right of it; this one notices every other change. If one
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytest
 
 from tests.support.preview import Request, cutout, disc, grid, made
+from trellis2_server.inputs.images import View
 
 if TYPE_CHECKING:
     from trellis2_server.engines.preview import PreviewEngine
@@ -43,10 +45,23 @@ def egg() -> Cutout:
     return cutout(np.clip((1 - inside) * 8, 0, 1), light.astype(np.uint8))
 
 
+def egg_from_all_sides() -> Cutout:
+    front = egg()
+    sides = {"left": disc(40, 20, 20, 13), "back": disc(40, 18, 22, 12)}
+    others = [View(shaded(mask).rgba, side) for side, mask in sides.items()]  # type: ignore[arg-type]
+    return replace(front, views=(View(front.rgba, "front"), *others))
+
+
 @pytest.mark.parametrize(
     ("picture", "depth", "back"),
-    [(lamp, "auto", "auto"), (lamp, 0.3, "mirror"), (lamp, 1.0, "fill"), (egg, "auto", "auto")],
-    ids=["lamp", "plate", "thick", "egg"],
+    [
+        (lamp, "auto", "auto"),
+        (lamp, 0.3, "mirror"),
+        (lamp, 1.0, "fill"),
+        (egg, "auto", "auto"),
+        (egg_from_all_sides, "auto", "auto"),
+    ],
+    ids=["lamp", "plate", "thick", "egg", "sides"],
 )
 def test_a_model(
     engine: PreviewEngine,
