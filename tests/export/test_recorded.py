@@ -25,7 +25,7 @@ from trellis2_server.export.geometry import smooth_normals
 from trellis2_server.export.pictures import COMPILED_LOOPS
 from trellis2_server.export.remesh import remesh
 from trellis2_server.export.solids import make_solid
-from trellis2_server.export.triangle_tree import TriangleTree
+from trellis2_server.export.triangle_tree import TriangleTree, count_fans
 from trellis2_server.export.unwrap import unwrap
 from trellis2_server.mesh import Mesh
 
@@ -88,6 +88,8 @@ MESHES: dict[str, Callable[[], Mesh]] = {
     "junctions": junctions,
     "pierced": pierced,
     "ball": functools.partial(shapes.sphere, 3),
+    "round": functools.partial(shapes.sphere, 7),
+    "wide": functools.partial(wavy_sheet, 16, 14),
 }
 
 
@@ -130,7 +132,9 @@ def test_cleaning(check: Check, name: str) -> None:
     check(**of_mesh(clean(MESHES[name]())))
 
 
-@pytest.mark.parametrize(("name", "target"), [("torus", 40), ("sheet", 20), ("ball", 24)])
+@pytest.mark.parametrize(
+    ("name", "target"), [("torus", 40), ("sheet", 20), ("round", 60), ("wide", 60)]
+)
 def test_decimation(check: Check, name: str, target: int) -> None:
     check(**of_mesh(decimate(MESHES[name](), target)))
 
@@ -209,7 +213,17 @@ def test_trees(check: Check) -> None:
         touching=tree.find_touching(),
         walls=tree.measure_walls(),
         crossings=tree.count_crossings(points, np.array([0.3, 0.5, 0.8])),
+        fans=[count_fans(twins(each().faces, 200)) for each in (bumpy_torus, junctions)],
     )
+
+
+def test_openness(check: Check) -> None:
+    mesh, some = bumpy_torus(), slice(None, None, 6)
+    points, own = mesh.vertices[some], smooth_normals(mesh)[some]
+    tree = TriangleTree(mesh)
+    front = occlusion.openness(tree, points, own, 12)
+    back = occlusion.openness(tree, points, own, 12, (np.arange(0, len(points), 2), front))
+    check(front=front, back=back)
 
 
 @pytest.mark.parametrize("alpha_mode", ["OPAQUE", "MASK", "BLEND"])
