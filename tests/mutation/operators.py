@@ -198,6 +198,7 @@ class _Finder:
         if name in _OPPOSITES:
             start = self._end(function) - len(name)
             yield self._at(start, self._end(function), _OPPOSITES[name], "min, max")
+            return  # the order of the arguments makes no difference
         for first, second in pairwise(node.args):
             both = isinstance(first, ast.Name) and isinstance(second, ast.Name)
             if both and first.id != second.id:

@@ -53,6 +53,10 @@ def test_each_kind_of_change_is_made(code: str, wanted: str) -> None:
     assert wanted in {after for _, after in changes(code)}
 
 
+def test_the_order_of_the_arguments_of_a_maximum_is_kept() -> None:
+    assert {after for _, after in changes("x = max(a, b)")} == {"x = min(a, b)"}
+
+
 def test_loops_are_left_earlier_and_later() -> None:
     code = "for x in y:\n    if x:\n        break\n    continue\n"
     assert {("break", "continue"), ("continue", "break")} <= changes(code)
