@@ -66,10 +66,12 @@ def egg_from_all_sides() -> Cutout:
 def test_a_model(
     engine: PreviewEngine,
     ndarrays_regression: Any,
+    monkeypatch: pytest.MonkeyPatch,
     picture: Any,
     depth: float | Literal["auto"],
     back: Back,
 ) -> None:
+    monkeypatch.setattr("trellis2_server.engines.preview.engine._MIN_RESOLUTION", 64)
     requested = Request(decimation_target=500, texture_size=64, depth=depth, back=back)
     shape, field = made(engine, picture(), requested)
     ndarrays_regression.check(
@@ -79,9 +81,9 @@ def test_a_model(
             ),
             "vertices": shape.mesh.vertices[::5],
             "faces": shape.mesh.faces[::5],
-            "coords": field.coords[::40],
-            "attributes": field.attributes[::40],
+            "coords": field.coords[::9],
+            "attributes": field.attributes[::9],
         },
         # A filled back is chosen by small differences.
-        default_tolerance={"rtol": 1e-3, "atol": 0.05 if back == "fill" else 1e-4},
+        default_tolerance={"rtol": 1e-3, "atol": 0.1 if back == "fill" else 1e-4},
     )
