@@ -16,6 +16,8 @@ from tests.support.preview import Request, cutout, disc, grid, made
 from trellis2_server.inputs.images import View
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trellis2_server.engines.preview import PreviewEngine
     from trellis2_server.inputs.images import Cutout
     from trellis2_server.request_fields import Back
@@ -52,28 +54,30 @@ def egg_from_all_sides() -> Cutout:
     return replace(front, views=(View(front.rgba, "front"), *others))
 
 
-@pytest.mark.parametrize(
-    ("picture", "depth", "back"),
-    [
-        (lamp, "auto", "auto"),
-        (lamp, 0.3, "mirror"),
-        (lamp, 1.0, "fill"),
-        (egg, "auto", "auto"),
-        (egg_from_all_sides, "auto", "auto"),
-    ],
-    ids=["lamp", "plate", "thick", "egg", "sides"],
-)
+CASES: dict[str, tuple[Callable[[], Cutout], float | Literal["auto"], Back]] = {
+    "lamp": (lamp, "auto", "auto"),
+    "plate": (lamp, 0.3, "mirror"),
+    "thick": (lamp, 1.0, "fill"),
+    "egg": (egg, "auto", "auto"),
+    "sides": (egg_from_all_sides, "auto", "auto"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_a_model(
     engine: PreviewEngine,
     ndarrays_regression: Any,
     monkeypatch: pytest.MonkeyPatch,
-    picture: Any,
-    depth: float | Literal["auto"],
-    back: Back,
+    name: str,
 ) -> None:
     monkeypatch.setattr("trellis2_server.engines.preview.engine._MIN_RESOLUTION", 64)
+    picture, depth, back = CASES[name]
     requested = Request(decimation_target=500, texture_size=64, depth=depth, back=back)
     shape, field = made(engine, picture(), requested)
+    attributes = field.attributes[::9]
+    if back == "fill":
+        # Patches are chosen by differences in the last bit: only what they look like on the whole.
+        attributes = np.stack([field.attributes.mean(axis=0), field.attributes.std(axis=0)])
     ndarrays_regression.check(
         {
             "counts": np.array(
@@ -82,8 +86,7 @@ def test_a_model(
             "vertices": shape.mesh.vertices[::5],
             "faces": shape.mesh.faces[::5],
             "coords": field.coords[::9],
-            "attributes": field.attributes[::9],
+            "attributes": attributes,
         },
-        # A filled back is chosen by small differences.
-        default_tolerance={"rtol": 1e-3, "atol": 0.1 if back == "fill" else 1e-4},
+        default_tolerance={"rtol": 1e-3, "atol": 2e-3 if back == "fill" else 1e-4},
     )
