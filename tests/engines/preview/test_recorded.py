@@ -33,23 +33,23 @@ def shaded(mask: np.ndarray) -> Cutout:
 
 def lamp() -> Cutout:
     """Return a ball on a foot, lit from the left, with a hole and a speck."""
-    x, y = grid(48)
-    foot = (abs(x - 24) < 3) & (y > 20) & (y < 42) | (abs(x - 24) < 12) & (y > 38) & (y < 44)
-    hole = disc(48, 20, 14, 3)
-    mask = np.clip(np.maximum(disc(48, 24, 14, 11), foot) - hole, 0, 1)
-    return shaded(np.maximum(mask, disc(48, 42, 5, 2)))
+    x, y = grid(28)
+    foot = (abs(x - 14) < 2) & (y > 12) & (y < 25) | (abs(x - 14) < 7) & (y > 22) & (y < 26)
+    hole = disc(28, 12, 8, 2)
+    mask = np.clip(np.maximum(disc(28, 14, 8.5, 6.6), foot) - hole, 0, 1)
+    return shaded(np.maximum(mask, disc(28, 25, 3, 1.5)))
 
 
 def egg() -> Cutout:
-    x, y = grid(40)
-    inside = ((x - 20) / 11) ** 2 + ((y - 20) / 15) ** 2
+    x, y = grid(26)
+    inside = ((x - 13) / 7.2) ** 2 + ((y - 13) / 9.8) ** 2
     light = np.sqrt(np.clip(1 - inside, 0, 1))[..., None] * np.array([200, 150, 90]) + 30
     return cutout(np.clip((1 - inside) * 8, 0, 1), light.astype(np.uint8))
 
 
 def egg_from_all_sides() -> Cutout:
     front = egg()
-    sides = {"left": disc(40, 20, 20, 13), "back": disc(40, 18, 22, 12)}
+    sides = {"left": disc(26, 13, 13, 8.5), "back": disc(26, 12, 14, 8)}
     others = [View(shaded(mask).rgba, side) for side, mask in sides.items()]  # type: ignore[arg-type]
     return replace(front, views=(View(front.rgba, "front"), *others))
 
@@ -70,7 +70,7 @@ def test_a_model(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    monkeypatch.setattr("trellis2_server.engines.preview.engine._MIN_RESOLUTION", 64)
+    monkeypatch.setattr("trellis2_server.engines.preview.engine._MIN_RESOLUTION", 48)
     picture, depth, back = CASES[name]
     requested = Request(decimation_target=500, texture_size=64, depth=depth, back=back)
     shape, field = made(engine, picture(), requested)
