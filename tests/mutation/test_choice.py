@@ -73,6 +73,16 @@ def test_no_more_tests_are_chosen_than_there_is_time_for() -> None:
     assert choose({}, "m.py", 1 << 7, 10) == []
 
 
+def test_many_quick_tests_of_a_file_leave_time_for_the_slower_one_of_another() -> None:
+    some = {"a": {f"a::{number}": measured(0.5 + number / 100, 7) for number in range(30)}}
+    some["b"] = {"b::slow": measured(3, 7), "b::slower": measured(3.2, 7)}
+    chosen = choose(some, "m.py", 1 << 7, 10)
+    assert [list(tests) for tests in chosen] == [
+        [f"a::{number}" for number in range(6)],
+        ["b::slow", "b::slower"],
+    ]
+
+
 def test_where_no_test_runs_the_line_those_of_the_nearest_files_are_chosen() -> None:
     some = {name: {f"{name}::{n}": measured(1 + n / 2) for n in range(2)} for name in "cba"}
     assert [list(tests) for tests in choose(some, "m.py", 1 << 7, 5)] == [
