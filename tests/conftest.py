@@ -17,7 +17,6 @@ from trellis2_server.export import compilation
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from pathlib import Path
 
     from trellis2_server.decoders import DecoderPool
 
@@ -26,9 +25,6 @@ pytest_plugins = ["tests.support.no_skips", "tests.support.distribution", "tests
 # The first example of a test may compile what it tests.
 hypothesis_settings.register_profile("here", deadline=None, print_blob=True)
 hypothesis_settings.load_profile("here")
-
-#: The file of the test that ran last.
-_file: Path | None = None
 
 # Every client of httpx reads all certificates of the machine, 20 ms each time. No test uses TLS.
 ssl.create_default_context = functools.cache(ssl.create_default_context)
@@ -53,17 +49,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     )
 
 
-def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _leave_out_of_collections() -> None:
     """Leave what is there before a file's first test out of the collections that tests ask for.
 
     That is what was imported, and the loops that were loaded: up to a million objects.
     """
-    del nextitem
-    global _file  # noqa: PLW0603 - the process's
-    if item.path != _file:
-        _file = item.path
-        gc.collect()
-        gc.freeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _compile_the_exporter() -> None:

@@ -2,8 +2,8 @@
 
 They are many cases of few kinds, each of which costs seconds of processor time. `--all` runs all of
 them; a test that is named on the command line, or is in a file that is, runs always, but with
-`--draw`. `@pytest.mark.costly("name")`: the tests
-of a name share what is costly, and run together or not at all.
+`--draw`. `@pytest.mark.costly("name")`: the tests of a name share what is costly, and run together
+or not at all.
 """
 
 from __future__ import annotations
