@@ -29,6 +29,7 @@ FILES = {
     "tests/ray_serve/test_deployment.py": "from trellis2_server.jobs.queue import StepQueue",
     "tests/export/test_bake.py": "from trellis2_server.export import kernels",
     "tests/export/test_other.py": "from trellis2_server.export import kernels",
+    "tests/export/test_recorded.py": "from trellis2_server.export import kernels",
 }
 
 
@@ -61,7 +62,7 @@ def test_a_file_that_is_started_as_a_program_has_the_tests_of_its_folder(root: P
 
 def test_modules_that_a_package_imports_by_name_are_found(root: Path) -> None:
     found = NearbyTests(root).nearest("trellis2_server/export/kernels/bake.py")
-    assert found == ["tests/export/test_bake.py", "tests/export/test_other.py"]
+    assert found == [f"tests/export/test_{name}.py" for name in ("bake", "recorded", "other")]
 
 
 def test_files_belong_to_rooms(root: Path) -> None:

@@ -41,11 +41,11 @@ def _cost(picture, i, k, p, q, away, limit):
 
 @inner_kernel
 def _random(state):
-    """Return the next state of a xorshift generator (G. Marsaglia, 2003)."""
-    state ^= state << np.uint32(13)
-    state ^= state >> np.uint32(17)
-    state ^= state << np.uint32(5)
-    return state
+    """Return the next state of a xorshift generator (G. Marsaglia, 2003), of 32 bits."""
+    # numba makes 64 bits of the result of an operation.
+    state = np.uint32(state ^ state << np.uint32(13))
+    state = np.uint32(state ^ state >> np.uint32(17))
+    return np.uint32(state ^ state << np.uint32(5))
 
 
 @kernel("void(f4[:,:,::1], u1[:,::1], i4[:,::1], i4[:,:,::1], f4[:,::1], f8, i8, u4, i8[::1])")
