@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 
 from tests.support import hostile_shapes, shapes
+from tests.support.loops import replace_calls
 from trellis2_server import export
 from trellis2_server.engines.preview import kernels as preview_kernels
 from trellis2_server.engines.preview.engine import PreviewEngine
 from trellis2_server.engines.preview.projection import project
 from trellis2_server.errors import ExportError
-from trellis2_server.export import cancellation, kernels, parallel
+from trellis2_server.export import cancellation, kernels
 from trellis2_server.export.given_uv import check_uv
 from trellis2_server.export.levels import create_levels
 from trellis2_server.export.normals import full_surface
@@ -126,17 +127,7 @@ def observing() -> Iterator[Observer]:
     export.warm_up(everything=True)
     preview_kernels.load_all()
     with Observer() as watching, pytest.MonkeyPatch.context() as patch:
-
-        def parallel_for(loop: Any, count: int, *arguments: Any, grain: int = 4096) -> None:
-            del grain
-            watching.call(loop, 0, count, *arguments)
-
-        known_calls = cancellation.call, parallel.parallel_for
-        for name, module in list(sys.modules.items()):
-            if name.startswith(("trellis2_server.export.", "trellis2_server.engines.preview")):
-                for known, ours in (("call", watching.call), ("parallel_for", parallel_for)):
-                    if getattr(module, known, None) in known_calls:
-                        patch.setattr(module, known, ours)
+        replace_calls(patch, watching.call)
         yield watching
 
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from tests.support import shapes
+from tests.support.loops import traced
 from trellis2_server.drawing import DrawnModel, draw_model
-from trellis2_server.export import bake, levels, normals, occlusion
+from trellis2_server.export import bake, levels, normals, occlusion, warm_up
 from trellis2_server.export.adjacency import twins
 from trellis2_server.export.atlas import Atlas
 from trellis2_server.export.charts import build_charts, face_normals
@@ -30,7 +31,7 @@ from trellis2_server.export.unwrap import unwrap
 from trellis2_server.mesh import Mesh
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -115,16 +116,22 @@ def flat_atlas(mesh: Mesh, size_px: int = 48) -> Atlas:
 
 
 @pytest.fixture
-def check(ndarrays_regression: Any) -> Check:
-    """Compare with what is recorded; whole numbers exactly, others to rounding."""
+def check(ndarrays_regression: Any) -> Iterator[Check]:
+    """Compare with what is recorded; whole numbers exactly, others to rounding.
 
-    def compare(**found: Any) -> None:
-        ndarrays_regression.check(
-            {name: np.asarray(value) for name, value in found.items()},
-            default_tolerance={"rtol": 1e-4, "atol": 1e-6},
-        )
+    What each loop has made of its arguments is compared, too: results of a few faces do not show
+    all of it.
+    """
+    warm_up(everything=True)
+    with traced() as trace:
 
-    return compare
+        def compare(**found: Any) -> None:
+            ndarrays_regression.check(
+                {name: np.asarray(value) for name, value in (found | trace()).items()},
+                default_tolerance={"rtol": 1e-4, "atol": 1e-6},
+            )
+
+        yield compare
 
 
 @pytest.mark.parametrize("name", ["scene", "sheet", "junctions", "pierced"])

@@ -79,14 +79,15 @@ def recent_files(root: Path, since: str | None = None) -> list[str]:
 def is_own(path: str, test: str) -> bool:
     """Whether a test file is one of those of a module's folder.
 
-    So is the one that compares the results of all loops with recorded ones, of the folder above.
+    So are those that compare results with recorded ones, of the folder above.
     """
     folder, file = PurePosixPath("tests", *PurePosixPath(path).parts[1:-1]), PurePosixPath(test)
     if folder.name == "kernels" and file.parent.name == PurePosixPath(path).stem:
         return True  # they may stand in the folder of what they are loops of
     # The tests of `kernels/charts.py` may stand in the folder above.
-    names = (f"test_{PurePosixPath(path).name}", "test_recorded.py")
-    return folder in file.parents or (file.name in names and file.parent == folder.parent)
+    name = f"test_{PurePosixPath(path).name}"
+    is_named = file.name == name or file.name.startswith("test_recorded")
+    return folder in file.parents or (is_named and file.parent == folder.parent)
 
 
 class NearbyTests:

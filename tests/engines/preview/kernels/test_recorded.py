@@ -7,7 +7,7 @@ records again.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -18,23 +18,10 @@ from tests.support.preview import disc, grid
 from trellis2_server.engines.preview import kernels
 from trellis2_server.engines.preview.silhouette import incidence
 
+if TYPE_CHECKING:
+    from tests.support.recorded import Recorded
+
 Array = NDArray[Any]
-
-
-class Recorded:
-    """Compares arrays with recorded ones, with `ndarrays_regression`."""
-
-    def __init__(self, regression: Any) -> None:
-        self._regression = regression
-
-    def check(self, **arrays: Any) -> None:
-        found = {name: np.atleast_1d(array) for name, array in arrays.items()}
-        self._regression.check(found, default_tolerance={"rtol": 1e-4, "atol": 1e-5})
-
-
-@pytest.fixture
-def recorded(ndarrays_regression: Any) -> Recorded:
-    return Recorded(ndarrays_regression)
 
 
 def noise(seed: int, *shape: int) -> Array:
