@@ -98,9 +98,25 @@ def test_a_bar_is_drawn_on_a_terminal_only(
         monkeypatch.setattr(sys.stderr, "isatty", lambda is_terminal=is_terminal: is_terminal)
         bar = Bar()
         bar.report("bake", 1, 2)
-        assert capsys.readouterr().err.rstrip() == drawn
+        shown = capsys.readouterr().err
+        assert shown.rstrip() == drawn
         bar.end()
-        capsys.readouterr()
+        assert capsys.readouterr().err == (f"\r{' ' * 54}\r" if is_terminal else "")
+    assert len(shown) <= len("\r" + " " * 54)
+
+
+@pytest.mark.parametrize(("step", "steps", "done"), [(0, 0, 0), (1, 7, 4), (6, 7, 25), (7, 7, 30)])
+def test_a_bar_has_thirty_parts(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    step: int,
+    steps: int,
+    done: int,
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    Bar().report("a stage with a name that is long", step, steps)
+    bar = "#" * done + "." * (30 - done)
+    assert capsys.readouterr().err == f"\r[{bar}] a stage with a name "
 
 
 def test_the_bar_of_a_conversion_begins_empty_and_is_cleared(

@@ -109,6 +109,18 @@ def test_alpha_is_solid_inside_soft_at_the_edge_and_empty_outside(seed: int) -> 
     np.testing.assert_allclose(mask_to_alpha(mask), expected_alpha(mask), atol=1)
 
 
+@pytest.mark.parametrize(("share", "is_filled"), [(0.12, False), (0.17, True)])
+def test_a_hole_of_one_pixel_is_judged_as_a_larger_one(share: float, *, is_filled: bool) -> None:
+    y, x = np.mgrid[0:60, 0:60]
+    level = np.clip((26 - np.hypot(y - 30, x - 30)) / 4, 0, 1)
+    level[27:34, 27:34] = 0.5
+    level[30, 30] = share
+    mask = np.rint(255 * level).astype(np.uint8)
+    alpha = mask_to_alpha(mask)
+    assert (alpha[30, 30] == 255) == is_filled
+    np.testing.assert_allclose(alpha, expected_alpha(mask), atol=1)
+
+
 @pytest.mark.parametrize("side", range(4))
 def test_a_gap_at_the_frame_is_no_hole_however_doubtful(side: int) -> None:
     mask = np.full((60, 60), 255, np.uint8)

@@ -142,6 +142,25 @@ def test_a_transparent_value_is_found_at_every_depth(
     assert np.count_nonzero(alpha) == 32 * 32
 
 
+@pytest.mark.parametrize(
+    ("color_type", "lengths"),
+    [(0, [2]), (2, [6]), (3, [1, 2, 3, 5, 6, 7, 255, 256]), (4, []), (6, [])],
+    ids=["grey", "colour", "palette", "grey with alpha", "colour with alpha"],
+)
+def test_transparency_has_the_length_that_its_colour_type_needs(
+    color_type: int, lengths: list[int]
+) -> None:
+    start = b"\x89PNG\r\n\x1a\n" + png_chunk(
+        b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, color_type, 0, 0, 0)
+    )
+    kept = [
+        length
+        for length in (0, 1, 2, 3, 5, 6, 7, 255, 256, 257)
+        if b"tRNS" in clean_png(start + png_chunk(b"tRNS", bytes(length))).content
+    ]
+    assert kept == lengths
+
+
 def test_another_file_is_not_changed() -> None:
     jpeg = encode(photograph(), "JPEG")
     for data in (jpeg, b"", b"\x89PNG\r\n\x1a\n", b"\x89PNG\r\n\x1a\n" + bytes(40)):

@@ -259,23 +259,6 @@ def check_size(vertices: int, faces: int, nodes: int = 0, *, is_own: bool = Fals
         raise TooLargeError(f"mesh: over the limit of {MAX_NODES} nodes")
 
 
-def check_indices(corners: NDArray[Any], vertices: int, format_name: str) -> None:
-    """Check that corners refer to vertices that exist.
-
-    Args:
-        corners: integers, of any shape.
-        vertices: number of vertices.
-        format_name: for the error message.
-
-    Raises:
-        InputError: one does not.
-    """
-    if corners.size and not 0 <= int(corners.min()) <= int(corners.max()) < vertices:
-        raise InputError(
-            f"mesh: a face of the {format_name} file refers to a vertex that does not exist"
-        )
-
-
 def check_corners(count: int) -> None:
     """Check the number of corners of a polygon.
 
