@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.support import shapes
 from tests.support.atlases import texels
+from trellis2_server.errors import TooLargeError
 from trellis2_server.export import packing as module
 from trellis2_server.export.unwrap import unwrap
 from trellis2_server.mesh import Mesh
@@ -84,3 +85,14 @@ def test_what_does_not_fit_becomes_smaller_until_it_does_or_not_at_all() -> None
     found, tried = largest(lambda _: 400)
     assert (found, len(tried)) == (None, 40)
     assert tried[1] == 0.5  # by the excess of rows
+
+
+@pytest.mark.parametrize(
+    ("size_px", "most"), [(63, 1024), (64, 1056), (2047, 1_048_576), (2048, 466_944)]
+)
+def test_more_charts_than_texels_with_their_gaps_are_refused_before_they_are_made(
+    size_px: int, most: int
+) -> None:
+    module.check_chart_count(most, size_px)
+    with pytest.raises(TooLargeError, match=f"^texture_size: {most + 1} charts do not fit"):
+        module.check_chart_count(most + 1, size_px)

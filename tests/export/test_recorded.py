@@ -16,7 +16,7 @@ import pytest
 from tests.support import shapes
 from tests.support.loops import traced
 from trellis2_server.drawing import DrawnModel, draw_model
-from trellis2_server.export import bake, levels, normals, occlusion, warm_up
+from trellis2_server.export import bake, levels, normals, occlusion
 from trellis2_server.export.adjacency import twins
 from trellis2_server.export.atlas import Atlas
 from trellis2_server.export.charts import build_charts, face_normals
@@ -82,12 +82,19 @@ def pierced() -> Mesh:
     return shapes.joined(Mesh(ball.vertices, faces), Mesh(loose, np.array([[0, 1, 2]], np.int32)))
 
 
+def shells() -> Mesh:
+    """Return three balls, each close inside another, so that edges of a grid cross two of them."""
+    balls = (shapes.sphere(3, radius) for radius in (0.29, 0.3, 0.285))
+    return shapes.joined(*balls)
+
+
 MESHES: dict[str, Callable[[], Mesh]] = {
     "torus": bumpy_torus,
     "sheet": wavy_sheet,
     "scene": scene,
     "junctions": junctions,
     "pierced": pierced,
+    "shells": shells,
     "ball": functools.partial(shapes.sphere, 3),
     "round": functools.partial(shapes.sphere, 7),
     "wide": functools.partial(wavy_sheet, 16, 14),
@@ -122,7 +129,6 @@ def check(ndarrays_regression: Any) -> Iterator[Check]:
     What each loop has made of its arguments is compared, too: results of a few faces do not show
     all of it.
     """
-    warm_up(everything=True)
     with traced() as trace:
 
         def compare(**found: Any) -> None:
@@ -150,7 +156,9 @@ def test_decimation_of_blocks(check: Check) -> None:
     check(**of_mesh(decimate(bumpy_torus(12, 8), 90, min_split_faces=0)))
 
 
-@pytest.mark.parametrize(("name", "resolution"), [("torus", 14), ("scene", 14), ("sheet", 11)])
+@pytest.mark.parametrize(
+    ("name", "resolution"), [("torus", 14), ("scene", 14), ("sheet", 11), ("shells", 12)]
+)
 def test_remeshing(check: Check, name: str, resolution: int) -> None:
     check(**of_mesh(remesh(clean(MESHES[name]()), resolution)))
 
