@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from typing import TYPE_CHECKING, Any
 
@@ -237,3 +238,20 @@ def test_a_model_of_any_unit_gets_the_size_that_is_asked_for() -> None:
         model = read_model(made)
         placed = place(model, Placement("y", 100, "floor")).positions
         assert np.ptp(placed, axis=0) == pytest.approx([100, 100, 50], rel=1e-4), edge
+
+
+def test_gltf_with_files_of_its_own_has_all_levels_at_their_place(tmp_path: Path) -> None:
+    mesh = export.prepare(shapes.torus(), decimation_target=1000)
+    glb = export.textured_glb(mesh, shapes.field(24), texture_size=64, lods=(400, 150))
+    content = formats.convert(glb, PlacedFile("gltf_zip", Placement("y", 2.0)))
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        archive.extractall(tmp_path)
+    document = json.loads((tmp_path / "model.gltf").read_text("utf-8"))
+    assert (tmp_path / "model.bin").stat().st_size == document["buffers"][0]["byteLength"]
+    assert document["nodes"][0]["extensions"]["MSFT_lod"]["ids"] == [1, 2]
+    ((scale, *_),) = {tuple(node["scale"]) for node in document["nodes"]}
+    positions = read_model(glb).positions
+    assert np.ptp(positions, axis=0).max() * scale == pytest.approx(2, rel=1e-5)
+    assert khronos.messages((tmp_path / "model.gltf").read_bytes(), tmp_path) == khronos.messages(
+        formats.convert(glb, PlacedFile("glb", Placement("y", 2.0)))
+    )

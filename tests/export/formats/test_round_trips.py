@@ -136,6 +136,33 @@ def test_a_texture_that_varies_within_faces_is_averaged() -> None:
     assert ((colors[:, 0] > 100) & (colors[:, 0] < 240)).any()
 
 
+def test_what_is_clear_has_its_own_colour_where_nothing_else_is() -> None:
+    # One face is red and clear, the other one, which shares an edge with it, green.
+    picture = np.zeros((8, 16, 4), np.uint8)
+    picture[:, :8] = 255, 0, 0, 0
+    picture[:, 8:] = 0, 255, 0, 255
+    uv = np.array([[0.1, 0.1], [0.4, 0.1], [0.1, 0.9], [0.6, 0.9], [0.9, 0.1], [0.9, 0.9]])
+    made = models.model(POSITIONS, FACES, None, None)
+    made = dataclasses.replace(
+        made,
+        uv=uv.astype(np.float32),
+        uv_faces=np.array([[0, 1, 2], [3, 4, 5]], np.int32),
+        material=Material(encoded(Image.fromarray(picture))),
+    )
+    colors = place_colors(made)
+    assert colors is not None
+    seen = {place: colors[place].tolist() for place in range(4)}
+    counts = np.bincount(FACES.ravel())
+    for face, expected in ((0, [255, 0, 0, 0]), (1, [0, 255, 0, 255])):
+        [own] = [place for place in FACES[face] if counts[place] == 1]
+        assert seen[own] == expected
+    # Where both meet, that of the clear face shows in next to nothing.
+    for shared in np.flatnonzero(counts == 2):
+        assert seen[int(shared)][1] >= 254
+        assert seen[int(shared)][0] <= 5
+        assert 0 < seen[int(shared)][3] < 255
+
+
 @pytest.mark.parametrize("file_type", ["obj", "ply", "obj_zip"])
 def test_seams_of_the_texture_do_not_cut_the_surface(file_type: FileType) -> None:
     mesh = export.prepare(shapes.torus(), decimation_target=1000)
