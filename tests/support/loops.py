@@ -108,7 +108,7 @@ def traced() -> Iterator[Callable[[], dict[str, NDArray[np.float64]]]]:
 
 
 def summary(values: NDArray[Any]) -> tuple[float, float]:
-    """Return two numbers that differ for arrays that differ.
+    """Return two numbers that tell arrays apart.
 
     Of real numbers, sums in which each place has its weight, one of them with the signs, neither
     near to zero; of others, their number and a checksum.
