@@ -28,6 +28,8 @@ from trellis2_server.inputs.meshes import read_scene, to_model_frame
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from trellis2_server.export.formats.model import Model
     from trellis2_server.parameters import FileType
 
@@ -100,20 +102,24 @@ def test_an_obj_has_an_alpha_map_only_if_something_is_transparent() -> None:
     assert np.asarray(pictures["map_d"])[4::8, 4::8].tolist() == [[254, 255], [255, 255]]
 
 
+def halves(positions: NDArray[np.float32], picture: Image.Image) -> Model:
+    """Return two faces with an edge in common, one in the left half of a picture, one right."""
+    uv = np.array([[0.1, 0.1], [0.4, 0.1], [0.1, 0.9], [0.6, 0.9], [0.9, 0.1], [0.9, 0.9]])
+    return dataclasses.replace(
+        models.model(positions, FACES, None, None),
+        uv=uv.astype(np.float32),
+        uv_faces=np.array([[0, 1, 2], [3, 4, 5]], np.int32),
+        material=Material(encoded(picture)),
+    )
+
+
 @pytest.mark.parametrize(("file_type", "write"), [("obj", write_obj), ("ply", write_ply)])
 def test_colours_at_vertices_are_the_mean_of_those_around(file_type: str, write: Any) -> None:
     # A red and a green face, of equal area, share an edge; the texture has a seam there.
     picture = Image.new("RGBA", (16, 8), (255, 0, 0, 255))
     picture.paste((0, 255, 0, 255), (8, 0, 16, 8))
     flat = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]], np.float32)
-    uv = np.array([[0.1, 0.1], [0.4, 0.1], [0.1, 0.9], [0.6, 0.9], [0.9, 0.1], [0.9, 0.9]])
-    made = models.model(flat, FACES, None, None)
-    made = dataclasses.replace(
-        made,
-        uv=uv.astype(np.float32),
-        uv_faces=np.array([[0, 1, 2], [3, 4, 5]], np.int32),
-        material=Material(encoded(picture)),
-    )
+    made = halves(flat, picture)
     read = trimesh.load(
         io.BytesIO(write(made)), file_type=file_type, process=False, maintain_order=True
     )
@@ -141,15 +147,7 @@ def test_what_is_clear_has_its_own_colour_where_nothing_else_is() -> None:
     picture = np.zeros((8, 16, 4), np.uint8)
     picture[:, :8] = 255, 0, 0, 0
     picture[:, 8:] = 0, 255, 0, 255
-    uv = np.array([[0.1, 0.1], [0.4, 0.1], [0.1, 0.9], [0.6, 0.9], [0.9, 0.1], [0.9, 0.9]])
-    made = models.model(POSITIONS, FACES, None, None)
-    made = dataclasses.replace(
-        made,
-        uv=uv.astype(np.float32),
-        uv_faces=np.array([[0, 1, 2], [3, 4, 5]], np.int32),
-        material=Material(encoded(Image.fromarray(picture))),
-    )
-    colors = place_colors(made)
+    colors = place_colors(halves(POSITIONS, Image.fromarray(picture)))
     assert colors is not None
     seen = {place: colors[place].tolist() for place in range(4)}
     counts = np.bincount(FACES.ravel())
