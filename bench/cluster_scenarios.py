@@ -18,7 +18,7 @@ from tests.support.server import fields
 from trellis2_server.mesh import Shape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Collection, Generator, Iterable
     from concurrent.futures import Future, ThreadPoolExecutor
 
     Row = dict[str, Any]
@@ -217,10 +217,11 @@ STATES: Final[dict[str, Callable[[Scene], tuple[str, Future[Reply]]]]] = {
 }
 
 
-def engine(pool: ThreadPoolExecutor) -> Iterable[Row]:
-    """Cut the machine of a job's engine."""
+def engine(pool: ThreadPoolExecutor, states: Collection[str] = tuple(STATES)) -> Iterable[Row]:
+    """Cut the machine of a job's engine, in some states of the job."""
     with two_machines(pool) as scene:
-        for state, reach in STATES.items():
+        for state in states:
+            reach = STATES[state]
             for cut_s in CUTS_S:
                 machine, reply = reach(scene)
                 yield {"state": state, "what": f"cut {cut_s} s"} | _cut_for(
@@ -232,6 +233,8 @@ def engine(pool: ThreadPoolExecutor) -> Iterable[Row]:
             )
         for what in ("kill", "power"):
             for state in ("shape", "export", "texture"):
+                if state not in states:
+                    continue
                 machine, reply = STATES[state](scene)
                 network = scene.cluster.network
                 end = network.power_off if what == "power" else network.kill

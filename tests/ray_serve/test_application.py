@@ -52,24 +52,37 @@ def test_the_configuration_file_that_ships_is_valid_for_serve() -> None:
     assert (ROOT / config).is_file()
 
 
+MESSAGES = {"RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": "2147483647"}
+
+
 @pytest.mark.parametrize(
-    ("ingresses", "variable", "noted"),
+    ("ingresses", "variables", "noted"),
     [
-        (1, None, 0),
-        (2, None, 1),
-        (2, "RAY_SERVE_PROXY_USE_GRPC", 0),
-        (2, "RAY_SERVE_USE_GRPC_BY_DEFAULT", 0),
+        (1, {}, []),
+        (1, MESSAGES, []),
+        (2, MESSAGES, ["several ingresses: set RAY_SERVE_PROXY_USE_GRPC=1 and "]),
+        (2, {}, ["several ingresses: set RAY_SERVE_PROXY_USE_GRPC=1 and "]),
+        (2, {"RAY_SERVE_PROXY_USE_GRPC": "1", **MESSAGES}, []),
+        (2, {"RAY_SERVE_USE_GRPC_BY_DEFAULT": "1", **MESSAGES}, []),
+        (1, {"RAY_SERVE_PROXY_USE_GRPC": "1"}, ["set RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH="]),
+        (
+            2,
+            {"RAY_SERVE_USE_GRPC_BY_DEFAULT": "1", **dict.fromkeys(MESSAGES, "4194304")},
+            ["set RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH=2147483647 where Ray is started"],
+        ),
     ],
 )
-def test_several_ingresses_whose_proxies_do_not_call_them_over_grpc_are_noted(
-    monkeypatch: pytest.MonkeyPatch, ingresses: int, variable: str | None, noted: int
+def test_variables_that_the_proxies_need_are_noted(
+    monkeypatch: pytest.MonkeyPatch, ingresses: int, variables: dict[str, str], noted: list[str]
 ) -> None:
     monkeypatch.setattr(application.ray, "cluster_resources", dict)
-    for name in ("RAY_SERVE_PROXY_USE_GRPC", "RAY_SERVE_USE_GRPC_BY_DEFAULT"):
+    for name in ("RAY_SERVE_PROXY_USE_GRPC", "RAY_SERVE_USE_GRPC_BY_DEFAULT", *MESSAGES):
         monkeypatch.delenv(name, raising=False)
-    if variable:
-        monkeypatch.setenv(variable, "1")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     _, _, notes = application.resolve(
         settings(model={"engine": "preview"}), ClusterSettings(engines=1, ingresses=ingresses)
     )
-    assert sum("RAY_SERVE_PROXY_USE_GRPC=1" in note for note in notes) == noted
+    found = [note for note in notes if "RAY_SERVE" in note]
+    assert len(found) == len(noted)
+    assert all(note.startswith(start) for note, start in zip(found, noted, strict=True))

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("ray", reason="needs ray")
 
+from tests.support import shapes
 from tests.support.cut_cluster import PatientEngine
 from tests.support.engines import GatedEngine
 from tests.support.ray_cluster import LONG_S, until_late
 from tests.support.ray_deployment import machines
 from tests.support.server import fields, serving
 from trellis2_server.engines.preview import PreviewEngine
+from trellis2_server.mesh import Shape
 from trellis2_server.ray_serve import application
 
 if TYPE_CHECKING:
@@ -36,6 +42,30 @@ def test_the_files_are_those_of_the_single_process(deployment: Deployment) -> No
     with deployment.serving(engine):
         remote = [deployment.client.post("/generate", json=body).content for body in bodies]
     assert remote == local
+
+
+def test_pictures_and_models_of_many_megabytes_pass(deployment: Deployment) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (1500, 1500, 4), np.uint8)
+    noise[..., 3] = 255
+    noise[:200, :, 3] = 0
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "PNG", compress_level=1)
+    engine = GatedEngine()
+    engine.returns["shape"] = Shape(shapes.torus(600, 250), 8, state=None)
+    body = fields(203, texture=False) | {
+        "image": base64.b64encode(file.getvalue()).decode(),
+        "decimation_target": 1_000_000,
+    }
+    assert len(file.getvalue()) > 5_000_000
+    with deployment.serving(engine):
+        reply = deployment.client.post("/generate", json=body)
+        assert reply.status_code == 200, reply.text
+        assert len(reply.content) > 5_000_000
+        view = deployment.client.get("/jobs").json()["jobs"][0]
+        again = deployment.client.get(f"/jobs/{view['uid']}/shape.glb")
+        assert again.content == reply.content
+        given = deployment.client.get(f"/jobs/{view['uid']}/input.png")
+        assert given.status_code == 200
 
 
 def test_every_engine_works_and_no_more_stages_are_started(deployment: Deployment) -> None:

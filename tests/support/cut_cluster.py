@@ -49,6 +49,7 @@ _ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
     # As docs/scale.md says for several ingresses.
     "RAY_SERVE_PROXY_USE_GRPC": "1",
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": "2147483647",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 #: Ray's limits for tests: a machine is given up after 20 s instead of a minute.

@@ -21,6 +21,8 @@ from trellis2_server.ray_serve.deployments import (
     ENGINES,
     INGRESSES,
     JOBS,
+    MAX_MESSAGE_BYTES,
+    MESSAGE_VARIABLE,
     make_deployment,
 )
 from trellis2_server.ray_serve.ingress import make_ingress
@@ -152,11 +154,7 @@ def resolve(
             notes.append("serving the preview engine, not TRELLIS.2: the engines have no GPU")
     if gpus and model.device.startswith("cuda"):
         model = model.model_copy(update={"device": "cuda"})
-    if cluster.ingresses > 1 and not any(os.environ.get(name) == "1" for name in _GRPC_VARIABLES):
-        notes.append(
-            f"several ingresses: set {_GRPC_VARIABLES[0]}=1 where Ray is started, or an ingress "
-            "may stop answering for minutes when the machine of a proxy is cut off"
-        )
+    notes += _proxy_notes(cluster.ingresses)
     engines = cluster.engines
     if engines is None:
         machines = sum(1 for node in ray.nodes() if node["Alive"])
@@ -167,6 +165,24 @@ def resolve(
         cluster.model_copy(update={"engines": engines, "num_gpus": gpus}),
         notes,
     )
+
+
+def _proxy_notes(ingresses: int) -> list[str]:
+    """Return notes on how Serve's proxies, which have the variables of this machine, call."""
+    if any(os.environ.get(name) == "1" for name in _GRPC_VARIABLES):
+        if os.environ.get(MESSAGE_VARIABLE) == str(MAX_MESSAGE_BYTES):
+            return []
+        return [
+            f"set {MESSAGE_VARIABLE}={MAX_MESSAGE_BYTES} where Ray is started: with "
+            f"{_GRPC_VARIABLES[0]}, Serve's proxies fail to send files above 4 MB without it"
+        ]
+    if ingresses > 1:
+        return [
+            f"several ingresses: set {_GRPC_VARIABLES[0]}=1 and {MESSAGE_VARIABLE}="
+            f"{MAX_MESSAGE_BYTES} where Ray is started, or an ingress may stop answering for "
+            "minutes when the machine of a proxy is cut off"
+        ]
+    return []
 
 
 def _choose_engine(settings: Settings) -> Engine:
