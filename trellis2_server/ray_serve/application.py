@@ -154,7 +154,8 @@ def resolve(
             notes.append("serving the preview engine, not TRELLIS.2: the engines have no GPU")
     if gpus and model.device.startswith("cuda"):
         model = model.model_copy(update={"device": "cuda"})
-    notes += _proxy_notes(cluster.ingresses)
+    if note := _proxy_note(cluster.ingresses):
+        notes.append(note)
     engines = cluster.engines
     if engines is None:
         machines = sum(1 for node in ray.nodes() if node["Alive"])
@@ -167,22 +168,20 @@ def resolve(
     )
 
 
-def _proxy_notes(ingresses: int) -> list[str]:
-    """Return notes on how Serve's proxies, which have the variables of this machine, call."""
+def _proxy_note(ingresses: int) -> str | None:
+    """Return a note on how Serve's proxies call, which have the variables of this machine."""
+    is_large = os.environ.get(MESSAGE_VARIABLE) == str(MAX_MESSAGE_BYTES)
     if any(os.environ.get(name) == "1" for name in _GRPC_VARIABLES):
-        if os.environ.get(MESSAGE_VARIABLE) == str(MAX_MESSAGE_BYTES):
-            return []
-        return [
-            f"set {MESSAGE_VARIABLE}={MAX_MESSAGE_BYTES} where Ray is started: with "
-            f"{_GRPC_VARIABLES[0]}, Serve's proxies fail to send files above 4 MB without it"
-        ]
-    if ingresses > 1:
-        return [
-            f"several ingresses: set {_GRPC_VARIABLES[0]}=1 and {MESSAGE_VARIABLE}="
-            f"{MAX_MESSAGE_BYTES} where Ray is started, or an ingress may stop answering for "
-            "minutes when the machine of a proxy is cut off"
-        ]
-    return []
+        missing = f"set {MESSAGE_VARIABLE}={MAX_MESSAGE_BYTES} where Ray is started: with "
+        reason = f"{_GRPC_VARIABLES[0]} alone, Serve's proxies fail to send files above 4 MB"
+        return None if is_large else missing + reason
+    if ingresses == 1:
+        return None
+    return (
+        f"several ingresses: set {_GRPC_VARIABLES[0]}=1 and {MESSAGE_VARIABLE}={MAX_MESSAGE_BYTES} "
+        "where Ray is started, or an ingress may stop answering for minutes when the machine of a "
+        "proxy is cut off"
+    )
 
 
 def _choose_engine(settings: Settings) -> Engine:

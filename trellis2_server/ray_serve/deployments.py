@@ -20,7 +20,7 @@ CUTTERS: Final = "cutters"
 
 #: Variable with the largest message between two processes of Serve over gRPC, bytes.
 MESSAGE_VARIABLE: Final = "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"
-#: What gRPC can have. By default Serve has 4 MB, which most models and many pictures are above; what
+#: What gRPC can have. Serve's default is 4 MB, which most models and many pictures are above. What
 #: the server takes is limited by its own settings.
 MAX_MESSAGE_BYTES: Final = 2**31 - 1
 
