@@ -28,6 +28,7 @@ import argparse
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -57,10 +58,10 @@ SCENARIOS: Final[dict[str, Callable[[ThreadPoolExecutor], Iterable[dict[str, Any
 
 def measure(names: list[str], states: list[str], record: Record) -> None:
     """Measure scenarios, that of an engine in some states of a job; print each row."""
+    scenarios = SCENARIOS | {"engine": partial(engine, states=states)}
     with ThreadPoolExecutor(64) as pool:
         for name in names:
-            rows = engine(pool, states) if name == "engine" else SCENARIOS[name](pool)
-            for row in rows:
+            for row in scenarios[name](pool):
                 record.add(name, {"load": os.getloadavg()[0], **row})
                 print("| " + " | ".join(str(value) for value in (name, *row.values())) + " |")
 

@@ -232,9 +232,7 @@ def engine(pool: ThreadPoolExecutor, states: Collection[str] = tuple(STATES)) ->
                 scene, machine, reply, scene.cluster.network.cut
             )
         for what in ("kill", "power"):
-            for state in ("shape", "export", "texture"):
-                if state not in states:
-                    continue
+            for state in [each for each in ("shape", "export", "texture") if each in states]:
                 machine, reply = STATES[state](scene)
                 network = scene.cluster.network
                 end = network.power_off if what == "power" else network.kill

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support import shapes
 from tests.support.loops import traced
+from tests.support.recorded import Recorded
 from trellis2_server.drawing import DrawnModel, draw_model
 from trellis2_server.export import bake, levels, normals, occlusion
 from trellis2_server.export.adjacency import twins
@@ -129,15 +130,9 @@ def check(ndarrays_regression: Any) -> Iterator[Check]:
     What each loop has made of its arguments is compared, too: results of a few faces do not show
     all of it.
     """
+    recorded = Recorded(ndarrays_regression, atol=1e-6)
     with traced() as trace:
-
-        def compare(**found: Any) -> None:
-            ndarrays_regression.check(
-                {name: np.asarray(value) for name, value in (found | trace()).items()},
-                default_tolerance={"rtol": 1e-4, "atol": 1e-6},
-            )
-
-        yield compare
+        yield lambda **found: recorded.check(**found, **trace())
 
 
 @pytest.mark.parametrize("name", ["scene", "sheet", "junctions", "pierced"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +14,10 @@ pytest.importorskip("ray", reason="needs ray")
 from tests.support import shapes
 from tests.support.cut_cluster import PatientEngine
 from tests.support.engines import GatedEngine
+from tests.support.pictures import encode
 from tests.support.ray_cluster import LONG_S, until_late
 from tests.support.ray_deployment import machines
-from tests.support.server import fields, serving
+from tests.support.server import encoded, fields, serving
 from trellis2_server.engines.preview import PreviewEngine
 from trellis2_server.mesh import Shape
 from trellis2_server.ray_serve import application
@@ -48,15 +47,14 @@ def test_pictures_and_models_of_many_megabytes_pass(deployment: Deployment) -> N
     noise = np.random.default_rng(1).integers(0, 256, (1500, 1500, 4), np.uint8)
     noise[..., 3] = 255
     noise[:200, :, 3] = 0
-    file = io.BytesIO()
-    Image.fromarray(noise).save(file, "PNG", compress_level=1)
+    file = encode(Image.fromarray(noise), compress_level=1)
     engine = GatedEngine()
     engine.returns["shape"] = Shape(shapes.torus(600, 250), 8, state=None)
     body = fields(203, texture=False) | {
-        "image": base64.b64encode(file.getvalue()).decode(),
+        "image": encoded(file),
         "decimation_target": 1_000_000,
     }
-    assert len(file.getvalue()) > 5_000_000
+    assert len(file) > 5_000_000
     with deployment.serving(engine):
         reply = deployment.client.post("/generate", json=body)
         assert reply.status_code == 200, reply.text

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import numpy as np
 
-#: What processors may differ by.
-TOLERANCE: Final = {"rtol": 1e-4, "atol": 1e-5}
+#: What processors may differ by, share.
+_RTOL: Final = 1e-4
 
 
 class Recorded:
@@ -15,12 +15,14 @@ class Recorded:
 
     Args:
         regression: the fixture `ndarrays_regression`.
+        atol: what processors may differ by beside their share.
     """
 
-    def __init__(self, regression: Any) -> None:
+    def __init__(self, regression: Any, atol: float) -> None:
         self._regression = regression
+        self._tolerance = {"rtol": _RTOL, "atol": atol}
 
-    def check(self, tolerance: dict[str, float] | None = None, /, **arrays: Any) -> None:
+    def check(self, **arrays: Any) -> None:
         """Fail if arrays, or numbers, differ from the recorded ones of the same names."""
         found = {name: np.atleast_1d(array) for name, array in arrays.items()}
-        self._regression.check(found, default_tolerance=tolerance or TOLERANCE)
+        self._regression.check(found, default_tolerance=self._tolerance)

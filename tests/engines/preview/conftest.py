@@ -18,4 +18,4 @@ def engine() -> PreviewEngine:
 
 @pytest.fixture
 def recorded(ndarrays_regression: Any) -> Recorded:
-    return Recorded(ndarrays_regression)
+    return Recorded(ndarrays_regression, atol=1e-5)
