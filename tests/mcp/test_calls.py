@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,11 @@ import pytest
 
 pytest.importorskip("mcp", reason="mcp is not installed: pip install 'mcp>=1.10,<2'")
 
+from mcp.server.fastmcp.exceptions import ToolError
+
 from tests.mcp.test_results import JOB, Call, Client
 from trellis2_server.client import ClientError, UsageError
+from trellis2_server.mcp import tools
 from trellis2_server.mcp.files import FileAccess
 from trellis2_server.mcp.remote_files import RemoteFiles
 from trellis2_server.mcp.tools import Tools
@@ -101,6 +105,23 @@ def test_a_job_that_failed_is_an_error_with_its_reason() -> None:
     failed = replace(JOB, status="error", error="no object")
     with pytest.raises(ClientError, match=r"^job 1: no object$"):
         asked(lambda tools: tools.follow_job("1", context()), failed)
+
+
+def test_an_agents_call_returns_what_the_tool_does_or_the_sentence_of_its_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failed = replace(JOB, status="error", error="no object")
+    access = FileAccess(RemoteFiles(), reads_all=False, folder=None, output=None)
+
+    def call(name: str, *states: Any) -> Any:
+        monkeypatch.setattr(tools, "AsyncClient", lambda *_, **__: Server(*states))
+        server = tools.make_server(None, None, access, host="127.0.0.1", port=8083)
+        return asyncio.run(server.call_tool(name, {"job_id": "1"}))
+
+    (text,) = call("cancel_job", JOB)
+    assert json.loads(text.text) == {"job_id": "1", "status": "cancelled"}
+    with pytest.raises(ToolError, match=r"job 1: no object$"):
+        call("follow_job", failed)
 
 
 def test_jobs_are_listed_and_unfinished_ones_cancelled() -> None:

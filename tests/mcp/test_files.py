@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import threading
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from tests.support.engines import PATIENCE_S
 from trellis2_server.client import ClientError, UnreachableError, UsageError
+from trellis2_server.mcp import files, remote_files
 from trellis2_server.mcp.files import MAX_FILE_BYTES, FileAccess
 from trellis2_server.mcp.remote_files import RemoteFiles
 
@@ -99,7 +104,7 @@ def test_redirects_errors_and_silence_are_errors(address: str) -> None:
 )
 def test_addresses_of_private_networks_are_refused(url: str) -> None:
     with pytest.raises((UsageError, UnreachableError), match=r"private network|there is no host"):
-        fetch(url, allows_private=False)
+        asyncio.run(RemoteFiles().fetch("image", url, LIMIT))
 
 
 @pytest.mark.parametrize(
@@ -118,6 +123,31 @@ def test_what_is_no_url_is_refused(url: str, problem: str) -> None:
         fetch(url)
 
 
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://a.example/b.png", ("http://203.0.113.1/b.png", "a.example")),
+        ("https://a.example/b.png", ("https://203.0.113.1/b.png", "a.example")),
+        ("https://a.example:80/b.png#c", ("https://203.0.113.1:80/b.png", "a.example:80")),
+    ],
+)
+def test_a_url_without_a_port_has_that_of_its_scheme(
+    url: str, expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        asked.append((str(request.url), request.headers["Host"]))
+        return httpx.Response(200, stream=httpx.ByteStream(b"content"))
+
+    client = partial(httpx.AsyncClient, transport=httpx.MockTransport(reply))
+    monkeypatch.setattr(remote_files.httpx, "AsyncClient", client)
+    address = ip_address("203.0.113.1")
+    downloaded = remote_files._download("image", urlsplit(url), address, LIMIT)
+    assert asyncio.run(downloaded) == b"content"
+    assert asked == [expected]
+
+
 # ---- paths and base64 ----------------------------------------------------------------------------
 
 
@@ -130,14 +160,30 @@ def read(source: str, **changes: Any) -> bytes:
     return asyncio.run(access(**changes).read("image", source))
 
 
-def test_base64_is_decoded_in_every_alphabet_and_with_lines() -> None:
-    content = bytes(range(256))
+@pytest.mark.parametrize("length", [48, 254, 255, 256])
+def test_base64_is_decoded_in_every_alphabet_and_with_lines(length: int) -> None:
+    content = bytes(range(256))[-length:]
     for text in (base64.b64encode(content), base64.urlsafe_b64encode(content).rstrip(b"=")):
         assert read(text.decode()) == content
         assert read(f"data:image/png;base64,{text.decode()}") == content
     assert read(base64.encodebytes(content).decode()) == content
     with pytest.raises(UsageError, match="not base64"):
         read("data:image/png;base64,!")
+
+
+def test_short_base64_is_a_path(tmp_path: Path) -> None:
+    name = "a" * 63
+    (tmp_path / name).write_bytes(b"content")
+    assert read(name, folder=tmp_path) == b"content"
+    with pytest.raises(UsageError, match="No such file"):
+        read("b" * 63, folder=tmp_path)
+
+
+def test_base64_over_the_limit_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 300)
+    assert read(base64.b64encode(bytes(300)).decode()) == bytes(300)
+    with pytest.raises(UsageError, match="over the limit of 300 bytes"):
+        read(base64.b64encode(bytes(303)).decode())
 
 
 def test_paths_are_read_where_that_is_allowed(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
@@ -14,10 +14,18 @@ from trellis2_server.mcp.command import _access, _parser
 from trellis2_server.mcp.tools import make_server
 from trellis2_server.request_fields import Resolution, TextureSize
 
+if TYPE_CHECKING:
+    from mcp.server.fastmcp import FastMCP
+
+
+def made(address: str | None) -> FastMCP[Any]:
+    given = _parser().parse_args([])
+    return make_server(address, None, _access(given), host=given.host, port=given.port)
+
 
 @pytest.fixture(scope="module")
 def tools() -> dict[str, Any]:
-    server = make_server(None, None, _access(_parser().parse_args([])))
+    server = made(None)
     return {tool.name: tool for tool in asyncio.run(server.list_tools())}
 
 
@@ -87,4 +95,4 @@ def test_choices_are_those_of_the_server(tools: dict[str, Any]) -> None:
 
 def test_a_wrong_address_is_refused_before_the_server_runs() -> None:
     with pytest.raises(UsageError):
-        make_server("ftp://localhost", None, _access(_parser().parse_args([])))
+        made("ftp://localhost")

@@ -85,8 +85,8 @@ def make_server(
     api_key: str | None,
     access: FileAccess,
     *,
-    host: str = "127.0.0.1",
-    port: int = 8083,
+    host: str,
+    port: int,
 ) -> FastMCP[Any]:
     """Return an MCP server with the tools of a server.
 

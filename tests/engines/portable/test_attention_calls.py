@@ -183,6 +183,16 @@ def test_cudnn_is_compared_with_flash_once_for_each_length(
     ]
 
 
+def test_a_result_of_zeros_is_right_where_zeros_are_expected(
+    monkeypatch: pytest.MonkeyPatch, use: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    fake_sdpa(monkeypatch)
+    use(H100, "cudnn")
+    q = torch.randn(1, 300, 2, 8).bfloat16()
+    assert not attention.attend(q, q, torch.zeros_like(q)).any()
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("wrong", [0.5, float("nan")])
 def test_a_wrong_result_of_cudnn_is_replaced_and_cudnn_is_not_used_again(
     wrong: float,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 H100 = Device("cuda", (9, 0), (2, 13), 91900, shares_plans=True, has_varlen=True)
 B200 = replace(H100, capability=(10, 0))
+B300 = replace(H100, capability=(10, 3))
 A100 = replace(H100, capability=(8, 0))
 RTX_5090 = replace(H100, capability=(12, 0))
 T4 = replace(H100, capability=(7, 5))
@@ -55,6 +56,8 @@ def restored() -> Iterator[None]:
         (H100, replace(SHORT, queries=kernels.LONG), "flash"),
         (H100, replace(SHORT, queries=4096), "cudnn"),
         (H100, LONG, "cudnn"),
+        (B300, LONG, "cudnn"),
+        (replace(H100, capability=(10, 4)), LONG, "flash"),
         (H100, CROSS, "cudnn"),
         (H100, replace(SHORT, keys=8192), "flash"),
         (H100, replace(LONG, dtype="float16"), "cudnn"),

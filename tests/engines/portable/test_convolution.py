@@ -102,21 +102,26 @@ def test_the_neighbor_map_is_computed_once_and_can_be_reused() -> None:
     assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("before", [False, True])
 def test_half_precision_is_summed_in_float32_and_the_process_setting_is_restored(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, *, before: bool
 ) -> None:
     matmul, linear, seen = torch.backends.cuda.matmul, torch.nn.functional.linear, list[bool]()
+    at_first = matmul.allow_fp16_reduced_precision_reduction
 
     def noted(*args: Tensor) -> Tensor:
         seen.append(matmul.allow_fp16_reduced_precision_reduction)
         return linear(*args)
 
-    before = matmul.allow_fp16_reduced_precision_reduction
     monkeypatch.setattr(torch.nn.functional, "linear", noted)
     coords = random_voxels(6, 0.5)
-    CONV(torch.randn(len(coords), 2), coords, (), torch.randn(2, 3, 3, 3, 2))
+    matmul.allow_fp16_reduced_precision_reduction = before
+    try:
+        CONV(torch.randn(len(coords), 2), coords, (), torch.randn(2, 3, 3, 3, 2))
+        assert matmul.allow_fp16_reduced_precision_reduction == before
+    finally:
+        matmul.allow_fp16_reduced_precision_reduction = at_first
     assert seen == [False]
-    assert matmul.allow_fp16_reduced_precision_reduction == before
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

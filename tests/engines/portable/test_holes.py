@@ -63,6 +63,13 @@ def test_simplify_reaches_its_target_and_remove_faces_drops_unused_vertices() ->
     mesh.init(vertices, faces)
     mesh.simplify(500)
     assert 50 < mesh.num_faces <= 500
+    simplified, low = mesh.num_faces, vertices.amin(0)
+    edge = float((vertices.amax(0) - low).max())
+    mesh.init(vertices, faces)
+    counts = [len(mesh._merged(low, edge / cells)[1]) for cells in range(1, 60)]
+    finest = next(n for n, count in enumerate(counts) if count > 500)
+    assert simplified == counts[finest - 1]  # a grid with one more cell would be too fine
+    mesh.simplify(500)
     mask = torch.ones(mesh.num_faces, dtype=torch.bool)
     mask[0] = False
     mesh.remove_faces(mask)

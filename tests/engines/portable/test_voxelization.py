@@ -253,12 +253,14 @@ def test_a_mesh_that_does_not_fit_on_the_device_is_voxelised_on_the_cpu(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     vertices, faces = soup(20, 0.2, 3)
-    with FakeDevice(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried 2 GiB")) as device:
+    with FakeDevice(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried 2 GiB\nat")) as device:
         found = voxels(vertices, faces)
     assert device.there == [len(vertices)]
     assert device.back == []
     assert len(found[0]) > 50
-    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert [(r.levelname, vars(r)["why"]) for r in caplog.records] == [
+        ("WARNING", "CUDA out of memory. Tried 2 GiB")
+    ]
 
 
 @pytest.mark.parametrize(
