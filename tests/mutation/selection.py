@@ -1,8 +1,9 @@
 """Which files are changed, and which test files may notice.
 
 The tests of a module, nearest first: the file that mirrors it (`tests/jobs/test_queue.py` for
-`trellis2_server/jobs/queue.py`), files of the same folder, of the same room, others; among equals,
-those whose names have more words in common, then those with fewer imports between.
+`trellis2_server/jobs/queue.py`), files of the same folder, of the same room, others. Among the
+first ones those whose names have more words in common, then those with fewer imports between; among
+the others, where a word may mean another thing, those with fewer imports first.
 
 Does not know: mutants, processes.
 """
@@ -121,15 +122,18 @@ class NearbyTests:
             if PurePosixPath(test).parent == folder and PurePosixPath(test).name.startswith("test_")
         }
         words = set(PurePosixPath(path).stem.split("_"))
-        ranked: list[tuple[int, int, int, str]] = []
+        ranked: list[tuple[int, tuple[int, int], str]] = []
         for test, distance in (farthest | self._distances(path)).items():
             own = is_own(path, test)
             if not own and test.startswith(tuple(f"{each}/" for each in _OWN_ONLY)):
                 continue
             in_room = bool(room) and test.startswith(f"{room}/")
             if distance <= _FARTHEST or own:
-                common = len(words & set(PurePosixPath(test).stem.split("_")))
-                ranked.append((0 if own else 1 if in_room else 2, -common, distance, test))
+                other_words = -len(words & set(PurePosixPath(test).stem.split("_")))
+                if own or in_room:
+                    ranked.append((0 if own else 1, (other_words, distance), test))
+                else:
+                    ranked.append((2, (distance, other_words), test))
         found = [test for *_, test in sorted(ranked) if test != mirrored]
         return [mirrored, *found] if mirrored in self._files else found
 

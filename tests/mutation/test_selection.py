@@ -26,6 +26,8 @@ FILES = {
     "tests/jobs/test_direct.py": "from trellis2_server.jobs import queue",
     "tests/jobs/test_queue_of_steps.py": "from tests.support.managers import make",
     "tests/api/test_app.py": "from trellis2_server.api import create_app",
+    "tests/api/test_queue_position.py": "from tests.support.managers import make",
+    "tests/test_steps.py": "from trellis2_server.jobs.queue import StepQueue",
     "tests/ray_serve/test_deployment.py": "from trellis2_server.jobs.queue import StepQueue",
     "tests/export/test_bake.py": "from trellis2_server.export import kernels",
     "tests/export/test_other.py": "from trellis2_server.export import kernels",
@@ -49,6 +51,8 @@ def test_the_mirrored_file_is_first_then_those_named_like_it_then_those_with_few
         "tests/jobs/test_queue_of_steps.py",
         "tests/jobs/test_direct.py",
         "tests/jobs/test_manager.py",
+        "tests/test_steps.py",
+        "tests/api/test_queue_position.py",
         "tests/api/test_app.py",
     ]
 

@@ -6,6 +6,7 @@ import pytest
 
 from trellis2_server.errors import InputError
 from trellis2_server.parameters import read_export, read_options
+from trellis2_server.request_fields import MOST_LEVELS
 from trellis2_server.settings import Settings
 
 DEFAULTS = Settings()
@@ -66,7 +67,15 @@ def test_levels_are_lowered_to_the_servers_maximum() -> None:
     assert (read.lods, read.decimation_target) == ((10_000, 5000), 10_000)
 
 
-@pytest.mark.parametrize("lods", [[5000], [1000, 5000], "many", list(range(9000, 100, -900)), 7])
+def test_as_many_levels_as_allowed_are_read() -> None:
+    most = tuple(range(1000 * MOST_LEVELS, 0, -1000))
+    assert read_options({"lods": most}, DEFAULTS).lods == most
+
+
+@pytest.mark.parametrize(
+    "lods",
+    [[5000], [1000, 5000], "many", list(range(1000 * (MOST_LEVELS + 1), 0, -1000)), 7],
+)
 def test_levels_that_make_no_sense_are_refused(lods: object) -> None:
     with pytest.raises(InputError, match=r"^lods: "):
         read_options({"lods": lods}, DEFAULTS)

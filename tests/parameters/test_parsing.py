@@ -126,6 +126,25 @@ def test_minus_one_and_null_mean_a_random_seed(value: object) -> None:
     assert first.seed != second.seed
 
 
+def test_a_random_seed_can_be_each_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for rank, seed in ((0, 0), (-1, MAX_SEED)):
+
+        def pick(number: int, rank: int = rank) -> int:
+            return range(number)[rank]
+
+        monkeypatch.setattr("secrets.randbelow", pick)
+        assert options(seed=-1).seed == seed
+
+
+def test_hunyuans_fields_set_two_stages_unless_their_own_fields_do() -> None:
+    found = options(guidance_scale=3.5, num_inference_steps=20, shape_sampling_steps=7)
+    guidance = found.ss.guidance_scale, found.shape.guidance_scale, found.tex.guidance_scale
+    steps = found.ss.sampling_steps, found.shape.sampling_steps, found.tex.sampling_steps
+    assert guidance == (3.5, 3.5, 1.0)
+    assert steps == (20, 7, 12)
+    assert options(guidance_scale=3.5, ss_guidance_scale=9).ss.guidance_scale == 9
+
+
 def test_an_absent_seed_is_the_configured_one() -> None:
     assert options().seed == 42
     random = Settings.model_validate({"generation": {"seed": -1}})
