@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from docs.tools import (
+    measured_cuts,
     measured_export,
     measured_gpu,
     measured_maps,
@@ -29,4 +30,5 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     **measured_preview.TABLES,
     **measured_server.TABLES,
     **measured_scale.TABLES,
+    **measured_cuts.TABLES,
 }

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Starting the tests of another file, seconds.
 FILE_S: Final = 0.3
+#: So many tests of the file that mirrors the changed one count as one.
+TOGETHER: Final = 8
 #: A test takes at most this part of the time.
 LONGEST: Final = 1 / 3
 
@@ -70,7 +72,8 @@ def choose(
     """Return the tests to run, by the file that they are in, with the seconds that they take.
 
     First those that run one of the lines: the quickest of each file of tests, since those of one
-    are alike, then the second of each, and so on. Then those that run something of the file, the
+    are alike, and `TOGETHER` of the file that mirrors the changed one, whose tests ask more of it;
+    then the next ones of each, and so on. Then those that run something of the file, the
     quickest first; then others, those of the first files first. Of a file of tests they run one
     after the other; the file whose tests take the least time is first.
 
@@ -82,12 +85,13 @@ def choose(
     """
     ranked: list[tuple[int, int, float, str, str]] = []
     for number, (file, tests) in enumerate(measured.items()):
-        place = 0  # among the file's tests that run one of the lines
+        at_once = TOGETHER if file.rpartition("/")[2] == f"test_{path.rpartition('/')[2]}" else 1
+        count = 0  # of the file's tests that run one of the lines
         for name, test in sorted(tests.items(), key=lambda item: item[1].seconds):
             ran = test.lines.get(path, 0)
             rank = 0 if ran & lines else 1 if ran else 2
-            ranked.append((rank, (place, 0, number)[rank], test.seconds, file, name))
-            place += rank == 0
+            ranked.append((rank, (count // at_once, 0, number)[rank], test.seconds, file, name))
+            count += rank == 0
     chosen: dict[str, dict[str, float]] = {}
     first_rank: dict[str, int] = {}
     left_s = seconds

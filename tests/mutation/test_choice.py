@@ -4,7 +4,7 @@ from textwrap import dedent
 
 import pytest
 
-from tests.mutation.choice import choose, lines_that_run
+from tests.mutation.choice import TOGETHER, choose, lines_that_run
 from tests.mutation.reach import Measured, bits
 
 SOURCE = dedent("""\
@@ -81,6 +81,14 @@ def test_many_quick_tests_of_a_file_leave_time_for_the_slower_one_of_another() -
         [f"a::{number}" for number in range(6)],
         ["b::slow", "b::slower"],
     ]
+
+
+def test_the_file_that_mirrors_the_changed_one_has_more_tests_than_others() -> None:
+    others = {f"b{n}": {f"b{n}::{k}": measured(0.1, 7) for k in range(20)} for n in range(10)}
+    some = others | {"t/test_m.py": {f"t::{n}": measured(0.3, 7) for n in range(20)}}
+    chosen = choose(some, "m.py", 1 << 7, 10)
+    *counts, most = sorted(len(tests) for tests in chosen)
+    assert most > TOGETHER > max(counts) >= min(counts) >= 2
 
 
 def test_where_no_test_runs_the_line_those_of_the_nearest_files_are_chosen() -> None:
