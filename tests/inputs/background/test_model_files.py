@@ -107,6 +107,16 @@ def test_a_model_that_is_converted_from_another_one_is_not_converted_by_looking(
     assert sys.modules.get("onnx") is before
 
 
+@needs_pooch
+def test_a_file_that_is_said_by_nothing_is_looked_for_where_rembg_finds_it(tmp_path: Path) -> None:
+    found = tmp_path / "found"
+    found.mkdir()
+    (found / "m.onnx").touch()
+    kind = kind_of(lambda _: None, found)
+    kind.u2net_home = classmethod(lambda _: str(tmp_path))
+    assert model_files(kind) == [ModelFile(found / "m.onnx", None, None)]
+
+
 def test_models_may_lie_in_the_folders_of_rembg_and_where_links_lead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,13 @@ def test_numbers_are_those_of_python(text: str) -> None:
         assert found is None
 
 
+@pytest.mark.parametrize("text", [".5 .25", "1. 2.", "-.5 +.25", "1e2 3E4", ".5 7 .25", "1.e1 .5"])
+def test_a_point_may_be_the_first_and_the_last_of_a_word(text: str) -> None:
+    found = decimals(words(text))
+    assert found is not None
+    assert found.tolist() == [float(word) for word in text.split()]
+
+
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), max_size=20))
 def test_numbers_of_float32_come_back_as_they_were(values: list[float]) -> None:
     for form in ("{:.9g}", "{!r}", "{:.17e}", "{:.60f}"):
