@@ -207,8 +207,10 @@ def _cut_from(scene: Scene, name: str, cut_s: float | None) -> Row:
     if name != "head":
         polls.append(Poll(scene, scene.client, f"/jobs/{uid}"))
     begin = time.monotonic()
-    others = [each for each in cluster.network.machines if each not in {name, "client"}]
-    cluster.network.cut_off(name, *others, *(["client"] if name == "head" else []))
+    others = [each for each in cluster.network.machines if each != name]
+    if name != "head":
+        others.remove("client")
+    cluster.network.cut_off(name, *others)
     submitted = scene.job(client)[1]
     pause(cut_s or 0)
     if cut_s is not None:
