@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.engines import PATIENCE_S, GatedEngine
 from tests.support.server import Server, fields, serving, settings, until
-from trellis2_server.api.connections import MAX_HEAD_BYTES
+from trellis2_server.api.connections import HEAD_SLICE_BYTES, MAX_HEAD_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -258,6 +258,19 @@ def test_junk_inside_a_body_gets_a_400_and_ends_the_request(
         check_error(read_to_end(connection), 400)
     until(lambda: not server.uvicorn.server_state.tasks, "no task")
     assert not errors(caplog)
+
+
+@pytest.mark.parametrize("surplus", [-1, 0, 1])
+def test_a_head_of_the_size_that_is_parsed_at_once_is_not_the_end(
+    server: Server, surplus: int
+) -> None:
+    head = GET.replace(b"x\r\n", b"x\r\nX-More: %s\r\n")
+    request = head % (b"a" * (HEAD_SLICE_BYTES + surplus - len(head) + 2))
+    assert len(request) == HEAD_SLICE_BYTES + surplus
+    with connect(server) as connection:
+        for _ in range(2):
+            connection.sendall(request)
+            assert read_json(connection).startswith(b"HTTP/1.1 200 ")
 
 
 def test_unsupported_upgrades_are_ignored(server: Server, caplog: pytest.LogCaptureFixture) -> None:

@@ -233,7 +233,8 @@ def test_unitys_client_submits_polls_and_downloads(small: Server) -> None:
     assert small.client.get(f"{small.url}/{result['image']}").content[:4] == b"\x89PNG"
     parameters = newest(small)["parameters"]
     assert (parameters["pipeline_type"], parameters["texture_size"]) == ("512", 512)
-    assert parameters["tex_sampling_steps"] == 4
+    assert {parameters[f"{stage}_sampling_steps"] for stage in ("ss", "shape", "tex")} == {4}
+    assert parameters["decimation_target"] == 30_000
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ CHECK_INTERVAL_S: Final = 1.0
 MAX_HEAD_BYTES: Final = 32_768
 #: Bytes of a head that are parsed at once. h11 limits incomplete heads only: one of 256 KiB, the
 #: most that is received at once, would pass.
-_HEAD_SLICE_BYTES: Final = 8_192
+HEAD_SLICE_BYTES: Final = 8_192
 #: Seconds after which a connection without a request is closed.
 KEEP_ALIVE_S: Final = 30
 CONNECTIONS_FULL_RETRY_AFTER_S: Final = 5
@@ -194,8 +194,8 @@ class Connection(PacedProtocol):
         while (
             at < len(data) and self.conn.their_state is h11.IDLE and not self._staged.is_closing()
         ):
-            super().data_received(data[at : at + _HEAD_SLICE_BYTES])
-            at += _HEAD_SLICE_BYTES
+            super().data_received(data[at : at + HEAD_SLICE_BYTES])
+            at += HEAD_SLICE_BYTES
         if at < len(data) and not self._staged.is_closing():
             super().data_received(data[at:])
 
