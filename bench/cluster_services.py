@@ -66,12 +66,10 @@ class Poll:
         }
         if bad:
             last = max(bad, key=lambda each: each.ended)
-            good = [each.ended for each in replies if each.outcome == "200"]
+            later = [each.ended for each in replies if each.ended > last.ended]
             found["first_error_s"] = round(min(each.ended for each in bad) - self._begin, 1)
             found["last_error_s"] = round(last.ended - self._begin, 1)
-            found["answers_again_s"] = round(
-                min((end for end in good if end > last.ended), default=0) - self._begin, 1
-            )
+            found["answers_again_s"] = round(min(later) - self._begin, 1) if later else None
             found["text"] = last.text
         return found
 

@@ -159,9 +159,9 @@ def _polled(row: Row) -> str:
     if "first_error_s" not in row:
         return f"answered after {row['longest_poll_s']:.0f} s at most"
     errors = ", ".join(each for each in row["polls"] if each != "200")
-    return (
-        f"{errors} from {row['first_error_s']:.0f} s on, answered again after"
-        f" {row['answers_again_s']:.0f} s"
+    again_s = row["answers_again_s"]
+    return f"{errors} from {row['first_error_s']:.0f} s on, " + (
+        "not answered again" if again_s is None else f"answered again after {again_s:.0f} s"
     )
 
 
