@@ -225,6 +225,6 @@ def _cut_from(scene: Scene, name: str, cut_s: float | None) -> Row:
     else:
         wait_until(lambda: all(poll.is_answered for poll in polls), "all answer")
     row["polls"] = [poll.finish() for poll in polls]
-    if cut_s is not None and name != "head":
+    if cut_s is not None:
         row["is_lost"] = scene.bring_back_if_lost(name)
     return row
