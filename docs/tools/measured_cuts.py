@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 #: The second one has the exports again, whose files were above 4 MB: Serve did not send them.
 _CUTS: Final = ("cluster_cuts-2026-11-28", "cluster_cuts-2026-11-28-export")
-#: Losses of the head and of an ingress, slow links, full disks.
+#: Losses of an ingress, slow links, full disks; and losses of the head.
 _SERVICES: Final = "cluster_cuts-2026-11-28-services"
+_HEAD: Final = "cluster_cuts-2026-11-28-head"
 #: What a job does when its engine's machine is cut off, in the words of the page.
 _STATES: Final = {
     "queued": "waits in the queue",
@@ -80,10 +81,10 @@ def scale_head_cuts() -> str:
     """How requests to an ingress end while the head is cut off."""
     body = [
         [_lasting(row), _ended(row["waiting"]), _ended(row["submitted"]), _polled(row["polls"][0])]
-        for row in recorded(_SERVICES, "head")
+        for row in recorded(_HEAD, "head")
     ]
     head = ("head", "request that waits", "new request", "other requests")
-    return markdown(head, body, _SERVICES)
+    return markdown(head, body, _HEAD)
 
 
 def scale_ingress_cuts() -> str:
@@ -126,13 +127,14 @@ def scale_slow_links() -> str:
 def scale_full_disks() -> str:
     """How jobs end while a disk of the head is full, and when it has space again."""
     found = recorded(_SERVICES, "disk")
+    usual = set[str].intersection(*(set(each["health"][2]) for each in found[::2]))
     body = [
         [
             _DISKS[full["what"]],
             _counted(job.split()[0] for job in full["jobs"]),
-            "; ".join(full["health"][2]) or "nothing",
+            "; ".join(each for each in full["health"][2] if each not in usual) or "none",
             _counted(str(each) for each in (full["job_before"], full["new_file"])),
-            f"{freed['note_gone_s']:.0f}" if full["health"][2] else "",
+            f"{freed['note_gone_s']:.0f}" if set(full["health"][2]) - usual else "",
             _counted(map(str, freed["files"])),
         ]
         for full, freed in zip(found[::2], found[1::2], strict=True)
@@ -158,7 +160,9 @@ def _ended(reply: str) -> str:
 def _polled(row: Row) -> str:
     if "first_error_s" not in row:
         return f"answered after {row['longest_poll_s']:.0f} s at most"
-    errors = ", ".join(each for each in row["polls"] if each != "200")
+    # Errors of HTTP clients have names.
+    kinds = (each if each.isdigit() else "no reply" for each in row["polls"] if each != "200")
+    errors = ", ".join(dict.fromkeys(kinds))
     again_s = row["answers_again_s"]
     return f"{errors} from {row['first_error_s']:.0f} s on, " + (
         "not answered again" if again_s is None else f"answered again after {again_s:.0f} s"
