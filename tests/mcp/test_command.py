@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from trellis2_server import __version__
 from trellis2_server.mcp.command import _access, _parser, main
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,12 @@ def test_an_empty_key_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         main(["--api-key-file", str(tmp_path / "key")])
     assert "holds no key" in capsys.readouterr().err
+
+
+def test_the_command_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert (left.value.code, capsys.readouterr().out) == (0, f"{__version__}\n")
 
 
 def test_the_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from trellis2_server.client import ClientError, UnreachableError, UsageError
 from trellis2_server.mcp import files, remote_files
 from trellis2_server.mcp.files import MAX_FILE_BYTES, FileAccess
 from trellis2_server.mcp.remote_files import RemoteFiles
+from trellis2_server.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -179,6 +180,10 @@ def test_short_base64_is_a_path(tmp_path: Path) -> None:
         read("b" * 63, folder=tmp_path)
 
 
+def test_the_largest_file_is_the_largest_that_a_server_takes_as_base64() -> None:
+    assert Settings().server.max_body_bytes // 4 * 3 == MAX_FILE_BYTES
+
+
 def test_base64_over_the_limit_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_FILE_BYTES", 300)
     assert read(base64.b64encode(bytes(300)).decode()) == bytes(300)
@@ -215,6 +220,18 @@ def test_a_file_over_the_limit_is_not_read(tmp_path: Path) -> None:
         file.truncate(MAX_FILE_BYTES + 1)
     with pytest.raises(UsageError, match="over the limit"):
         read(str(path))
+
+
+def test_no_more_files_of_a_name_are_written_than_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_MAX_VERSIONS", 3)
+    writer = access(output=tmp_path)
+    for _ in range(3):
+        writer.write("cup", "glb", b"x")
+    with pytest.raises(ClientError, match="has 3 files of that name"):
+        writer.write("cup", "glb", b"x")
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_files_are_written_beside_each_other(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 
 from trellis2_server.errors import InputError
 from trellis2_server.parameters import readers
-from trellis2_server.request_fields import BY_NAME, FIELDS, RequestField
+from trellis2_server.request_fields import BY_NAME, FIELDS, MAX_CONCATENATED, RequestField
+
+if TYPE_CHECKING:
+    from trellis2_server.request_fields import MultiImage
 
 
 def test_each_reader_of_a_field_is_of_a_declared_one() -> None:
@@ -20,7 +23,7 @@ def test_each_reader_of_a_field_is_of_a_declared_one() -> None:
 def test_each_value_that_the_declaration_allows_is_read_as_it_is(field: RequestField) -> None:
     values: tuple[Any, ...] = field.choices or field.bounds or (True, False)
     if field.kind == "interval":
-        values = ([0, 1], [0.25, 0.5])
+        values = ([0, 1], [0.25, 0.5], [0.5, 0.5])
     elif field.kind == "integers":
         values = ([5000, 100], [3000, 2000, 1000])
     elif field.kind == "number" and not field.bounds:
@@ -30,6 +33,25 @@ def test_each_value_that_the_declaration_allows_is_read_as_it_is(field: RequestF
         assert read == (tuple(value) if isinstance(value, list) else value)
         if not isinstance(value, list):
             assert readers.read(field, field.name, f" {value} ".upper()) == read
+
+
+@pytest.mark.parametrize("value", [[1], [], {"a": 1}, {}])
+def test_a_list_or_an_object_is_no_single_value(value: object) -> None:
+    for name in ("seed", "texture", "type", "depth"):
+        with pytest.raises(InputError, match=f"^{name}: must be a single value$"):
+            readers.read(BY_NAME[name], name, value)
+
+
+@pytest.mark.parametrize("wanted", ["auto", "stochastic", "concat"])
+def test_how_pictures_are_used_matters_with_several_of_them_only(wanted: MultiImage) -> None:
+    assert readers.multi_image(wanted, 1) == "auto"
+    assert readers.multi_image(wanted, 2) == wanted
+    assert readers.multi_image(wanted, MAX_CONCATENATED) == wanted
+    if wanted == "concat":
+        with pytest.raises(InputError, match=r"^multi_image: concat takes at most 4 pictures"):
+            readers.multi_image(wanted, MAX_CONCATENATED + 1)
+    else:
+        assert readers.multi_image(wanted, MAX_CONCATENATED + 1) == wanted
 
 
 def test_null_of_a_nullable_field_has_words_too() -> None:

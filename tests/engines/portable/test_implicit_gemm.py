@@ -32,6 +32,67 @@ GPUS = {
 }
 
 
+def test_the_sizes_of_blocks_depend_on_channels_only_and_are_what_the_kernel_can_have() -> None:
+    for inputs in (1, 16, 33, 64, 1024):
+        for outputs in (1, 16, 33, 64, 4096):
+            for element_bytes in (2, 4):
+                blocks = implicit_gemm.choose_blocks(inputs, outputs, element_bytes)
+                assert blocks == implicit_gemm.choose_blocks(inputs, outputs, element_bytes)
+                assert blocks.columns in {16, 32, 64, 128}
+                assert blocks.depth in {16, 32, 64}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "element_bytes", "columns", "depth", "warps"),
+    [
+        (1, 2, 16, 64, 4),
+        (32, 2, 32, 64, 4),
+        (33, 2, 64, 64, 8),
+        (64, 2, 64, 64, 8),
+        (65, 2, 128, 32, 8),
+        (4096, 2, 128, 32, 8),
+        (32, 4, 32, 32, 4),
+        (64, 4, 64, 32, 8),
+        (4096, 4, 64, 32, 8),
+    ],
+)
+def test_half_precision_has_larger_blocks_than_float32(
+    outputs: int, element_bytes: int, columns: int, depth: int, warps: int
+) -> None:
+    blocks = implicit_gemm.choose_blocks(1024, outputs, element_bytes)
+    assert (blocks.columns, blocks.depth, blocks.warps) == (columns, depth, warps)
+
+
+def test_the_kernel_starts_on_the_device_of_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[Any] = []
+
+    def choose(device: Any) -> contextlib.AbstractContextManager[None]:
+        chosen.append(device)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "device", choose)
+    second = torch.device("cuda", 1)
+    for device in (torch.device("cpu"), second):
+        with implicit_gemm._on(device):
+            pass
+    assert chosen == [second]
+
+
+def test_float32_is_multiplied_as_the_process_allows() -> None:
+    class OnCuda:
+        device = torch.device("cuda")
+
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        for chosen in ("tf32", "ieee"):
+            matmul.fp32_precision = chosen
+            assert implicit_gemm._precision(OnCuda()) == chosen
+            assert implicit_gemm._precision(torch.zeros(1)) == "ieee"
+    finally:
+        matmul.fp32_precision = before
+
+
 @pytest.mark.costly
 def test_the_kernel_is_right_in_tritons_interpreter() -> None:
     # Its numpy calls may warn of overflow in lanes that are masked out.
@@ -99,64 +160,3 @@ def test_the_kernel_compiles_for_a_gpu_and_fits(  # noqa: PLR0913, PLR0917 - par
     if isinstance(gpu, int) and inputs >= 16:
         # Rows are loaded while earlier ones are multiplied.
         assert "cp.async" in kernel.asm["ptx"]
-
-
-def test_the_sizes_of_blocks_depend_on_channels_only_and_are_what_the_kernel_can_have() -> None:
-    for inputs in (1, 16, 33, 64, 1024):
-        for outputs in (1, 16, 33, 64, 4096):
-            for element_bytes in (2, 4):
-                blocks = implicit_gemm.choose_blocks(inputs, outputs, element_bytes)
-                assert blocks == implicit_gemm.choose_blocks(inputs, outputs, element_bytes)
-                assert blocks.columns in {16, 32, 64, 128}
-                assert blocks.depth in {16, 32, 64}
-
-
-@pytest.mark.parametrize(
-    ("outputs", "element_bytes", "columns", "depth", "warps"),
-    [
-        (1, 2, 16, 64, 4),
-        (32, 2, 32, 64, 4),
-        (33, 2, 64, 64, 8),
-        (64, 2, 64, 64, 8),
-        (65, 2, 128, 32, 8),
-        (4096, 2, 128, 32, 8),
-        (32, 4, 32, 32, 4),
-        (64, 4, 64, 32, 8),
-        (4096, 4, 64, 32, 8),
-    ],
-)
-def test_half_precision_has_larger_blocks_than_float32(
-    outputs: int, element_bytes: int, columns: int, depth: int, warps: int
-) -> None:
-    blocks = implicit_gemm.choose_blocks(1024, outputs, element_bytes)
-    assert (blocks.columns, blocks.depth, blocks.warps) == (columns, depth, warps)
-
-
-def test_the_kernel_starts_on_the_device_of_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen: list[Any] = []
-
-    def choose(device: Any) -> contextlib.AbstractContextManager[None]:
-        chosen.append(device)
-        return contextlib.nullcontext()
-
-    monkeypatch.setattr(torch.cuda, "device", choose)
-    second = torch.device("cuda", 1)
-    for device in (torch.device("cpu"), second):
-        with implicit_gemm._on(device):
-            pass
-    assert chosen == [second]
-
-
-def test_float32_is_multiplied_as_the_process_allows() -> None:
-    class OnCuda:
-        device = torch.device("cuda")
-
-    matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
-    try:
-        for chosen in ("tf32", "ieee"):
-            matmul.fp32_precision = chosen
-            assert implicit_gemm._precision(OnCuda()) == chosen
-            assert implicit_gemm._precision(torch.zeros(1)) == "ieee"
-    finally:
-        matmul.fp32_precision = before

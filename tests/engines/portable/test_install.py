@@ -71,6 +71,33 @@ def write_extension(folder: Path, name: str) -> None:
         write(folder, {f"{path.replace('.', '/')}/__init__.py": "\n".join([*lines, ""])})
 
 
+def test_a_package_that_cannot_be_used_is_named_with_the_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(
+        tmp_path,
+        {
+            "usable_pkg/__init__.py": "class Mesh: area = 1",
+            "usable_pkg/more.py": "",
+            "failing_pkg/__init__.py": "from failing_pkg import part, absent",
+            "failing_pkg/part.py": "",
+            "parts_pkg/more.py": "",
+        },
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    why = portable.why_unusable
+    assert why("absent_pkg", {"absent_pkg": ["a"]}) == portable.NOT_INSTALLED
+    assert why("usable_pkg", {"usable_pkg": ["Mesh.area"], "usable_pkg.more": []}) == ""
+    assert why("usable_pkg", {"usable_pkg": ["Mesh.area", "Mesh.a", "b"]}) == (
+        "installed, but without usable_pkg.Mesh.a, usable_pkg.b: another version, or another "
+        "package of this name"
+    )
+    assert why("parts_pkg", {"parts_pkg": []}).startswith("installed in parts")
+    reason = why("failing_pkg", {"failing_pkg": []})
+    assert reason.startswith("installed, but its import fails: ImportError: cannot import name")
+    assert not [name for name in sys.modules if name.startswith("failing_pkg")]
+
+
 @needs_torch
 def test_a_broken_extension_is_named_with_its_cause(tmp_path: Path) -> None:
     write(tmp_path, {"flash_attn/__init__.py": "from flash_attn import _C\n"})

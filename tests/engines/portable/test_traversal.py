@@ -54,6 +54,18 @@ def test_a_triangle_crosses_the_edges_of_the_grid_through_it() -> None:
     assert owner.tolist() == [0] * 3
 
 
+@pytest.mark.parametrize(
+    ("z", "layer"), [(-0.001, None), (0.0, 0), (7.999, 7), (8.0, None)], ids=str
+)
+def test_edges_that_begin_at_the_border_of_the_grid_are_crossed(
+    z: float, layer: int | None
+) -> None:
+    triangle = torch.tensor([[[0.5, 0.5, z], [3.0, 0.5, z], [0.5, 3.0, z]]], dtype=torch.float64)
+    voxels, _, _, _ = traversal.crossings(triangle, grid())
+    assert len(voxels) == (0 if layer is None else 3)
+    assert set(voxels[:, 2].tolist()) <= {layer}
+
+
 @pytest.mark.parametrize("axis", range(3))
 def test_the_voxels_around_an_edge_are_its_own_and_three_beside_it(axis: int) -> None:
     made = traversal.Grid(torch.tensor([4, 5, 6]))
