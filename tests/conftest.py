@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import gc
 import os
+import signal
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,10 @@ hypothesis_settings.load_profile("here")
 
 # Every client of httpx reads all certificates of the machine, 20 ms each time. No test uses TLS.
 ssl.create_default_context = functools.cache(ssl.create_default_context)
+
+# A shell's background jobs ignore it, and so would the processes that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
