@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytest_plugins = ["pytester"]
+
+ROOT = Path(__file__).parents[1]
 
 FILE = """
     import pytest
@@ -65,3 +70,23 @@ def test_every_costly_test_has_its_commits() -> None:
     ]
     assert min(shares) > 0
     assert abs(sum(shares) / 10_000 - 1 / SHARE) < 0.02
+
+
+@pytest.mark.skipif(os.name == "nt", reason="CI's scripts are for Linux")
+@pytest.mark.parametrize("number", range(13))
+def test_a_share_of_files_has_one_at_least_for_each_commit(number: int) -> None:
+    """Without files pytest would run all tests, on Ray."""
+    script = (ROOT / ".ci/check").read_text()
+    function = script[script.index("share_of() {") :].partition("\n}\n")[0] + "\n}\n"
+    for files in (list("ab"), list("abcdefghijk"), [f"f{n}" for n in range(25)]):
+        run = subprocess.run(
+            [
+                "bash",
+                "-c",
+                f"{function}git() {{ echo {number:x}; }}; share_of 12 {' '.join(files)}",
+            ],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert run.stdout.split() == files[number % min(12, len(files)) :: 12]
