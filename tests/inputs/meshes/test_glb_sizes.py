@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from typing import Any
 
 import pytest
 
+from tests.support.meshes import glb
 from trellis2_server.errors import TooLargeError
 from trellis2_server.inputs.meshes.glb_container import Glb
 from trellis2_server.inputs.meshes.glb_sizes import StoredSize
 
 MESHOPT, DRACO = "EXT_meshopt_compression", "KHR_draco_mesh_compression"
-SIZE = 4000
 
 
-def glb(*views: dict[str, Any]) -> Glb:
-    """A file of `SIZE` bytes with an accessor for each view."""
-    document = {
-        "asset": {"version": "2.0"},
-        "bufferViews": list(views),
-        "accessors": [{"bufferView": number} for number in range(len(views))],
-    }
-    text = json.dumps(document).encode()
-    text += b" " * (SIZE - 20 - len(text))
-    content = struct.pack("<4sII", b"glTF", 2, SIZE) + struct.pack("<I4s", len(text), b"JSON")
-    return Glb(content + text)
+def file_with(*views: dict[str, Any]) -> Glb:
+    """A file of some thousand bytes with an accessor for each view."""
+    accessors = [{"bufferView": number} for number in range(len(views))]
+    return Glb(glb({"bufferViews": list(views), "accessors": accessors}, bytes(4000)))
 
 
 def meshopt(size: int) -> dict[str, Any]:
@@ -45,37 +36,42 @@ def primitive(
 
 
 def test_what_is_not_compressed_counts_as_it_is() -> None:
-    stored = StoredSize(glb({"byteLength": 100}))
+    file = file_with({"byteLength": 100})
+    stored = StoredSize(file)
     stored.add(primitive(0))
-    assert stored.bytes == SIZE
+    assert stored.bytes == file.size
 
 
 def test_bytes_of_meshopt_count_eight_times_each_view_once() -> None:
-    stored = StoredSize(glb(meshopt(100), meshopt(30)))
+    file = file_with(meshopt(100), meshopt(30))
+    stored = StoredSize(file)
     stored.add(primitive(0))
-    assert stored.bytes == SIZE + 7 * 100
+    assert stored.bytes == file.size + 7 * 100
     for _ in range(2):
         stored.add(primitive(0, indices=1))
-        assert stored.bytes == SIZE + 7 * (100 + 30)
+        assert stored.bytes == file.size + 7 * (100 + 30)
 
 
 def test_bytes_of_draco_count_256_times_each_view_once() -> None:
-    stored = StoredSize(glb({"byteLength": 50}))
+    file = file_with({"byteLength": 50})
+    stored = StoredSize(file)
     for _ in range(3):
         stored.add(primitive(0, draco=0))
-        assert stored.bytes == SIZE + 255 * 50
+        assert stored.bytes == file.size + 255 * 50
 
 
 def test_no_more_counts_than_the_whole_file_is() -> None:
     """A view may say that it is longer than the file."""
-    stored = StoredSize(glb(meshopt(2 * SIZE)))
+    file = file_with(meshopt(100_000))
+    stored = StoredSize(file)
     stored.add(primitive(0))
-    assert stored.bytes == 8 * SIZE
+    assert stored.bytes == 8 * file.size
 
 
 def test_primitives_that_share_a_stream_are_refused_above_16_times_the_file() -> None:
-    stored = StoredSize(glb({"byteLength": SIZE // 2}))
-    for _ in range(32):
+    file = file_with({"byteLength": 1000})
+    stored = StoredSize(file)
+    for _ in range(16 * file.size // 1000):
         stored.add(primitive(0, draco=0))
     with pytest.raises(TooLargeError, match="too many primitives"):
         stored.add(primitive(0, draco=0))
